@@ -1,0 +1,51 @@
+# One command for everything: GNU make, a POSIX shell, and a Python or uv. Nothing needs to be activated.
+SHELL := /bin/sh
+BIN := .venv/bin
+SYNCED := .venv/holdfast-synced
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status logs demo audit test check fmt clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+up: $(SYNCED) ## Start the platform and stay; Ctrl-C stops it
+	@$(BIN)/holdfast-local up
+
+down: $(SYNCED) ## Stop the platform from another shell
+	@$(BIN)/holdfast-local down
+
+status: $(SYNCED) ## Show what runs, where, its health and memory
+	@$(BIN)/holdfast-local status
+
+logs: $(SYNCED) ## Show the end of the logs; NAME=orders-api for one, FOLLOW=1 to stay
+	@$(BIN)/holdfast-local logs $(NAME) $(if $(FOLLOW),--follow)
+
+demo: $(SYNCED) ## Start everything, place orders, kill a worker, ask the oracle, stop
+	@$(BIN)/holdfast-local demo
+
+audit: $(SYNCED) ## Ask the oracle about the running platform
+	@$(BIN)/holdfast-local audit
+
+test: $(SYNCED) ## Run the tests, on real PostgreSQL and Valkey
+	@$(BIN)/pytest
+
+check: $(SYNCED) ## Format, lint, types, imports, tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy services/*/src infra/*/src
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest
+
+fmt: $(SYNCED) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --exit-zero --quiet .
+
+clean: ## Delete databases, secrets, logs and our own uv; packages stay in .venv
+	@if $(BIN)/holdfast-local --help >/dev/null 2>&1; then $(BIN)/holdfast-local clean; fi
+	@rm -rf .holdfast $(SYNCED)
+
+# Done again only when the lock file or a package's description is newer.
+$(SYNCED): uv.lock pyproject.toml $(wildcard services/*/pyproject.toml infra/*/pyproject.toml)
+	@sh infra/local/set-up.sh
+	@touch $@

@@ -1,0 +1,106 @@
+"""`holdfast-local`: run the platform on this machine."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from holdfast_local.errors import RunnerError
+from holdfast_local.logs import print_logs
+from holdfast_local.platform import running_platform
+from holdfast_local.report import print_event, print_table
+from holdfast_local.runs import end_leftovers, is_running, read_record, stop_runner
+from holdfast_local.settings import LocalSettings, load_settings
+from holdfast_local.state import remove_state
+
+_STOP_DEADLINE_SECONDS = 120.0  # four layers of processes, each with its own deadline; an idle platform takes two
+
+_PIPE_WIDTH = 120  # columns, where there is no terminal to ask: the table is not folded
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+@app.command()
+def up() -> None:
+    """Start everything and stay; Ctrl-C stops it in order, a second one at once."""
+    run_until_stopped(_up(load_settings()))
+
+
+@app.command()
+def down() -> None:
+    """Stop a running platform, from another shell."""
+    state = load_settings().state
+    was_running = stop_runner(state, deadline_seconds=_STOP_DEADLINE_SECONDS)
+    console.print("Holdfast has stopped." if was_running else "Holdfast is not running.")
+
+
+@app.command()
+def status() -> None:
+    """What runs, where, and how it is."""
+    state = load_settings().state
+    record = read_record(state) if is_running(state) else None
+    if record is None:
+        raise RunnerError("Holdfast is not running: start it with `make up`")
+    asyncio.run(print_table(console, record))
+
+
+@app.command()
+def logs(
+    name: Annotated[str | None, typer.Argument(help="A process, such as orders-api; none: all.")] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until Ctrl-C.")] = False,
+) -> None:
+    """The end of what the processes wrote."""
+    with suppress(KeyboardInterrupt):
+        print_logs(load_settings().state / "logs", name, follow=follow)
+
+
+@app.command()
+def clean() -> None:
+    """Delete databases, secrets and logs, wherever they are."""
+    state = load_settings().state
+    if is_running(state):
+        raise RunnerError("Holdfast is running: stop it with `make down` first")
+    end_leftovers(state)
+    remove_state(state)
+
+
+def main() -> None:
+    """The command's entry point: a failure we expect is one message and exit code 1."""
+    try:
+        app()
+    except RunnerError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
+        sys.exit(1)
+
+
+def run_until_stopped(work: Coroutine[None, None, None]) -> None:
+    """Run to the end, or until a signal cancels it; one more signal cancels its cleaning up, which then kills."""
+    with suppress(asyncio.CancelledError):
+        asyncio.run(_cancelled_by_signals(work))
+
+
+async def _cancelled_by_signals(work: Coroutine[None, None, None]) -> None:
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await task
+
+
+async def _up(settings: LocalSettings) -> None:
+    console.print(f"Starting Holdfast; its state is in {settings.state}", soft_wrap=True)
+    async with running_platform(settings, on_event=lambda event: print_event(console, event)) as platform:
+        if outside := platform.outside_folder:
+            console.print(f"PostgreSQL runs as `nobody`, who cannot enter this tree: it uses {outside}", soft_wrap=True)
+        await print_table(console, platform.record)
+        console.print("Ctrl-C stops it.")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            console.print("Stopping; Ctrl-C again kills.")

@@ -1,0 +1,164 @@
+"""One run at a time: the lock, the record of what runs, and the end of what a killed runner left behind."""
+
+import fcntl
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from holdfast_local.errors import RunnerError
+
+_CLOCK_TOLERANCE_SECONDS = 1.0  # the system derives a process's start from a boot time that it may correct
+_LEFTOVER_SECONDS = 10.0  # what a leftover gets to end by itself; then SIGKILL
+_POLL_SECONDS = 0.1
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ProcessRecord(Record):
+    """A process that cannot be mistaken for a later one with the same number."""
+
+    pid: int
+    created: float
+
+    def find(self) -> psutil.Process | None:
+        """The process, if it is still the one that was recorded."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            is_same = abs(process.create_time() - self.created) < _CLOCK_TOLERANCE_SECONDS
+            if is_same and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+
+class ProgramRecord(Record):
+    """A program of the present run; addresses are empty where there is none."""
+
+    name: str
+    process: ProcessRecord
+    address: str
+    management: str
+    restarts: int
+    stop_signal: signal.Signals
+
+
+class RunRecord(Record):
+    """What `run.json` in the state folder says. `ready_seconds` is None until everything was ready once."""
+
+    runner: ProcessRecord
+    since: AwareDatetime
+    ready_seconds: float | None = None
+    programs: tuple[ProgramRecord, ...] = ()
+
+    def write(self, state: Path) -> None:
+        draft = state / ".run.json"
+        draft.write_text(self.model_dump_json(indent=1))
+        draft.replace(state / "run.json")
+
+
+def record_of(pid: int) -> ProcessRecord | None:
+    """None when the process has ended already."""
+    with suppress(psutil.NoSuchProcess):
+        return ProcessRecord(pid=pid, created=psutil.Process(pid).create_time())
+    return None
+
+
+def read_record(state: Path) -> RunRecord | None:
+    """The record of the present run, or of one whose runner was killed."""
+    try:
+        return RunRecord.model_validate_json((state / "run.json").read_text())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+@contextmanager
+def only_run(state: Path) -> Iterator[RunRecord]:
+    """Make this process the state folder's one runner; what an earlier, killed runner left is ended first.
+
+    Raises RunnerError when another runner has the folder. The lock is the kernel's and goes with the process.
+    """
+    state.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with (state / "lock").open("a") as lock:
+        if not _try_lock(lock):
+            raise RunnerError(_already_running(state))
+        end_leftovers(state)
+        record = RunRecord(runner=_ourselves(), since=datetime.now(UTC))
+        record.write(state)
+        try:
+            yield record
+        finally:
+            (state / "run.json").unlink(missing_ok=True)
+
+
+def is_running(state: Path) -> bool:
+    """Whether a runner has the state folder."""
+    if not (state / "lock").exists():
+        return False
+    with (state / "lock").open("a") as lock:
+        return not _try_lock(lock)
+
+
+def stop_runner(state: Path, *, deadline_seconds: float) -> bool:
+    """Ask the runner to stop and wait until it has; False when none was running. Ends leftovers either way.
+
+    Raises RunnerError when it has not stopped in time.
+    """
+    if not is_running(state):
+        end_leftovers(state)
+        return False
+    record = read_record(state)
+    runner = record.runner.find() if record else None
+    if runner is not None:
+        runner.terminate()
+    deadline = time.monotonic() + deadline_seconds
+    while is_running(state):
+        if time.monotonic() > deadline:
+            raise RunnerError(f"the runner has not stopped within {deadline_seconds:.0f} s: see `make status`")
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def end_leftovers(state: Path) -> list[str]:
+    """End what the record of a killed runner names and is still the same process; its names, in that order."""
+    record = read_record(state)
+    left = [(p, found) for p in record.programs if (found := p.process.find())] if record else []
+    for program, process in left:
+        _signal(process, program.stop_signal)
+    _, alive = psutil.wait_procs([process for _, process in left], timeout=_LEFTOVER_SECONDS)
+    for process in alive:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=_LEFTOVER_SECONDS)
+    (state / "run.json").unlink(missing_ok=True)
+    return [program.name for program, _ in left]
+
+
+def _ourselves() -> ProcessRecord:
+    process = psutil.Process()
+    return ProcessRecord(pid=process.pid, created=process.create_time())
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def _try_lock(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _already_running(state: Path) -> str:
+    record = read_record(state)
+    who = f" (pid {record.runner.pid}, since {record.since.astimezone():%H:%M:%S})" if record else ""
+    return f"Holdfast is already running{who}: stop it with `make down`"

@@ -1,0 +1,167 @@
+"""The provider's books in SQLite: transfers, answers by idempotency key, events.
+
+One process, one thread: each method runs to its end before another starts, and `with store.transaction():`
+makes several of them one.
+"""
+
+import sqlite3
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+
+from simulators import faults
+
+SCHEMA = faults.SCHEMA + files("simulators.payment_provider").joinpath("schema.sql").read_text()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """A charge or a refund; `amount` in minor units. `outcome` is what it will come to:
+    the final status, or a failure code.
+    """
+
+    id: str
+    object: str
+    reference: str
+    idempotency_key: str
+    amount: int
+    currency: str
+    status: str
+    object_version: int
+    outcome: str
+    created_at: str
+    failure_code: str | None = None
+    charge_id: str | None = None
+    charge_reference: str | None = None
+    settles_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a POST was answered, word for word."""
+
+    fingerprint: str
+    status: int
+    body: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """`body` is signed and sent as it is, the same in every attempt."""
+
+    id: str
+    type: str
+    reference: str
+    body: str
+    attempts: int = 0
+    next_attempt_at: float | None
+
+
+class Store:
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def transaction(self) -> sqlite3.Connection:
+        """A context that commits at its end, or rolls back on an exception."""
+        return self._database
+
+    # Idempotency keys
+
+    def count_post(self, key: str) -> None:
+        self._database.execute(
+            "INSERT INTO idempotency (key, requests) VALUES (?, 1) ON CONFLICT DO UPDATE SET requests = requests + 1",
+            (key,),
+        )
+
+    def answer(self, key: str) -> Answer | None:
+        row = self._database.execute(
+            "SELECT fingerprint, status, body FROM idempotency WHERE key = ? AND status IS NOT NULL", (key,)
+        ).fetchone()
+        return Answer(*row) if row else None
+
+    def keep_answer(self, key: str, answer: Answer) -> None:
+        self._database.execute(
+            "UPDATE idempotency SET fingerprint = ?, status = ?, body = ? WHERE key = ?",
+            (answer.fingerprint, answer.status, answer.body, key),
+        )
+
+    # Transfers
+
+    def add(self, record: Transfer | Event) -> None:
+        values = asdict(record)
+        table = "event" if isinstance(record, Event) else "transfer"
+        columns, places = ", ".join(values), ", ".join(f":{name}" for name in values)
+        self._database.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", values)  # noqa: S608  our own names
+
+    def transfer(self, kind: str, identifier: str) -> Transfer | None:
+        return next(iter(self._transfers("object = ? AND id = ?", kind, identifier)), None)
+
+    def transfers(self, kind: str, reference: str) -> list[Transfer]:
+        return self._transfers("object = ? AND reference = ?", kind, reference)
+
+    def due_transfers(self, now: float) -> list[Transfer]:
+        return self._transfers("settles_at <= ?", now)
+
+    def refunded(self, charge_id: str) -> int:
+        """What was refunded of a charge, or is about to be, in minor units."""
+        total: int = self._database.execute(
+            "SELECT coalesce(sum(amount), 0) FROM transfer WHERE charge_id = ? AND status <> 'failed'", (charge_id,)
+        ).fetchone()[0]
+        return total
+
+    def settle(self, transfer: Transfer) -> None:
+        self._database.execute(
+            "UPDATE transfer SET status = :status, failure_code = :failure_code,"
+            " object_version = :object_version, settles_at = NULL WHERE id = :id",
+            asdict(transfer),
+        )
+
+    def next_settlement(self) -> float | None:
+        at: float | None = self._database.execute("SELECT min(settles_at) FROM transfer").fetchone()[0]
+        return at
+
+    def _transfers(self, condition: str, *values: object) -> list[Transfer]:
+        query = f"SELECT * FROM transfer WHERE {condition} ORDER BY rowid"  # noqa: S608  our own conditions
+        return [Transfer(**dict(row)) for row in self._database.execute(query, values)]
+
+    # Events
+
+    def waiting_events(self, limit: int) -> list[Event]:
+        """Events that are to be sent, now or later, the soonest first."""
+        rows = self._database.execute(
+            "SELECT id, type, reference, body, attempts, next_attempt_at FROM event"
+            " WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at LIMIT ?",
+            (limit,),
+        )
+        return [Event(**dict(row)) for row in rows]
+
+    def count_attempt(self, event_id: str) -> None:
+        self._database.execute("UPDATE event SET attempts = attempts + 1 WHERE id = ?", (event_id,))
+
+    def acknowledge(self, event_id: str) -> None:
+        self._database.execute("UPDATE event SET acknowledged = 1, next_attempt_at = NULL WHERE id = ?", (event_id,))
+
+    def postpone(self, event_id: str, at: float) -> None:
+        self._database.execute("UPDATE event SET next_attempt_at = ? WHERE id = ?", (at, event_id))
+
+    # All of it, for an audit
+
+    def ledger(self) -> dict[str, list[dict[str, object]]]:
+        columns = "id, reference, idempotency_key, t.status, amount, currency, created_at, requests, failure_code"
+        return {
+            "charges": self._rows(f"SELECT {columns} FROM {POSTED} WHERE object = 'charge' ORDER BY t.rowid"),  # noqa: S608
+            "refunds": self._rows(
+                f"SELECT {columns}, charge_id, charge_reference FROM {POSTED} WHERE object = 'refund' ORDER BY t.rowid"  # noqa: S608
+            ),
+            "events": [
+                {**event, "acknowledged": bool(event["acknowledged"])}
+                for event in self._rows(
+                    "SELECT id AS event_id, type, reference, attempts, acknowledged FROM event ORDER BY rowid"
+                )
+            ],
+        }
+
+    def _rows(self, query: str) -> list[dict[str, object]]:
+        return [dict(row) for row in self._database.execute(query)]
+
+
+POSTED = "transfer t JOIN idempotency i ON i.key = t.idempotency_key"

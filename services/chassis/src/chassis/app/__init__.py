@@ -1,0 +1,125 @@
+"""The HTTP application of a service, and the process that serves it on two ports until it is told to stop."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.routing import APIRoute
+from structlog.contextvars import bind_contextvars
+
+from chassis.app import error_rendering
+from chassis.app.middleware import Exchange, RequestContext
+from chassis.app.resources import ApiResources
+from chassis.auth import Authenticator, Principal
+from chassis.errors import RateLimited
+from chassis.health import Health, management_app
+from chassis.logging import get_logger
+from chassis.process import Server, identify, new_event_loop, stop_signal
+from chassis.rate_limiting import Policy, RateLimiter, default_policy
+from chassis.rate_limiting import headers as rate_limit_fields
+from chassis.settings import ServiceSettings
+
+log = get_logger(__name__)
+
+
+def create_app(
+    settings: ServiceSettings,
+    *,
+    version: str,
+    routers: Sequence[APIRouter],
+    open_resources: Callable[[], AbstractAsyncContextManager[ApiResources]],
+) -> FastAPI:
+    """The application: the service's routes inside the chassis' frame.
+
+    `open_resources` opens pools and clients when the process starts and closes them, in reverse order, when the last
+    request has been answered.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with open_resources() as resources:
+            app.state.resources = resources
+            app.state.health.checks.update(resources.checks)
+            yield {}
+
+    app = FastAPI(
+        title=f"Holdfast {settings.service_name}",
+        version=version,
+        lifespan=lifespan,
+        # Clients generated from the document get the function's name, not one made of path and method.
+        generate_unique_id_function=_operation_id,
+        # Our own span is cheaper and decides on sampling first; two would count every request twice.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.health = Health()
+    app.state.authenticator = Authenticator(settings.auth.keys)
+    app.state.rate_limit_policy = default_policy(settings.rate_limit, tier="standard")
+    for router in routers:
+        app.include_router(router)
+    app.add_middleware(RequestContext, settings=settings.http)
+    error_rendering.install(app)
+    return app
+
+
+async def authenticated(request: Request) -> Principal:
+    """Who calls; raises 401 without a valid key."""
+    authenticator: Authenticator = request.app.state.authenticator
+    principal = authenticator.authenticate(request.headers.get("authorization"))
+    bind_contextvars(principal=principal.id)
+    return principal
+
+
+Caller = Annotated[Principal, Depends(authenticated)]
+
+
+def rate_limited(*, cost: int = 1) -> Any:
+    """A route's dependency: spend `cost` of the caller's limit, or answer 429. The fields go on every answer."""
+
+    async def spend(request: Request, caller: Caller) -> None:
+        limiter: RateLimiter = request.app.state.resources.rate_limiter
+        policy: Policy = request.app.state.rate_limit_policy
+        decision = await limiter.check(caller.id, policy, cost=cost)
+        Exchange.of(request.scope).headers.update(rate_limit_fields(decision, policy))
+        if not decision.allowed:
+            raise RateLimited(retry_after=decision.retry_after)
+
+    return Depends(spend)
+
+
+def run_api(settings: ServiceSettings, app: FastAPI) -> None:
+    """Serve `app` and its management port until SIGTERM or SIGINT, then drain. Returns when all is closed."""
+    with (
+        identify(settings, version=app.version, role="api") as info,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        runner.run(_serve(settings, app, info))
+
+
+async def _serve(settings: ServiceSettings, app: FastAPI, info: Mapping[str, str]) -> None:
+    stopping = stop_signal()
+    health: Health = app.state.health
+    drain_timeout = settings.shutdown.drain_timeout
+    management = Server(
+        management_app(health, info), host=settings.management.host, port=settings.management.port, drain_timeout=1
+    )
+    public = Server(app, host=settings.http.host, port=settings.http.port, drain_timeout=drain_timeout)
+    async with management.running(), public.running():
+        # What start-up made lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        health.mark_started()
+        log.info("process_started", address=f"{settings.http.host}:{settings.http.port}")
+        await public.wait_until(stopping)
+        health.mark_draining()
+        log.info("process_draining", seconds=drain_timeout)
+        await asyncio.sleep(settings.shutdown.readiness_delay)
+    log.info("process_stopped")
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,157 @@
+"""What surrounds every request, in one raw ASGI frame: ids, span, deadline, limits, metrics, canonical line.
+
+One frame rather than one per concern because they share the same few facts (route, status, duration), and raw ASGI
+because Starlette's BaseHTTPMiddleware costs more than everything in here together.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chassis import deadlines
+from chassis.app.error_rendering import render
+from chassis.errors import ApiError, ErrorCode
+from chassis.logging import canonical_line, get_logger, request_id_var
+from chassis.settings import HttpSettings
+from chassis.telemetry import SpanKind, span
+
+log = get_logger(__name__)
+
+request_seconds = Histogram(
+    "http_server_request_duration_seconds",
+    "Duration of requests.",
+    ["method", "route", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OTel's advice
+)
+active_requests = Gauge("http_server_active_requests", "Requests being answered.")
+load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SCOPE_KEY = "holdfast.exchange"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class RequestContext:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        exchange = Exchange(scope, receive, send, self._settings.max_body_bytes)
+        scope[_SCOPE_KEY] = exchange
+        with _request_id(headers, exchange), self._deadline(headers), canonical_line() as fields:
+            self._in_flight += 1
+            active_requests.inc()
+            try:
+                with span(
+                    scope["method"],
+                    kind=SpanKind.SERVER,
+                    traceparent=headers.get("traceparent"),
+                    attributes=lambda: {"http.request.method": scope["method"], "url.path": scope["path"]},
+                ) as current:
+                    await self._answer(scope, exchange)
+                    current.update_name(f"{scope['method']} {exchange.route}")
+                    self._record(scope, exchange, fields)
+            finally:
+                self._in_flight -= 1
+                active_requests.dec()
+
+    async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
+        if self._in_flight > self._settings.max_concurrent_requests:
+            load_shed.labels("default").inc()
+            response = render(scope, ApiError(ErrorCode.OVERLOADED, retry_after=1))
+            await response(scope, exchange.receive, exchange.send)
+            return
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception:
+            # The boundary: whatever nobody knew how to handle is logged once, here, and shown to nobody.
+            log.exception("request_failed", route=exchange.route)
+            if exchange.status is None:
+                response = render(scope, ApiError(ErrorCode.INTERNAL_ERROR))
+                await response(scope, exchange.receive, exchange.send)
+
+    def _deadline(self, headers: Headers) -> Any:
+        return deadlines.deadline(deadlines.from_header(headers.get(deadlines.HEADER), self._settings.default_deadline))
+
+    @staticmethod
+    def _record(scope: Scope, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
+        seconds = time.perf_counter() - exchange.started
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        status = exchange.status or 499  # the caller went away before there was an answer
+        request_seconds.labels(method, exchange.route, status).observe(seconds)
+        log.info(
+            "request_completed",
+            method=method,
+            route=exchange.route,
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            **fields,
+        )
+
+
+class Exchange:
+    """One request and its answer: the size of the body is bounded, the status seen, `headers` go on the answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._max_body_bytes = max_body_bytes
+        self._received = 0
+        self.request_id = ""
+        self.headers: dict[str, str] = {}
+        self.status: int | None = None
+        self.started = time.perf_counter()
+
+    @staticmethod
+    def of(scope: Scope) -> "Exchange":
+        """The exchange of the request that `scope` belongs to."""
+        exchange: Exchange = scope[_SCOPE_KEY]
+        return exchange
+
+    @property
+    def route(self) -> str:
+        """The route's template, so that labels stay few; what matched none counts as one route."""
+        return getattr(self._scope.get("route"), "path", "unmatched")
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._received > self._max_body_bytes:
+            # Starlette's exception, since the framework turns any other one raised in here into a 400.
+            raise HTTPException(413)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message).update({**self.headers, "X-Request-ID": self.request_id})
+        await self._send(message)
+
+
+@contextmanager
+def _request_id(headers: Headers, exchange: Exchange) -> Iterator[None]:
+    """The caller's id when it is a plain one, or a new one: it ends up in logs, so nothing else is taken over."""
+    given = headers.get("x-request-id", "")
+    exchange.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    token = request_id_var.set(exchange.request_id)
+    try:
+        yield
+    finally:
+        request_id_var.reset(token)

@@ -1,0 +1,58 @@
+"""What every API opens when it starts: its pools, its limiter, its health checks. Closed in reverse order."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from starlette.requests import Request
+
+from chassis.health import Check
+from chassis.pooling import Database, create_redis
+from chassis.rate_limiting import RateLimiter
+from chassis.settings import ServiceSettings
+from chassis.wakeup import Wakeups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiResources:
+    """What routes are given. A service whose routes need more derives its own from it."""
+
+    database: Database
+    redis: Redis
+    rate_limiter: RateLimiter
+    checks: Mapping[str, Check]
+
+
+@asynccontextmanager
+async def open_api_resources(settings: ServiceSettings) -> AsyncIterator[ApiResources]:
+    """The database (which wakes workers after a commit), Redis for limits and caches, and the readiness checks."""
+    name = f"{settings.service_name}-api"
+    async with AsyncExitStack() as stack:
+        wakeups = await stack.enter_async_context(Wakeups(settings.database, application_name=name))
+        database = Database(settings.database, pool="requests", application_name=name, notify=wakeups.notify)
+        stack.push_async_callback(database.close)
+        # Health has a connection of its own: a pool used up by requests is no reason to take the process out.
+        health = Database(
+            settings.database.model_copy(update={"pool_size": 1, "max_overflow": 0}),
+            pool="health",
+            application_name=name,
+        )
+        stack.push_async_callback(health.close)
+        redis = create_redis(settings.redis, timeout=settings.redis.timeout)
+        stack.push_async_callback(redis.aclose)
+        yield ApiResources(
+            database=database,
+            redis=redis,
+            rate_limiter=RateLimiter(
+                redis, settings.rate_limit, namespace=settings.service_name, timeout=settings.redis.timeout
+            ),
+            # Without Redis requests are still answered, so it is no reason to be taken out.
+            checks={"database": health.ping},
+        )
+
+
+def resources(request: Request) -> Any:
+    """A route's dependency: what the composition root opened."""
+    return request.app.state.resources

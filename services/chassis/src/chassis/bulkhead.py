@@ -1,0 +1,30 @@
+"""Bulkhead: at most so many calls to one dependency at once, so that a slow one cannot take the whole process.
+
+It rejects at once instead of queueing: a queue in front of a slow dependency only adds waiting to slowness.
+"""
+
+from prometheus_client import Gauge
+
+from chassis.errors import BulkheadFull
+
+in_flight_calls = Gauge("bulkhead_in_flight", "Calls under way.", ["dependency"])
+
+
+class Bulkhead:
+    """`with bulkhead:` around a call; raises `BulkheadFull` when `limit` calls are under way."""
+
+    def __init__(self, dependency: str, *, limit: int) -> None:
+        self.dependency = dependency
+        self.limit = limit
+        self.in_flight = 0
+        self._gauge = in_flight_calls.labels(dependency)
+
+    def __enter__(self) -> None:
+        if self.in_flight >= self.limit:
+            raise BulkheadFull(self.dependency, self.limit)
+        self.in_flight += 1
+        self._gauge.set(self.in_flight)
+
+    def __exit__(self, *_error: object) -> None:
+        self.in_flight -= 1
+        self._gauge.set(self.in_flight)

@@ -1,0 +1,158 @@
+"""The command of a service: `orders api | worker | migrate | config explain | jobs …`. It is the image's entry point.
+
+Composition roots are named as text and imported when their command runs, so that `orders migrate` does not load a web
+framework and `orders api` no migrations.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis import config, dead_letters
+from chassis.errors import ConfigurationError, HoldfastError
+from chassis.pooling import Database
+from chassis.settings import ServiceSettings
+from chassis.wakeup import Wakeups
+
+EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
+]
+
+
+def build_cli[S: ServiceSettings](
+    settings_type: type[S], *, api: str, worker: str, migrations: Path
+) -> Callable[[], None]:
+    """The service's command.
+
+    `api` and `worker` name the functions (`"orders.api:run"`) that are called with the settings; `migrations` is the
+    folder of the service's Alembic revisions.
+    """
+    app = typer.Typer(
+        name=settings_type.service_name,
+        help=f"The {settings_type.service_name} service.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    @app.command("api")
+    def run_api(options: Options = None) -> None:
+        """Serve the public API."""
+        resolve_name(api)(config.load(settings_type, options or ()))
+
+    @app.command("worker")
+    def run_worker(options: Options = None) -> None:
+        """Run jobs, consume events and publish the outbox."""
+        resolve_name(worker)(config.load(settings_type, options or ()))
+
+    @app.command()
+    def migrate(options: Options = None) -> None:
+        """Bring the database's schema up to date."""
+        from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only this command needs Alembic
+
+        run_migrations(config.load(settings_type, options or ()), migrations)
+
+    app.add_typer(_config_commands(settings_type), name="config")
+    app.add_typer(_jobs_commands(settings_type), name="jobs")
+    return lambda: _run(app)
+
+
+def _run(app: typer.Typer) -> None:
+    """Run the command; what is wrong with the input is said in a line each, without a traceback."""
+    try:
+        app()
+    except ConfigurationError as error:
+        problems = "".join(f"  {problem}\n" for problem in error.problems)
+        sys.stderr.write(f"The configuration is not valid:\n{problems}")
+        sys.exit(EXIT_CONFIGURATION)
+    except HoldfastError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
+    app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+
+    @app.callback()
+    def config_group() -> None:
+        """Look at the configuration."""
+
+    @app.command()
+    def explain(options: Options = None) -> None:
+        """Print every setting, the layer that it came from and the layers that this one shadows."""
+        for setting in config.explain(settings_type, options or ()):
+            shadowed = f" (shadows: {', '.join(setting.shadowed)})" if setting.shadowed else ""
+            typer.echo(f"{setting.name} = {setting.value}  [{setting.layer}]{shadowed}")
+
+    return app
+
+
+def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
+    app = typer.Typer(help="Look after jobs that no attempt could save.", no_args_is_help=True)
+
+    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        return asyncio.run(_in_transaction(config.load(settings_type, options or ()), use))
+
+    @app.command()
+    def dead(
+        name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None, options: Options = None
+    ) -> None:
+        """List the dead letters, the oldest first."""
+        for job in run(options, partial(dead_letters.list_dead, name=name)):
+            typer.echo(f"{job.id}  {job.name}  attempts {job.attempt}/{job.max_attempts}  {job.last_error}")
+
+    @app.command()
+    def show(job_id: int, options: Options = None) -> None:
+        """Show one job, whatever its state."""
+        _print_job(job_id, run(options, partial(dead_letters.show, job_id=job_id)))
+
+    @app.command()
+    def replay(
+        job_id: Annotated[int | None, typer.Argument(metavar="[ID]")] = None,
+        *,
+        every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+        name: Annotated[str | None, typer.Option(help="With --all: only jobs of this name.")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        options: Options = None,
+    ) -> None:
+        """Make dead letters ready to run again."""
+        if (job_id is None) != every:
+            raise HoldfastError("say which one: an ID, or --all")
+        replayed = run(options, partial(dead_letters.replay, job_id=job_id, name=name, dry_run=dry_run))
+        typer.echo(f"{'would replay' if dry_run else 'replayed'} {len(replayed)}: {', '.join(map(str, replayed))}")
+
+    @app.command()
+    def stats(options: Options = None) -> None:
+        """Count the jobs by queue, name and state."""
+        for row in run(options, dead_letters.stats):
+            typer.echo(f"{row.queue}  {row.name}  {row.status}  {row.jobs}  oldest {row.oldest_age:.1f} s")
+
+    return app
+
+
+def _print_job(job_id: int, job: dead_letters.JobRecord | None) -> None:
+    if job is None:
+        raise HoldfastError(f"there is no job {job_id}: it has completed, or never was")
+    for field in fields(job):
+        typer.echo(f"{field.name}: {getattr(job, field.name)}")
+
+
+async def _in_transaction[T](settings: ServiceSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    name = f"{settings.service_name}-cli"
+    async with Wakeups(settings.database, application_name=name) as wakeups:
+        database = Database(settings.database, pool="cli", application_name=name, notify=wakeups.notify)
+        try:
+            async with database.transaction() as session:
+                return await use(session)
+        finally:
+            await database.close()

@@ -1,0 +1,8 @@
+"""How Python's types are kept in PostgreSQL, the same in every service's models."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, DateTime, Text
+
+# Times are timestamptz in UTC; money is in minor units and outgrows 32 bits.
+COLUMN_TYPES = {datetime: DateTime(timezone=True), int: BigInteger, str: Text}

@@ -1,0 +1,257 @@
+"""API errors: the exception tree and the catalogue every error answer comes from.
+
+    HoldfastError
+    ├── ConfigurationError        the process does not start
+    ├── IllegalTransition         a state machine refused a move
+    ├── PermanentJobError         a job that no further attempt can save: it goes to the dead letters
+    ├── LeaseLost                 a worker finishes a job that is no longer its own
+    └── ApiError                  answered to the caller in the envelope, by its catalogue code
+        ├── RateLimited           429
+        ├── PoolExhausted         503: no connection within the pool's time-out
+        ├── DeadlineExceeded      504: the caller's time is spent
+        ├── InvalidSignature      401: a webhook that its sender did not sign
+        └── DependencyError       a call to a dependency failed; `outcome` says whether it can have run
+            ├── DependencyUnavailable   known not to have run: refused, 429
+            │   ├── BreakerOpen
+            │   └── BulkheadFull
+            ├── DependencyTimeout       unknown
+            ├── DependencyFailed        unknown: 5xx, reset, an answer that cannot be read
+            └── DependencyRejected      answered with a 4xx: the caller decides what that means
+
+This module renders nothing: `chassis.app` turns an `ApiError` into the envelope, logs it and counts it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, unique
+from typing import Literal
+
+DOCUMENTATION_URL = "https://github.com/holdfast-platform/holdfast/blob/main/docs/reference/errors.md"
+
+type CallOutcome = Literal["not_run", "unknown", "answered"]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """One kind of error: its HTTP status, the message a caller reads, and whether repeating can help."""
+
+    status: int
+    message: str
+    retryable: bool = False
+
+
+@unique
+class ErrorCode(Enum):
+    """The catalogue. The member's name is the stable `code` of the envelope; a released name never goes away."""
+
+    MALFORMED_REQUEST = ErrorSpec(400, "The request could not be read.")
+    IDEMPOTENCY_KEY_MISSING = ErrorSpec(400, "This route needs an Idempotency-Key header of 1 to 255 characters.")
+    UNAUTHENTICATED = ErrorSpec(401, "A valid key is needed: Authorization: Bearer <key>.")
+    SIGNATURE_INVALID = ErrorSpec(401, "The webhook's signature does not match.")
+    FORBIDDEN = ErrorSpec(403, "This key may not do this.")
+    NOT_FOUND = ErrorSpec(404, "There is nothing here, or it is not yours to see.")
+    METHOD_NOT_ALLOWED = ErrorSpec(405, "This route does not take this method.")
+    STATE_CONFLICT = ErrorSpec(409, "The object is in a state that does not allow this.")
+    IDEMPOTENCY_KEY_IN_PROGRESS = ErrorSpec(
+        409, "The first request with this Idempotency-Key is still being answered.", retryable=True
+    )
+    PAYLOAD_TOO_LARGE = ErrorSpec(413, "The body is larger than this route takes.")
+    UNSUPPORTED_MEDIA_TYPE = ErrorSpec(415, "This route takes application/json.")
+    VALIDATION_FAILED = ErrorSpec(422, "The request does not have the documented shape.")
+    IDEMPOTENCY_KEY_REUSED = ErrorSpec(422, "This Idempotency-Key was used before with another payload.")
+    UNKNOWN_PRODUCT = ErrorSpec(422, "A product in this order is not in the catalogue.")
+    RATE_LIMITED = ErrorSpec(429, "Too many requests: wait as long as Retry-After says.", retryable=True)
+    INTERNAL_ERROR = ErrorSpec(500, "Something failed here. Quote the request_id when you report it.")
+    DEPENDENCY_FAILED = ErrorSpec(502, "A dependency answered with an error.", retryable=True)
+    DEPENDENCY_UNAVAILABLE = ErrorSpec(503, "A dependency cannot be reached now.", retryable=True)
+    OVERLOADED = ErrorSpec(503, "There is more work than capacity now.", retryable=True)
+    SHUTTING_DOWN = ErrorSpec(503, "This process is going away; another one answers.", retryable=True)
+    DEPENDENCY_TIMEOUT = ErrorSpec(504, "A dependency did not answer in time.", retryable=True)
+    DEADLINE_EXCEEDED = ErrorSpec(504, "The request's deadline passed before it was done.", retryable=True)
+
+    @property
+    def documentation_url(self) -> str:
+        return f"{DOCUMENTATION_URL}#{self.name.lower()}"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """One thing wrong with one field. `field` is a dotted path; `received` is left out for sensitive fields."""
+
+    field: str
+    message: str
+    received: str | None = None
+
+
+class HoldfastError(Exception):
+    """The root of everything this project raises by itself."""
+
+
+class ConfigurationError(HoldfastError):
+    """The configuration is not valid; `problems` has one line for each thing to fix, naming its variable."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class IllegalTransition(HoldfastError):
+    """A state machine was asked for a move it does not have."""
+
+    def __init__(self, machine: str, source: str, target: str) -> None:
+        super().__init__(f"{machine} cannot move from {source} to {target}")
+
+
+class PermanentJobError(HoldfastError):
+    """The job can never succeed; its message is kept as the dead letter's reason."""
+
+
+class LeaseLost(HoldfastError):
+    """The job's lease ran out and somebody else may own it now: nothing of this run may be committed."""
+
+
+class ApiError(HoldfastError):
+    """An error that the caller gets to see, by its catalogue code.
+
+    `retry_after` is in seconds and becomes the Retry-After header.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str | None = None,
+        *,
+        details: Sequence[ErrorDetail] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message or code.value.message)
+        self.code = code
+        self.message = message or code.value.message
+        self.details = tuple(details)
+        self.retry_after = retry_after
+
+
+class RateLimited(ApiError):
+    """The caller has used up what its tier allows, for `retry_after` seconds."""
+
+    def __init__(self, *, retry_after: float) -> None:
+        super().__init__(ErrorCode.RATE_LIMITED, retry_after=retry_after)
+
+
+class PoolExhausted(ApiError):
+    """No connection became free within the pool's time-out (seconds)."""
+
+    def __init__(self, pool: str, timeout: float) -> None:
+        super().__init__(ErrorCode.OVERLOADED, f"No free connection in pool {pool}.", retry_after=max(1.0, timeout))
+
+
+class DeadlineExceeded(ApiError):
+    """The time that the caller granted is spent; nothing further was started."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(ErrorCode.DEADLINE_EXCEEDED, f"The deadline passed before {what}.")
+
+
+class InvalidSignature(ApiError):
+    """The webhook is not authentic: a wrong, missing or badly formed signature, or a time out of tolerance."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ErrorCode.SIGNATURE_INVALID, f"The webhook was refused: {reason}.")
+
+
+class DependencyError(ApiError):
+    """A call to `dependency` did not succeed.
+
+    `outcome` is "not_run" (the call is known not to have had an effect), "unknown" (it may have had one, now or
+    later) or "answered". `status` is the HTTP status when there was an answer, `body` its raw bytes.
+    """
+
+    def __init__(
+        self,
+        dependency: str,
+        reason: str,
+        *,
+        code: ErrorCode,
+        outcome: CallOutcome,
+        status: int | None = None,
+        body: bytes = b"",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, f"{dependency}: {reason}", retry_after=retry_after)
+        self.dependency = dependency
+        self.reason = reason
+        self.outcome: CallOutcome = outcome
+        self.status = status
+        self.body = body
+
+
+class DependencyUnavailable(DependencyError):
+    """The call is known not to have run: connection refused, no such host, 429, or not sent at all."""
+
+    def __init__(
+        self, dependency: str, reason: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(
+            dependency,
+            reason,
+            code=ErrorCode.DEPENDENCY_UNAVAILABLE,
+            outcome="not_run",
+            status=status,
+            retry_after=retry_after,
+        )
+
+
+class BreakerOpen(DependencyUnavailable):
+    """The circuit breaker refused the call; `retry_after` is the time until it lets one try, in seconds."""
+
+    def __init__(self, dependency: str, *, retry_after: float) -> None:
+        super().__init__(dependency, "circuit breaker is open", retry_after=retry_after)
+
+
+class BulkheadFull(DependencyUnavailable):
+    """As many calls to this dependency as allowed are under way already."""
+
+    def __init__(self, dependency: str, limit: int) -> None:
+        super().__init__(dependency, f"{limit} calls are under way already", retry_after=1.0)
+
+
+class DependencyTimeout(DependencyError):
+    """No answer within the time-out (seconds); the call may have run or may run later."""
+
+    def __init__(self, dependency: str, timeout: float) -> None:
+        super().__init__(
+            dependency,
+            f"no answer within {timeout:.3g} s",
+            code=ErrorCode.DEPENDENCY_TIMEOUT,
+            outcome="unknown",
+        )
+
+
+class DependencyFailed(DependencyError):
+    """A 5xx, a connection lost after the request was sent, or an answer that cannot be read."""
+
+    def __init__(
+        self, dependency: str, reason: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(
+            dependency,
+            reason,
+            code=ErrorCode.DEPENDENCY_FAILED,
+            outcome="unknown",
+            status=status,
+            retry_after=retry_after,
+        )
+
+
+class DependencyRejected(DependencyError):
+    """The dependency answered with a 4xx other than 429: `status` and `body` say what it found wrong."""
+
+    def __init__(self, dependency: str, status: int, body: bytes) -> None:
+        super().__init__(
+            dependency,
+            f"answered {status}",
+            code=ErrorCode.DEPENDENCY_FAILED,
+            outcome="answered",
+            status=status,
+            body=body,
+        )

@@ -1,0 +1,76 @@
+"""Idempotency keys: a request repeated with its key gets the first answer, byte for byte, and has no second effect.
+
+The record commits in the transaction of the effect, so that there is never one without the other. Two requests with
+the same key at the same time are kept apart by an advisory lock that ends with the transaction: a row that is not yet
+committed would be invisible to the second one.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis.errors import ApiError, ErrorCode
+
+MAX_KEY_LENGTH = 255
+
+_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:client || chr(31) || :key, 0))")
+_FIND = text("SELECT fingerprint, status, body FROM idempotency_record WHERE client = :client AND key = :key")
+_RECORD = text(
+    "INSERT INTO idempotency_record (client, key, fingerprint, status, body)"
+    " VALUES (:client, :key, :fingerprint, :status, :body)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """One client's key for one request; `fingerprint` is the SHA-256 of what it asks for."""
+
+    client: str
+    key: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer as it was sent: HTTP status and the body's bytes."""
+
+    status: int
+    body: bytes
+
+
+def idempotency_key(client: str, header: str | None, payload: bytes) -> IdempotencyKey:
+    """The key of a request; raises `ApiError` (400) when the header is missing, empty or too long."""
+    if not header or len(header) > MAX_KEY_LENGTH:
+        raise ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
+    return IdempotencyKey(client, header, hashlib.sha256(payload).digest())
+
+
+async def find_answer(session: AsyncSession, key: IdempotencyKey) -> StoredAnswer | None:
+    """The answer already given for this key, or None: then this transaction holds the key and must `store_answer`.
+
+    Raises `ApiError`: 409 while another request holds the key, 422 when it was used with another payload.
+    """
+    if not await session.scalar(_LOCK, {"client": key.client, "key": key.key}):
+        raise ApiError(ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS, retry_after=1)
+    row = (await session.execute(_FIND, {"client": key.client, "key": key.key})).one_or_none()
+    if row is None:
+        return None
+    if row.fingerprint != key.fingerprint:
+        raise ApiError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
+    return StoredAnswer(row.status, row.body)
+
+
+async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: StoredAnswer) -> None:
+    """Keep the answer in the transaction of its effect."""
+    await session.execute(
+        _RECORD,
+        {
+            "client": key.client,
+            "key": key.key,
+            "fingerprint": key.fingerprint,
+            "status": answer.status,
+            "body": answer.body,
+        },
+    )

@@ -1,0 +1,354 @@
+"""Running jobs in a worker: claim, heartbeat, retry, bury, hand back. `chassis.jobs` says what a job is."""
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prometheus_client import Counter, Gauge, Histogram
+from pydantic import ValidationError
+from sqlalchemy import Row
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+
+from chassis.errors import ApiError, HoldfastError, LeaseLost, PermanentJobError, PoolExhausted
+from chassis.jobs import STATEMENTS, JobPayload, RunningJob, wakeup_channel
+from chassis.logging import bind, canonical_line, get_logger, redact
+from chassis.pooling import Database
+from chassis.retries import full_jitter
+from chassis.settings import JobSettings
+from chassis.telemetry import SpanKind, span
+from chassis.wakeup import Wakeups, wait_or_poll
+
+log = get_logger(__name__)
+
+processed = Counter("jobs_processed", "Attempts that ended, by outcome.", ["queue", "job", "outcome"])
+duration_seconds = Histogram(
+    "job_duration_seconds",
+    "Time from claim to the end of an attempt.",
+    ["queue", "job"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+pick_up_seconds = Histogram(
+    "job_pick_up_seconds",
+    "Time from when a job was due until it was claimed.",
+    ["queue"],
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+oldest_age_seconds = Gauge("job_queue_oldest_age_seconds", "How long the oldest due job has waited.", ["queue"])
+dead_letters = Gauge("job_dead_letters", "Jobs that nobody will run again by itself.", ["queue"])
+leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
+
+type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_back"]
+# A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
+type Handler = Callable[[RunningJob, Any], Awaitable[None]]
+
+DATABASE_ERRORS = (OSError, TimeoutError, DBAPIError, PoolExhausted)
+
+_MAX_REASON_LENGTH = 2000
+_MAX_EXPONENT = 32
+"""2³² times any base is above every cap, and 2.0ⁿ overflows in the end."""
+_CANCELLATION_SECONDS = 2.0
+"""What a cancelled handler gets to clean up; the fencing token makes it harmless if it takes longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What an attempt came to, and the statement that records it."""
+
+    outcome: Outcome
+    statement: Literal["complete", "retry", "bury"]
+    values: Mapping[str, float | str]
+
+
+def _judge(job: RunningJob, error: Exception | None, delay: Callable[[], float]) -> _Verdict:
+    """How the attempt ends; `delay()` is the wait before another in seconds, which a Retry-After can only lengthen."""
+    if error is None:
+        return _Verdict("completed", "complete", {})
+    reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
+    if isinstance(error, PermanentJobError) or job.attempt >= job.max_attempts:
+        return _Verdict("dead", "bury", {"error": reason})
+    asked = (isinstance(error, ApiError) and error.retry_after) or 0.0
+    return _Verdict("retried", "retry", {"error": reason, "delay": max(delay(), asked)})
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Run:
+    """A claimed job in this process. `lease_until` is on the monotonic clock, from before the lease was asked for."""
+
+    job: RunningJob
+    row: Row[Any]
+    lease_until: float
+    is_alone: bool
+    task: asyncio.Task[None] | None = None
+    ended_by: Literal["lease_lost", "handed_back"] | None = None
+
+    def end(self, reason: Literal["lease_lost", "handed_back"]) -> None:
+        """Cancel the handler, unless it is committing the end of its job just now: then the database decides."""
+        if self.task is not None and self.ended_by is None and not self.job.is_finishing:
+            self.ended_by = reason
+            self.task.cancel()
+
+
+class JobRunner:
+    """Claims and runs the jobs of one queue in this process, `settings.concurrency` at once.
+
+    `handlers` maps payload types to `async def handler(job, payload)`. A handler that returns completes its job; one
+    that raises `PermanentJobError` buries it; any other exception is tried again, at the earliest after the
+    `retry_after` of an `ApiError`. A handler must await often: one that blocks the loop stalls its own heartbeat.
+
+    A job whose lease ran out may have killed its process, so it runs alone from then on: the others are let finish
+    first and none is started beside it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        handlers: Mapping[type[JobPayload], Handler],
+        settings: JobSettings,
+        *,
+        wakeups: Wakeups,
+        drain_timeout: float,
+        queue: str = "default",
+        worker: str | None = None,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._database = database
+        self._handlers = {(kind.options.name, kind.options.version): (kind, call) for kind, call in handlers.items()}
+        self._settings = settings
+        self._drain_timeout = drain_timeout
+        self._queue = queue
+        self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
+        self._uniform = uniform
+        self._woken = wakeups.subscribe(wakeup_channel(queue))
+        self._runs: set[_Run] = set()
+        self._has_suspects = False
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until `stopping` is set; then let jobs finish for `drain_timeout` seconds and hand the others back."""
+        async with asyncio.TaskGroup() as tasks:
+            beating = tasks.create_task(self._every(self._settings.lease / 3, self._heartbeat))
+            tending = tasks.create_task(self._every(self._settings.lease / 5, self._tend))
+            wake = tasks.create_task(self._wake_when(stopping))
+            await self._claim_until(stopping, tasks)
+            tending.cancel()
+            wake.cancel()
+            await self._drain()
+            beating.cancel()
+
+    async def _wake_when(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self._woken.set()
+
+    async def _every(self, interval: float, action: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            async with self._tolerating_outages():
+                await action()
+            await asyncio.sleep(interval)
+
+    @asynccontextmanager
+    async def _tolerating_outages(self) -> AsyncIterator[None]:
+        """The database may be away for a while: jobs wait there, and leases decide who goes on with them."""
+        try:
+            yield
+        except ProgrammingError:
+            raise
+        except DATABASE_ERRORS as error:
+            log.warning("job_database_failed", queue=self._queue, error=type(error).__name__)
+
+    async def _claim_until(self, stopping: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
+        while not stopping.is_set():
+            self._woken.clear()
+            started = False
+            async with self._tolerating_outages():
+                started = await self._claim(tasks)
+            if not started:
+                await wait_or_poll(self._woken, interval=self._settings.poll_interval)
+
+    async def _claim(self, tasks: asyncio.TaskGroup) -> bool:
+        """Start what can be started now; whether there was anything."""
+        if any(run.is_alone for run in self._runs) or (self._has_suspects and self._runs):
+            return False
+        if self._has_suspects:
+            self._has_suspects = await self._start(tasks, count=1, suspects=True) > 0
+            return True
+        free = self._settings.concurrency - len(self._runs)
+        return free > 0 and await self._start(tasks, count=free, suspects=False) > 0
+
+    async def _start(self, tasks: asyncio.TaskGroup, *, count: int, suspects: bool) -> int:
+        lease_until = time.monotonic() + self._settings.lease
+        values = {"queue": self._queue, "worker": self._worker, "lease": self._settings.lease}
+        async with self._database.transaction() as session:
+            rows = (await session.execute(STATEMENTS["claim"], {**values, "count": count, "suspects": suspects})).all()
+        for row in rows:
+            job = RunningJob(id=row.id, name=row.name, attempt=row.attempt, max_attempts=row.max_attempts)
+            run = _Run(job=job, row=row, lease_until=lease_until, is_alone=suspects)
+            run.task = tasks.create_task(self._execute(run), name=f"job-{row.id}")
+            self._runs.add(run)
+            pick_up_seconds.labels(self._queue).observe(row.waited)
+        return len(rows)
+
+    async def _execute(self, run: _Run) -> None:
+        job, started = run.job, time.perf_counter()
+        with (
+            span(f"job {job.name}", kind=SpanKind.CONSUMER, traceparent=run.row.traceparent),
+            bind(job=job.name, job_id=job.id, attempt=job.attempt),
+            canonical_line() as line,
+        ):
+            try:
+                outcome, error = await self._attempt(run)
+            finally:
+                self._runs.discard(run)
+                self._woken.set()
+            elapsed = time.perf_counter() - started
+            processed.labels(self._queue, job.name, outcome).inc()
+            duration_seconds.labels(self._queue, job.name).observe(elapsed)
+            line.update(queue=self._queue, outcome=outcome, duration_ms=round(elapsed * 1000, 1))
+            _write_line(outcome, error, line)
+
+    async def _attempt(self, run: _Run) -> tuple[Outcome, Exception | None]:
+        error: Exception | None = None
+        try:
+            await self._handle(run)
+        except asyncio.CancelledError:
+            if run.ended_by is None:
+                raise
+            return run.ended_by, None
+        except LeaseLost as lost:
+            return "lease_lost", lost
+        except Exception as raised:  # noqa: BLE001  the edge of a job: whatever it raises is judged and recorded
+            error = raised
+        if run.job.is_complete:
+            return "completed", error
+        return await self._settle(run, error), error
+
+    async def _handle(self, run: _Run) -> None:
+        payload, handler = self._load(run.row)
+        limit = payload.options.time_limit
+        try:
+            async with asyncio.timeout(limit) as timer:
+                await handler(run.job, payload)
+        except TimeoutError as error:
+            if timer.expired():
+                raise TimeoutError(f"not done within its time limit of {limit:g} s") from error
+            raise
+
+    def _load(self, row: Row[Any]) -> tuple[JobPayload, Handler]:
+        """The payload and its handler. Raises `PermanentJobError` when no further attempt can change that."""
+        if row.is_late:
+            raise PermanentJobError("its deadline passed before it was started")
+        kind, handler = self._handlers.get((row.name, row.payload_version), (None, None))
+        if kind is None or handler is None:
+            raise PermanentJobError(f"nothing here runs {row.name} version {row.payload_version}")
+        try:
+            return kind.model_validate_json(row.payload), handler
+        except ValidationError as error:
+            raise PermanentJobError(f"its payload is not a {kind.__name__}: {error}") from error
+
+    async def _settle(self, run: _Run, error: Exception | None) -> Outcome:
+        job = run.job
+        job.is_finishing = True
+        verdict = _judge(job, error, lambda: self._delay(run))
+        values = {"id": job.id, "attempt": job.attempt, **verdict.values}
+        settled: int | None = None  # and so it stays in an outage: the lease runs out, and the job is run again
+        async with self._tolerating_outages():
+            settled = await self._finish(verdict.statement, values)
+        return "lease_lost" if settled is None else verdict.outcome
+
+    async def _finish(self, statement: str, values: Mapping[str, Any]) -> int | None:
+        async with self._database.transaction() as session:
+            job_id: int | None = await session.scalar(STATEMENTS[statement], values)
+        return job_id
+
+    def _delay(self, run: _Run) -> float:
+        """Seconds until another attempt, by the job's own backoff or the worker's."""
+        options = self._handlers[run.row.name, run.row.payload_version][0].options
+        base = options.backoff_base or self._settings.backoff_base
+        cap = options.backoff_cap or self._settings.backoff_cap
+        return full_jitter(min(run.job.attempt - 1, _MAX_EXPONENT), base=base, cap=cap, random=self._uniform)
+
+    async def _heartbeat(self) -> None:
+        """Extend the leases of this process, and cancel the handlers of jobs that are no longer its own."""
+        runs, lease_until = tuple(self._runs), time.monotonic() + self._settings.lease
+        if not runs:
+            return
+        try:
+            held = await self._extend(runs)
+        except DATABASE_ERRORS:
+            _end_expired(runs, time.monotonic())
+            raise
+        for run in runs:
+            if (run.job.id, run.job.attempt) in held:
+                run.lease_until = lease_until
+            else:
+                run.end("lease_lost")
+
+    async def _extend(self, runs: Sequence[_Run]) -> set[tuple[int, int]]:
+        values = {**_tokens(runs), "lease": self._settings.lease}
+        async with self._database.transaction() as session:
+            return {(row.id, row.attempt) for row in await session.execute(STATEMENTS["heartbeat"], values)}
+
+    async def _tend(self) -> None:
+        """Take jobs from workers that went silent, then measure the queue."""
+        async with self._database.transaction() as session:
+            expired = (await session.execute(STATEMENTS["reap"])).all()
+        for row in expired:
+            _record_expiry(row)
+        async with self._database.read() as session:
+            sample = (await session.execute(STATEMENTS["sample"], {"queue": self._queue})).one()
+        oldest_age_seconds.labels(self._queue).set(sample.oldest_age)
+        dead_letters.labels(self._queue).set(sample.dead_letters)
+        self._has_suspects = sample.has_suspects
+        if sample.has_suspects:
+            self._woken.set()
+
+    async def _drain(self) -> None:
+        await _wait_for(self._runs, seconds=self._drain_timeout)
+        unfinished = tuple(self._runs)
+        if not unfinished:
+            return
+        for run in unfinished:
+            run.end("handed_back")
+        await _wait_for(unfinished, seconds=_CANCELLATION_SECONDS)
+        async with self._tolerating_outages(), self._database.transaction() as session:
+            handed_back = (await session.scalars(STATEMENTS["hand_back"], _tokens(unfinished))).all()
+            log.warning("jobs_handed_back", queue=self._queue, job_ids=list(handed_back))
+
+
+async def _wait_for(runs: Collection[_Run], *, seconds: float) -> None:
+    tasks = [run.task for run in runs if run.task is not None]
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)
+
+
+def _tokens(runs: Iterable[_Run]) -> dict[str, list[int]]:
+    jobs = [run.job for run in runs]
+    return {"ids": [job.id for job in jobs], "attempts": [job.attempt for job in jobs]}
+
+
+def _end_expired(runs: Iterable[_Run], now: float) -> None:
+    for run in runs:
+        if now >= run.lease_until:
+            run.end("lease_lost")
+
+
+def _record_expiry(row: Row[Any]) -> None:
+    leases_expired.labels(row.queue, row.name).inc()
+    if row.status == "dead":
+        processed.labels(row.queue, row.name, "dead").inc()
+    write = log.error if row.status == "dead" else log.warning
+    write("job_lease_expired", job=row.name, job_id=row.id, attempt=row.attempt, status=row.status)
+
+
+def _write_line(outcome: Outcome, error: Exception | None, fields: Mapping[str, Any]) -> None:
+    """The attempt's canonical line. The traceback goes along where nobody raised the error on purpose."""
+    if error is None:
+        log.info("job_finished", **fields)
+        return
+    write = log.error if outcome == "dead" else log.warning
+    trace = None if isinstance(error, HoldfastError) else error
+    write("job_finished", **fields, error=f"{type(error).__name__}: {error}", exc_info=trace)

@@ -1,0 +1,116 @@
+"""Background jobs on PostgreSQL: enqueued in the caller's transaction, run at least once, finished by one owner.
+
+A worker claims a job with a lease and keeps it with a heartbeat. The attempt is counted at claim and is the fencing
+token: a worker that lost its lease (killed, stopped, cut off) finishes nothing. What a handler writes with
+`RunningJob.complete_in` commits together with the job's end, so those effects happen exactly once.
+
+Here is what a service writes jobs with. `chassis.job_runner` runs them in a worker, `chassis.dead_letters` shows and
+replays those that could not be saved, and `jobs.sql` has every statement.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis.errors import LeaseLost
+from chassis.pooling import after_commit
+from chassis.statements import load_statements
+from chassis.telemetry import current_traceparent
+from chassis.wakeup import wake_after_commit
+
+STATEMENTS = {name: text(sql) for name, sql in load_statements("jobs.sql").items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """How a job runs. Times are in seconds; `backoff_base` and `backoff_cap` default to the worker's settings."""
+
+    name: str
+    version: int = 1
+    queue: str = "default"
+    priority: int = 0
+    max_attempts: int = 10
+    time_limit: float = 30.0
+    backoff_base: float | None = None
+    backoff_cap: float | None = None
+
+
+class JobPayload(BaseModel):
+    """What a job is given: ids, not objects, since it runs later and reads their state then.
+
+    Options are class keywords: `class RequestPayment(JobPayload, job="request_payment", max_attempts=20)`. A change
+    of fields that waiting jobs cannot be read with needs a new `version`, and a handler for each version still waiting.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    options: ClassVar[JobOptions]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, job: str = "", **options: Any) -> None:
+        cls.options = JobOptions(name=job, **options)
+
+
+async def enqueue(
+    session: AsyncSession,
+    payload: JobPayload,
+    *,
+    unique_key: str | None = None,
+    delay: float = 0,
+    deadline: float | None = None,
+) -> int | None:
+    """Add the job to the session's transaction and return its id: it exists if and only if that commits.
+
+    It runs after `delay` seconds, and is not started more than `deadline` seconds from now. None when a job of this
+    name with the same `unique_key` waits already; one that runs does not count, since it may have read older state.
+    """
+    options = payload.options
+    values = {
+        "name": options.name,
+        "queue": options.queue,
+        "priority": options.priority,
+        "payload": payload.model_dump_json(),
+        "version": options.version,
+        "max_attempts": options.max_attempts,
+        "delay": delay,
+        "deadline": deadline,
+        "unique_key": unique_key,
+        "traceparent": current_traceparent(),
+    }
+    job_id: int | None = await session.scalar(STATEMENTS["enqueue"], values)
+    if job_id is not None and delay <= 0:
+        wake_after_commit(session, wakeup_channel(options.queue))
+    return job_id
+
+
+def wakeup_channel(queue: str) -> str:
+    """The notification channel of a queue's workers."""
+    return f"jobs_{queue}"
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class RunningJob:
+    """One attempt at a job, as its handler sees it. `(id, attempt)` is the fencing token; attempts count from 1."""
+
+    id: int
+    name: str
+    attempt: int
+    max_attempts: int
+    is_finishing: bool = field(default=False, init=False)
+    is_complete: bool = field(default=False, init=False)
+
+    async def complete_in(self, session: AsyncSession) -> None:
+        """Finish the job in this transaction, so that its effects and its end commit together, exactly once.
+
+        The last statement before the commit. Raises `LeaseLost` when another worker may own the job by now: let it
+        roll the transaction back.
+        """
+        self.is_finishing = True
+        if await session.scalar(STATEMENTS["complete"], {"id": self.id, "attempt": self.attempt}) is None:
+            raise LeaseLost(f"job {self.id} is no longer run by attempt {self.attempt}")
+        after_commit(session, self._mark_complete)
+
+    def _mark_complete(self) -> None:
+        self.is_complete = True

@@ -1,0 +1,136 @@
+-- The job queue's statements. A job's attempt number is its fencing token: whoever finishes, extends or fails a job
+-- must name the attempt it was claimed with, and finds no row once somebody else has claimed it.
+
+-- name: enqueue
+-- Add a job. No row comes back when a job of this name and unique key waits already.
+INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, unique_key, traceparent)
+VALUES (
+    :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
+    now() + make_interval(secs => CAST(:delay AS double precision)),
+    now() + make_interval(secs => CAST(:deadline AS double precision)),
+    CAST(:unique_key AS text), CAST(:traceparent AS text)
+)
+ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
+RETURNING id;
+
+-- name: claim
+-- Take up to :count ready jobs for :lease seconds. The attempt is counted here, so that a job which kills its process
+-- uses up its attempts. The unique key is given up: a retry cannot collide with a job enqueued meanwhile, and what
+-- arrives while this one runs is not refused. Suspects (:suspects) are claimed apart from the others.
+WITH claimable AS (
+    SELECT id FROM job
+    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects
+    ORDER BY priority DESC, run_at, id
+    LIMIT :count
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE job
+SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
+    lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+FROM claimable
+WHERE job.id = claimable.id
+RETURNING job.id, name, payload, payload_version, attempt, max_attempts, traceparent, created_at,
+    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
+
+-- name: complete
+-- A finished job leaves no row. No row comes back when its lease was lost.
+DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RETURNING id;
+
+-- name: heartbeat
+-- Extend a worker's leases to :lease seconds from now. Jobs that do not come back are lost. A row that is locked is
+-- being completed at this moment: waiting for it would hold up the other leases, and it still counts as held.
+WITH held AS (
+    SELECT job.id, job.attempt
+    FROM job JOIN unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS mine (id, attempt) USING (id, attempt)
+    WHERE status = 'running'
+), extendable AS (
+    SELECT job.id FROM job JOIN held USING (id, attempt) WHERE status = 'running' FOR UPDATE OF job SKIP LOCKED
+), extended AS (
+    UPDATE job SET lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+    FROM extendable WHERE job.id = extendable.id
+)
+SELECT id, attempt FROM held;
+
+-- name: retry
+-- A failed attempt: ready again in :delay seconds.
+UPDATE job
+SET status = 'ready', run_at = now() + make_interval(secs => CAST(:delay AS double precision)),
+    last_error = :error, lease_until = NULL, worker = NULL
+WHERE id = :id AND attempt = :attempt AND status = 'running'
+RETURNING id;
+
+-- name: bury
+-- No attempt is left, or none can help: a dead letter with its reason.
+UPDATE job
+SET status = 'dead', last_error = :error, lease_until = NULL, worker = NULL
+WHERE id = :id AND attempt = :attempt AND status = 'running'
+RETURNING id;
+
+-- name: hand_back
+-- A worker that stops gives its jobs back. The attempt is not taken back but granted anew: the token only ever grows.
+UPDATE job
+SET status = 'ready', max_attempts = max_attempts + 1, lease_until = NULL, worker = NULL
+FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS held (id, attempt)
+WHERE job.id = held.id AND job.attempt = held.attempt AND status = 'running'
+RETURNING job.id;
+
+-- name: reap
+-- Jobs whose worker has gone silent, whatever their queue: dead without attempts left, else ready and suspect.
+WITH expired AS (
+    SELECT id FROM job WHERE status = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED
+)
+UPDATE job
+SET status = CASE WHEN attempt >= max_attempts THEN 'dead' ELSE 'ready' END,
+    last_error = 'the lease of attempt ' || attempt || ' expired on ' || worker,
+    is_suspect = true, lease_until = NULL, worker = NULL
+FROM expired
+WHERE job.id = expired.id
+RETURNING job.id, name, queue, attempt, status;
+
+-- name: sample
+-- The state of a queue: age of the oldest job that is due (seconds), dead letters, and whether a suspect is due.
+SELECT
+    COALESCE((
+        SELECT extract(epoch FROM now() - min(run_at))
+        FROM job WHERE status = 'ready' AND queue = :queue AND run_at <= now()
+    ), 0)::float8 AS oldest_age,
+    (SELECT count(*) FROM job WHERE status = 'dead' AND queue = :queue) AS dead_letters,
+    EXISTS (
+        SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now()
+    ) AS has_suspects;
+
+-- name: list_dead
+-- Dead letters, the oldest first.
+SELECT id, name, queue, status, attempt, max_attempts, payload, payload_version, run_at, traceparent, last_error, created_at
+FROM job
+WHERE status = 'dead' AND (CAST(:name AS text) IS NULL OR name = :name)
+ORDER BY id
+LIMIT :count;
+
+-- name: show
+-- One job, in whatever state.
+SELECT id, name, queue, status, attempt, max_attempts, payload, payload_version, run_at, traceparent, last_error, created_at
+FROM job
+WHERE id = :id;
+
+-- name: find_replayable
+-- The dead letters a replay would take, locked until the transaction ends.
+SELECT id FROM job
+WHERE status = 'dead' AND (CAST(:id AS bigint) IS NULL OR id = :id) AND (CAST(:name AS text) IS NULL OR name = :name)
+ORDER BY id
+FOR UPDATE SKIP LOCKED;
+
+-- name: replay
+-- Dead letters become ready with :attempts more attempts; their attempt number goes on growing.
+UPDATE job
+SET status = 'ready', run_at = now(), deadline = NULL, is_suspect = false,
+    max_attempts = attempt + CAST(:attempts AS integer)
+WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'dead'
+RETURNING queue;
+
+-- name: stats
+-- Jobs by queue, name and status, and how long the oldest has been due or dead (seconds).
+SELECT queue, name, status, count(*) AS jobs, GREATEST(0, extract(epoch FROM now() - min(run_at)))::float8 AS oldest_age
+FROM job
+GROUP BY queue, name, status
+ORDER BY queue, name, status;

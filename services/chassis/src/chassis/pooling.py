@@ -1,0 +1,169 @@
+"""Connection pooling: one pool per process and purpose, every limit explicit, exhaustion answered quickly.
+
+A request or job takes a connection late, gives it back early and never holds it across an outbound call:
+`Database.transaction()` and `Database.read()` are the only two ways to one.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from sqlalchemy import URL, text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+
+from chassis.errors import PoolExhausted
+from chassis.settings import DatabaseSettings, RedisSettings
+
+connections = Gauge("db_client_connection_count", "Connections by state (idle, used).", ["pool", "state"])
+connections_max = Gauge("db_client_connection_max", "Connections the pool may open.", ["pool"])
+wait_seconds = Histogram(
+    "db_client_connection_wait_time_seconds",
+    "Time spent waiting for a connection.",
+    ["pool"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2),
+)
+timeouts = Counter("db_client_connection_timeouts", "Times no connection became free in time.", ["pool"])
+
+NOTIFY = "chassis.notify"
+"""Where a session's `info` holds its database's `notify`."""
+_AFTER_COMMIT = "chassis.after_commit"
+
+
+def pool_budget(*, replicas: int, processes: int, pool_size: int, max_overflow: int) -> int:
+    """Connections that all processes together may open: Σ replicas × processes × (pool_size + max_overflow)."""
+    return replicas * processes * (pool_size + max_overflow)
+
+
+class Database:
+    """One engine with its pool, made in a composition root and closed when everything that uses it has ended.
+
+    `pool` names it in metrics and errors: separate pools keep health checks and jobs from starving requests. `notify`
+    (`chassis.wakeup.Wakeups.notify`) is how a committed transaction wakes whoever waits for its rows.
+    """
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        *,
+        pool: str,
+        application_name: str,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        self.pool = pool
+        self._info = {NOTIFY: notify} if notify else {}
+        self._timeout = settings.pool_timeout
+        self._engine = _create_engine(settings, application_name)
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        queue = self._engine.pool
+        assert isinstance(queue, QueuePool)  # noqa: S101  tells the type checker what _create_engine chose
+        connections.labels(pool, "used").set_function(queue.checkedout)
+        connections.labels(pool, "idle").set_function(queue.checkedin)
+        connections_max.labels(pool).set(settings.pool_size + settings.max_overflow)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session whose work commits when the block ends and rolls back when it raises.
+
+        What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time.
+        """
+        async with AsyncSession(self._engine, expire_on_commit=False, autoflush=False, info=self._info) as session:
+            await self._connect(session)
+            yield session
+            await session.commit()
+        for callback in session.info.pop(_AFTER_COMMIT, ()):
+            callback()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
+        async with AsyncSession(self._autocommit, expire_on_commit=False, autoflush=False, info=self._info) as session:
+            await self._connect(session)
+            yield session
+
+    async def ping(self) -> None:
+        """Raise unless the database answers."""
+        async with self.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    async def _connect(self, session: AsyncSession) -> None:
+        started = time.perf_counter()
+        try:
+            await session.connection()
+        except PoolTimeout as error:
+            timeouts.labels(self.pool).inc()
+            raise PoolExhausted(self.pool, self._timeout) from error
+        finally:
+            wait_seconds.labels(self.pool).observe(time.perf_counter() - started)
+
+
+def after_commit(session: AsyncSession, callback: Callable[[], None]) -> None:
+    """Call `callback` once the session's transaction has committed; never when it rolls back.
+
+    The same callback given twice runs once. It must not block or raise: it wakes somebody up, nothing more.
+    """
+    callbacks: list[Callable[[], None]] = session.info.setdefault(_AFTER_COMMIT, [])
+    if callback not in callbacks:
+        callbacks.append(callback)
+
+
+def create_redis(settings: RedisSettings, *, timeout: float) -> Redis:
+    """A Redis client over a bounded pool; `timeout` (seconds) bounds waiting for a connection and for an answer."""
+    pool: BlockingConnectionPool = BlockingConnectionPool(
+        host=settings.host,
+        port=settings.port,
+        password=settings.password.get_secret_value() if settings.password else None,
+        max_connections=settings.max_connections,
+        timeout=timeout,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        # redis-py retries three times by itself; retrying is decided in one place, by the caller.
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(pool)
+
+
+def _create_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
+    return create_async_engine(
+        URL.create(
+            "postgresql+asyncpg",
+            username=settings.user,
+            password=settings.password.get_secret_value(),
+            host=settings.host,
+            port=settings.port,
+            database=settings.name,
+        ),
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=settings.pool_size,
+        max_overflow=settings.max_overflow,
+        pool_timeout=settings.pool_timeout,
+        pool_recycle=int(settings.pool_recycle),
+        pool_pre_ping=True,
+        # The connection used last is warm, and the others may idle long enough to be closed.
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args={
+            "timeout": settings.connect_timeout,
+            # The server ends a slow statement; this ends waiting for a server that has gone silent.
+            "command_timeout": settings.statement_timeout + 1,
+            "server_settings": {
+                "application_name": application_name,
+                "timezone": "UTC",
+                "statement_timeout": _milliseconds(settings.statement_timeout),
+                "lock_timeout": _milliseconds(settings.lock_timeout),
+                "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+            },
+        },
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

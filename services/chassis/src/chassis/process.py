@@ -1,0 +1,123 @@
+"""A process: who it is, how it serves, and how it is told to stop.
+
+Two servers (public and management) live in one process, so uvicorn leaves signals alone here and the composition root
+stops things in the right order.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from chassis.errors import HoldfastError
+from chassis.logging import configure_logging, get_logger
+from chassis.settings import ServiceSettings
+from chassis.telemetry import configure_tracing
+
+log = get_logger(__name__)
+
+KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
+
+
+@contextlib.contextmanager
+def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[Mapping[str, str]]:
+    """Set up logging and tracing for a process; yields what `/info` tells of it."""
+    info = {
+        "service": settings.service_name,
+        "role": role,
+        "version": version,
+        "environment": settings.environment,
+        "instance": f"{socket.gethostname()}-{os.getpid()}",
+    }
+    configure_logging(settings.log, **info)
+    stop_tracing = configure_tracing(settings, version=version, instance_id=info["instance"])
+    try:
+        yield info
+    finally:
+        stop_tracing()
+
+
+class ServeError(HoldfastError):
+    """The server could not start: the port is taken, or opening the process' resources failed."""
+
+
+class Server(uvicorn.Server):
+    """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds."""
+
+    def __init__(self, app: ASGIApp, *, host: str, port: int, drain_timeout: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=max(1, round(drain_timeout)),
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The block runs while the port is open; at its end requests are drained and the application is closed.
+
+        Raises `ServeError` when it cannot start.
+        """
+        task = asyncio.create_task(self._serve_or_raise(), name=f"server:{self.config.port}")
+        try:
+            while not self.started:
+                done, _ = await asyncio.wait({task}, timeout=0.01)
+                if done:
+                    task.result()
+                    raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}")
+            yield
+        finally:
+            self.should_exit = True
+            await task
+
+    async def wait_until(self, stopping: asyncio.Event) -> None:
+        """Return when `stopping` is set; raise `ServeError` if the server ends before."""
+        while not stopping.is_set():
+            if self.should_exit:
+                raise ServeError("the server ended by itself")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), timeout=1)
+
+    async def _serve_or_raise(self) -> None:
+        try:
+            await self.serve()
+        except SystemExit as error:
+            # uvicorn ends the process when the port is taken; here another server has to be closed first.
+            raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}: port taken?") from error
+
+
+def stop_signal() -> asyncio.Event:
+    """An event set by SIGTERM or SIGINT; a second signal ends the process at once with exit code 1."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            log.critical("process_killed", reason="second signal while draining")
+            os._exit(1)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stopping
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    return uvloop.new_event_loop()

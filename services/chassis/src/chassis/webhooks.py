@@ -1,0 +1,168 @@
+"""Webhooks: who sent this, is it unchanged, and is it new? Verified over the raw body, before anything parses it.
+
+A verifier is a function `(headers, body, secrets, *, now) -> VerifiedWebhook` that raises `InvalidSignature`;
+`VERIFIERS` has one per format. All of `secrets` are valid, so that a secret can be rotated without losing an event.
+`now` is Unix time in seconds; a time further than `TOLERANCE_SECONDS` away on either side is refused.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import Counter, Histogram
+
+from chassis.errors import InvalidSignature
+
+# Counted by the service that receives: `result` is accepted, duplicate, or why it was refused.
+webhook_received = Counter("webhook_received", "Webhooks received.", ["provider", "result"])
+webhook_ack_duration = Histogram(
+    "webhook_ack_duration_seconds",
+    "Time until a webhook is stored and answered.",
+    ["provider"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+
+# What Standard Webhooks' and Stripe's own libraries allow: enough for clocks that differ, too little to replay later.
+TOLERANCE_SECONDS = 300
+
+_SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
+_MINIMUM_KEY_BYTES = 24  # Standard Webhooks: 192 to 512 bits
+_ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")  # printable ASCII without the full stop
+_TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")  # no leading zero: the number's text is the text that was signed
+
+# Pairs, not a mapping, because a mapping hides that a header came twice. Starlette: `request.headers.items()`.
+type Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedWebhook:
+    """A webhook its sender has signed.
+
+    `id` is the sender's name for it, the same over all attempts; None where the format keeps it in the body.
+    `timestamp` is the time of this attempt (Unix seconds); None where the format has none.
+    """
+
+    id: str | None
+    timestamp: int | None
+
+
+class Verifier(Protocol):
+    def __call__(self, headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook: ...
+
+
+def verify(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:
+    """Standard Webhooks, symmetric (v1): https://github.com/standard-webhooks/standard-webhooks.
+
+    Signatures of versions other than v1 are skipped, as the specification asks.
+    """
+    webhook_id = _header(headers, "webhook-id")
+    # The signed content is `id.timestamp.body`: a full stop in the id would let its parts be cut in another place.
+    if not _ID.fullmatch(webhook_id):
+        raise InvalidSignature("webhook-id is not 1 to 255 printable ASCII characters without a full stop")
+    timestamp = _timestamp(_header(headers, "webhook-timestamp"), now)
+    given = [
+        signature
+        for version, _, signature in (part.partition(",") for part in _header(headers, "webhook-signature").split(" "))
+        if version == "v1"
+    ]
+    _require_match(given, [_standard_signature(secret, webhook_id, timestamp, body) for secret in secrets])
+    return VerifiedWebhook(webhook_id, timestamp)
+
+
+def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:
+    """Stripe: https://docs.stripe.com/webhooks#verify-manually. The event's id is in the body."""
+    parts = [part.strip().partition("=") for part in _header(headers, "stripe-signature").split(",")]
+    times = [value for key, _, value in parts if key == "t"]
+    if len(times) != 1:
+        raise InvalidSignature("stripe-signature does not have exactly one time")
+    timestamp = _timestamp(times[0], now)
+    expected = [_hmac(_raw_key(secret), f"{timestamp}.".encode() + body).hex() for secret in secrets]
+    _require_match([value for key, _, value in parts if key == "v1"], expected)
+    return VerifiedWebhook(None, timestamp)
+
+
+def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  the format has no time
+    """GitHub: https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries.
+
+    Neither id nor time is signed, so only the receiver's own record of ids stops a replay, and only an honest one.
+    """
+    _require_match(
+        [_header(headers, "x-hub-signature-256")],
+        ["sha256=" + _hmac(_raw_key(secret), body).hex() for secret in secrets],
+    )
+    return VerifiedWebhook(_header(headers, "x-github-delivery"), None)
+
+
+VERIFIERS: Mapping[str, Verifier] = {"standard": verify, "stripe": verify_stripe, "github": verify_github}
+
+
+def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The three Standard Webhooks headers of one attempt: the id stays over all attempts, `timestamp` is this one's."""
+    if not _ID.fullmatch(webhook_id):
+        raise ValueError("a webhook id is 1 to 255 printable ASCII characters without a full stop")
+    return {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{_standard_signature(secret, webhook_id, timestamp, body)}",
+    }
+
+
+def signing_key(secret: str) -> bytes:
+    """The key behind a Standard Webhooks secret (`whsec_` and base64 of at least 24 bytes).
+
+    Raises ValueError, without the secret in it, when it is not one: call this at start-up, so that no sender ever
+    sees a wrong configuration.
+    """
+    try:
+        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("a webhook secret is whsec_ followed by base64") from None
+    if len(key) < _MINIMUM_KEY_BYTES:
+        raise ValueError(f"a webhook secret has at least {_MINIMUM_KEY_BYTES} bytes")
+    return key
+
+
+def _standard_signature(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
+    return base64.b64encode(_hmac(signing_key(secret), f"{webhook_id}.{timestamp}.".encode() + body)).decode()
+
+
+def _raw_key(secret: str) -> bytes:
+    if not secret:
+        raise ValueError("a webhook secret is not empty")
+    return secret.encode()
+
+
+def _hmac(key: bytes, content: bytes) -> bytes:
+    return hmac.digest(key, content, hashlib.sha256)
+
+
+def _header(headers: Headers, name: str) -> str:
+    """The header's only value: of two, what we verify and what somebody else reads could differ."""
+    values = [value for key, value in headers if key.lower() == name]
+    if not values:
+        raise InvalidSignature(f"{name} is missing")
+    if len(values) > 1:
+        raise InvalidSignature(f"{name} is there more than once")
+    return values[0]
+
+
+def _timestamp(text: str, now: float) -> int:
+    if not _TIMESTAMP.fullmatch(text):
+        raise InvalidSignature("the timestamp is not in Unix seconds")
+    timestamp = int(text)
+    if timestamp < now - TOLERANCE_SECONDS:
+        raise InvalidSignature("the timestamp is too old")
+    if timestamp > now + TOLERANCE_SECONDS:
+        raise InvalidSignature("the timestamp is in the future")
+    return timestamp
+
+
+def _require_match(given: Iterable[str], expected: Sequence[str]) -> None:
+    """Raise unless one signature given is one expected, comparing text in constant time."""
+    if not any(hmac.compare_digest(ours.encode(), theirs.encode()) for theirs in given for ours in expected):
+        raise InvalidSignature("no signature matches")

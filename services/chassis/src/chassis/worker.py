@@ -1,0 +1,92 @@
+"""A worker process: jobs, consumers and the relay side by side, with a management port, stopped in order.
+
+The composition root builds everything and closes it afterwards; this runs it in between.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.types import ASGIApp
+
+from chassis.errors import HoldfastError
+from chassis.health import Health
+from chassis.logging import get_logger
+from chassis.process import Server, stop_signal
+from chassis.settings import ServiceSettings
+
+log = get_logger(__name__)
+
+type Part = Callable[[asyncio.Event], Awaitable[None]]
+"""`JobRunner.run`, `Consumer.run` or `Relay.run`: works until the event is set, then finishes and returns."""
+
+GRACE_SECONDS = 5.0
+"""Beyond the drain time-out, for handing jobs back and publishing what they wrote."""
+
+
+class PartEnded(HoldfastError):
+    """A part of the worker returned though nobody asked it to."""
+
+
+class DrainTimedOut(HoldfastError):
+    """The process had to stop before its work was finished or handed back."""
+
+
+async def run_worker(
+    settings: ServiceSettings, *, health: Health, management: ASGIApp, stages: Sequence[Sequence[Part]]
+) -> None:
+    """Run the parts until SIGTERM, then stop them stage by stage: `[[jobs.run, consumer.run], [relay.run]]`.
+
+    The relay comes last, so that it still publishes what the last jobs wrote; the management port outlives them all.
+    Returns when everything has stopped, within `shutdown.drain_timeout` and `GRACE_SECONDS`, else raises
+    `DrainTimedOut`. When a part fails, the others are cancelled and an `ExceptionGroup` is raised: the process ends
+    and is started again, rather than going on with a part missing.
+    """
+    stopping = stop_signal()
+    server = Server(
+        management, host=settings.management.host, port=settings.management.port, drain_timeout=GRACE_SECONDS
+    )
+    async with server.running():
+        await run_stages(
+            stages,
+            stopping,
+            on_started=health.mark_started,
+            on_stopping=health.mark_draining,
+            drain_timeout=settings.shutdown.drain_timeout + GRACE_SECONDS,
+        )
+
+
+async def run_stages(
+    stages: Sequence[Sequence[Part]],
+    stopping: asyncio.Event,
+    *,
+    on_started: Callable[[], None],
+    on_stopping: Callable[[], None],
+    drain_timeout: float,
+) -> None:
+    """Start every part; once `stopping` is set, stop one stage after the other, in `drain_timeout` seconds."""
+    async with asyncio.TaskGroup() as tasks:
+        started = [_start(stage, tasks) for stage in stages]
+        on_started()
+        log.info("worker_started")
+        await stopping.wait()
+        on_stopping()
+        log.info("worker_draining")
+        try:
+            async with asyncio.timeout(drain_timeout):
+                for stop, running in started:
+                    stop.set()
+                    await asyncio.wait(running)
+        except TimeoutError as error:
+            raise DrainTimedOut(f"work was left after {drain_timeout:g} s") from error
+    log.info("worker_stopped")
+
+
+def _start(stage: Sequence[Part], tasks: asyncio.TaskGroup) -> tuple[asyncio.Event, list[asyncio.Task[None]]]:
+    stop = asyncio.Event()
+    return stop, [tasks.create_task(_watch(part, stop)) for part in stage]
+
+
+async def _watch(part: Part, stop: asyncio.Event) -> None:
+    await part(stop)
+    if not stop.is_set():
+        raise PartEnded(f"{part} ended by itself")

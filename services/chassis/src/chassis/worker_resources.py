@@ -1,0 +1,101 @@
+"""What every worker opens when it starts, and how its parts are made from that. Closed in reverse order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from redis.asyncio import Redis
+
+from chassis.health import Health, management_app
+from chassis.job_runner import Handler as JobHandler
+from chassis.job_runner import JobRunner
+from chassis.jobs import JobPayload
+from chassis.messaging import Consumer
+from chassis.messaging import Handler as EventHandler
+from chassis.outbox import Event, Relay
+from chassis.pooling import Database, create_redis
+from chassis.process import identify, new_event_loop
+from chassis.settings import ServiceSettings
+from chassis.wakeup import Wakeups
+from chassis.worker import Part, run_worker
+
+type Stages = Sequence[Sequence[Part]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerResources:
+    """The pools of a worker. `redis` is for caches and gives up quickly; `streams` may block on purpose."""
+
+    settings: ServiceSettings
+    database: Database
+    redis: Redis
+    streams: Redis
+    wakeups: Wakeups
+
+    def job_runner(self, handlers: Mapping[type[JobPayload], JobHandler]) -> Part:
+        """Runs the service's jobs."""
+        return JobRunner(
+            self.database,
+            handlers,
+            self.settings.jobs,
+            wakeups=self.wakeups,
+            drain_timeout=self.settings.shutdown.drain_timeout,
+        ).run
+
+    def consumer(self, streams: Sequence[str], handlers: Mapping[type[Event], EventHandler]) -> Part:
+        """Consumes other services' events, as the group that has this service's name."""
+        return Consumer(
+            self.streams,
+            self.database,
+            self.settings.outbox,
+            group=self.settings.service_name,
+            streams=streams,
+            handlers=handlers,
+        ).run
+
+    def relay(self) -> Part:
+        """Publishes this service's outbox."""
+        return Relay(
+            self.settings.database,
+            self.streams,
+            self.settings.outbox,
+            wakeups=self.wakeups,
+            application_name=f"{self.settings.service_name}-relay",
+        ).run
+
+
+class OpenParts(Protocol):
+    """A service's composition root: yields the parts of its worker, stage by stage, in the order in which they stop."""
+
+    def __call__(self, resources: WorkerResources) -> AbstractAsyncContextManager[Stages]: ...
+
+
+def run_worker_process(settings: ServiceSettings, *, version: str, open_parts: OpenParts) -> None:
+    """Run a worker process until SIGTERM or SIGINT. Returns when all is stopped and closed."""
+
+    async def main(info: Mapping[str, str]) -> None:
+        async with _open_worker_resources(settings) as resources, open_parts(resources) as stages:
+            health = Health({"database": resources.database.ping})
+            await run_worker(settings, health=health, management=management_app(health, info), stages=stages)
+
+    with (
+        identify(settings, version=version, role="worker") as info,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        runner.run(main(info))
+
+
+@asynccontextmanager
+async def _open_worker_resources(settings: ServiceSettings) -> AsyncIterator[WorkerResources]:
+    name = f"{settings.service_name}-worker"
+    async with AsyncExitStack() as stack:
+        wakeups = await stack.enter_async_context(Wakeups(settings.database, application_name=name))
+        database = Database(settings.database, pool="jobs", application_name=name, notify=wakeups.notify)
+        stack.push_async_callback(database.close)
+        redis = create_redis(settings.redis, timeout=settings.redis.timeout)
+        stack.push_async_callback(redis.aclose)
+        streams = create_redis(settings.redis, timeout=settings.redis.stream_timeout)
+        stack.push_async_callback(streams.aclose)
+        yield WorkerResources(settings=settings, database=database, redis=redis, streams=streams, wakeups=wakeups)

@@ -1,0 +1,54 @@
+"""Handing mail to an SMTP server. Accepted (250) is sent; a permanent refusal (5xx) is final; all else is unknown."""
+
+from email.message import EmailMessage
+from email.utils import format_datetime, localtime
+
+import aiosmtplib
+from chassis.errors import DependencyTimeout, DependencyUnavailable, HoldfastError
+
+from notifications.settings import SmtpSettings
+
+_PERMANENT = range(500, 600)
+
+
+class MailRefused(HoldfastError):
+    """The mail server will not take this mail, now or later; the message is its answer."""
+
+
+class Mailer:
+    """One connection per mail: mails are few, and a connection kept open is one more thing to lose."""
+
+    def __init__(self, settings: SmtpSettings) -> None:
+        self._settings = settings
+        self._domain = settings.sender.rpartition("@")[2]
+
+    async def send(self, *, message_id: str, recipient: str, subject: str, text: str) -> None:
+        """Send one mail as `<message_id@domain>`: the same id over all attempts, so that copies can be told.
+
+        Raises `MailRefused`, or a `DependencyError` after which it has to be sent again.
+        """
+        message = EmailMessage()
+        message["From"] = self._settings.sender
+        message["To"] = recipient
+        message["Subject"] = subject
+        message["Message-ID"] = f"<{message_id}@{self._domain}>"
+        message["Date"] = format_datetime(localtime())
+        message.set_content(text)
+        try:
+            await aiosmtplib.send(
+                message, hostname=self._settings.host, port=self._settings.port, timeout=self._settings.timeout
+            )
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            _raise_if_permanent([refusal.code for refusal in error.recipients], str(error), error)
+        except aiosmtplib.SMTPResponseException as error:
+            _raise_if_permanent([error.code], error.message, error)
+        except aiosmtplib.SMTPTimeoutError as error:
+            raise DependencyTimeout("mail server", self._settings.timeout) from error
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise DependencyUnavailable("mail server", type(error).__name__) from error
+
+
+def _raise_if_permanent(codes: list[int], answer: str, error: Exception) -> None:
+    if codes and all(code in _PERMANENT for code in codes):
+        raise MailRefused(answer) from error
+    raise DependencyUnavailable("mail server", answer) from error

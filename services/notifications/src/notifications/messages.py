@@ -1,0 +1,34 @@
+"""The typed payload of notifications' job, and of the events it consumes."""
+
+from uuid import UUID
+
+from chassis.jobs import JobPayload
+from chassis.outbox import Event
+
+ORDERS_STREAM = "events:orders"
+
+
+class SendMail(JobPayload, job="send_mail", max_attempts=30, time_limit=25):
+    """Hand one mail to the mail server. 30 attempts at up to a minute: it may be away for a quarter of an hour."""
+
+    mail_id: UUID
+
+
+class OrderEvent(Event):
+    """What notifications reads of an order's events."""
+
+    order_id: UUID
+    client_id: str
+    customer_email: str
+    amount: int
+    currency: str
+    reason: str | None
+
+
+class OrderPlaced(OrderEvent, type="order.placed"): ...
+
+
+class OrderConfirmed(OrderEvent, type="order.confirmed"): ...
+
+
+class OrderCancelled(OrderEvent, type="order.cancelled"): ...

@@ -1,0 +1,24 @@
+"""The composition root of the worker process: which jobs it runs, which events it consumes, and with what."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+from chassis.worker_resources import Stages, WorkerResources, run_worker_process
+
+from notifications import events, jobs
+from notifications.mailer import Mailer
+from notifications.messages import ORDERS_STREAM, SendMail
+from notifications.settings import NotificationsSettings
+
+
+def run(settings: NotificationsSettings) -> None:
+    run_worker_process(settings, version=version("holdfast-notifications"), open_parts=partial(_open_parts, settings))
+
+
+@asynccontextmanager
+async def _open_parts(settings: NotificationsSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
+    job_runner = resources.job_runner({SendMail: partial(jobs.send_mail, resources.database, Mailer(settings.smtp))})
+    consumer = resources.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
+    yield [[job_runner, consumer]]

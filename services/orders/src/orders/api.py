@@ -1,0 +1,45 @@
+"""The composition root of the API process: what it opens, in which order, and what its routes are given."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+from chassis.app import create_app as create_chassis_app
+from chassis.app import run_api
+from chassis.app.resources import open_api_resources
+from fastapi import FastAPI
+
+from orders import caches, routes
+from orders.routes import Resources
+from orders.settings import OrdersSettings
+
+
+def create_app(settings: OrdersSettings) -> FastAPI:
+    return create_chassis_app(
+        settings,
+        version=version("holdfast-orders"),
+        routers=[routes.router],
+        open_resources=partial(_open_resources, settings),
+    )
+
+
+def run(settings: OrdersSettings) -> None:
+    run_api(settings, create_app(settings))
+
+
+@asynccontextmanager
+async def _open_resources(settings: OrdersSettings) -> AsyncIterator[Resources]:
+    async with open_api_resources(settings) as base:
+        catalogue = caches.catalogue(base.redis, settings)
+        orders = caches.orders(base.redis, settings)
+        yield Resources(
+            database=base.database,
+            redis=base.redis,
+            rate_limiter=base.rate_limiter,
+            checks=base.checks,
+            catalogue=catalogue,
+            orders=orders,
+        )
+        await catalogue.close()
+        await orders.close()

@@ -1,0 +1,76 @@
+"""What orders keeps: products, orders with their lines, and the legal moves of an order."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from chassis.column_types import COLUMN_TYPES
+from chassis.state_machine import StateMachine
+from sqlalchemy import ForeignKey, func
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class OrderStatus(StrEnum):
+    """`cancelling`: money not yet settled. `cancelled`: net zero now."""
+
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+ORDER = StateMachine(
+    "order",
+    {
+        OrderStatus.PENDING: (OrderStatus.CONFIRMED, OrderStatus.CANCELLED, OrderStatus.CANCELLING),
+        OrderStatus.CONFIRMED: (OrderStatus.CANCELLING,),
+        OrderStatus.CANCELLING: (OrderStatus.CANCELLED,),
+        OrderStatus.CANCELLED: (),
+    },
+)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = COLUMN_TYPES
+
+
+class Product(Base):
+    __tablename__ = "product"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    price: Mapped[int]  # minor units
+    currency: Mapped[str]
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
+    client_id: Mapped[str]
+    idempotency_key: Mapped[str]
+    customer_email: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default=OrderStatus.PENDING.value)
+    amount: Mapped[int]  # minor units
+    currency: Mapped[str]
+    payment_method: Mapped[str]
+    # Minted with the order, so that every call about its payment names the same one, whoever makes it and when.
+    payment_id: Mapped[UUID] = mapped_column(server_default=func.uuidv7())
+    # The version of the payment that was applied last: older news is skipped.
+    payment_version: Mapped[int] = mapped_column(server_default="0")
+    paid_amount: Mapped[int] = mapped_column(server_default="0")
+    reason: Mapped[str | None]
+    # The version of the event that was published last: it grows by one per event, without gaps.
+    version: Mapped[int] = mapped_column(server_default="1")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class OrderLine(Base):
+    __tablename__ = "order_line"
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    product_id: Mapped[str] = mapped_column(ForeignKey("product.id"))
+    quantity: Mapped[int]
+    unit_price: Mapped[int]  # minor units, as it was when the order was placed

@@ -1,0 +1,101 @@
+"""The public API of orders. Each route says what it costs, who may call it and how it may fail."""
+
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from chassis import deadlines
+from chassis.app import Caller, rate_limited
+from chassis.app.error_rendering import documented
+from chassis.app.resources import ApiResources, resources
+from chassis.caching import Cache
+from chassis.errors import ApiError, ErrorCode
+from chassis.idempotency import idempotency_key
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from orders import use_cases
+from orders.schemas import MAX_PAGE, OrderPage, OrderView, OwnedOrder, PlaceOrder, ProductList
+
+CATALOGUE_KEY = "all"
+
+# Placing writes ten rows and starts a payment; a read is one query, or none when it is cached.
+PLACE_ORDER_COST = 5
+
+router = APIRouter(prefix="/v1", responses=documented())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources(ApiResources):
+    """What the routes are given by the composition root."""
+
+    catalogue: Cache[ProductList]
+    orders: Cache[OwnedOrder]
+
+
+Given = Annotated[Resources, Depends(resources)]
+
+
+@router.get("/products", dependencies=[rate_limited()])
+async def list_products(given: Given) -> ProductList:
+    """The catalogue. Cached: a changed price is seen after the cache's time to live at the latest."""
+    return await _catalogue(given)
+
+
+@router.post(
+    "/orders",
+    status_code=201,
+    response_model=OrderView,
+    dependencies=[rate_limited(cost=PLACE_ORDER_COST)],
+    responses=documented(
+        ErrorCode.IDEMPOTENCY_KEY_MISSING, ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS, ErrorCode.UNKNOWN_PRODUCT
+    ),
+)
+async def place_order(
+    body: PlaceOrder,
+    caller: Caller,
+    given: Given,
+    idempotency: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="Repeat it to repeat safely.")
+    ] = None,
+) -> Response:
+    """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
+    key = idempotency_key(caller.id, idempotency, body.model_dump_json().encode())
+    catalogue = await _catalogue(given)
+    deadlines.check("the order was written")
+    async with given.database.transaction() as session:
+        answer = await use_cases.place_order(session, body, client_id=caller.id, key=key, catalogue=catalogue)
+    return Response(answer.body, status_code=answer.status, media_type="application/json")
+
+
+@router.get("/orders", dependencies=[rate_limited()])
+async def list_orders(
+    caller: Caller,
+    given: Given,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+    cursor: Annotated[str | None, Query(max_length=64)] = None,
+) -> OrderPage:
+    """The caller's orders, newest first, a page at a time."""
+    async with given.database.read() as session:
+        return await use_cases.list_orders(session, client_id=caller.id, limit=limit, cursor=cursor)
+
+
+@router.get("/orders/{order_id}", dependencies=[rate_limited()], responses=documented(ErrorCode.NOT_FOUND))
+async def get_order(order_id: UUID, caller: Caller, given: Given) -> OrderView:
+    """One order of the caller's. Somebody else's is answered like none at all: that it exists is not for others."""
+
+    async def load() -> OwnedOrder | None:
+        async with given.database.read() as session:
+            return await use_cases.find_order(session, order_id)
+
+    found = await given.orders.get_or_load(str(order_id), load)
+    if found is None or found.client_id != caller.id:
+        raise ApiError(ErrorCode.NOT_FOUND)
+    return found.order
+
+
+async def _catalogue(given: Resources) -> ProductList:
+    async def load() -> ProductList:
+        async with given.database.read() as session:
+            return await use_cases.list_products(session)
+
+    return await given.catalogue.get_or_load(CATALOGUE_KEY, load) or ProductList(items=[])

@@ -1,0 +1,90 @@
+"""The public shapes of orders: what a client sends and what it gets."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_LINES = 50  # keeps the body of the largest order under 8 KiB
+MAX_QUANTITY = 1000  # pieces of one line; beyond it somebody mistyped
+MAX_PAGE = 100
+
+type Money = Annotated[int, Field(gt=0, le=100_000_000, description="Minor units (cents).")]
+type Status = Literal["pending", "confirmed", "cancelling", "cancelled"]
+
+
+class Input(BaseModel):
+    """What a client sends: a field that is not known is an error, since a typo must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class PlaceOrderLine(Input):
+    product_id: Annotated[str, Field(min_length=1, max_length=64)]
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] = 1
+
+
+class PlaceOrder(Input):
+    lines: Annotated[list[PlaceOrderLine], Field(min_length=1, max_length=MAX_LINES)]
+    customer_email: Annotated[
+        str, Field(max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", examples=["ada@example.com"])
+    ]
+    payment_method: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=64,
+            pattern=r"^[A-Za-z0-9_]+$",
+            description="The provider's token for a card, never its number.",
+            examples=["pm_card_ok"],
+        ),
+    ]
+
+
+class ProductView(BaseModel):
+    id: str
+    name: str
+    price: Money
+    currency: str
+
+
+class ProductList(BaseModel):
+    items: list[ProductView]
+
+
+class OrderLineView(BaseModel):
+    product_id: str
+    quantity: int
+    unit_price: Money
+
+
+class OrderView(BaseModel):
+    id: UUID
+    status: Status
+    amount: Money
+    currency: str
+    lines: list[OrderLineView]
+    reason: str | None = Field(description="Why it was cancelled; null otherwise.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class OwnedOrder(BaseModel):
+    """An order as it is cached: with the client that may see it."""
+
+    client_id: str
+    order: OrderView
+
+
+class OrderSummary(BaseModel):
+    id: UUID
+    status: Status
+    amount: Money
+    currency: str
+    created_at: datetime
+
+
+class OrderPage(BaseModel):
+    items: list[OrderSummary]
+    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last one.")

@@ -1,0 +1,221 @@
+"""What orders does: verbs over (session, command). Each writes in the caller's transaction and calls nobody.
+
+The states and moves are `models.ORDER`; the steps are those of docs/reference/protocol.md.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from chassis import idempotency, outbox
+from chassis.errors import ApiError, ErrorCode, ErrorDetail
+from chassis.idempotency import IdempotencyKey, StoredAnswer
+from chassis.jobs import enqueue
+from chassis.logging import get_logger
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from orders.messages import STREAM, OrderCancelled, OrderConfirmed, OrderEvent, OrderPlaced, RequestPayment
+from orders.models import ORDER, Order, OrderLine, OrderStatus, Product
+from orders.schemas import (
+    OrderLineView,
+    OrderPage,
+    OrderSummary,
+    OrderView,
+    OwnedOrder,
+    PlaceOrder,
+    ProductList,
+    ProductView,
+)
+
+log = get_logger(__name__)
+
+type PaymentStatus = Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
+
+
+async def list_products(session: AsyncSession) -> ProductList:
+    """The whole catalogue, by id."""
+    products = await session.scalars(select(Product).order_by(Product.id))
+    return ProductList(items=[ProductView.model_validate(product, from_attributes=True) for product in products])
+
+
+async def place_order(
+    session: AsyncSession, command: PlaceOrder, *, client_id: str, key: IdempotencyKey, catalogue: ProductList
+) -> StoredAnswer:
+    """Protocol, row 1: the order, its key record with the answer's bytes, its first job and its first event.
+
+    The answer is a 201 with the order; for a key seen before it is the first answer. Raises `ApiError`: 409 while the
+    first request is in progress, 422 for a reused key or an unknown product.
+    """
+    if (stored := await idempotency.find_answer(session, key)) is not None:
+        return stored
+    lines = _price(command, catalogue)
+    order = await session.scalar(
+        insert(Order)
+        .values(
+            client_id=client_id,
+            idempotency_key=key.key,
+            customer_email=command.customer_email,
+            amount=sum(line.unit_price * line.quantity for line in lines),
+            currency=catalogue.items[0].currency,
+            payment_method=command.payment_method,
+        )
+        .returning(Order)
+    )
+    assert order is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    await session.execute(
+        insert(OrderLine),
+        [{"order_id": order.id, "position": n, **line.model_dump()} for n, line in enumerate(lines, 1)],
+    )
+    await enqueue(session, RequestPayment(order_id=order.id), unique_key=str(order.id))
+    await _publish(session, order, OrderPlaced)
+    answer = StoredAnswer(201, _view(order, lines).model_dump_json().encode())
+    await idempotency.store_answer(session, key, answer)
+    log.info("order_placed", order_id=order.id, amount=order.amount, currency=order.currency)
+    return answer
+
+
+async def find_order(session: AsyncSession, order_id: UUID) -> OwnedOrder | None:
+    """An order and the client it belongs to; None when there is none."""
+    order = await session.get(Order, order_id)
+    if order is None:
+        return None
+    lines = await session.scalars(select(OrderLine).where(OrderLine.order_id == order_id).order_by(OrderLine.position))
+    items = [OrderLineView.model_validate(line, from_attributes=True) for line in lines]
+    return OwnedOrder(client_id=order.client_id, order=_view(order, items))
+
+
+async def list_orders(session: AsyncSession, *, client_id: str, limit: int, cursor: str | None) -> OrderPage:
+    """A client's orders, newest first. Raises `ApiError` (422) for a cursor that was not given by this route."""
+    query = select(Order).where(Order.client_id == client_id).order_by(Order.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(Order.id < _read_cursor(cursor))
+    orders = list(await session.scalars(query))
+    shown = orders[:limit]
+    return OrderPage(
+        items=[OrderSummary.model_validate(order, from_attributes=True) for order in shown],
+        next_cursor=_write_cursor(shown[-1].id) if len(orders) > limit else None,
+    )
+
+
+async def read_order(session: AsyncSession, order_id: UUID) -> Order:
+    """The order that a job is about; it exists, since the job committed with it."""
+    return (await session.scalars(select(Order).where(Order.id == order_id))).one()
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentNews:
+    """What is known of a payment, from an event or an answer. `version` is 0 as long as there is no news in it."""
+
+    payment_id: UUID
+    version: int
+    status: PaymentStatus
+    reason: str | None = None
+
+
+def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> OrderStatus | None:
+    """Where news of its payment moves an order; None: nowhere. Pure: the protocol's `apply_payment`."""
+    if news.version <= seen:
+        return None
+    if news.status == "captured":
+        return OrderStatus.CONFIRMED if order is OrderStatus.PENDING else None
+    return OrderStatus.CANCELLED if order in {OrderStatus.PENDING, OrderStatus.CANCELLING} else None
+
+
+async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None:
+    """Protocol, row 11: record the news and move the order. Returns the order's id when something changed.
+
+    Raises `LookupError` for a payment of no order.
+    """
+    order = await session.scalar(select(Order).where(Order.payment_id == news.payment_id).with_for_update())
+    if order is None:
+        raise LookupError(f"no order has payment {news.payment_id}")
+    if news.version <= order.payment_version:
+        return None
+    target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
+    if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
+        # The protocol cannot get here; if it does, money was taken for a cancelled order.
+        log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
+    values = {
+        "payment_version": news.version,
+        "paid_amount": order.amount if news.status == "captured" else 0,
+        "updated_at": func.now(),
+    }
+    if target is None:
+        await session.execute(update(Order).where(Order.id == order.id).values(values))
+        return order.id
+    await _move(session, order, target, values, reason=None if target is OrderStatus.CONFIRMED else news.reason)
+    return order.id
+
+
+async def _move(
+    session: AsyncSession, order: Order, target: OrderStatus, values: Mapping[str, object], *, reason: str | None
+) -> None:
+    """Compare-and-set on the state, and the event that tells of it, with the next version."""
+    moved = await session.scalar(
+        update(Order)
+        .where(Order.id == order.id, Order.status.in_(ORDER.sources(target)))
+        .values({**values, "status": target.value, "version": Order.version + 1, "reason": reason})
+        .returning(Order)
+        .execution_options(populate_existing=True)
+    )
+    if moved is None:
+        ORDER.check(OrderStatus(order.status), target)
+        return
+    await _publish(session, moved, OrderConfirmed if target is OrderStatus.CONFIRMED else OrderCancelled)
+    log.info("order_moved", order_id=order.id, status=target.value, reason=reason)
+
+
+async def _publish(session: AsyncSession, order: Order, event: type[OrderEvent]) -> None:
+    await outbox.publish(
+        session,
+        event(
+            order_id=order.id,
+            client_id=order.client_id,
+            customer_email=order.customer_email,
+            status=order.status,
+            amount=order.amount,
+            currency=order.currency,
+            reason=order.reason,
+        ),
+        stream=STREAM,
+        aggregate_id=str(order.id),
+        aggregate_version=order.version,
+    )
+
+
+def _price(command: PlaceOrder, catalogue: ProductList) -> list[OrderLineView]:
+    """The lines at today's prices; raises `ApiError` naming every product that is not in the catalogue."""
+    products = {product.id: product for product in catalogue.items}
+    unknown = [
+        ErrorDetail(f"lines.{n}.product_id", "There is no such product.", line.product_id)
+        for n, line in enumerate(command.lines)
+        if line.product_id not in products
+    ]
+    if unknown:
+        raise ApiError(ErrorCode.UNKNOWN_PRODUCT, details=unknown)
+    return [
+        OrderLineView(product_id=line.product_id, quantity=line.quantity, unit_price=products[line.product_id].price)
+        for line in command.lines
+    ]
+
+
+def _view(order: Order, lines: Sequence[OrderLineView]) -> OrderView:
+    return OrderView.model_validate(
+        {name: getattr(order, name) for name in OrderView.model_fields if name != "lines"} | {"lines": lines}
+    )
+
+
+def _write_cursor(order_id: UUID) -> str:
+    return base64.urlsafe_b64encode(order_id.bytes).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> UUID:
+    try:
+        return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError) as error:
+        detail = ErrorDetail("cursor", "Use a next_cursor as it was given.", cursor[:64])
+        raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error

@@ -1,0 +1,49 @@
+"""The typed payloads of payments' jobs and events, and of the events it consumes."""
+
+from uuid import UUID
+
+from chassis.jobs import JobPayload
+from chassis.outbox import Event
+
+STREAM = "events:payments"
+PROVIDER_STREAM = "events:webhook-ingest"
+
+
+class ChargePayment(JobPayload, job="charge_payment", max_attempts=50, time_limit=20):
+    """Charge the provider. 50 attempts at up to a minute: the provider may be away for half an hour."""
+
+    payment_id: UUID
+
+
+class PaymentEvent(Event):
+    """What all events of a payment carry."""
+
+    payment_id: UUID
+    order_id: UUID
+    status: str
+    amount: int
+    currency: str
+    reason: str | None
+
+
+class PaymentCaptured(PaymentEvent, type="payment.captured"): ...
+
+
+class PaymentFailed(PaymentEvent, type="payment.failed"): ...
+
+
+class ProviderChargeEvent(Event):
+    """What the provider reported of a charge; `reference` is our payment's id."""
+
+    reference: str
+    provider_id: str
+    object_version: int
+    amount: int
+    raw_event_id: str
+
+
+class ProviderChargeSucceeded(ProviderChargeEvent, type="provider.charge.succeeded"): ...
+
+
+class ProviderChargeFailed(ProviderChargeEvent, type="provider.charge.failed"):
+    failure_code: str | None = None

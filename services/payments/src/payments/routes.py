@@ -1,0 +1,44 @@
+"""The API of payments, for services."""
+
+from typing import Annotated
+from uuid import UUID
+
+from chassis import deadlines
+from chassis.app import authenticated, rate_limited
+from chassis.app.error_rendering import documented
+from chassis.app.resources import ApiResources, resources
+from chassis.errors import ApiError, ErrorCode
+from fastapi import APIRouter, Depends, Response
+
+from payments import use_cases
+from payments.schemas import PaymentView, RequestPayment
+
+router = APIRouter(prefix="/v1/payments", responses=documented(), dependencies=[Depends(authenticated), rate_limited()])
+
+
+Given = Annotated[ApiResources, Depends(resources)]
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses=documented(ErrorCode.STATE_CONFLICT)
+    | {200: {"model": PaymentView, "description": "It was asked for before."}},
+)
+async def request_payment(body: RequestPayment, response: Response, given: Given) -> PaymentView:
+    """Record that a payment is to be made; a job makes it. Safe to repeat: `payment_id` is the key."""
+    deadlines.check("the payment was written")
+    async with given.database.transaction() as session:
+        payment, is_new = await use_cases.request_payment(session, body)
+    response.status_code = 202 if is_new else 200
+    return payment
+
+
+@router.get("/{payment_id}", responses=documented(ErrorCode.NOT_FOUND))
+async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
+    """One payment."""
+    async with given.database.read() as session:
+        payment = await use_cases.find_payment(session, payment_id)
+    if payment is None:
+        raise ApiError(ErrorCode.NOT_FOUND)
+    return payment

@@ -1,0 +1,28 @@
+"""The public shapes of payments. Its callers are services: orders, and whoever settles later."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RequestPayment(BaseModel):
+    """A payment to be made. `payment_id` is minted by the caller and is the key of the call: it can be repeated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    payment_id: UUID
+    order_id: UUID
+    amount: Annotated[int, Field(gt=0, description="Minor units (cents).")]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
+    payment_method: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$")]
+
+
+class PaymentView(BaseModel):
+    id: UUID
+    order_id: UUID
+    status: Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
+    amount: int
+    currency: str
+    version: int = Field(description="Grows with each event of this payment; 0 before the first.")
+    reason: str | None = Field(description="Why it failed; null otherwise.")

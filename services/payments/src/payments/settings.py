@@ -1,0 +1,11 @@
+"""The settings of the payments service."""
+
+from typing import ClassVar
+
+from chassis.settings import DependencySettings, ServiceSettings
+
+
+class PaymentsSettings(ServiceSettings):
+    service_name: ClassVar[str] = "payments"
+
+    provider: DependencySettings

@@ -1,0 +1,37 @@
+"""The typed payloads of webhook-ingest's job and events."""
+
+from uuid import UUID
+
+from chassis.jobs import JobPayload
+from chassis.outbox import Event
+
+STREAM = "events:webhook-ingest"
+
+
+class PublishEvent(JobPayload, job="publish_event", max_attempts=10, time_limit=10):
+    """Turn a stored webhook into an event; `id` is the row's."""
+
+    id: UUID
+
+
+class ProviderObjectEvent(Event):
+    """What became of a charge or a refund at the provider; `reference` is the payment's or the refund's id."""
+
+    reference: str
+    provider_id: str
+    object_version: int
+    amount: int
+    raw_event_id: str
+    failure_code: str | None
+
+
+class ChargeSucceeded(ProviderObjectEvent, type="provider.charge.succeeded"): ...
+
+
+class ChargeFailed(ProviderObjectEvent, type="provider.charge.failed"): ...
+
+
+class RefundSucceeded(ProviderObjectEvent, type="provider.refund.succeeded"): ...
+
+
+class RefundFailed(ProviderObjectEvent, type="provider.refund.failed"): ...

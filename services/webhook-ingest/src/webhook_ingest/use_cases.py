@@ -1,0 +1,89 @@
+"""What webhook-ingest does: store each webhook once, then turn it into an event."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from chassis import outbox
+from chassis.jobs import enqueue
+from chassis.logging import get_logger
+from pydantic import ValidationError
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from webhook_ingest.messages import (
+    STREAM,
+    ChargeFailed,
+    ChargeSucceeded,
+    ProviderObjectEvent,
+    PublishEvent,
+    RefundFailed,
+    RefundSucceeded,
+)
+from webhook_ingest.models import PROVIDER_EVENT, ProviderEvent, ProviderEventStatus
+from webhook_ingest.schemas import ProviderPayload
+
+log = get_logger(__name__)
+
+_EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
+    "charge.succeeded": ChargeSucceeded,
+    "charge.failed": ChargeFailed,
+    "refund.succeeded": RefundSucceeded,
+    "refund.failed": RefundFailed,
+}
+
+
+async def store_event(session: AsyncSession, *, provider: str, event_id: str, body: bytes) -> bool:
+    """Protocol, row 7: the raw event and its job, unless it is there already. Whether it is new."""
+    row_id = await session.scalar(
+        insert(ProviderEvent)
+        .values(provider=provider, event_id=event_id, body=body)
+        .on_conflict_do_nothing()
+        .returning(ProviderEvent.id)
+    )
+    if row_id is None:
+        return False
+    await enqueue(session, PublishEvent(id=row_id), unique_key=str(row_id))
+    return True
+
+
+async def publish_event(session: AsyncSession, row_id: UUID) -> None:
+    """Protocol, row 8: the event in the outbox. A type that nobody handles is kept and ignored; what cannot be read
+    is dead, since no further attempt will read it either.
+    """
+    stored = (await session.scalars(select(ProviderEvent).where(ProviderEvent.id == row_id).with_for_update())).one()
+    if stored.status != ProviderEventStatus.STORED:
+        return
+    try:
+        payload = ProviderPayload.model_validate_json(stored.body)
+    except ValidationError as error:
+        await _move(session, stored, ProviderEventStatus.DEAD, f"unreadable: {error.error_count()} problems")
+        return
+    event = _EVENTS.get(payload.type)
+    if event is None:
+        await _move(session, stored, ProviderEventStatus.IGNORED, f"unknown type {payload.type[:64]}")
+        return
+    await _move(session, stored, ProviderEventStatus.PUBLISHED, None)
+    await outbox.publish(
+        session,
+        event(
+            reference=payload.data.reference,
+            provider_id=payload.data.id,
+            object_version=payload.data.object_version,
+            amount=payload.data.amount,
+            raw_event_id=stored.event_id,
+            failure_code=payload.data.failure_code,
+        ),
+        stream=STREAM,
+        aggregate_id=str(stored.id),
+        aggregate_version=1,
+    )
+
+
+async def _move(session: AsyncSession, event: ProviderEvent, target: ProviderEventStatus, reason: str | None) -> None:
+    PROVIDER_EVENT.check(ProviderEventStatus(event.status), target)
+    await session.execute(
+        update(ProviderEvent).where(ProviderEvent.id == event.id).values(status=target.value, reason=reason)
+    )
+    write = log.error if target is ProviderEventStatus.DEAD else log.info
+    write("provider_event_moved", provider=event.provider, event_id=event.event_id, status=target.value, reason=reason)

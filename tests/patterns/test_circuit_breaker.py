@@ -1,0 +1,429 @@
+"""Circuit breaker: opens on rates, lets exactly its permits try, and recovers without help."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from chassis.circuit_breaker import (
+    Admitted,
+    BreakerRegistry,
+    BreakerSnapshot,
+    CircuitBreaker,
+    Refused,
+    StateMachine,
+    Verdict,
+    classify,
+    failures,
+    rejections,
+    state_gauge,
+    transitions,
+)
+from chassis.errors import (
+    BreakerOpen,
+    BulkheadFull,
+    DependencyFailed,
+    DependencyRejected,
+    DependencyTimeout,
+    DependencyUnavailable,
+)
+from chassis.settings import BreakerSettings
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+SETTINGS = BreakerSettings(
+    failure_rate=0.5,
+    slow_call_rate=0.8,
+    slow_call_duration=1,
+    minimum_calls=4,
+    window_size=10,
+    window_seconds=60,
+    open_seconds=10,
+    max_open_seconds=30,
+    open_jitter=0,
+    half_open_calls=2,
+)
+FAILED = DependencyFailed("d", "answered 500", status=500)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def machine(**changes: float) -> StateMachine:
+    return StateMachine(SETTINGS.model_copy(update=changes), lambda: 0.5)
+
+
+def admitted(m: StateMachine, now: float) -> Admitted:
+    decision = m.admit(now)
+    assert isinstance(decision, Admitted)
+    return decision
+
+
+def call(m: StateMachine, verdict: Verdict, *, now: float = 0.0, duration: float = 0.0) -> None:
+    m.settle(admitted(m, now), verdict, duration=duration, now=now)
+
+
+def opened(*, at: float = 0.0, **changes: float) -> StateMachine:
+    m = machine(**changes)
+    for _ in range(4):
+        call(m, "failure", now=at)
+    assert m.state == "open"
+    return m
+
+
+def test_half_of_the_calls_failing_opens_it_even_though_no_two_fail_in_a_row() -> None:
+    """A breaker that counts consecutive failures would never open here."""
+    m = machine(minimum_calls=10)
+    for _ in range(5):
+        call(m, "success")
+        call(m, "failure")
+    assert m.state == "open"
+
+
+def test_less_than_the_failure_rate_leaves_it_closed() -> None:
+    m = machine()
+    for _ in range(20):
+        for verdict in ("success", "success", "failure"):
+            call(m, verdict)
+    assert m.state == "closed"
+
+
+def test_rates_mean_nothing_before_the_minimum_of_calls() -> None:
+    m = machine()
+    for _ in range(3):
+        call(m, "failure")
+    assert m.state == "closed"
+
+
+def test_slow_calls_open_it_as_failures_do() -> None:
+    m = machine()
+    for _ in range(4):
+        call(m, "success", duration=1.0)
+    assert m.state == "open"
+
+
+def test_old_failures_leave_the_window_by_time() -> None:
+    m = machine()
+    for _ in range(3):
+        call(m, "failure", now=0)
+    call(m, "failure", now=60)
+    assert m.state == "closed"
+
+
+def test_old_failures_leave_the_window_by_count() -> None:
+    m = machine(failure_rate=0.9)
+    for verdict in ["failure"] * 3 + ["success"] * 10:
+        call(m, verdict)
+    assert m._window.failed == 0
+
+
+def test_open_it_refuses_until_its_time_is_over_and_says_how_long_that_is() -> None:
+    m = opened(at=100)
+    assert m.admit(103) == Refused(7)
+    assert isinstance(m.admit(110), Admitted)
+    assert m.state == "half_open"
+
+
+def test_half_open_it_admits_its_permits_and_nobody_else_while_they_are_in_flight() -> None:
+    m = opened()
+    admitted(m, 10), admitted(m, 10)
+    assert all(isinstance(m.admit(10), Refused) for _ in range(1000))
+
+
+def test_as_many_successes_as_permits_close_it() -> None:
+    m = opened()
+    call(m, "success", now=10)
+    assert m.state == "half_open"
+    call(m, "success", now=10)
+    assert m.state == "closed"
+
+
+@pytest.mark.parametrize(("verdict", "duration"), [("failure", 0.0), ("success", 1.0)])
+def test_one_failed_or_slow_trial_opens_it_again(verdict: Verdict, duration: float) -> None:
+    m = opened()
+    call(m, verdict, now=10, duration=duration)
+    assert m.state == "open"
+
+
+def test_a_permit_that_proved_nothing_comes_back() -> None:
+    m = opened()
+    for _ in range(100):
+        call(m, "ignored", now=10)
+    assert m.state == "half_open"
+
+
+def test_a_result_from_an_earlier_term_neither_closes_it_nor_gives_a_permit_back() -> None:
+    m = machine()
+    late = [admitted(m, 0) for _ in range(2)]
+    for _ in range(4):
+        call(m, "failure")
+    trials = [admitted(m, 10) for _ in range(2)]
+    for result in late:
+        m.settle(result, "success", duration=10, now=10)
+    assert m.state == "half_open"
+    assert isinstance(m.admit(10), Refused)
+    for trial in trials:
+        m.settle(trial, "success", duration=0, now=10)
+    assert m.state == "closed"
+
+
+def test_open_time_doubles_with_each_failed_trial_up_to_its_cap_and_starts_over_once_closed() -> None:
+    m = opened()
+    now, waits = 0.0, []
+    for _ in range(4):
+        refused = m.admit(now)
+        assert isinstance(refused, Refused)
+        waits.append(refused.retry_after)
+        now += refused.retry_after
+        call(m, "failure", now=now)
+    assert waits == [10, 20, 30, 30]
+    now += 30
+    call(m, "success", now=now)
+    call(m, "success", now=now)
+    for _ in range(4):
+        call(m, "failure", now=now)
+    assert m.admit(now) == Refused(10)
+
+
+@pytest.mark.parametrize(("u", "seconds"), [(0.0, 8), (0.5, 10), (1.0, 12)])
+def test_open_time_is_jittered_so_that_replicas_do_not_try_together(u: float, seconds: float) -> None:
+    m = StateMachine(SETTINGS.model_copy(update={"open_jitter": 0.2}), lambda: u)
+    for _ in range(4):
+        call(m, "failure")
+    assert m.admit(0) == Refused(pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (None, "success"),
+        (DependencyRejected("d", 404, b""), "success"),
+        (DependencyTimeout("d", 1), "failure"),
+        (FAILED, "failure"),
+        (DependencyUnavailable("d", "no connection"), "failure"),
+        (DependencyUnavailable("d", "answered 429", status=429), "ignored"),
+        (BulkheadFull("d", 1), "ignored"),
+        (asyncio.CancelledError(), "ignored"),
+        (RuntimeError(), "ignored"),
+    ],
+    ids=repr,
+)
+def test_only_what_the_dependency_did_wrong_counts_as_failure(error: BaseException | None, verdict: Verdict) -> None:
+    assert classify(error) == verdict
+
+
+def breaker(name: str, clock: FakeClock, **changes: float) -> CircuitBreaker:
+    return CircuitBreaker(name, "charge", SETTINGS.model_copy(update=changes), clock=clock, random=lambda: 0.5)
+
+
+def fail(b: CircuitBreaker, times: int = 4) -> None:
+    for _ in range(times):
+        with pytest.raises(DependencyFailed), b.permit():
+            raise FAILED
+
+
+async def test_of_a_thousand_concurrent_callers_exactly_the_permits_reach_a_recovering_dependency() -> None:
+    clock = FakeClock()
+    b = breaker("recovering", clock)
+    fail(b)
+    clock.now = 10
+    release = asyncio.Event()
+    reached = 0
+
+    async def caller() -> None:
+        nonlocal reached
+        with b.permit():
+            reached += 1
+            await release.wait()
+
+    callers = [asyncio.create_task(caller()) for _ in range(1000)]
+    refused, _ = await asyncio.wait(callers[2:])
+    assert reached == 2
+    assert all(isinstance(task.exception(), BreakerOpen) for task in refused)
+    release.set()
+    await asyncio.gather(*callers[:2])
+    assert b.state == "closed"
+
+
+async def test_a_cancelled_a_timed_out_and_a_broken_trial_each_give_their_permit_back() -> None:
+    clock = FakeClock()
+    b = breaker("cancelled", clock, half_open_calls=1)
+    fail(b)
+    clock.now = 10
+
+    async def hang() -> None:
+        with b.permit():
+            await asyncio.Event().wait()
+
+    for _ in range(3):
+        task = asyncio.create_task(hang())
+        await asyncio.sleep(0)
+        with pytest.raises(BreakerOpen), b.permit():
+            pass
+        task.cancel()
+        await asyncio.wait([task])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await hang()
+    with pytest.raises(RuntimeError), b.permit():
+        raise RuntimeError
+    with b.permit():
+        assert b.state == "half_open"
+    assert b.state == "closed"
+
+
+def test_an_open_breaker_rejects_without_calling_and_says_when_to_come_back() -> None:
+    clock = FakeClock()
+    b = breaker("rejecting", clock)
+    fail(b)
+    clock.now = 4
+    with pytest.raises(BreakerOpen) as rejected, b.permit():
+        pytest.fail("the call was made")
+    assert rejected.value.retry_after == 6
+    assert rejected.value.outcome == "not_run"
+
+
+def test_time_before_the_restart_is_not_counted_as_the_dependencys() -> None:
+    clock = FakeClock()
+    b = breaker("patient", clock)
+    for _ in range(10):
+        with b.permit() as permit:
+            clock.now += 5
+            permit.restart()
+            clock.now += 0.1
+    assert b.state == "closed"
+
+
+def test_the_metrics_tell_state_failures_rejections_and_transitions() -> None:
+    clock = FakeClock()
+    b = breaker("measured", clock, half_open_calls=1)
+    labels = ("measured", "charge")
+    assert state_gauge.labels(*labels)._value.get() == 0
+    fail(b)
+    assert state_gauge.labels(*labels)._value.get() == 1
+    assert failures.labels(*labels)._value.get() == 4
+    with pytest.raises(BreakerOpen), b.permit():
+        pass
+    assert rejections.labels(*labels)._value.get() == 1
+    clock.now = 10
+    with b.permit():
+        assert state_gauge.labels(*labels)._value.get() == 2
+    assert state_gauge.labels(*labels)._value.get() == 0
+    for source, target in [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]:
+        assert transitions.labels(*labels, source, target)._value.get() == 1
+
+
+def test_a_process_has_one_breaker_for_each_dependency_and_operation() -> None:
+    registry = BreakerRegistry(clock=FakeClock())
+    charge = registry.get("provider", "charge", SETTINGS)
+    assert registry.get("provider", "charge", SETTINGS) is charge
+    fail(charge)
+    registry.get("provider", "refund", SETTINGS)
+    assert registry.snapshot() == [
+        BreakerSnapshot("provider", "charge", "open"),
+        BreakerSnapshot("provider", "refund", "closed"),
+    ]
+
+
+@dataclass
+class Model:
+    """What a breaker should do, written without regard for speed: it keeps every result of its term."""
+
+    state: str = "closed"
+    term: int = 0
+    results: list[tuple[float, str, bool]] = field(default_factory=list)
+    in_flight: int = 0
+    open_until: float = 0.0
+    opened: int = 0
+
+    def enter(self, state: str) -> None:
+        self.state, self.results, self.in_flight = state, [], 0
+        self.term += 1
+
+    def open(self, now: float) -> None:
+        self.open_until = now + min(30, 10 * 2**self.opened)
+        self.opened += 1
+        self.enter("open")
+
+    def admit(self, now: float) -> int | None:
+        if self.state == "open" and now >= self.open_until:
+            self.enter("half_open")
+        if self.state == "open" or (self.state == "half_open" and self.in_flight + len(self.results) >= 2):
+            return None
+        self.in_flight += 1
+        return self.term
+
+    def settle(self, term: int, verdict: str, now: float, *, slow: bool) -> None:
+        if term != self.term:
+            return
+        self.in_flight -= 1
+        if verdict == "ignored":
+            return
+        self.results.append((now, verdict, slow))
+        if self.state == "half_open":
+            if verdict == "failure" or slow:
+                self.open(now)
+            elif len(self.results) == 2:
+                self.opened = 0
+                self.enter("closed")
+            return
+        window = [r for r in self.results if r[0] > now - 60][-10:]
+        bad = sum(r[1] == "failure" for r in window)
+        if len(window) >= 4 and (bad * 2 >= len(window) or sum(r[2] for r in window) * 5 >= len(window) * 4):
+            self.open(now)
+
+
+class BreakerAgainstModel(RuleBasedStateMachine):
+    """Any interleaving of calls, results and time: the breaker and its model agree at every step."""
+
+    calls: Bundle[tuple[Admitted, int]] = Bundle("calls")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.real = StateMachine(SETTINGS, lambda: 0.5)
+        self.model = Model()
+
+    @rule(seconds=st.sampled_from([0, 0.5, 1, 5, 10, 30, 60]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(target=calls)
+    def call(self) -> object:
+        decision, expected = self.real.admit(self.now), self.model.admit(self.now)
+        assert isinstance(decision, Admitted) == (expected is not None)
+        if isinstance(decision, Refused):
+            assert decision.retry_after > 0
+        return (decision, expected)
+
+    @rule(
+        call=consumes(calls),
+        verdict=st.sampled_from(["success", "failure", "failure", "ignored"]),
+        duration=st.sampled_from([0, 0.5, 1, 3]),
+    )
+    def settle(self, call: tuple[Admitted | Refused, int], verdict: Verdict, duration: float) -> None:
+        decision, term = call
+        if isinstance(decision, Admitted):
+            self.real.settle(decision, verdict, duration=duration, now=self.now)
+            self.model.settle(term, verdict, self.now, slow=duration >= 1)
+
+    @precondition(lambda self: self.real.state == "open")
+    @rule()
+    def open_time_passes(self) -> None:
+        self.now = self.model.open_until
+
+    @invariant()
+    def same_state(self) -> None:
+        assert self.real.state == self.model.state
+        if self.real.state == "half_open":
+            assert 0 <= self.real._in_flight <= SETTINGS.half_open_calls
+        assert self.real._window.calls <= SETTINGS.window_size
+
+
+BreakerAgainstModel.TestCase.settings = hypothesis_settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestBreakerAgainstModel = BreakerAgainstModel.TestCase
