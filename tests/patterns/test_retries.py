@@ -239,7 +239,8 @@ def test_a_budget_without_a_floor_still_grants_the_ratio() -> None:
 
 async def test_each_attempt_is_counted_by_its_outcome() -> None:
     def count(outcome: str) -> float:
-        return retry_attempts.labels("counted", outcome)._value.get()
+        value: float = retry_attempts.labels("counted", outcome)._value.get()
+        return value
 
     await run(Dependency(TIMEOUT, REFUSED), name="counted")
     with pytest.raises(BreakerOpen):

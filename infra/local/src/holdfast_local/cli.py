@@ -14,7 +14,7 @@ from holdfast_local.errors import RunnerError
 from holdfast_local.logs import print_logs
 from holdfast_local.platform import running_platform
 from holdfast_local.report import print_event, print_table
-from holdfast_local.runs import end_leftovers, is_running, read_record, stop_runner
+from holdfast_local.runs import end_leftovers, running_record, stop_runner
 from holdfast_local.settings import LocalSettings, load_settings
 from holdfast_local.state import remove_state
 
@@ -43,8 +43,7 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """What runs, where, and how it is."""
-    state = load_settings().state
-    record = read_record(state) if is_running(state) else None
+    record = running_record(load_settings().state)
     if record is None:
         raise RunnerError("Holdfast is not running: start it with `make up`")
     asyncio.run(print_table(console, record))
@@ -65,7 +64,7 @@ def logs(
 def clean() -> None:
     """Delete databases, secrets and logs, wherever they are."""
     state = load_settings().state
-    if is_running(state):
+    if running_record(state):
         raise RunnerError("Holdfast is running: stop it with `make down` first")
     end_leftovers(state)
     remove_state(state)
@@ -89,7 +88,8 @@ def run_until_stopped(work: Coroutine[None, None, None]) -> None:
 async def _cancelled_by_signals(work: Coroutine[None, None, None]) -> None:
     task = asyncio.ensure_future(work)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` and `&` mean it
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     await task
 
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from holdfast_local.errors import RunnerError
 
 _CLOCK_TOLERANCE_SECONDS = 1.0  # the system derives a process's start from a boot time that it may correct
 _LEFTOVER_SECONDS = 10.0  # what a leftover gets to end by itself; then SIGKILL
-_POLL_SECONDS = 0.1
 
 
 class Record(BaseModel):
@@ -98,12 +96,10 @@ def only_run(state: Path) -> Iterator[RunRecord]:
             (state / "run.json").unlink(missing_ok=True)
 
 
-def is_running(state: Path) -> bool:
-    """Whether a runner has the state folder."""
-    if not (state / "lock").exists():
-        return False
-    with (state / "lock").open("a") as lock:
-        return not _try_lock(lock)
+def running_record(state: Path) -> RunRecord | None:
+    """The record of the run whose runner is alive, if there is one."""
+    record = read_record(state)
+    return record if record and record.runner.find() else None
 
 
 def stop_runner(state: Path, *, deadline_seconds: float) -> bool:
@@ -111,19 +107,16 @@ def stop_runner(state: Path, *, deadline_seconds: float) -> bool:
 
     Raises RunnerError when it has not stopped in time.
     """
-    if not is_running(state):
-        end_leftovers(state)
-        return False
-    record = read_record(state)
+    record = running_record(state)
     runner = record.runner.find() if record else None
     if runner is not None:
         runner.terminate()
-    deadline = time.monotonic() + deadline_seconds
-    while is_running(state):
-        if time.monotonic() > deadline:
-            raise RunnerError(f"the runner has not stopped within {deadline_seconds:.0f} s: see `make status`")
-        time.sleep(_POLL_SECONDS)
-    return True
+        try:
+            runner.wait(deadline_seconds)
+        except psutil.TimeoutExpired:
+            raise RunnerError(f"the runner (pid {runner.pid}) has not stopped in {deadline_seconds:.0f} s") from None
+    end_leftovers(state)
+    return runner is not None
 
 
 def end_leftovers(state: Path) -> list[str]:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chassis import config, dead_letters
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.pooling import Database
-from chassis.settings import ServiceSettings
+from chassis.settings import DatabaseSettings, ServiceSettings
 from chassis.wakeup import Wakeups
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
@@ -60,7 +60,7 @@ def build_cli[S: ServiceSettings](
         """Bring the database's schema up to date."""
         from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only this command needs Alembic
 
-        run_migrations(config.load(settings_type, options or ()), migrations)
+        run_migrations(config.load_database(settings_type, options or ()), migrations)
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")
@@ -101,7 +101,7 @@ def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     app = typer.Typer(help="Look after jobs that no attempt could save.", no_args_is_help=True)
 
     def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        return asyncio.run(_in_transaction(config.load(settings_type, options or ()), use))
+        return asyncio.run(_in_transaction(config.load_database(settings_type, options or ()), use))
 
     @app.command()
     def dead(
@@ -147,10 +147,9 @@ def _print_job(job_id: int, job: dead_letters.JobRecord | None) -> None:
         typer.echo(f"{field.name}: {getattr(job, field.name)}")
 
 
-async def _in_transaction[T](settings: ServiceSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    name = f"{settings.service_name}-cli"
-    async with Wakeups(settings.database, application_name=name) as wakeups:
-        database = Database(settings.database, pool="cli", application_name=name, notify=wakeups.notify)
+async def _in_transaction[T](settings: DatabaseSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    async with Wakeups(settings, application_name="cli") as wakeups:
+        database = Database(settings, pool="cli", application_name="cli", notify=wakeups.notify)
         try:
             async with database.transaction() as session:
                 return await use(session)

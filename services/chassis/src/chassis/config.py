@@ -19,7 +19,7 @@ from pydantic_settings import PydanticBaseSettingsSource, SettingsError
 from pydantic_settings.sources import DotEnvSettingsSource, EnvSettingsSource, NestedSecretsSettingsSource
 
 from chassis.errors import ConfigurationError
-from chassis.settings import ServiceSettings
+from chassis.settings import DatabaseSettings, ServiceSettings
 
 PREFIX = "HOLDFAST_"
 LOCATIONS = {
@@ -44,18 +44,12 @@ def load[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()
 
     Raises `ConfigurationError` with every problem of every layer at once, each naming the variable to fix.
     """
-    layers = _layers(settings_type, options)
-    problems = [problem for layer in layers for problem in layer.problems]
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge(merged, layer.values)
-    try:
-        settings = settings_type(**merged)
-    except ValidationError as error:
-        problems += [_describe(problem["loc"], problem["msg"], layers) for problem in error.errors(include_input=False)]
-    if problems:
-        raise ConfigurationError(problems)
-    return settings
+    return _validate(settings_type, _layers(settings_type, options), ())
+
+
+def load_database(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> DatabaseSettings:
+    """Only the service's `database` group: a command that needs no more is not given the service's other secrets."""
+    return _validate(DatabaseSettings, _layers(settings_type, options), ("database",))
 
 
 def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> list[Explained]:
@@ -103,6 +97,24 @@ def _layers(settings_type: type[ServiceSettings], options: Sequence[str]) -> lis
         ),
         _options_layer(options),
     ]
+
+
+def _validate[M: BaseModel](model: type[M], layers: Sequence[_Layer], path: tuple[str, ...]) -> M:
+    """The model filled from what the layers give at `path`; all problems of all layers at once."""
+    problems = [problem for layer in layers for problem in layer.problems]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer.values)
+    for name in path:
+        merged = merged.get(name, {})
+    try:
+        validated = model(**merged)
+    except ValidationError as error:
+        found = error.errors(include_input=False)
+        problems += [_describe((*path, *problem["loc"]), problem["msg"], layers) for problem in found]
+    if problems:
+        raise ConfigurationError(problems)
+    return validated
 
 
 def _file_layer(name: str, location: str, path: str) -> _Layer:

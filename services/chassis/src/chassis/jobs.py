@@ -48,8 +48,7 @@ class JobPayload(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     options: ClassVar[JobOptions]
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, job: str = "", **options: Any) -> None:
+    def __init_subclass__(cls, *, job: str, **options: Any) -> None:
         cls.options = JobOptions(name=job, **options)
 
 

@@ -91,7 +91,7 @@ def _passes_luhn(candidate: str) -> bool:
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """What a module logs with; `name` is its `__name__`."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: FilteringBoundLogger = structlog.get_logger(logger_name=name)
     return logger
 
 
@@ -155,7 +155,7 @@ class _LibraryHandler(logging.Handler):
     """Passes a library's record on, so that it gets the same ids, redaction and format as ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(logger=record.name).log(
+        structlog.get_logger(logger_name=record.name).log(
             record.levelno, record.getMessage(), **({"exc_info": record.exc_info} if record.exc_info else {})
         )
 

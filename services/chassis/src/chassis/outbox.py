@@ -60,15 +60,15 @@ class Event(BaseModel):
     """The payload of an event: `class OrderPlaced(Event, type="order.placed")`.
 
     A consumer declares the fields it reads; further ones are ignored, so that a producer may add some. Any other
-    change of shape needs a new `version`.
+    change of shape needs a new `version`. A class without a type holds what several events share.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     options: ClassVar[EventOptions]
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, type: str = "", **options: Any) -> None:  # noqa: A002  the envelope's name
-        cls.options = EventOptions(type, **options)
+    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the envelope's name
+        if type is not None:
+            cls.options = EventOptions(type, **options)
 
 
 async def publish(

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from chassis.errors import ConfigurationError
-from chassis.settings import DatabaseSettings, ServiceSettings
+from chassis.settings import DatabaseSettings
 
 _HERE = Path(__file__).parent
 # Any constant: it only has to be the same for everybody who migrates this database.
@@ -21,9 +21,9 @@ _LOCK_TIMEOUT_SECONDS = 5
 """A statement that changes a table waits no longer for it: everyone else would queue up behind the wait."""
 
 
-def migrate(settings: ServiceSettings, service_migrations: Path) -> None:
+def migrate(settings: DatabaseSettings, service_migrations: Path) -> None:
     """Bring the service's database to the newest revision of the chassis and of the service; see `upgrade`."""
-    asyncio.run(upgrade(settings.database, service_migrations))
+    asyncio.run(upgrade(settings, service_migrations))
 
 
 async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None:

@@ -1,0 +1,574 @@
+import asyncio
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from chassis import dead_letters
+from chassis.errors import ApiError, ErrorCode, LeaseLost, PermanentJobError
+from chassis.job_runner import Handler, JobRunner, processed
+from chassis.jobs import JobPayload, RunningJob, enqueue
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings, JobSettings
+from chassis.telemetry import current_traceparent, span
+from chassis.wakeup import Wakeups
+from holdfast_local.ports import free_port
+from jobs_worker import Crash, Hold, Innocent
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+QUICK = JobSettings(concurrency=4, lease=0.6, poll_interval=0.05, backoff_base=0.01, backoff_cap=0.02)
+
+
+class Ship(JobPayload, job="ship", max_attempts=3):
+    order: int = 1
+
+
+@pytest.fixture
+async def wakeups(database_settings: DatabaseSettings) -> AsyncIterator[Wakeups]:
+    async with Wakeups(database_settings, application_name="test") as wakeups:
+        yield wakeups
+
+
+@pytest.fixture
+async def effects(database_settings: DatabaseSettings) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the schema's owner, who has made the table `effect`."""
+    assert database_settings.migration_user
+    assert database_settings.migration_password
+    connection = await asyncpg.connect(
+        host=database_settings.host,
+        port=database_settings.port,
+        database=database_settings.name,
+        user=database_settings.migration_user,
+        password=database_settings.migration_password.get_secret_value(),
+    )
+    await connection.execute("CREATE TABLE effect (job_id bigint, attempt int, pid int, what text)")
+    yield connection
+    await connection.close()
+
+
+async def eventually[T](look: Callable[[], Awaitable[T]], *, seconds: float = 15) -> T:
+    """The first truthy answer; fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := await look():
+            return answer
+        await asyncio.sleep(0.01)
+    pytest.fail(f"did not happen within {seconds} s")
+
+
+async def add(database: Database, payload: JobPayload, **options: Any) -> int:
+    async with database.transaction() as session:
+        job_id = await enqueue(session, payload, **options)
+    assert job_id is not None
+    return job_id
+
+
+async def find(database: Database, job_id: int) -> Row[Any] | None:
+    async with database.read() as session:
+        rows = await session.execute(text("SELECT * FROM job WHERE id = :id"), {"id": job_id})
+        return rows.one_or_none()
+
+
+async def status(database: Database, job_id: int) -> str:
+    """ready, running, dead, or gone: a completed job leaves no row."""
+    row = await find(database, job_id)
+    return row.status if row is not None else "gone"
+
+
+async def reaches(database: Database, job_id: int, wanted: str) -> None:
+    async def look() -> bool:
+        return await status(database, job_id) == wanted
+
+    await eventually(look)
+
+
+@asynccontextmanager
+async def running(
+    database: Database,
+    wakeups: Wakeups,
+    handlers: Mapping[type[JobPayload], Handler],
+    settings: JobSettings = QUICK,
+    *,
+    drain_timeout: float = 10,
+    uniform: Callable[[], float] = lambda: 1.0,
+) -> AsyncIterator[JobRunner]:
+    """A runner at work; the end of the block stops it as SIGTERM does."""
+    runner = JobRunner(database, handlers, settings, wakeups=wakeups, drain_timeout=drain_timeout, uniform=uniform)
+    stopping = asyncio.Event()
+    task = asyncio.create_task(runner.run(stopping))
+    try:
+        yield runner
+    finally:
+        stopping.set()
+        await task
+
+
+# Enqueueing
+
+
+async def test_a_job_of_a_transaction_that_rolls_back_never_exists(database: Database) -> None:
+    async def place_order() -> None:
+        async with database.transaction() as session:
+            await enqueue(session, Ship())
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        await place_order()
+    async with database.read() as session:
+        assert await session.scalar(text("SELECT count(*) FROM job")) == 0
+
+
+async def test_a_waiting_job_keeps_a_twin_out_and_a_running_one_does_not(database: Database, wakeups: Wakeups) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        started.set()
+        await release.wait()
+
+    async with database.transaction() as session:
+        assert await enqueue(session, Ship(), unique_key="order-1") is not None
+        assert await enqueue(session, Ship(), unique_key="order-1") is None
+    async with running(database, wakeups, {Ship: ship}):
+        await started.wait()
+        async with database.transaction() as session:
+            assert await enqueue(session, Ship(), unique_key="order-1") is not None
+        release.set()
+
+
+async def test_a_commit_wakes_the_worker_long_before_it_would_look(
+    database_settings: DatabaseSettings, wakeups: Wakeups
+) -> None:
+    database = Database(database_settings, pool="woken", application_name="test", notify=wakeups.notify)
+    done = asyncio.Event()
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        done.set()
+
+    patient = JobSettings(poll_interval=3600)
+    async with running(database, wakeups, {Ship: ship}, patient):
+        for _ in range(3):
+            done.clear()
+            await add(database, Ship())
+            await asyncio.wait_for(done.wait(), 5)
+    await database.close()
+
+
+async def test_a_job_continues_the_trace_that_enqueued_it(database: Database, wakeups: Wakeups) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    seen: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        seen.set_result(current_traceparent())
+
+    with span("request", traceparent=f"00-{trace_id}-00f067aa0ba902b7-01"):
+        await add(database, Ship())
+    async with running(database, wakeups, {Ship: ship}):
+        traceparent = await asyncio.wait_for(seen, 5)
+    assert traceparent is not None
+    assert trace_id in traceparent
+
+
+# Running
+
+
+async def test_effects_and_the_end_of_the_job_commit_together_exactly_once(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    async def ship(job: RunningJob, _payload: Ship) -> None:
+        async with database.transaction() as session:
+            await session.execute(text("INSERT INTO effect (job_id) VALUES (:id)"), {"id": job.id})
+            await job.complete_in(session)
+            if job.attempt == 1:
+                raise ConnectionError("lost before the commit")
+
+    job_id = await add(database, Ship())
+    async with running(database, wakeups, {Ship: ship}):
+        await reaches(database, job_id, "gone")
+    assert await effects.fetchval("SELECT count(*) FROM effect") == 1
+
+
+async def test_whoever_lost_the_lease_can_neither_complete_nor_keep_its_effects(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    job_id = await add(database, Ship())
+    stale = RunningJob(id=job_id, name="ship", attempt=1, max_attempts=3)
+    await effects.execute("UPDATE job SET status = 'running', attempt = 2")
+
+    async def finish_late() -> None:
+        async with database.transaction() as session:
+            await session.execute(text("INSERT INTO effect (job_id) VALUES (:id)"), {"id": job_id})
+            await stale.complete_in(session)
+
+    with pytest.raises(LeaseLost):
+        await finish_late()
+    assert await status(database, job_id) == "running"
+    assert await effects.fetchval("SELECT count(*) FROM effect") == 0
+
+
+async def test_a_heartbeat_keeps_a_job_that_outlasts_its_lease(database: Database, wakeups: Wakeups) -> None:
+    release = asyncio.Event()
+    attempts = []
+
+    async def ship(job: RunningJob, _payload: Ship) -> None:
+        attempts.append(job.attempt)
+        await release.wait()
+
+    job_id = await add(database, Ship())
+    async with running(database, wakeups, {Ship: ship}):
+        await reaches(database, job_id, "running")
+        claimed = await find(database, job_id)
+        assert claimed is not None
+
+        async def is_extended_past_a_whole_lease() -> bool:
+            now = await find(database, job_id)
+            return now is not None and (now.lease_until - claimed.lease_until).total_seconds() > QUICK.lease
+
+        await eventually(is_extended_past_a_whole_lease)
+        release.set()
+        await reaches(database, job_id, "gone")
+    assert attempts == [1]
+
+
+async def test_a_handler_whose_job_went_to_somebody_else_is_cancelled(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    job_id = await add(database, Ship())
+    async with running(database, wakeups, {Ship: ship}):
+        await reaches(database, job_id, "running")
+        await effects.execute("UPDATE job SET attempt = 2, lease_until = now() + interval '1 hour'")
+        await asyncio.wait_for(cancelled.wait(), 5)
+    row = await find(database, job_id)
+    assert row is not None
+    assert (row.status, row.attempt) == ("running", 2)
+
+
+async def test_a_failed_job_waits_longer_with_each_attempt_up_to_the_cap(database: Database, wakeups: Wakeups) -> None:
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        raise ConnectionError("payments is away")
+
+    settings = JobSettings(backoff_base=100, backoff_cap=150, poll_interval=0.05)
+    job_id = await add(database, Ship())
+    waits = []
+    async with running(database, wakeups, {Ship: ship}, settings):
+        for attempt in (1, 2):
+            row = await eventually(lambda attempt=attempt: _failed(database, job_id, attempt))
+            waits.append((row.run_at - row.now).total_seconds())
+            async with database.transaction() as session:
+                await session.execute(text("UPDATE job SET run_at = now()"))
+    assert waits == [pytest.approx(100, abs=5), pytest.approx(150, abs=5)]
+    assert row.last_error == "ConnectionError: payments is away"
+
+
+async def _failed(database: Database, job_id: int, attempt: int) -> Row[Any] | None:
+    query = text("SELECT *, now() FROM job WHERE id = :id AND status = 'ready' AND attempt = :attempt AND run_at > now()")
+    async with database.read() as session:
+        return (await session.execute(query, {"id": job_id, "attempt": attempt})).one_or_none()
+
+
+async def test_an_error_that_says_when_to_come_back_is_believed(database: Database, wakeups: Wakeups) -> None:
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        raise ApiError(ErrorCode.DEPENDENCY_UNAVAILABLE, retry_after=300)
+
+    job_id = await add(database, Ship())
+    async with running(database, wakeups, {Ship: ship}):
+        row = await eventually(lambda: _failed(database, job_id, 1))
+    assert (row.run_at - row.now).total_seconds() == pytest.approx(300, abs=5)
+
+
+async def test_a_job_past_its_time_limit_is_stopped_and_counts_as_failed(database: Database, wakeups: Wakeups) -> None:
+    class Slow(JobPayload, job="slow", max_attempts=1, time_limit=0.05):
+        pass
+
+    async def slow(_job: RunningJob, _payload: Slow) -> None:
+        await asyncio.Event().wait()
+
+    job_id = await add(database, Slow())
+    async with running(database, wakeups, {Slow: slow}):
+        await reaches(database, job_id, "dead")
+    row = await find(database, job_id)
+    assert row is not None
+    assert row.last_error == "TimeoutError: not done within its time limit of 0.05 s"
+
+
+# Dead letters
+
+
+async def test_what_no_attempt_can_save_is_a_dead_letter_with_its_reason(database: Database, wakeups: Wakeups) -> None:
+    class Refuse(JobPayload, job="refuse"):
+        pass
+
+    class Unknown(JobPayload, job="unknown"):
+        pass
+
+    class NewShip(JobPayload, job="ship", version=2):
+        pass
+
+    class OtherShip(JobPayload, job="ship"):
+        order: str
+
+    async def refuse(_job: RunningJob, _payload: Refuse) -> None:
+        raise PermanentJobError("the order does not exist")
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        raise ConnectionError("away")
+
+    expected = {
+        await add(database, Refuse()): "the order does not exist",
+        await add(database, Unknown()): "nothing here runs unknown version 1",
+        await add(database, NewShip()): "nothing here runs ship version 2",
+        await add(database, OtherShip(order="x")): "its payload is not a Ship",
+        await add(database, Ship()): "ConnectionError: away",
+        await add(database, Ship(), deadline=-1): "its deadline passed",
+    }
+    async with running(database, wakeups, {Refuse: refuse, Ship: ship}):
+        for job_id in expected:
+            await reaches(database, job_id, "dead")
+    async with database.read() as session:
+        dead = {job.id: job for job in await dead_letters.list_dead(session)}
+    assert dead.keys() == expected.keys()
+    for job_id, reason in expected.items():
+        assert reason in (dead[job_id].last_error or "")
+
+
+async def test_replay_gives_chosen_dead_letters_new_attempts_and_a_dry_run_none(
+    database: Database, wakeups: Wakeups
+) -> None:
+    calls = []
+
+    async def ship(job: RunningJob, payload: Ship) -> None:
+        calls.append((payload.order, job.attempt))
+        if job.attempt <= 3:
+            raise ConnectionError("away")
+
+    first, second = await add(database, Ship(order=1)), await add(database, Ship(order=2))
+    async with running(database, wakeups, {Ship: ship}):
+        await reaches(database, first, "dead")
+        await reaches(database, second, "dead")
+        async with database.transaction() as session:
+            assert await dead_letters.replay(session, name="ship", dry_run=True) == [first, second]
+            assert await dead_letters.replay(session, name="other") == []
+            assert {stat.jobs for stat in await dead_letters.stats(session)} == {2}
+            assert await dead_letters.replay(session, job_id=first) == [first]
+        await reaches(database, first, "gone")
+    assert calls[-1] == (1, 4)
+    async with database.read() as session:
+        shown = await dead_letters.show(session, second)
+    assert shown is not None
+    assert (shown.status, shown.payload) == ("dead", '{"order": 2}')
+
+
+# Stopping
+
+
+async def test_a_stopping_worker_claims_nothing_and_lets_jobs_finish(database: Database, wakeups: Wakeups) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        started.set()
+        await release.wait()
+
+    stopping = asyncio.Event()
+    runner = JobRunner(database, {Ship: ship}, QUICK, wakeups=wakeups, drain_timeout=10)
+    task = asyncio.create_task(runner.run(stopping))
+    first = await add(database, Ship())
+    await started.wait()
+    stopping.set()
+    second = await add(database, Ship())
+    release.set()
+    await asyncio.wait_for(task, 5)
+    assert await status(database, first) == "gone"
+    assert await status(database, second) == "ready"
+
+
+async def test_a_job_that_does_not_finish_in_time_is_handed_back_and_loses_no_attempt(
+    database: Database, wakeups: Wakeups
+) -> None:
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        await asyncio.Event().wait()
+
+    job_id = await add(database, Ship())
+    async with running(database, wakeups, {Ship: ship}, drain_timeout=0.05):
+        await reaches(database, job_id, "running")
+    row = await find(database, job_id)
+    assert row is not None
+    assert (row.status, row.attempt, row.max_attempts) == ("ready", 1, 4)  # the token grows, 3 attempts are left
+
+
+async def test_a_job_whose_lease_ran_out_runs_alone(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    beside: dict[int, int] = {}
+    present: set[int] = set()
+    finished = 0
+
+    async def ship(job: RunningJob, payload: Ship) -> None:
+        nonlocal finished
+        present.add(job.id)
+        async with database.read() as session:
+            await session.execute(text("SELECT pg_sleep(0.02)"))
+        beside[payload.order] = max(beside.get(payload.order, 0), len(present) - 1)
+        present.discard(job.id)
+        finished += 1
+
+    for order in range(12):
+        await add(database, Ship(order=order))
+    await effects.execute("UPDATE job SET is_suspect = true WHERE (payload->>'order')::int IN (3, 7)")
+    async with running(database, wakeups, {Ship: ship}):
+
+        async def all_are_done() -> bool:
+            return finished == 12
+
+        await eventually(all_are_done)
+    assert beside[3] == beside[7] == 0
+    assert max(beside.values()) > 0
+
+
+async def test_an_outage_of_the_database_is_sat_out(
+    database: Database, wakeups: Wakeups, database_settings: DatabaseSettings, postgres: str
+) -> None:
+    done = asyncio.Event()
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        done.set()
+
+    async with running(database, wakeups, {Ship: ship}):
+        admin = await asyncpg.connect(postgres)
+        for _ in range(3):
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", database_settings.user
+            )
+            done.clear()
+            await add(database, Ship())
+            await asyncio.wait_for(done.wait(), 10)
+        await admin.close()
+
+
+# Real processes
+
+
+@asynccontextmanager
+async def worker(settings: DatabaseSettings, *, drain_timeout: float = 5) -> AsyncIterator[Process]:
+    """A worker process; the end of the block kills it if it still runs."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOLDFAST_DATABASE__HOST": settings.host,
+        "HOLDFAST_DATABASE__PORT": str(settings.port),
+        "HOLDFAST_DATABASE__NAME": settings.name,
+        "HOLDFAST_DATABASE__USER": settings.user,
+        "HOLDFAST_DATABASE__PASSWORD": settings.password.get_secret_value(),
+        "HOLDFAST_MANAGEMENT__PORT": str(free_port()),
+        "HOLDFAST_JOBS__LEASE": "0.6",
+        "HOLDFAST_JOBS__POLL_INTERVAL": "0.1",
+        "HOLDFAST_SHUTDOWN__DRAIN_TIMEOUT": str(drain_timeout),
+    }
+    script = Path(__file__).with_name("jobs_worker.py")
+    process = await asyncio.create_subprocess_exec(sys.executable, script, env=environment)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _effect(effects: asyncpg.Connection, what: str, **wanted: int) -> asyncpg.Record:
+    async def look() -> asyncpg.Record | None:
+        conditions = "".join(f" AND {column} = {value}" for column, value in wanted.items())
+        return await effects.fetchrow(f"SELECT * FROM effect WHERE what = $1{conditions}", what)
+
+    record = await eventually(look)
+    assert record is not None
+    return record
+
+
+async def test_a_job_of_a_killed_worker_is_run_by_another_and_the_attempt_counts(
+    database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
+) -> None:
+    job_id = await add(database, Hold())
+    async with worker(database_settings) as first:
+        await _effect(effects, "started", pid=first.pid)
+        first.kill()
+        await first.wait()
+        async with worker(database_settings) as second:
+            done = await _effect(effects, "done")
+            assert (done["pid"], done["attempt"]) == (second.pid, 2)
+    assert await status(database, job_id) == "gone"
+
+
+async def test_a_worker_stopped_beyond_its_lease_cannot_complete_when_it_goes_on(
+    database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
+) -> None:
+    await add(database, Hold())
+    async with worker(database_settings) as first:
+        await _effect(effects, "started", pid=first.pid)
+        first.send_signal(signal.SIGSTOP)
+        async with worker(database_settings) as second:
+            await _effect(effects, "done", pid=second.pid)
+            await effects.execute("INSERT INTO effect (what) VALUES ('release')")
+            first.send_signal(signal.SIGCONT)
+            first.terminate()
+            assert await first.wait() == 0
+    assert await effects.fetchval("SELECT count(*) FROM effect WHERE what = 'done'") == 1
+
+
+async def test_a_job_that_kills_its_process_ends_dead_and_takes_no_innocent_along(
+    database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
+) -> None:
+    innocent = await add(database, Innocent())
+    poison = await add(database, Crash())
+    for attempt in (1, 2):
+        async with worker(database_settings) as process:
+            await _effect(effects, "crashing", attempt=attempt)
+            assert await process.wait() == 9
+    async with worker(database_settings):
+        await reaches(database, poison, "dead")
+        await reaches(database, innocent, "gone")
+    row = await find(database, poison)
+    assert row is not None
+    assert row.attempt == 2
+    assert "the lease of attempt 2 expired" in row.last_error
+
+
+async def test_sigterm_hands_unfinished_jobs_back_and_exits_with_0(
+    database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
+) -> None:
+    job_id = await add(database, Hold())
+    async with worker(database_settings, drain_timeout=0.1) as process:
+        await _effect(effects, "started")
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    row = await find(database, job_id)
+    assert row is not None
+    assert (row.status, row.attempt, row.max_attempts) == ("ready", 1, 4)
+
+
+async def test_each_attempt_is_counted_by_how_it_ended(database: Database, wakeups: Wakeups) -> None:
+    async def ship(job: RunningJob, _payload: Ship) -> None:
+        if job.attempt == 1:
+            raise ConnectionError("away")
+
+    def count(outcome: str) -> float:
+        return processed.labels("default", "ship", outcome)._value.get()
+
+    before = count("retried"), count("completed")
+    job_id = await add(database, Ship())
+    async with running(database, wakeups, {Ship: ship}):
+        await reaches(database, job_id, "gone")
+    assert (count("retried") - before[0], count("completed") - before[1]) == (1, 1)
