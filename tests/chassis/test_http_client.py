@@ -103,11 +103,16 @@ async def raw_server(connection: Connection) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def dependency(
-    base_url: str, *, name: str = "provider", resolver: AbstractResolver | None = None, **changes: object
+    base_url: str,
+    *,
+    name: str = "provider",
+    breakers: BreakerRegistry | None = None,
+    resolver: AbstractResolver | None = None,
+    **changes: object,
 ) -> AsyncIterator[HttpDependency]:
     limits: dict[str, object] = {"attempt_timeout": 5.0, "retry": QUICK, "breaker": PATIENT} | changes
     settings = DependencySettings.model_validate({"base_url": base_url, "api_key": SecretStr("key"), **limits})
-    opened = HttpDependency(name, settings, breakers=BreakerRegistry(), resolver=resolver)
+    opened = HttpDependency(name, settings, breakers=breakers or BreakerRegistry(), resolver=resolver)
     try:
         yield opened
     finally:
@@ -263,10 +268,15 @@ async def test_the_callers_deadline_cuts_an_attempt_short(server: Server) -> Non
     assert len(server.requests) == 1
 
 
+async def forbidden(_attempt: int) -> None:
+    """Fail the test: nothing may be begun, and what was not begun is not reported."""
+    pytest.fail("the hook was called")
+
+
 async def test_work_whose_time_is_spent_is_not_sent(server: Server) -> None:
     async with dependency(server.url) as provider:
         with deadlines.deadline(0), pytest.raises(DeadlineExceeded, match="calling provider"):
-            await charge(provider)
+            await provider.request("POST", "/charges", operation="charge", before_attempt=forbidden)
     assert server.requests == []
 
 
@@ -399,13 +409,10 @@ async def test_an_attempt_that_cannot_be_recorded_is_not_sent(server: Server) ->
     async def before(_attempt: int) -> None:
         raise RuntimeError("the database is down")
 
-    async def not_run(_attempt: int) -> None:
-        pytest.fail("it was never begun")
-
     async with dependency(server.url) as provider:
         with pytest.raises(RuntimeError, match="database"):
             await provider.request(
-                "POST", "/charges", operation="charge", before_attempt=before, on_not_run=not_run, retrying=True
+                "POST", "/charges", operation="charge", before_attempt=before, on_not_run=forbidden, retrying=True
             )
         assert provider._bulkhead.in_flight == 0
     assert server.requests == []
@@ -432,15 +439,19 @@ async def test_an_open_breaker_sends_nothing_begins_no_attempt_and_is_not_retrie
     server.answers(500)
     breaker = BreakerSettings(minimum_calls=2, window_size=2)
 
-    async def before(_attempt: int) -> None:
-        pytest.fail("an attempt was begun")
-
     async with dependency(server.url, breaker=breaker) as provider:
         for _ in range(2):
             with pytest.raises(DependencyFailed):
                 await charge(provider)
         with pytest.raises(BreakerOpen):
-            await provider.request("POST", "/charges", operation="charge", before_attempt=before, retrying=True)
+            await provider.request(
+                "POST",
+                "/charges",
+                operation="charge",
+                before_attempt=forbidden,
+                on_not_run=forbidden,
+                retrying=True,
+            )
         server.answers(200)
         await provider.request("POST", "/refunds", operation="refund")
     assert [request.path for request in server.requests] == ["/charges", "/charges", "/refunds"]
@@ -459,6 +470,37 @@ async def test_a_full_bulkhead_rejects_at_once_and_does_not_open_the_breaker(ser
         server.release.set()
         assert [response.status for response in await asyncio.gather(*running)] == [201, 201]
         assert (await charge(provider)).status == 201
+    assert len(server.requests) == 3
+
+
+async def test_an_open_breaker_is_asked_before_the_bulkhead(server: Server) -> None:
+    """An open operation must not take places that another operation of the same dependency could use."""
+    server.answers(500)
+    breaker = BreakerSettings(minimum_calls=1, window_size=1)
+    async with dependency(server.url, max_in_flight=1, breaker=breaker) as provider:
+        with pytest.raises(DependencyFailed):
+            await charge(provider)
+        await server.arrived.acquire()
+        server.answer = server.hang
+        refund = asyncio.create_task(provider.request("POST", "/refunds", operation="refund"))
+        await server.arrived.acquire()
+        with pytest.raises(BreakerOpen):
+            await charge(provider)
+        server.release.set()
+        assert (await refund).status == 201
+
+
+async def test_a_slow_hook_is_not_held_against_the_dependency(server: Server) -> None:
+    now = 0.0
+
+    async def slow_commit(_attempt: int) -> None:
+        nonlocal now
+        now += 30
+
+    breaker = BreakerSettings(minimum_calls=1, window_size=1, slow_call_duration=4)
+    async with dependency(server.url, breakers=BreakerRegistry(clock=lambda: now), breaker=breaker) as provider:
+        for _ in range(3):
+            await provider.request("POST", "/charges", operation="charge", before_attempt=slow_commit)
     assert len(server.requests) == 3
 
 

@@ -1,6 +1,7 @@
 """Circuit breaker: opens on rates, lets exactly its permits try, and recovers without help."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -52,6 +53,7 @@ SETTINGS = BreakerSettings(
     open_jitter=0,
     half_open_calls=2,
 )
+VERDICTS: list[Verdict] = ["success", "failure", "ignored"]
 FAILED = DependencyFailed("d", "answered 500", status=500)
 
 
@@ -173,6 +175,16 @@ def test_a_permit_that_proved_nothing_comes_back() -> None:
     assert state_of(m) == "half_open"
 
 
+def test_a_recovered_breaker_does_not_hold_old_failures_against_the_dependency() -> None:
+    m = opened()
+    call(m, "success", now=10)
+    call(m, "success", now=10)
+    call(m, "failure", now=10)
+    for _ in range(3):
+        call(m, "success", now=10)
+    assert state_of(m) == "closed"
+
+
 def test_a_result_from_an_earlier_term_neither_closes_it_nor_gives_a_permit_back() -> None:
     m = machine()
     late = [admitted(m, 0) for _ in range(2)]
@@ -266,6 +278,32 @@ async def test_of_a_thousand_concurrent_callers_exactly_the_permits_reach_a_reco
     release.set()
     await asyncio.gather(*callers[:2])
     assert state_of(b) == "closed"
+
+
+class CountsSuccesses:
+    """The usual listing: half-open, it counts what has come back and not what is under way."""
+
+    def __init__(self) -> None:
+        self.successes = 0
+
+    async def call(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Let the call through while fewer than two have succeeded."""
+        if self.successes < 2:
+            await function()
+            self.successes += 1
+
+
+async def test_a_half_open_breaker_that_counts_successes_lets_every_concurrent_caller_through() -> None:
+    reached = 0
+
+    async def recovering() -> None:
+        nonlocal reached
+        reached += 1
+        await asyncio.sleep(0)
+
+    usual = CountsSuccesses()
+    await asyncio.gather(*(usual.call(recovering) for _ in range(1000)))
+    assert reached == 1000
 
 
 async def test_a_cancelled_a_timed_out_and_a_broken_trial_each_give_their_permit_back() -> None:
@@ -421,9 +459,17 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         assert isinstance(decision, Admitted)
         return decision, expected
 
+    @rule(results=st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=6))
+    def calls_one_after_the_other(self, results: list[Verdict]) -> None:
+        for verdict in results:
+            if (term := self.model.admit(self.now)) is None:
+                assert isinstance(self.real.admit(self.now), Refused)
+            else:
+                self.settle((admitted(self.real, self.now), term), verdict, 0)
+
     @rule(
         call=consumes(calls),
-        verdict=st.sampled_from(["success", "failure", "failure", "ignored"]),
+        verdict=st.sampled_from(VERDICTS),
         duration=st.sampled_from([0, 0.5, 1, 3]),
     )
     def settle(self, call: tuple[Admitted, int], verdict: Verdict, duration: float) -> None:

@@ -24,6 +24,8 @@ from jobs_worker import Crash, Hold, Innocent
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+pytestmark = pytest.mark.timeout(25)
+
 QUICK = JobSettings(concurrency=4, lease=0.6, poll_interval=0.05, backoff_base=0.01, backoff_cap=0.02)
 
 

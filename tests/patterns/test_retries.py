@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 from chassis import deadlines
 from chassis.errors import (
@@ -119,12 +120,20 @@ def test_a_wait_is_anywhere_between_nothing_and_the_capped_exponential(n: int, u
     assert full_jitter(n, base=0.1, cap=2.0, random=lambda: u) == u * min(2.0, 0.1 * 2**n)
 
 
-def test_full_jitter_spreads_callers_that_failed_together() -> None:
-    """10 % additive jitter would leave nine tenths of the time line empty; here every tenth gets its share."""
+def test_ten_percent_of_jitter_keeps_callers_that_failed_together_in_step_and_full_jitter_spreads_them() -> None:
+    def busiest_tenth(waits: list[float], longest: float) -> int:
+        return max(sum(i <= wait / longest * 10 < i + 1 for wait in waits) for i in range(10))
+
     source = random.Random(1)
-    waits = [full_jitter(3, base=0.1, cap=2.0, random=source.random) for _ in range(1000)]
-    tenths = [sum(i <= wait / 0.08 < i + 1 for wait in waits) for i in range(10)]
-    assert min(tenths) > 50
+    additive = [0.8 * (1 + 0.1 * source.random()) for _ in range(1000)]
+    full = [full_jitter(3, base=0.1, cap=2.0, random=source.random) for _ in range(1000)]
+    assert busiest_tenth(additive, 0.88) > 900
+    assert busiest_tenth(full, 0.8) < 150
+
+
+def test_an_http_clients_errors_are_not_the_builtin_ones_that_naive_loops_catch() -> None:
+    for error in (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError):
+        assert not issubclass(error, ConnectionError | TimeoutError)
 
 
 async def test_a_call_that_recovers_succeeds_after_waiting() -> None:

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 from chassis.errors import InvalidSignature
 from chassis.webhooks import VERIFIERS, VerifiedWebhook, sign, signing_key, verify, verify_github, verify_stripe
@@ -72,6 +73,11 @@ def test_one_changed_byte_is_refused(position: int) -> None:
     changed = bytes(byte ^ 1 if i == position else byte for i, byte in enumerate(BODY))
     with pytest.raises(InvalidSignature, match="no signature matches"):
         verify(headers(), changed, [SECRET], now=NOW)
+
+
+def test_a_body_that_was_parsed_and_written_again_no_longer_matches() -> None:
+    with pytest.raises(InvalidSignature, match="no signature matches"):
+        verify(headers(), orjson.dumps(orjson.loads(BODY)), [SECRET], now=NOW)
 
 
 @pytest.mark.parametrize("change", [{"webhook_id": "msg_other"}, {"timestamp": str(NOW + 1)}])

@@ -1,16 +1,20 @@
 """One database per service with two roles: one owns the schema and migrates, one runs and cannot alter it."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 _SCRAM_ITERATIONS = 4096  # PostgreSQL's default; our passwords are random, so guessing is hopeless anyway
+_CONNECT_SECONDS = 5.0
 
 
 class Login(NamedTuple):
@@ -26,20 +30,34 @@ async def create_database(admin_dsn: str, *, name: str, owner: tuple[str, str], 
     everybody else may not even connect. Passwords leave this process only as SCRAM verifiers, so no log of the
     server can contain them.
     """
-    admin = await asyncpg.connect(admin_dsn)
-    try:
+    async with connected(admin_dsn) as admin:
         for role, password in (owner, runtime):
             await _ensure_role(admin, role, password)
         await _ensure_membership(admin, owner[0])
         if not await admin.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
             await admin.execute(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner[0])}")
-    finally:
-        await admin.close()
-    inside = await asyncpg.connect(_with_database(admin_dsn, name))
-    try:
+    async with connected(_with_database(admin_dsn, name)) as inside:
         await _grant(inside, name, owner=owner[0], runtime=runtime[0])
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection, closed at the end.
+
+    Opening it is not cut short by a cancellation: asyncpg would leave futures behind whose errors nobody reads.
+    """
+    opening = asyncio.ensure_future(asyncpg.connect(dsn, timeout=_CONNECT_SECONDS))
+    try:
+        connection = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if not opening.exception():
+            await opening.result().close()
+        raise
+    try:
+        yield connection
     finally:
-        await inside.close()
+        await connection.close()
 
 
 async def _ensure_role(admin: asyncpg.Connection, role: str, password: str) -> None:

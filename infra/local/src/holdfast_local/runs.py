@@ -1,7 +1,9 @@
 """One run at a time: the lock, the record of what runs, and the end of what a killed runner left behind."""
 
 import fcntl
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from holdfast_local.errors import RunnerError
 
 _CLOCK_TOLERANCE_SECONDS = 1.0  # the system derives a process's start from a boot time that it may correct
 _LEFTOVER_SECONDS = 10.0  # what a leftover gets to end by itself; then SIGKILL
+_POLL_SECONDS = 0.1
 
 
 class Record(BaseModel):
@@ -108,15 +111,15 @@ def stop_runner(state: Path, *, deadline_seconds: float) -> bool:
     Raises RunnerError when it has not stopped in time.
     """
     record = running_record(state)
-    runner = record.runner.find() if record else None
-    if runner is not None:
-        runner.terminate()
-        try:
-            runner.wait(deadline_seconds)
-        except psutil.TimeoutExpired:
-            raise RunnerError(f"the runner (pid {runner.pid}) has not stopped in {deadline_seconds:.0f} s") from None
+    if record is not None:
+        os.kill(record.runner.pid, signal.SIGTERM)
+        deadline = time.monotonic() + deadline_seconds
+        while record.runner.find():
+            if time.monotonic() > deadline:
+                raise RunnerError(f"the runner (pid {record.runner.pid}) is still stopping: `make status` shows what")
+            time.sleep(_POLL_SECONDS)
     end_leftovers(state)
-    return runner is not None
+    return record is not None
 
 
 def end_leftovers(state: Path) -> list[str]:

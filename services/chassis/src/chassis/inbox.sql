@@ -13,7 +13,7 @@ WHERE consumer = :consumer AND event_id = :event_id;
 
 -- name: held
 -- The held events of an aggregate, in order.
-SELECT event_id, aggregate_version, event
+SELECT event_id, aggregate_version, event::text AS event
 FROM inbox
 WHERE consumer = :consumer AND aggregate_id = :aggregate_id AND status = 'held'
 ORDER BY aggregate_version;

@@ -29,7 +29,7 @@ SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NU
     lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
 FROM claimable
 WHERE job.id = claimable.id
-RETURNING job.id, name, payload, payload_version, attempt, max_attempts, traceparent, created_at,
+RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, created_at,
     extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
 
 -- name: complete
@@ -101,7 +101,7 @@ SELECT
 
 -- name: list_dead
 -- Dead letters, the oldest first.
-SELECT id, name, queue, status, attempt, max_attempts, payload, payload_version, run_at, traceparent, last_error, created_at
+SELECT id, name, queue, status, attempt, max_attempts, payload::text AS payload, payload_version, run_at, traceparent, last_error, created_at
 FROM job
 WHERE status = 'dead' AND (CAST(:name AS text) IS NULL OR name = :name)
 ORDER BY id
@@ -109,7 +109,7 @@ LIMIT :count;
 
 -- name: show
 -- One job, in whatever state.
-SELECT id, name, queue, status, attempt, max_attempts, payload, payload_version, run_at, traceparent, last_error, created_at
+SELECT id, name, queue, status, attempt, max_attempts, payload::text AS payload, payload_version, run_at, traceparent, last_error, created_at
 FROM job
 WHERE id = :id;
 

@@ -17,7 +17,7 @@ SELECT pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
 SELECT COALESCE(p.stream, o.stream) AS stream, p.epoch::text AS epoch, p.last_id
 FROM stream_position p
 FULL JOIN (
-    SELECT DISTINCT stream FROM (SELECT stream FROM outbox WHERE published_at IS NULL LIMIT 1000) some
+    SELECT DISTINCT stream FROM (SELECT stream FROM outbox WHERE published_at IS NULL LIMIT 1000) AS waiting
 ) o ON o.stream = p.stream;
 
 -- name: unpublished

@@ -142,7 +142,7 @@ class RetryBudget:
         return min(self._capacity, self.balance + elapsed * self._refill_per_second)
 
     def _set(self, balance: float) -> None:
-        self.balance = min(self._capacity, balance)
+        self.balance = balance
         self._gauge.set(self.balance)
 
 

@@ -1,0 +1,106 @@
+"""What every test may use: a real PostgreSQL and a real Valkey, started once, and a fresh database for each test."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from chassis.migrations import upgrade
+from chassis.pooling import Database, create_redis
+from chassis.settings import DatabaseSettings, RedisSettings
+from holdfast_local.databases import create_database
+from holdfast_local.postgres import EmbeddedPostgres, temporary_postgres
+from holdfast_local.valkey import temporary_valkey
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+PASSWORD = "only-for-tests"
+
+type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
+    async with temporary_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def redis_settings() -> AsyncIterator[RedisSettings]:
+    async with temporary_valkey() as server:
+        parts = urlsplit(server.dsn)
+        assert parts.hostname
+        assert parts.port
+        yield RedisSettings(host=parts.hostname, port=parts.port, password=SecretStr(parts.password or ""))
+
+
+@pytest.fixture
+async def redis(redis_settings: RedisSettings) -> AsyncIterator[Redis]:
+    """An empty Redis, with time-outs that a busy machine does not reach."""
+    client = create_redis(redis_settings, timeout=5)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(scope="session")
+async def fresh_database(postgres: EmbeddedPostgres) -> FreshDatabase:
+    """Makes a database with the tables of the chassis (`""`) or of a service's package, by copying a migrated one."""
+    numbers = itertools.count(1)
+    templates: dict[str, str] = {}
+
+    async def make(package: str) -> DatabaseSettings:
+        if package not in templates:
+            templates[package] = await _migrated_template(postgres, package)
+        name = f"test_{next(numbers)}"
+        await _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{templates[package]}"')
+        return _settings(postgres, name)
+
+    return make
+
+
+@pytest.fixture
+async def database_settings(fresh_database: FreshDatabase) -> DatabaseSettings:
+    """A database with the chassis' tables."""
+    return await fresh_database("")
+
+
+@pytest.fixture
+async def database(database_settings: DatabaseSettings) -> AsyncIterator[Database]:
+    pool = Database(database_settings, pool="test", application_name="test")
+    yield pool
+    await pool.close()
+
+
+async def _migrated_template(postgres: EmbeddedPostgres, package: str) -> str:
+    name = f"template_{package or 'chassis'}"
+    await create_database(postgres.dsn, name=name, owner=("test_owner", PASSWORD), runtime=("test_app", PASSWORD))
+    folders = [Path(import_module(package).__path__[0]) / "migrations"] if package else []
+    await upgrade(_settings(postgres, name), *folders)
+    return name
+
+
+def _settings(postgres: EmbeddedPostgres, name: str) -> DatabaseSettings:
+    parts = urlsplit(postgres.dsn)
+    assert parts.hostname
+    assert parts.port
+    return DatabaseSettings(
+        host=parts.hostname,
+        port=parts.port,
+        name=name,
+        user="test_app",
+        password=SecretStr(PASSWORD),
+        migration_user="test_owner",
+        migration_password=SecretStr(PASSWORD),
+    )
+
+
+async def _execute(postgres: EmbeddedPostgres, statement: str) -> None:
+    connection = await asyncpg.connect(postgres.dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
