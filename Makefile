@@ -4,7 +4,7 @@ BIN := .venv/bin
 SYNCED := .venv/holdfast-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit test check fmt clean
+.PHONY: help up down status logs demo audit test lint types check fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -30,12 +30,15 @@ audit: $(SYNCED) ## Ask the oracle about the running platform
 test: $(SYNCED) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest
 
-check: $(SYNCED) ## Format, lint, types, imports, tests
+lint: $(SYNCED) types ## Format, lint, types, imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy services/*/src infra/*/src
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest
+
+types: $(SYNCED)
+	@$(BIN)/mypy $(wildcard services/*/src infra/*/src)
+
+check: lint test ## What has to pass before a commit: lint and tests
 
 fmt: $(SYNCED) ## Format the code
 	@$(BIN)/ruff format .

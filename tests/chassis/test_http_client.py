@@ -24,7 +24,7 @@ from chassis.http_client import HttpDependency, Response, request_seconds
 from chassis.logging import request_id_var
 from chassis.settings import BreakerSettings, DependencySettings, RetrySettings
 from opentelemetry.sdk.trace import TracerProvider
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 QUICK = RetrySettings(base_delay=0.001, max_delay=0.002)
 PATIENT = BreakerSettings(minimum_calls=20, slow_call_duration=0.09)
@@ -356,6 +356,20 @@ async def test_a_body_larger_than_allowed_is_not_read_to_its_end(server: Server)
 def test_an_answer_that_is_not_json_is_a_failure_of_the_dependency() -> None:
     with pytest.raises(DependencyFailed, match="not JSON"):
         Response("provider", 200, b"<html>").json()
+
+
+class Charge(BaseModel):
+    """What the test expects as an answer."""
+
+    id: str
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"id": 1}'])
+def test_an_answer_of_another_shape_is_a_failure_of_the_dependency(body: bytes) -> None:
+    assert Response("provider", 200, b'{"id": "ch_1"}').parse(Charge) == Charge(id="ch_1")
+    with pytest.raises(DependencyFailed, match="no Charge") as raised:
+        Response("provider", 200, body).parse(Charge)
+    assert raised.value.outcome == "unknown"
 
 
 async def test_a_retrying_call_recovers_with_the_same_key_on_every_attempt(server: Server) -> None:

@@ -22,6 +22,7 @@ BODY = b'{"test": 2432232314}'
 SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 OTHER_SECRET = "whsec_" + base64.b64encode(b"another key of at least 24 bytes").decode()
+EVENT = b'{"id": "evt_1", "object": "event"}'
 STRIPE_SECRET = "whsec_a-stripe-secret-is-used-as-it-stands"
 
 type Pairs = list[tuple[str, str]]
@@ -29,6 +30,12 @@ type Pairs = list[tuple[str, str]]
 
 def headers(*, webhook_id: str = ID, timestamp: str = str(NOW), signature: str = SIGNATURE) -> Pairs:
     return [("Webhook-Id", webhook_id), ("Webhook-Timestamp", timestamp), ("Webhook-Signature", signature)]
+
+
+def stripe_headers(body: bytes) -> Pairs:
+    """What Stripe's own package sends along with this body."""
+    signature = WebhookSignature.generate_signature_header(body.decode(), STRIPE_SECRET, timestamp=NOW)
+    return [("Stripe-Signature", signature)]
 
 
 def without(pairs: Pairs, name: str) -> Pairs:
@@ -54,8 +61,14 @@ def test_what_the_published_package_signs_is_accepted_and_it_accepts_what_we_sig
 
 
 def test_what_the_stripe_package_signs_is_accepted() -> None:
-    header = WebhookSignature.generate_signature_header(BODY.decode(), STRIPE_SECRET, timestamp=NOW)
-    assert verify_stripe([("Stripe-Signature", header)], BODY, [STRIPE_SECRET], now=NOW) == VerifiedWebhook(None, NOW)
+    verified = verify_stripe(stripe_headers(EVENT), EVENT, [STRIPE_SECRET], now=NOW)
+    assert verified == VerifiedWebhook("evt_1", NOW)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"id": 1}', b'{"id": ""}', b'{"id": "a.b"}', b"not json"])
+def test_a_stripe_event_without_an_id_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidSignature, match="id"):
+        verify_stripe(stripe_headers(body), body, [STRIPE_SECRET], now=NOW)
 
 
 def test_githubs_published_example_is_verified() -> None:
@@ -89,13 +102,13 @@ def test_id_and_time_are_signed_as_well(change: dict[str, str]) -> None:
 @pytest.mark.parametrize(("offset", "accepted"), [(-301, False), (-300, True), (0, True), (300, True), (301, False)])
 @pytest.mark.parametrize("provider", ["standard", "stripe"])
 def test_the_time_may_differ_by_five_minutes_on_either_side(provider: str, offset: int, *, accepted: bool) -> None:
-    header = WebhookSignature.generate_signature_header(BODY.decode(), STRIPE_SECRET, timestamp=NOW)
-    pairs, secret = {"standard": (headers(), SECRET), "stripe": ([("stripe-signature", header)], STRIPE_SECRET)}[
-        provider
-    ]
+    pairs, secret = {
+        "standard": (list(sign(SECRET, ID, NOW, EVENT).items()), SECRET),
+        "stripe": (stripe_headers(EVENT), STRIPE_SECRET),
+    }[provider]
 
     def check() -> VerifiedWebhook:
-        return VERIFIERS[provider](pairs, BODY, [secret], now=NOW - offset)
+        return VERIFIERS[provider](pairs, EVENT, [secret], now=NOW - offset)
 
     if accepted:
         assert check().timestamp == NOW
@@ -116,10 +129,10 @@ def test_during_a_rotation_either_secret_is_enough_on_either_side() -> None:
 
 def test_a_rotated_stripe_secret_is_accepted_among_several_signatures() -> None:
     old, new = (
-        WebhookSignature.generate_signature_header(BODY.decode(), secret, timestamp=NOW).partition(",v1=")[2]
+        WebhookSignature.generate_signature_header(EVENT.decode(), secret, timestamp=NOW).partition(",v1=")[2]
         for secret in ("old", "new")
     )
-    verify_stripe([("stripe-signature", f"t={NOW},v1={old},v1={new},v0=ignored")], BODY, ["new"], now=NOW)
+    verify_stripe([("stripe-signature", f"t={NOW},v1={old},v1={new},v0=ignored")], EVENT, ["new"], now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +167,7 @@ def test_a_malformed_time_is_refused(timestamp: str) -> None:
 
 @pytest.mark.parametrize("webhook_id", ["", "with space", "with.stop", "é", "x" * 256, "line\n"])
 def test_a_malformed_id_is_refused(webhook_id: str) -> None:
-    with pytest.raises(InvalidSignature, match="webhook-id is not"):
+    with pytest.raises(InvalidSignature, match="the id is not"):
         verify(headers(webhook_id=webhook_id), BODY, [SECRET], now=NOW)
     with pytest.raises(ValueError, match="a webhook id is"):
         sign(SECRET, webhook_id, NOW, BODY)

@@ -242,6 +242,14 @@ def test_up_shows_a_table_refuses_a_second_run_and_stops_by_down(settings, run_c
     assert re.search(rf"orders-api +http://127.0.0.1:{settings.orders_port} .*ready", shown)
     assert re.search(r"All processes use [\d,]+ MB \(PSS\), ready after \d+\.\d s", shown)
 
+    each = [
+        int(amount.replace(",", ""))
+        for amount in re.findall(r"(?:running|ready) +([\d,]+) +0? *$", shown, re.MULTILINE)
+    ]
+    total = int(re.search(r"use ([\d,]+) MB", shown)[1].replace(",", ""))
+    assert len(each) == 13
+    assert total == pytest.approx(sum(each), abs=7)  # every row is rounded
+
     second = run_command("up")
     output, _ = second.communicate()
     assert second.returncode == 1

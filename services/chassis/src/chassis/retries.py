@@ -4,7 +4,6 @@ One layer only: where a job is rescheduled on failure, its call is a single atte
 """
 
 import asyncio
-import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -164,8 +163,10 @@ async def retry[T](
     """
     budget.earn(clock())
     uncertain: DependencyError | None = None
+    attempt = 0
     with deadlines.deadline(policy.total_timeout, clock=clock):
-        for attempt in itertools.count(1):
+        while True:
+            attempt += 1
             try:
                 result = await call(attempt)
             except DeadlineExceeded as error:
@@ -189,7 +190,6 @@ async def retry[T](
                 retry_attempts.labels(dependency, "success").inc()
                 return result
             await sleep(decision.seconds)
-    raise AssertionError("unreachable: the loop ends by returning or raising")
 
 
 def _record_failure(dependency: str, attempt: int, error: DependencyError, decision: Wait | Stop) -> None:

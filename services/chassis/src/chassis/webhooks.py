@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import Counter, Histogram
+from pydantic import BaseModel, ValidationError
 
 from chassis.errors import InvalidSignature
 
@@ -32,7 +33,9 @@ TOLERANCE_SECONDS = 300
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
 _MINIMUM_KEY_BYTES = 24  # Standard Webhooks: 192 to 512 bits
-_ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")  # printable ASCII without the full stop
+# Printable ASCII without the full stop: Standard Webhooks signs `id.timestamp.body`, and a full stop in the id would
+# let its parts be cut in another place.
+_ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")
 _TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")  # no leading zero: the number's text is the text that was signed
 
 # Pairs, not a mapping, because a mapping hides that a header came twice. Starlette: `request.headers.items()`.
@@ -43,11 +46,11 @@ type Headers = Sequence[tuple[str, str]]
 class VerifiedWebhook:
     """A webhook its sender has signed.
 
-    `id` is the sender's name for it, the same over all attempts; None where the format keeps it in the body.
-    `timestamp` is the time of this attempt (Unix seconds); None where the format has none.
+    `id` is the sender's name for it, the same over all attempts; `timestamp` the time of this attempt (Unix seconds),
+    None where the format has none.
     """
 
-    id: str | None
+    id: str
     timestamp: int | None
 
 
@@ -60,10 +63,7 @@ def verify(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float)
 
     Signatures of versions other than v1 are skipped, as the specification asks.
     """
-    webhook_id = _header(headers, "webhook-id")
-    # The signed content is `id.timestamp.body`: a full stop in the id would let its parts be cut in another place.
-    if not _ID.fullmatch(webhook_id):
-        raise InvalidSignature("webhook-id is not 1 to 255 printable ASCII characters without a full stop")
+    webhook_id = _valid_id(_header(headers, "webhook-id"))
     timestamp = _timestamp(_header(headers, "webhook-timestamp"), now)
     given = [
         signature
@@ -75,7 +75,7 @@ def verify(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float)
 
 
 def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:
-    """Stripe: https://docs.stripe.com/webhooks#verify-manually. The event's id is in the body."""
+    """Stripe: https://docs.stripe.com/webhooks#verify-manually. The id is in the body."""
     parts = [part.strip().partition("=") for part in _header(headers, "stripe-signature").split(",")]
     times = [value for key, _, value in parts if key == "t"]
     if len(times) != 1:
@@ -83,7 +83,7 @@ def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
     timestamp = _timestamp(times[0], now)
     expected = [_hmac(_raw_key(secret), f"{timestamp}.".encode() + body).hex() for secret in secrets]
     _require_match([value for key, _, value in parts if key == "v1"], expected)
-    return VerifiedWebhook(None, timestamp)
+    return VerifiedWebhook(_id_in(body), timestamp)
 
 
 def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  the format has no time
@@ -95,7 +95,7 @@ def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
         [_header(headers, "x-hub-signature-256")],
         ["sha256=" + _hmac(_raw_key(secret), body).hex() for secret in secrets],
     )
-    return VerifiedWebhook(_header(headers, "x-github-delivery"), None)
+    return VerifiedWebhook(_valid_id(_header(headers, "x-github-delivery")), None)
 
 
 VERIFIERS: Mapping[str, Verifier] = {"standard": verify, "stripe": verify_stripe, "github": verify_github}
@@ -149,6 +149,24 @@ def _header(headers: Headers, name: str) -> str:
     if len(values) > 1:
         raise InvalidSignature(f"{name} is there more than once")
     return values[0]
+
+
+def _valid_id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise InvalidSignature("the id is not 1 to 255 printable ASCII characters without a full stop")
+    return text
+
+
+def _id_in(body: bytes) -> str:
+    """The id that Stripe keeps in its event; only asked for once the body is known to be Stripe's."""
+    try:
+        return _valid_id(_Event.model_validate_json(body).id)
+    except ValidationError:
+        raise InvalidSignature("the body is not an event with an id") from None
+
+
+class _Event(BaseModel):
+    id: str
 
 
 def _timestamp(text: str, now: float) -> int:
