@@ -20,6 +20,7 @@ from chassis.settings import DatabaseSettings, JobSettings
 from chassis.telemetry import current_traceparent, span
 from chassis.wakeup import Wakeups
 from holdfast_local.ports import free_port
+from holdfast_local.postgres import EmbeddedPostgres
 from jobs_worker import Crash, Hold, Innocent
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -40,18 +41,11 @@ async def wakeups(database_settings: DatabaseSettings) -> AsyncIterator[Wakeups]
 
 
 @pytest.fixture
-async def effects(database_settings: DatabaseSettings) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the schema's owner, who has made the table `effect`."""
-    assert database_settings.migration_user
-    assert database_settings.migration_password
-    connection = await asyncpg.connect(
-        host=database_settings.host,
-        port=database_settings.port,
-        database=database_settings.name,
-        user=database_settings.migration_user,
-        password=database_settings.migration_password.get_secret_value(),
-    )
+async def effects(database_settings: DatabaseSettings, postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    """An administrator's connection to the database, where it has made the table `effect`."""
+    connection = await asyncpg.connect(postgres.dsn, database=database_settings.name)
     await connection.execute("CREATE TABLE effect (job_id bigint, attempt int, pid int, what text)")
+    await connection.execute("GRANT SELECT, INSERT ON effect TO PUBLIC")
     yield connection
     await connection.close()
 
@@ -443,7 +437,7 @@ async def test_a_job_whose_lease_ran_out_runs_alone(
 
 
 async def test_an_outage_of_the_database_is_sat_out(
-    database: Database, wakeups: Wakeups, database_settings: DatabaseSettings, postgres: str
+    database: Database, wakeups: Wakeups, database_settings: DatabaseSettings, effects: asyncpg.Connection
 ) -> None:
     done = asyncio.Event()
 
@@ -451,15 +445,14 @@ async def test_an_outage_of_the_database_is_sat_out(
         done.set()
 
     async with running(database, wakeups, {Ship: ship}):
-        admin = await asyncpg.connect(postgres)
         for _ in range(3):
-            await admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", database_settings.user
+            await effects.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+                database_settings.name,
             )
             done.clear()
             await add(database, Ship())
             await asyncio.wait_for(done.wait(), 10)
-        await admin.close()
 
 
 # Real processes

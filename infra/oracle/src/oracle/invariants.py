@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, pairwise
 
-from oracle.quiet import OPEN_ORDER, OPEN_PAYMENT, Terms, UnderWay, plural, tally, under_way
+from oracle.quiet import Terms, UnderWay, plural, tally, under_way
 from oracle.world import ORDERS_STREAM, PAYMENTS_STREAM, WEBHOOKS_STREAM, Charge, OutboxEvent, Refund, World
 
 KEY_RETENTION = timedelta(hours=24)  # protocol: a client's key is its own again after that
@@ -112,9 +112,9 @@ def mail_copies_have_a_cause(world: World, *, crashes: int) -> Finding:
     offenders = tuple(
         Offender(message_id, f"{count} copies") for message_id, count in copies.items() if count > 1 + crashes
     )
-    extra = len(world.message_ids) - len(copies)
-    counts = f"{plural(len(copies), 'mail')}, {extra} more copies, {plural(crashes, 'crash')[:-1]}es allowed"
-    return Finding("copies of a mail at most 1 + crashes", counts, offenders)
+    most = max(copies.values(), default=0)
+    counts = f"{plural(len(copies), 'mail')}, {len(world.message_ids)} arrived, at most {most} of one"
+    return Finding(f"copies of a mail at most 1 + crashes ({crashes})", counts, offenders)
 
 
 def nothing_is_stuck(world: World, terms: Terms) -> Finding:
@@ -225,8 +225,9 @@ def amounts_agree(world: World) -> Finding:
                 problem = f"{charge.amount} {charge.currency}, but its payment is {paid.amount} {paid.currency}"
                 yield Offender(charge.id, f"is {problem}")
         for refund in world.refunds:
-            if refund.currency != charges[refund.charge_id].currency:
-                yield Offender(refund.id, f"is in {refund.currency}, but its charge is not")
+            charge_refunded = charges.get(refund.charge_id)
+            if charge_refunded is None or refund.currency != charge_refunded.currency:
+                yield Offender(refund.id, f"is in {refund.currency}; its charge {refund.charge_id} is not")
 
     counts = f"{plural(len(world.orders), 'order')}, {plural(len(world.payments), 'payment')}"
     return Finding("amounts and currencies agree everywhere", counts, tuple(offenders()))

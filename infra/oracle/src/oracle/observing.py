@@ -157,9 +157,7 @@ def _field(document: bytes | str, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-async def _get[R](
-    session: aiohttp.ClientSession, what: str, base_url: str, path: str, parse: Callable[[Any], R]
-) -> R:
+async def _get[R](session: aiohttp.ClientSession, what: str, base_url: str, path: str, parse: Callable[[Any], R]) -> R:
     try:
         async with session.get(f"{base_url.rstrip('/')}/{path}") as response:
             response.raise_for_status()

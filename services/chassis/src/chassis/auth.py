@@ -8,6 +8,8 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import SecretStr
+
 from chassis.errors import ApiError, ErrorCode
 
 
@@ -21,8 +23,8 @@ class Principal:
 class Authenticator:
     """Knows the principals of one service: `keys` maps each to the SHA-256 of its key, in hex."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._keys = dict(keys)
+    def __init__(self, keys: Mapping[str, SecretStr]) -> None:
+        self._keys = {principal: known.get_secret_value() for principal, known in keys.items()}
 
     def authenticate(self, authorization: str | None) -> Principal:
         """The principal that the header's key belongs to; raises `ApiError` (401) without a valid one."""

@@ -5,9 +5,10 @@ settings model derives from `ServiceSettings`; `chassis.config.load` fills it fr
 reference page and `.env.example` are checked against these models.
 """
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 type Seconds = Annotated[float, Field(gt=0)]
@@ -23,7 +24,9 @@ class Group(BaseModel):
 
 class LogSettings(Group):
     level: Level = Field("INFO", description="Lowest level that is written. Production runs at INFO.")
-    format: Literal["json", "console"] = Field("json", description="`console` is for a developer's terminal.")
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="One line for people (`console`) or machines (`json`); `auto`: people have a terminal."
+    )
 
 
 class HttpSettings(Group):
@@ -108,8 +111,17 @@ class RedisSettings(Group):
     max_connections: int = Field(20, gt=0, description="Connections of one process; the limiter and cache need few.")
 
 
+def _is_sha256(digest: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest.get_secret_value()):
+        raise ValueError("must be a SHA-256 in hex: 64 of 0-9 and a-f")
+    return digest
+
+
+type KeyHash = Annotated[SecretStr, AfterValidator(_is_sha256)]
+
+
 class AuthSettings(Group):
-    keys: Json[dict[str, str]] | dict[str, str] = Field(
+    keys: dict[str, KeyHash] = Field(
         default_factory=dict,
         description="Who may call: principal → SHA-256 of its key, in hex. Keys are 256 random bits: no salt needed.",
     )

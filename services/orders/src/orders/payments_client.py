@@ -39,4 +39,4 @@ class PaymentsClient:
             },
             idempotent=True,
         )
-        return Payment.model_validate(response.json())
+        return response.parse(Payment)

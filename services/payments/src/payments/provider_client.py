@@ -51,4 +51,4 @@ class ProviderClient:
             before_attempt=before_attempt,
             on_not_run=on_not_run,
         )
-        return Charge.model_validate(response.json())
+        return response.parse(Charge)

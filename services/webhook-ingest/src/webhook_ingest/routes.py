@@ -44,7 +44,7 @@ async def receive_payment_provider(request: Request, given: Given) -> Received:
         webhook_received.labels(PAYMENT_PROVIDER, "bad_signature").inc()
         raise
     async with given.database.transaction() as session:
-        is_new = await use_cases.store_event(session, provider=PAYMENT_PROVIDER, event_id=webhook.id or "", body=body)
+        is_new = await use_cases.store_event(session, provider=PAYMENT_PROVIDER, event_id=webhook.id, body=body)
     webhook_received.labels(PAYMENT_PROVIDER, "accepted" if is_new else "duplicate").inc()
     webhook_ack_duration.labels(PAYMENT_PROVIDER).observe(time.perf_counter() - started)
     return Received(status="accepted" if is_new else "duplicate")

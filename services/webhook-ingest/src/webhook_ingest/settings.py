@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from chassis.settings import Group, ServiceSettings
 from chassis.webhooks import signing_key
-from pydantic import AfterValidator, Field, Json, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 
 def _is_signing_key(secret: SecretStr) -> SecretStr:
@@ -19,7 +19,7 @@ type Secrets = Annotated[list[WebhookSecret], Field(min_length=1)]
 class WebhookSecretSettings(Group):
     """The secrets of each provider that sends webhooks; all are valid, so that one can be replaced without a gap."""
 
-    payment_provider: Json[Secrets] | Secrets = Field(description="JSON list of `whsec_…`, the newest first.")
+    payment_provider: Secrets = Field(description="JSON list of `whsec_…`, the newest first.")
 
 
 class WebhookIngestSettings(ServiceSettings):
