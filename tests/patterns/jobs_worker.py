@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import ClassVar
 
+from chassis import config
 from chassis.health import Health, management_app
 from chassis.job_runner import Handler, JobRunner
 from chassis.jobs import JobPayload, RunningJob
@@ -75,7 +76,7 @@ def handlers(database: Database) -> Mapping[type[JobPayload], Handler]:
 
 
 async def main() -> None:
-    settings = WorkerSettings()
+    settings = config.load(WorkerSettings, ())
     wakeups = Wakeups(settings.database, application_name="jobs-worker")
     database = Database(settings.database, pool="jobs", application_name="jobs-worker", notify=wakeups.notify)
     jobs = JobRunner(

@@ -6,6 +6,7 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from holdfast_local.ports import free_port
 from holdfast_local.postgres import EmbeddedPostgres
 from jobs_worker import Crash, Hold, Innocent
 from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 pytestmark = pytest.mark.timeout(25)
 
@@ -32,6 +32,10 @@ QUICK = JobSettings(concurrency=4, lease=0.6, poll_interval=0.05, backoff_base=0
 
 class Ship(JobPayload, job="ship", max_attempts=3):
     order: int = 1
+
+
+class CardDeclined(Exception):
+    pass
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ async def effects(database_settings: DatabaseSettings, postgres: EmbeddedPostgre
     await connection.close()
 
 
-async def eventually[T](look: Callable[[], Awaitable[T]], *, seconds: float = 15) -> T:
+async def eventually[T](look: Callable[[], Awaitable[T | None]], *, seconds: float = 15) -> T:
     """The first truthy answer; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -114,9 +118,9 @@ async def test_a_job_of_a_transaction_that_rolls_back_never_exists(database: Dat
     async def place_order() -> None:
         async with database.transaction() as session:
             await enqueue(session, Ship())
-            raise ValueError
+            raise CardDeclined
 
-    with pytest.raises(ValueError):
+    with pytest.raises(CardDeclined):
         await place_order()
     async with database.read() as session:
         assert await session.scalar(text("SELECT count(*) FROM job")) == 0
@@ -189,6 +193,26 @@ async def test_effects_and_the_end_of_the_job_commit_together_exactly_once(
     async with running(database, wakeups, {Ship: ship}):
         await reaches(database, job_id, "gone")
     assert await effects.fetchval("SELECT count(*) FROM effect") == 1
+
+
+async def test_a_handler_that_looks_whether_it_ran_and_then_acts_has_its_effect_twice(
+    database: Database, wakeups: Wakeups
+) -> None:
+    """The version that goes wrong: `if processed: return`, the effect, and a crash before `processed` is written."""
+    charges, processed_jobs = [], set[int]()
+
+    async def charge(job: RunningJob, _payload: Ship) -> None:
+        if job.id in processed_jobs:
+            return
+        charges.append(job.id)
+        if job.attempt == 1:
+            raise ConnectionError("the crash in between")
+        processed_jobs.add(job.id)
+
+    job_id = await add(database, Ship())
+    async with running(database, wakeups, {Ship: charge}):
+        await reaches(database, job_id, "gone")
+    assert charges == [job_id, job_id]
 
 
 async def test_whoever_lost_the_lease_can_neither_complete_nor_keep_its_effects(
@@ -264,7 +288,7 @@ async def test_a_failed_job_waits_longer_with_each_attempt_up_to_the_cap(databas
     waits = []
     async with running(database, wakeups, {Ship: ship}, settings):
         for attempt in (1, 2):
-            row = await eventually(lambda attempt=attempt: _failed(database, job_id, attempt))
+            row = await eventually(partial(_failed, database, job_id, attempt))
             waits.append((row.run_at - row.now).total_seconds())
             async with database.transaction() as session:
                 await session.execute(text("UPDATE job SET run_at = now()"))
@@ -273,7 +297,9 @@ async def test_a_failed_job_waits_longer_with_each_attempt_up_to_the_cap(databas
 
 
 async def _failed(database: Database, job_id: int, attempt: int) -> Row[Any] | None:
-    query = text("SELECT *, now() FROM job WHERE id = :id AND status = 'ready' AND attempt = :attempt AND run_at > now()")
+    query = text(
+        "SELECT *, now() FROM job WHERE id = :id AND status = 'ready' AND attempt = :attempt AND run_at > now()"
+    )
     async with database.read() as session:
         return (await session.execute(query, {"id": job_id, "attempt": attempt})).one_or_none()
 
@@ -284,7 +310,7 @@ async def test_an_error_that_says_when_to_come_back_is_believed(database: Databa
 
     job_id = await add(database, Ship())
     async with running(database, wakeups, {Ship: ship}):
-        row = await eventually(lambda: _failed(database, job_id, 1))
+        row = await eventually(partial(_failed, database, job_id, 1))
     assert (row.run_at - row.now).total_seconds() == pytest.approx(300, abs=5)
 
 
@@ -488,9 +514,7 @@ async def _effect(effects: asyncpg.Connection, what: str, **wanted: int) -> asyn
         conditions = "".join(f" AND {column} = {value}" for column, value in wanted.items())
         return await effects.fetchrow(f"SELECT * FROM effect WHERE what = $1{conditions}", what)
 
-    record = await eventually(look)
-    assert record is not None
-    return record
+    return await eventually(look)
 
 
 async def test_a_job_of_a_killed_worker_is_run_by_another_and_the_attempt_counts(
@@ -560,7 +584,7 @@ async def test_each_attempt_is_counted_by_how_it_ended(database: Database, wakeu
             raise ConnectionError("away")
 
     def count(outcome: str) -> float:
-        return processed.labels("default", "ship", outcome)._value.get()
+        return float(processed.labels("default", "ship", outcome)._value.get())
 
     before = count("retried"), count("completed")
     job_id = await add(database, Ship())

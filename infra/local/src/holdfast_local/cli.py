@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from holdfast_local.audit import audit_running
 from holdfast_local.errors import RunnerError
 from holdfast_local.logs import print_logs
 from holdfast_local.platform import running_platform
@@ -58,6 +59,24 @@ def logs(
     """The end of what the processes wrote."""
     with suppress(KeyboardInterrupt):
         print_logs(load_settings().state / "logs", name, follow=follow)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def audit(context: typer.Context) -> None:
+    """Ask the oracle about the running platform; options for it may follow: --wait, --crashes, --json …"""
+    raise typer.Exit(audit_running(load_settings(), context.args))
+
+
+@app.command()
+def demo() -> None:
+    """The whole platform for half a minute: orders, a killed worker, an outage, the oracle; stops by itself."""
+    from holdfast_local.demo import demo as run  # noqa: PLC0415  `up` does not carry the demo's world
+
+    try:
+        asyncio.run(_cancelled_by_signals(run(load_settings(), console)))
+    except asyncio.CancelledError:
+        console.print("Stopped; the demo was not finished.")
+        raise typer.Exit(128 + signal.SIGINT) from None
 
 
 @app.command()

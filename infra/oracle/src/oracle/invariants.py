@@ -33,7 +33,7 @@ class Finding:
 
 
 def judge(world: World, terms: Terms, *, is_quiet: bool) -> list[Finding]:
-    """What always holds; and, of a quiet world, what holds between systems, which hear of things one after the other."""
+    """What always holds, and of a quiet world what holds between systems, which hear of things one after the other."""
     always = [
         one_order_per_key(world),
         at_most_one_capture(world),
@@ -86,18 +86,21 @@ def event_versions_have_no_gaps(world: World) -> Finding:
     """An aggregate's events count from 1 (or from the oldest still kept) to the version its row has."""
     outbox = list(_outbox(world))
     versions = _grouped(outbox, lambda event: (event.stream, event.aggregate_id))
-    rows = {(ORDERS_STREAM, order.id): (order.version, order.updated_at) for order in world.orders}
-    rows |= {(PAYMENTS_STREAM, payment.id): (payment.version, payment.updated_at) for payment in world.payments}
-    rows |= {(WEBHOOKS_STREAM, e.id): (1, e.received_at) for e in world.provider_events if e.status == "published"}
+    rows = {(ORDERS_STREAM, o.id): (o.version, o.created_at, o.updated_at) for o in world.orders}
+    rows |= {(PAYMENTS_STREAM, p.id): (p.version, p.created_at, p.updated_at) for p in world.payments}
+    published = [event for event in world.provider_events if event.status == "published"]
+    rows |= {(WEBHOOKS_STREAM, e.id): (1, e.received_at, e.received_at) for e in published}
+    forgotten_before = world.now - OUTBOX_RETENTION
 
     def offenders() -> Iterator[Offender]:
         for stream, aggregate in versions.keys() - rows.keys():
             yield Offender(aggregate, f"has events in {stream}, but no row")
-        for (stream, aggregate), (version, changed_at) in rows.items():
+        for (stream, aggregate), (version, created_at, changed_at) in rows.items():
             found = sorted(event.aggregate_version for event in versions.get((stream, aggregate), ()))
-            may_be_forgotten = world.now - changed_at > OUTBOX_RETENTION
-            first = found[0] if found and may_be_forgotten else 1
-            if not (may_be_forgotten and not found) and found != list(range(first, version + 1)):
+            if not found and changed_at < forgotten_before:
+                continue
+            first = found[0] if found and created_at < forgotten_before else 1
+            if found != list(range(first, version + 1)):
                 yield Offender(aggregate, f"is at version {version}, but its events in {stream} are {found}")
 
     counts = f"{plural(len(outbox), 'event')} of {plural(len(versions), 'aggregate')}"
@@ -204,33 +207,34 @@ def payments_agree_with_the_ledger(world: World) -> Finding:
 
 def amounts_agree(world: World) -> Finding:
     """Order, payment, charge and refund name the same order, amount and currency."""
-    payments = {payment.id: payment for payment in world.payments}
-    charges = {charge.id: charge for charge in world.charges}
-    order_payments = {order.payment_id for order in world.orders}
-
-    def offenders() -> Iterator[Offender]:
-        for order in world.orders:
-            payment = payments.get(order.payment_id)
-            if payment is None and order.status == "confirmed":
-                yield Offender(order.id, "is confirmed without a payment")
-            wanted = (order.id, order.amount, order.currency)
-            if payment and (found := (payment.order_id, payment.amount, payment.currency)) != wanted:
-                yield Offender(order.id, f"is {wanted[1:]}, but its payment {payment.id} is for {found}")
-        for payment in world.payments:
-            if payment.id not in order_payments:
-                yield Offender(payment.id, f"is a payment of order {payment.order_id}, which does not have it")
-        for charge in world.charges:
-            paid = payments.get(charge.reference)
-            if paid and (charge.amount, charge.currency) != (paid.amount, paid.currency):
-                problem = f"{charge.amount} {charge.currency}, but its payment is {paid.amount} {paid.currency}"
-                yield Offender(charge.id, f"is {problem}")
-        for refund in world.refunds:
-            charge_refunded = charges.get(refund.charge_id)
-            if charge_refunded is None or refund.currency != charge_refunded.currency:
-                yield Offender(refund.id, f"is in {refund.currency}; its charge {refund.charge_id} is not")
-
+    offenders = (*_orders_and_payments_differ(world), *_payments_and_ledger_differ(world))
     counts = f"{plural(len(world.orders), 'order')}, {plural(len(world.payments), 'payment')}"
-    return Finding("amounts and currencies agree everywhere", counts, tuple(offenders()))
+    return Finding("amounts and currencies agree everywhere", counts, offenders)
+
+
+def _orders_and_payments_differ(world: World) -> Iterator[Offender]:
+    payments = {payment.id: payment for payment in world.payments}
+    for order in world.orders:
+        payment = payments.pop(order.payment_id, None)
+        wanted = (order.id, order.amount, order.currency)
+        if payment is None and order.status == "confirmed":
+            yield Offender(order.id, "is confirmed without a payment")
+        if payment and (found := (payment.order_id, payment.amount, payment.currency)) != wanted:
+            yield Offender(order.id, f"is {wanted[1:]}, but its payment {payment.id} is for {found}")
+    for payment in payments.values():
+        yield Offender(payment.id, f"is a payment of order {payment.order_id}, which does not have it")
+
+
+def _payments_and_ledger_differ(world: World) -> Iterator[Offender]:
+    payments = {payment.id: (payment.amount, payment.currency) for payment in world.payments}
+    currencies = {charge.id: charge.currency for charge in world.charges}
+    for charge in world.charges:
+        wanted = payments.get(charge.reference)
+        if wanted and (charge.amount, charge.currency) != wanted:
+            yield Offender(charge.id, f"is {charge.amount} {charge.currency}, but its payment is {wanted}")
+    for refund in world.refunds:
+        if currencies.get(refund.charge_id) != refund.currency:
+            yield Offender(refund.id, f"is in {refund.currency}, its charge {refund.charge_id} is not")
 
 
 def acknowledged_webhooks_are_processed(world: World) -> Finding:
@@ -259,7 +263,7 @@ def each_order_event_is_mailed_once(world: World) -> Finding:
     events = {e.event_id: e for e in world.services["orders"].outbox if e.type.startswith("order.")}
     dead = {mail.event_id for mail in world.mails if mail.status == "dead"}
     versions = {order.id: order.version for order in world.orders}
-    happened = {mail.event_id for mail in world.mails if mail.version <= versions.get(mail.order_id, 0)}
+    happened = {mail.event_id for mail in world.mails if mail.version <= versions.get(mail.order_id, 0)} | events.keys()
     ids = set(world.message_ids)
     arrived = _grouped(ids, event_id_of)
 
@@ -270,7 +274,7 @@ def each_order_event_is_mailed_once(world: World) -> Finding:
                 problem = f"{event.type} (event {event_id}) was mailed under {plural(count, 'Message-ID')}"
                 yield Offender(event.aggregate_id, problem)
         for message_id in sorted(ids):
-            if event_id_of(message_id) not in events.keys() | happened:
+            if event_id_of(message_id) not in happened:
                 yield Offender(message_id, "is a mail about no event of an order")
 
     counts = f"{plural(len(events), 'order event')}, {plural(len(ids), 'Message-ID')}, {plural(len(dead), 'dead mail')}"

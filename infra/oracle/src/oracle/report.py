@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from oracle.invariants import ONCE_QUIET, Finding, Offender
+from oracle.invariants import ONCE_QUIET, Finding
 from oracle.quiet import plural
 
 SHOWN = 5
@@ -63,19 +63,15 @@ def _print_verdict(console: Console, report: Report) -> None:
 
 
 def as_json(report: Report) -> str:
-    """`{"verdict": "holds|violated|none", "moving": …, "findings": [{name, verdict, counts, offenders, count}]}`."""
+    """`{verdict, moving, findings: [{name, verdict, counts, offenders_count, offenders: [{id, problem}]}]}`."""
     findings = [
         {
             "name": finding.name,
             "verdict": "holds" if finding.holds else "violated",
             "counts": finding.counts,
             "offenders_count": len(finding.offenders),
-            "offenders": [_offender(offender) for offender in finding.offenders[:SHOWN]],
+            "offenders": [asdict(offender) for offender in finding.offenders[:SHOWN]],
         }
         for finding in report.findings
     ]
     return json.dumps({"verdict": report.verdict, "moving": report.moving, "findings": findings}, indent=2)
-
-
-def _offender(offender: Offender) -> dict[str, str]:
-    return asdict(offender)

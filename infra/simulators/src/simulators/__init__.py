@@ -1,4 +1,5 @@
-"""Other people's systems, for running Holdfast without them: a payment provider and a mailbox.
+"""Other people's systems, for running Holdfast without them: a payment provider, a mailbox and a customer's
+webhook endpoint.
 
 They import nothing of the platform: what they know of it, they learn over HTTP and SMTP.
 """

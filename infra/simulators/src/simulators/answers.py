@@ -1,6 +1,7 @@
-"""How both simulators read JSON and say no."""
+"""How the simulators read JSON, say no, and say nothing."""
 
 import json
+from typing import NoReturn
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -38,6 +39,19 @@ async def read_object(request: Request) -> dict[str, object]:
     return payload
 
 
+async def never_answer(request: Request) -> NoReturn:
+    """Hold the request until its client leaves."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    raise ClientDisconnect
+
+
+async def close_unanswered(request: Request) -> NoReturn:
+    """Close the connection: the client cannot tell what became of its request."""
+    request.state.connection.close()
+    await never_answer(request)
+
+
 async def answer_refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, RefusedError):
         raise error
@@ -55,8 +69,9 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": {"code": code, "message": message}}, error.status_code, error.headers)
 
 
-async def answer_nobody(_request: Request, _error: Exception) -> Response:
-    """The client left before its body was read; nobody sees this answer."""
+async def answer_nobody(request: Request, _error: Exception) -> Response:
+    """The client left, or was left; nobody sees this answer."""
+    log("request_unanswered", method=request.method, path=request.url.path)
     return Response(status_code=400)
 
 

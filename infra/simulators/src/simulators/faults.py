@@ -30,11 +30,16 @@ def number(default: float, *, low: float, high: float) -> float:
     return value
 
 
+def whole(default: int, *, low: int, high: int) -> int:
+    value: int = field(default=default, metadata={"low": low, "high": high})
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Switches:
-    """What every simulator has. Subclasses add booleans, `rate()`s and `number()`s."""
+    """What every simulator has. Subclasses add booleans, `rate()`s, `number()`s and `whole()`s."""
 
-    seed: int = field(default=0, metadata={"low": 0, "high": 2**32 - 1})
+    seed: int = whole(0, low=0, high=2**32 - 1)
 
 
 def validated(switch: Field[Any], value: object) -> bool | float:

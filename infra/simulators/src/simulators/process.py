@@ -1,4 +1,4 @@
-"""What both simulators do as a process: bind, open a file, speak in JSON lines, stop on a signal."""
+"""What all simulators do as a process: bind, open a file, speak in JSON lines, stop on a signal."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SHUTDOWN_SECONDS = 1
 """How long running requests may still take after SIGTERM; a request held by a fault never ends by itself."""
@@ -68,6 +69,15 @@ def open_database(path: Path, schema: str) -> sqlite3.Connection:
     return database
 
 
+class Connection(H11Protocol):
+    """Uvicorn's, except that a request may reach its connection, as `request.state.connection`, and close it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a TCP connection's always is
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "connection": transport}
+
+
 class Server(uvicorn.Server):
     """Uvicorn, except that SIGTERM ends the process with 0 where uvicorn would raise the signal again."""
 
@@ -93,7 +103,7 @@ def serve(app: Starlette, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -120,8 +120,12 @@ def _file_layer(name: str, location: str, path: str) -> _Layer:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return _Layer(name, {}, _missing(location, path))
+    except yaml.MarkedYAMLError as error:
+        # Not the whole message: it quotes the file.
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return _Layer(name, {}, [f"{location}: {path}, line {line}: {error.problem}"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        return _Layer(name, {}, [f"{location}: {path} cannot be read: {error}"])
+        return _Layer(name, {}, [f"{location}: {path} cannot be read: {type(error).__name__}"])
     if values is None:
         return _Layer(name, {}, [])
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -172,7 +176,7 @@ def _text_layer(
     Lists, objects and whole groups may be given as JSON. `spell` turns a dotted name into how this layer writes it.
     """
     settings = settings_of(settings_type)
-    known = {_flat(setting): setting for setting in settings}
+    known = _known(settings)
     mappings = {_flat(setting) for setting, field in settings.items() if get_origin(field.annotation) is dict}
     source = _TextSource(settings_type)
     source.env_vars = {}
@@ -235,9 +239,8 @@ def _describe(
             needed = [other for other, field in settings.items() if field.is_required()]
             return [f"{variable(other)}: has no value" for other in needed if _is_given(name, {other})]
         case "extra_forbidden":
-            known = {_flat(setting): setting for setting in settings}
             name, rest = ".".join(map(str, location)), ""
-            message = f"no such setting{_nearest(_flat(name).lower(), known, variable)}"
+            message = f"no such setting{_nearest(_flat(name).lower(), _known(settings), variable)}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
     givers = [layer.name for layer in layers if _is_given(name, _names(layer.values))]
@@ -269,13 +272,15 @@ def _missing(location: str, path: str) -> list[str]:
     return [f"{location}: there is nothing at {path}"] if path != LOCATIONS[location] else []
 
 
+def _known(settings: Mapping[str, FieldInfo]) -> dict[str, str]:
+    """The dotted names of settings and of groups (a group may be given as JSON), by how a variable spells them."""
+    parts = [name.split(".") for name in settings]
+    return {"__".join(part[:n]): ".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+
+
 def _is_known(name: str, known: Mapping[str, str], mappings: set[str]) -> bool:
-    """Whether it is a setting, a group (`auth` as one JSON object) or an entry of a mapping (`rate_limit__tiers__gold`)."""
-    return (
-        name in known
-        or any(other.startswith(f"{name}__") for other in known)
-        or any(name.startswith(f"{mapping}__") for mapping in mappings)
-    )
+    """Whether it is a setting, a group or an entry of a mapping (`rate_limit__tiers__gold`)."""
+    return name in known or any(name.startswith(f"{mapping}__") for mapping in mappings)
 
 
 def _nearest(name: str, known: Mapping[str, str], spell: Callable[[str], str]) -> str:

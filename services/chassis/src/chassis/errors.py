@@ -8,6 +8,7 @@
     └── ApiError                  answered to the caller in the envelope, by its catalogue code
         ├── RateLimited           429
         ├── PoolExhausted         503: no connection within the pool's time-out
+        │   └── DatabaseUnreachable   503: none can be opened
         ├── DeadlineExceeded      504: the caller's time is spent
         ├── InvalidSignature      401: a webhook that its sender did not sign
         └── DependencyError       a call to a dependency failed; `outcome` says whether it can have run
@@ -143,6 +144,15 @@ class PoolExhausted(ApiError):
 
     def __init__(self, pool: str, timeout: float) -> None:
         super().__init__(ErrorCode.OVERLOADED, f"No free connection in pool {pool}.", retry_after=max(1.0, timeout))
+
+
+class DatabaseUnreachable(PoolExhausted):
+    """The pool could not open a connection: the server is away, refuses us or has none left."""
+
+    def __init__(self, pool: str, reason: str) -> None:
+        ApiError.__init__(
+            self, ErrorCode.DEPENDENCY_UNAVAILABLE, f"database: no connection for pool {pool}: {reason}", retry_after=1
+        )
 
 
 class DeadlineExceeded(ApiError):

@@ -13,16 +13,16 @@ from typing import Any, Literal
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
 from sqlalchemy import Row
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import ProgrammingError
 
-from chassis.errors import ApiError, HoldfastError, LeaseLost, PermanentJobError, PoolExhausted
+from chassis.errors import ApiError, HoldfastError, LeaseLost, PermanentJobError
 from chassis.jobs import STATEMENTS, JobPayload, RunningJob, wakeup_channel
 from chassis.logging import bind, canonical_line, get_logger, redact
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
 from chassis.telemetry import SpanKind, span
-from chassis.wakeup import Wakeups, wait_or_poll
+from chassis.wakeup import DATABASE_ERRORS, Wakeups, wait_or_poll
 
 log = get_logger(__name__)
 
@@ -46,8 +46,6 @@ leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that we
 type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_back"]
 # A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
 type Handler = Callable[[RunningJob, Any], Awaitable[None]]
-
-DATABASE_ERRORS = (OSError, TimeoutError, DBAPIError, PoolExhausted)
 
 _MAX_REASON_LENGTH = 2000
 _MAX_EXPONENT = 32

@@ -6,13 +6,16 @@ the process cannot go on. An expected 4xx is never ERROR. Event names are consta
 fields: `log.info("order_placed", order_id=order.id)`.
 """
 
+import json
 import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import date
 from typing import Any, Protocol
+from uuid import UUID
 
 import orjson
 import structlog
@@ -39,19 +42,21 @@ log_events = Counter("log_events", "Log lines written, by level.", ["level"])
 
 REDACTED = "[redacted]"
 
-# Keys whose values are never written, compared without case and with - read as _.
-_SENSITIVE_KEY = re.compile(
-    r"(^|_)(password|passwd|secret|token|authorization|api_?key|cookie|signature|card_?number|cvc|cvv|iban)s?$",
-    re.IGNORECASE,
+# Names whose values are never written; see `is_sensitive` for how a name is spelt for it.
+_SENSITIVE_NAME = re.compile(
+    r"(^|_)(password|passwd|passphrase|secret|token|credential|authorization|cookie|signature"
+    r"|(api|secret|private|access|signing)_?key|card_?number|pan|cvc|cvv|iban)s?$"
 )
+_CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SECRET_PATTERNS = (
     re.compile(r"\bwhsec_[A-Za-z0-9+/=]+"),
     re.compile(r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]+"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),  # user:password@ of a URL
+    re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),  # user:password@ of a URL
 )
 _CARD_CANDIDATE = re.compile(r"(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])")
 
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 _SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}
 
 # The id that a caller can quote: it is in the answer, on every line and in calls to other services.
@@ -64,16 +69,25 @@ def redact(value: Any) -> Any:
     """The value without secrets: sensitive keys of mappings, and patterns (keys, tokens, card numbers) in text."""
     if isinstance(value, str):
         return _redact_text(value)
+    if value is None or isinstance(value, (bool, float, date, UUID)):
+        return value
     if isinstance(value, Mapping):
         return {key: REDACTED if is_sensitive(str(key)) else redact(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item) for item in value]
-    return value
+    # An exception, an object: what its text holds is what would be written. A number may be a card's.
+    text = str(value)
+    redacted = _redact_text(text)
+    return value if isinstance(value, int) and redacted == text else redacted
 
 
 def is_sensitive(name: str) -> bool:
-    """Whether a field of this name holds what must not be shown: a password, key, token, card number."""
-    return bool(_SENSITIVE_KEY.search(name.replace("-", "_")))
+    """Whether a field of this name holds what must not be shown: a password, key, token, card number.
+
+    `name` may be a dotted path; case does not matter, `-` and a camel's hump read as `_`.
+    """
+    words = _CAMEL_HUMP.sub("_", name).replace("-", "_").lower()
+    return any(_SENSITIVE_NAME.search(part) for part in words.split("."))
 
 
 def _redact_text(text: str) -> str:
@@ -127,6 +141,7 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
     `identity` (service, version, environment, instance) stands on each line.
     """
     level = logging.getLevelNamesMapping()[settings.level]
+    is_console = settings.format == "console" or (settings.format == "auto" and sys.stdout.isatty())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -135,10 +150,10 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _redact_event,
-            *_renderer(settings.format),
+            *_renderers(is_console=is_console),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_logger_factory(settings.format),
+        logger_factory=_logger_factory(is_console=is_console),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_LibraryHandler()], level=max(level, logging.INFO), force=True)
@@ -149,15 +164,19 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
     # The canonical line says more than the access log does.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
 
 
 class _LibraryHandler(logging.Handler):
     """Passes a library's record on, so that it gets the same ids, redaction and format as ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(logger_name=record.name).log(
-            record.levelno, record.getMessage(), **({"exc_info": record.exc_info} if record.exc_info else {})
-        )
+        # A library may have levels of its own, such as uvicorn's TRACE: the next lower one of ours.
+        level = max((known for known in _LEVELS if known <= record.levelno), default=logging.DEBUG)
+        try:
+            structlog.get_logger(logger_name=record.name).log(level, record.getMessage(), exc_info=record.exc_info)
+        except Exception:  # noqa: BLE001  a line that cannot be written must not end what wrote it
+            self.handleError(record)
 
 
 class _Identity:
@@ -189,21 +208,33 @@ def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 class _Renderer(Protocol):
-    def __call__(self, logger: WrappedLogger, name: str, event_dict: EventDict, /) -> str | bytes: ...
+    def __call__(self, logger: WrappedLogger, name: str, event_dict: EventDict, /) -> str | bytes | EventDict: ...
 
 
-def _renderer(form: str) -> list[_Renderer]:
-    if form == "console":
-        return [structlog.dev.ConsoleRenderer()]
+def _renderers(*, is_console: bool) -> list[_Renderer]:
+    if is_console:
+        return [_escape_control_characters, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
     return [structlog.processors.JSONRenderer(serializer=_to_json)]
+
+
+def _escape_control_characters(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Nobody's input may start a line of its own or steer the terminal. JSON escapes them anyway."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception" and not value.isprintable():
+            event[key] = value.encode("unicode_escape").decode()
+    return event
 
 
 def _to_json(event: EventDict, **_options: Any) -> bytes:
     # orjson refuses asyncpg's subclass of UUID; newlines and control characters come out escaped.
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # Half a surrogate pair or an integer above 64 bits, from somebody's input: slower, but it is written.
+        return json.dumps(event, default=str, skipkeys=True).encode()
 
 
-def _logger_factory(form: str) -> Any:
-    if form == "console":
+def _logger_factory(*, is_console: bool) -> Any:
+    if is_console:
         return structlog.WriteLoggerFactory(sys.stdout)
     return structlog.BytesLoggerFactory(sys.stdout.buffer)

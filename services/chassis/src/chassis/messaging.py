@@ -21,10 +21,10 @@ from prometheus_client import Counter, Gauge, Histogram
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.typing import KeyT, StreamIdT
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis.errors import HoldfastError, PoolExhausted
+from chassis.errors import HoldfastError
 from chassis.inbox import STATEMENTS, Kinds, Received, Undeliverable
 from chassis.logging import bind, canonical_line, get_logger, redact
 from chassis.outbox import Event
@@ -32,7 +32,7 @@ from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import OutboxSettings
 from chassis.telemetry import SpanKind, span
-from chassis.wakeup import wait_or_poll
+from chassis.wakeup import DATABASE_ERRORS, wait_or_poll
 
 log = get_logger(__name__)
 
@@ -50,8 +50,6 @@ held_seconds = Gauge("messaging_held_oldest_age_seconds", "How long the oldest h
 type Outcome = Literal["handled", "seen", "skipped", "failed", "dead"]
 # A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
 type Handler = Callable[[AsyncSession, Received[Any]], Awaitable[None]]
-
-DATABASE_ERRORS = (OSError, TimeoutError, DBAPIError, PoolExhausted)
 
 _MAX_REASON_LENGTH = 2000
 _PRUNE_ROWS = 10_000

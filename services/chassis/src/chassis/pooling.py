@@ -8,16 +8,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import asyncpg
 from prometheus_client import Counter, Gauge, Histogram
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from sqlalchemy import URL, text
+from sqlalchemy import URL, Connection, Engine, event, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
-from chassis.errors import PoolExhausted
+from chassis.errors import DatabaseUnreachable, PoolExhausted
+from chassis.logging import add_to_canonical_line
 from chassis.settings import DatabaseSettings, RedisSettings
 
 connections = Gauge("db_client_connection_count", "Connections by state (idle, used).", ["pool", "state"])
@@ -33,6 +37,10 @@ timeouts = Counter("db_client_connection_timeouts", "Times no connection became 
 NOTIFY = "chassis.notify"
 """Where a session's `info` holds its database's `notify`."""
 _AFTER_COMMIT = "chassis.after_commit"
+_STARTED = "chassis.started"
+
+# While connecting, the driver's own errors arrive unwrapped; a broken first connection is called a closed resource.
+_CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, ResourceClosedError)
 
 
 def pool_budget(*, replicas: int, processes: int, pool_size: int, max_overflow: int) -> int:
@@ -59,6 +67,7 @@ class Database:
         self._info = {NOTIFY: notify} if notify else {}
         self._timeout = settings.pool_timeout
         self._engine = _create_engine(settings, application_name)
+        _time_statements(self._engine.sync_engine)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         queue = self._engine.pool
         assert isinstance(queue, QueuePool)  # noqa: S101  tells the type checker what _create_engine chose
@@ -70,12 +79,15 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """A session whose work commits when the block ends and rolls back when it raises.
 
-        What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time.
+        What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time, and its
+        kind `DatabaseUnreachable` when none can be opened.
         """
         async with AsyncSession(self._engine, expire_on_commit=False, autoflush=False, info=self._info) as session:
             await self._connect(session)
             yield session
+            started = time.perf_counter()
             await session.commit()
+            add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
         for callback in session.info.pop(_AFTER_COMMIT, ()):
             callback()
 
@@ -101,8 +113,12 @@ class Database:
         except PoolTimeout as error:
             timeouts.labels(self.pool).inc()
             raise PoolExhausted(self.pool, self._timeout) from error
+        except _CONNECT_ERRORS as error:
+            raise DatabaseUnreachable(self.pool, type(error).__name__) from error
         finally:
-            wait_seconds.labels(self.pool).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            wait_seconds.labels(self.pool).observe(seconds)
+            add_to_canonical_line(pool_wait_ms=seconds * 1000)
 
 
 def after_commit(session: AsyncSession, callback: Callable[[], None]) -> None:
@@ -163,6 +179,28 @@ def _create_engine(settings: DatabaseSettings, application_name: str) -> AsyncEn
             },
         },
     )
+
+
+def _time_statements(engine: Engine) -> None:
+    """Put the number of statements and their time on the canonical line; those that fail count too."""
+
+    def start(connection: Connection, *_: object) -> None:
+        connection.info[_STARTED] = time.perf_counter()
+
+    def finish(connection: Connection | None) -> None:
+        started = connection.info.pop(_STARTED, None) if connection is not None else None
+        if started is not None:
+            add_to_canonical_line(db_queries=1, db_ms=(time.perf_counter() - started) * 1000)
+
+    def on_success(connection: Connection, *_: object) -> None:
+        finish(connection)
+
+    def on_error(context: ExceptionContext) -> None:
+        finish(context.connection)
+
+    event.listen(engine, "before_cursor_execute", start)
+    event.listen(engine, "after_cursor_execute", on_success)
+    event.listen(engine, "handle_error", on_error)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 import uvicorn
 import uvloop
+from prometheus_client import Gauge
 from starlette.types import ASGIApp
 
+from chassis.config import config_hash
 from chassis.errors import HoldfastError
 from chassis.logging import configure_logging, get_logger
 from chassis.settings import ServiceSettings
@@ -22,12 +24,17 @@ from chassis.telemetry import configure_tracing
 
 log = get_logger(__name__)
 
+config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
+
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
 
 @contextlib.contextmanager
 def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[Mapping[str, str]]:
-    """Set up logging and tracing for a process; yields what `/info` tells of it."""
+    """Set up logging and tracing for a process; yields what `/info` tells of it.
+
+    The block is the process: what it raises is the last line of its log, and the process ends with exit code 1.
+    """
     info = {
         "service": settings.service_name,
         "role": role,
@@ -36,9 +43,15 @@ def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[
         "instance": f"{socket.gethostname()}-{os.getpid()}",
     }
     configure_logging(settings.log, **info)
+    fingerprint = config_hash(settings)
+    config_info.labels(fingerprint).set(1)
     stop_tracing = configure_tracing(settings, version=version, instance_id=info["instance"])
     try:
-        yield info
+        yield {**info, "config_hash": fingerprint}
+    except Exception as error:
+        # Whoever raised an error of ours has said all there is to say; of any other one the traceback is needed.
+        log.critical("process_failed", reason=str(error), exc_info=None if isinstance(error, HoldfastError) else error)
+        raise SystemExit(1) from error
     finally:
         stop_tracing()
 
@@ -58,6 +71,8 @@ class Server(uvicorn.Server):
                 port=port,
                 log_config=None,
                 access_log=False,
+                # Without it uvicorn goes on serving when opening the application's resources fails early.
+                lifespan="on",
                 server_header=False,
                 date_header=False,
                 timeout_keep_alive=KEEP_ALIVE,

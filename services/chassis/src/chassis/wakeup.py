@@ -10,8 +10,10 @@ from functools import partial
 from typing import Self
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.errors import PoolExhausted
 from chassis.logging import get_logger
 from chassis.pooling import NOTIFY, after_commit
 from chassis.settings import DatabaseSettings
@@ -32,6 +34,9 @@ CONNECTION_ERRORS = (
     asyncpg.TooManyConnectionsError,
 )
 """What a connection beside the pool fails with when the server is away: connect again later."""
+DATABASE_ERRORS = (*CONNECTION_ERRORS, DBAPIError, ResourceClosedError, PoolExhausted)
+"""What a session fails with then, among other things. The driver's errors are wrapped, but not while it connects; and
+when the pool's very first connection breaks, SQLAlchemy calls it a closed resource."""
 
 
 def wake_after_commit(session: AsyncSession, channel: str) -> None:

@@ -1,10 +1,12 @@
 """Handing mail to an SMTP server. Accepted (250) is sent; a permanent refusal (5xx) is final; all else is unknown."""
 
+from email.errors import HeaderParseError
+from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime
 
 import aiosmtplib
-from chassis.errors import DependencyTimeout, DependencyUnavailable, HoldfastError
+from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable, HoldfastError
 
 from notifications.settings import SmtpSettings
 
@@ -29,14 +31,18 @@ class Mailer:
         """
         message = EmailMessage()
         message["From"] = self._settings.sender
-        message["To"] = recipient
+        message["To"] = _address(recipient)
         message["Subject"] = subject
         message["Message-ID"] = f"<{message_id}@{self._domain}>"
         message["Date"] = format_datetime(localtime())
         message.set_content(text)
         try:
             await aiosmtplib.send(
-                message, hostname=self._settings.host, port=self._settings.port, timeout=self._settings.timeout
+                message,
+                recipients=[recipient],
+                hostname=self._settings.host,
+                port=self._settings.port,
+                timeout=self._settings.timeout,
             )
         except aiosmtplib.SMTPRecipientsRefused as error:
             _raise_if_permanent([refusal.code for refusal in error.recipients], str(error), error)
@@ -44,8 +50,21 @@ class Mailer:
             _raise_if_permanent([error.code], error.message, error)
         except aiosmtplib.SMTPTimeoutError as error:
             raise DependencyTimeout("mail server", self._settings.timeout) from error
-        except (aiosmtplib.SMTPException, OSError) as error:
+        except aiosmtplib.SMTPConnectError as error:
             raise DependencyUnavailable("mail server", type(error).__name__) from error
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise DependencyFailed("mail server", type(error).__name__) from error
+
+
+def _address(recipient: str) -> Address:
+    """The one address that `recipient` is; raises `MailRefused` for anything else: no mail server could deliver it."""
+    try:
+        address = Address(addr_spec=recipient)
+    except (HeaderParseError, ValueError, IndexError) as error:
+        raise MailRefused(f"the recipient is not one address: {error}") from error
+    if not recipient.isascii() or not recipient.isprintable() or address.addr_spec != recipient:
+        raise MailRefused("the recipient is not one plain address")
+    return address
 
 
 def _raise_if_permanent(codes: list[int], answer: str, error: Exception) -> None:

@@ -47,7 +47,13 @@ async def list_products(given: Given) -> ProductList:
     response_model=OrderView,
     dependencies=[rate_limited(cost=PLACE_ORDER_COST)],
     responses=documented(
-        ErrorCode.IDEMPOTENCY_KEY_MISSING, ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS, ErrorCode.UNKNOWN_PRODUCT
+        ErrorCode.MALFORMED_REQUEST,
+        ErrorCode.IDEMPOTENCY_KEY_MISSING,
+        ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
+        ErrorCode.IDEMPOTENCY_KEY_REUSED,
+        ErrorCode.UNKNOWN_PRODUCT,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
     ),
 )
 async def place_order(

@@ -10,7 +10,10 @@ MAX_LINES = 50  # keeps the body of the largest order under 8 KiB
 MAX_QUANTITY = 1000  # pieces of one line; beyond it somebody mistyped
 MAX_PAGE = 100
 
-type Money = Annotated[int, Field(gt=0, le=100_000_000, description="Minor units (cents).")]
+# RFC 5322's atext: of an unquoted ASCII address nothing can mean something else to a mail header or a mail server.
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+
+type Money = Annotated[int, Field(gt=0, description="Minor units (cents).")]
 type Status = Literal["pending", "confirmed", "cancelling", "cancelled"]
 
 
@@ -28,7 +31,12 @@ class PlaceOrderLine(Input):
 class PlaceOrder(Input):
     lines: Annotated[list[PlaceOrderLine], Field(min_length=1, max_length=MAX_LINES)]
     customer_email: Annotated[
-        str, Field(max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", examples=["ada@example.com"])
+        str,
+        Field(
+            max_length=254,
+            pattern=rf"^{_ATEXT}+(\.{_ATEXT}+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
+            examples=["ada@example.com"],
+        ),
     ]
     payment_method: Annotated[
         str,

@@ -33,6 +33,8 @@ from orders.schemas import (
 
 log = get_logger(__name__)
 
+_UNPAID = frozenset({"failed", "canceled", "refunded"})
+
 type PaymentStatus = Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
 
 
@@ -122,7 +124,8 @@ def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> Order
         return None
     if news.status == "captured":
         return OrderStatus.CONFIRMED if order is OrderStatus.PENDING else None
-    return OrderStatus.CANCELLED if order in {OrderStatus.PENDING, OrderStatus.CANCELLING} else None
+    is_over = news.status in _UNPAID and order in {OrderStatus.PENDING, OrderStatus.CANCELLING}
+    return OrderStatus.CANCELLED if is_over else None
 
 
 async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None:

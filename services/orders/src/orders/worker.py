@@ -35,7 +35,7 @@ async def _open_parts(settings: OrdersSettings, resources: WorkerResources) -> A
         yield [
             [
                 resources.job_runner(
-                    {RequestPayment: partial(jobs.request_payment, resources.database, PaymentsClient(payments))}
+                    {RequestPayment: partial(jobs.request_payment, resources.database, cache, PaymentsClient(payments))}
                 ),
                 resources.consumer(
                     [PAYMENTS_STREAM],

@@ -22,7 +22,12 @@ Given = Annotated[ApiResources, Depends(resources)]
 @router.post(
     "",
     status_code=202,
-    responses=documented(ErrorCode.STATE_CONFLICT)
+    responses=documented(
+        ErrorCode.MALFORMED_REQUEST,
+        ErrorCode.STATE_CONFLICT,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    )
     | {200: {"model": PaymentView, "description": "It was asked for before."}},
 )
 async def request_payment(body: RequestPayment, response: Response, given: Given) -> PaymentView:

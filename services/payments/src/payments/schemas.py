@@ -13,7 +13,7 @@ class RequestPayment(BaseModel):
 
     payment_id: UUID
     order_id: UUID
-    amount: Annotated[int, Field(gt=0, description="Minor units (cents).")]
+    amount: Annotated[int, Field(gt=0, lt=2**63, description="Minor units (cents).")]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
     payment_method: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$")]
 

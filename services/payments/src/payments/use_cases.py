@@ -45,7 +45,8 @@ async def request_payment(session: AsyncSession, command: RequestPayment) -> tup
         log.info("payment_requested", payment_id=inserted.id, order_id=inserted.order_id, amount=inserted.amount)
         return _view(inserted), True
     payment = await session.get(Payment, command.payment_id)
-    if payment is None or (payment.order_id, payment.amount) != (command.order_id, command.amount):
+    asked = (command.order_id, command.amount, command.currency)
+    if payment is None or (payment.order_id, payment.amount, payment.currency) != asked:
         raise ApiError(ErrorCode.STATE_CONFLICT, "This order has another payment, or this payment another amount.")
     return _view(payment), False
 

@@ -1,8 +1,11 @@
 """The shapes of webhook-ingest: its one answer, and what a provider's event looks like inside."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+# PostgreSQL keeps no NUL in text or JSON, and no id or code that is meant has control characters.
+type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class Received(BaseModel):
@@ -14,15 +17,20 @@ class Received(BaseModel):
 class ProviderObject(BaseModel):
     """The charge or refund that an event is about; `reference` is the id that we gave it."""
 
-    id: str
-    reference: str
+    id: Text
+    reference: Text
     object_version: int
     amount: int
-    failure_code: str | None = None
+    failure_code: Text | None = None
 
 
 class ProviderPayload(BaseModel):
-    """A payment provider's event; fields that nobody here reads are kept in the raw body."""
+    """Any event of a payment provider: read first, since `data` is of a shape we know only for the types we handle."""
 
-    type: str
+    type: Text
+
+
+class ProviderObjectPayload(BaseModel):
+    """An event that we handle; fields that nobody here reads are kept in the raw body."""
+
     data: ProviderObject

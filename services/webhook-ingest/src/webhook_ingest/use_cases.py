@@ -21,7 +21,7 @@ from webhook_ingest.messages import (
     RefundSucceeded,
 )
 from webhook_ingest.models import PROVIDER_EVENT, ProviderEvent, ProviderEventStatus
-from webhook_ingest.schemas import ProviderPayload
+from webhook_ingest.schemas import ProviderObjectPayload, ProviderPayload
 
 log = get_logger(__name__)
 
@@ -55,28 +55,30 @@ async def publish_event(session: AsyncSession, row_id: UUID) -> None:
     if stored.status != ProviderEventStatus.STORED:
         return
     try:
-        payload = ProviderPayload.model_validate_json(stored.body)
+        event = _read(stored)
     except ValidationError as error:
         await _move(session, stored, ProviderEventStatus.DEAD, f"unreadable: {error.error_count()} problems")
         return
-    event = _EVENTS.get(payload.type)
     if event is None:
-        await _move(session, stored, ProviderEventStatus.IGNORED, f"unknown type {payload.type[:64]}")
+        await _move(session, stored, ProviderEventStatus.IGNORED, "unknown type")
         return
     await _move(session, stored, ProviderEventStatus.PUBLISHED, None)
-    await outbox.publish(
-        session,
-        event(
-            reference=payload.data.reference,
-            provider_id=payload.data.id,
-            object_version=payload.data.object_version,
-            amount=payload.data.amount,
-            raw_event_id=stored.event_id,
-            failure_code=payload.data.failure_code,
-        ),
-        stream=STREAM,
-        aggregate_id=str(stored.id),
-        aggregate_version=1,
+    await outbox.publish(session, event, stream=STREAM, aggregate_id=str(stored.id), aggregate_version=1)
+
+
+def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
+    """The event to publish; None for a type that nobody handles. Raises `ValidationError`."""
+    kind = _EVENTS.get(ProviderPayload.model_validate_json(stored.body).type)
+    if kind is None:
+        return None
+    about = ProviderObjectPayload.model_validate_json(stored.body).data
+    return kind(
+        reference=about.reference,
+        provider_id=about.id,
+        object_version=about.object_version,
+        amount=about.amount,
+        raw_event_id=stored.event_id,
+        failure_code=about.failure_code,
     )
 
 

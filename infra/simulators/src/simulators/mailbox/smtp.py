@@ -41,6 +41,9 @@ class Postman:
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+        if self._faults.on.hang:
+            log("message_left_unanswered", to=envelope.rcpt_tos)
+            await until_cancelled()
         if self._faults.on.latency_seconds:
             await asyncio.sleep(self._faults.on.latency_seconds)
         if self._faults.draw("reject_rate"):
@@ -61,7 +64,12 @@ def received(envelope: Envelope) -> Message:
 
 
 async def drop_connection(server: SMTP) -> None:
-    """Close without the 250. aiosmtpd cancels this handler as soon as the connection is gone."""
+    """Close without the 250."""
     if server.transport is not None:
         server.transport.close()
+    await until_cancelled()
+
+
+async def until_cancelled() -> None:
+    """Handlers are cancelled by aiosmtpd as soon as the connection is gone."""
     await asyncio.get_running_loop().create_future()

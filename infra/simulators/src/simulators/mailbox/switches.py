@@ -9,6 +9,7 @@ from simulators.faults import Switches, number, rate
 class MailboxSwitches(Switches):
     reject_rate: float = rate()
     permanent_reject_rate: float = rate()
+    hang: bool = False
     latency_seconds: float = number(0.0, low=0, high=600)
     drop_after_data: bool = False
     drop_after_data_rate: float = rate()

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from simulators.answers import InvalidError, RefusedError, read_object
+from simulators.answers import InvalidError, RefusedError, close_unanswered, never_answer, read_object
 from simulators.faults import Switchboard, faults_route
 from simulators.payment_provider.charging import ChargeRequest, Charging, RefundRequest, Reply, shown
 from simulators.payment_provider.store import Answer, Store
@@ -104,6 +104,8 @@ class Api:
             answer = kept
         self._log_answer(request, payload, key, answer, replayed=kept is not None)
         self._meet_error("error_rate_after")
+        if self._faults.draw("answer_lost_rate"):
+            await close_unanswered(request)
         headers = {"Idempotent-Replayed": "true"} if kept else None
         return Response(answer.body, answer.status, headers, "application/json")
 
@@ -167,9 +169,7 @@ class Api:
         if self._faults.on.unavailable:
             raise RefusedError(503, "unavailable", "the provider is unavailable")
         if self._faults.on.hang:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            raise RefusedError(503, "hung", "the client left")
+            await never_answer(request)
 
     async def _meet_delay(self) -> None:
         if self._faults.on.latency_seconds:

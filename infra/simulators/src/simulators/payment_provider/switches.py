@@ -13,6 +13,7 @@ class ProviderSwitches(Switches):
     refund_failure_rate: float = rate()
     error_rate_before: float = rate()
     error_rate_after: float = rate()
+    answer_lost_rate: float = rate()
     latency_seconds: float = number(0.0, low=0, high=600)
     hang: bool = False
     unavailable: bool = False

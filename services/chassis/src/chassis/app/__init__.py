@@ -7,7 +7,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
 from structlog.contextvars import bind_contextvars
 
 from chassis.app import error_rendering
@@ -53,6 +55,8 @@ def create_app(
         generate_unique_id_function=_operation_id,
         # Our own span is cheaper and decides on sampling first; two would count every request twice.
         telemetry={"tracing": False, "metrics": False, "logs": False},
+        # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.
+        redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
     )
@@ -66,14 +70,23 @@ def create_app(
     return app
 
 
-async def authenticated(request: Request) -> Principal:
-    """Who calls; raises 401 without a valid key."""
-    authenticator: Authenticator = request.app.state.authenticator
-    principal = authenticator.authenticate(request.headers.get("authorization"))
-    bind_contextvars(principal=principal.id)
-    return principal
+class Authenticated(SecurityBase):
+    """A route's dependency: who calls; raises 401 without a valid key.
+
+    A security scheme of the framework's kind, so that the OpenAPI document says which routes want a key.
+    """
+
+    scheme_name = "key"
+    model = HTTPBearer()
+
+    async def __call__(self, request: Request) -> Principal:
+        authenticator: Authenticator = request.app.state.authenticator
+        principal = authenticator.authenticate(request.headers.get("authorization"))
+        bind_contextvars(principal=principal.id)
+        return principal
 
 
+authenticated = Authenticated()
 Caller = Annotated[Principal, Depends(authenticated)]
 
 
@@ -113,7 +126,11 @@ async def _serve(settings: ServiceSettings, app: FastAPI, info: Mapping[str, str
         gc.collect()
         gc.freeze()
         health.mark_started()
-        log.info("process_started", address=f"{settings.http.host}:{settings.http.port}")
+        log.info(
+            "process_started",
+            address=f"{settings.http.host}:{settings.http.port}",
+            config_hash=info["config_hash"],
+        )
         await public.wait_until(stopping)
         health.mark_draining()
         log.info("process_draining", seconds=drain_timeout)

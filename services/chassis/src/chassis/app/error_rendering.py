@@ -1,6 +1,7 @@
 """How an error is answered: the envelope, or RFC 9457 when the caller's Accept asks for it. Counts what it renders."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import Counter
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,8 +23,9 @@ log = get_logger(__name__)
 
 api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code", "route"])
 
-_MAX_RECEIVED = 100  # characters of a wrong value that are shown back
-_PROBLEM_JSON = b"application/problem+json"
+_MAX_SHOWN = 100  # characters of a wrong value, or of a field's name, that are shown back
+_MAX_DETAILS = 100  # more than any honest request has wrong: an answer must not be a multiple of what caused it
+_PROBLEM_JSON = "application/problem+json"
 
 # What the framework raises by itself, by status.
 _FRAMEWORK_CODES = {
@@ -83,7 +86,7 @@ def install(app: FastAPI) -> None:
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return render(request.scope, _from_validation(error.errors()))
+        return render(request.scope, _from_validation(request, error.errors()))
 
     async def on_framework_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
@@ -101,8 +104,7 @@ def render(scope: Scope, error: ApiError) -> Response:
     route = getattr(scope.get("route"), "path", "unmatched")
     api_errors.labels(error.code.name, route).inc()
     put_on_canonical_line(error_code=error.code.name)
-    accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
-    wants_problem = _PROBLEM_JSON in accept
+    wants_problem = _wants_problem(Headers(scope=scope).getlist("accept"))
     body = _problem(error) if wants_problem else _envelope(error)
     response = Response(
         orjson.dumps(body),
@@ -145,11 +147,30 @@ def _detail(detail: ErrorDetail) -> dict[str, str]:
     return {"field": detail.field, "message": detail.message, **received}
 
 
-def _from_validation(problems: Sequence[Any]) -> ApiError:
+def _wants_problem(accept: Sequence[str]) -> bool:
+    """Whether these Accept headers name RFC 9457's type, with any quality but 0 (RFC 9110, 12.5.1)."""
+    ranges = [part.strip().lower() for value in accept for part in value.split(",")]
+    return any(
+        kind.strip() == _PROBLEM_JSON and not re.search(r";\s*q=0(\.0*)?\s*(;|$)", f";{parameters}")
+        for kind, _, parameters in (part.partition(";") for part in ranges)
+    )
+
+
+def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
     """All validation errors at once; a body that is no JSON at all is a malformed request."""
     if any(problem["type"] == "json_invalid" for problem in problems):
         return ApiError(ErrorCode.MALFORMED_REQUEST, "The body is not valid JSON.")
-    return ApiError(ErrorCode.VALIDATION_FAILED, details=[_from_problem(problem) for problem in problems])
+    if any(problem["loc"] == ("body",) and problem["type"] != "missing" for problem in problems) and not _is_json(
+        request.headers.get("content-type", "")
+    ):
+        return ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+    details = [_from_problem(problem) for problem in problems[:_MAX_DETAILS]]
+    return ApiError(ErrorCode.VALIDATION_FAILED, details=details)
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def _from_problem(problem: Any) -> ErrorDetail:
@@ -157,5 +178,9 @@ def _from_problem(problem: Any) -> ErrorDetail:
     field = ".".join(str(part) for part in path) or str(place)
     # A whole object says nothing that the field's name does not, and may hold what is sensitive.
     shown = isinstance(problem.get("input"), str | int | float | bool) and not is_sensitive(field) and place != "header"
-    received = redact(str(problem["input"]))[:_MAX_RECEIVED] if shown else None
-    return ErrorDetail(field, problem["msg"], received)
+    return ErrorDetail(_show(field), problem["msg"], _show(str(problem["input"])) if shown else None)
+
+
+def _show(text: str) -> str:
+    """The caller's own text, fit to be sent back: without secrets, short, and without halves of surrogate pairs."""
+    return str(redact(text))[:_MAX_SHOWN].encode(errors="backslashreplace").decode()

@@ -64,9 +64,11 @@ class RequestContext:
                     traceparent=headers.get("traceparent"),
                     attributes=lambda: {"http.request.method": scope["method"], "url.path": scope["path"]},
                 ) as current:
-                    await self._answer(scope, exchange)
-                    current.update_name(f"{scope['method']} {exchange.route}")
-                    self._record(scope, exchange, fields)
+                    try:
+                        await self._answer(scope, exchange)
+                    finally:
+                        current.update_name(f"{scope['method']} {exchange.route}")
+                        self._record(scope, exchange, fields)
             finally:
                 self._in_flight -= 1
                 active_requests.dec()
@@ -93,7 +95,7 @@ class RequestContext:
     def _record(scope: Scope, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - exchange.started
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        status = exchange.status or 499  # the caller went away before there was an answer
+        status = exchange.status or 499  # the caller went away, or the drain's time was up, before there was an answer
         request_seconds.labels(method, exchange.route, status).observe(seconds)
         log.info(
             "request_completed",

@@ -1,0 +1,47 @@
+"""Asking the oracle about the running platform: it is told the addresses and passwords of this installation."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast_local.errors import RunnerError
+from holdfast_local.installation import Installation
+from holdfast_local.runs import RunRecord, running_record
+from holdfast_local.settings import LocalSettings
+
+_ORACLE = Path(sys.executable).with_name("oracle")
+
+
+def audit_running(settings: LocalSettings, options: Sequence[str]) -> int:
+    """`run_oracle` about the platform that runs in the state folder. Raises RunnerError when none does."""
+    record = running_record(settings.state)
+    if record is None:
+        raise RunnerError("Holdfast is not running: start it with `make up`")
+    return run_oracle(Installation.load(settings), record, options)
+
+
+def run_oracle(installation: Installation, record: RunRecord, options: Sequence[str] = ()) -> int:
+    """Run `oracle` with further options, which win over ours, and return its exit code: 0 holds, 1 violated, 2 unknown.
+
+    Each restart of the notifications worker in this run may have sent one more copy of a mail. Passwords go through
+    the oracle's standard input: neither the process list nor a file shows them.
+    """
+    crashes = sum(program.restarts for program in record.programs if program.name == "notifications-worker")
+    command: list[str | Path] = [_ORACLE, "--config", "-", "--crashes", str(crashes), *options]
+    sys.stdout.flush()  # what was printed before comes before
+    return subprocess.run(command, input=_configuration(installation), text=True, check=False).returncode
+
+
+def _configuration(installation: Installation) -> str:
+    """TOML; its strings are written as JSON's."""
+    values = {
+        "orders_dsn": installation.database_dsn("orders"),
+        "payments_dsn": installation.database_dsn("payments"),
+        "notifications_dsn": installation.database_dsn("notifications"),
+        "webhook_ingest_dsn": installation.database_dsn("webhook-ingest"),
+        "provider_url": installation.url("payment_provider"),
+        "mailbox_url": installation.url("mailbox"),
+    }
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())

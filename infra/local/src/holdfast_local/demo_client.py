@@ -1,0 +1,129 @@
+"""What the demo knows of the platform: only what any client or operator could ask over HTTP."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import aiohttp
+from pydantic import BaseModel, TypeAdapter
+
+from holdfast_local.demo_script import OrderBody
+from holdfast_local.installation import Installation
+
+_TIMEOUT = aiohttp.ClientTimeout(total=10)  # seconds; a service answers within its own deadline of 10 s or not at all
+
+
+class OrderSeen(BaseModel):
+    """An order as its client sees it; `reason` is known only where it was asked for by id."""
+
+    id: str
+    status: str
+    reason: str | None = None
+
+
+class OrderPage(BaseModel):
+    items: list[OrderSeen]
+
+
+class _Detail(BaseModel):
+    field: str
+
+
+class _Error(BaseModel):
+    code: str
+    details: list[_Detail]
+
+
+class ErrorEnvelope(BaseModel):
+    error: _Error
+    request_id: str
+
+
+class ProcessInfo(BaseModel):
+    """What a process says of itself on its management port."""
+
+    service: str
+    role: str
+    version: str
+    environment: str
+
+
+class _Mail(BaseModel):
+    message_id: str
+
+
+_MAILS = TypeAdapter(list[_Mail])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    retry_after: float = 0.0
+
+    @classmethod
+    async def of(cls, response: aiohttp.ClientResponse) -> Self:
+        return cls(response.status, await response.read(), float(response.headers.get("Retry-After", 0)))
+
+
+class DemoClient:
+    """`switches` of the provider's faults are those of infra/simulators/README.md."""
+
+    def __init__(self, session: aiohttp.ClientSession, installation: Installation) -> None:
+        self._session = session
+        self._installation = installation
+
+    async def place(self, client: str, key: str, body: OrderBody) -> Answer:
+        headers = self._as(client) | {"Idempotency-Key": key}
+        async with self._session.post(self._orders("/v1/orders"), json=body, headers=headers) as response:
+            return await Answer.of(response)
+
+    async def read_catalogue(self, client: str) -> Answer:
+        async with self._session.get(self._orders("/v1/products"), headers=self._as(client)) as response:
+            return await Answer.of(response)
+
+    async def read_orders(self, client: str) -> list[OrderSeen]:
+        """All of a client's orders in one page; none while the client is over its limit."""
+        url = self._orders("/v1/orders?limit=100")
+        async with self._session.get(url, headers=self._as(client)) as response:
+            answer = await Answer.of(response)
+        return OrderPage.model_validate_json(answer.body).items if answer.status == 200 else []  # noqa: PLR2004  OK
+
+    async def read_order(self, client: str, order_id: str) -> OrderSeen:
+        url = self._orders(f"/v1/orders/{order_id}")
+        async with self._session.get(url, headers=self._as(client), raise_for_status=True) as response:
+            return OrderSeen.model_validate_json(await response.read())
+
+    async def set_provider_faults(self, switches: Mapping[str, float | bool]) -> None:
+        """Replace all of them: `{}` is a provider without faults."""
+        url = self._installation.url("payment_provider") + "/faults"
+        async with self._session.put(url, json=switches, raise_for_status=True):
+            pass
+
+    async def read_message_ids(self) -> list[str]:
+        """Of every mail that arrived, copies included."""
+        mails = _MAILS.validate_json(await self._read(self._installation.url("mailbox") + "/messages"))
+        return [mail.message_id for mail in mails]
+
+    async def read_metrics(self, management: str) -> str:
+        return (await self._read(f"{management}/metrics")).decode()
+
+    async def read_info(self, management: str) -> ProcessInfo:
+        return ProcessInfo.model_validate_json(await self._read(f"{management}/info"))
+
+    async def _read(self, url: str) -> bytes:
+        async with self._session.get(url, raise_for_status=True) as response:
+            return await response.read()
+
+    def _orders(self, path: str) -> str:
+        return self._installation.url("orders") + path
+
+    def _as(self, client: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._installation.secrets.client_keys[client]}"}
+
+
+@asynccontextmanager
+async def open_demo_client(installation: Installation) -> AsyncIterator[DemoClient]:
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        yield DemoClient(session, installation)

@@ -1,0 +1,349 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+import pytest
+from chassis.inbox import Kinds, Received, Undeliverable, in_order
+from chassis.messaging import Consumer, Handler, consumed
+from chassis.outbox import Event, Relay, publish
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings, OutboxSettings
+from chassis.telemetry import current_traceparent
+from chassis.wakeup import Wakeups
+from holdfast_local.postgres import EmbeddedPostgres
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+pytestmark = pytest.mark.timeout(25)
+
+QUICK = OutboxSettings(batch=10, poll_interval=0.05)
+
+
+class OrderPlaced(Event, type="order.placed"):
+    number: int = 1
+
+
+class OrderConfirmed(Event, type="order.confirmed"):
+    pass
+
+
+@pytest.fixture
+async def seen(database_settings: DatabaseSettings, postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    """An administrator's connection to the database, where it has made the table `seen` for the handlers."""
+    connection = await asyncpg.connect(postgres.dsn, database=database_settings.name)
+    await connection.execute("CREATE TABLE seen (at bigint GENERATED ALWAYS AS IDENTITY, what text)")
+    await connection.execute("GRANT SELECT, INSERT ON seen TO PUBLIC")
+    yield connection
+    await connection.close()
+
+
+async def see(session: AsyncSession, received: Received[Any]) -> None:
+    what = f"{received.aggregate_id}{received.aggregate_version}"
+    await session.execute(text("INSERT INTO seen (what) VALUES (:what)"), {"what": what})
+
+
+async def effects(seen: asyncpg.Connection) -> list[str]:
+    return [row["what"] for row in await seen.fetch("SELECT what FROM seen ORDER BY at")]
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], *, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not await look():
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not happen within {seconds} s")
+        await asyncio.sleep(0.01)
+
+
+async def has_effects(seen: asyncpg.Connection, *expected: str) -> None:
+    async def look() -> bool:
+        return await effects(seen) == list(expected)
+
+    try:
+        await eventually(look)
+    finally:
+        assert await effects(seen) == list(expected)
+
+
+async def all_is_acknowledged(redis: Redis) -> None:
+    async def look() -> bool:
+        groups = await redis.xinfo_groups("orders")
+        return [(group["pending"], group["lag"]) for group in groups] == [(0, 0)]
+
+    await eventually(look)
+
+
+async def send(
+    redis: Redis,
+    aggregate: str,
+    version: int = 1,
+    *,
+    event_id: UUID | None = None,
+    type_: str = "order.placed",
+    schema: int = 1,
+    payload: Mapping[str, object] | None = None,
+) -> UUID:
+    event_id = event_id or uuid4()
+    event = {
+        "event_id": event_id,
+        "type": type_,
+        "schema": schema,
+        "aggregate_id": aggregate,
+        "aggregate_version": version,
+        "occurred_at": "2026-01-01T00:00:00+00:00",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "payload": payload or {},
+    }
+    await redis.xadd("orders", {"event": orjson.dumps(event)})
+    return event_id
+
+
+@asynccontextmanager
+async def consuming(
+    redis: Redis, database: Database, handlers: Mapping[type[Event], Handler], **options: Any
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A consumer at work; the end of the block stops it as SIGTERM does."""
+    stopping = asyncio.Event()
+    consumer = Consumer(
+        redis,
+        database,
+        QUICK,
+        group="mail",
+        streams=["orders"],
+        handlers=handlers,
+        uniform=lambda: 0.01,
+        **options,
+    )
+    task = asyncio.create_task(consumer.run(stopping))
+    try:
+        yield task
+    finally:
+        stopping.set()
+        await task
+
+
+async def dead(seen: asyncpg.Connection) -> list[str]:
+    return [row["reason"] for row in await seen.fetch("SELECT reason FROM dead_event ORDER BY id")]
+
+
+async def test_an_event_delivered_twice_has_one_effect(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    event_id = await send(redis, "a", 1)
+    await send(redis, "a", 1, event_id=event_id)
+    await send(redis, "a", 2)
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await has_effects(seen, "a1", "a2")
+        await all_is_acknowledged(redis)
+
+
+async def test_events_from_before_the_group_existed_are_read_too(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    await send(redis, "a")
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await has_effects(seen, "a1")
+        await send(redis, "b")
+        await has_effects(seen, "a1", "b1")
+
+
+async def test_a_failed_handler_leaves_nothing_and_is_called_again_before_later_events_of_its_aggregate(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    failures = 2
+
+    async def fail_twice(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+        nonlocal failures
+        await see(session, received)
+        if received.aggregate_id == "a" and failures:
+            failures -= 1
+            raise ConnectionError("lost")
+
+    await send(redis, "a", 1)
+    await send(redis, "a", 2)
+    await send(redis, "b", 1)
+    async with consuming(redis, database, {OrderPlaced: fail_twice}):
+        await has_effects(seen, "b1", "a1", "a2")
+        await all_is_acknowledged(redis)
+
+
+async def test_what_cannot_be_handled_is_a_dead_event_with_its_reason(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    async def refuse(_session: AsyncSession, received: Received[OrderPlaced]) -> None:
+        if received.aggregate_id == "refused":
+            raise Undeliverable("no such order")
+        raise ConnectionError("never works")
+
+    await redis.xadd("orders", {"event": b"{not json"})
+    await send(redis, "a", schema=7)
+    await send(redis, "b", payload={"number": "many"})
+    await send(redis, "refused")
+    await send(redis, "failing")
+    async with consuming(redis, database, {OrderPlaced: refuse}, max_deliveries=3):
+
+        async def all_are_dead() -> bool:
+            return len(await dead(seen)) == 5
+
+        await eventually(all_are_dead)
+        await all_is_acknowledged(redis)
+    reasons = await dead(seen)
+    assert reasons[0].startswith("it cannot be read")
+    assert reasons[1] == "nothing here reads order.placed version 7"
+    assert "number" in reasons[2]
+    assert reasons[3:] == ["Undeliverable: no such order", "ConnectionError: never works"]
+
+
+async def test_an_event_that_ended_every_process_that_took_it_is_buried_unread(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    await send(redis, "a")
+    await redis.xgroup_create("orders", "mail", id="0")
+    for process in ("one", "two", "three"):  # each took it and died
+        await redis.xreadgroup("mail", process, {"orders": ">"})
+        await redis.xautoclaim("orders", "mail", process, 0)
+    async with consuming(redis, database, {OrderPlaced: see}, max_deliveries=3, claim_after=0.05):
+
+        async def is_dead() -> bool:
+            return await dead(seen) == ["it was delivered 3 times and never came to an end"]
+
+        await eventually(is_dead)
+    assert await effects(seen) == []
+
+
+async def test_a_type_that_nobody_here_reads_is_skipped(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    before = consumed.labels("orders", "other", "skipped")._value.get()
+    await send(redis, "a", type_="order.framed")
+    await send(redis, "b")
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await has_effects(seen, "b1")
+        await all_is_acknowledged(redis)
+    assert consumed.labels("orders", "other", "skipped")._value.get() == before + 1
+    assert await seen.fetchval("SELECT count(*) FROM inbox") == 1
+
+
+async def test_entries_of_a_dead_consumer_are_taken_over(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    await send(redis, "a")
+    await redis.xgroup_create("orders", "mail", id="0")
+    await redis.xreadgroup("mail", "dead", {"orders": ">"})
+    async with consuming(redis, database, {OrderPlaced: see}, claim_after=0.05):
+        await has_effects(seen, "a1")
+        await all_is_acknowledged(redis)
+
+
+async def test_a_handler_continues_the_trace_of_the_event(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    traces: list[str | None] = []
+
+    async def note(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+        traces.append(current_traceparent())
+        await see(session, received)
+
+    await send(redis, "a")
+    async with consuming(redis, database, {OrderPlaced: note}):
+        await has_effects(seen, "a1")
+    assert "4bf92f3577b34da6a3ce929d0e0e4736" in (traces[0] or "")
+
+
+async def test_a_stopping_consumer_finishes_its_batch_and_leaves_the_group(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    for number in range(3):
+        await send(redis, "a", number + 1)
+    stopping = asyncio.Event()
+
+    async def stop_at_the_first(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+        stopping.set()
+        await see(session, received)
+
+    consumer = Consumer(
+        redis, database, QUICK, group="mail", streams=["orders"], handlers={OrderPlaced: stop_at_the_first}
+    )
+    await asyncio.wait_for(consumer.run(stopping), 10)
+    await has_effects(seen, "a1", "a2", "a3")
+    (group,) = await redis.xinfo_groups("orders")
+    assert (group["pending"], group["consumers"]) == (0, 0)
+
+
+async def test_an_emptied_redis_loses_no_event_and_repeats_no_effect(
+    redis: Redis, database: Database, database_settings: DatabaseSettings, seen: asyncpg.Connection
+) -> None:
+    async def place(version: int) -> None:
+        async with database.transaction() as session:
+            await publish(session, OrderPlaced(), stream="orders", aggregate_id="a", aggregate_version=version)
+
+    stopping = asyncio.Event()
+    async with Wakeups(database_settings, application_name="test") as wakeups:
+        relay = asyncio.create_task(Relay(database_settings, redis, QUICK, wakeups=wakeups).run(stopping))
+        async with consuming(redis, database, {OrderPlaced: see}):
+            await place(1)
+            await has_effects(seen, "a1")
+            await redis.flushall()
+            await place(2)
+            await has_effects(seen, "a1", "a2")
+
+            async def everything_is_in_redis_again() -> bool:
+                return await redis.xlen("orders") == 2
+
+            await eventually(everything_is_in_redis_again)
+            await all_is_acknowledged(redis)
+        stopping.set()
+        await relay
+    assert await effects(seen) == ["a1", "a2"]
+
+
+async def test_an_outage_of_the_database_is_no_fault_of_the_event(
+    redis: Redis, database: Database, seen: asyncpg.Connection, database_settings: DatabaseSettings
+) -> None:
+    async with consuming(redis, database, {OrderPlaced: see}, max_deliveries=2):
+        await send(redis, "a", 1)
+        await has_effects(seen, "a1")
+        await seen.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+            database_settings.name,
+        )
+        await send(redis, "a", 2)
+        await has_effects(seen, "a1", "a2")
+    assert await dead(seen) == []
+
+
+# Held events
+
+
+async def test_an_early_event_is_held_and_applied_in_order_with_the_one_it_waited_for(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    last_version = 0
+    kinds = Kinds([OrderPlaced, OrderConfirmed])
+
+    async def apply_in_order(session: AsyncSession, received: Received[Event]) -> None:
+        nonlocal last_version
+        for event in await in_order(session, received, kinds, last_version=last_version):
+            await see(session, event)
+            last_version = event.aggregate_version
+
+    async with consuming(redis, database, {OrderPlaced: apply_in_order, OrderConfirmed: apply_in_order}):
+        await send(redis, "a", 3)
+        await send(redis, "a", 2, type_="order.confirmed")
+        await send(redis, "a", 5)
+        await all_is_acknowledged(redis)
+        assert await effects(seen) == []
+        assert await seen.fetchval("SELECT count(*) FROM inbox WHERE status = 'held'") == 3
+        await send(redis, "a", 1)
+        await has_effects(seen, "a1", "a2", "a3")
+        await send(redis, "a", 4)
+        await has_effects(seen, "a1", "a2", "a3", "a4", "a5")
+        await send(redis, "a", 2)  # late: another event with a version that was applied
+        await all_is_acknowledged(redis)
+    assert await effects(seen) == ["a1", "a2", "a3", "a4", "a5"]
+    assert await seen.fetchval("SELECT count(*) FROM inbox WHERE status = 'held'") == 0

@@ -1,0 +1,270 @@
+import asyncio
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from chassis.outbox import Event, Relay, publish
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings, OutboxSettings, RedisSettings
+from chassis.telemetry import span
+from chassis.wakeup import Wakeups
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+pytestmark = pytest.mark.timeout(25)
+
+QUICK = OutboxSettings(batch=3, poll_interval=0.05)
+
+
+class OrderPlaced(Event, type="order.placed"):
+    amount: int = 1
+
+
+class CardDeclined(Exception):
+    pass
+
+
+@pytest.fixture
+async def wakeups(database_settings: DatabaseSettings) -> AsyncIterator[Wakeups]:
+    async with Wakeups(database_settings, application_name="test") as wakeups:
+        yield wakeups
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], *, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not await look():
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not happen within {seconds} s")
+        await asyncio.sleep(0.01)
+
+
+async def place(database: Database, aggregate: str, version: int = 1) -> UUID:
+    async with database.transaction() as session:
+        return await publish(session, OrderPlaced(), stream="orders", aggregate_id=aggregate, aggregate_version=version)
+
+
+async def entries(redis: Redis) -> list[dict[str, Any]]:
+    """The events in the stream."""
+    answer: Any = await redis.xrange("orders")
+    return [orjson.loads(fields[b"event"]) for _, fields in answer]
+
+
+async def stream(redis: Redis) -> list[tuple[str, int]]:
+    """(aggregate, version) of every entry."""
+    return [(event["aggregate_id"], event["aggregate_version"]) for event in await entries(redis)]
+
+
+async def streamed(redis: Redis, *expected: tuple[str, int]) -> None:
+    async def look() -> bool:
+        return await stream(redis) == list(expected)
+
+    try:
+        await eventually(look, seconds=10)
+    finally:
+        assert await stream(redis) == list(expected)
+
+
+@asynccontextmanager
+async def relaying(
+    settings: DatabaseSettings, redis: Redis, wakeups: Wakeups, outbox: OutboxSettings = QUICK
+) -> AsyncIterator[asyncio.Task[None]]:
+    stopping = asyncio.Event()
+    relay = Relay(settings, redis, outbox, wakeups=wakeups)
+    task = asyncio.create_task(relay.run(stopping))
+    try:
+        yield task
+    finally:
+        stopping.set()
+        await asyncio.wait([task])
+
+
+async def test_an_event_goes_out_if_and_only_if_its_transaction_commits(
+    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
+) -> None:
+    async def fail() -> None:
+        async with database.transaction() as session:
+            await publish(session, OrderPlaced(), stream="orders", aggregate_id="lost", aggregate_version=1)
+            raise CardDeclined
+
+    async with relaying(database_settings, redis, wakeups):
+        with pytest.raises(CardDeclined):
+            await fail()
+        await place(database, "kept")
+        await streamed(redis, ("kept", 1))
+
+
+async def test_an_event_goes_out_in_the_envelope_of_the_protocol(
+    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
+) -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with span("request", traceparent=traceparent):
+        event_id = await place(database, "a")
+    async with relaying(database_settings, redis, wakeups):
+        await streamed(redis, ("a", 1))
+    (event,) = await entries(redis)
+    assert event.pop("occurred_at").endswith("+00:00")
+    assert event == {
+        "event_id": str(event_id),
+        "type": "order.placed",
+        "schema": 1,
+        "aggregate_id": "a",
+        "aggregate_version": 1,
+        "traceparent": traceparent,
+        "payload": {"amount": 1},
+    }
+
+
+async def test_a_version_of_an_aggregate_is_published_once(database: Database) -> None:
+    await place(database, "a", 1)
+    with pytest.raises(IntegrityError):
+        await place(database, "a", 1)
+
+
+async def test_batches_keep_the_order_in_which_events_were_written(
+    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
+) -> None:
+    for version in range(1, 9):
+        await place(database, "a", version)
+    async with relaying(database_settings, redis, wakeups):
+        await streamed(redis, *(("a", version) for version in range(1, 9)))
+
+
+@pytest.mark.parametrize("forget", ["flushall", "older snapshot"])
+async def test_whatever_redis_forgets_is_published_again(
+    forget: str, database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
+) -> None:
+    await place(database, "a", 1)
+    await place(database, "a", 2)
+    async with relaying(database_settings, redis, wakeups):
+        await streamed(redis, ("a", 1), ("a", 2))
+    if forget == "flushall":
+        await redis.flushall()
+    else:
+        # The epoch is still there, and the stream ends before what we know to have published.
+        await redis.delete("orders")
+        await redis.xadd("orders", {"event": b'{"aggregate_id": "a", "aggregate_version": 0}'}, id="1-1")
+    older = [] if forget == "flushall" else [("a", 0)]
+    async with relaying(database_settings, redis, wakeups):
+        await streamed(redis, *older, ("a", 1), ("a", 2))  # without a new event: nobody else would ask
+        await place(database, "a", 3)
+        await streamed(redis, *older, ("a", 1), ("a", 2), ("a", 3))
+
+
+async def test_a_crash_between_publishing_and_marking_repeats_events_and_loses_none(
+    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
+) -> None:
+    await place(database, "a", 1)
+    async with relaying(database_settings, redis, wakeups):
+        await streamed(redis, ("a", 1))
+    async with database.transaction() as session:  # as if the mark had not been committed
+        await session.execute(text("UPDATE outbox SET published_at = NULL"))
+        await session.execute(text("UPDATE stream_position SET last_id = '0-0'"))
+    await place(database, "a", 2)
+    async with relaying(database_settings, redis, wakeups):
+        await streamed(redis, ("a", 1), ("a", 1), ("a", 2))
+
+
+async def test_events_wait_while_redis_is_away(
+    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
+) -> None:
+    async with relaying(database_settings, redis, wakeups) as task:
+        await place(database, "a", 1)
+        await streamed(redis, ("a", 1))
+        await redis.config_set("maxmemory", "1")  # every write is refused
+        try:
+            await place(database, "a", 2)
+            await redis.client_kill_filter(_type="normal", skipme=True)
+        finally:
+            await redis.config_set("maxmemory", "0")
+        await streamed(redis, ("a", 1), ("a", 2))
+        assert not task.done()
+
+
+async def test_old_published_events_are_forgotten_and_unpublished_ones_never(
+    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
+) -> None:
+    await place(database, "a", 1)
+    async with relaying(database_settings, redis, wakeups):
+        await streamed(redis, ("a", 1))
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE outbox SET published_at = now() - interval '8 days'"))
+    await place(database, "a", 2)
+    async with relaying(database_settings, redis, wakeups):
+
+        async def only_the_new_one_is_left() -> bool:
+            async with database.read() as session:
+                versions = await session.scalars(text("SELECT aggregate_version FROM outbox"))
+                return list(versions) == [2]
+
+        await eventually(only_the_new_one_is_left)
+
+
+@asynccontextmanager
+async def relay_process(settings: DatabaseSettings, redis: RedisSettings, name: str) -> AsyncIterator[Process]:
+    assert redis.password
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE": settings.model_dump_json(exclude={"password", "migration_password"}),
+        "DATABASE_PASSWORD": settings.password.get_secret_value(),
+        "REDIS": redis.model_dump_json(exclude={"password"}),
+        "REDIS_PASSWORD": redis.password.get_secret_value(),
+        "NAME": name,
+    }
+    script = Path(__file__).with_name("relay_process.py")
+    process = await asyncio.create_subprocess_exec(sys.executable, script, env=environment)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_one_of_two_relays_leads_and_the_other_takes_over_when_it_is_killed(
+    database: Database, database_settings: DatabaseSettings, redis_settings: RedisSettings, redis: Redis
+) -> None:
+    async def leaders() -> set[str]:
+        query = text(
+            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
+        )
+        async with database.read() as session:
+            return set(await session.scalars(query))
+
+    async def connected() -> set[str]:
+        query = text("SELECT application_name FROM pg_stat_activity WHERE datname = current_database()")
+        async with database.read() as session:
+            return set(await session.scalars(query)) & {"one", "two"}
+
+    async def one_leads() -> bool:
+        return await leaders() == {"one"}
+
+    async def both_run() -> bool:
+        return await connected() == {"one", "two"}
+
+    async with relay_process(database_settings, redis_settings, "one") as one:
+        await eventually(one_leads)
+        async with relay_process(database_settings, redis_settings, "two"):
+            await eventually(both_run)
+            await place(database, "a", 1)
+            await streamed(redis, ("a", 1))
+            assert await leaders() == {"one"}
+            one.send_signal(signal.SIGKILL)
+            await place(database, "a", 2)
+
+            async def nothing_is_lost() -> bool:
+                # Killed before it marked the first one, the old leader has left that to be repeated.
+                return list(dict.fromkeys(await stream(redis))) == [("a", 1), ("a", 2)]
+
+            await eventually(nothing_is_lost)
+            assert await leaders() == {"two"}

@@ -1,0 +1,170 @@
+"""A process starts as a whole or not at all, says in one line why not, and finishes what it began when told to stop."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from captured_logs import captured_logs
+from chassis.errors import HoldfastError
+from chassis.process import ServeError, Server, identify
+from chassis.settings import DatabaseSettings, RedisSettings, ServiceSettings
+from holdfast_local.ports import free_port
+from service_process import CALLER, OrdersInstallation
+from starlette.applications import Starlette
+from waiting import eventually
+
+type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
+
+
+@pytest.fixture
+async def orders_database(fresh_database: FreshDatabase) -> DatabaseSettings:
+    return await fresh_database("orders")
+
+
+@pytest.fixture
+def orders(tmp_path: Path, orders_database: DatabaseSettings, redis_settings: RedisSettings) -> OrdersInstallation:
+    return OrdersInstallation.create(tmp_path, orders_database, redis_settings)
+
+
+@asynccontextmanager
+async def locked_catalogue(settings: DatabaseSettings) -> AsyncIterator[asyncpg.Connection]:
+    """Whoever reads the products waits until the block ends."""
+    assert settings.migration_user
+    assert settings.migration_password
+    connection = await asyncpg.connect(
+        host=settings.host,
+        port=settings.port,
+        database=settings.name,
+        user=settings.migration_user,
+        password=settings.migration_password.get_secret_value(),
+    )
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE product IN ACCESS EXCLUSIVE MODE")
+            yield connection
+    finally:
+        await connection.close()
+
+
+async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_ones(
+    orders: OrdersInstallation, orders_database: DatabaseSettings
+) -> None:
+    orders.set("database__lock_timeout", "20")
+    orders.set("database__statement_timeout", "25")
+    orders.set("cache__lock_ttl", "20")
+    async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
+        async with locked_catalogue(orders_database) as lock:
+            slow = asyncio.create_task(client.get(f"{orders.url}/v1/products", headers=CALLER))
+            await eventually(lambda: lock.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            process.terminate()
+
+            async def is_draining() -> bool:
+                answer = await client.get(f"{orders.management_url}/readyz")
+                return answer.status_code == 503 and answer.json()["problems"] == {"process": "shutting down"}
+
+            async def refuses() -> bool:
+                try:
+                    async with httpx.AsyncClient() as other:
+                        await other.get(f"{orders.url}/v1/products")
+                except httpx.ConnectError:
+                    return True
+                return False
+
+            await eventually(is_draining)
+            await eventually(refuses)
+            assert (await client.get(f"{orders.management_url}/livez")).status_code == 200
+            assert not slow.done()
+        answer = await slow
+        ended = await process.end()
+    assert answer.status_code == 200
+    assert answer.json()["items"]
+    assert ended.code == 0
+    assert ended.stderr == ""
+    assert [line["event"] for line in ended.lines if line["event"].startswith("process_")] == [
+        "process_started",
+        "process_draining",
+        "process_stopped",
+    ]
+    (finished,) = ended.of("request_completed")
+    assert finished["status"] == 200
+    assert finished["db_queries"] >= 1
+    assert finished["db_ms"] > 0
+
+
+async def test_a_request_that_outlasts_the_drain_is_ended_and_the_process_stops(
+    orders: OrdersInstallation, orders_database: DatabaseSettings
+) -> None:
+    orders.set("shutdown__drain_timeout", "1")
+    orders.set("database__lock_timeout", "20")
+    orders.set("database__statement_timeout", "25")
+    async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
+        async with locked_catalogue(orders_database) as lock:
+            slow = asyncio.create_task(client.get(f"{orders.url}/v1/products", headers=CALLER))
+            await eventually(lambda: lock.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            process.terminate()
+            ended = await process.end()
+        with pytest.raises(httpx.TransportError):
+            (await slow).raise_for_status()
+    assert ended.of("process_stopped")
+
+
+async def test_a_worker_told_to_stop_stops_and_exits_with_0(orders: OrdersInstallation) -> None:
+    async with orders.running("worker") as process:
+        process.terminate()
+        ended = await process.end()
+    assert ended.code == 0
+    assert ended.stderr == ""
+    assert ended.of("worker_stopped")
+
+
+@pytest.mark.parametrize("which", ["public", "management"])
+async def test_a_taken_port_is_said_clearly_and_without_a_traceback(orders: OrdersInstallation, which: str) -> None:
+    port = orders.http_port if which == "public" else orders.management_port
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", port))
+        holder.listen()
+        ended = await orders.run("api")
+    assert ended.code == 1
+    assert "Traceback" not in ended.stdout + ended.stderr
+    (line,) = ended.of("process_failed")
+    assert line["level"] == "critical"
+    assert f"127.0.0.1:{port}" in line["reason"]
+    assert not ended.of("process_started")
+
+
+async def test_an_application_that_cannot_open_its_resources_is_not_served() -> None:
+    async def open_resources() -> None:
+        raise LookupError("no such pool")
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await open_resources()
+        yield
+
+    server = Server(Starlette(lifespan=lifespan), host="127.0.0.1", port=free_port(), drain_timeout=1)
+    with captured_logs() as logs, pytest.raises(ServeError):
+        async with server.running():
+            pytest.fail("it is not served")
+    assert any("LookupError: no such pool" in str(line) for line in logs.lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "has_traceback"), [(LookupError("lost"), True), (HoldfastError("the port is taken"), False)]
+)
+def test_what_ends_a_process_is_its_last_line_and_critical(error: Exception, *, has_traceback: bool) -> None:
+    class Settings(ServiceSettings):
+        service_name = "shop"
+
+    settings = Settings.model_validate({"database": {"name": "shop", "user": "shop", "password": "x"}})
+    with captured_logs() as logs, pytest.raises(SystemExit) as exit_, identify(settings, version="1", role="api"):
+        raise error
+    assert exit_.value.code == 1
+    (line,) = logs.of("process_failed")
+    assert line["level"] == "critical"
+    assert line["reason"] == str(error)
+    assert ("exception" in line) == has_traceback

@@ -1,0 +1,108 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from chassis import wakeup
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings
+from chassis.wakeup import Wakeups, wake_after_commit
+from holdfast_local.postgres import EmbeddedPostgres
+
+pytestmark = pytest.mark.timeout(25)
+
+
+class CardDeclined(Exception):
+    pass
+
+
+@pytest.fixture
+async def listener(database_settings: DatabaseSettings) -> AsyncIterator[asyncpg.Connection]:
+    connection = await wakeup.connect(database_settings, application_name="listener")
+    yield connection
+    await connection.close()
+
+
+async def heard(event: asyncio.Event) -> None:
+    await asyncio.wait_for(event.wait(), 10)
+    event.clear()
+
+
+async def test_a_notification_reaches_every_process_that_waits(database_settings: DatabaseSettings) -> None:
+    async with (
+        Wakeups(database_settings, application_name="one") as one,
+        Wakeups(database_settings, application_name="two") as two,
+    ):
+        events = [one.subscribe("jobs"), two.subscribe("jobs")]
+        for event in events:
+            await heard(event)  # at first for what was committed before it listened
+        one.notify("jobs")
+        for event in events:
+            await heard(event)
+
+
+async def test_a_commit_wakes_and_a_rollback_does_not(database_settings: DatabaseSettings) -> None:
+    notified: list[str] = []
+    database = Database(database_settings, pool="wakeup", application_name="test", notify=notified.append)
+
+    async def fail() -> None:
+        async with database.transaction() as session:
+            wake_after_commit(session, "rolled back")
+            raise CardDeclined
+
+    with pytest.raises(CardDeclined):
+        await fail()
+    async with database.transaction() as session:
+        wake_after_commit(session, "committed")
+        assert notified == []
+    assert notified == ["committed"]
+    await database.close()
+
+
+async def test_many_commits_at_once_are_one_notification(
+    database_settings: DatabaseSettings, listener: asyncpg.Connection
+) -> None:
+    notifications: list[str] = []
+    first, end = asyncio.Event(), asyncio.Event()
+
+    def count(*_: object) -> None:
+        notifications.append("jobs")
+        first.set()
+
+    await listener.add_listener("jobs", count)
+    await listener.add_listener("end", lambda *_: end.set())
+    async with Wakeups(database_settings, application_name="test") as wakeups:
+        for _ in range(1000):
+            wakeups.notify("jobs")
+        await heard(first)
+        wakeups.notify("end")
+        await heard(end)
+    assert notifications == ["jobs"]
+
+
+async def test_a_lost_connection_is_opened_again_and_what_was_missed_is_made_up_for(
+    database_settings: DatabaseSettings, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakeup, "RECONNECT_SECONDS", 0.01)
+    admin = await asyncpg.connect(postgres.dsn)
+    async with Wakeups(database_settings, application_name="to-be-cut-off") as wakeups:
+        event = wakeups.subscribe("jobs")
+        await heard(event)
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'to-be-cut-off'"
+        )
+        await heard(event)
+        wakeups.notify("jobs")
+        await heard(event)
+    await admin.close()
+
+
+async def test_what_is_pending_at_the_end_is_still_sent(
+    database_settings: DatabaseSettings, listener: asyncpg.Connection
+) -> None:
+    event = asyncio.Event()
+    await listener.add_listener("jobs", lambda *_: event.set())
+    async with Wakeups(database_settings, application_name="test") as wakeups:
+        await heard(wakeups.subscribe("other"))
+        wakeups.notify("jobs")
+    await heard(event)

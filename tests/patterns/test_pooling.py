@@ -1,0 +1,261 @@
+"""Connections are taken late, given back early, never waited for long, and replaced when the server drops them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+from chassis.errors import DatabaseUnreachable, ErrorCode, PoolExhausted
+from chassis.logging import canonical_line
+from chassis.pooling import Database, after_commit, create_redis, pool_budget
+from chassis.settings import DatabaseSettings, RedisSettings
+from holdfast_local.ports import free_port
+from prometheus_client import REGISTRY
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from waiting import eventually
+
+REQUESTS = 8
+
+
+@asynccontextmanager
+async def opened(settings: DatabaseSettings, *, pool: str = "small", **changes: float) -> AsyncIterator[Database]:
+    database = Database(settings.model_copy(update=changes), pool=pool, application_name=f"test-{pool}")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def used(pool: str) -> float | None:
+    return REGISTRY.get_sample_value("db_client_connection_count", {"pool": pool, "state": "used"})
+
+
+async def backends(database: Database, application_name: str) -> int:
+    async with database.read() as session:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name"
+        return int(await session.scalar(text(query), {"name": application_name}) or 0)
+
+
+@asynccontextmanager
+async def all_connections_held(database: Database, count: int) -> AsyncIterator[None]:
+    """`count` tasks hold a connection each until the block ends."""
+    release = asyncio.Event()
+    held = asyncio.Semaphore(0)
+
+    async def hold() -> None:
+        async with database.read():
+            held.release()
+            await release.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(count):
+            tasks.create_task(hold())
+        for _ in range(count):
+            await held.acquire()
+        try:
+            yield
+        finally:
+            release.set()
+
+
+async def test_an_exhausted_pool_refuses_within_its_time_out(database_settings: DatabaseSettings) -> None:
+    before = REGISTRY.get_sample_value("db_client_connection_timeouts_total", {"pool": "full"}) or 0
+    async with opened(database_settings, pool="full", pool_size=1, max_overflow=1, pool_timeout=0.1) as database:
+        async with all_connections_held(database, 2):
+            async with asyncio.timeout(1):  # ten times the time-out; the library's own would be 30 s
+                with pytest.raises(PoolExhausted) as refused:
+                    async with database.transaction():
+                        pytest.fail("there was no connection to be had")
+        assert refused.value.code is ErrorCode.OVERLOADED
+        assert refused.value.retry_after
+        async with database.read() as session:  # and with connections back, it works again
+            assert await session.scalar(text("SELECT 1")) == 1
+    assert REGISTRY.get_sample_value("db_client_connection_timeouts_total", {"pool": "full"}) == before + 1
+
+
+async def test_a_waiter_gets_the_connection_that_is_given_back(database_settings: DatabaseSettings) -> None:
+    async with opened(database_settings, pool_size=1, max_overflow=0, pool_timeout=2) as database:
+
+        async def ask() -> int:
+            async with database.read() as session:
+                return int(await session.scalar(text("SELECT 1")) or 0)
+
+        async with all_connections_held(database, 1):
+            waiting = asyncio.create_task(ask())
+        assert await waiting == 1
+
+
+async def test_never_more_connections_than_the_pool_may_open(
+    database_settings: DatabaseSettings, database: Database
+) -> None:
+    async with opened(database_settings, pool="bounded", pool_size=2, max_overflow=1, pool_timeout=2) as bounded:
+
+        async def sleep() -> None:
+            async with bounded.read() as session:
+                await session.execute(text("SELECT pg_sleep(0.02)"))
+
+        await asyncio.gather(*(sleep() for _ in range(REQUESTS)))
+        async with all_connections_held(bounded, 3):
+            assert await backends(database, "test-bounded") == 3
+    assert pool_budget(replicas=3, processes=2, pool_size=2, max_overflow=1) == 18
+
+
+async def test_no_connection_is_held_after_the_block(database_settings: DatabaseSettings) -> None:
+    async with opened(database_settings, pool="gauge") as database:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            assert used("gauge") == 1
+        assert used("gauge") == 0
+        with pytest.raises(DBAPIError):
+            async with database.read() as session:
+                await session.execute(text("SELECT 1/0"))
+        assert used("gauge") == 0
+
+
+async def test_a_cancelled_request_gives_its_connection_back(database_settings: DatabaseSettings) -> None:
+    async with opened(database_settings, pool="cancelled", pool_size=1, max_overflow=0) as database:
+        working = asyncio.Event()
+
+        async def work() -> None:
+            async with database.transaction() as session:
+                await session.execute(text("SELECT 1"))
+                working.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await working.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert used("cancelled") == 0
+        await database.ping()
+
+
+async def test_work_is_rolled_back_when_the_block_raises(database: Database) -> None:
+    insert = text("INSERT INTO idempotency_record VALUES ('c', 'k', ''::bytea, 200, ''::bytea)")
+    with suppress(LookupError):
+        async with database.transaction() as session:
+            await session.execute(insert)
+            raise LookupError
+    async with database.read() as session:
+        assert await session.scalar(text("SELECT count(*) FROM idempotency_record")) == 0
+    async with database.transaction() as session:
+        await session.execute(insert)
+    async with database.read() as session:
+        assert await session.scalar(text("SELECT count(*) FROM idempotency_record")) == 1
+
+
+async def test_what_is_given_to_after_commit_runs_once_and_only_after_the_commit(database: Database) -> None:
+    happened: list[str] = []
+    note = partial(happened.append, "told")
+    async with database.transaction() as session:
+        after_commit(session, note)
+        after_commit(session, note)
+        await session.execute(text("SELECT 1"))
+        assert happened == []
+    assert happened == ["told"]
+
+
+async def test_what_is_given_to_after_commit_never_runs_after_a_rollback(database: Database) -> None:
+    happened: list[str] = []
+    with suppress(LookupError):
+        async with database.transaction() as session:
+            after_commit(session, partial(happened.append, "told"))
+            raise LookupError
+    assert happened == []
+
+
+async def test_the_server_ends_a_statement_that_takes_too_long(database_settings: DatabaseSettings) -> None:
+    async with opened(database_settings, statement_timeout=0.1, lock_timeout=0.05) as database:
+        async with asyncio.timeout(2), database.read() as session:
+            with pytest.raises(DBAPIError, match="statement timeout"):
+                await session.execute(text("SELECT pg_sleep(10)"))
+        await database.ping()  # the connection survives its statement
+
+
+async def test_the_server_ends_a_transaction_that_idles(
+    database_settings: DatabaseSettings, database: Database
+) -> None:
+    async def is_gone() -> bool:
+        return await backends(database, "test-idle") == 0
+
+    async with opened(database_settings, pool="idle", idle_in_transaction_timeout=0.05) as idling:
+        with suppress(DBAPIError):
+            async with idling.transaction() as session:
+                await session.execute(text("SELECT 1"))
+                await eventually(is_gone)
+                await session.execute(text("SELECT 1"))
+                pytest.fail("its transaction went on")
+        await idling.ping()
+
+
+async def test_a_lock_is_not_waited_for_longer_than_its_time_out(database_settings: DatabaseSettings) -> None:
+    async with opened(database_settings, lock_timeout=0.05) as database, database.transaction() as holder:
+        await holder.execute(text("LOCK TABLE idempotency_record IN ROW EXCLUSIVE MODE"))
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            async with database.transaction() as other:
+                await other.execute(text("LOCK TABLE idempotency_record IN SHARE MODE"))
+
+
+async def test_requests_after_all_backends_were_killed_do_not_notice(
+    database_settings: DatabaseSettings, database: Database
+) -> None:
+    async with opened(database_settings, pool="killed", pool_size=3, max_overflow=0) as killed:
+        async with all_connections_held(killed, 3):
+            pass
+        async with database.read() as session:
+            await session.execute(
+                text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = :name"),
+                {"name": "test-killed"},
+            )
+
+        async def ask() -> int:
+            async with killed.transaction() as session:
+                return int(await session.scalar(text("SELECT 1")) or 0)
+
+        assert await asyncio.gather(*(ask() for _ in range(REQUESTS))) == [1] * REQUESTS
+
+
+async def test_a_database_that_is_away_is_answered_503_not_500(database_settings: DatabaseSettings) -> None:
+    async with opened(database_settings, port=free_port()) as database:
+        with pytest.raises(DatabaseUnreachable) as away:
+            await database.ping()
+    assert away.value.code.value.status == 503
+    assert away.value.retry_after
+    assert isinstance(away.value, PoolExhausted)  # jobs and consumers wait both out
+
+
+async def test_sessions_speak_utc_and_carry_their_name(database: Database) -> None:
+    async with database.read() as session:
+        assert await session.scalar(text("SHOW timezone")) == "UTC"
+        assert await session.scalar(text("SHOW application_name")) == "test"
+
+
+async def test_what_the_database_cost_stands_on_the_canonical_line(database: Database) -> None:
+    with canonical_line() as fields:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT pg_sleep(0.02)"))
+            await session.execute(text("SELECT 1"))
+        with pytest.raises(DBAPIError):
+            async with database.read() as session:
+                await session.execute(text("SELECT 1/0"))
+    assert fields["db_queries"] == 3
+    assert fields["db_ms"] >= 20
+    assert "pool_wait_ms" in fields
+
+
+async def test_redis_is_waited_for_no_longer_than_its_time_out(redis_settings: RedisSettings) -> None:
+    impatient = create_redis(redis_settings.model_copy(update={"max_connections": 1}), timeout=0.05)
+    try:
+        async with asyncio.timeout(2):
+            with pytest.raises(RedisTimeoutError):  # the server says nothing
+                await impatient.blpop(["nothing"], timeout=0)
+            async with impatient.client():
+                with pytest.raises(RedisConnectionError):  # the only connection is in use
+                    await impatient.ping()
+            assert await impatient.ping()
+    finally:
+        await impatient.aclose()

@@ -1,0 +1,150 @@
+"""A service's command as a real process: started on free ports, watched, stopped."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from chassis.auth import hash_key
+from chassis.settings import DatabaseSettings, RedisSettings
+from holdfast_local.ports import free_port
+from waiting import eventually
+
+KEY = "key-of-acme-" + "0" * 52
+CALLER = {"Authorization": f"Bearer {KEY}"}
+
+_ORDERS = Path(sys.executable).with_name("orders")
+
+
+@dataclass(kw_only=True)
+class OrdersInstallation:
+    """What `orders` needs to run, in a folder; `variables` is its environment and may be changed before it starts."""
+
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+    http_port: int = field(default_factory=free_port)
+    management_port: int = field(default_factory=free_port)
+
+    @classmethod
+    def create(cls, folder: Path, database: DatabaseSettings, redis: RedisSettings) -> "OrdersInstallation":
+        installation = cls(folder=folder)
+        installation.secret("database__password", database.password.get_secret_value())
+        installation.secret("redis__password", redis.password.get_secret_value() if redis.password else "")
+        installation.secret("payments__api_key", "key-of-orders")
+        installation.secret("auth__keys", json.dumps({"acme": hash_key(KEY)}))
+        settings = {
+            "database__host": database.host,
+            "database__port": database.port,
+            "database__name": database.name,
+            "database__user": database.user,
+            "redis__host": redis.host,
+            "redis__port": redis.port,
+            "redis__timeout": 1,  # no test of the limiter: a busy machine may take its time
+            "payments__base_url": f"http://127.0.0.1:{free_port()}",
+            "http__port": installation.http_port,
+            "management__port": installation.management_port,
+            "environment": "test",
+        }
+        for name, value in settings.items():
+            installation.set(name, str(value))
+        return installation
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://127.0.0.1:{self.management_port}"
+
+    def set(self, name: str, value: str) -> None:
+        self.variables[f"HOLDFAST_{name.upper()}"] = value
+
+    def secret(self, name: str, value: str) -> None:
+        folder = self.folder / "secrets"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(value)
+        self.variables["HOLDFAST_SECRETS_DIR"] = str(folder)
+
+    async def run(self, *arguments: str) -> "Ended":
+        """The command, until it ends by itself."""
+        process = await self._start(*arguments)
+        try:
+            async with asyncio.timeout(30):
+                stdout, stderr = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert process.returncode is not None
+        return Ended(process.returncode, stdout.decode(), stderr.decode())
+
+    @asynccontextmanager
+    async def running(self, *arguments: str) -> AsyncIterator["Running"]:
+        """The command, once it is ready; killed at the end if it still runs."""
+        process = await self._start(*arguments)
+        running = Running(process)
+        try:
+            await eventually(lambda: _is_ready(self.management_url, process))
+            yield running
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await running.end()
+
+    async def _start(self, *arguments: str) -> asyncio.subprocess.Process:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+        return await asyncio.create_subprocess_exec(
+            _ORDERS,
+            *arguments,
+            cwd=self.folder,
+            env=inherited | self.variables,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log. Fails on any line that is not JSON, such as a bare traceback."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event]
+
+
+class Running:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self._output = asyncio.create_task(process.communicate())
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def end(self) -> Ended:
+        """What it wrote, once it has ended."""
+        async with asyncio.timeout(30):
+            stdout, stderr = await asyncio.shield(self._output)
+        assert self.process.returncode is not None
+        return Ended(self.process.returncode, stdout.decode(), stderr.decode())
+
+
+async def _is_ready(url: str, process: asyncio.subprocess.Process) -> bool:
+    assert process.returncode is None, "it ended while it started"
+    async with httpx.AsyncClient() as client:
+        try:
+            return (await client.get(f"{url}/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False

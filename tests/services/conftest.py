@@ -1,0 +1,57 @@
+"""A database per test and service, and a Redis that a busy machine does not make look broken."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings, RedisSettings
+from harness import FakeServer, fake_server
+from holdfast_local.postgres import EmbeddedPostgres
+from redis.asyncio import Redis
+
+type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
+type OpenDatabase = Callable[[DatabaseSettings], Database]
+
+
+@pytest.fixture(scope="session")
+async def fresh_database(fresh_database: FreshDatabase, postgres: EmbeddedPostgres) -> FreshDatabase:
+    """The databases of every test, owned as a service's are: a foreign key is checked with its table owner's rights."""
+
+    async def make(package: str) -> DatabaseSettings:
+        settings = await fresh_database(package)
+        connection = await asyncpg.connect(postgres.dsn)
+        try:
+            await connection.execute(f'ALTER DATABASE "{settings.name}" OWNER TO "{settings.migration_user}"')
+        finally:
+            await connection.close()
+        return settings
+
+    return make
+
+
+@pytest.fixture
+def patient_redis(redis: Redis, redis_settings: RedisSettings) -> RedisSettings:
+    """The settings of an empty Redis whose commands have time."""
+    return redis_settings.model_copy(update={"timeout": 2.0})
+
+
+@pytest.fixture
+async def open_database() -> AsyncIterator[OpenDatabase]:
+    """Opens pools that the end of the test closes."""
+    async with AsyncExitStack() as stack:
+
+        def open_one(settings: DatabaseSettings) -> Database:
+            database = Database(settings, pool="test", application_name="test")
+            stack.push_async_callback(database.close)
+            return database
+
+        yield open_one
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    """The one HTTP service that the service under test calls."""
+    async with fake_server() as server:
+        yield server

@@ -1,0 +1,78 @@
+"""The OpenAPI documents: a client generator accepts them, and they tell the truth about errors and keys."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import notifications.api
+import orders.api
+import payments.api
+import pytest
+import webhook_ingest.api
+from chassis.settings import DatabaseSettings
+from fastapi import FastAPI
+from harness import dependency
+from notifications.settings import NotificationsSettings
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from orders.settings import OrdersSettings
+from payments.settings import PaymentsSettings
+from pydantic import SecretStr
+from webhook_ingest.settings import WebhookIngestSettings, WebhookSecretSettings
+
+DATABASE = DatabaseSettings(name="none", user="none", password=SecretStr("none"))
+SECRETS = WebhookSecretSettings(payment_provider=[SecretStr("whsec_" + "YWJj" * 10)])
+
+APPS: Mapping[str, FastAPI] = {
+    "orders": orders.api.create_app(OrdersSettings(database=DATABASE, payments=dependency("http://payments"))),
+    "payments": payments.api.create_app(PaymentsSettings(database=DATABASE, provider=dependency("http://provider"))),
+    "notifications": notifications.api.create_app(NotificationsSettings(database=DATABASE)),
+    "webhook-ingest": webhook_ingest.api.create_app(WebhookIngestSettings(database=DATABASE, webhook_secrets=SECRETS)),
+}
+SIGNED_INSTEAD = {"receive_payment_provider"}
+ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}
+
+
+@pytest.fixture(params=APPS)
+def document(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return APPS[request.param].openapi()
+
+
+def operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for item in document["paths"].values():
+        yield from item.values()
+
+
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(document).validate()
+    assert document["openapi"].startswith("3.1.")
+
+
+def test_every_operation_has_an_id_of_its_own_that_reads_like_a_name(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for operation in operations(document)]
+    assert len(set(ids)) == len(ids) > 0
+    assert all(name.isidentifier() and name.islower() for name in ids)
+
+
+def test_every_error_is_documented_with_the_envelope(document: dict[str, Any]) -> None:
+    for operation in operations(document):
+        errors = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
+        assert {"401", "422", "429", "500", "503", "504"} <= errors.keys()
+        for answer in errors.values():
+            assert answer["content"]["application/json"]["schema"] == ENVELOPE
+
+
+def test_the_frameworks_own_error_shape_is_nowhere(document: dict[str, Any]) -> None:
+    assert not {"HTTPValidationError", "ValidationError"} & document["components"]["schemas"].keys()
+
+
+def test_a_route_that_reads_a_body_documents_how_reading_it_fails(document: dict[str, Any]) -> None:
+    for operation in operations(document):
+        if "requestBody" in operation:
+            assert "413" in operation["responses"]
+
+
+def test_every_route_asks_for_a_key_unless_its_callers_sign(document: dict[str, Any]) -> None:
+    for operation in operations(document):
+        expected = None if operation["operationId"] in SIGNED_INSTEAD else [{"key": []}]
+        assert operation.get("security") == expected
+    if any(operation.get("security") for operation in operations(document)):
+        assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
