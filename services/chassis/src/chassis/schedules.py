@@ -31,7 +31,7 @@ _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('chassis.schedul
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """`run(session)` about every `every` seconds, in a transaction of its own; it writes and enqueues, and calls nobody."""
+    """`run(session)` about every `every` seconds, in a transaction of its own: it writes, and calls nobody."""
 
     name: str
     every: float
