@@ -106,7 +106,7 @@ async def send(
 @asynccontextmanager
 async def consuming(
     redis: Redis, database: Database, handlers: Mapping[type[Event], Handler], **options: Any
-) -> AsyncIterator[asyncio.Task[None]]:
+) -> AsyncIterator[Consumer]:
     """A consumer at work; the end of the block stops it as SIGTERM does."""
     stopping = asyncio.Event()
     consumer = Consumer(
@@ -121,7 +121,7 @@ async def consuming(
     )
     task = asyncio.create_task(consumer.run(stopping))
     try:
-        yield task
+        yield consumer
     finally:
         stopping.set()
         await task
@@ -160,7 +160,7 @@ async def test_a_failed_handler_leaves_nothing_and_is_called_again_before_later_
     async def fail_twice(session: AsyncSession, received: Received[OrderPlaced]) -> None:
         nonlocal failures
         await see(session, received)
-        if received.aggregate_id == "a" and failures:
+        if (received.aggregate_id, received.aggregate_version) == ("a", 1) and failures:
             failures -= 1
             raise ConnectionError("lost")
 
@@ -303,17 +303,30 @@ async def test_an_emptied_redis_loses_no_event_and_repeats_no_effect(
 
 
 async def test_an_outage_of_the_database_is_no_fault_of_the_event(
-    redis: Redis, database: Database, seen: asyncpg.Connection, database_settings: DatabaseSettings
+    redis: Redis,
+    database: Database,
+    seen: asyncpg.Connection,
+    database_settings: DatabaseSettings,
+    postgres: EmbeddedPostgres,
 ) -> None:
-    async with consuming(redis, database, {OrderPlaced: see}, max_deliveries=2):
+    admin = await asyncpg.connect(postgres.dsn)
+    async with consuming(redis, database, {OrderPlaced: see}, max_deliveries=3) as consumer:
         await send(redis, "a", 1)
         await has_effects(seen, "a1")
+        await admin.execute(f"ALTER DATABASE {database_settings.name} ALLOW_CONNECTIONS false")
         await seen.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
             database_settings.name,
         )
         await send(redis, "a", 2)
+
+        async def many_tries_have_failed() -> bool:
+            return consumer._failures > 5
+
+        await eventually(many_tries_have_failed)
+        await admin.execute(f"ALTER DATABASE {database_settings.name} ALLOW_CONNECTIONS true")
         await has_effects(seen, "a1", "a2")
+    await admin.close()
     assert await dead(seen) == []
 
 

@@ -154,10 +154,11 @@ async def test_a_commit_wakes_the_worker_long_before_it_would_look(
 
     patient = JobSettings(poll_interval=3600)
     async with running(database, wakeups, {Ship: ship}, patient):
-        for _ in range(3):
+        for _ in range(5):
             done.clear()
-            await add(database, Ship())
+            job_id = await add(database, Ship())
             await asyncio.wait_for(done.wait(), 5)
+            await reaches(database, job_id, "gone")
     await database.close()
 
 
@@ -190,7 +191,7 @@ async def test_effects_and_the_end_of_the_job_commit_together_exactly_once(
                 raise ConnectionError("lost before the commit")
 
     job_id = await add(database, Ship())
-    async with running(database, wakeups, {Ship: ship}):
+    async with running(database, wakeups, {Ship: ship}, QUICK.model_copy(update={"lease": 60})):
         await reaches(database, job_id, "gone")
     assert await effects.fetchval("SELECT count(*) FROM effect") == 1
 
@@ -407,7 +408,8 @@ async def test_a_stopping_worker_claims_nothing_and_lets_jobs_finish(database: D
         await release.wait()
 
     stopping = asyncio.Event()
-    runner = JobRunner(database, {Ship: ship}, QUICK, wakeups=wakeups, drain_timeout=10)
+    one_at_once = QUICK.model_copy(update={"concurrency": 1})
+    runner = JobRunner(database, {Ship: ship}, one_at_once, wakeups=wakeups, drain_timeout=10)
     task = asyncio.create_task(runner.run(stopping))
     first = await add(database, Ship())
     await started.wait()

@@ -1,4 +1,4 @@
-"""A database per test and service, and a Redis that a busy machine does not make look broken."""
+"""A database per service, emptied for each test, and a Redis that a busy machine does not make look broken."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -11,19 +11,29 @@ from harness import FakeServer, fake_server
 from holdfast_local.postgres import EmbeddedPostgres
 from redis.asyncio import Redis
 
-type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
+type MakeDatabase = Callable[[str], Awaitable[DatabaseSettings]]
 type OpenDatabase = Callable[[DatabaseSettings], Database]
+
+_TABLES = """
+SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables
+WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'product')
+"""
 
 
 @pytest.fixture(scope="session")
-async def fresh_database(fresh_database: FreshDatabase, postgres: EmbeddedPostgres) -> FreshDatabase:
-    """The databases of every test, owned as a service's are: a foreign key is checked with its table owner's rights."""
+async def empty_database(fresh_database: MakeDatabase, postgres: EmbeddedPostgres) -> MakeDatabase:
+    """A service's database without rows but those of its migrations: emptying one is faster than making one."""
+    made: dict[str, DatabaseSettings] = {}
 
     async def make(package: str) -> DatabaseSettings:
-        settings = await fresh_database(package)
-        connection = await asyncpg.connect(postgres.dsn)
+        if package not in made:
+            made[package] = await fresh_database(package)
+        settings = made[package]
+        connection = await asyncpg.connect(postgres.dsn, database=settings.name)
         try:
+            # As a service's is: a foreign key is checked with the rights of its table's owner.
             await connection.execute(f'ALTER DATABASE "{settings.name}" OWNER TO "{settings.migration_user}"')
+            await connection.execute(f"TRUNCATE {await connection.fetchval(_TABLES)} RESTART IDENTITY")
         finally:
             await connection.close()
         return settings

@@ -4,7 +4,6 @@ other people's systems as real servers on loopback.
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import orjson
-import pytest
 from aiohttp import web
 from chassis.auth import hash_key
 from chassis.errors import LeaseLost, PermanentJobError
@@ -34,6 +32,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import Row, text
+from waiting import eventually
 
 SHOP, OTHER_SHOP = "shop", "other-shop"
 AUTH = AuthSettings(keys={name: hash_key(f"key-of-{name}") for name in (SHOP, OTHER_SHOP)})
@@ -110,6 +109,12 @@ async def one(database: Database, query: str, **values: object) -> Row[Any]:
     return row
 
 
+async def count(database: Database, table: str) -> int:
+    (row,) = await rows(database, f"SELECT count(*) AS rows FROM {table}")
+    found: int = row.rows
+    return found
+
+
 async def execute(database: Database, statement: str, **values: object) -> None:
     async with database.transaction() as session:
         await session.execute(text(statement), values)
@@ -123,16 +128,6 @@ async def events(database: Database, aggregate_id: object) -> list[tuple[int, st
         id=str(aggregate_id),
     )
     return [(row.aggregate_version, row.type) for row in found]
-
-
-async def eventually[T](look: Callable[[], Awaitable[T]], *, seconds: float = 10) -> T:
-    """The first truthy answer; fails when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := await look():
-            return answer
-        await asyncio.sleep(0.005)
-    pytest.fail(f"did not happen within {seconds} s")
 
 
 # Jobs

@@ -36,11 +36,11 @@ from harness import (
     UNLIMITED,
     FakeServer,
     attempt,
+    count,
     deliver,
     dependency,
     envelope,
     events,
-    eventually,
     execute,
     job_statuses,
     one,
@@ -69,6 +69,7 @@ from orders.use_cases import PaymentNews, PaymentStatus, decide_payment
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from waiting import eventually
 
 EVENTS: dict[str, type[PaymentEvent]] = {
     "captured": PaymentCaptured,
@@ -92,6 +93,11 @@ class Orders:
     async def place(self, key: str | None = None, **changes: object) -> httpx.Response:
         return await self.client.post("/v1/orders", json=order(**changes), headers=keyed(key))
 
+    async def send(self, body: object) -> httpx.Response:
+        """Place what only a client with another JSON library can write, such as half a surrogate pair."""
+        headers = keyed() | {"Content-Type": "application/json"}
+        return await self.client.post("/v1/orders", content=json.dumps(body), headers=headers)
+
     async def placed(self, **changes: object) -> dict[str, Any]:
         response = await self.place(**changes)
         assert response.status_code == 201, response.text
@@ -114,14 +120,14 @@ class Orders:
 
 @pytest.fixture
 async def orders(
-    fresh_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
     redis: Redis,
     server: FakeServer,
 ) -> AsyncIterator[Orders]:
     settings = OrdersSettings(
-        database=await fresh_database("orders"),
+        database=await empty_database("orders"),
         redis=patient_redis,
         auth=AUTH,
         rate_limit=UNLIMITED,
@@ -194,7 +200,7 @@ async def test_a_transaction_killed_before_its_commit_leaves_nothing(orders: Ord
     with pytest.raises(DBAPIError):
         await place_and_be_killed()
     for table in ("orders", "order_line", "job", "outbox", "idempotency_record"):
-        assert await rows(orders.database, f"SELECT FROM {table}") == []
+        assert await count(orders.database, table) == 0
     # Nor is the key still held: a lease in a row would hold it now.
     assert (await orders.place("key-1")).status_code == 201
 
@@ -206,7 +212,7 @@ async def test_a_repeated_key_gets_the_first_answers_bytes_and_no_second_order(o
     again = await orders.place("key-1")
     assert (again.status_code, again.content) == (first.status_code, first.content)
     assert again.headers["content-type"] == first.headers["content-type"]
-    assert len(await rows(orders.database, "SELECT FROM orders")) == 1
+    assert await count(orders.database, "orders") == 1
     assert await job_statuses(orders.database, "request_payment") == ["ready"]
 
 
@@ -218,15 +224,15 @@ async def test_twenty_requests_at_once_with_one_key_make_one_order(orders: Order
     busy = [answer for answer in answers if answer.status_code == 409]
     assert all(answer.json()["error"]["code"] == "IDEMPOTENCY_KEY_IN_PROGRESS" for answer in busy)
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in busy)
-    assert len(await rows(orders.database, "SELECT FROM orders")) == 1
-    assert len(await rows(orders.database, "SELECT FROM job")) == 1
+    assert await count(orders.database, "orders") == 1
+    assert await count(orders.database, "job") == 1
 
 
 async def test_a_key_used_with_another_payload_is_refused(orders: Orders) -> None:
     await orders.place("key-1")
     reused = await orders.place("key-1", payment_method="pm_card_declined")
     assert (reused.status_code, reused.json()["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
-    assert len(await rows(orders.database, "SELECT FROM orders")) == 1
+    assert await count(orders.database, "orders") == 1
 
 
 async def test_the_same_payload_written_differently_is_the_same_payload(orders: Orders) -> None:
@@ -268,7 +274,7 @@ async def test_every_unknown_product_is_named(orders: Orders) -> None:
         ("lines.2.product_id", "dragon"),
         ("lines.3.product_id", "nul\0"),
     ]
-    assert await rows(orders.database, "SELECT FROM orders") == []
+    assert await count(orders.database, "orders") == 0
 
 
 async def test_the_largest_order_is_taken(orders: Orders) -> None:
@@ -278,62 +284,56 @@ async def test_the_largest_order_is_taken(orders: Orders) -> None:
     assert page.json()["items"][0]["amount"] == placed["amount"]
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "",
-        "ada",
-        "ada@",
-        "ada@example",
-        "@example.com",
-        "ada@example.com\r\nBcc: eve@example.com",
-        "ada@example.com\n",
-        "ada\0@example.com",
-        "ada\x1c@example.com",
-        "ada\u2028@example.com",
-        "ada\ud800@example.com",
-        "eve@example.com,ada@example.com",
-        "eve,ada@example.com",
-        "Ada <ada@example.com>",
-        "ada@example.com>",
-        "(ada)ada@example.com",
-        "a..da@example.com",
-        "ädä@example.com",
-        f"{'a' * 250}@example.com",
-        17,
-        None,
-    ],
-)
-async def test_what_is_not_one_plain_address_is_refused(orders: Orders, address: object) -> None:
-    # As a client may write it, which orjson would not.
-    body = json.dumps(order(customer_email=address))
-    headers = keyed() | {"Content-Type": "application/json"}
-    answer = await orders.client.post("/v1/orders", content=body, headers=headers)
-    assert answer.status_code == 422
-    assert answer.json()["error"]["details"][0]["field"] == "customer_email"
+NO_ADDRESSES = [
+    "",
+    "ada",
+    "ada@",
+    "ada@example",
+    "@example.com",
+    "ada@example.com\r\nBcc: eve@example.com",
+    "ada\0@example.com",
+    "ada\x1c@example.com",
+    "ada\u2028@example.com",
+    "ada\ud800@example.com",
+    "eve@example.com,ada@example.com",
+    "eve,ada@example.com",
+    "Ada <ada@example.com>",
+    "ada@example.com>",
+    "(ada)ada@example.com",
+    "a..da@example.com",
+    "ädä@example.com",
+    f"{'a' * 250}@example.com",
+    17,
+    None,
+]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"lines": []},
-        {"lines": [{"product_id": "rope"}] * 51},
-        {"lines": [{"product_id": "rope", "quantity": 0}]},
-        {"lines": [{"product_id": "rope", "quantity": 1001}]},
-        {"lines": [{"product_id": "rope", "quantity": 10**30}]},
-        {"lines": [{"product_id": "rope", "price": 1}]},
-        {"payment_method": "4242 4242 4242 4242"},
-        {"amount": 1},
-    ],
-)
-async def test_an_order_of_another_shape_is_refused_and_writes_nothing(
-    orders: Orders, changes: dict[str, object]
-) -> None:
-    headers = keyed() | {"Content-Type": "application/json"}
-    body = json.dumps(order() | changes)
-    answer = await orders.client.post("/v1/orders", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "VALIDATION_FAILED")
-    assert await rows(orders.database, "SELECT FROM orders") == []
+async def test_what_is_not_one_plain_address_is_refused(orders: Orders) -> None:
+    for address in NO_ADDRESSES:
+        answer = await orders.send(order(customer_email=address))
+        assert answer.status_code == 422, address
+        assert answer.json()["error"]["details"][0]["field"] == "customer_email"
+    assert await count(orders.database, "orders") == 0
+
+
+OTHER_SHAPES: list[dict[str, object]] = [
+    {"lines": []},
+    {"lines": [{"product_id": "rope"}] * 51},
+    {"lines": [{"product_id": "rope", "quantity": 0}]},
+    {"lines": [{"product_id": "rope", "quantity": 1001}]},
+    {"lines": [{"product_id": "rope", "quantity": 10**30}]},
+    {"lines": [{"product_id": "rope", "price": 1}]},
+    {"lines": [{"product_id": "\ud800"}]},
+    {"payment_method": "4242 4242 4242 4242"},
+    {"amount": 1},
+]
+
+
+async def test_an_order_of_another_shape_is_refused_and_writes_nothing(orders: Orders) -> None:
+    for changes in OTHER_SHAPES:
+        answer = await orders.send(order(**changes))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "VALIDATION_FAILED"), changes
+    assert await count(orders.database, "orders") == 0
 
 
 async def test_a_body_that_is_not_json_or_too_large_is_told_so(orders: Orders) -> None:
@@ -396,13 +396,11 @@ async def test_a_full_last_page_is_the_last_one(orders: Orders) -> None:
     assert [len(page) async for page in pages(orders.client, limit=2)] == [2, 2]
 
 
-@pytest.mark.parametrize(
-    "cursor", ["", "nonsense", "A" * 22 + "=", "A" * 21, "ä" * 22, "A" * 23, "A" * 64, "A" * 65, "\0"]
-)
-async def test_a_forged_cursor_is_refused(orders: Orders, cursor: str) -> None:
-    answer = await orders.client.get("/v1/orders", params={"cursor": cursor})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "VALIDATION_FAILED")
-    assert answer.json()["error"]["details"][0]["field"] == "cursor"
+async def test_a_forged_cursor_is_refused(orders: Orders) -> None:
+    for cursor in ("", "nonsense", "A" * 22 + "=", "A" * 21, "ä" * 22, "A" * 23, "A" * 64, "A" * 65, "\0"):
+        answer = await orders.client.get("/v1/orders", params={"cursor": cursor})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "VALIDATION_FAILED"), cursor
+        assert answer.json()["error"]["details"][0]["field"] == "cursor"
 
 
 async def test_a_cursor_shows_nobody_elses_orders(orders: Orders) -> None:

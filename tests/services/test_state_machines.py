@@ -64,11 +64,11 @@ def test_every_other_move_is_refused(machine: str) -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 async def test_the_database_knows_the_states_of_the_model_and_no_other(
     machine: str,
-    fresh_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
     open_database: Callable[[DatabaseSettings], Database],
 ) -> None:
     package, table = PLACES[machine]
-    database = open_database(await fresh_database(package))
+    database = open_database(await empty_database(package))
     constraint = await one(
         database,
         "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint"

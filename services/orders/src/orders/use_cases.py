@@ -34,6 +34,7 @@ from orders.schemas import (
 log = get_logger(__name__)
 
 _UNPAID = frozenset({"failed", "canceled", "refunded"})
+_SETTLED = _UNPAID | {"captured"}
 
 type PaymentStatus = Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
 
@@ -136,7 +137,7 @@ async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None
     order = await session.scalar(select(Order).where(Order.payment_id == news.payment_id).with_for_update())
     if order is None:
         raise LookupError(f"no order has payment {news.payment_id}")
-    if news.version <= order.payment_version:
+    if news.version <= order.payment_version or news.status not in _SETTLED:
         return None
     target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":

@@ -4,6 +4,7 @@ One frame rather than one per concern because they share the same few facts (rou
 because Starlette's BaseHTTPMiddleware costs more than everything in here together.
 """
 
+import asyncio
 import re
 import time
 import uuid
@@ -76,17 +77,18 @@ class RequestContext:
     async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
         if self._in_flight > self._settings.max_concurrent_requests:
             load_shed.labels("default").inc()
-            response = render(scope, ApiError(ErrorCode.OVERLOADED, retry_after=1))
-            await response(scope, exchange.receive, exchange.send)
+            await exchange.refuse(ApiError(ErrorCode.OVERLOADED, retry_after=1))
             return
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             # The boundary: whatever nobody knew how to handle is logged once, here, and shown to nobody.
             log.exception("request_failed", route=exchange.route)
-            if exchange.status is None:
-                response = render(scope, ApiError(ErrorCode.INTERNAL_ERROR))
-                await response(scope, exchange.receive, exchange.send)
+            await exchange.refuse(ApiError(ErrorCode.INTERNAL_ERROR))
+        except asyncio.CancelledError:
+            # Only the server cancels a request, when the drain's time is up, and this is where its task ends.
+            log.warning("request_cancelled", route=exchange.route)
+            await exchange.refuse(ApiError(ErrorCode.SHUTTING_DOWN, retry_after=1))
 
     def _deadline(self, headers: Headers) -> Any:
         return deadlines.deadline(deadlines.from_header(headers.get(deadlines.HEADER), self._settings.default_deadline))
@@ -95,7 +97,7 @@ class RequestContext:
     def _record(scope: Scope, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - exchange.started
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        status = exchange.status or 499  # the caller went away, or the drain's time was up, before there was an answer
+        status = exchange.status or 499  # the caller went away before there was an answer
         request_seconds.labels(method, exchange.route, status).observe(seconds)
         log.info(
             "request_completed",
@@ -131,6 +133,11 @@ class Exchange:
     def route(self) -> str:
         """The route's template, so that labels stay few; what matched none counts as one route."""
         return getattr(self._scope.get("route"), "path", "unmatched")
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer with the error, unless an answer has begun already."""
+        if self.status is None:
+            await render(self._scope, error)(self._scope, self.receive, self.send)
 
     async def receive(self) -> Message:
         message = await self._receive()

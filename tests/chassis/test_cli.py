@@ -1,0 +1,80 @@
+"""The command says what is wrong in a line each, before it opens anything, and explains where each value came from."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from chassis.settings import DatabaseSettings, RedisSettings
+from service_process import CALLER, KEY, OrdersInstallation
+
+
+@pytest.fixture
+def orders(tmp_path: Path, database_settings: DatabaseSettings, redis_settings: RedisSettings) -> OrdersInstallation:
+    return OrdersInstallation.create(tmp_path, database_settings, redis_settings)
+
+
+@pytest.mark.parametrize("command", ["api", "worker"])
+async def test_a_wrong_configuration_ends_the_command_with_78_before_it_logs_or_listens(
+    orders: OrdersInstallation, command: str
+) -> None:
+    orders.set("http__port", "99999")
+    orders.set("htpp__port", "8001")
+    orders.secret("auth__keys", json.dumps({"acme": KEY}))
+    ended = await orders.run(command, "--set", "cache.ttl=-1")
+    assert ended.code == 78
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    first, *problems = ended.stderr.splitlines()
+    assert first == "The configuration is not valid:"
+    assert sorted(problem.strip().partition(":")[0] for problem in problems) == [
+        "HOLDFAST_AUTH__KEYS",
+        "HOLDFAST_CACHE__TTL",
+        "HOLDFAST_HTPP__PORT",
+        "HOLDFAST_HTTP__PORT",
+    ]
+    assert KEY not in ended.stderr
+
+
+async def test_explain_shows_each_value_and_its_layer_and_no_secret(orders: OrdersInstallation) -> None:
+    ended = await orders.run("config", "explain", "--set", "http.port=8009")
+    assert ended.code == 0
+    settings = dict(line.split(" = ", 1) for line in ended.stdout.splitlines())
+    assert settings["http.port"] == "8009  [command line] (shadows: environment)"
+    assert settings["cache.ttl"].endswith("[default]")
+    assert settings["database.password"].startswith("secret:")
+    assert settings["auth.keys"].startswith("{acme: secret:")
+    for path in (orders.folder / "secrets").iterdir():
+        assert not path.read_text() or path.read_text() not in ended.stdout
+
+
+async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:
+    ended = await orders.run("jobs", "dead")
+    assert (ended.code, ended.stdout, ended.stderr) == (0, "", "")
+    missing = await orders.run("jobs", "show", "4711")
+    assert missing.code == 1
+    assert missing.stderr == "there is no job 4711: it has completed, or never was\n"
+
+
+async def test_a_running_process_says_who_it_is_and_writes_lines_with_every_id(orders: OrdersInstallation) -> None:
+    headers = {
+        **CALLER,
+        "X-Request-ID": "req-1",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    async with orders.running("api") as process, httpx.AsyncClient() as client:
+        info = (await client.get(f"{orders.management_url}/info")).json()
+        metrics = (await client.get(f"{orders.management_url}/metrics")).text
+        answer = await client.get(f"{orders.url}/v1/orders/none", headers=headers)
+        process.terminate()
+        ended = await process.end()
+    assert (info["service"], info["role"], info["environment"]) == ("orders", "api", "test")
+    assert f'config_info{{hash="{info["config_hash"]}"}} 1.0' in metrics
+    assert answer.status_code == 422
+    (started,) = ended.of("process_started")
+    assert started["config_hash"] == info["config_hash"]
+    (line,) = ended.of("request_completed")
+    assert line["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert (line["request_id"], line["principal"], line["error_code"]) == ("req-1", "acme", "VALIDATION_FAILED")
+    assert (line["service"], line["instance"]) == ("orders", info["instance"])
+    assert KEY not in ended.stdout
