@@ -50,6 +50,8 @@ POST_WINDOW = timedelta(hours=20)
 # When nothing of a key can arrive any more: only now does "not found" prove that there was no charge.
 PROOF_AFTER = timedelta(hours=24)
 
+_OPEN = (PaymentStatus.CREATED, PaymentStatus.SUBMITTING, PaymentStatus.SUBMITTED)
+
 MAX_REFUNDS = 3  # rows, each with a key of its own; then somebody has to look
 
 
@@ -312,7 +314,12 @@ async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> Non
 
     Charges that may still be posted are posted again, with the same key; of the others the provider is asked.
     """
-    is_stale = func.now() - timedelta(seconds=stale_after)
+    stale_since = func.now() - timedelta(seconds=stale_after)
+    await _sweep_payments(session, is_stale=Payment.updated_at < stale_since, batch=batch)
+    await _sweep_refunds(session, is_stale=Refund.updated_at < stale_since, batch=batch)
+
+
+async def _sweep_payments(session: AsyncSession, *, is_stale: ColumnElement[bool], batch: int) -> None:
     payments = await session.execute(
         select(Payment.id, Payment.status, _has_open_attempt(Payment.id, older_than=POST_WINDOW).label("is_late"))
         .where(
@@ -326,21 +333,23 @@ async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> Non
     )
     for payment in payments:
         must_ask = payment.status == PaymentStatus.SUBMITTED or payment.is_late
-        job = ReconcileCharge(payment_id=payment.id) if must_ask else ChargePayment(payment_id=payment.id)
-        await enqueue(session, job, unique_key=str(payment.id))
+        kind = ReconcileCharge if must_ask else ChargePayment
+        await enqueue(session, kind(payment_id=payment.id), unique_key=str(payment.id))
+
+
+async def _sweep_refunds(session: AsyncSession, *, is_stale: ColumnElement[bool], batch: int) -> None:
     refunds = await session.execute(
         select(Refund.id, Refund.status)
         .where(
-            Refund.updated_at < is_stale,
+            is_stale,
             Refund.status.in_([RefundStatus.REQUESTED.value, RefundStatus.SUBMITTED.value]),
         )
         .order_by(Refund.updated_at)
         .limit(batch)
     )
     for refund in refunds:
-        is_requested = refund.status == RefundStatus.REQUESTED
-        job = MakeRefund(refund_id=refund.id) if is_requested else ReconcileRefund(refund_id=refund.id)
-        await enqueue(session, job, unique_key=str(refund.id))
+        kind = MakeRefund if refund.status == RefundStatus.REQUESTED else ReconcileRefund
+        await enqueue(session, kind(refund_id=refund.id), unique_key=str(refund.id))
 
 
 _EVENTS: Mapping[PaymentStatus, type[PaymentEvent]] = {
