@@ -13,5 +13,5 @@ class OrdersSettings(ServiceSettings):
     sweeps: SweepSettings = SweepSettings()
     pending_limit: Seconds = Field(
         900.0,
-        description="Seconds an order may wait for its payment; a quarter of an hour outlives a provider's hiccup.",
+        description="Seconds an order may wait for its payment; longer than a provider's usual outage.",
     )

@@ -21,6 +21,7 @@ from orders.messages import (
     PaymentFailed,
     PaymentRefunded,
     RequestPayment,
+    SettlePayment,
 )
 from orders.payments_client import PaymentsClient
 from orders.schemas import OwnedOrder
