@@ -19,7 +19,7 @@ from chassis.pooling import Database, create_redis
 from chassis.process import identify, new_event_loop
 from chassis.settings import ServiceSettings
 from chassis.wakeup import Wakeups
-from chassis.worker import Part, run_worker
+from chassis.worker.stages import Part, run_worker
 
 type Stages = Sequence[Sequence[Part]]
 
