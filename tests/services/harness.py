@@ -201,12 +201,18 @@ def received[E: Event](event: E, *, aggregate_id: object, version: int) -> Recei
     )
 
 
-async def deliver(
-    redis: Redis, database: Database, handlers: Mapping[type[Event], Handler], *envelopes: str, stream: str
+async def deliver[E: Event](
+    redis: Redis, database: Database, handlers: Mapping[type[E], Handler], *envelopes: str, stream: str
 ) -> None:
     """Publish to a real stream and consume it until nothing is left."""
     consumer = Consumer(
-        redis, database, OutboxSettings(poll_interval=0.02), group="test", streams=[stream], handlers=handlers
+        redis,
+        database,
+        OutboxSettings(poll_interval=0.02),
+        group="test",
+        streams=[stream],
+        handlers=handlers,
+        name=uuid4().hex,
     )
     for event in envelopes:
         await redis.xadd(stream, {"event": event})

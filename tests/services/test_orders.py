@@ -90,7 +90,7 @@ class Orders:
     client_of: Callable[..., httpx.AsyncClient]
     client: httpx.AsyncClient
 
-    async def place(self, key: str | None = None, **changes: object) -> httpx.Response:
+    async def place(self, key: str | None = None, /, **changes: object) -> httpx.Response:
         return await self.client.post("/v1/orders", json=order(**changes), headers=keyed(key))
 
     async def send(self, body: object) -> httpx.Response:
@@ -99,7 +99,7 @@ class Orders:
         return await self.client.post("/v1/orders", content=json.dumps(body), headers=headers)
 
     async def placed(self, **changes: object) -> dict[str, Any]:
-        response = await self.place(**changes)
+        response = await self.place(None, **changes)
         assert response.status_code == 201, response.text
         placed: dict[str, Any] = response.json()
         return placed
@@ -467,7 +467,8 @@ async def test_captured_news_while_cancelling_is_kept_and_moves_nothing(orders: 
 
 async def test_unsettled_news_of_whatever_version_hides_no_later_news(orders: Orders) -> None:
     row = await orders.row((await orders.placed())["id"])
-    for status in ("created", "submitting", "submitted"):
+    unsettled: tuple[PaymentStatus, ...] = ("created", "submitting", "submitted")
+    for status in unsettled:
         assert await orders.apply(row.payment_id, status, 1) is None
     await orders.apply(row.payment_id, "captured", 1)
     assert (await orders.row(str(row.id))).status == "confirmed"

@@ -36,7 +36,6 @@ from harness import (
     execute,
     job_statuses,
     one,
-    received,
     rows,
     running,
 )
@@ -305,8 +304,10 @@ async def test_a_refused_connection_did_not_run_either(payments: Payments) -> No
         (lambda server: server.answers(409, {"error": {"code": "request_in_progress"}}), DependencyRejected),
         (lambda server: server.answers(401), DependencyRejected),
         (lambda server: server.answers(201, {"no": "charge"}), DependencyFailed),
+        (lambda server: server.answers(201, charge("captured", "ch\0")), DependencyFailed),
+        (lambda server: server.answers(201, charge("on the moon")), DependencyFailed),
     ],
-    ids=["500", "503", "time-out", "reset", "409", "401", "unreadable"],
+    ids=["500", "503", "time-out", "reset", "409", "401", "unreadable", "unkeepable", "unknown status"],
 )
 async def test_an_unknown_outcome_stays_open_and_submitting(
     payments: Payments, server: FakeServer, trouble: Callable[[FakeServer], None], error: type[Exception]
@@ -354,11 +355,13 @@ async def test_a_refusal_for_good_fails_the_payment_with_its_event(
 
 
 async def test_a_refusal_without_a_readable_reason_fails_all_the_same(payments: Payments, server: FakeServer) -> None:
-    payment_id = await payments.asked()
-    server.answers(402, ["?"])
-    async with charging(payments) as attempt_charge:
-        assert await attempt_charge() is None
-    assert (await payments.row(payment_id)).status == "failed"
+    for body in (["?"], None, {"error": "declined"}, {"error": {"code": 7}}, {"error": {"code": "nul\0"}}):
+        payment_id = await payments.asked()
+        server.answers(402, body)
+        async with charging(payments) as attempt_charge:
+            assert await attempt_charge() is None
+        row = await payments.row(payment_id)
+        assert (row.status, row.reason) == ("failed", "unreadable_answer"), body
 
 
 async def test_a_key_that_stands_for_another_payload_is_for_a_person_to_look_at(
@@ -550,13 +553,3 @@ async def test_a_reference_that_is_not_ours_is_a_dead_letter(payments: Payments)
     reasons = [row.reason for row in await rows(payments.database, "SELECT reason FROM dead_event ORDER BY id")]
     assert str(unknown) in reasons[0]
     assert "not-a-uuid" in reasons[1]
-
-
-async def test_a_handler_alone_writes_what_the_consumer_would_commit(payments: Payments) -> None:
-    payment_id = await payments.asked()
-    await payments.begin(payment_id)
-    async with payments.database.transaction() as session:
-        await on_charge_succeeded(session, received(succeeded(payment_id), aggregate_id=uuid4(), version=1))
-        await session.rollback()
-    assert (await payments.row(payment_id)).status == "submitting"
-    assert await events(payments.database, payment_id) == []

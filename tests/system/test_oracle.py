@@ -516,6 +516,8 @@ async def a_payment_that_failed_here_and_was_captured_there(world: PlantedWorld)
 
 @violates(LEDGER)
 async def a_payment_that_was_refunded_without_a_charge(world: PlantedWorld) -> str:
+    forget = "UPDATE payment SET provider_charge_id = NULL WHERE id = $1"
+    await world.execute("payments", forget, world.refunded.payment_id)
     world.outside.charges[:] = [c for c in world.outside.charges if c["id"] != world.refunded.charge_id]
     world.outside.refunds.clear()
     return world.refunded.payment_id

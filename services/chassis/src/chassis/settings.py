@@ -17,9 +17,9 @@ type Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 class Group(BaseModel):
-    """A group of settings: immutable, and a name it does not know is an error."""
+    """A group of settings: immutable, a name it does not know is an error, and errors do not quote values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class LogSettings(Group):
@@ -285,6 +285,7 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        hide_input_in_errors=True,
         env_prefix="HOLDFAST_",
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,

@@ -10,7 +10,7 @@ from chassis.circuit_breaker import BreakerRegistry
 from chassis.http_client import HttpDependency
 from chassis.pooling import after_commit
 from chassis.schedules import Schedule
-from chassis.worker_resources import Stages, WorkerResources, run_worker_process
+from chassis.worker import Stages, WorkerResources, run_worker_process
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders import caches, events, jobs, use_cases

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import orjson
 from chassis import deadlines
 from chassis.errors import DependencyRejected, PermanentJobError
 from chassis.jobs import RunningJob
 from chassis.logging import get_logger
 from chassis.pooling import Database
+from pydantic import ValidationError
 
 from payments import use_cases
 from payments.messages import ChargePayment, MakeRefund, ReconcileCharge, ReconcileRefund
 from payments.models import Payment, PaymentStatus, RefundStatus
-from payments.provider_client import Charge, ProviderClient, Refund
+from payments.provider_client import Charge, ProviderClient, Refund, Refusal
 from payments.use_cases import ChargeReport, RefundReport
 
 log = get_logger(__name__)
@@ -132,8 +132,8 @@ def _refusal(error: DependencyRejected) -> str:
 
 def _error_code(body: bytes) -> str:
     try:
-        return str(orjson.loads(body)["error"]["code"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return Refusal.model_validate_json(body).error.code
+    except ValidationError:
         return "unreadable_answer"
 
 

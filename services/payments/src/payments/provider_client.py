@@ -1,26 +1,41 @@
 """How payments calls the provider. This layer is the one that retries, under one key per payment for ever."""
 
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from chassis.http_client import AttemptHook, HttpDependency, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+# What PostgreSQL can keep: no NUL, and nothing that was not meant as an id or a code.
+type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class Charge(BaseModel):
     """What the provider answers to a charge; accepted (`pending`) is not captured."""
 
-    id: str
+    id: Text
     status: Literal["pending", "captured", "failed"]
-    failure_code: str | None = None
+    failure_code: Text | None = None
+
+
+class Problem(BaseModel):
+    """Why the provider refused."""
+
+    code: Text
+
+
+class Refusal(BaseModel):
+    """What the provider answers when it refuses."""
+
+    error: Problem
 
 
 class Refund(BaseModel):
     """What the provider answers to a refund."""
 
-    id: str
+    id: Text
     status: Literal["pending", "succeeded", "failed"]
-    failure_code: str | None = None
+    failure_code: Text | None = None
 
 
 class _Found[T: BaseModel](BaseModel):

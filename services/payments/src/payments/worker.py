@@ -8,7 +8,7 @@ from importlib.metadata import version
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.http_client import HttpDependency
 from chassis.schedules import Schedule
-from chassis.worker_resources import Stages, WorkerResources, run_worker_process
+from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from payments import events, jobs, use_cases
 from payments.messages import (

@@ -20,7 +20,7 @@ from chassis.process import identify, new_event_loop
 from chassis.schedules import Schedule, Scheduler
 from chassis.settings import ServiceSettings
 from chassis.wakeup import Wakeups
-from chassis.worker import Part, run_worker
+from chassis.worker.stages import Part, run_worker
 
 type Stages = Sequence[Sequence[Part]]
 
