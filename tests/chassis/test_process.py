@@ -124,13 +124,15 @@ async def test_a_worker_told_to_stop_stops_and_exits_with_0(orders: OrdersInstal
     assert ended.of("worker_stopped")
 
 
-@pytest.mark.parametrize("which", ["public", "management"])
-async def test_a_taken_port_is_said_clearly_and_without_a_traceback(orders: OrdersInstallation, which: str) -> None:
+@pytest.mark.parametrize(("command", "which"), [("api", "public"), ("api", "management"), ("worker", "management")])
+async def test_a_taken_port_is_said_clearly_and_without_a_traceback(
+    orders: OrdersInstallation, command: str, which: str
+) -> None:
     port = orders.http_port if which == "public" else orders.management_port
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", port))
         holder.listen()
-        ended = await orders.run("api")
+        ended = await orders.run(command)
     assert ended.code == 1
     assert "Traceback" not in ended.stdout + ended.stderr
     (line,) = ended.of("process_failed")

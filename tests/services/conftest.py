@@ -26,12 +26,10 @@ async def empty_database(fresh_database: MakeDatabase, postgres: EmbeddedPostgre
     made: dict[str, DatabaseSettings] = {}
 
     async def make(package: str) -> DatabaseSettings:
-        if package not in made:
-            made[package] = await fresh_database(package)
-        settings = made[package]
+        settings = made[package] = made.get(package) or await fresh_database(package)
         connection = await asyncpg.connect(postgres.dsn, database=settings.name)
         try:
-            # As a service's is: a foreign key is checked with the rights of its table's owner.
+            # Owned as a service's is: a foreign key is checked with the rights of its table's owner.
             await connection.execute(f'ALTER DATABASE "{settings.name}" OWNER TO "{settings.migration_user}"')
             await connection.execute(f"TRUNCATE {await connection.fetchval(_TABLES)} RESTART IDENTITY")
         finally:

@@ -114,7 +114,7 @@ class Orders:
             return await use_cases.apply_payment(session, PaymentNews(payment_id, version, status, reason))
 
     async def deliver(self, *envelopes: str) -> None:
-        handlers = dict.fromkeys(EVENTS.values(), partial(on_payment, self.cache))
+        handlers = [(kind, partial(on_payment, self.cache)) for kind in EVENTS.values()]
         await deliver(self.redis, self.database, handlers, *envelopes, stream=PAYMENTS_STREAM)
 
 
@@ -476,11 +476,8 @@ async def test_unsettled_news_of_whatever_version_hides_no_later_news(orders: Or
 
 async def test_the_same_news_from_answer_and_event_at_once_makes_one_event(orders: Orders) -> None:
     placed = [await orders.row((await orders.placed())["id"]) for _ in range(5)]
-    news = [
-        orders.apply(row.payment_id, status, version)
-        for row in placed
-        for status, version in (("captured", 1), ("captured", 1), ("refunded", 2), ("captured", 1))
-    ]
+    told: tuple[tuple[PaymentStatus, int], ...] = (("captured", 1), ("captured", 1), ("refunded", 2), ("captured", 1))
+    news = [orders.apply(row.payment_id, status, version) for row in placed for status, version in told]
     await asyncio.gather(*news)
     for row in placed:
         written = await events(orders.database, row.id)

@@ -21,6 +21,8 @@ from chassis.errors import (
     PermanentJobError,
 )
 from chassis.http_client import HttpDependency
+from chassis.messaging import Handler
+from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import (
@@ -50,6 +52,10 @@ from payments.settings import PaymentsSettings
 from payments.use_cases import ChargeReport
 from redis.asyncio import Redis
 
+HANDLERS: list[tuple[type[Event], Handler]] = [
+    (ProviderChargeSucceeded, on_charge_succeeded),
+    (ProviderChargeFailed, on_charge_failed),
+]
 CHARGEABLE = {PaymentStatus.CREATED, PaymentStatus.SUBMITTING}
 
 
@@ -92,8 +98,7 @@ class Payments:
             return await use_cases.apply_charge_report(session, report)
 
     async def deliver(self, *envelopes: str) -> None:
-        handlers = {ProviderChargeSucceeded: on_charge_succeeded, ProviderChargeFailed: on_charge_failed}
-        await deliver(self.redis, self.database, handlers, *envelopes, stream=PROVIDER_STREAM)
+        await deliver(self.redis, self.database, HANDLERS, *envelopes, stream=PROVIDER_STREAM)
 
 
 @pytest.fixture
