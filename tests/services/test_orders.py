@@ -60,6 +60,7 @@ from orders.messages import (
     PaymentFailed,
     PaymentRefunded,
     RequestPayment,
+    SettlePayment,
 )
 from orders.models import OrderStatus
 from orders.payments_client import PaymentsClient
@@ -681,3 +682,48 @@ async def test_an_order_is_settled_while_payments_answers_and_stays_settled(orde
     async with requesting(orders) as request:
         assert await request() is None
     assert (await orders.row(str(row.id))).status == "confirmed"
+
+
+# Cancelling
+
+
+async def test_a_cancelled_order_is_cancelling_until_its_money_is_settled(orders: Orders, server: FakeServer) -> None:
+    placed = await orders.placed()
+    path = f"/v1/orders/{placed['id']}"
+    await execute(orders.database, "DELETE FROM job")
+    first, again = await orders.client.post(f"{path}/cancel"), await orders.client.post(f"{path}/cancel")
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert first.json()["status"] == again.json()["status"] == "cancelling"
+    assert await job_statuses(orders.database, "settle_payment") == ["ready"]
+    row = await orders.row(placed["id"])
+    answer_with(server, row, "canceled", version=1)
+    http = HttpDependency("payments", orders.settings.payments, breakers=BreakerRegistry())
+    handler = partial(jobs.settle_payment, orders.database, orders.cache, PaymentsClient(http))
+    assert await attempt(orders.database, SettlePayment, handler) is None
+    await http.close()
+    assert server.asked[0].path == f"/v1/payments/{row.payment_id}/refund"
+    assert await events(orders.database, row.id) == [(1, "order.placed"), (2, "order.cancelled")]
+    assert (await orders.client.post(f"{path}/cancel")).status_code == 200
+
+
+async def test_an_order_cancelled_while_its_money_arrives_is_never_both(orders: Orders) -> None:
+    for _ in range(5):
+        row = await orders.row((await orders.placed())["id"])
+        cancelled, _ = await asyncio.gather(
+            orders.client.post(f"/v1/orders/{row.id}/cancel"), orders.apply(row.payment_id, "captured", 1)
+        )
+        assert cancelled.status_code == 202
+        row = await orders.row(str(row.id))
+        assert (row.status, row.paid_amount) == ("cancelling", row.amount)
+        await orders.apply(row.payment_id, "refunded", 2)
+        versions = [version for version, _ in await events(orders.database, row.id)]
+        assert versions == list(range(1, len(versions) + 1))
+        assert (await orders.row(str(row.id))).status == "cancelled"
+
+
+async def test_somebody_elses_order_cannot_be_cancelled(orders: Orders) -> None:
+    placed = await orders.placed()
+    async with orders.client_of(OTHER_SHOP) as other:
+        assert (await other.post(f"/v1/orders/{placed['id']}/cancel")).status_code == 404
+        assert (await other.post(f"/v1/orders/{uuid4()}/cancel")).status_code == 404
+    assert (await orders.row(placed["id"])).status == "pending"

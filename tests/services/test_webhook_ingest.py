@@ -12,6 +12,8 @@ import httpx
 import orjson
 import pytest
 from chassis import webhooks
+from chassis.errors import LeaseLost
+from chassis.jobs import RunningJob
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import attempt, count, job_statuses, one, rows, running
@@ -253,3 +255,16 @@ async def test_two_workers_with_one_event_publish_it_once(ingest: Ingest) -> Non
 
     await asyncio.gather(*(publish() for _ in range(5)))
     assert await count(ingest.database, "outbox") == 1
+
+
+async def test_a_worker_that_lost_its_lease_publishes_nothing(ingest: Ingest) -> None:
+    await ingest.send(body_of())
+
+    async def publish_late(job: RunningJob, payload: PublishEvent) -> None:
+        async with ingest.database.transaction() as session:
+            await session.execute(text("UPDATE job SET attempt = attempt + 1"))
+        await jobs.publish_event(ingest.database, job, payload)
+
+    assert isinstance(await attempt(ingest.database, PublishEvent, publish_late), LeaseLost)
+    assert (await ingest.stored()).status == "stored"
+    assert await count(ingest.database, "outbox") == 0

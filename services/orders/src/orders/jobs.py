@@ -46,7 +46,7 @@ async def settle_payment(
 ) -> None:
     """Protocol, row 12: have payments bring the net to zero. What comes of it arrives as an event, or is known now."""
     order = await _read(database, payload.order_id)
-    if order.status != OrderStatus.CANCELLING:
+    if order.status not in {OrderStatus.CANCELLING, OrderStatus.CANCELLED}:
         return
     payment = await _call(
         payments.void_payment(

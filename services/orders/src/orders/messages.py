@@ -17,7 +17,7 @@ class RequestPayment(JobPayload, job="request_payment", max_attempts=50, time_li
 
 
 class SettlePayment(JobPayload, job="settle_payment", max_attempts=50, time_limit=10):
-    """Ask payments to bring the net of a cancelling order's payment to zero."""
+    """Ask payments to bring the net of a cancelled order's payment to zero."""
 
     order_id: UUID
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from chassis import idempotency, outbox
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.idempotency import IdempotencyKey, StoredAnswer
-from chassis.jobs import enqueue
+from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -157,7 +157,8 @@ async def _begin_cancelling(session: AsyncSession, *which: ColumnElement[bool], 
 
 
 async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
-    """Protocol, row 15, from state: an open order that has not changed for `stale_after` seconds gets its job again.
+    """Protocol, row 15, from state: an open order that has not changed for `stale_after` seconds and has no job gets it
+    again.
 
     Both jobs may be repeated at any time; payments answers with what it knows by now.
     """
@@ -166,8 +167,9 @@ async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> Non
         .where(
             Order.status.in_((OrderStatus.PENDING.value, OrderStatus.CANCELLING.value)),
             Order.updated_at < func.now() - timedelta(seconds=stale_after),
+            ~has_live_job((RequestPayment, SettlePayment), order_id=Order.id),
         )
-        .order_by(Order.updated_at)
+        .order_by(func.random())  # or a batch of orders that nothing moves would hide all others
         .limit(batch)
     )
     for order in stale:
@@ -213,8 +215,9 @@ async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None
         return None
     target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
-        # The protocol cannot get here; if it does, money was taken for a cancelled order.
+        # The protocol cannot get here; if it does, money was taken for a cancelled order and has to go back.
         log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
+        await enqueue(session, SettlePayment(order_id=order.id), unique_key=str(order.id))
     values = {
         "payment_version": news.version,
         "paid_amount": order.amount if news.status == "captured" else 0,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from payments import use_cases
 from payments.messages import ChargePayment, MakeRefund, ReconcileCharge, ReconcileRefund
-from payments.models import Payment, PaymentStatus, RefundStatus
+from payments.models import Payment, PaymentStatus
 from payments.provider_client import Charge, ProviderClient, Refund, Refusal
 from payments.use_cases import ChargeReport, RefundReport
 
@@ -22,6 +22,7 @@ CALL_DEADLINE = 10.0  # seconds: three attempts of 2 s and the waits between the
 
 _PAYMENT_REQUIRED = 402
 _UNPROCESSABLE = 422
+_UNREADABLE = "unreadable_answer"
 
 
 async def charge_payment(database: Database, provider: ProviderClient, job: RunningJob, payload: ChargePayment) -> None:
@@ -44,12 +45,13 @@ async def reconcile_charge(
     """Protocol, row 16: learn from the provider what no event and no answer told."""
     with deadlines.deadline(CALL_DEADLINE):
         charges = await provider.find_charges(payload.payment_id)
-    if len([charge for charge in charges if charge.status == "captured"]) > 1:
+    captured = [charge for charge in charges if charge.status == "captured"]
+    if len(captured) > 1:
         # It promised one charge per key. Which one is meant, and the money of the other, is for a person to settle.
         log.error("payment_charged_twice", payment_id=payload.payment_id, charges=[charge.id for charge in charges])
     async with database.transaction() as session:
         if charges:
-            await use_cases.apply_charge_report(session, _report(payload.payment_id, charges[0]))
+            await use_cases.apply_charge_report(session, _report(payload.payment_id, (captured or charges)[0]))
         else:
             await use_cases.no_charge_found(session, payload.payment_id)
         await job.complete_in(session)
@@ -58,8 +60,8 @@ async def reconcile_charge(
 async def make_refund(database: Database, provider: ProviderClient, job: RunningJob, payload: MakeRefund) -> None:
     """Protocol, row 13: ask for the refund, under its own key; an unknown outcome is tried again with the same one."""
     async with database.read() as session:
-        refund = await use_cases.read_refund(session, payload.refund_id)
-    if refund.status != RefundStatus.REQUESTED:
+        refund = await use_cases.refund_to_ask_for(session, payload.refund_id)
+    if refund is None:
         return
     try:
         with deadlines.deadline(CALL_DEADLINE):
@@ -67,22 +69,22 @@ async def make_refund(database: Database, provider: ProviderClient, job: Running
         report = _refund_report(refund.id, made)
     except DependencyRejected as error:
         report = RefundReport(refund.id, "failed", reason=_refusal(error))
-    await _apply_refund_report(database, job, report)
+    async with database.transaction() as session:
+        await use_cases.apply_refund_report(session, report)
+        await job.complete_in(session)
 
 
 async def reconcile_refund(
     database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileRefund
 ) -> None:
-    """Protocol, row 16, for a refund: one that the provider does not know is asked for again, by the next sweep."""
+    """Protocol, row 16, for a refund."""
     with deadlines.deadline(CALL_DEADLINE):
         refunds = await provider.find_refunds(payload.refund_id)
-    if refunds:
-        await _apply_refund_report(database, job, _refund_report(payload.refund_id, refunds[0]))
-
-
-async def _apply_refund_report(database: Database, job: RunningJob, report: RefundReport) -> None:
     async with database.transaction() as session:
-        await use_cases.apply_refund_report(session, report)
+        if refunds:
+            await use_cases.apply_refund_report(session, _refund_report(payload.refund_id, refunds[0]))
+        else:
+            await use_cases.no_refund_found(session, payload.refund_id)
         await job.complete_in(session)
 
 
@@ -122,10 +124,10 @@ def _refusal(error: DependencyRejected) -> str:
     code = _error_code(error.body)
     if error.status == _PAYMENT_REQUIRED:
         return code
-    if error.status == _UNPROCESSABLE and code != "idempotency_key_reused":
+    if error.status == _UNPROCESSABLE and code not in {"idempotency_key_reused", _UNREADABLE}:
         return code
     if error.status == _UNPROCESSABLE:
-        # Our key stands for another payload there: only a person can say which charge is meant.
+        # Our key stands, or may stand, for another payload there: only a person can say which charge is meant.
         raise PermanentJobError(str(error)) from error
     raise error
 
@@ -134,7 +136,7 @@ def _error_code(body: bytes) -> str:
     try:
         return Refusal.model_validate_json(body).error.code
     except ValidationError:
-        return "unreadable_answer"
+        return _UNREADABLE
 
 
 class _MovedOnError(Exception):

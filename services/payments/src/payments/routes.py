@@ -49,7 +49,16 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     return payment
 
 
-@router.post("/{payment_id}/refund", status_code=202, responses=documented(ErrorCode.STATE_CONFLICT))
+@router.post(
+    "/{payment_id}/refund",
+    status_code=202,
+    responses=documented(
+        ErrorCode.MALFORMED_REQUEST,
+        ErrorCode.STATE_CONFLICT,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    ),
+)
 async def refund_payment(payment_id: UUID, body: VoidPayment, given: Given) -> PaymentView:
     """Bring the payment's net to zero: cancel it if it is not charged, refund it once it is. Safe to repeat."""
     deadlines.check("the payment was voided")

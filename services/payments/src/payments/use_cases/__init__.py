@@ -10,7 +10,7 @@ from payments.use_cases.charges import (
     begin_attempt,
     no_charge_found,
 )
-from payments.use_cases.refunds import RefundReport, apply_refund_report, read_refund
+from payments.use_cases.refunds import RefundReport, apply_refund_report, no_refund_found, refund_to_ask_for
 from payments.use_cases.requests import find_payment, request_payment, void_payment
 from payments.use_cases.states import read_payment
 from payments.use_cases.sweeps import sweep
@@ -24,8 +24,9 @@ __all__ = [
     "begin_attempt",
     "find_payment",
     "no_charge_found",
+    "no_refund_found",
     "read_payment",
-    "read_refund",
+    "refund_to_ask_for",
     "request_payment",
     "sweep",
     "void_payment",

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
+from chassis.logging import get_logger
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
@@ -12,12 +13,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 from payments.models import AttemptOutcome, ChargeAttempt, Payment, PaymentStatus
 from payments.use_cases.refunds import request_refund
 from payments.use_cases.states import lock, move
+from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 
-# The provider keeps idempotency keys for 24 h at least. 4 h before that the last POST with a key is begun, so that none
-# is still on its way when the key is forgotten.
-POST_WINDOW = timedelta(hours=20)
-# When nothing of a key can arrive any more: only now does "not found" prove that there was no charge.
-PROOF_AFTER = timedelta(hours=24)
+log = get_logger(__name__)
 
 
 async def begin_attempt(session: AsyncSession, payment_id: UUID) -> int | None:
@@ -115,7 +113,15 @@ async def apply_charge_report(session: AsyncSession, report: ChargeReport) -> bo
 
 
 async def no_charge_found(session: AsyncSession, payment_id: UUID) -> bool:
-    """Protocol, row 16: the provider knows no charge. A proof only once no POST can arrive any more; whether it is."""
+    """Protocol, row 16: the provider knows no charge. A proof only once no POST can arrive any more; whether it is.
+
+    Of a charge that it has accepted it proves nothing at all: money may be taken, and somebody has to ask.
+    """
+    payment = await lock(session, payment_id)
+    if payment is not None and payment.status == PaymentStatus.SUBMITTED:
+        log.error("charge_missing", payment_id=payment_id, provider_charge_id=payment.provider_charge_id)
+    if payment is None or payment.status != PaymentStatus.SUBMITTING:
+        return False
     if await session.scalar(select(has_open_attempt(payment_id, older_than=PROOF_AFTER))):
         return await apply_charge_report(session, ChargeReport(payment_id, "failed", reason="never_arrived"))
     return False

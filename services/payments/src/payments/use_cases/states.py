@@ -53,7 +53,7 @@ async def move(
     )
     if payment is None:
         return None
-    log.info("paymentmoved", payment_id=payment.id, order_id=payment.order_id, status=payment.status)
+    log.info("payment_moved", payment_id=payment.id, order_id=payment.order_id, status=payment.status)
     if event is not None:
         await publish(session, payment, event, **event_fields)
     return payment
