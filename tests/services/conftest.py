@@ -35,8 +35,6 @@ async def empty_database(fresh_database: MakeDatabase, postgres: EmbeddedPostgre
     async def open_new(package: str) -> tuple[DatabaseSettings, asyncpg.Connection]:
         settings = await fresh_database(package)
         connection = await asyncpg.connect(postgres.dsn, database=settings.name)
-        # Owned as a service's is: a foreign key is checked with the rights of its table's owner.
-        await connection.execute(f'ALTER DATABASE "{settings.name}" OWNER TO "{settings.migration_user}"')
         return settings, connection
 
     async def make(package: str) -> DatabaseSettings:

@@ -43,8 +43,6 @@ class Ledger(BaseModel):
     charges: list[_Charge]
 
 
-
-
 class PatientClient(DemoClient):
     """`place` and `cancel` try once and raise what goes wrong; `buy` and `call_off` do not give up."""
 

@@ -60,9 +60,8 @@ def passing_settings(state: Path | None = None) -> Iterator[LocalSettings]:
 
 
 def _settings(state: Path, ports: Mapping[str, int]) -> LocalSettings:
-    return LocalSettings(
-        state=state, port_offset=0, postgres_dsn=None, valkey_dsn=None, postgres_durable=False, **ports
-    )
+    own = LocalSettings(state=state, port_offset=0, postgres_dsn=None, valkey_dsn=None, postgres_durable=False)
+    return own.model_copy(update=ports)
 
 
 def _free_block() -> dict[str, int]:

@@ -39,10 +39,7 @@ async def request_payment(session: AsyncSession, command: RequestPayment) -> tup
         await enqueue(session, ChargePayment(payment_id=inserted.id), unique_key=str(inserted.id))
         log.info("payment_requested", payment_id=inserted.id, order_id=inserted.order_id, amount=inserted.amount)
         return _view(inserted), True
-    payment = await session.get(Payment, command.payment_id)
-    asked = (command.order_id, command.amount, command.currency)
-    if payment is None or (payment.order_id, payment.amount, payment.currency) != asked:
-        raise ApiError(ErrorCode.STATE_CONFLICT, "This order has another payment, or this payment another amount.")
+    payment = _require_same(await session.get(Payment, command.payment_id), command)
     return _view(payment), False
 
 
@@ -56,12 +53,11 @@ async def void_payment(session: AsyncSession, payment_id: UUID, command: VoidPay
 
     A payment that is not known yet becomes a tombstone: the request that may still be on its way finds it. One that may
     be on its way to the provider is only marked, since asking for a refund of what is not captured proves nothing.
+    Raises `ApiError` (409) when the order has another payment, or this payment another amount.
     """
     if (tombstone := await _bury(session, payment_id, command)) is not None:
         return _view(tombstone)
-    payment = await lock(session, payment_id)
-    if payment is None:
-        raise ApiError(ErrorCode.STATE_CONFLICT, "This order has another payment.")
+    payment = _require_same(await lock(session, payment_id), command)
     status = PaymentStatus(payment.status)
     if status is PaymentStatus.CREATED:
         canceled = await move(session, payment_id, PaymentStatus.CANCELED, {"reason": "voided"})
@@ -91,6 +87,13 @@ async def _bury(session: AsyncSession, payment_id: UUID, command: VoidPayment) -
     if tombstone is not None:
         await publish(session, tombstone, PaymentCanceled)
     return tombstone
+
+
+def _require_same(payment: Payment | None, command: RequestPayment | VoidPayment) -> Payment:
+    asked = (command.order_id, command.amount, command.currency)
+    if payment is None or (payment.order_id, payment.amount, payment.currency) != asked:
+        raise ApiError(ErrorCode.STATE_CONFLICT, "This order has another payment, or this payment another amount.")
+    return payment
 
 
 def _view(payment: Payment) -> PaymentView:
