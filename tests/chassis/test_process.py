@@ -158,9 +158,16 @@ async def test_an_application_that_cannot_open_its_resources_is_not_served() -> 
 
 
 @pytest.mark.parametrize(
-    ("error", "has_traceback"), [(LookupError("lost"), True), (HoldfastError("the port is taken"), False)]
+    ("error", "reason", "has_traceback"),
+    [
+        (LookupError("lost"), "LookupError: lost", True),
+        (HoldfastError("the port is taken"), "HoldfastError: the port is taken", False),
+        (ExceptionGroup("tasks", [ExceptionGroup("more", [LookupError("lost")])]), "LookupError: lost", True),
+    ],
 )
-def test_what_ends_a_process_is_its_last_line_and_critical(error: Exception, *, has_traceback: bool) -> None:
+def test_what_ends_a_process_is_its_last_line_and_critical(
+    error: Exception, reason: str, *, has_traceback: bool
+) -> None:
     class Settings(ServiceSettings):
         service_name = "shop"
 
@@ -170,5 +177,5 @@ def test_what_ends_a_process_is_its_last_line_and_critical(error: Exception, *, 
     assert exit_.value.code == 1
     (line,) = logs.of("process_failed")
     assert line["level"] == "critical"
-    assert line["reason"] == str(error)
+    assert line["reason"] == reason
     assert ("exception" in line) == has_traceback

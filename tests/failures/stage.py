@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
 
 import asyncpg
 import pytest
@@ -31,7 +30,7 @@ class Stage:
     proxy: SeveringProxy
     events: list[Event]
     interruptions: int = 0
-    _numbers: count[int] = field(default_factory=lambda: count(1))
+    bought: int = 0
     _signalled: set[str] = field(default_factory=set)
     _paused: set[str] = field(default_factory=set)
 
@@ -40,7 +39,8 @@ class Stage:
         self.events.clear()
 
     def purchase(self, **fields: object) -> Purchase:
-        return Purchase(key=f"order-{next(self._numbers)}", **fields)
+        self.bought += 1
+        return Purchase(key=f"order-{self.bought}", **fields)
 
     async def buy(self, number: int = 1, **fields: object) -> list[str]:
         return [await self.client.buy(self.purchase(**fields)) for _ in range(number)]
