@@ -133,11 +133,31 @@ class Stage:
         metrics.add(await self.client.read_metrics(self.platform.supervisor.entries[program].program.management))
         return metrics
 
+    async def until_open_breaker(self, program: str, operation: str) -> None:
+        async def look() -> bool:
+            name = "circuit_breaker_transitions_total"
+            return (await self.metrics(program)).total(name, operation=operation, to="open") > 0
+
+        await self.until(look, what=f"the breaker of {operation} opens")
+
+    async def until_webhooks(self, result: str, number: int) -> None:
+        async def look() -> bool:
+            return (await self.metrics("webhook-ingest-api")).total("webhook_received_total", result=result) >= number
+
+        await self.until(look, what=f"{number} webhooks are answered as {result}")
+
     async def charges(self, order_id: str) -> list[str]:
         """The states of all charges the provider has for an order."""
         [order] = await self.fetch("orders", "SELECT payment_id::text AS id FROM orders WHERE id::text = $1", order_id)
         ledger = await self.client.read_ledger()
         return [charge.status for charge in ledger.charges if charge.reference == order["id"]]
+
+    async def refunds(self, order_id: str) -> list[str]:
+        """The states of all refunds the provider has for an order."""
+        query = "SELECT r.id::text AS id FROM refund r JOIN payment p ON p.id = r.payment_id WHERE order_id::text = $1"
+        ids = {row["id"] for row in await self.fetch("payments", query, order_id)}
+        ledger = await self.client.read_ledger()
+        return [refund.status for refund in ledger.refunds if refund.reference in ids]
 
     async def assert_sound(self) -> None:
         """Every invariant holds once all is quiet, and no process has ended but those that were told to."""

@@ -32,7 +32,7 @@ class Purchase:
     quantity: int = 1
 
 
-class _Charge(BaseModel):
+class _Transfer(BaseModel):
     reference: str
     status: str
 
@@ -40,7 +40,8 @@ class _Charge(BaseModel):
 class Ledger(BaseModel):
     """What the provider has done, as far as anybody here asks."""
 
-    charges: list[_Charge]
+    charges: list[_Transfer]
+    refunds: list[_Transfer]
 
 
 class PatientClient(DemoClient):

@@ -113,6 +113,7 @@ async def cancel_order(order_id: UUID, response: Response, caller: Caller, given
     async with given.database.transaction() as session:
         found, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)
         after_commit(session, partial(given.orders.invalidate_soon, str(order_id)))
+    await given.orders.invalidated()  # or the caller, reading at once, might still find the order pending
     response.status_code = 202 if is_new else 200
     return found.order
 
