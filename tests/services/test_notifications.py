@@ -26,6 +26,7 @@ from notifications.messages import ORDERS_STREAM, OrderCancelled, OrderConfirmed
 from notifications.models import MailStatus
 from notifications.settings import NotificationsSettings, SmtpSettings
 from redis.asyncio import Redis
+from waiting import eventually
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class Notifications:
     client_of: Callable[..., httpx.AsyncClient]
 
     async def deliver(self, *envelopes: str) -> None:
-        handlers = {kind: on_order for kind in ORDER_EVENTS}  # noqa: C420
+        handlers = [(kind, on_order) for kind in ORDER_EVENTS]
         await deliver(self.redis, self.database, handlers, *envelopes, stream=ORDERS_STREAM)
 
     async def written(self) -> list[tuple[int, str]]:
@@ -199,6 +200,25 @@ async def test_events_of_one_order_handled_at_once_are_written_in_order(notifica
     # Three consumers of one group: the stream's order is lost between them, and only versions restore it.
     await asyncio.gather(*(notifications.deliver(event) for event in events))
     assert await notifications.written() == IN_ORDER
+
+
+async def test_an_event_waits_while_another_of_its_order_is_being_handled(notifications: Notifications) -> None:
+    order_id = uuid4()
+    await notifications.deliver(order_event(order_id, 1))
+
+    async def is_waiting_or_over() -> bool:
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        row = await one(notifications.database, f"SELECT EXISTS ({waiting}) AS found")
+        return bool(row.found) or second.done()
+
+    async with notifications.database.transaction() as session:
+        # Unless it waits, it could be held just after the one before it looked for held ones: for ever.
+        assert await use_cases.last_version(session, order_id) == 1
+        second = asyncio.create_task(notifications.deliver(order_event(order_id, 2)))
+        await eventually(is_waiting_or_over)
+        assert not second.done()
+    await second
+    assert await notifications.written() == IN_ORDER[:2]
 
 
 async def test_a_mail_says_what_happened_for_how_much(notifications: Notifications) -> None:
@@ -319,9 +339,9 @@ BAD_ADDRESSES = [
 
 
 async def test_an_address_cannot_add_a_header_or_a_recipient(notifications: Notifications, office: PostOffice) -> None:
-    for address in BAD_ADDRESSES:
-        await notifications.deliver(order_event(uuid4(), 1, customer_email=address))
-        assert await notifications.send(office.settings) is None, address
+    await notifications.deliver(*(order_event(uuid4(), 1, customer_email=address) for address in BAD_ADDRESSES))
+    for _ in BAD_ADDRESSES:
+        assert await notifications.send(office.settings) is None
     assert office.mails == []
     assert await notifications.statuses() == ["dead"] * len(BAD_ADDRESSES)
 

@@ -13,18 +13,25 @@ from chassis.settings import DatabaseSettings
 from harness import one
 from notifications.models import MAIL
 from orders.models import ORDER
-from payments.models import PAYMENT
+from payments.models import PAYMENT, REFUND
 from webhook_ingest.models import PROVIDER_EVENT
 
 PROTOCOL = Path(__file__).parents[2] / "docs/reference/protocol.md"
 _ROW = re.compile(r"^\| (?P<machine>\w+) \| (?P<moves>.+) \|$", re.MULTILINE)
 _SPAN = re.compile(r"`([^`]*→[^`]*)`")
 
-# A machine's type names its own states, so that no narrower type fits all four.
-MACHINES: dict[str, Any] = {"Order": ORDER, "Payment": PAYMENT, "ProviderEvent": PROVIDER_EVENT, "Mail": MAIL}
+# A machine's type names its own states, so that no narrower type fits them all.
+MACHINES: dict[str, Any] = {
+    "Order": ORDER,
+    "Payment": PAYMENT,
+    "Refund": REFUND,
+    "ProviderEvent": PROVIDER_EVENT,
+    "Mail": MAIL,
+}
 PLACES = {
     "Order": ("orders", "orders"),
     "Payment": ("payments", "payment"),
+    "Refund": ("payments", "refund"),
     "ProviderEvent": ("webhook_ingest", "provider_event"),
     "Mail": ("notifications", "mail"),
 }
@@ -36,6 +43,8 @@ def written_moves(machine: str) -> set[tuple[str, str]]:
     row = next(row for row in _ROW.finditer(states) if row["machine"] == machine)
     chains = [[step.split("/") for step in span.split("→")] for span in _SPAN.findall(row["moves"])]
     pairs = [pair for chain in chains for pair in itertools.pairwise(chain)]
+    if "both also directly" in row["moves"]:
+        pairs += [(chain[0], chain[-1]) for chain in chains]
     return {(source, target) for sources, targets in pairs for source in sources for target in targets} - {
         ("(none)", target) for _, targets in pairs for target in targets
     }

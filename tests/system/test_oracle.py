@@ -229,12 +229,8 @@ def charge(charge_id: str, reference: str, status: str = "captured", *, amount: 
 
 
 @pytest.fixture(scope="module")
-async def databases(fresh_database, postgres) -> dict[str, str]:
+async def databases(fresh_database) -> dict[str, str]:
     settings = {service: await fresh_database(package) for service, package in PACKAGES.items()}
-    admin = await asyncpg.connect(postgres.dsn)
-    for s in settings.values():  # foreign keys are checked as the tables' owner, who gets at the schema as its owner
-        await admin.execute(f"ALTER DATABASE {s.name} OWNER TO {s.migration_user}")
-    await admin.close()
     return {
         service: f"postgresql://{s.user}:{s.password.get_secret_value()}@{s.host}:{s.port}/{s.name}"
         for service, s in settings.items()

@@ -272,6 +272,16 @@ class OutboxSettings(Group):
     stream_max_length: int = Field(100_000, gt=0, description="Entries a stream keeps, approximately: a day at 1/s.")
 
 
+class SweepSettings(Group):
+    """Sweeps look for what no job and no event moves any more."""
+
+    every: Seconds = Field(15.0, description="Seconds between sweeps; what they find has waited far longer already.")
+    stale_after: Seconds = Field(
+        60.0, description="Seconds without a change before something open is asked about: far above a usual 0.5 s."
+    )
+    batch: int = Field(200, gt=0, description="Rows one sweep takes up, so that its transaction stays short.")
+
+
 class ServiceSettings(BaseSettings):
     """What every service has. A service derives from it, names itself and adds its own groups."""
 

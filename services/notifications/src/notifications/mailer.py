@@ -1,4 +1,7 @@
-"""Handing mail to an SMTP server. Accepted (250) is sent; a permanent refusal (5xx) is final; all else is unknown."""
+"""Handing mail to an SMTP server.
+
+Accepted (250) is sent; a permanent refusal (5xx) of the recipient or the mail is final; all else is tried again.
+"""
 
 from email.errors import HeaderParseError
 from email.headerregistry import Address
@@ -48,8 +51,11 @@ class Mailer:
                 )
         except aiosmtplib.SMTPRecipientsRefused as error:
             _raise_if_permanent([refusal.code for refusal in error.recipients], str(error), error)
-        except aiosmtplib.SMTPResponseException as error:
+        except aiosmtplib.SMTPDataError as error:
             _raise_if_permanent([error.code], error.message, error)
+        except aiosmtplib.SMTPResponseException as error:
+            # A refusal of us (our login, our sender) says nothing of this mail: it waits until that is mended.
+            raise DependencyUnavailable("mail server", error.message) from error
         except aiosmtplib.SMTPTimeoutError as error:
             raise DependencyTimeout("mail server", self._settings.timeout) from error
         except aiosmtplib.SMTPConnectError as error:
