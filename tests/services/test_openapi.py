@@ -27,7 +27,7 @@ APPS: Mapping[str, FastAPI] = {
     "notifications": notifications.api.create_app(NotificationsSettings(database=DATABASE)),
     "webhook-ingest": webhook_ingest.api.create_app(WebhookIngestSettings(database=DATABASE, webhook_secrets=SECRETS)),
 }
-SIGNED_INSTEAD = {"receive_payment_provider"}
+SIGNED_INSTEAD = {"receive_webhook"}
 ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}
 
 

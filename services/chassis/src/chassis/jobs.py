@@ -22,7 +22,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from chassis.errors import LeaseLost
 from chassis.pooling import after_commit
 from chassis.statements import load_statements
-from chassis.telemetry import current_traceparent
+from chassis.telemetry import SpanKind, current_traceparent, span
 from chassis.wakeup import wake_after_commit
 
 STATEMENTS = {name: text(sql) for name, sql in load_statements("jobs.sql").items()}
@@ -72,19 +72,20 @@ async def enqueue(
     name with the same `unique_key` waits already; one that runs does not count, since it may have read older state.
     """
     options = payload.options
-    values = {
-        "name": options.name,
-        "queue": options.queue,
-        "priority": options.priority,
-        "payload": payload.model_dump_json(),
-        "version": options.version,
-        "max_attempts": options.max_attempts,
-        "delay": delay,
-        "deadline": deadline,
-        "unique_key": unique_key,
-        "traceparent": current_traceparent(),
-    }
-    job_id: int | None = await session.scalar(STATEMENTS["enqueue"], values)
+    with span(f"enqueue {options.name}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(options)):
+        values = {
+            "name": options.name,
+            "queue": options.queue,
+            "priority": options.priority,
+            "payload": payload.model_dump_json(),
+            "version": options.version,
+            "max_attempts": options.max_attempts,
+            "delay": delay,
+            "deadline": deadline,
+            "unique_key": unique_key,
+            "traceparent": current_traceparent(),
+        }
+        job_id: int | None = await session.scalar(STATEMENTS["enqueue"], values)
     if job_id is not None and delay <= 0:
         wake_after_commit(session, wakeup_channel(options.queue))
     return job_id
@@ -109,6 +110,14 @@ def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribu
 def wakeup_channel(queue: str) -> str:
     """The notification channel of a queue's workers."""
     return f"jobs_{queue}"
+
+
+def _attributes(options: JobOptions) -> dict[str, str | int]:
+    return {
+        "messaging.system": "postgresql",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": options.queue,
+    }
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from email.utils import format_datetime, localtime
 
 import aiosmtplib
 from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable, HoldfastError
+from chassis.telemetry import SpanKind, span
 
 from notifications.settings import SmtpSettings
 
@@ -40,13 +41,14 @@ class Mailer:
         message["Date"] = format_datetime(localtime())
         message.set_content(text)
         try:
-            await aiosmtplib.send(
-                message,
-                recipients=[recipient],
-                hostname=self._settings.host,
-                port=self._settings.port,
-                timeout=self._settings.timeout,
-            )
+            with span("send mail", kind=SpanKind.CLIENT, attributes=self._attributes):
+                await aiosmtplib.send(
+                    message,
+                    recipients=[recipient],
+                    hostname=self._settings.host,
+                    port=self._settings.port,
+                    timeout=self._settings.timeout,
+                )
         except aiosmtplib.SMTPRecipientsRefused as error:
             _raise_if_permanent([refusal.code for refusal in error.recipients], str(error), error)
         except aiosmtplib.SMTPDataError as error:
@@ -60,6 +62,9 @@ class Mailer:
             raise DependencyUnavailable("mail server", type(error).__name__) from error
         except (aiosmtplib.SMTPException, OSError) as error:
             raise DependencyFailed("mail server", type(error).__name__) from error
+
+    def _attributes(self) -> dict[str, str | int]:
+        return {"server.address": self._settings.host, "server.port": self._settings.port}
 
 
 def _address(recipient: str) -> Address:
