@@ -7,7 +7,7 @@ SYNCED := .venv/holdfast-synced
 .PHONY: help up down status logs demo audit test lint types check docs fmt clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 up: $(SYNCED) ## Start the platform and stay; Ctrl-C stops it
 	@$(BIN)/holdfast-local up
@@ -29,6 +29,12 @@ audit: $(SYNCED) ## Ask the oracle about the running platform
 
 test: $(SYNCED) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest
+
+test-faults: $(SYNCED) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
+	@$(BIN)/pytest tests/failures
+
+chaos: $(SYNCED) ## Rounds of random faults, then totals; SEED=1 ROUNDS=20, FIRST=7 starts with that round
+	@$(BIN)/holdfast-local chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FIRST),--first $(FIRST))
 
 lint: $(SYNCED) types ## Format, lint, types, imports
 	@$(BIN)/ruff format --check .

@@ -11,9 +11,9 @@ from holdfast_local.chaos_client import open_patient_client
 from holdfast_local.chaos_settings import HURRIED, passing_settings
 from holdfast_local.platform import running_platform
 from holdfast_local.supervisor import Event
-
-from stage import Stage
+from holdfast_local.topology import Overrides
 from severing_proxy import SeveringProxy
+from stage import Stage
 
 FOLDER = Path(__file__).parent
 
@@ -32,19 +32,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-async def _staged() -> AsyncIterator[Stage]:
+async def _staged(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """One platform per file; a file may say `OVERRIDES`, settings of its own by program."""
     with passing_settings() as settings:
         # Between the API of orders and its database, for tests that cut a connection at a chosen moment.
         proxy = SeveringProxy(target_port=settings.port("postgres"))
         async with proxy.listening() as port:
-            own = {**HURRIED["orders-api"], "database.port": port}
-            overrides = {**HURRIED, "orders-api": own}
-            events: list[Event] = []
+            overrides = merged(
+                HURRIED, {"orders-api": {"database.port": port}}, getattr(request.module, "OVERRIDES", {})
+            )
+            events = list[Event]()
             async with (
                 running_platform(settings, overrides=overrides, on_event=events.append) as platform,
                 open_patient_client(platform.installation) as client,
             ):
                 yield Stage(platform=platform, client=client, proxy=proxy, events=events)
+
+
+def merged(*layers: Overrides) -> Overrides:
+    programs = {program for layer in layers for program in layer}
+    return {name: {k: v for layer in layers for k, v in layer.get(name, {}).items()} for name in programs}
 
 
 @pytest.fixture

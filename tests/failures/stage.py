@@ -18,7 +18,6 @@ from holdfast_local.supervisor import Change, Event
 from severing_proxy import SeveringProxy
 
 PATIENCE_SECONDS = 40.0
-_POLL_SECONDS = 0.02
 
 
 @dataclass(kw_only=True)
@@ -85,13 +84,13 @@ class Stage:
         finally:
             await connection.close()
 
-    async def until[T](self, look: Callable[[], Awaitable[T]], *, what: str) -> T:
+    async def until[T](self, look: Callable[[], Awaitable[T]], *, what: str, every: float = 0.02) -> T:
         """The first truthy answer; fails when there is none in time."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             if answer := await look():
                 return answer
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(every)
         pytest.fail(f"not within {PATIENCE_SECONDS:.0f} s: {what}")
 
     async def until_job(self, service: str, name: str, *, status: str = "running", number: int = 1) -> list[int]:

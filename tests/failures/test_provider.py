@@ -27,17 +27,20 @@ async def test_the_provider_is_down_for_longer_than_a_deadline_then_hangs_then_i
 
 async def test_the_provider_is_away_while_it_is_asked_what_became_of_a_charge(stage: Stage):
     """Its webhooks never came, so sweeps ask; nobody has to look at dead letters because it did not answer."""
-    await stage.provider(webhook_drop_rate=1.0, capture_delay_seconds=1.0)
+    await stage.provider(webhook_drop_rate=1.0, capture_delay_seconds=0.5)
     [order] = await stage.buy()
     await stage.until_payment(order, "submitted")
-    await stage.provider(unavailable=True)
-    await asyncio.sleep(12)  # sweeps each second from 3 s on
-    dead = await stage.fetch("payments", "SELECT name, last_error FROM job WHERE status = 'dead'")
-    waiting = await stage.fetch("payments", "SELECT name FROM job")
-    await stage.provider()
+    await stage.provider(webhook_drop_rate=1.0, unavailable=True)
+
+    async def was_asked_often() -> bool:
+        query = "SELECT FROM job WHERE name = 'reconcile_charge' AND (attempt > 6 OR status = 'dead')"
+        return bool(await stage.fetch("payments", query))
+
+    await stage.until(was_asked_often, what="it was asked six times")
+    jobs = await stage.fetch("payments", "SELECT status FROM job")
+    await stage.provider(webhook_drop_rate=1.0)
     await stage.until_status("confirmed", order)
-    assert dead == []
-    assert len(waiting) <= 1
+    assert len(jobs) == 1
     await stage.assert_sound()
 
 
@@ -75,14 +78,14 @@ async def test_webhooks_come_twice_out_of_order_late_and_forged(stage: Stage):
 
 async def test_webhooks_that_never_come_are_made_up_for_by_asking(stage: Stage):
     await stage.provider(webhook_drop_rate=1.0)
+    received = (await stage.metrics("webhook-ingest-api")).total("webhook_received_total", result="accepted")
     paid = await stage.buy(3)
     failing = await stage.buy(1, card="pm_card_fails_later")
     await stage.until_status("confirmed", *paid)
     await stage.until_status("cancelled", *failing)
     await stage.client.call_off("acme", paid[0])
     await stage.until_status("cancelled", paid[0])
-    [event] = await stage.fetch("webhook-ingest", "SELECT count(*) FROM provider_event WHERE received_at > now() - interval '5 s'")
-    assert event["count"] == 0
+    assert (await stage.metrics("webhook-ingest-api")).total("webhook_received_total", result="accepted") == received
     await stage.assert_sound()
 
 
@@ -144,7 +147,9 @@ async def test_cancelled_while_the_charge_is_accepted_but_not_captured_it_is_ref
 
 
 @pytest.mark.parametrize("times", [1, 5])
-async def test_cancelled_after_it_was_confirmed_it_is_refunded_once_however_often_it_is_asked_for(stage: Stage, times: int):
+async def test_cancelled_after_it_was_confirmed_it_is_refunded_once_however_often_it_is_asked_for(
+    stage: Stage, times: int
+):
     [order] = await stage.buy()
     await stage.until_status("confirmed", order)
     await stage.provider(latency_seconds=1.0, answer_lost_rate=0.3, seed=times)

@@ -58,7 +58,7 @@ async def test_the_notifications_worker_is_killed_while_it_sends_a_mail(stage: S
 
 
 async def test_the_notifications_worker_is_killed_after_the_250_and_the_copy_has_the_same_message_id(stage: Stage):
-    """The mailbox has the mail; whoever sent it dies before it can record that. This copy is the one that is allowed."""
+    """The mailbox has the mail; whoever sent it dies before it can record that: the copy that is allowed."""
     known = len(await stage.client.read_message_ids())
     await stage.mailbox(latency_seconds=1.0)
     [order] = await stage.buy()

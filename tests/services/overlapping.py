@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from chassis.pooling import Database
 from harness import one
@@ -25,7 +26,7 @@ async def overlapping[A, B](database: Database, first: Work[A], second: Work[B])
         async with database.transaction() as session:
             result = await first(session)
             has_written.set()
-            await eventually(is_waiting_or_done)
+            await waits_or_is_done(database, follower)
             return result
 
     async def follow() -> B:
@@ -33,9 +34,15 @@ async def overlapping[A, B](database: Database, first: Work[A], second: Work[B])
         async with database.transaction() as session:
             return await second(session)
 
-    async def is_waiting_or_done() -> bool:
-        return follower.done() or bool((await one(database, _IS_WAITING)).answer)
-
     follower = asyncio.create_task(follow())
     results = await asyncio.gather(begin(), follower)
     return results[0], results[1]
+
+
+async def waits_or_is_done(database: Database, task: asyncio.Task[Any]) -> None:
+    """Return once the task waits for another transaction's lock, or has not had to."""
+
+    async def look() -> bool:
+        return task.done() or bool((await one(database, _IS_WAITING)).answer)
+
+    await eventually(look)

@@ -27,7 +27,7 @@ from chassis.messaging import Handler
 from chassis.outbox import Event
 from harness import FakeServer, attempt, count, deliver, dependency, envelope, events, execute, job_statuses, one, rows
 from holdfast_local.ports import free_port
-from overlapping import Work, overlapping
+from overlapping import Work, overlapping, waits_or_is_done
 from payments import jobs, use_cases
 from payments.events import on_refund_failed, on_refund_succeeded
 from payments.messages import (
@@ -42,7 +42,7 @@ from payments.messages import (
 from payments.models import PaymentStatus, RefundStatus
 from payments.provider_client import ProviderClient
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
-from payments.use_cases import ChargeReport, RefundReport
+from payments.use_cases import ChargeReport, RefundReport, requests, states
 from sqlalchemy.ext.asyncio import AsyncSession
 from test_payments import Payments, asked_for, sent, succeeded
 
@@ -294,6 +294,20 @@ async def test_a_void_before_an_attempt_prevents_it_and_one_after_it_waits_for_i
     assert await events(payments.database, late) == []
 
 
+async def test_a_void_looks_and_moves_under_one_lock(payments: Payments, monkeypatch: pytest.MonkeyPatch) -> None:
+    payment_id = await payments.asked()
+    begun: list[asyncio.Task[int | None]] = []
+
+    async def move_late(*args: Any) -> Any:
+        begun.append(asyncio.create_task(payments.begin(payment_id)))
+        await waits_or_is_done(payments.database, begun[0])
+        return await states.move(*args)
+
+    monkeypatch.setattr(requests, "move", move_late)
+    assert (await payments.void(payment_id)).json()["status"] == "canceled"
+    assert await begun[0] is None
+
+
 @pytest.mark.parametrize("is_void_first", [True, False])
 async def test_a_void_while_an_attempt_is_found_not_to_have_run_cancels_once(
     payments: Payments, *, is_void_first: bool
@@ -404,6 +418,15 @@ async def test_a_charge_accepted_while_it_was_looked_for_in_vain_has_not_failed(
     accept, not_found = reporting("accepted")(payments, payment_id), not_finding(payments, payment_id)
     assert await overlapping(payments.database, accept, not_found) == (True, False)
     assert (await payments.row(payment_id)).status == "submitted"
+
+
+async def test_a_refund_accepted_while_it_was_looked_for_in_vain_has_not_failed(payments: Payments) -> None:
+    payment_id, refund_id = await refunding(payments)
+    await age_refunds(payments, "25 hours")
+    accept = refund_reporting("accepted")(refund_id)
+    moved = await overlapping(payments.database, accept, lambda session: use_cases.no_refund_found(session, refund_id))
+    assert moved == (True, False)
+    assert await refunds(payments, payment_id) == [(1, "submitted")]
 
 
 async def test_whatever_happens_at_once_versions_have_no_gap_and_money_goes_back_once(payments: Payments) -> None:

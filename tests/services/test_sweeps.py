@@ -1,19 +1,24 @@
 """Sweeps: whatever is open and has no job gets one, from its state alone: no lost job stops an order for ever."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 from uuid import UUID
 
 import orders.use_cases
+import orders.worker
 import payments.use_cases
+import payments.worker
 import pytest
 import test_orders
 import test_payments
-from chassis.jobs import STATEMENTS
+from chassis.jobs import STATEMENTS, JobPayload
 from chassis.pooling import Database
+from chassis.schedules import Schedule
+from chassis.wakeup import Wakeups
+from chassis.worker import WorkerResources
+from chassis.worker.stages import Part
 from harness import execute, one, rows
-from orders import worker
 from payments.use_cases import ChargeReport
 from test_orders import Orders
 from test_payments import Payments
@@ -96,6 +101,68 @@ async def bring(database: Database, state: State) -> None:
             await session.execute(STATEMENTS[ending or ""], {"id": job.id, "attempt": 1, "delay": 50.0, "error": "x"})
 
 
+# The workers
+
+
+class Wired(WorkerResources):
+    """What a worker is put together of: the jobs it can run, and its schedules."""
+
+    jobs: ClassVar[set[type[JobPayload]]]
+    schedules: ClassVar[list[Schedule]]
+
+    def job_runner(self, handlers: Mapping[type[JobPayload], Any]) -> Part:
+        type(self).jobs = set(handlers)
+        return super().job_runner(handlers)
+
+    def scheduler(self, schedules: Sequence[Schedule]) -> Part:
+        type(self).schedules = list(schedules)
+        return super().scheduler(schedules)
+
+
+async def wired(service: Orders | Payments) -> tuple[set[str], dict[str, Schedule]]:
+    """The names of the jobs that the service's worker runs, and its schedules."""
+    resources = Wired(
+        settings=service.settings,
+        database=service.database,
+        redis=service.redis,
+        streams=service.redis,
+        wakeups=Wakeups(service.settings.database, application_name="test"),
+    )
+    parts = (
+        orders.worker._open_parts(service.settings, resources)
+        if isinstance(service, Orders)
+        else payments.worker._open_parts(service.settings, resources)
+    )
+    async with parts:
+        return {job.options.name for job in Wired.jobs}, {schedule.name: schedule for schedule in Wired.schedules}
+
+
+async def test_the_worker_of_payments_sweeps_and_runs_each_job_that_a_sweep_gives(bank: Payments) -> None:
+    await stale_payment(bank, "created")
+    jobs, schedules = await wired(bank)
+    assert jobs == {"charge_payment", "reconcile_charge", "make_refund", "reconcile_refund"}
+    assert {name: schedule.every for name, schedule in schedules.items()} == {"sweep": bank.settings.sweeps.every}
+    async with bank.database.transaction() as session:
+        await schedules["sweep"].run(session)
+    assert [name for name, _ in await jobs_about(bank.database)] == ["charge_payment"]
+
+
+async def test_the_worker_of_orders_expires_sweeps_and_runs_each_job_that_a_sweep_gives(shop: Orders) -> None:
+    order_id = await stale_order(shop, "pending")
+    await execute(shop.database, "UPDATE orders SET created_at = now() - interval '1 day'")
+    jobs, schedules = await wired(shop)
+    assert jobs == {"request_payment", "settle_payment"}
+    every = shop.settings.sweeps.every
+    assert {name: schedule.every for name, schedule in schedules.items()} == {"expire_orders": every, "sweep": every}
+    for name in ("expire_orders", "sweep"):
+        async with shop.database.transaction() as session:
+            await schedules[name].run(session)
+        # Expired just now, it has not yet waited long enough to be swept.
+        await execute(shop.database, "UPDATE orders SET updated_at = now() - interval '1 day'")
+        assert await jobs_about(shop.database) == [("settle_payment", str(order_id))]
+        await execute(shop.database, "DELETE FROM job")
+
+
 # Orders
 
 
@@ -150,28 +217,6 @@ async def test_orders_that_nothing_moves_do_not_hide_the_others(shop: Orders) ->
         await execute(shop.database, "DELETE FROM job")
     assert swept.keys() == stuck | {hidden}
     assert swept.total() == 100
-
-
-def test_the_worker_of_orders_sweeps_and_expires(shop: Orders) -> None:
-    schedules = worker._schedules(shop.settings, shop.cache)
-    assert {schedule.name: schedule.every for schedule in schedules} == {
-        "expire_orders": shop.settings.sweeps.every,
-        "sweep": shop.settings.sweeps.every,
-    }
-
-
-async def test_the_workers_schedules_do_what_they_are_named_for(shop: Orders) -> None:
-    order_id = await stale_order(shop, "pending")
-    await execute(shop.database, "UPDATE orders SET created_at = now() - interval '1 day'")
-    for schedule in sorted(worker._schedules(shop.settings, shop.cache), key=lambda schedule: schedule.name):
-        async with shop.database.transaction() as session:
-            await schedule.run(session)
-    assert await jobs_about(shop.database) == [("settle_payment", str(order_id))]
-    await execute(shop.database, "DELETE FROM job")
-    await execute(shop.database, "UPDATE orders SET updated_at = now() - interval '1 day'")
-    async with shop.database.transaction() as session:
-        await worker._schedules(shop.settings, shop.cache)[1].run(session)
-    assert await jobs_about(shop.database) == [("settle_payment", str(order_id))]
 
 
 # Payments

@@ -91,6 +91,11 @@ class _Run:
             self.ended_by = reason
             self.task.cancel()
 
+    def give_up(self) -> None:
+        """Cancel a handler again that is still cleaning up: a process that stops waits for nobody's farewell."""
+        if self.task is not None and self.ended_by is not None:
+            self.task.cancel()
+
 
 class JobRunner:
     """Claims and runs the jobs of one queue in this process, `settings.concurrency` at once.
@@ -331,6 +336,8 @@ class JobRunner:
         async with self._tolerating_outages(), self._database.transaction() as session:
             handed_back = (await session.scalars(STATEMENTS["hand_back"], _tokens(unfinished))).all()
             log.warning("jobs_handed_back", queue=self._queue, job_ids=list(handed_back))
+        for run in unfinished:
+            run.give_up()
 
 
 async def _wait_for(runs: Collection[_Run], *, seconds: float) -> None:

@@ -26,6 +26,7 @@ log = get_logger(__name__)
 
 config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
 
+ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
 
@@ -91,6 +92,16 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, and only after a moment the connections that carry no request.
+
+        uvicorn does both at once, and so closes, unanswered, connections whose request is just arriving.
+        """
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(ARRIVAL_SECONDS)
+        await super().shutdown(sockets)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

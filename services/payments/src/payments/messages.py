@@ -21,14 +21,14 @@ class MakeRefund(JobPayload, job="make_refund", max_attempts=50, time_limit=20):
     refund_id: UUID
 
 
-class ReconcileCharge(JobPayload, job="reconcile_charge", max_attempts=5, time_limit=20):
-    """Ask the provider what became of a charge; the next sweep asks again."""
+class ReconcileCharge(JobPayload, job="reconcile_charge", max_attempts=50, time_limit=20):
+    """Ask the provider what became of a charge. As patient as the charge: an outage is nothing for a person to look at."""
 
     payment_id: UUID
 
 
-class ReconcileRefund(JobPayload, job="reconcile_refund", max_attempts=5, time_limit=20):
-    """Ask the provider what became of a refund; the next sweep asks again."""
+class ReconcileRefund(JobPayload, job="reconcile_refund", max_attempts=50, time_limit=20):
+    """Ask the provider what became of a refund, as patiently."""
 
     refund_id: UUID
 
