@@ -1,4 +1,4 @@
-"""The protocol's table of legal moves and the four models say the same, and the databases allow no other state."""
+"""The protocol's table of legal moves and the models say the same, and the databases allow no other state."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ from chassis.errors import IllegalTransition
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings
 from harness import one
-from notifications.models import MAIL
+from notifications.models import MAIL, WEBHOOK_DELIVERY
 from orders.models import ORDER
 from payments.models import PAYMENT
 from webhook_ingest.models import PROVIDER_EVENT
@@ -20,12 +20,19 @@ PROTOCOL = Path(__file__).parents[2] / "docs/reference/protocol.md"
 _ROW = re.compile(r"^\| (?P<machine>\w+) \| (?P<moves>.+) \|$", re.MULTILINE)
 _SPAN = re.compile(r"`([^`]*→[^`]*)`")
 
-# A machine's type names its own states, so that no narrower type fits all four.
-MACHINES: dict[str, Any] = {"Order": ORDER, "Payment": PAYMENT, "ProviderEvent": PROVIDER_EVENT, "Mail": MAIL}
+# A machine's type names its own states, so that no narrower type fits them all.
+MACHINES: dict[str, Any] = {
+    "Order": ORDER,
+    "Payment": PAYMENT,
+    "ProviderEvent": PROVIDER_EVENT,
+    "WebhookDelivery": WEBHOOK_DELIVERY,
+    "Mail": MAIL,
+}
 PLACES = {
     "Order": ("orders", "orders"),
     "Payment": ("payments", "payment"),
     "ProviderEvent": ("webhook_ingest", "provider_event"),
+    "WebhookDelivery": ("notifications", "webhook_delivery"),
     "Mail": ("notifications", "mail"),
 }
 
