@@ -4,7 +4,7 @@ BIN := .venv/bin
 SYNCED := .venv/holdfast-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit test lint types check fmt clean
+.PHONY: help up down status logs demo audit test lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -39,6 +39,9 @@ types: $(SYNCED)
 	@$(BIN)/mypy $(wildcard services/*/src infra/*/src)
 
 check: lint test ## What has to pass before a commit: lint and tests
+
+docs: $(SYNCED) ## Write the reference pages and .env.example again from the code
+	@$(BIN)/python docs/generate.py
 
 fmt: $(SYNCED) ## Format the code
 	@$(BIN)/ruff format .

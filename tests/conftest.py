@@ -56,7 +56,7 @@ async def fresh_database(postgres: EmbeddedPostgres) -> FreshDatabase:
         if package not in templates:
             templates[package] = await _migrated_template(postgres, package)
         name = f"test_{next(numbers)}"
-        await _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{templates[package]}"')
+        await _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{templates[package]}" OWNER test_owner')
         return _settings(postgres, name)
 
     return make

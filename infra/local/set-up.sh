@@ -40,7 +40,8 @@ fi
 
 # Our own uv leaves nothing outside the tree, nor does any uv when there is no home to use.
 if [ -n "${own_uv:-}" ] || [ -z "${HOME:-}" ] || [ ! -w "$HOME" ]; then
-    export UV_CACHE_DIR="$state/cache" UV_PYTHON_INSTALL_DIR="$state/python"
+    mkdir -p "$state/tmp"
+    export UV_CACHE_DIR="$state/cache" UV_PYTHON_INSTALL_DIR="$state/python" TMPDIR="$state/tmp"
 fi
 echo "Installing the locked packages into .venv"
 UV_PROJECT_ENVIRONMENT=.venv "$uv" sync --locked --quiet

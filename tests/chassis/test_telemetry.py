@@ -1,10 +1,11 @@
 """One order is one trace: the context comes in, goes out, and costs nothing where nothing is recorded."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 from chassis import telemetry
-from chassis.telemetry import SpanKind, current_traceparent, span
+from chassis.telemetry import SpanKind, StatusCode, current_traceparent, span
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -80,7 +81,42 @@ def test_an_error_is_on_the_span_that_it_left(recorded: InMemorySpanExporter) ->
     with pytest.raises(LookupError), span("request", traceparent=SAMPLED):
         raise LookupError("lost")
     (only,) = recorded.get_finished_spans()
-    assert not only.status.is_ok
+    assert (only.status.status_code, only.status.description) == (StatusCode.ERROR, "LookupError: lost")
+    assert only.attributes == {"error.type": "LookupError"}
+
+
+def test_no_secret_reaches_a_span_by_its_attributes_or_its_errors(recorded: InMemorySpanExporter) -> None:
+    with (
+        pytest.raises(LookupError),
+        span(
+            "request",
+            traceparent=SAMPLED,
+            attributes=lambda: {
+                "api_key": "k3y",
+                "url.full": "http://user:p4ss@provider/",
+                "note": "4111 1111 1111 1111",
+            },
+        ),
+    ):
+        raise LookupError("Bearer t0ken, whsec_c2VjcmV0, card 4111111111111111")
+    (only,) = recorded.get_finished_spans()
+    written = only.to_json()
+    assert "LookupError" in written
+    assert not [secret for secret in ("k3y", "p4ss", "t0ken", "c2VjcmV0", "1111") if secret in written]
+
+
+def test_a_cancelled_task_is_no_failure(recorded: InMemorySpanExporter) -> None:
+    with pytest.raises(asyncio.CancelledError), span("request", traceparent=SAMPLED):
+        raise asyncio.CancelledError
+    (only,) = recorded.get_finished_spans()
+    assert only.status.status_code is StatusCode.UNSET
+
+
+def test_what_follows_a_span_is_not_in_it(recorded: InMemorySpanExporter) -> None:
+    with span("first", traceparent=SAMPLED):
+        pass
+    assert current_traceparent() is None
+    assert len(recorded.get_finished_spans()) == 1
 
 
 def test_outside_any_trace_there_is_nothing_to_send() -> None:

@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from chassis.worker import DrainTimedOut, Part, PartEnded, run_stages
+from chassis.worker.stages import DrainTimedOut, Part, PartEnded, run_stages
 
 pytestmark = pytest.mark.timeout(10)
 

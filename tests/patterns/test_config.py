@@ -8,6 +8,7 @@ from chassis.config import Explained, config_hash, explain, load, load_database,
 from chassis.errors import ConfigurationError
 from chassis.settings import DependencySettings, Group, ServiceSettings
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DIGEST = "0" * 64
 
@@ -173,10 +174,23 @@ def test_a_misspelt_name_is_an_error_that_names_its_nearest_neighbour(
     assert problem.endswith(expected)
 
 
+def test_pydantic_settings_by_itself_ignores_a_misspelt_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version that goes wrong: forbidding extras says nothing of variables, and the default is used instead."""
+
+    class Plain(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="PLAIN_", extra="forbid")
+
+        pool_timeout: float = 30.0
+
+    monkeypatch.setenv("PLAIN_POOL_TIMOUT", "1")
+    assert Plain().pool_timeout == 30.0
+
+
 def test_rules_across_settings_are_checked(layers: Layers) -> None:
     layers.variables(HOLDFAST_DATABASE__LOCK_TIMEOUT="6", HOLDFAST_DATABASE__STATEMENT_TIMEOUT="5")
-    (problem,) = problems()
-    assert "lock_timeout must be less than statement_timeout" in problem
+    assert problems() == [
+        "HOLDFAST_DATABASE__…: lock_timeout must be less than statement_timeout, or it never takes effect"
+    ]
 
 
 def test_settings_cannot_be_changed_and_take_no_unknown_name(layers: Layers) -> None:

@@ -237,6 +237,15 @@ async def test_a_sensitive_field_is_never_shown_back(client: httpx.AsyncClient) 
     assert "hunter2" not in response.text
 
 
+async def test_the_framework_by_itself_shows_a_password_back() -> None:
+    """The version that goes wrong."""
+    plain = FastAPI()
+    plain.include_router(router)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(plain), base_url="http://plain") as client:
+        response = await client.post("/purchases/1", json={"lines": [], "password": "hunter2"})
+    assert response.json()["detail"][0]["input"] == "hunter2"
+
+
 async def test_a_card_number_is_not_shown_back_from_any_field(client: httpx.AsyncClient) -> None:
     response = await client.post("/purchases/1", json={"lines": [], "note": f"card {CARD}", CARD: 1})
     assert response.status_code == 422

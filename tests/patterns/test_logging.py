@@ -1,6 +1,7 @@
 """JSON lines with the ids on each, nothing secret in any, libraries included, and levels that mean something."""
 
 import asyncio
+import io
 import json
 import logging
 import warnings
@@ -8,7 +9,6 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-import structlog
 from captured_logs import CapturedLogs, captured_logs
 from chassis import telemetry
 from chassis.logging import (
@@ -194,6 +194,19 @@ def test_nobody_s_input_starts_a_line_of_its_own(logs: CapturedLogs) -> None:
     assert not set(logs.text[:-1]) & {"\n", "\r", "\x1b", "\x00"}
 
 
+def test_plain_logging_lets_input_forge_a_line_and_writes_the_card() -> None:
+    """The version that goes wrong."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    plain = logging.getLogger("plain")
+    plain.addHandler(handler)
+    plain.setLevel(logging.INFO)
+    plain.propagate = False
+    plain.info("charged %s for %s", CARD, "ada\nINFO refunded 4711")
+    assert written.getvalue().splitlines() == [f"INFO charged {CARD} for ada", "INFO refunded 4711"]
+
+
 def test_nobody_s_input_steers_a_terminal() -> None:
     with captured_logs(LogSettings(format="console")) as logs:
         log.info("searched", query="\x1b[2Jx\nspoofed")
@@ -267,7 +280,3 @@ async def test_the_canonical_line_collects_what_its_own_request_did() -> None:
     assert first == {"cache_hits": 3, "db_ms": 0.3, "name": "a"}
     assert second == {"cache_hits": 1, "db_ms": 0.1, "name": "b"}
     add_to_canonical_line(cache_hits=1)  # outside: nobody's, and no error
-
-
-def test_importing_logging_configures_nothing() -> None:
-    assert not structlog.is_configured()

@@ -1,7 +1,7 @@
 """Connections are taken late, given back early, never waited for long, and replaced when the server drops them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -114,6 +114,39 @@ async def test_no_connection_is_held_after_the_block(database_settings: Database
             async with database.read() as session:
                 await session.execute(text("SELECT 1/0"))
         assert used("gauge") == 0
+
+
+async def test_a_connection_held_across_a_call_keeps_everybody_else_waiting(
+    database_settings: DatabaseSettings,
+) -> None:
+    """The version that goes wrong, and beside it the same work with the call outside the block."""
+
+    async def call_inside(database: Database, called: asyncio.Semaphore, answered: asyncio.Event) -> None:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            called.release()
+            await answered.wait()
+
+    async def call_outside(database: Database, called: asyncio.Semaphore, answered: asyncio.Event) -> None:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+        called.release()
+        await answered.wait()
+
+    async def refused(work: Callable[[Database, asyncio.Semaphore, asyncio.Event], Coroutine[None, None, None]]) -> int:
+        """How many of the requests beside two slow calls found no connection."""
+        called, answered = asyncio.Semaphore(0), asyncio.Event()
+        async with opened(database_settings, pool_size=2, max_overflow=0, pool_timeout=0.05) as database:
+            slow = [asyncio.create_task(work(database, called, answered)) for _ in range(2)]
+            for _ in slow:
+                await called.acquire()
+            others = await asyncio.gather(*(database.ping() for _ in range(2)), return_exceptions=True)
+            answered.set()
+            await asyncio.gather(*slow)
+        return sum(isinstance(other, PoolExhausted) for other in others)
+
+    assert await refused(call_inside) == 2
+    assert await refused(call_outside) == 0
 
 
 async def test_a_cancelled_request_gives_its_connection_back(database_settings: DatabaseSettings) -> None:

@@ -4,7 +4,7 @@ other people's systems as real servers on loopback.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,11 +202,17 @@ def received[E: Event](event: E, *, aggregate_id: object, version: int) -> Recei
 
 
 async def deliver(
-    redis: Redis, database: Database, handlers: Mapping[type[Event], Handler], *envelopes: str, stream: str
+    redis: Redis, database: Database, handlers: Iterable[tuple[type[Event], Handler]], *envelopes: str, stream: str
 ) -> None:
     """Publish to a real stream and consume it until nothing is left."""
     consumer = Consumer(
-        redis, database, OutboxSettings(poll_interval=0.02), group="test", streams=[stream], handlers=handlers
+        redis,
+        database,
+        OutboxSettings(poll_interval=0.02),
+        group="test",
+        streams=[stream],
+        handlers=dict(handlers),
+        name=uuid4().hex,
     )
     for event in envelopes:
         await redis.xadd(stream, {"event": event})
@@ -275,7 +281,8 @@ class FakeServer:
         self.answer = answer
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(Asked(request.method, request.path, request.headers, await request.json()))
+        body = await request.json() if request.can_read_body else None
+        self.asked.append(Asked(request.method, request.path, request.headers, body))
         assert self.answer is not None
         return await self.answer(request)
 

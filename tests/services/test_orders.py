@@ -60,6 +60,7 @@ from orders.messages import (
     PaymentFailed,
     PaymentRefunded,
     RequestPayment,
+    SettlePayment,
 )
 from orders.models import OrderStatus
 from orders.payments_client import PaymentsClient
@@ -90,7 +91,7 @@ class Orders:
     client_of: Callable[..., httpx.AsyncClient]
     client: httpx.AsyncClient
 
-    async def place(self, key: str | None = None, **changes: object) -> httpx.Response:
+    async def place(self, key: str | None = None, /, **changes: object) -> httpx.Response:
         return await self.client.post("/v1/orders", json=order(**changes), headers=keyed(key))
 
     async def send(self, body: object) -> httpx.Response:
@@ -99,7 +100,7 @@ class Orders:
         return await self.client.post("/v1/orders", content=json.dumps(body), headers=headers)
 
     async def placed(self, **changes: object) -> dict[str, Any]:
-        response = await self.place(**changes)
+        response = await self.place(None, **changes)
         assert response.status_code == 201, response.text
         placed: dict[str, Any] = response.json()
         return placed
@@ -114,7 +115,7 @@ class Orders:
             return await use_cases.apply_payment(session, PaymentNews(payment_id, version, status, reason))
 
     async def deliver(self, *envelopes: str) -> None:
-        handlers = dict.fromkeys(EVENTS.values(), partial(on_payment, self.cache))
+        handlers = [(kind, partial(on_payment, self.cache)) for kind in EVENTS.values()]
         await deliver(self.redis, self.database, handlers, *envelopes, stream=PAYMENTS_STREAM)
 
 
@@ -467,7 +468,8 @@ async def test_captured_news_while_cancelling_is_kept_and_moves_nothing(orders: 
 
 async def test_unsettled_news_of_whatever_version_hides_no_later_news(orders: Orders) -> None:
     row = await orders.row((await orders.placed())["id"])
-    for status in ("created", "submitting", "submitted"):
+    unsettled: tuple[PaymentStatus, ...] = ("created", "submitting", "submitted")
+    for status in unsettled:
         assert await orders.apply(row.payment_id, status, 1) is None
     await orders.apply(row.payment_id, "captured", 1)
     assert (await orders.row(str(row.id))).status == "confirmed"
@@ -475,11 +477,8 @@ async def test_unsettled_news_of_whatever_version_hides_no_later_news(orders: Or
 
 async def test_the_same_news_from_answer_and_event_at_once_makes_one_event(orders: Orders) -> None:
     placed = [await orders.row((await orders.placed())["id"]) for _ in range(5)]
-    news = [
-        orders.apply(row.payment_id, status, version)
-        for row in placed
-        for status, version in (("captured", 1), ("captured", 1), ("refunded", 2), ("captured", 1))
-    ]
+    told: tuple[tuple[PaymentStatus, int], ...] = (("captured", 1), ("captured", 1), ("refunded", 2), ("captured", 1))
+    news = [orders.apply(row.payment_id, status, version) for row in placed for status, version in told]
     await asyncio.gather(*news)
     for row in placed:
         written = await events(orders.database, row.id)
@@ -683,3 +682,48 @@ async def test_an_order_is_settled_while_payments_answers_and_stays_settled(orde
     async with requesting(orders) as request:
         assert await request() is None
     assert (await orders.row(str(row.id))).status == "confirmed"
+
+
+# Cancelling
+
+
+async def test_a_cancelled_order_is_cancelling_until_its_money_is_settled(orders: Orders, server: FakeServer) -> None:
+    placed = await orders.placed()
+    path = f"/v1/orders/{placed['id']}"
+    await execute(orders.database, "DELETE FROM job")
+    first, again = await orders.client.post(f"{path}/cancel"), await orders.client.post(f"{path}/cancel")
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert first.json()["status"] == again.json()["status"] == "cancelling"
+    assert await job_statuses(orders.database, "settle_payment") == ["ready"]
+    row = await orders.row(placed["id"])
+    answer_with(server, row, "canceled", version=1)
+    http = HttpDependency("payments", orders.settings.payments, breakers=BreakerRegistry())
+    handler = partial(jobs.settle_payment, orders.database, orders.cache, PaymentsClient(http))
+    assert await attempt(orders.database, SettlePayment, handler) is None
+    await http.close()
+    assert server.asked[0].path == f"/v1/payments/{row.payment_id}/refund"
+    assert await events(orders.database, row.id) == [(1, "order.placed"), (2, "order.cancelled")]
+    assert (await orders.client.post(f"{path}/cancel")).status_code == 200
+
+
+async def test_an_order_cancelled_while_its_money_arrives_is_never_both(orders: Orders) -> None:
+    for _ in range(5):
+        row = await orders.row((await orders.placed())["id"])
+        cancelled, _ = await asyncio.gather(
+            orders.client.post(f"/v1/orders/{row.id}/cancel"), orders.apply(row.payment_id, "captured", 1)
+        )
+        assert cancelled.status_code == 202
+        row = await orders.row(str(row.id))
+        assert (row.status, row.paid_amount) == ("cancelling", row.amount)
+        await orders.apply(row.payment_id, "refunded", 2)
+        versions = [version for version, _ in await events(orders.database, row.id)]
+        assert versions == list(range(1, len(versions) + 1))
+        assert (await orders.row(str(row.id))).status == "cancelled"
+
+
+async def test_somebody_elses_order_cannot_be_cancelled(orders: Orders) -> None:
+    placed = await orders.placed()
+    async with orders.client_of(OTHER_SHOP) as other:
+        assert (await other.post(f"/v1/orders/{placed['id']}/cancel")).status_code == 404
+        assert (await other.post(f"/v1/orders/{uuid4()}/cancel")).status_code == 404
+    assert (await orders.row(placed["id"])).status == "pending"

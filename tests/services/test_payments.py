@@ -21,6 +21,8 @@ from chassis.errors import (
     PermanentJobError,
 )
 from chassis.http_client import HttpDependency
+from chassis.messaging import Handler
+from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import (
@@ -36,7 +38,6 @@ from harness import (
     execute,
     job_statuses,
     one,
-    received,
     rows,
     running,
 )
@@ -44,13 +45,24 @@ from holdfast_local.ports import free_port
 from payments import jobs, use_cases
 from payments.api import create_app
 from payments.events import on_charge_failed, on_charge_succeeded
-from payments.messages import PROVIDER_STREAM, ChargePayment, ProviderChargeFailed, ProviderChargeSucceeded
+from payments.messages import (
+    PROVIDER_STREAM,
+    ChargePayment,
+    MakeRefund,
+    ProviderChargeFailed,
+    ProviderChargeSucceeded,
+    ReconcileCharge,
+)
 from payments.models import PAYMENT, PaymentStatus
 from payments.provider_client import ProviderClient
 from payments.settings import PaymentsSettings
-from payments.use_cases import ChargeReport
+from payments.use_cases import ChargeReport, RefundReport
 from redis.asyncio import Redis
 
+HANDLERS: list[tuple[type[Event], Handler]] = [
+    (ProviderChargeSucceeded, on_charge_succeeded),
+    (ProviderChargeFailed, on_charge_failed),
+]
 CHARGEABLE = {PaymentStatus.CREATED, PaymentStatus.SUBMITTING}
 
 
@@ -92,9 +104,22 @@ class Payments:
         async with self.database.transaction() as session:
             return await use_cases.apply_charge_report(session, report)
 
+    async def void(self, payment_id: UUID, **changes: object) -> httpx.Response:
+        row = await rows(self.database, "SELECT order_id FROM payment WHERE id = :id", id=payment_id)
+        order_id = str(row[0].order_id) if row else str(uuid4())
+        body = {"order_id": order_id, "amount": 12898, "currency": "EUR"} | changes
+        return await self.client.post(f"/v1/payments/{payment_id}/refund", json=body)
+
+    async def captured(self) -> UUID:
+        """A payment whose money has arrived."""
+        payment_id = await self.asked()
+        await execute(self.database, "DELETE FROM job")
+        await self.begin(payment_id)
+        await self.report(ChargeReport(payment_id, "captured", "ch_1"))
+        return payment_id
+
     async def deliver(self, *envelopes: str) -> None:
-        handlers = {ProviderChargeSucceeded: on_charge_succeeded, ProviderChargeFailed: on_charge_failed}
-        await deliver(self.redis, self.database, handlers, *envelopes, stream=PROVIDER_STREAM)
+        await deliver(self.redis, self.database, HANDLERS, *envelopes, stream=PROVIDER_STREAM)
 
 
 @pytest.fixture
@@ -305,8 +330,10 @@ async def test_a_refused_connection_did_not_run_either(payments: Payments) -> No
         (lambda server: server.answers(409, {"error": {"code": "request_in_progress"}}), DependencyRejected),
         (lambda server: server.answers(401), DependencyRejected),
         (lambda server: server.answers(201, {"no": "charge"}), DependencyFailed),
+        (lambda server: server.answers(201, charge("captured", "ch\0")), DependencyFailed),
+        (lambda server: server.answers(201, charge("on the moon")), DependencyFailed),
     ],
-    ids=["500", "503", "time-out", "reset", "409", "401", "unreadable"],
+    ids=["500", "503", "time-out", "reset", "409", "401", "unreadable", "unkeepable", "unknown status"],
 )
 async def test_an_unknown_outcome_stays_open_and_submitting(
     payments: Payments, server: FakeServer, trouble: Callable[[FakeServer], None], error: type[Exception]
@@ -354,11 +381,13 @@ async def test_a_refusal_for_good_fails_the_payment_with_its_event(
 
 
 async def test_a_refusal_without_a_readable_reason_fails_all_the_same(payments: Payments, server: FakeServer) -> None:
-    payment_id = await payments.asked()
-    server.answers(402, ["?"])
-    async with charging(payments) as attempt_charge:
-        assert await attempt_charge() is None
-    assert (await payments.row(payment_id)).status == "failed"
+    for body in (["?"], None, {"error": "declined"}, {"error": {"code": 7}}, {"error": {"code": "nul\0"}}):
+        payment_id = await payments.asked()
+        server.answers(402, body)
+        async with charging(payments) as attempt_charge:
+            assert await attempt_charge() is None
+        row = await payments.row(payment_id)
+        assert (row.status, row.reason) == ("failed", "unreadable_answer"), body
 
 
 async def test_a_key_that_stands_for_another_payload_is_for_a_person_to_look_at(
@@ -552,11 +581,138 @@ async def test_a_reference_that_is_not_ours_is_a_dead_letter(payments: Payments)
     assert "not-a-uuid" in reasons[1]
 
 
-async def test_a_handler_alone_writes_what_the_consumer_would_commit(payments: Payments) -> None:
+# Bringing the net to zero
+
+
+async def test_voiding_an_unknown_payment_leaves_a_tombstone_that_its_late_request_finds(payments: Payments) -> None:
+    request = asked_for()
+    payment_id = UUID(str(request["payment_id"]))
+    voided = await payments.void(payment_id, order_id=request["order_id"])
+    assert (voided.status_code, voided.json()["status"], voided.json()["version"]) == (202, "canceled", 1)
+    late = await payments.client.post("/v1/payments", json=request)
+    assert (late.status_code, late.json()) == (200, voided.json())
+    assert (await payments.void(payment_id)).json() == voided.json()
+    assert await events(payments.database, payment_id) == [(1, "payment.canceled")]
+    assert await count(payments.database, "job") == 0
+
+
+async def test_voiding_and_asking_at_once_never_leaves_a_payment_to_be_charged(
+    payments: Payments, server: FakeServer
+) -> None:
+    for _ in range(5):
+        request = asked_for()
+        payment_id = UUID(str(request["payment_id"]))
+        await asyncio.gather(
+            payments.client.post("/v1/payments", json=request), payments.void(payment_id, order_id=request["order_id"])
+        )
+        assert (await payments.row(payment_id)).status == "canceled"
+        assert await payments.begin(payment_id) is None
+    assert server.asked == []
+
+
+async def test_a_created_payment_is_canceled_before_it_is_charged(payments: Payments, server: FakeServer) -> None:
+    payment_id = await payments.asked()
+    assert (await payments.void(payment_id)).json()["status"] == "canceled"
+    async with charging(payments) as attempt_charge:
+        assert await attempt_charge() is None
+    assert server.asked == []
+    assert await events(payments.database, payment_id) == [(1, "payment.canceled")]
+
+
+async def test_an_open_attempt_is_waited_for_then_refunded_or_canceled(payments: Payments) -> None:
+    arrives, never = await payments.asked(), await payments.asked()
+    n = [await payments.begin(payment_id) for payment_id in (arrives, never)][1]
+    assert n is not None
+    for payment_id in (arrives, never):
+        assert (await payments.void(payment_id)).json()["status"] == "submitting"
+    assert await count(payments.database, "refund") == 0
+    await payments.report(ChargeReport(arrives, "captured", "ch_1"))
+    await payments.not_run(never, n)
+    assert (await one(payments.database, "SELECT payment_id FROM refund")).payment_id == arrives
+    assert (await payments.row(never)).status == "canceled"
+    assert await events(payments.database, never) == [(1, "payment.canceled")]
+
+
+async def test_a_captured_payment_voided_by_many_at_once_is_refunded_once(payments: Payments) -> None:
+    payment_id = await payments.captured()
+    answers = await asyncio.gather(*(payments.void(payment_id) for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert await count(payments.database, "refund") == 1
+    assert await job_statuses(payments.database, "make_refund") == ["ready"]
+
+
+async def test_a_refund_is_asked_for_under_a_key_of_its_own_and_told_of(payments: Payments, server: FakeServer) -> None:
+    payment_id = await payments.captured()
+    await payments.void(payment_id)
+    refund = await one(payments.database, "SELECT * FROM refund")
+    http = HttpDependency("provider", payments.settings.provider, breakers=BreakerRegistry())
+    handler = partial(jobs.make_refund, payments.database, ProviderClient(http))
+    server.answers(503)
+    assert isinstance(await attempt(payments.database, MakeRefund, handler), DependencyFailed)
+    server.answers(201, {"id": "re_1", "status": "succeeded"})
+    assert await attempt(payments.database, MakeRefund, handler) is None
+    await http.close()
+    assert {asked.headers["Idempotency-Key"] for asked in server.asked} == {f"refund:{refund.id}"}
+    assert (await payments.row(payment_id)).status == "refunded"
+    assert await events(payments.database, payment_id) == [(1, "payment.captured"), (2, "payment.refunded")]
+
+
+async def test_a_failed_refund_is_followed_by_another_three_times_in_all(payments: Payments) -> None:
+    payment_id = await payments.captured()
+    await payments.void(payment_id)
+    for n in (1, 2, 3):
+        refund = await one(payments.database, "SELECT * FROM refund WHERE n = :n", n=n)
+        async with payments.database.transaction() as session:
+            await use_cases.apply_refund_report(session, RefundReport(refund.id, "failed", reason="no_funds"))
+            # Told twice, it is no news.
+            assert not await use_cases.apply_refund_report(session, RefundReport(refund.id, "failed"))
+    assert await count(payments.database, "refund") == 3
+    assert (await payments.row(payment_id)).status == "captured"
+
+
+# What nobody told
+
+
+async def test_a_sweep_gives_each_open_payment_a_job_and_only_one(payments: Payments) -> None:
+    created, submitting, submitted = [await payments.asked() for _ in range(3)]
+    settled = await payments.captured()
+    for payment_id in (submitting, submitted):
+        await payments.begin(payment_id)
+    await payments.report(ChargeReport(submitted, "accepted", "ch_1"))
+    await execute(payments.database, "DELETE FROM job")
+    await execute(payments.database, "UPDATE payment SET updated_at = now() - interval '1 hour'")
+    for _ in range(2):
+        async with payments.database.transaction() as session:
+            await use_cases.sweep(session, stale_after=60, batch=10)
+    found = await rows(payments.database, "SELECT name, payload FROM job")
+    assert {(row.name, row.payload["payment_id"]) for row in found} == {
+        ("charge_payment", str(created)),
+        ("charge_payment", str(submitting)),
+        ("reconcile_charge", str(submitted)),
+    }
+    assert len(found) == 3
+    assert (await payments.row(settled)).status == "captured"
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ([], "submitted"),
+        ([charge("pending")], "submitted"),
+        ([charge("captured")], "captured"),
+        ([charge("failed", "ch_1"), charge("captured", "ch_2")], "captured"),
+    ],
+)
+async def test_reconciling_believes_what_the_provider_has_and_nothing_else(
+    payments: Payments, server: FakeServer, found: list[dict[str, object]], status: str
+) -> None:
     payment_id = await payments.asked()
     await payments.begin(payment_id)
-    async with payments.database.transaction() as session:
-        await on_charge_succeeded(session, received(succeeded(payment_id), aggregate_id=uuid4(), version=1))
-        await session.rollback()
-    assert (await payments.row(payment_id)).status == "submitting"
-    assert await events(payments.database, payment_id) == []
+    await payments.report(ChargeReport(payment_id, "accepted"))
+    await execute(payments.database, "UPDATE job SET name = 'reconcile_charge'")
+    server.answers(200, {"data": found})
+    http = HttpDependency("provider", payments.settings.provider, breakers=BreakerRegistry())
+    handler = partial(jobs.reconcile_charge, payments.database, ProviderClient(http))
+    assert await attempt(payments.database, ReconcileCharge, handler) is None
+    await http.close()
+    assert (await payments.row(payment_id)).status == status

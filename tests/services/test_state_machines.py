@@ -13,7 +13,7 @@ from chassis.settings import DatabaseSettings
 from harness import one
 from notifications.models import MAIL, WEBHOOK_DELIVERY
 from orders.models import ORDER
-from payments.models import PAYMENT
+from payments.models import PAYMENT, REFUND
 from webhook_ingest.models import PROVIDER_EVENT
 
 PROTOCOL = Path(__file__).parents[2] / "docs/reference/protocol.md"
@@ -24,6 +24,7 @@ _SPAN = re.compile(r"`([^`]*→[^`]*)`")
 MACHINES: dict[str, Any] = {
     "Order": ORDER,
     "Payment": PAYMENT,
+    "Refund": REFUND,
     "ProviderEvent": PROVIDER_EVENT,
     "WebhookDelivery": WEBHOOK_DELIVERY,
     "Mail": MAIL,
@@ -31,6 +32,7 @@ MACHINES: dict[str, Any] = {
 PLACES = {
     "Order": ("orders", "orders"),
     "Payment": ("payments", "payment"),
+    "Refund": ("payments", "refund"),
     "ProviderEvent": ("webhook_ingest", "provider_event"),
     "WebhookDelivery": ("notifications", "webhook_delivery"),
     "Mail": ("notifications", "mail"),
@@ -43,6 +45,8 @@ def written_moves(machine: str) -> set[tuple[str, str]]:
     row = next(row for row in _ROW.finditer(states) if row["machine"] == machine)
     chains = [[step.split("/") for step in span.split("→")] for span in _SPAN.findall(row["moves"])]
     pairs = [pair for chain in chains for pair in itertools.pairwise(chain)]
+    if "both also directly" in row["moves"]:
+        pairs += [(chain[0], chain[-1]) for chain in chains]
     return {(source, target) for sources, targets in pairs for source in sources for target in targets} - {
         ("(none)", target) for _, targets in pairs for target in targets
     }

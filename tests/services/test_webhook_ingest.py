@@ -1,4 +1,4 @@
-"""Webhook-ingest: what a provider signed is stored once and answered, whatever is in it; a job makes sense of it later."""
+"""Webhook-ingest: what a provider signed is stored once and answered, whatever is in it; a job reads it later."""
 
 import asyncio
 import time
@@ -12,6 +12,8 @@ import httpx
 import orjson
 import pytest
 from chassis import webhooks
+from chassis.errors import LeaseLost
+from chassis.jobs import RunningJob
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import attempt, count, job_statuses, one, rows, running
@@ -138,14 +140,11 @@ async def test_what_is_not_authentic_is_refused_and_leaves_nothing(ingest: Inges
         (body, good | {"webhook-timestamp": str(int(time.time()) + 1)}),
         (body, good | {"webhook-signature": "v1,"}),
         (body, good | {"webhook-signature": "nonsense"}),
-        (body, good | {"webhook-signature": "v1,\xff"}),
         (body, webhooks.sign(SECRET, "evt_1", int(time.time()) - HOUR, body)),
         (body, webhooks.sign(SECRET, "evt_1", int(time.time()) + HOUR, body)),
     ]
     for content, headers in attacks:
-        request = ingest.provider.build_request("POST", PATH, content=content)
-        request.headers.update(httpx.Headers(headers, encoding="latin-1"))
-        answer = await ingest.provider.send(request)
+        answer = await ingest.post(content, headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "SIGNATURE_INVALID"), headers
     assert await count(ingest.database, "provider_event") == await count(ingest.database, "job") == 0
 
@@ -184,39 +183,37 @@ async def test_each_type_that_is_handled_has_its_event(ingest: Ingest, kind: str
     assert (await one(ingest.database, "SELECT type FROM outbox")).type == f"provider.{kind}"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"\x00",
-        b"not json",
-        b"\xff\xfe\xfd",
-        b"[]",
-        b"null",
-        b"{}",
-        b"[" * 60_000,
-        b'{"type": "charge.succeeded"}',
-        b'{"type": "charge.succeeded", "data": {"id": "ch_1"}}',
-        b'{"type": "charge.\\u0000", "data": {}}',
-        b'{"type": "\\ud800", "data": {}}',
-        body_of(reference="pay\0"),
-        body_of(id=""),
-        body_of(amount="a lot"),
-        body_of(failure_code="card\0declined"),
-        body_of(failure_code="line\r\nbreak"),
-        body_of(reference="r" * 300),
-        body_of().replace(b"12898", b"9" * 5000),
-    ],
-    ids=lambda body: repr(body[:40]),
-)
-async def test_a_signed_body_that_cannot_be_read_is_stored_then_dead(ingest: Ingest, body: bytes) -> None:
-    answer = await ingest.send(body)
-    assert (answer.status_code, answer.json()) == (200, {"status": "accepted"})
-    assert (await ingest.stored()).body == body
-    assert await ingest.publish() is None
-    stored = await ingest.stored()
-    assert (stored.status, stored.body) == ("dead", body)
-    assert stored.reason.startswith("unreadable")
+UNREADABLE = [
+    b"",
+    b"\x00",
+    b"not json",
+    b"\xff\xfe\xfd",
+    b"[]",
+    b"null",
+    b"{}",
+    b"[" * 60_000,
+    b'{"type": "charge.succeeded"}',
+    b'{"type": "charge.succeeded", "data": {"id": "ch_1"}}',
+    b'{"type": "charge.\\u0000", "data": {}}',
+    b'{"type": "\\ud800", "data": {}}',
+    body_of(reference="pay\0"),
+    body_of(id=""),
+    body_of(amount="a lot"),
+    body_of(failure_code="card\0declined"),
+    body_of(failure_code="line\r\nbreak"),
+    body_of(reference="r" * 300),
+    body_of().replace(b"12898", b"9" * 5000),
+]
+
+
+async def test_a_signed_body_that_cannot_be_read_is_stored_then_dead(ingest: Ingest) -> None:
+    for n, body in enumerate(UNREADABLE):
+        answer = await ingest.send(body, f"evt_{n}")
+        assert (answer.status_code, answer.json()) == (200, {"status": "accepted"}), body[:80]
+        assert await ingest.publish() is None
+        stored = await one(ingest.database, "SELECT * FROM provider_event WHERE event_id = :id", id=f"evt_{n}")
+        assert (stored.status, stored.body) == ("dead", body), body[:80]
+        assert stored.reason.startswith("unreadable")
     assert await count(ingest.database, "outbox") == await count(ingest.database, "job") == 0
 
 
@@ -258,3 +255,16 @@ async def test_two_workers_with_one_event_publish_it_once(ingest: Ingest) -> Non
 
     await asyncio.gather(*(publish() for _ in range(5)))
     assert await count(ingest.database, "outbox") == 1
+
+
+async def test_a_worker_that_lost_its_lease_publishes_nothing(ingest: Ingest) -> None:
+    await ingest.send(body_of())
+
+    async def publish_late(job: RunningJob, payload: PublishEvent) -> None:
+        async with ingest.database.transaction() as session:
+            await session.execute(text("UPDATE job SET attempt = attempt + 1"))
+        await jobs.publish_event(ingest.database, job, payload)
+
+    assert isinstance(await attempt(ingest.database, PublishEvent, publish_late), LeaseLost)
+    assert (await ingest.stored()).status == "stored"
+    assert await count(ingest.database, "outbox") == 0

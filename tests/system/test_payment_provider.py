@@ -163,6 +163,30 @@ async def test_card_that_fails_later_is_accepted_and_then_reported_failed(
     assert delivery.event["data"]["failure_code"] == "insufficient_funds"
 
 
+async def test_webhook_goes_on_with_the_trace_of_the_charge_and_a_forged_one_does_not(
+    provider: Simulator, http: httpx.AsyncClient, receiver: Receiver, reference: str
+) -> None:
+    traceparent = f"00-{uuid4().hex}-00f067aa0ba902b7-01"
+    await put_faults(http, webhook_forged_rate=1, capture_delay_seconds=0.3)
+    headers = {"Idempotency-Key": f"charge:{reference}", "traceparent": traceparent}
+    await http.post("/charges", json=order(reference), headers=headers)
+    assert provider.end(signal.SIGKILL) == -signal.SIGKILL
+    provider.start()
+    forged, genuine = await receiver.wait_for(reference, 2)
+    assert (genuine.is_genuine(), genuine.headers.get("traceparent")) == (True, traceparent)
+    assert (forged.is_genuine(), forged.headers.get("traceparent")) == (False, None)
+
+
+async def test_webhook_has_no_trace_when_the_charge_had_none_that_can_be_read(
+    http: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    for given in ({}, {"traceparent": "not-a-trace"}):
+        reference = str(uuid4())
+        await http.post("/charges", json=order(reference), headers={"Idempotency-Key": reference} | given)
+        (delivery,) = await receiver.wait_for(reference)
+        assert "traceparent" not in delivery.headers
+
+
 async def test_webhook_is_retried_with_the_same_id_until_2xx_and_follows_no_redirect(
     http: httpx.AsyncClient, receiver: Receiver, reference: str
 ) -> None:

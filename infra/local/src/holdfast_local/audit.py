@@ -28,10 +28,28 @@ def run_oracle(installation: Installation, record: RunRecord, options: Sequence[
     Each restart of the notifications worker in this run may have sent one more copy of a mail. Passwords go through
     the oracle's standard input: neither the process list nor a file shows them.
     """
-    crashes = sum(program.restarts for program in record.programs if program.name == "notifications-worker")
-    command: list[str | Path] = [_ORACLE, "--config", "-", "--crashes", str(crashes), *options]
     sys.stdout.flush()  # what was printed before comes before
+    command = _command(record, options)
     return subprocess.run(command, input=_configuration(installation), text=True, check=False).returncode
+
+
+def ask_oracle(installation: Installation, record: RunRecord, options: Sequence[str] = ()) -> tuple[int, str]:
+    """`run_oracle`, and what it printed."""
+    command = _command(record, options)
+    process = subprocess.run(
+        command,
+        input=_configuration(installation),
+        text=True,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return process.returncode, process.stdout
+
+
+def _command(record: RunRecord, options: Sequence[str]) -> list[str | Path]:
+    crashes = sum(program.restarts for program in record.programs if program.name == "notifications-worker")
+    return [_ORACLE, "--config", "-", "--crashes", str(crashes), *options]
 
 
 def _configuration(installation: Installation) -> str:

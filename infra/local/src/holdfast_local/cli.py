@@ -80,6 +80,19 @@ def demo() -> None:
 
 
 @app.command()
+def chaos(
+    *,
+    seed: Annotated[int, typer.Option(help="What is bought and what goes wrong follows from it.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1)] = 20,
+    first: Annotated[int, typer.Option(min=1, help="Number of the first round, to run a later one again.")] = 1,
+) -> None:
+    """Random faults, seeded, on a platform of its own; after each round the oracle. Exit 1 on a violation."""
+    from holdfast_local.chaos import chaos as run  # noqa: PLC0415  `up` does not carry it
+
+    run_until_stopped(run(load_settings(), console, seed=seed, rounds=range(first, first + rounds)))
+
+
+@app.command()
 def clean() -> None:
     """Delete databases, secrets and logs, wherever they are."""
     state = load_settings().state

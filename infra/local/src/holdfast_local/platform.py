@@ -65,7 +65,12 @@ class Platform:
 
 
 @asynccontextmanager
-async def running_platform(settings: LocalSettings, *, on_event: OnEvent = lambda _: None) -> AsyncIterator[Platform]:
+async def running_platform(
+    settings: LocalSettings,
+    *,
+    on_event: OnEvent = lambda _: None,
+    overrides: topology.Overrides = topology.NO_OVERRIDES,
+) -> AsyncIterator[Platform]:
     """Everything, started in order and ready; stopped in reverse at the end, whatever ended it.
 
     Raises RunnerError, with nothing left running, when another runner has the state folder, a port is taken or a
@@ -76,7 +81,7 @@ async def running_platform(settings: LocalSettings, *, on_event: OnEvent = lambd
         run = _Run(settings.state, record, on_event)
         try:
             installation = Installation.load(settings)
-            servers, services = topology.servers(installation), topology.services(installation)
+            servers, services = topology.servers(installation), topology.services(installation, overrides)
             refuse_taken_ports([*servers, *services])
             await _prepare_servers(installation)
             await run.supervisor.start(servers)

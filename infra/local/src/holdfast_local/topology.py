@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from dotenv import dotenv_values
 
@@ -30,6 +31,12 @@ _AFTER: Mapping[str, frozenset[str]] = {
 }
 """Who waits for whom beside its migrations and Valkey, so that the first order finds everything it calls."""
 
+type Overrides = Mapping[str, Mapping[str, object]]
+"""Settings of one run that go before all layers, by program: `{"orders-worker": {"jobs.lease": 2}}`. No secrets: the
+command line shows them.
+"""
+NO_OVERRIDES: Overrides = MappingProxyType({})
+
 
 def servers(installation: Installation) -> list[Program]:
     """PostgreSQL and Valkey, those of them that are ours."""
@@ -41,14 +48,14 @@ def servers(installation: Installation) -> list[Program]:
     return programs
 
 
-def services(installation: Installation) -> list[Program]:
+def services(installation: Installation, overrides: Overrides = NO_OVERRIDES) -> list[Program]:
     """Migrations, simulators and services, for a machine where both servers answer."""
     ours = frozenset(program.name for program in servers(installation))
     programs = [_payment_provider(installation), _mailbox(installation), _customer_endpoint(installation)]
     for service in SERVICES:
         programs.append(_migration(installation, service, after=ours & {"postgres"}))
         after = _AFTER[service] | {f"{service}-migrate"} | ours
-        programs += [_service(installation, service, role, after=after) for role in ("api", "worker")]
+        programs += [_service(installation, service, role, overrides, after=after) for role in ("api", "worker")]
     return programs
 
 
@@ -145,7 +152,9 @@ def _migration(installation: Installation, service: str, *, after: frozenset[str
     )
 
 
-def _service(installation: Installation, service: str, role: str, *, after: frozenset[str]) -> Program:
+def _service(
+    installation: Installation, service: str, role: str, overrides: Overrides, *, after: frozenset[str]
+) -> Program:
     name, setting, settings = f"{service}-{role}", database_name(service), installation.settings
     is_api = role == "api"
     management = f"{setting}_management" if is_api else f"{setting}_worker_management"
@@ -155,7 +164,7 @@ def _service(installation: Installation, service: str, role: str, *, after: froz
         extra["HOLDFAST_HTTP__PORT"] = str(settings.port(setting))
     return Program(
         name=name,
-        command=[_COMMANDS / service, role],
+        command=[_COMMANDS / service, role, *_set(overrides.get(name, {}))],
         env=_service_environment(installation, service, secrets_of=service, extra=extra),
         log=installation.log(name),
         after=after,
@@ -212,3 +221,7 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 def _flat(options: Mapping[str, str]) -> list[str]:
     return [word for option in options.items() for word in option]
+
+
+def _set(settings: Mapping[str, object]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]

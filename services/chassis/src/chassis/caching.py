@@ -145,9 +145,14 @@ class Cache[T]:
         self._invalidations.add(task)
         task.add_done_callback(self._invalidations.discard)
 
+    async def invalidated(self) -> None:
+        """Wait for the invalidations begun so far: whoever is answered after that never reads the old value."""
+        if self._invalidations:
+            await asyncio.wait(self._invalidations)
+
     async def close(self) -> None:
         """Finish invalidations and end loads that nobody waits for: before Redis and the database are closed."""
-        await asyncio.gather(*self._invalidations)
+        await self.invalidated()
         loads = list(self._loads)
         for load in loads:
             load.cancel()

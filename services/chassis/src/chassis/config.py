@@ -243,10 +243,11 @@ def _describe(
             message = f"no such setting{_nearest(_flat(name).lower(), _known(settings), variable)}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
+    if name not in settings and problem["type"] != "extra_forbidden":
+        return [f"{variable(name)}__…: {rest}{message}"]  # a rule across a group, whose values may have many origins
     givers = [layer.name for layer in layers if _is_given(name, _names(layer.values))]
     origin = f" (from: {givers[-1]})" if givers else ""
-    group = "__…" if name not in settings and problem["type"] != "extra_forbidden" else ""
-    return [f"{variable(name)}{group}: {rest}{message}{origin}"]
+    return [f"{variable(name)}: {rest}{message}{origin}"]
 
 
 def _split(location: Sequence[str | int], settings: Mapping[str, FieldInfo]) -> tuple[str, str]:

@@ -34,10 +34,11 @@ type CallOutcome = Literal["not_run", "unknown", "answered"]
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """One kind of error: its HTTP status, the message a caller reads, and whether repeating can help."""
+    """One kind of error: its HTTP status, the message a caller reads, what to do, and whether repeating can help."""
 
     status: int
     message: str
+    remedy: str
     retryable: bool = False
 
 
@@ -45,30 +46,87 @@ class ErrorSpec:
 class ErrorCode(Enum):
     """The catalogue. The member's name is the stable `code` of the envelope; a released name never goes away."""
 
-    MALFORMED_REQUEST = ErrorSpec(400, "The request could not be read.")
-    IDEMPOTENCY_KEY_MISSING = ErrorSpec(400, "This route needs an Idempotency-Key header of 1 to 255 characters.")
-    UNAUTHENTICATED = ErrorSpec(401, "A valid key is needed: Authorization: Bearer <key>.")
-    SIGNATURE_INVALID = ErrorSpec(401, "The webhook's signature does not match.")
-    FORBIDDEN = ErrorSpec(403, "This key may not do this.")
-    NOT_FOUND = ErrorSpec(404, "There is nothing here, or it is not yours to see.")
-    METHOD_NOT_ALLOWED = ErrorSpec(405, "This route does not take this method.")
-    STATE_CONFLICT = ErrorSpec(409, "The object is in a state that does not allow this.")
-    IDEMPOTENCY_KEY_IN_PROGRESS = ErrorSpec(
-        409, "The first request with this Idempotency-Key is still being answered.", retryable=True
+    MALFORMED_REQUEST = ErrorSpec(400, "The request could not be read.", "Send valid JSON in UTF-8.")
+    IDEMPOTENCY_KEY_MISSING = ErrorSpec(
+        400,
+        "This route needs an Idempotency-Key header of 1 to 255 characters.",
+        "Send a new key, such as a UUID, with each new request, and the same one when you repeat it.",
     )
-    PAYLOAD_TOO_LARGE = ErrorSpec(413, "The body is larger than this route takes.")
-    UNSUPPORTED_MEDIA_TYPE = ErrorSpec(415, "This route takes application/json.")
-    VALIDATION_FAILED = ErrorSpec(422, "The request does not have the documented shape.")
-    IDEMPOTENCY_KEY_REUSED = ErrorSpec(422, "This Idempotency-Key was used before with another payload.")
-    UNKNOWN_PRODUCT = ErrorSpec(422, "A product in this order is not in the catalogue.")
-    RATE_LIMITED = ErrorSpec(429, "Too many requests: wait as long as Retry-After says.", retryable=True)
-    INTERNAL_ERROR = ErrorSpec(500, "Something failed here. Quote the request_id when you report it.")
-    DEPENDENCY_FAILED = ErrorSpec(502, "A dependency answered with an error.", retryable=True)
-    DEPENDENCY_UNAVAILABLE = ErrorSpec(503, "A dependency cannot be reached now.", retryable=True)
-    OVERLOADED = ErrorSpec(503, "There is more work than capacity now.", retryable=True)
-    SHUTTING_DOWN = ErrorSpec(503, "This process is going away; another one answers.", retryable=True)
-    DEPENDENCY_TIMEOUT = ErrorSpec(504, "A dependency did not answer in time.", retryable=True)
-    DEADLINE_EXCEEDED = ErrorSpec(504, "The request's deadline passed before it was done.", retryable=True)
+    UNAUTHENTICATED = ErrorSpec(
+        401, "A valid key is needed: Authorization: Bearer <key>.", "Send the key that you were given."
+    )
+    SIGNATURE_INVALID = ErrorSpec(
+        401,
+        "The webhook's signature does not match.",
+        "Sign the body's raw bytes with a current secret, and check the clock: five minutes off is too much.",
+    )
+    FORBIDDEN = ErrorSpec(403, "This key may not do this.", "Use a key that may.")
+    NOT_FOUND = ErrorSpec(
+        404, "There is nothing here, or it is not yours to see.", "Check the path and the id. Repeating does not help."
+    )
+    METHOD_NOT_ALLOWED = ErrorSpec(
+        405, "This route does not take this method.", "Use one of the methods in the answer's Allow header."
+    )
+    STATE_CONFLICT = ErrorSpec(
+        409, "The object is in a state that does not allow this.", "Read it again and decide anew."
+    )
+    IDEMPOTENCY_KEY_IN_PROGRESS = ErrorSpec(
+        409,
+        "The first request with this Idempotency-Key is still being answered.",
+        "Repeat the request with the same key after Retry-After: you get the first one's answer.",
+        retryable=True,
+    )
+    PAYLOAD_TOO_LARGE = ErrorSpec(413, "The body is larger than this route takes.", "Send less in one request.")
+    UNSUPPORTED_MEDIA_TYPE = ErrorSpec(
+        415, "This route takes application/json.", "Send JSON, and say so in Content-Type."
+    )
+    VALIDATION_FAILED = ErrorSpec(
+        422, "The request does not have the documented shape.", "Correct every field in details; all are named at once."
+    )
+    IDEMPOTENCY_KEY_REUSED = ErrorSpec(
+        422, "This Idempotency-Key was used before with another payload.", "Use a new key for a new request."
+    )
+    UNKNOWN_PRODUCT = ErrorSpec(
+        422, "A product in this order is not in the catalogue.", "Read GET /v1/products; details names the lines."
+    )
+    RATE_LIMITED = ErrorSpec(
+        429,
+        "Too many requests: wait as long as Retry-After says.",
+        "Wait. The RateLimit headers of every answer tell how much is left.",
+        retryable=True,
+    )
+    INTERNAL_ERROR = ErrorSpec(
+        500,
+        "Something failed here. Quote the request_id when you report it.",
+        "Report it. Whether it had an effect is unknown: repeat it only with the same Idempotency-Key.",
+    )
+    DEPENDENCY_FAILED = ErrorSpec(
+        502, "A dependency answered with an error.", "Repeat it later with the same Idempotency-Key.", retryable=True
+    )
+    DEPENDENCY_UNAVAILABLE = ErrorSpec(
+        503, "A dependency cannot be reached now.", "Repeat it after Retry-After: nothing was done.", retryable=True
+    )
+    OVERLOADED = ErrorSpec(
+        503, "There is more work than capacity now.", "Repeat it after Retry-After, more slowly.", retryable=True
+    )
+    SHUTTING_DOWN = ErrorSpec(
+        503,
+        "This process is going away; another one answers.",
+        "Repeat it with the same Idempotency-Key: another process takes it.",
+        retryable=True,
+    )
+    DEPENDENCY_TIMEOUT = ErrorSpec(
+        504,
+        "A dependency did not answer in time.",
+        "It may have had its effect: repeat it later with the same Idempotency-Key.",
+        retryable=True,
+    )
+    DEADLINE_EXCEEDED = ErrorSpec(
+        504,
+        "The request's deadline passed before it was done.",
+        "Allow more time in X-Request-Timeout-Ms, or repeat it with the same Idempotency-Key.",
+        retryable=True,
+    )
 
     @property
     def documentation_url(self) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -42,6 +43,7 @@ request_seconds = Histogram(
 )
 
 _TOO_MANY_REQUESTS = 429
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Below uvicorn's default of 5 s: a request sent while the server closes the connection is lost, its outcome unknown.
 _KEEPALIVE_SECONDS = 4.0
@@ -193,23 +195,34 @@ class HttpDependency:
         deadlines.check(f"calling {self.name}")
         started = time.perf_counter()
         status, error_type = "", ""
-        try:
-            with span(
-                f"{call.method} {call.operation}",
-                kind=SpanKind.CLIENT,
-                attributes=lambda: {"http.request.method": call.method, "peer.service": self.name},
-            ):
+        with span(
+            f"{call.method} {call.operation}", kind=SpanKind.CLIENT, attributes=lambda: self._attributes(call)
+        ) as current:
+            try:
                 response = await self._translated(call)
                 status = str(response.status)
-                return response
-        except BaseException as error:
-            status = str(error.status or "") if isinstance(error, DependencyError) else ""
-            error_type = _name(error)
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            request_seconds.labels(self.name, call.operation, status, error_type).observe(seconds)
-            add_to_canonical_line(dependency_calls=1, dependency_ms=seconds * 1000)
+            except BaseException as error:
+                status = str(error.status or "") if isinstance(error, DependencyError) else ""
+                error_type = _name(error)
+                raise
+            finally:
+                if status:
+                    current.set_attribute("http.response.status_code", int(status))
+                seconds = time.perf_counter() - started
+                request_seconds.labels(self.name, call.operation, status, error_type).observe(seconds)
+                add_to_canonical_line(dependency_calls=1, dependency_ms=seconds * 1000)
+            return response
+
+    def _attributes(self, call: _Call) -> dict[str, str | int]:
+        """The URL without its query, which may hold what somebody looks for."""
+        url = urlsplit(self._settings.base_url.rstrip("/") + call.path)
+        return {
+            "http.request.method": call.method,
+            "server.address": url.hostname or "",
+            "server.port": url.port or _DEFAULT_PORTS.get(url.scheme, 0),
+            "url.full": url.geturl(),
+            "peer.service": self.name,
+        }
 
     async def _translated(self, call: _Call) -> Response:
         """One attempt within its time-out, with aiohttp's errors as ours."""

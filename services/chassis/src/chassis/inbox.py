@@ -57,14 +57,14 @@ class Received[E: Event]:
     json: str
 
 
-class Kinds:
+class Kinds[E: Event]:
     """The event types that somebody reads, each with the class of its payload."""
 
-    def __init__(self, kinds: Iterable[type[Event]]) -> None:
+    def __init__(self, kinds: Iterable[type[E]]) -> None:
         self._kinds = {(kind.options.type, kind.options.version): kind for kind in kinds}
         self._types = {type_name for type_name, _ in self._kinds}
 
-    def parse(self, consumer: str, event: str) -> Received[Event] | None:
+    def parse(self, consumer: str, event: str) -> Received[E] | None:
         """The event, or None when nobody here reads its type. Raises `Undeliverable` when it should but cannot be."""
         try:
             envelope = _Envelope.model_validate_json(event)
@@ -84,16 +84,16 @@ class Kinds:
             json=event,
         )
 
-    def _kind(self, envelope: _Envelope) -> type[Event]:
+    def _kind(self, envelope: _Envelope) -> type[E]:
         try:
             return self._kinds[envelope.type, envelope.schema_version]
         except KeyError:
             raise Undeliverable(f"nothing here reads {envelope.type} version {envelope.schema_version}") from None
 
 
-async def in_order(
-    session: AsyncSession, received: Received[Event], kinds: Kinds, *, last_version: int
-) -> list[Received[Event]]:
+async def in_order[E: Event](
+    session: AsyncSession, received: Received[E], kinds: Kinds[E], *, last_version: int
+) -> list[Received[E]]:
     """The events to apply now, in order, when `last_version` was the aggregate's last one that was applied.
 
     Too early (a version is missing): it is held, and the list is empty. Too late: the list is empty. The awaited one:
@@ -107,7 +107,7 @@ async def in_order(
     return [received, *await _release(session, received, kinds)]
 
 
-async def _hold(session: AsyncSession, received: Received[Event]) -> None:
+async def _hold[E: Event](session: AsyncSession, received: Received[E]) -> None:
     values = {
         "consumer": received.consumer,
         "event_id": received.event_id,
@@ -119,10 +119,10 @@ async def _hold(session: AsyncSession, received: Received[Event]) -> None:
     log.info("event_held", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version)
 
 
-async def _release(session: AsyncSession, after: Received[Event], kinds: Kinds) -> list[Received[Event]]:
+async def _release[E: Event](session: AsyncSession, after: Received[E], kinds: Kinds[E]) -> list[Received[E]]:
     values = {"consumer": after.consumer, "aggregate_id": after.aggregate_id}
     held = await session.execute(STATEMENTS["held"], values)
-    released: list[Received[Event]] = []
+    released: list[Received[E]] = []
     for row in held:
         if row.aggregate_version != after.aggregate_version + 1 + len(released):
             break

@@ -21,7 +21,7 @@ from chassis.logging import bind, canonical_line, get_logger, redact
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
-from chassis.telemetry import SpanKind, span
+from chassis.telemetry import SpanKind, record_failure, span
 from chassis.wakeup import DATABASE_ERRORS, Wakeups, wait_or_poll
 
 log = get_logger(__name__)
@@ -193,7 +193,12 @@ class JobRunner:
     async def _execute(self, run: _Run) -> None:
         job, started = run.job, time.perf_counter()
         with (
-            span(f"job {job.name}", kind=SpanKind.CONSUMER, traceparent=run.row.traceparent),
+            span(
+                f"run {job.name}",
+                kind=SpanKind.CONSUMER,
+                traceparent=run.row.traceparent,
+                attributes=lambda: self._attributes(job),
+            ) as current,
             bind(job=job.name, job_id=job.id, attempt=job.attempt),
             canonical_line() as line,
         ):
@@ -207,6 +212,17 @@ class JobRunner:
             duration_seconds.labels(self._queue, job.name).observe(elapsed)
             line.update(queue=self._queue, outcome=outcome, duration_ms=round(elapsed * 1000, 1))
             _write_line(outcome, error, line)
+            if error is not None:
+                record_failure(current, error)
+
+    def _attributes(self, job: RunningJob) -> dict[str, str | int]:
+        return {
+            "messaging.system": "postgresql",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": self._queue,
+            "messaging.message.id": str(job.id),
+            "holdfast.job.attempt": job.attempt,
+        }
 
     async def _attempt(self, run: _Run) -> tuple[Outcome, Exception | None]:
         error: Exception | None = None

@@ -8,20 +8,26 @@ Here is what a service writes jobs with. `chassis.job_runner` runs them in a wor
 replays those that could not be saved, and `jobs.sql` has every statement.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, Text, cast, column, select, table, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.errors import LeaseLost
 from chassis.pooling import after_commit
 from chassis.statements import load_statements
-from chassis.telemetry import current_traceparent
+from chassis.telemetry import SpanKind, current_traceparent, span
 from chassis.wakeup import wake_after_commit
 
 STATEMENTS = {name: text(sql) for name, sql in load_statements("jobs.sql").items()}
+
+_JOB = table("job", column("name", Text), column("status", Text), column("payload", JSONB))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,27 +72,52 @@ async def enqueue(
     name with the same `unique_key` waits already; one that runs does not count, since it may have read older state.
     """
     options = payload.options
-    values = {
-        "name": options.name,
-        "queue": options.queue,
-        "priority": options.priority,
-        "payload": payload.model_dump_json(),
-        "version": options.version,
-        "max_attempts": options.max_attempts,
-        "delay": delay,
-        "deadline": deadline,
-        "unique_key": unique_key,
-        "traceparent": current_traceparent(),
-    }
-    job_id: int | None = await session.scalar(STATEMENTS["enqueue"], values)
+    with span(f"enqueue {options.name}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(options)):
+        values = {
+            "name": options.name,
+            "queue": options.queue,
+            "priority": options.priority,
+            "payload": payload.model_dump_json(),
+            "version": options.version,
+            "max_attempts": options.max_attempts,
+            "delay": delay,
+            "deadline": deadline,
+            "unique_key": unique_key,
+            "traceparent": current_traceparent(),
+        }
+        job_id: int | None = await session.scalar(STATEMENTS["enqueue"], values)
     if job_id is not None and delay <= 0:
         wake_after_commit(session, wakeup_channel(options.queue))
     return job_id
 
 
+def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
+    """SQL for a sweep: whether a job of one of these kinds waits, backs off or runs whose payload has these ids.
+
+    `unique_key` cannot tell: a job gives it up when it is claimed, so that one which backs off does not hold it.
+    """
+    return (
+        select(_JOB)
+        .where(
+            _JOB.c.name.in_([kind.options.name for kind in kinds]),
+            _JOB.c.status.in_(["ready", "running"]),
+            *(_JOB.c.payload[name].astext == cast(value, Text) for name, value in about.items()),
+        )
+        .exists()
+    )
+
+
 def wakeup_channel(queue: str) -> str:
     """The notification channel of a queue's workers."""
     return f"jobs_{queue}"
+
+
+def _attributes(options: JobOptions) -> dict[str, str | int]:
+    return {
+        "messaging.system": "postgresql",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": options.queue,
+    }
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

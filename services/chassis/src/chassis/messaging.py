@@ -31,7 +31,7 @@ from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import OutboxSettings
-from chassis.telemetry import SpanKind, span
+from chassis.telemetry import SpanKind, record_failure, span
 from chassis.wakeup import DATABASE_ERRORS, wait_or_poll
 
 log = get_logger(__name__)
@@ -204,7 +204,12 @@ class Consumer:
         kind = received.payload.options.type
         started = time.perf_counter()
         with (
-            span(f"process {kind}", kind=SpanKind.CONSUMER, traceparent=received.traceparent),
+            span(
+                f"process {kind}",
+                kind=SpanKind.CONSUMER,
+                traceparent=received.traceparent,
+                attributes=lambda: self._attributes(entry, received),
+            ) as current,
             bind(stream=entry.stream, event_type=kind, event_id=str(received.event_id)),
             canonical_line() as line,
         ):
@@ -213,6 +218,8 @@ class Consumer:
             process_seconds.labels(entry.stream, kind).observe(elapsed)
             line.update(outcome=outcome, deliveries=entry.deliveries, duration_ms=round(elapsed * 1000, 1))
             _write_line(error, line)
+            if error is not None:
+                record_failure(current, error)
             if outcome == "failed":
                 consumed.labels(entry.stream, kind, outcome).inc()
             elif outcome == "dead":
@@ -220,6 +227,16 @@ class Consumer:
             else:
                 await self._acknowledge(entry, kind, outcome)
         return outcome != "failed"
+
+    def _attributes(self, entry: _Entry, received: Received[Event]) -> dict[str, str | int]:
+        return {
+            "messaging.system": "redis",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": entry.stream,
+            "messaging.consumer.group.name": self._group,
+            "messaging.message.id": str(received.event_id),
+            "holdfast.event.deliveries": entry.deliveries,
+        }
 
     async def _handle(self, entry: _Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
         try:

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chassis.logging import get_logger
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.statements import load_statements
-from chassis.telemetry import current_traceparent
+from chassis.telemetry import SpanKind, current_traceparent, span
 from chassis.wakeup import CONNECTION_ERRORS, Wakeups, connect, wait_or_poll, wake_after_commit
 
 log = get_logger(__name__)
@@ -79,16 +79,18 @@ async def publish(
     `aggregate_version` counts the published events of this aggregate from 1 without gaps; take it under the lock of the
     aggregate's row. Raises `IntegrityError` when that version was published before.
     """
-    values = {
-        "stream": stream,
-        "type": event.options.type,
-        "schema": event.options.version,
-        "aggregate_id": str(aggregate_id),
-        "aggregate_version": aggregate_version,
-        "payload": event.model_dump_json(),
-        "traceparent": current_traceparent(),
-    }
-    event_id: UUID = (await session.execute(_PUBLISH, values)).scalar_one()
+    kind = event.options.type
+    with span(f"publish {kind}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(stream)):
+        values = {
+            "stream": stream,
+            "type": kind,
+            "schema": event.options.version,
+            "aggregate_id": str(aggregate_id),
+            "aggregate_version": aggregate_version,
+            "payload": event.model_dump_json(),
+            "traceparent": current_traceparent(),
+        }
+        event_id: UUID = (await session.execute(_PUBLISH, values)).scalar_one()
     wake_after_commit(session, WAKEUP_CHANNEL)
     return event_id
 
@@ -213,6 +215,14 @@ class Relay:
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
             self._pruned_at = now
             await connection.execute(_SQL["prune"], self._settings.retention, _PRUNE_ROWS)
+
+
+def _attributes(stream: str) -> dict[str, str | int]:
+    return {
+        "messaging.system": "redis",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": stream,
+    }
 
 
 def _epoch_key(stream: str) -> str:

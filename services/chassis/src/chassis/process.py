@@ -50,10 +50,18 @@ def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[
         yield {**info, "config_hash": fingerprint}
     except Exception as error:
         # Whoever raised an error of ours has said all there is to say; of any other one the traceback is needed.
-        log.critical("process_failed", reason=str(error), exc_info=None if isinstance(error, HoldfastError) else error)
+        reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
+        log.critical("process_failed", reason=reasons, exc_info=None if isinstance(error, HoldfastError) else error)
         raise SystemExit(1) from error
     finally:
         stop_tracing()
+
+
+def _causes(error: Exception) -> list[Exception]:
+    """What went wrong, without the groups that task groups put around it."""
+    if isinstance(error, ExceptionGroup):
+        return [cause for inner in error.exceptions for cause in _causes(inner)]
+    return [error]
 
 
 class ServeError(HoldfastError):

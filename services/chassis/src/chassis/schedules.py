@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis.errors import PoolExhausted
 from chassis.logging import bind, get_logger
 from chassis.pooling import Database
-from chassis.wakeup import wait_or_poll
+from chassis.wakeup import DATABASE_ERRORS, wait_or_poll
 
 log = get_logger(__name__)
 
@@ -25,13 +24,12 @@ runs = Counter(
     "schedule_runs", "Runs by outcome: done, elsewhere (another process has it), failed.", ["schedule", "outcome"]
 )
 
-_DATABASE_ERRORS = (OSError, TimeoutError, DBAPIError, PoolExhausted)
 _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('chassis.schedule:' || :name, 0))")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """`run(session)` about every `every` seconds, in a transaction of its own; it writes and enqueues, and calls nobody."""
+    """`run(session)` about every `every` seconds, in a transaction of its own: it writes, and calls nobody."""
 
     name: str
     every: float
@@ -70,7 +68,7 @@ class Scheduler:
                     await schedule.run(session)
         except ProgrammingError:
             raise
-        except _DATABASE_ERRORS as error:
+        except DATABASE_ERRORS as error:
             log.warning("schedule_failed", schedule=schedule.name, error=type(error).__name__)
             return "failed"
         return "done"

@@ -18,9 +18,9 @@ type Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 class Group(BaseModel):
-    """A group of settings: immutable, and a name it does not know is an error."""
+    """A group of settings: immutable, a name it does not know is an error, and errors do not quote values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class LogSettings(Group):
@@ -132,8 +132,11 @@ class TelemetrySettings(Group):
     otlp_endpoint: str | None = Field(
         None, description="Base URL of an OTLP/HTTP collector; none: nothing is exported."
     )
-    sample_ratio: float = Field(
-        1.0, ge=0, le=1, description="Share of new traces recorded; production 0.1, parent-based."
+    sample_ratio: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of new traces recorded; a caller's decision goes first. None: 0.1 in prod, elsewhere all.",
     )
 
 
@@ -280,12 +283,23 @@ class OutboxSettings(Group):
     stream_max_length: int = Field(100_000, gt=0, description="Entries a stream keeps, approximately: a day at 1/s.")
 
 
+class SweepSettings(Group):
+    """Sweeps look for what no job and no event moves any more."""
+
+    every: Seconds = Field(15.0, description="Seconds between sweeps; what they find has waited far longer already.")
+    stale_after: Seconds = Field(
+        60.0, description="Seconds without a change before something open is asked about: far above a usual 0.5 s."
+    )
+    batch: int = Field(200, gt=0, description="Rows one sweep takes up, so that its transaction stays short.")
+
+
 class ServiceSettings(BaseSettings):
     """What every service has. A service derives from it, names itself and adds its own groups."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        hide_input_in_errors=True,
         env_prefix="HOLDFAST_",
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
@@ -305,6 +319,13 @@ class ServiceSettings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     jobs: JobSettings = JobSettings()
     outbox: OutboxSettings = OutboxSettings()
+
+    @property
+    def trace_sample_ratio(self) -> float:
+        """The share of new traces that is recorded: a tenth shows where time goes, at a tenth of the cost."""
+        if self.telemetry.sample_ratio is not None:
+            return self.telemetry.sample_ratio
+        return 0.1 if self.environment == "prod" else 1.0
 
     @classmethod
     def settings_customise_sources(

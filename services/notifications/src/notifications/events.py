@@ -9,7 +9,7 @@ from notifications.use_cases import deliveries
 
 ORDER_EVENTS = (OrderPlaced, OrderConfirmed, OrderCancelled)
 
-_KINDS = Kinds(ORDER_EVENTS)
+_KINDS: Kinds[OrderEvent] = Kinds(ORDER_EVENTS)
 
 
 async def on_order(session: AsyncSession, received: Received[OrderEvent]) -> None:
@@ -18,6 +18,7 @@ async def on_order(session: AsyncSession, received: Received[OrderEvent]) -> Non
     """
     last_version = await use_cases.last_version(session, received.payload.order_id)
     for event in await in_order(session, received, _KINDS, last_version=last_version):
+        assert isinstance(event.payload, OrderEvent)  # noqa: S101  tells the type checker what `_KINDS` reads
         await use_cases.write_mail(session, event.payload, event_id=event.event_id, version=event.aggregate_version)
         await deliveries.write_deliveries(
             session,

@@ -1,4 +1,7 @@
-"""Handing mail to an SMTP server. Accepted (250) is sent; a permanent refusal (5xx) is final; all else is unknown."""
+"""Handing mail to an SMTP server.
+
+Accepted (250) is sent; a permanent refusal (5xx) of the recipient or the mail is final; all else is tried again.
+"""
 
 from email.errors import HeaderParseError
 from email.headerregistry import Address
@@ -7,6 +10,7 @@ from email.utils import format_datetime, localtime
 
 import aiosmtplib
 from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable, HoldfastError
+from chassis.telemetry import SpanKind, span
 
 from notifications.settings import SmtpSettings
 
@@ -37,23 +41,30 @@ class Mailer:
         message["Date"] = format_datetime(localtime())
         message.set_content(text)
         try:
-            await aiosmtplib.send(
-                message,
-                recipients=[recipient],
-                hostname=self._settings.host,
-                port=self._settings.port,
-                timeout=self._settings.timeout,
-            )
+            with span("send mail", kind=SpanKind.CLIENT, attributes=self._attributes):
+                await aiosmtplib.send(
+                    message,
+                    recipients=[recipient],
+                    hostname=self._settings.host,
+                    port=self._settings.port,
+                    timeout=self._settings.timeout,
+                )
         except aiosmtplib.SMTPRecipientsRefused as error:
             _raise_if_permanent([refusal.code for refusal in error.recipients], str(error), error)
-        except aiosmtplib.SMTPResponseException as error:
+        except aiosmtplib.SMTPDataError as error:
             _raise_if_permanent([error.code], error.message, error)
+        except aiosmtplib.SMTPResponseException as error:
+            # A refusal of us (our login, our sender) says nothing of this mail: it waits until that is mended.
+            raise DependencyUnavailable("mail server", error.message) from error
         except aiosmtplib.SMTPTimeoutError as error:
             raise DependencyTimeout("mail server", self._settings.timeout) from error
         except aiosmtplib.SMTPConnectError as error:
             raise DependencyUnavailable("mail server", type(error).__name__) from error
         except (aiosmtplib.SMTPException, OSError) as error:
             raise DependencyFailed("mail server", type(error).__name__) from error
+
+    def _attributes(self) -> dict[str, str | int]:
+        return {"server.address": self._settings.host, "server.port": self._settings.port}
 
 
 def _address(recipient: str) -> Address:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.worker_resources import Stages, WorkerResources, run_worker_process
+from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from notifications import events, jobs
 from notifications.mailer import Mailer

@@ -33,13 +33,15 @@ async def _open_resources(settings: OrdersSettings) -> AsyncIterator[Resources]:
     async with open_api_resources(settings) as base:
         catalogue = caches.catalogue(base.redis, settings)
         orders = caches.orders(base.redis, settings)
-        yield Resources(
-            database=base.database,
-            redis=base.redis,
-            rate_limiter=base.rate_limiter,
-            checks=base.checks,
-            catalogue=catalogue,
-            orders=orders,
-        )
-        await catalogue.close()
-        await orders.close()
+        try:
+            yield Resources(
+                database=base.database,
+                redis=base.redis,
+                rate_limiter=base.rate_limiter,
+                checks=base.checks,
+                catalogue=catalogue,
+                orders=orders,
+            )
+        finally:
+            await catalogue.close()
+            await orders.close()

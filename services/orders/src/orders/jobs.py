@@ -1,6 +1,8 @@
 """The handlers of orders' jobs. Each reads the state of today, since a payload has only ids."""
 
+from collections.abc import Awaitable
 from functools import partial
+from uuid import UUID
 
 from chassis import deadlines
 from chassis.caching import Cache
@@ -9,13 +11,13 @@ from chassis.jobs import RunningJob
 from chassis.pooling import Database, after_commit
 
 from orders import use_cases
-from orders.messages import RequestPayment
-from orders.models import OrderStatus
-from orders.payments_client import PaymentsClient
+from orders.messages import RequestPayment, SettlePayment
+from orders.models import Order, OrderStatus
+from orders.payments_client import Payment, PaymentsClient
 from orders.schemas import OwnedOrder
 from orders.use_cases import PaymentNews
 
-REQUEST_PAYMENT_DEADLINE = 5.0  # seconds: one call has 2, the rest is for its queries; below the job's time limit
+CALL_DEADLINE = 5.0  # seconds: one call has 2, the rest is for its queries; below the jobs' time limit
 
 _UNPROCESSABLE = 422
 
@@ -24,24 +26,54 @@ async def request_payment(
     database: Database, cache: Cache[OwnedOrder], payments: PaymentsClient, job: RunningJob, payload: RequestPayment
 ) -> None:
     """Protocol, row 2: ask payments for the order's payment, once per run; a failure is the job's to repeat."""
-    async with database.read() as session:
-        order = await use_cases.read_order(session, payload.order_id)
+    order = await _read(database, payload.order_id)
     if order.status != OrderStatus.PENDING:
         return
-    with deadlines.deadline(REQUEST_PAYMENT_DEADLINE):
+    payment = await _call(
+        payments.request_payment(
+            payment_id=order.payment_id,
+            order_id=order.id,
+            amount=order.amount,
+            currency=order.currency,
+            payment_method=order.payment_method,
+        )
+    )
+    await _apply(database, cache, job, order, payment)
+
+
+async def settle_payment(
+    database: Database, cache: Cache[OwnedOrder], payments: PaymentsClient, job: RunningJob, payload: SettlePayment
+) -> None:
+    """Protocol, row 12: have payments bring the net to zero. What comes of it arrives as an event, or is known now."""
+    order = await _read(database, payload.order_id)
+    if order.status not in {OrderStatus.CANCELLING, OrderStatus.CANCELLED}:
+        return
+    payment = await _call(
+        payments.void_payment(
+            payment_id=order.payment_id, order_id=order.id, amount=order.amount, currency=order.currency
+        )
+    )
+    await _apply(database, cache, job, order, payment)
+
+
+async def _read(database: Database, order_id: UUID) -> Order:
+    async with database.read() as session:
+        return await use_cases.read_order(session, order_id)
+
+
+async def _call(answer: Awaitable[Payment]) -> Payment:
+    with deadlines.deadline(CALL_DEADLINE):
         try:
-            payment = await payments.request_payment(
-                payment_id=order.payment_id,
-                order_id=order.id,
-                amount=order.amount,
-                currency=order.currency,
-                payment_method=order.payment_method,
-            )
+            return await answer
         except DependencyRejected as error:
             if error.status == _UNPROCESSABLE:
                 # Payments does not understand us: repeating cannot help, somebody has to look.
                 raise PermanentJobError(str(error)) from error
             raise
+
+
+async def _apply(database: Database, cache: Cache[OwnedOrder], job: RunningJob, order: Order, payment: Payment) -> None:
+    """What the answer says of the payment, and the job's end, in one transaction."""
     async with database.transaction() as session:
         news = PaymentNews(payment.id, version=payment.version, status=payment.status, reason=payment.reason)
         if await use_cases.apply_payment(session, news):

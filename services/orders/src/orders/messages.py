@@ -16,6 +16,12 @@ class RequestPayment(JobPayload, job="request_payment", max_attempts=50, time_li
     order_id: UUID
 
 
+class SettlePayment(JobPayload, job="settle_payment", max_attempts=50, time_limit=10):
+    """Ask payments to bring the net of a cancelled order's payment to zero."""
+
+    order_id: UUID
+
+
 class OrderEvent(Event):
     """What all events of an order carry: its state, so that a consumer may jump over one it missed."""
 

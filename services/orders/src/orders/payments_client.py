@@ -40,3 +40,14 @@ class PaymentsClient:
             idempotent=True,
         )
         return response.parse(Payment)
+
+    async def void_payment(self, *, payment_id: UUID, order_id: UUID, amount: int, currency: str) -> Payment:
+        """Bring the payment's net to zero, in whatever state it is, even if it was never asked for. Safe to repeat."""
+        response = await self._dependency.request(
+            "POST",
+            f"/v1/payments/{payment_id}/refund",
+            operation="void_payment",
+            json={"order_id": str(order_id), "amount": amount, "currency": currency},
+            idempotent=True,
+        )
+        return response.parse(Payment)

@@ -1,6 +1,7 @@
 """The public API of orders. Each route says what it costs, who may call it and how it may fail."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from chassis.app.resources import ApiResources, resources
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
 from chassis.idempotency import idempotency_key
+from chassis.pooling import after_commit
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from orders import use_cases
@@ -96,6 +98,23 @@ async def get_order(order_id: UUID, caller: Caller, given: Given) -> OrderView:
     found = await given.orders.get_or_load(str(order_id), load)
     if found is None or found.client_id != caller.id:
         raise ApiError(ErrorCode.NOT_FOUND)
+    return found.order
+
+
+@router.post(
+    "/orders/{order_id}/cancel",
+    status_code=202,
+    dependencies=[rate_limited(cost=PLACE_ORDER_COST)],
+    responses=documented(ErrorCode.NOT_FOUND) | {200: {"model": OrderView, "description": "It was cancelled before."}},
+)
+async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:
+    """Cancel an order, at any time. It is `cancelling` until its money is settled, then `cancelled`. Safe to repeat."""
+    deadlines.check("the order was cancelled")
+    async with given.database.transaction() as session:
+        found, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)
+        after_commit(session, partial(given.orders.invalidate_soon, str(order_id)))
+    await given.orders.invalidated()  # or the caller, reading at once, might still find the order pending
+    response.status_code = 202 if is_new else 200
     return found.order
 
 

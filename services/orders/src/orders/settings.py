@@ -2,10 +2,16 @@
 
 from typing import ClassVar
 
-from chassis.settings import DependencySettings, ServiceSettings
+from chassis.settings import DependencySettings, Seconds, ServiceSettings, SweepSettings
+from pydantic import Field
 
 
 class OrdersSettings(ServiceSettings):
     service_name: ClassVar[str] = "orders"
 
     payments: DependencySettings
+    sweeps: SweepSettings = SweepSettings()
+    pending_limit: Seconds = Field(
+        900.0,
+        description="Seconds an order may wait for its payment; longer than a provider's usual outage.",
+    )

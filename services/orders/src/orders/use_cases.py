@@ -7,18 +7,27 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
 from chassis import idempotency, outbox
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.idempotency import IdempotencyKey, StoredAnswer
-from chassis.jobs import enqueue
+from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from orders.messages import STREAM, OrderCancelled, OrderConfirmed, OrderEvent, OrderPlaced, RequestPayment
+from orders.messages import (
+    STREAM,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderEvent,
+    OrderPlaced,
+    RequestPayment,
+    SettlePayment,
+)
 from orders.models import ORDER, Order, OrderLine, OrderStatus, Product
 from orders.schemas import (
     OrderLineView,
@@ -104,6 +113,71 @@ async def list_orders(session: AsyncSession, *, client_id: str, limit: int, curs
     )
 
 
+async def cancel_order(session: AsyncSession, order_id: UUID, *, client_id: str) -> tuple[OwnedOrder, bool]:
+    """Protocol, row 12: the order is on its way to `cancelled`. Returns it and whether this call has set it going.
+
+    Raises `ApiError` (404) when there is no such order of this client's.
+    """
+    owned = select(Order.id).where(Order.id == order_id, Order.client_id == client_id)
+    if await session.scalar(owned) is None:
+        raise ApiError(ErrorCode.NOT_FOUND)
+    is_new = await _begin_cancelling(session, Order.id == order_id, reason="requested") != []
+    order = await find_order(session, order_id)
+    assert order is not None  # noqa: S101  orders are never deleted
+    return order, is_new
+
+
+async def expire_orders(session: AsyncSession, *, after: float, batch: int) -> list[UUID]:
+    """Protocol, row 12: cancel orders that have been pending for `after` seconds. Their money may be on its way, so
+    they are settled like any other cancelled order.
+    """
+    too_old = (
+        select(Order.id)
+        .where(Order.status == OrderStatus.PENDING.value, Order.created_at < func.now() - timedelta(seconds=after))
+        .order_by(Order.created_at)
+        .limit(batch)
+    )
+    return await _begin_cancelling(
+        session, Order.id.in_(too_old), Order.status == OrderStatus.PENDING.value, reason="expired"
+    )
+
+
+async def _begin_cancelling(session: AsyncSession, *which: ColumnElement[bool], reason: str) -> list[UUID]:
+    moved = await session.scalars(
+        update(Order)
+        .where(*which, Order.status.in_(ORDER.sources(OrderStatus.CANCELLING)))
+        .values(status=OrderStatus.CANCELLING.value, reason=reason, updated_at=func.now())
+        .returning(Order.id)
+    )
+    order_ids = list(moved)
+    for order_id in order_ids:
+        await enqueue(session, SettlePayment(order_id=order_id), unique_key=str(order_id))
+        log.info("order_moved", order_id=order_id, status=OrderStatus.CANCELLING.value, reason=reason)
+    return order_ids
+
+
+async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
+    """Protocol, row 15, from state: an open order that has not changed for `stale_after` seconds and has no job gets it
+    again.
+
+    Both jobs may be repeated at any time; payments answers with what it knows by now.
+    """
+    stale = await session.execute(
+        select(Order.id, Order.status)
+        .where(
+            Order.status.in_((OrderStatus.PENDING.value, OrderStatus.CANCELLING.value)),
+            Order.updated_at < func.now() - timedelta(seconds=stale_after),
+            ~has_live_job((RequestPayment, SettlePayment), order_id=Order.id),
+        )
+        .order_by(func.random())  # or a batch of orders that nothing moves would hide all others
+        .limit(batch)
+    )
+    for order in stale:
+        is_pending = order.status == OrderStatus.PENDING
+        job = RequestPayment(order_id=order.id) if is_pending else SettlePayment(order_id=order.id)
+        await enqueue(session, job, unique_key=str(order.id))
+
+
 async def read_order(session: AsyncSession, order_id: UUID) -> Order:
     """The order that a job is about; it exists, since the job committed with it."""
     return (await session.scalars(select(Order).where(Order.id == order_id))).one()
@@ -141,8 +215,9 @@ async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None
         return None
     target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
-        # The protocol cannot get here; if it does, money was taken for a cancelled order.
+        # The protocol cannot get here; if it does, money was taken for a cancelled order and has to go back.
         log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
+        await enqueue(session, SettlePayment(order_id=order.id), unique_key=str(order.id))
     values = {
         "payment_version": news.version,
         "paid_amount": order.amount if news.status == "captured" else 0,
@@ -151,7 +226,9 @@ async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None
     if target is None:
         await session.execute(update(Order).where(Order.id == order.id).values(values))
         return order.id
-    await _move(session, order, target, values, reason=None if target is OrderStatus.CONFIRMED else news.reason)
+    await _move(
+        session, order, target, values, reason=None if target is OrderStatus.CONFIRMED else order.reason or news.reason
+    )
     return order.id
 
 

@@ -5,11 +5,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
+from chassis.caching import Cache
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.http_client import HttpDependency
-from chassis.worker_resources import Stages, WorkerResources, run_worker_process
+from chassis.pooling import after_commit
+from chassis.schedules import Schedule
+from chassis.worker import Stages, WorkerResources, run_worker_process
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from orders import caches, events, jobs
+from orders import caches, events, jobs, use_cases
 from orders.messages import (
     PAYMENTS_STREAM,
     PaymentCanceled,
@@ -17,8 +21,10 @@ from orders.messages import (
     PaymentFailed,
     PaymentRefunded,
     RequestPayment,
+    SettlePayment,
 )
 from orders.payments_client import PaymentsClient
+from orders.schemas import OwnedOrder
 from orders.settings import OrdersSettings
 
 
@@ -28,22 +34,44 @@ def run(settings: OrdersSettings) -> None:
 
 @asynccontextmanager
 async def _open_parts(settings: OrdersSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
-    payments = HttpDependency("payments", settings.payments, breakers=BreakerRegistry())
+    dependency = HttpDependency("payments", settings.payments, breakers=BreakerRegistry())
+    payments, database = PaymentsClient(dependency), resources.database
     cache = caches.orders(resources.redis, settings)
     on_payment = partial(events.on_payment, cache)
     try:
         yield [
             [
                 resources.job_runner(
-                    {RequestPayment: partial(jobs.request_payment, resources.database, cache, PaymentsClient(payments))}
+                    {
+                        RequestPayment: partial(jobs.request_payment, database, cache, payments),
+                        SettlePayment: partial(jobs.settle_payment, database, cache, payments),
+                    }
                 ),
                 resources.consumer(
                     [PAYMENTS_STREAM],
                     dict.fromkeys((PaymentCaptured, PaymentFailed, PaymentCanceled, PaymentRefunded), on_payment),
                 ),
+                resources.scheduler(_schedules(settings, cache)),
             ],
             [resources.relay()],
         ]
     finally:
         await cache.close()
-        await payments.close()
+        await dependency.close()
+
+
+def _schedules(settings: OrdersSettings, cache: Cache[OwnedOrder]) -> list[Schedule]:
+    sweeps = settings.sweeps
+
+    async def expire(session: AsyncSession) -> None:
+        for order_id in await use_cases.expire_orders(session, after=settings.pending_limit, batch=sweeps.batch):
+            after_commit(session, partial(cache.invalidate_soon, str(order_id)))
+
+    return [
+        Schedule(name="expire_orders", every=sweeps.every, run=expire),
+        Schedule(
+            name="sweep",
+            every=sweeps.every,
+            run=partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch),
+        ),
+    ]

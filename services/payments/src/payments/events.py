@@ -1,4 +1,4 @@
-"""The events that payments consumes: what the provider reported of its charges."""
+"""The events that payments consumes: what the provider reported of its charges and refunds."""
 
 from typing import Literal
 from uuid import UUID
@@ -7,22 +7,49 @@ from chassis.inbox import Received, Undeliverable
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from payments import use_cases
-from payments.messages import ProviderChargeEvent, ProviderChargeFailed, ProviderChargeSucceeded
-from payments.use_cases import ChargeReport
+from payments.messages import (
+    ProviderChargeEvent,
+    ProviderChargeFailed,
+    ProviderChargeSucceeded,
+    ProviderRefundEvent,
+    ProviderRefundFailed,
+    ProviderRefundSucceeded,
+)
+from payments.use_cases import ChargeReport, RefundReport
 
 
 async def on_charge_succeeded(session: AsyncSession, received: Received[ProviderChargeSucceeded]) -> None:
     """Protocol, row 10: captured, unless the payment has moved on. The event may come before the charge's answer."""
-    await _apply(session, received.payload, "captured", None)
+    await _apply_charge(session, received.payload, "captured", None)
 
 
 async def on_charge_failed(session: AsyncSession, received: Received[ProviderChargeFailed]) -> None:
     """Protocol, row 10: failed, unless the payment has moved on."""
     charge = received.payload
-    await _apply(session, charge, "failed", charge.failure_code)
+    await _apply_charge(session, charge, "failed", charge.failure_code)
 
 
-async def _apply(
+async def on_refund_succeeded(session: AsyncSession, received: Received[ProviderRefundSucceeded]) -> None:
+    """Protocol, row 13: the money is back, and the payment refunded."""
+    await _apply_refund(session, received.payload, "succeeded", None)
+
+
+async def on_refund_failed(session: AsyncSession, received: Received[ProviderRefundFailed]) -> None:
+    """Protocol, row 13: this refund failed; another one is tried."""
+    await _apply_refund(session, received.payload, "failed", received.payload.failure_code)
+
+
+async def _apply_refund(
+    session: AsyncSession, refund: ProviderRefundEvent, status: Literal["succeeded", "failed"], reason: str | None
+) -> None:
+    try:
+        report = RefundReport(UUID(refund.reference), status, provider_refund_id=refund.provider_id, reason=reason)
+        await use_cases.apply_refund_report(session, report)
+    except (LookupError, ValueError) as error:
+        raise Undeliverable(f"reference {refund.reference}: {error}") from error
+
+
+async def _apply_charge(
     session: AsyncSession, charge: ProviderChargeEvent, status: Literal["captured", "failed"], reason: str | None
 ) -> None:
     """Matched by our reference, since the provider's own id may not be known here yet."""

@@ -3,25 +3,26 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import orjson
 from chassis import deadlines
 from chassis.errors import DependencyRejected, PermanentJobError
 from chassis.jobs import RunningJob
 from chassis.logging import get_logger
 from chassis.pooling import Database
+from pydantic import ValidationError
 
 from payments import use_cases
-from payments.messages import ChargePayment
+from payments.messages import ChargePayment, MakeRefund, ReconcileCharge, ReconcileRefund
 from payments.models import Payment, PaymentStatus
-from payments.provider_client import ProviderClient
-from payments.use_cases import ChargeReport
+from payments.provider_client import Charge, ProviderClient, Refund, Refusal
+from payments.use_cases import ChargeReport, RefundReport
 
 log = get_logger(__name__)
 
-CHARGE_DEADLINE = 10.0  # seconds: three attempts of 2 s and the waits between them; below the job's time limit
+CALL_DEADLINE = 10.0  # seconds: three attempts of 2 s and the waits between them; below the job's time limit
 
 _PAYMENT_REQUIRED = 402
 _UNPROCESSABLE = 422
+_UNREADABLE = "unreadable_answer"
 
 
 async def charge_payment(database: Database, provider: ProviderClient, job: RunningJob, payload: ChargePayment) -> None:
@@ -30,7 +31,7 @@ async def charge_payment(database: Database, provider: ProviderClient, job: Runn
         payment = await use_cases.read_payment(session, payload.payment_id)
     if payment.status not in {PaymentStatus.CREATED, PaymentStatus.SUBMITTING}:
         return
-    with deadlines.deadline(CHARGE_DEADLINE):
+    with deadlines.deadline(CALL_DEADLINE):
         report = await _charge(database, provider, payment)
     async with database.transaction() as session:
         if report is not None:
@@ -38,8 +39,69 @@ async def charge_payment(database: Database, provider: ProviderClient, job: Runn
         await job.complete_in(session)
 
 
+async def reconcile_charge(
+    database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileCharge
+) -> None:
+    """Protocol, row 16: learn from the provider what no event and no answer told."""
+    with deadlines.deadline(CALL_DEADLINE):
+        charges = await provider.find_charges(payload.payment_id)
+    captured = [charge for charge in charges if charge.status == "captured"]
+    if len(captured) > 1:
+        # It promised one charge per key. Which one is meant, and the money of the other, is for a person to settle.
+        log.error("payment_charged_twice", payment_id=payload.payment_id, charges=[charge.id for charge in charges])
+    async with database.transaction() as session:
+        if charges:
+            await use_cases.apply_charge_report(session, _report(payload.payment_id, (captured or charges)[0]))
+        else:
+            await use_cases.no_charge_found(session, payload.payment_id)
+        await job.complete_in(session)
+
+
+async def make_refund(database: Database, provider: ProviderClient, job: RunningJob, payload: MakeRefund) -> None:
+    """Protocol, row 13: ask for the refund, under its own key; an unknown outcome is tried again with the same one."""
+    async with database.read() as session:
+        refund = await use_cases.refund_to_ask_for(session, payload.refund_id)
+    if refund is None:
+        return
+    try:
+        with deadlines.deadline(CALL_DEADLINE):
+            made = await provider.refund(refund_id=refund.id, payment_id=refund.payment_id, amount=refund.amount)
+        report = _refund_report(refund.id, made)
+    except DependencyRejected as error:
+        report = RefundReport(refund.id, "failed", reason=_refusal(error))
+    async with database.transaction() as session:
+        await use_cases.apply_refund_report(session, report)
+        await job.complete_in(session)
+
+
+async def reconcile_refund(
+    database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileRefund
+) -> None:
+    """Protocol, row 16, for a refund."""
+    with deadlines.deadline(CALL_DEADLINE):
+        refunds = await provider.find_refunds(payload.refund_id)
+    async with database.transaction() as session:
+        if refunds:
+            await use_cases.apply_refund_report(session, _refund_report(payload.refund_id, refunds[0]))
+        else:
+            await use_cases.no_refund_found(session, payload.refund_id)
+        await job.complete_in(session)
+
+
+def _report(payment_id: UUID, charge: Charge) -> ChargeReport:
+    status = "accepted" if charge.status == "pending" else charge.status
+    return ChargeReport(payment_id, status, provider_charge_id=charge.id, reason=charge.failure_code)
+
+
+def _refund_report(refund_id: UUID, refund: Refund) -> RefundReport:
+    status = "accepted" if refund.status == "pending" else refund.status
+    return RefundReport(refund_id, status, provider_refund_id=refund.id, reason=refund.failure_code)
+
+
 async def _charge(database: Database, provider: ProviderClient, payment: Payment) -> ChargeReport | None:
     """Charge; None when the payment moved on while this was about to start."""
+    if payment.payment_method is None:
+        return None
     attempts = _Attempts(database, payment.id)
     try:
         charge = await provider.charge(
@@ -54,8 +116,7 @@ async def _charge(database: Database, provider: ProviderClient, payment: Payment
         return None
     except DependencyRejected as error:
         return ChargeReport(payment.id, "failed", reason=_refusal(error))
-    status = "accepted" if charge.status == "pending" else charge.status
-    return ChargeReport(payment.id, status, provider_charge_id=charge.id, reason=charge.failure_code)
+    return _report(payment.id, charge)
 
 
 def _refusal(error: DependencyRejected) -> str:
@@ -63,19 +124,19 @@ def _refusal(error: DependencyRejected) -> str:
     code = _error_code(error.body)
     if error.status == _PAYMENT_REQUIRED:
         return code
-    if error.status == _UNPROCESSABLE and code != "idempotency_key_reused":
+    if error.status == _UNPROCESSABLE and code not in {"idempotency_key_reused", _UNREADABLE}:
         return code
     if error.status == _UNPROCESSABLE:
-        # Our key stands for another payload there: only a person can say which charge is meant.
+        # Our key stands, or may stand, for another payload there: only a person can say which charge is meant.
         raise PermanentJobError(str(error)) from error
     raise error
 
 
 def _error_code(body: bytes) -> str:
     try:
-        return str(orjson.loads(body)["error"]["code"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return "unreadable_answer"
+        return Refusal.model_validate_json(body).error.code
+    except ValidationError:
+        return _UNREADABLE
 
 
 class _MovedOnError(Exception):

@@ -15,6 +15,24 @@ class ChargePayment(JobPayload, job="charge_payment", max_attempts=50, time_limi
     payment_id: UUID
 
 
+class MakeRefund(JobPayload, job="make_refund", max_attempts=50, time_limit=20):
+    """Ask the provider for a refund, under the refund's own key."""
+
+    refund_id: UUID
+
+
+class ReconcileCharge(JobPayload, job="reconcile_charge", max_attempts=5, time_limit=20):
+    """Ask the provider what became of a charge; the next sweep asks again."""
+
+    payment_id: UUID
+
+
+class ReconcileRefund(JobPayload, job="reconcile_refund", max_attempts=5, time_limit=20):
+    """Ask the provider what became of a refund; the next sweep asks again."""
+
+    refund_id: UUID
+
+
 class PaymentEvent(Event):
     """What all events of a payment carry."""
 
@@ -32,6 +50,13 @@ class PaymentCaptured(PaymentEvent, type="payment.captured"): ...
 class PaymentFailed(PaymentEvent, type="payment.failed"): ...
 
 
+class PaymentCanceled(PaymentEvent, type="payment.canceled"): ...
+
+
+class PaymentRefunded(PaymentEvent, type="payment.refunded"):
+    refund_id: UUID
+
+
 class ProviderChargeEvent(Event):
     """What the provider reported of a charge; `reference` is our payment's id."""
 
@@ -46,4 +71,21 @@ class ProviderChargeSucceeded(ProviderChargeEvent, type="provider.charge.succeed
 
 
 class ProviderChargeFailed(ProviderChargeEvent, type="provider.charge.failed"):
+    failure_code: str | None = None
+
+
+class ProviderRefundEvent(Event):
+    """What the provider reported of a refund; `reference` is our refund's id."""
+
+    reference: str
+    provider_id: str
+    object_version: int
+    amount: int
+    raw_event_id: str
+
+
+class ProviderRefundSucceeded(ProviderRefundEvent, type="provider.refund.succeeded"): ...
+
+
+class ProviderRefundFailed(ProviderRefundEvent, type="provider.refund.failed"):
     failure_code: str | None = None

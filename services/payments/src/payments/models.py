@@ -42,6 +42,26 @@ PAYMENT = StateMachine(
 )
 
 
+class RefundStatus(StrEnum):
+    """`submitted`: the provider has it. After `failed` a new row with a new key is tried."""
+
+    REQUESTED = "requested"
+    SUBMITTED = "submitted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+REFUND = StateMachine(
+    "refund",
+    {
+        RefundStatus.REQUESTED: (RefundStatus.SUBMITTED, RefundStatus.SUCCEEDED, RefundStatus.FAILED),
+        RefundStatus.SUBMITTED: (RefundStatus.SUCCEEDED, RefundStatus.FAILED),
+        RefundStatus.SUCCEEDED: (),
+        RefundStatus.FAILED: (),
+    },
+)
+
+
 class AttemptOutcome(StrEnum):
     """`open`: this POST may have had an effect, or may still have one. `not_run`: its sender knows that it cannot."""
 
@@ -60,8 +80,10 @@ class Payment(Base):
     order_id: Mapped[UUID] = mapped_column(unique=True)
     amount: Mapped[int]  # minor units
     currency: Mapped[str]
-    payment_method: Mapped[str]
+    payment_method: Mapped[str | None]  # none on a tombstone: its payment was never asked for
     status: Mapped[str] = mapped_column(server_default=PaymentStatus.CREATED.value)
+    # "Bring the net to zero": a capture that comes later is refunded by itself.
+    void: Mapped[bool] = mapped_column(server_default="false")
     provider_charge_id: Mapped[str | None]
     reason: Mapped[str | None]
     # The version of the event that was published last; 0 before there is news.
@@ -79,3 +101,19 @@ class ChargeAttempt(Base):
     n: Mapped[int] = mapped_column(primary_key=True)
     outcome: Mapped[str] = mapped_column(server_default=AttemptOutcome.OPEN.value)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Refund(Base):
+    """One refund at the provider, under its own key; at most one of a payment is not `failed`."""
+
+    __tablename__ = "refund"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
+    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payment.id"))
+    n: Mapped[int]
+    amount: Mapped[int]  # minor units
+    status: Mapped[str] = mapped_column(server_default=RefundStatus.REQUESTED.value)
+    provider_refund_id: Mapped[str | None]
+    reason: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())

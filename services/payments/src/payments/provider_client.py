@@ -1,18 +1,45 @@
 """How payments calls the provider. This layer is the one that retries, under one key per payment for ever."""
 
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-from chassis.http_client import AttemptHook, HttpDependency
-from pydantic import BaseModel
+from chassis.http_client import AttemptHook, HttpDependency, Response
+from pydantic import BaseModel, Field
+
+# What PostgreSQL can keep: no NUL, and nothing that was not meant as an id or a code.
+type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class Charge(BaseModel):
     """What the provider answers to a charge; accepted (`pending`) is not captured."""
 
-    id: str
+    id: Text
     status: Literal["pending", "captured", "failed"]
-    failure_code: str | None = None
+    failure_code: Text | None = None
+
+
+class Problem(BaseModel):
+    """Why the provider refused."""
+
+    code: Text
+
+
+class Refusal(BaseModel):
+    """What the provider answers when it refuses."""
+
+    error: Problem
+
+
+class Refund(BaseModel):
+    """What the provider answers to a refund."""
+
+    id: Text
+    status: Literal["pending", "succeeded", "failed"]
+    failure_code: Text | None = None
+
+
+class _Found[T: BaseModel](BaseModel):
+    data: list[T]
 
 
 class ProviderClient:
@@ -52,3 +79,31 @@ class ProviderClient:
             on_not_run=on_not_run,
         )
         return response.parse(Charge)
+
+    async def find_charges(self, payment_id: UUID) -> list[Charge]:
+        """The charges that the provider has under our reference: none or one, if both sides keep their word."""
+        response = await self._ask("/charges", "find_charges", payment_id)
+        return response.parse(_Found[Charge]).data
+
+    async def refund(self, *, refund_id: UUID, payment_id: UUID, amount: int) -> Refund:
+        """Refund `amount` (minor units) of the payment's charge, at most once per refund: the key is the refund's."""
+        response = await self._dependency.request(
+            "POST",
+            "/refunds",
+            operation="refund",
+            json={"charge_reference": str(payment_id), "reference": str(refund_id), "amount": amount},
+            headers={"Idempotency-Key": f"refund:{refund_id}"},
+            idempotent=True,
+            retrying=True,
+        )
+        return response.parse(Refund)
+
+    async def find_refunds(self, refund_id: UUID) -> list[Refund]:
+        """The refunds that the provider has under our reference."""
+        response = await self._ask("/refunds", "find_refunds", refund_id)
+        return response.parse(_Found[Refund]).data
+
+    async def _ask(self, path: str, operation: str, reference: UUID) -> Response:
+        return await self._dependency.request(
+            "GET", path, operation=operation, params={"reference": str(reference)}, idempotent=True, retrying=True
+        )

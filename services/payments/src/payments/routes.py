@@ -11,7 +11,7 @@ from chassis.errors import ApiError, ErrorCode
 from fastapi import APIRouter, Depends, Response
 
 from payments import use_cases
-from payments.schemas import PaymentView, RequestPayment
+from payments.schemas import PaymentView, RequestPayment, VoidPayment
 
 router = APIRouter(prefix="/v1/payments", responses=documented(), dependencies=[Depends(authenticated), rate_limited()])
 
@@ -47,3 +47,20 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     if payment is None:
         raise ApiError(ErrorCode.NOT_FOUND)
     return payment
+
+
+@router.post(
+    "/{payment_id}/refund",
+    status_code=202,
+    responses=documented(
+        ErrorCode.MALFORMED_REQUEST,
+        ErrorCode.STATE_CONFLICT,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    ),
+)
+async def refund_payment(payment_id: UUID, body: VoidPayment, given: Given) -> PaymentView:
+    """Bring the payment's net to zero: cancel it if it is not charged, refund it once it is. Safe to repeat."""
+    deadlines.check("the payment was voided")
+    async with given.database.transaction() as session:
+        return await use_cases.void_payment(session, payment_id, body)

@@ -18,6 +18,16 @@ class RequestPayment(BaseModel):
     payment_method: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$")]
 
 
+class VoidPayment(BaseModel):
+    """Bring a payment's net to zero, whatever state it is in; it may not even be known yet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order_id: UUID
+    amount: Annotated[int, Field(gt=0, lt=2**63, description="Minor units (cents).")]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
+
+
 class PaymentView(BaseModel):
     id: UUID
     order_id: UUID

@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
-from chassis.settings import DependencySettings, ServiceSettings
+from chassis.settings import DependencySettings, ServiceSettings, SweepSettings
 
 
 class PaymentsSettings(ServiceSettings):
     service_name: ClassVar[str] = "payments"
 
     provider: DependencySettings
+    sweeps: SweepSettings = SweepSettings()

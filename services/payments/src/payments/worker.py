@@ -7,10 +7,21 @@ from importlib.metadata import version
 
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.http_client import HttpDependency
-from chassis.worker_resources import Stages, WorkerResources, run_worker_process
+from chassis.schedules import Schedule
+from chassis.worker import Stages, WorkerResources, run_worker_process
 
-from payments import events, jobs
-from payments.messages import PROVIDER_STREAM, ChargePayment, ProviderChargeFailed, ProviderChargeSucceeded
+from payments import events, jobs, use_cases
+from payments.messages import (
+    PROVIDER_STREAM,
+    ChargePayment,
+    MakeRefund,
+    ProviderChargeFailed,
+    ProviderChargeSucceeded,
+    ProviderRefundFailed,
+    ProviderRefundSucceeded,
+    ReconcileCharge,
+    ReconcileRefund,
+)
 from payments.provider_client import ProviderClient
 from payments.settings import PaymentsSettings
 
@@ -22,19 +33,30 @@ def run(settings: PaymentsSettings) -> None:
 @asynccontextmanager
 async def _open_parts(settings: PaymentsSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
     provider = HttpDependency("provider", settings.provider, breakers=BreakerRegistry())
+    client = ProviderClient(provider)
+    database, sweeps = resources.database, settings.sweeps
+    sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
     try:
         yield [
             [
                 resources.job_runner(
-                    {ChargePayment: partial(jobs.charge_payment, resources.database, ProviderClient(provider))}
+                    {
+                        ChargePayment: partial(jobs.charge_payment, database, client),
+                        ReconcileCharge: partial(jobs.reconcile_charge, database, client),
+                        MakeRefund: partial(jobs.make_refund, database, client),
+                        ReconcileRefund: partial(jobs.reconcile_refund, database, client),
+                    }
                 ),
                 resources.consumer(
                     [PROVIDER_STREAM],
                     {
                         ProviderChargeSucceeded: events.on_charge_succeeded,
                         ProviderChargeFailed: events.on_charge_failed,
+                        ProviderRefundSucceeded: events.on_refund_succeeded,
+                        ProviderRefundFailed: events.on_refund_failed,
                     },
                 ),
+                resources.scheduler([Schedule(name="sweep", every=sweeps.every, run=sweep)]),
             ],
             [resources.relay()],
         ]

@@ -11,7 +11,8 @@ from chassis.app.resources import open_api_resources
 from fastapi import FastAPI
 
 from webhook_ingest import routes
-from webhook_ingest.routes import PAYMENT_PROVIDER, Resources
+from webhook_ingest.models import Provider
+from webhook_ingest.routes import Resources
 from webhook_ingest.settings import WebhookIngestSettings
 
 
@@ -30,12 +31,17 @@ def run(settings: WebhookIngestSettings) -> None:
 
 @asynccontextmanager
 async def _open_resources(settings: WebhookIngestSettings) -> AsyncIterator[Resources]:
-    secrets = [secret.get_secret_value() for secret in settings.webhook_secrets.payment_provider]
+    configured = settings.webhook_secrets
+    secrets = {
+        Provider.PAYMENT_PROVIDER: configured.payment_provider,
+        Provider.STRIPE: configured.stripe,
+        Provider.GITHUB: configured.github,
+    }
     async with open_api_resources(settings) as base:
         yield Resources(
             database=base.database,
             redis=base.redis,
             rate_limiter=base.rate_limiter,
             checks=base.checks,
-            secrets={PAYMENT_PROVIDER: secrets},
+            secrets={provider: [one.get_secret_value() for one in valid] for provider, valid in secrets.items()},
         )

@@ -10,6 +10,14 @@ from sqlalchemy import func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
+class Provider(StrEnum):
+    """Who sends webhooks; the value is the last part of the path they post to."""
+
+    PAYMENT_PROVIDER = "payment-provider"
+    STRIPE = "stripe"
+    GITHUB = "github"
+
+
 class ProviderEventStatus(StrEnum):
     """`ignored`: of a type that nobody here handles; kept all the same."""
 

@@ -7,44 +7,64 @@ from typing import Annotated
 
 from chassis.app.error_rendering import documented
 from chassis.app.resources import ApiResources, resources
-from chassis.errors import ErrorCode, InvalidSignature
-from chassis.webhooks import verify, webhook_ack_duration, webhook_received
-from fastapi import APIRouter, Depends, Request
+from chassis.errors import ApiError, ErrorCode, InvalidSignature
+from chassis.webhooks import VERIFIERS, Verifier, webhook_ack_duration, webhook_received
+from fastapi import APIRouter, Depends, Path, Request
 
 from webhook_ingest import use_cases
+from webhook_ingest.models import Provider
 from webhook_ingest.schemas import Received
 
-PAYMENT_PROVIDER = "payment-provider"
+_VERIFIERS: Mapping[Provider, Verifier] = {
+    Provider.PAYMENT_PROVIDER: VERIFIERS["standard"],
+    Provider.STRIPE: VERIFIERS["stripe"],
+    Provider.GITHUB: VERIFIERS["github"],
+}
 
 router = APIRouter(prefix="/v1/webhooks", responses=documented())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources(ApiResources):
-    """What the routes are given by the composition root; `secrets` maps a provider to its valid secrets."""
+    """What the routes are given by the composition root; `secrets` maps a provider to its valid secrets, if any."""
 
-    secrets: Mapping[str, Sequence[str]]
+    secrets: Mapping[Provider, Sequence[str]]
 
 
 Given = Annotated[Resources, Depends(resources)]
+# Text in here and an enumeration for the reader: who is not known gets the 404 of any other path, not a 422.
+ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value for provider in Provider]})]
 
 
 @router.post(
-    "/payment-provider",
-    responses=documented(ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE),
+    "/{provider}",
+    responses=documented(ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND),
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
-async def receive_payment_provider(request: Request, given: Given) -> Received:
-    """A webhook in the Standard Webhooks format: verified over its raw bytes, stored once, answered; then a job."""
+async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:
+    """A webhook in its sender's format: verified over its raw bytes, stored once, answered; then a job.
+
+    `payment-provider` signs as Standard Webhooks says; `stripe` and `github` in their own ways, and there is nothing
+    at their paths unless secrets are configured.
+    """
     started = time.perf_counter()
+    sender = _configured(provider, given.secrets)
     body = await request.body()
     try:
-        webhook = verify(request.headers.items(), body, given.secrets[PAYMENT_PROVIDER], now=time.time())
+        webhook = _VERIFIERS[sender](request.headers.items(), body, given.secrets[sender], now=time.time())
     except InvalidSignature:
-        webhook_received.labels(PAYMENT_PROVIDER, "bad_signature").inc()
+        webhook_received.labels(sender, "bad_signature").inc()
         raise
     async with given.database.transaction() as session:
-        is_new = await use_cases.store_event(session, provider=PAYMENT_PROVIDER, event_id=webhook.id, body=body)
-    webhook_received.labels(PAYMENT_PROVIDER, "accepted" if is_new else "duplicate").inc()
-    webhook_ack_duration.labels(PAYMENT_PROVIDER).observe(time.perf_counter() - started)
+        is_new = await use_cases.store_event(session, provider=sender, event_id=webhook.id, body=body)
+    webhook_received.labels(sender, "accepted" if is_new else "duplicate").inc()
+    webhook_ack_duration.labels(sender).observe(time.perf_counter() - started)
     return Received(status="accepted" if is_new else "duplicate")
+
+
+def _configured(name: str, secrets: Mapping[Provider, Sequence[str]]) -> Provider:
+    """The provider of that name. Raises the 404 of a route that does not exist when it has no secrets here."""
+    for provider, valid in secrets.items():
+        if provider == name and valid:
+            return provider
+    raise ApiError(ErrorCode.NOT_FOUND)

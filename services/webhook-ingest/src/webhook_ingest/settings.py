@@ -12,14 +12,22 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
     return secret
 
 
-type WebhookSecret = Annotated[SecretStr, AfterValidator(_is_signing_key)]
-type Secrets = Annotated[list[WebhookSecret], Field(min_length=1)]
+type StandardSecret = Annotated[SecretStr, AfterValidator(_is_signing_key)]
+type RawSecret = Annotated[SecretStr, Field(min_length=1)]
 
 
 class WebhookSecretSettings(Group):
     """The secrets of each provider that sends webhooks; all are valid, so that one can be replaced without a gap."""
 
-    payment_provider: Secrets = Field(description="JSON list of `whsec_…`, the newest first.")
+    payment_provider: list[StandardSecret] = Field(
+        min_length=1, description="JSON list of `whsec_…`, the newest first."
+    )
+    stripe: list[RawSecret] = Field(
+        default_factory=list, description="JSON list of the endpoint's `whsec_…`; none: its path answers 404."
+    )
+    github: list[RawSecret] = Field(
+        default_factory=list, description="JSON list of what GitHub calls the secret; none: its path answers 404."
+    )
 
 
 class WebhookIngestSettings(ServiceSettings):

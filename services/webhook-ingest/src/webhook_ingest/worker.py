@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.worker_resources import Stages, WorkerResources, run_worker_process
+from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from webhook_ingest import jobs
 from webhook_ingest.messages import PublishEvent

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import re
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -13,12 +14,14 @@ from starlette.routing import Route
 
 from simulators.answers import InvalidError, RefusedError, close_unanswered, never_answer, read_object
 from simulators.faults import Switchboard, faults_route
-from simulators.payment_provider.charging import ChargeRequest, Charging, RefundRequest, Reply, shown
+from simulators.payment_provider.charging import ChargeRequest, Charging, Post, RefundRequest, Reply, shown
 from simulators.payment_provider.store import Answer, Store
 from simulators.payment_provider.switches import ProviderSwitches
 from simulators.process import log
 
 MAX_KEY_LENGTH = 255
+TRACEPARENT = re.compile(r"[0-9a-f]{2}(-[0-9a-f]+){3}")
+"""Enough to send it on as it came; what is in it is for those who trace (https://www.w3.org/TR/trace-context/)."""
 
 
 class Api:
@@ -83,7 +86,7 @@ class Api:
         self,
         request: Request,
         parse: Callable[[dict[str, object]], R],
-        act: Callable[[R, str, float], Reply],
+        act: Callable[[R, Post], Reply],
     ) -> Response:
         """Answer a POST: the first under its key acts, later ones get the same bytes again.
 
@@ -98,7 +101,9 @@ class Api:
         kept = self._store.answer(key)
         self._refuse_clash(kept.fingerprint if kept else self._in_progress.get(key), fingerprint)
         if kept is None:
-            answer = await self._first(key, fingerprint, lambda: act(asked, key, time.time()))
+            answer = await self._first(
+                key, fingerprint, lambda: act(asked, Post(key, time.time(), traceparent_of(request)))
+            )
         else:
             await self._meet_delay()
             answer = kept
@@ -192,6 +197,11 @@ class Api:
             status=answer.status,
             replayed=replayed,
         )
+
+
+def traceparent_of(request: Request) -> str | None:
+    given = request.headers.get("traceparent", "")
+    return given if TRACEPARENT.fullmatch(given) else None
 
 
 def fingerprint_of(path: str, payload: dict[str, object]) -> str:

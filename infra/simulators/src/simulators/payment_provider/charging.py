@@ -75,6 +75,15 @@ def amount(payload: dict[str, object]) -> int:
     return value
 
 
+@dataclass(frozen=True)
+class Post:
+    """The POST that asks: its idempotency key, when it came (Unix seconds), and the trace that it is part of."""
+
+    key: str
+    at: float
+    traceparent: str | None
+
+
 class Charging:
     """Changes the books. Each method is to be called inside `store.transaction()`."""
 
@@ -82,7 +91,7 @@ class Charging:
         self._store = store
         self._faults = faults
 
-    def charge(self, asked: ChargeRequest, key: str, now: float) -> Reply:
+    def charge(self, asked: ChargeRequest, post: Post) -> Reply:
         declined = self._faults.draw("decline_rate") or asked.payment_method == "pm_card_declined"
         fails_later = asked.payment_method == "pm_card_fails_later"
         outcome = "card_declined" if declined else "insufficient_funds" if fails_later else "captured"
@@ -90,7 +99,7 @@ class Charging:
             id=f"ch_{uuid4().hex}",
             object="charge",
             reference=asked.reference,
-            idempotency_key=key,
+            idempotency_key=post.key,
             amount=asked.amount,
             currency=asked.currency,
             status="failed" if declined else "pending",
@@ -98,16 +107,17 @@ class Charging:
             created_at=timestamp(),
             failure_code=outcome if declined else None,
             outcome=outcome,
-            settles_at=None if declined else now + self._faults.on.capture_delay_seconds,
+            settles_at=None if declined else post.at + self._faults.on.capture_delay_seconds,
+            traceparent=post.traceparent,
         )
         self._store.add(charge)
         if not declined:
             return 202, shown(charge)
-        self._announce(charge, now)
+        self._announce(charge, post.at)
         message = "the card was declined"
         return 402, {"error": {"code": "card_declined", "message": message}, "charge": shown(charge)}
 
-    def refund(self, asked: RefundRequest, key: str, now: float) -> Reply:
+    def refund(self, asked: RefundRequest, post: Post) -> Reply:
         """Takes from the first captured charge of that reference which has enough left."""
         captured = [
             charge for charge in self._store.transfers("charge", asked.charge_reference) if charge.status == "captured"
@@ -123,7 +133,7 @@ class Charging:
             id=f"re_{uuid4().hex}",
             object="refund",
             reference=asked.reference,
-            idempotency_key=key,
+            idempotency_key=post.key,
             amount=asked.amount,
             currency=charge.currency,
             status="pending",
@@ -132,7 +142,8 @@ class Charging:
             outcome="refund_failed" if fails else "succeeded",
             charge_id=charge.id,
             charge_reference=charge.reference,
-            settles_at=now + self._faults.on.capture_delay_seconds,
+            settles_at=post.at + self._faults.on.capture_delay_seconds,
+            traceparent=post.traceparent,
         )
         self._store.add(refund)
         return 202, shown(refund)
@@ -172,6 +183,7 @@ class Charging:
                 reference=transfer.reference,
                 body=json.dumps(body),
                 next_attempt_at=None if dropped else now + wait,
+                traceparent=transfer.traceparent,
             )
         )
 

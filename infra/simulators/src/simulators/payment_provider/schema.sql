@@ -1,5 +1,5 @@
 -- Money that moved, or will, or was refused. A refund names the charge that it takes back from.
--- settles_at (Unix seconds) is set while it is pending.
+-- settles_at (Unix seconds) is set while it is pending. traceparent is the POST's, for the webhooks about it.
 CREATE TABLE IF NOT EXISTS transfer (
     id TEXT PRIMARY KEY,
     object TEXT NOT NULL CHECK (object IN ('charge', 'refund')),
@@ -14,7 +14,8 @@ CREATE TABLE IF NOT EXISTS transfer (
     charge_id TEXT REFERENCES transfer (id),
     charge_reference TEXT,
     created_at TEXT NOT NULL,
-    settles_at REAL
+    settles_at REAL,
+    traceparent TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfer_by_reference ON transfer (object, reference);
 CREATE INDEX IF NOT EXISTS refunds_of_charge ON transfer (charge_id) WHERE charge_id IS NOT NULL;
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS event (
     body TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     acknowledged INTEGER NOT NULL DEFAULT 0,
-    next_attempt_at REAL
+    next_attempt_at REAL,
+    traceparent TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS event_to_send ON event (next_attempt_at) WHERE next_attempt_at IS NOT NULL;

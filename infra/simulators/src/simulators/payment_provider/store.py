@@ -33,6 +33,7 @@ class Transfer:
     charge_id: str | None = None
     charge_reference: str | None = None
     settles_at: float | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """`body` is signed and sent as it is, the same in every attempt."""
+    """`body` is signed and sent as it is, the same in every attempt; `traceparent` goes along as a header."""
 
     id: str
     type: str
@@ -54,6 +55,7 @@ class Event:
     body: str
     attempts: int = 0
     next_attempt_at: float | None
+    traceparent: str | None = None
 
 
 class Store:
@@ -128,7 +130,7 @@ class Store:
     def waiting_events(self, limit: int) -> list[Event]:
         """Events that are to be sent, now or later, the soonest first."""
         rows = self._database.execute(
-            "SELECT id, type, reference, body, attempts, next_attempt_at FROM event"
+            "SELECT id, type, reference, body, attempts, next_attempt_at, traceparent FROM event"
             " WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at LIMIT ?",
             (limit,),
         )

@@ -38,7 +38,7 @@ def forgery(event: Event) -> Event:
     kind, verdict = event.type.split(".")
     body["id"] = f"evt_{uuid4().hex}"
     body["type"] = f"{kind}.{'succeeded' if verdict == 'failed' else 'failed'}"
-    return replace(event, id=body["id"], type=body["type"], body=json.dumps(body))
+    return replace(event, id=body["id"], type=body["type"], body=json.dumps(body), traceparent=None)
 
 
 async def post(url: SplitResult, headers: list[tuple[str, str]], body: bytes) -> int:
@@ -164,7 +164,9 @@ class Clerk:
 
     def _headers(self, event: Event, secret: bytes) -> list[tuple[str, str]]:
         sent_at = int(time.time() + self._faults.on.clock_skew_seconds)
+        trace = [("traceparent", event.traceparent)] if event.traceparent else []
         return [
+            *trace,
             ("Host", self._url.netloc.rpartition("@")[2]),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(event.body.encode()))),

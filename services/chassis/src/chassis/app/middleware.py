@@ -22,7 +22,7 @@ from chassis.app.error_rendering import render
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import canonical_line, get_logger, request_id_var
 from chassis.settings import HttpSettings
-from chassis.telemetry import SpanKind, span
+from chassis.telemetry import Span, SpanKind, StatusCode, span
 
 log = get_logger(__name__)
 
@@ -37,6 +37,7 @@ load_shed = Counter("load_shed", "Requests refused because the process had enoug
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "holdfast.exchange"
+_SERVER_ERROR = 500
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -60,16 +61,16 @@ class RequestContext:
             active_requests.inc()
             try:
                 with span(
-                    scope["method"],
+                    exchange.method,
                     kind=SpanKind.SERVER,
                     traceparent=headers.get("traceparent"),
-                    attributes=lambda: {"http.request.method": scope["method"], "url.path": scope["path"]},
+                    attributes=lambda: _attributes(scope, exchange),
                 ) as current:
                     try:
                         await self._answer(scope, exchange)
                     finally:
-                        current.update_name(f"{scope['method']} {exchange.route}")
-                        self._record(scope, exchange, fields)
+                        _describe(current, exchange)
+                        self._record(exchange, fields)
             finally:
                 self._in_flight -= 1
                 active_requests.dec()
@@ -94,14 +95,13 @@ class RequestContext:
         return deadlines.deadline(deadlines.from_header(headers.get(deadlines.HEADER), self._settings.default_deadline))
 
     @staticmethod
-    def _record(scope: Scope, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
+    def _record(exchange: "Exchange", fields: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - exchange.started
-        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         status = exchange.status or 499  # the caller went away before there was an answer
-        request_seconds.labels(method, exchange.route, status).observe(seconds)
+        request_seconds.labels(exchange.method, exchange.route, status).observe(seconds)
         log.info(
             "request_completed",
-            method=method,
+            method=exchange.method,
             route=exchange.route,
             status=status,
             duration_ms=round(seconds * 1000, 2),
@@ -130,6 +130,12 @@ class Exchange:
         return exchange
 
     @property
+    def method(self) -> str:
+        """The request's method; `_OTHER` for one that nobody knows, so that labels stay few."""
+        method: str = self._scope["method"]
+        return method if method in _METHODS else "_OTHER"
+
+    @property
     def route(self) -> str:
         """The route's template, so that labels stay few; what matched none counts as one route."""
         return getattr(self._scope.get("route"), "path", "unmatched")
@@ -152,6 +158,24 @@ class Exchange:
             self.status = message["status"]
             MutableHeaders(scope=message).update({**self.headers, "X-Request-ID": self.request_id})
         await self._send(message)
+
+
+def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
+    """Without query and headers, which may hold secrets."""
+    return {"http.request.method": exchange.method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+
+
+def _describe(current: Span, exchange: Exchange) -> None:
+    """What is known at the end. By OpenTelemetry's rules a 4xx is no failure of the server's."""
+    if not current.is_recording():
+        return
+    current.update_name(f"{exchange.method} {exchange.route}")
+    current.set_attribute("http.route", exchange.route)
+    if exchange.status is not None:
+        current.set_attribute("http.response.status_code", exchange.status)
+        if exchange.status >= _SERVER_ERROR:
+            current.set_attribute("error.type", str(exchange.status))
+            current.set_status(StatusCode.ERROR)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from chassis.messaging import Handler as EventHandler
 from chassis.outbox import Event, Relay
 from chassis.pooling import Database, create_redis
 from chassis.process import identify, new_event_loop
+from chassis.schedules import Schedule, Scheduler
 from chassis.settings import ServiceSettings
 from chassis.wakeup import Wakeups
-from chassis.worker import Part, run_worker
+from chassis.worker.stages import Part, run_worker
 
 type Stages = Sequence[Sequence[Part]]
 
@@ -54,6 +55,10 @@ class WorkerResources:
             streams=streams,
             handlers=handlers,
         ).run
+
+    def scheduler(self, schedules: Sequence[Schedule]) -> Part:
+        """Runs what recurs, one process at a time."""
+        return Scheduler(self.database, schedules).run
 
     def relay(self) -> Part:
         """Publishes this service's outbox."""

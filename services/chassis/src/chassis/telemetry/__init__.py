@@ -1,0 +1,97 @@
+"""Traces: W3C trace context in and out, and spans whose sampling is decided before their attributes are built.
+
+`traceparent` is the header of https://www.w3.org/TR/trace-context/ ("00-<32 hex>-<16 hex>-<2 hex>"). It travels in
+HTTP headers, in the job table, in outbox rows and in stream entries, so that one order is one trace. Names, kinds and
+attributes follow https://opentelemetry.io/docs/specs/semconv/; docs/reference/tracing.md lists the spans.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import context, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from chassis.logging import redact
+from chassis.settings import ServiceSettings
+
+__all__ = ["Span", "SpanKind", "StatusCode", "configure_tracing", "current_traceparent", "record_failure", "span"]
+
+_MAX_REASON_LENGTH = 500  # characters; the whole message and the traceback are in the log, under the same trace id
+
+_propagator = TraceContextTextMapPropagator()
+_tracer = trace.get_tracer("holdfast")
+
+
+def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: str) -> Callable[[], None]:
+    """Install the tracer and return what flushes and stops it, within a few seconds whatever the collector does.
+
+    Trace ids exist even without a collector, since logs and answers carry them; only then nothing that begins here is
+    recorded, and nothing is exported.
+    """
+    endpoint = settings.telemetry.otlp_endpoint
+    provider = TracerProvider(
+        sampler=ParentBased(TraceIdRatioBased(settings.trace_sample_ratio if endpoint else 0.0)),
+        resource=Resource.create(
+            {
+                "service.name": settings.service_name,
+                "service.version": version,
+                "service.namespace": "holdfast",
+                "service.instance.id": instance_id,
+                "deployment.environment.name": settings.environment,
+            }
+        ),
+    )
+    trace.set_tracer_provider(provider)
+    if endpoint is None:
+        return provider.shutdown
+    # Imported here: the exporter costs 6 MB that a process without a collector does not need.
+    from chassis.telemetry.export import export_to  # noqa: PLC0415
+
+    return export_to(endpoint, provider)
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    traceparent: str | None = None,
+    attributes: Callable[[], Mapping[str, str | int]] | None = None,
+) -> Iterator[Span]:
+    """Run the block inside a span; `traceparent` continues a trace that came from outside.
+
+    `attributes` is called only when the span is recorded: building them costs more than the span. An error that leaves
+    the block marks the span as failed.
+    """
+    parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
+    current = _tracer.start_span(name, context=parent, kind=kind)
+    token = context.attach(trace.set_span_in_context(current))
+    try:
+        if attributes and current.is_recording():
+            current.set_attributes(redact(attributes()))
+        yield current
+    except Exception as error:
+        record_failure(current, error)
+        raise
+    finally:
+        context.detach(token)
+        current.end()
+
+
+def record_failure(current: Span, error: Exception) -> None:
+    """Mark the span as failed, its reason without secrets. The traceback is in the log, under the same trace id."""
+    if current.is_recording():
+        current.set_attribute("error.type", type(error).__name__)
+        reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
+        current.set_status(StatusCode.ERROR, reason)
+
+
+def current_traceparent() -> str | None:
+    """The `traceparent` of the current span, to send along or store; None outside any trace."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent")

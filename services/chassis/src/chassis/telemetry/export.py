@@ -1,0 +1,75 @@
+"""Sending spans to a collector in the background, so that one that is down costs no request and hardly a log line.
+
+Ended spans wait in a queue of 2,048 (the SDK's default; the oldest are dropped) and go out every 5 s, or as soon as 512
+are there. What cannot be sent is lost and counted: a trace is no record that anything depends on.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from prometheus_client import Counter
+
+from chassis.logging import get_logger
+
+log = get_logger(__name__)
+
+spans_exported = Counter("trace_spans_exported", "Spans given to the exporter; result: sent, lost.", ["result"])
+
+EXPORT_TIMEOUT = 2.0
+"""Seconds for one batch, its retries included."""
+STOP_TIMEOUT = 2.0
+"""Seconds from the stop within which batches may still begin; with the last one's, the end of a process waits 4."""
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def export_to(endpoint: str, provider: TracerProvider) -> Callable[[], None]:
+    """Send the provider's spans to the OTLP/HTTP collector at this base URL; returns what flushes and stops it all."""
+    # Each retry and each batch would be a line of its own; ours is one a minute, with the same news.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    url = f"{endpoint.rstrip('/')}/v1/traces"
+    exporter = BoundedExporter(OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT), url)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+
+    def stop() -> None:
+        exporter.stop_after(STOP_TIMEOUT)
+        provider.shutdown()
+
+    return stop
+
+
+class BoundedExporter(SpanExporter):
+    """Passes batches on to `inner`; says that some were lost once a minute, and once told to stop, soon gives up."""
+
+    def __init__(self, inner: SpanExporter, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._inner = inner
+        self._url = url
+        self._clock = clock
+        self._stops_at = float("inf")
+        self._next_line_at = float("-inf")
+        self._lost = 0
+
+    def stop_after(self, seconds: float) -> None:
+        """Begin no batch later than that from now."""
+        self._stops_at = self._clock() + seconds
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        is_sent = self._clock() < self._stops_at and self._inner.export(spans) is SpanExportResult.SUCCESS
+        spans_exported.labels("sent" if is_sent else "lost").inc(len(spans))
+        if is_sent:
+            return SpanExportResult.SUCCESS
+        self._note(len(spans))
+        return SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def _note(self, lost: int) -> None:
+        self._lost += lost
+        if self._clock() >= self._next_line_at:
+            self._next_line_at = self._clock() + SECONDS_BETWEEN_LINES
+            log.warning("spans_lost", spans=self._lost, endpoint=self._url)
+            self._lost = 0

@@ -1,0 +1,50 @@
+"""Refunds, and what a payment must know to be voided and reconciled."""
+
+from alembic import op
+
+revision = "payments_0002"
+down_revision = "payments_0001"
+branch_labels = None
+depends_on = None
+
+_PAYMENT = """
+ALTER TABLE payment
+    ADD COLUMN void boolean NOT NULL DEFAULT false,     -- bring the net to zero, whatever comes
+    ALTER COLUMN payment_method DROP NOT NULL           -- a tombstone has none
+"""
+_REFUND = """
+CREATE TABLE refund (
+    id uuid PRIMARY KEY DEFAULT uuidv7(),
+    payment_id uuid NOT NULL REFERENCES payment (id),
+    n bigint NOT NULL CHECK (n > 0),
+    amount bigint NOT NULL CHECK (amount > 0),
+    status text NOT NULL DEFAULT 'requested' CHECK (status IN ('requested', 'submitted', 'succeeded', 'failed')),
+    provider_refund_id text,
+    reason text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (payment_id, n)
+)
+"""
+_INDEXES = (
+    # At most one refund of a payment is alive or done, whoever asks for it and how often.
+    "CREATE UNIQUE INDEX refund_one ON refund (payment_id) WHERE status <> 'failed'",
+    "CREATE INDEX refund_open ON refund (updated_at) WHERE status IN ('requested', 'submitted')",
+    "DROP INDEX payment_open",
+    "CREATE INDEX payment_open ON payment (updated_at) WHERE status IN ('created', 'submitting', 'submitted')",
+)
+
+
+def upgrade() -> None:
+    for statement in (_PAYMENT, _REFUND, *_INDEXES):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE refund")
+    op.execute("DELETE FROM payment WHERE payment_method IS NULL")
+    op.execute("ALTER TABLE payment DROP COLUMN void, ALTER COLUMN payment_method SET NOT NULL")
+    op.execute("DROP INDEX payment_open")
+    op.execute(
+        "CREATE INDEX payment_open ON payment (created_at) WHERE status IN ('created', 'submitting', 'submitted')"
+    )

@@ -1,0 +1,33 @@
+"""What payments does: verbs over (session, command). Each writes in the caller's transaction and calls nobody.
+
+The states and moves are those of `models`; the steps are those of docs/reference/protocol.md.
+"""
+
+from payments.use_cases.charges import (
+    ChargeReport,
+    apply_charge_report,
+    attempt_not_run,
+    begin_attempt,
+    no_charge_found,
+)
+from payments.use_cases.refunds import RefundReport, apply_refund_report, no_refund_found, refund_to_ask_for
+from payments.use_cases.requests import find_payment, request_payment, void_payment
+from payments.use_cases.states import read_payment
+from payments.use_cases.sweeps import sweep
+
+__all__ = [
+    "ChargeReport",
+    "RefundReport",
+    "apply_charge_report",
+    "apply_refund_report",
+    "attempt_not_run",
+    "begin_attempt",
+    "find_payment",
+    "no_charge_found",
+    "no_refund_found",
+    "read_payment",
+    "refund_to_ask_for",
+    "request_payment",
+    "sweep",
+    "void_payment",
+]

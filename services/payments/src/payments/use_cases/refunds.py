@@ -1,0 +1,117 @@
+"""Refunding: a row and a key of its own for each try, and at most one that is alive or done.
+
+Whoever moves a refund holds its payment's lock, and takes it first: a refund moves, is made and is given up in turn.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from chassis.jobs import enqueue
+from chassis.logging import get_logger
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from payments.messages import MakeRefund
+from payments.models import REFUND, Payment, PaymentStatus, Refund, RefundStatus
+from payments.use_cases.states import lock, move
+from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
+
+log = get_logger(__name__)
+
+MAX_REFUNDS = 3  # rows, each with a key of its own; then somebody has to look
+
+
+async def request_refund(session: AsyncSession, payment: Payment) -> None:
+    """A new refund with a key of its own, unless one is alive or done already, or all that are allowed have failed."""
+    made = list(await session.scalars(select(Refund.status).where(Refund.payment_id == payment.id)))
+    if any(status != RefundStatus.FAILED for status in made):
+        return
+    if len(made) >= MAX_REFUNDS:
+        log.error("refund_given_up", payment_id=payment.id, refunds=len(made), amount=payment.amount)
+        return
+    refund_id = await session.scalar(
+        insert(Refund).values(payment_id=payment.id, n=len(made) + 1, amount=payment.amount).returning(Refund.id)
+    )
+    assert refund_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    await enqueue(session, MakeRefund(refund_id=refund_id), unique_key=str(refund_id))
+    log.info("refund_requested", payment_id=payment.id, refund_id=refund_id, amount=payment.amount)
+
+
+async def refund_to_ask_for(session: AsyncSession, refund_id: UUID) -> Refund | None:
+    """The refund that a job is about; None when it has moved on, or when its key may soon be forgotten."""
+    return await session.scalar(
+        select(Refund).where(
+            Refund.id == refund_id,
+            Refund.status == RefundStatus.REQUESTED.value,
+            # Its first POST was not before this row, so that its window ends no earlier.
+            Refund.created_at > func.now() - POST_WINDOW,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RefundReport:
+    """What became of a refund, wherever that was learned."""
+
+    refund_id: UUID
+    status: Literal["accepted", "succeeded", "failed"]
+    provider_refund_id: str | None = None
+    reason: str | None = None
+
+
+async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bool:
+    """Protocol, row 13. Whether it changed a state. Raises `LookupError` for a refund that is not ours."""
+    target = {
+        "accepted": RefundStatus.SUBMITTED,
+        "succeeded": RefundStatus.SUCCEEDED,
+        "failed": RefundStatus.FAILED,
+    }[report.status]
+    payment = await _lock_payment_of(session, report.refund_id)
+    refund = await session.scalar(
+        update(Refund)
+        .where(Refund.id == report.refund_id, Refund.status.in_(REFUND.sources(target)))
+        .values(
+            status=target.value,
+            provider_refund_id=func.coalesce(Refund.provider_refund_id, report.provider_refund_id),
+            reason=report.reason,
+            updated_at=func.now(),
+        )
+        .returning(Refund)
+        .execution_options(populate_existing=True)
+    )
+    if refund is None:
+        return False
+    log.info("refund_moved", refund_id=refund.id, payment_id=payment.id, status=target.value, reason=refund.reason)
+    if target is RefundStatus.SUCCEEDED:
+        await move(session, payment.id, PaymentStatus.REFUNDED, {}, refund_id=refund.id)
+    elif target is RefundStatus.FAILED:
+        await request_refund(session, payment)
+    return True
+
+
+async def no_refund_found(session: AsyncSession, refund_id: UUID) -> bool:
+    """Protocol, row 16: the provider knows no such refund. A proof only of one that it never accepted, and once no POST
+    can arrive any more; whether it is.
+    """
+    payment = await _lock_payment_of(session, refund_id)
+    refund = (
+        await session.execute(
+            select(Refund.status, (Refund.created_at < func.now() - PROOF_AFTER).label("is_over")).where(
+                Refund.id == refund_id
+            )
+        )
+    ).one()
+    if refund.status == RefundStatus.SUBMITTED:
+        log.error("refund_missing", refund_id=refund_id, payment_id=payment.id)
+    if refund.status == RefundStatus.REQUESTED and refund.is_over:
+        return await apply_refund_report(session, RefundReport(refund_id, "failed", reason="never_arrived"))
+    return False
+
+
+async def _lock_payment_of(session: AsyncSession, refund_id: UUID) -> Payment:
+    payment_id = await session.scalar(select(Refund.payment_id).where(Refund.id == refund_id))
+    payment = None if payment_id is None else await lock(session, payment_id)
+    if payment is None:
+        raise LookupError(f"there is no refund {refund_id}")
+    return payment

@@ -1,0 +1,100 @@
+"""Asking for a payment, and asking that its net be zero."""
+
+from uuid import UUID
+
+from chassis.errors import ApiError, ErrorCode
+from chassis.jobs import enqueue
+from chassis.logging import get_logger
+from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from payments.messages import ChargePayment, PaymentCanceled
+from payments.models import Payment, PaymentStatus
+from payments.schemas import PaymentView, RequestPayment, VoidPayment
+from payments.use_cases.refunds import request_refund
+from payments.use_cases.states import lock, move, publish
+
+log = get_logger(__name__)
+
+
+async def request_payment(session: AsyncSession, command: RequestPayment) -> tuple[PaymentView, bool]:
+    """Protocol, row 3: the payment and its job, unless it is there already. Returns it and whether it is new.
+
+    Raises `ApiError` (409) when the order has another payment, or this payment another amount.
+    """
+    inserted = await session.scalar(
+        upsert(Payment)
+        .values(
+            id=command.payment_id,
+            order_id=command.order_id,
+            amount=command.amount,
+            currency=command.currency,
+            payment_method=command.payment_method,
+        )
+        .on_conflict_do_nothing()
+        .returning(Payment)
+    )
+    if inserted is not None:
+        await enqueue(session, ChargePayment(payment_id=inserted.id), unique_key=str(inserted.id))
+        log.info("payment_requested", payment_id=inserted.id, order_id=inserted.order_id, amount=inserted.amount)
+        return _view(inserted), True
+    payment = _require_same(await session.get(Payment, command.payment_id), command)
+    return _view(payment), False
+
+
+async def find_payment(session: AsyncSession, payment_id: UUID) -> PaymentView | None:
+    payment = await session.get(Payment, payment_id)
+    return None if payment is None else _view(payment)
+
+
+async def void_payment(session: AsyncSession, payment_id: UUID, command: VoidPayment) -> PaymentView:
+    """Protocol, row 12b: bring the payment's net to zero. Repeating it changes nothing more.
+
+    A payment that is not known yet becomes a tombstone: the request that may still be on its way finds it. One that may
+    be on its way to the provider is only marked, since asking for a refund of what is not captured proves nothing.
+    Raises `ApiError` (409) when the order has another payment, or this payment another amount.
+    """
+    if (tombstone := await _bury(session, payment_id, command)) is not None:
+        return _view(tombstone)
+    payment = _require_same(await lock(session, payment_id), command)
+    status = PaymentStatus(payment.status)
+    if status is PaymentStatus.CREATED:
+        canceled = await move(session, payment_id, PaymentStatus.CANCELED, {"reason": "voided"})
+        return _view(canceled or payment)
+    if status in {PaymentStatus.SUBMITTING, PaymentStatus.SUBMITTED, PaymentStatus.CAPTURED}:
+        await session.execute(update(Payment).where(Payment.id == payment_id).values(void=True))
+        if status is PaymentStatus.CAPTURED:
+            await request_refund(session, payment)
+    return _view(payment)
+
+
+async def _bury(session: AsyncSession, payment_id: UUID, command: VoidPayment) -> Payment | None:
+    tombstone = await session.scalar(
+        upsert(Payment)
+        .values(
+            id=payment_id,
+            order_id=command.order_id,
+            amount=command.amount,
+            currency=command.currency,
+            status=PaymentStatus.CANCELED.value,
+            reason="voided",
+            version=1,
+        )
+        .on_conflict_do_nothing()
+        .returning(Payment)
+    )
+    if tombstone is not None:
+        await publish(session, tombstone, PaymentCanceled)
+    return tombstone
+
+
+def _require_same(payment: Payment | None, command: RequestPayment | VoidPayment) -> Payment:
+    asked = (command.order_id, command.amount, command.currency)
+    if payment is None or (payment.order_id, payment.amount, payment.currency) != asked:
+        raise ApiError(ErrorCode.STATE_CONFLICT, "This order has another payment, or this payment another amount.")
+    return payment
+
+
+def _view(payment: Payment) -> PaymentView:
+    return PaymentView.model_validate(payment, from_attributes=True)

@@ -1,0 +1,88 @@
+"""How a payment moves: compare-and-set on its state, and the event that tells of it in the same transaction."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from chassis import outbox
+from chassis.logging import get_logger
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from payments.messages import (
+    STREAM,
+    PaymentCanceled,
+    PaymentCaptured,
+    PaymentEvent,
+    PaymentFailed,
+    PaymentRefunded,
+)
+from payments.models import PAYMENT, Payment, PaymentStatus
+
+log = get_logger(__name__)
+
+_EVENTS: Mapping[PaymentStatus, type[PaymentEvent]] = {
+    PaymentStatus.CAPTURED: PaymentCaptured,
+    PaymentStatus.FAILED: PaymentFailed,
+    PaymentStatus.CANCELED: PaymentCanceled,
+    PaymentStatus.REFUNDED: PaymentRefunded,
+}
+
+
+async def move(
+    session: AsyncSession,
+    payment_id: UUID,
+    target: PaymentStatus,
+    values: Mapping[str, object],
+    **event_fields: object,
+) -> Payment | None:
+    """Compare-and-set on the state, and the event that tells of it if there is one; None when it may not move there."""
+    event = _EVENTS.get(target)
+    payment = await session.scalar(
+        update(Payment)
+        .where(Payment.id == payment_id, Payment.status.in_(PAYMENT.sources(target)))
+        .values(
+            {
+                **values,
+                "status": target.value,
+                "version": Payment.version + (1 if event else 0),
+                "updated_at": func.now(),
+            }
+        )
+        .returning(Payment)
+        .execution_options(populate_existing=True)
+    )
+    if payment is None:
+        return None
+    log.info("payment_moved", payment_id=payment.id, order_id=payment.order_id, status=payment.status)
+    if event is not None:
+        await publish(session, payment, event, **event_fields)
+    return payment
+
+
+async def publish(session: AsyncSession, payment: Payment, event: type[PaymentEvent], **event_fields: object) -> None:
+    fields = {
+        "payment_id": payment.id,
+        "order_id": payment.order_id,
+        "status": payment.status,
+        "amount": payment.amount,
+        "currency": payment.currency,
+        "reason": payment.reason,
+        **event_fields,
+    }
+    await outbox.publish(
+        session,
+        event.model_validate(fields),
+        stream=STREAM,
+        aggregate_id=str(payment.id),
+        aggregate_version=payment.version,
+    )
+
+
+async def lock(session: AsyncSession, payment_id: UUID) -> Payment | None:
+    query = select(Payment).where(Payment.id == payment_id).with_for_update()
+    return await session.scalar(query.execution_options(populate_existing=True))
+
+
+async def read_payment(session: AsyncSession, payment_id: UUID) -> Payment:
+    """The payment that a job is about; it exists, since the job committed with it."""
+    return (await session.scalars(select(Payment).where(Payment.id == payment_id))).one()

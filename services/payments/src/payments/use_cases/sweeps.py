@@ -1,0 +1,60 @@
+"""Sweeps: whatever is open and has not changed for a while gets a job, from its state alone."""
+
+from datetime import timedelta
+
+from chassis.jobs import enqueue, has_live_job
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from payments.messages import ChargePayment, MakeRefund, ReconcileCharge, ReconcileRefund
+from payments.models import Payment, PaymentStatus, Refund, RefundStatus
+from payments.use_cases.charges import has_open_attempt
+from payments.use_cases.windows import POST_WINDOW
+
+
+async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
+    """Protocol, rows 15 and 16, from state: whatever is open, has not changed for `stale_after` seconds and has no
+    job gets one.
+
+    What may still be posted is posted again, with the same key; of the rest the provider is asked. A batch is taken in
+    no order: one of payments that nothing moves would hide all others.
+    """
+    stale_since = func.now() - timedelta(seconds=stale_after)
+    await _sweep_payments(session, is_stale=Payment.updated_at < stale_since, batch=batch)
+    await _sweep_refunds(session, is_stale=Refund.updated_at < stale_since, batch=batch)
+
+
+async def _sweep_payments(session: AsyncSession, *, is_stale: ColumnElement[bool], batch: int) -> None:
+    payments = await session.execute(
+        select(Payment.id, Payment.status, has_open_attempt(Payment.id, older_than=POST_WINDOW).label("is_late"))
+        .where(
+            is_stale,
+            Payment.status.in_(
+                [PaymentStatus.CREATED.value, PaymentStatus.SUBMITTING.value, PaymentStatus.SUBMITTED.value]
+            ),
+            ~has_live_job((ChargePayment, ReconcileCharge), payment_id=Payment.id),
+        )
+        .order_by(func.random())
+        .limit(batch)
+    )
+    for payment in payments:
+        must_ask = payment.status == PaymentStatus.SUBMITTED or payment.is_late
+        kind = ReconcileCharge if must_ask else ChargePayment
+        await enqueue(session, kind(payment_id=payment.id), unique_key=str(payment.id))
+
+
+async def _sweep_refunds(session: AsyncSession, *, is_stale: ColumnElement[bool], batch: int) -> None:
+    refunds = await session.execute(
+        select(Refund.id, Refund.status, (Refund.created_at < func.now() - POST_WINDOW).label("is_late"))
+        .where(
+            is_stale,
+            Refund.status.in_([RefundStatus.REQUESTED.value, RefundStatus.SUBMITTED.value]),
+            ~has_live_job((MakeRefund, ReconcileRefund), refund_id=Refund.id),
+        )
+        .order_by(func.random())
+        .limit(batch)
+    )
+    for refund in refunds:
+        must_ask = refund.status == RefundStatus.SUBMITTED or refund.is_late
+        kind = ReconcileRefund if must_ask else MakeRefund
+        await enqueue(session, kind(refund_id=refund.id), unique_key=str(refund.id))

@@ -1,0 +1,258 @@
+"""Sweeps: whatever is open and has no job gets one, from its state alone: no lost job stops an order for ever."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import orders.use_cases
+import payments.use_cases
+import pytest
+import test_orders
+import test_payments
+from chassis.jobs import STATEMENTS
+from chassis.pooling import Database
+from harness import execute, one, rows
+from orders import worker
+from payments.use_cases import ChargeReport
+from test_orders import Orders
+from test_payments import Payments
+
+shop = test_orders.orders
+bank = test_payments.payments
+
+STALE_AFTER = 60.0
+
+# What waits for another attempt: claimed once, so that its unique key is given up.
+type State = str
+LIVE: list[State] = ["waiting", "running", "backing off"]
+
+
+async def stale_order(shop: Orders, status: str) -> UUID:
+    order_id = UUID((await shop.placed())["id"])
+    await execute(shop.database, "DELETE FROM job")
+    await execute(
+        shop.database,
+        "UPDATE orders SET status = :status, updated_at = now() - interval '1 hour' WHERE id = :id",
+        status=status,
+        id=order_id,
+    )
+    return order_id
+
+
+async def stale_payment(bank: Payments, status: str) -> UUID:
+    payment_id = await bank.asked()
+    await execute(bank.database, "DELETE FROM job")
+    if status == "submitting":
+        await bank.begin(payment_id)
+    await execute(
+        bank.database,
+        "UPDATE payment SET status = :status, updated_at = now() - interval '1 hour' WHERE id = :id",
+        status=status,
+        id=payment_id,
+    )
+    return payment_id
+
+
+async def stale_refund(bank: Payments, status: str = "requested", *, age: str = "1 hour") -> UUID:
+    payment_id = await bank.captured()
+    await bank.void(payment_id)
+    await execute(bank.database, "DELETE FROM job")
+    refund = await one(bank.database, "SELECT id FROM refund WHERE payment_id = :id", id=payment_id)
+    await execute(
+        bank.database,
+        "UPDATE refund SET status = :status, updated_at = now() - interval '1 hour',"
+        " created_at = now() - CAST(CAST(:age AS text) AS interval) WHERE id = :id",
+        status=status,
+        age=age,
+        id=refund.id,
+    )
+    refund_id: UUID = refund.id
+    return refund_id
+
+
+async def sweep(service: Orders | Payments, *, batch: int = 100) -> None:
+    run = orders.use_cases.sweep if isinstance(service, Orders) else payments.use_cases.sweep
+    async with service.database.transaction() as session:
+        await run(session, stale_after=STALE_AFTER, batch=batch)
+
+
+async def jobs_about(database: Database) -> list[tuple[str, str]]:
+    """Name and subject of the jobs that are not dead."""
+    found = await rows(database, "SELECT name, payload FROM job WHERE status <> 'dead' ORDER BY id")
+    return [(row.name, next(iter(row.payload.values()))) for row in found]
+
+
+async def bring(database: Database, state: State) -> None:
+    """Every job to a state, by the statements of the job runner."""
+    if state == "waiting":
+        return
+    values = {"queue": "default", "worker": "test", "lease": 60.0, "count": 10, "suspects": False}
+    async with database.transaction() as session:
+        claimed: list[Any] = list((await session.execute(STATEMENTS["claim"], values)).all())
+        assert claimed
+        ending = {"backing off": "retry", "dead": "bury"}.get(state)
+        for job in claimed if ending else ():
+            await session.execute(STATEMENTS[ending or ""], {"id": job.id, "attempt": 1, "delay": 50.0, "error": "x"})
+
+
+# Orders
+
+
+async def test_an_open_order_without_a_job_gets_the_one_of_its_state(shop: Orders) -> None:
+    pending, cancelling = await stale_order(shop, "pending"), await stale_order(shop, "cancelling")
+    for status in ("confirmed", "cancelled"):
+        await stale_order(shop, status)
+    await sweep(shop)
+    assert set(await jobs_about(shop.database)) == {
+        ("request_payment", str(pending)),
+        ("settle_payment", str(cancelling)),
+    }
+
+
+@pytest.mark.parametrize("state", LIVE)
+@pytest.mark.parametrize("status", ["pending", "cancelling"])
+async def test_an_order_with_a_live_job_gets_no_second_one(shop: Orders, status: str, state: State) -> None:
+    await stale_order(shop, status)
+    await sweep(shop)
+    await bring(shop.database, state)
+    # Payments is away for long: each sweep finds the order as stale as the one before.
+    for _ in range(3):
+        await sweep(shop)
+    assert len(await jobs_about(shop.database)) == 1
+
+
+@pytest.mark.parametrize("status", ["pending", "cancelling"])
+async def test_an_order_whose_job_died_gets_a_new_one(shop: Orders, status: str) -> None:
+    order_id = await stale_order(shop, status)
+    await sweep(shop)
+    await bring(shop.database, "dead")
+    assert await jobs_about(shop.database) == []
+    await sweep(shop)
+    assert [subject for _, subject in await jobs_about(shop.database)] == [str(order_id)]
+
+
+async def test_an_order_that_changed_just_now_is_left_alone(shop: Orders) -> None:
+    await stale_order(shop, "pending")
+    await execute(shop.database, "UPDATE orders SET updated_at = now() - interval '59 seconds'")
+    await sweep(shop)
+    assert await jobs_about(shop.database) == []
+
+
+async def test_orders_that_nothing_moves_do_not_hide_the_others(shop: Orders) -> None:
+    stuck = {str(await stale_order(shop, "cancelling")) for _ in range(3)}
+    await execute(shop.database, "UPDATE orders SET updated_at = updated_at - interval '1 day'")
+    hidden = str(await stale_order(shop, "cancelling"))
+    swept: Counter[str] = Counter()
+    for _ in range(100):  # to miss one of four a hundred times has a chance of 3e-13
+        await sweep(shop, batch=1)
+        swept.update(subject for _, subject in await jobs_about(shop.database))
+        await execute(shop.database, "DELETE FROM job")
+    assert swept.keys() == stuck | {hidden}
+    assert swept.total() == 100
+
+
+def test_the_worker_of_orders_sweeps_and_expires(shop: Orders) -> None:
+    schedules = worker._schedules(shop.settings, shop.cache)
+    assert {schedule.name: schedule.every for schedule in schedules} == {
+        "expire_orders": shop.settings.sweeps.every,
+        "sweep": shop.settings.sweeps.every,
+    }
+
+
+async def test_the_workers_schedules_do_what_they_are_named_for(shop: Orders) -> None:
+    order_id = await stale_order(shop, "pending")
+    await execute(shop.database, "UPDATE orders SET created_at = now() - interval '1 day'")
+    for schedule in sorted(worker._schedules(shop.settings, shop.cache), key=lambda schedule: schedule.name):
+        async with shop.database.transaction() as session:
+            await schedule.run(session)
+    assert await jobs_about(shop.database) == [("settle_payment", str(order_id))]
+    await execute(shop.database, "DELETE FROM job")
+    await execute(shop.database, "UPDATE orders SET updated_at = now() - interval '1 day'")
+    async with shop.database.transaction() as session:
+        await worker._schedules(shop.settings, shop.cache)[1].run(session)
+    assert await jobs_about(shop.database) == [("settle_payment", str(order_id))]
+
+
+# Payments
+
+
+async def test_open_payments_and_refunds_get_the_job_of_their_state(bank: Payments) -> None:
+    expected = {
+        ("charge_payment", str(await stale_payment(bank, "created"))),
+        ("charge_payment", str(await stale_payment(bank, "submitting"))),
+        ("reconcile_charge", str(await stale_payment(bank, "submitted"))),
+        ("make_refund", str(await stale_refund(bank, "requested"))),
+        ("reconcile_refund", str(await stale_refund(bank, "submitted"))),
+    }
+    for status in ("captured", "failed", "canceled", "refunded"):
+        await stale_payment(bank, status)
+    for status in ("succeeded", "failed"):
+        await stale_refund(bank, status)
+    await sweep(bank)
+    assert set(await jobs_about(bank.database)) == expected
+    await sweep(bank)
+    assert len(await jobs_about(bank.database)) == len(expected)
+
+
+async def test_what_may_no_longer_be_posted_is_asked_for_instead(bank: Payments) -> None:
+    payment_id = await stale_payment(bank, "submitting")
+    await execute(bank.database, "UPDATE charge_attempt SET created_at = now() - interval '20 hours 1 minute'")
+    refund_id = await stale_refund(bank, "requested", age="20 hours 1 minute")
+    await sweep(bank)
+    assert set(await jobs_about(bank.database)) == {
+        ("reconcile_charge", str(payment_id)),
+        ("reconcile_refund", str(refund_id)),
+    }
+
+
+@pytest.mark.parametrize("state", LIVE)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bank: stale_payment(bank, "created"),
+        lambda bank: stale_payment(bank, "submitting"),
+        lambda bank: stale_payment(bank, "submitted"),
+        lambda bank: stale_refund(bank, "requested"),
+        lambda bank: stale_refund(bank, "submitted"),
+    ],
+    ids=["created", "submitting", "submitted", "refund requested", "refund submitted"],
+)
+async def test_what_has_a_live_job_gets_no_second_one(
+    bank: Payments, make: Callable[[Payments], Any], state: State
+) -> None:
+    await make(bank)
+    await sweep(bank)
+    await bring(bank.database, state)
+    for _ in range(3):
+        await sweep(bank)
+    assert len(await jobs_about(bank.database)) == 1
+
+
+async def test_payments_and_refunds_whose_job_died_get_a_new_one(bank: Payments) -> None:
+    subjects = {str(await stale_payment(bank, "submitting")), str(await stale_refund(bank))}
+    await sweep(bank)
+    await bring(bank.database, "dead")
+    await sweep(bank)
+    assert {subject for _, subject in await jobs_about(bank.database)} == subjects
+
+
+async def test_what_changed_just_now_is_left_alone(bank: Payments) -> None:
+    await stale_payment(bank, "created")
+    await stale_refund(bank)
+    for table in ("payment", "refund"):
+        await execute(bank.database, f"UPDATE {table} SET updated_at = now() - interval '59 seconds'")
+    await sweep(bank)
+    assert await jobs_about(bank.database) == []
+
+
+async def test_payments_that_nothing_moves_do_not_hide_the_others(bank: Payments) -> None:
+    ids = {str(await stale_payment(bank, "submitted")) for _ in range(3)}
+    swept: set[str] = set()
+    for _ in range(100):
+        await sweep(bank, batch=1)
+        swept |= {subject for _, subject in await jobs_about(bank.database)}
+        await execute(bank.database, "DELETE FROM job")
+        # The provider says `pending` each time: no state changes, and the payment stays as stale as it was.
+        assert not await bank.report(ChargeReport(UUID(next(iter(ids))), "accepted", "ch_1"))
+    assert swept == ids
