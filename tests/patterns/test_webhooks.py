@@ -8,7 +8,19 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 from chassis.errors import InvalidSignature
-from chassis.webhooks import VERIFIERS, VerifiedWebhook, sign, signing_key, verify, verify_github, verify_stripe
+from chassis.webhooks import (
+    VERIFIERS,
+    AttemptAnswer,
+    Verdict,
+    VerifiedWebhook,
+    judge,
+    new_secret,
+    sign,
+    signing_key,
+    verify,
+    verify_github,
+    verify_stripe,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
@@ -226,3 +238,49 @@ def test_a_refusal_shows_neither_the_secret_nor_the_right_signature() -> None:
         verify(headers(signature="v1,AAAA"), BODY, [SECRET], now=NOW)
     assert SIGNATURE[3:] not in raised.value.message
     assert SECRET not in raised.value.message
+
+
+# Sending
+
+FAILED = AttemptAnswer(result="failed", status=500)
+
+
+def after(answer: AttemptAnswer, *, attempt: int = 1, jitter: float = 0.0, chance: float = 0.5) -> Verdict:
+    return judge(answer, attempt=attempt, schedule=(5, 300), jitter=jitter, random=lambda: chance)
+
+
+def test_a_new_secret_signs_and_is_another_each_time() -> None:
+    secret = new_secret()
+    assert len(signing_key(secret)) == 32
+    assert secret != new_secret()
+
+
+@pytest.mark.parametrize("known", [SECRET, OTHER_SECRET])
+def test_while_a_secret_is_rotated_receivers_with_either_accept(known: str) -> None:
+    signed = sign(SECRET, ID, NOW, BODY, old_secrets=[OTHER_SECRET])
+    assert verify(list(signed.items()), BODY, [known], now=NOW) == VerifiedWebhook(ID, NOW)
+
+
+def test_each_failure_waits_as_the_schedule_says_and_the_one_after_it_is_the_last() -> None:
+    assert [after(FAILED, attempt=n) for n in (1, 2, 3)] == [
+        Verdict("pending", 5),
+        Verdict("pending", 300),
+        Verdict("dead"),
+    ]
+
+
+@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 4.0), (0.5, 5.0), (1.0, 6.0)])
+def test_waits_vary_by_the_jitter_on_either_side(chance: float, seconds: float) -> None:
+    assert after(FAILED, jitter=0.2, chance=chance).delay == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(1.0, 5), (60.0, 60)])
+def test_a_retry_after_only_lengthens_the_wait(asked: float, seconds: float) -> None:
+    assert after(AttemptAnswer(result="failed", status=429, retry_after=asked)).delay == seconds
+
+
+def test_only_delivered_delivers_and_only_gone_disables() -> None:
+    assert after(AttemptAnswer(result="delivered", status=204)) == Verdict("delivered")
+    assert after(AttemptAnswer(result="gone", status=410)) == Verdict("disabled")
+    for result in ("failed", "timeout", "unreachable", "refused"):
+        assert after(AttemptAnswer(result=result)).state == "pending"

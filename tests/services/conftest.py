@@ -7,8 +7,12 @@ import asyncpg
 import pytest
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
-from harness import FakeServer, fake_server
+from customers import Webhooks, customer_server, webhook_settings
+from harness import AUTH, UNLIMITED, FakeServer, fake_server, running
 from holdfast_local.postgres import EmbeddedPostgres
+from notifications.api import create_app as create_notifications
+from notifications.settings import NotificationsSettings
+from notifications.webhook_sender import WebhookSender
 from redis.asyncio import Redis
 
 type MakeDatabase = Callable[[str], Awaitable[DatabaseSettings]]
@@ -73,3 +77,20 @@ async def server() -> AsyncIterator[FakeServer]:
     """The one HTTP service that the service under test calls."""
     async with fake_server() as server:
         yield server
+
+
+@pytest.fixture
+async def webhooks(
+    empty_database: MakeDatabase, open_database: OpenDatabase, patient_redis: RedisSettings, redis: Redis
+) -> AsyncIterator[Webhooks]:
+    """Notifications with a customer's server that its webhooks may reach."""
+    database = await empty_database("notifications")
+    async with customer_server() as customer:
+        settings = webhook_settings(customer.port)
+        service = NotificationsSettings(
+            database=database, redis=patient_redis, auth=AUTH, rate_limit=UNLIMITED, webhooks=settings
+        )
+        sender = WebhookSender(settings)
+        async with running(create_notifications(service)) as client_of:
+            yield Webhooks(open_database(database), redis, client_of, customer, settings, sender)
+        await sender.close()

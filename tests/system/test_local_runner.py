@@ -31,7 +31,7 @@ from holdfast_local.settings import LocalSettings, load_settings
 from holdfast_local.state import remove_state
 from holdfast_local.supervisor import Change, Event
 
-COMMANDS = ("orders", "payments", "notifications", "webhook-ingest", "payment-provider", "mailbox")
+COMMANDS = ("orders", "payments", "notifications", "webhook-ingest", "payment-provider", "mailbox", "customer-endpoint")
 STAND_IN = f"""#!{sys.executable}
 import os, socket, sys
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
@@ -247,7 +247,7 @@ def test_up_shows_a_table_refuses_a_second_run_and_stops_by_down(settings, run_c
         for amount in re.findall(r"(?:running|ready) +([\d,]+) +0? *$", shown, re.MULTILINE)
     ]
     total = int(re.search(r"use ([\d,]+) MB", shown)[1].replace(",", ""))
-    assert len(each) == 13
+    assert len(each) == 14
     assert total == pytest.approx(sum(each), abs=7)  # every row is rounded
 
     second = run_command("up")

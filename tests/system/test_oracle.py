@@ -38,7 +38,7 @@ PACKAGES = {
 TABLES = {
     "orders": ("order_line", "orders"),
     "payments": ("charge_attempt", "payment"),
-    "notifications": ("mail", "order_progress"),
+    "notifications": ("webhook_delivery", "webhook_endpoint", "mail", "order_progress"),
     "webhook-ingest": ("provider_event",),
 }
 MECHANICS = ("job", "outbox", "inbox", "dead_event", "idempotency_record")
@@ -59,17 +59,20 @@ AMOUNTS = "amounts and currencies agree everywhere"
 WEBHOOKS = "acknowledged provider events are processed"
 ARRIVAL = "published events reach their consumer"
 MAILS = "each order event is mailed under one Message-ID"
+LISTENERS = "each order event has one delivery per endpoint that listens"
+DELIVERED = "a webhook counts as delivered where its customer has it"
 
 
 @dataclass(kw_only=True)
 class Outside:
-    """The provider's ledger and the mailbox."""
+    """The provider's ledger, the mailbox and the customer's endpoint."""
 
     url: str = ""
     charges: list[dict[str, object]] = field(default_factory=list)
     refunds: list[dict[str, object]] = field(default_factory=list)
     events: list[dict[str, object]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    received: list[dict[str, object]] = field(default_factory=list)
     looked_at: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def ledger(self, _request: web.Request) -> web.Response:
@@ -78,6 +81,9 @@ class Outside:
     async def mailbox(self, _request: web.Request) -> web.Response:
         self.looked_at.set()
         return web.json_response([{"message_id": message_id} for message_id in self.messages])
+
+    async def customer(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.received)
 
 
 @dataclass(kw_only=True)
@@ -97,6 +103,7 @@ class PlantedWorld:
         self.outside = outside
         self.confirmed, self.declined = PlantedOrder(key="k1"), PlantedOrder(key="k2")
         self.refunded = PlantedOrder(key="k3")
+        self.endpoint_id = str(uuid4())
 
     async def execute(self, service: str, statement: str, *values: object) -> None:
         await self.connections[service].execute(statement, *values)
@@ -107,9 +114,11 @@ class PlantedWorld:
                 await self.execute(service, f"DELETE FROM {table}")
         for rows in (self.outside.charges, self.outside.refunds, self.outside.events, self.outside.messages):
             rows.clear()
+        self.outside.received.clear()
         self.outside.looked_at.clear()
 
     async def plant(self) -> None:
+        await self.endpoint(self.endpoint_id)
         await self.place(self.confirmed, "confirmed", "captured", ["placed", "confirmed"])
         await self.place(self.declined, "cancelled", "failed", ["placed", "cancelled"])
         await self.place(self.refunded, "cancelled", "refunded", ["placed", "confirmed", "cancelled"])
@@ -184,6 +193,32 @@ class PlantedWorld:
             version,
         )
         self.outside.messages.append(message_id(event_id))
+        delivery_id = await self.deliver(event_id, order_id)
+        self.arrive(delivery_id, event_id)
+
+    async def endpoint(self, endpoint_id: str, path: str = "/webhooks/acme") -> None:
+        await self.execute(
+            "notifications",
+            "INSERT INTO webhook_endpoint (id, client_id, url, events, secret, updated_at)"
+            " VALUES ($1, 'acme', $2, '{order}', 'whsec_', now() - interval '1 hour')",
+            endpoint_id,
+            f"{self.outside.url}{path}",
+        )
+
+    async def deliver(self, event_id: str, order_id: str, status: str = "delivered", due: str = "now()") -> str:
+        return await self.connections["notifications"].fetchval(
+            "INSERT INTO webhook_delivery"
+            " (endpoint_id, client_id, event_id, event_type, order_id, body, status, next_attempt_at)"
+            f" VALUES ($1, 'acme', $2, 'order', $3, '', $4, {due}) RETURNING id::text",
+            self.endpoint_id,
+            event_id,
+            order_id,
+            status,
+        )
+
+    def arrive(self, webhook_id: str, event_id: str, *, status: int | None = 204, verified: bool = True) -> None:
+        body = json.dumps({"id": event_id})
+        self.outside.received.append({"webhook_id": webhook_id, "verified": verified, "status": status, "body": body})
 
     async def charge(self, order: PlantedOrder, status: str) -> None:
         """The charge in the ledger, its webhook, acknowledged, and the event that it became."""
@@ -250,6 +285,7 @@ async def outside() -> AsyncIterator[Outside]:
     served = Outside()
     application = web.Application()
     application.add_routes([web.get("/ledger", served.ledger), web.get("/messages", served.mailbox)])
+    application.add_routes([web.get("/received", served.customer)])
     runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -270,7 +306,8 @@ async def world(connections, outside) -> PlantedWorld:
 @pytest.fixture
 def environment(databases, outside) -> dict[str, str]:
     dsns = {f"ORACLE_{PACKAGES[service].upper()}_DSN": dsn for service, dsn in databases.items()}
-    return dsns | {"ORACLE_PROVIDER_URL": outside.url, "ORACLE_MAILBOX_URL": outside.url}
+    urls = dict.fromkeys(("ORACLE_PROVIDER_URL", "ORACLE_MAILBOX_URL", "ORACLE_CUSTOMER_URL"), outside.url)
+    return dsns | urls
 
 
 type Ask = Callable[..., Awaitable[Result]]
@@ -293,7 +330,7 @@ async def test_a_clean_world_holds(world, ask):
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert all(line.startswith("✔ holds") for line in lines[:-1])
-    assert lines[-1] == "All 14 invariants hold."
+    assert lines[-1] == "All 16 invariants hold."
 
 
 async def test_counts_stand_behind_each_verdict(world, ask):
@@ -596,6 +633,55 @@ async def a_mail_about_what_never_happened(world: PlantedWorld) -> str:
     return message_id(ghost)
 
 
+@violates(LISTENERS)
+async def an_event_that_a_listener_was_not_told_of(world: PlantedWorld) -> str:
+    await world.execute("notifications", "DELETE FROM webhook_delivery WHERE event_id = $1", world.confirmed.events[1])
+    return world.confirmed.events[1]
+
+
+@violates(DELIVERED)
+async def a_delivery_that_never_arrived(world: PlantedWorld) -> str:
+    return str(world.outside.received.pop()["webhook_id"])
+
+
+@violates(DELIVERED)
+async def a_delivery_that_was_only_refused(world: PlantedWorld) -> str:
+    world.outside.received[-1]["status"] = 500
+    return str(world.outside.received[-1]["webhook_id"])
+
+
+@violates(DELIVERED)
+async def a_delivery_that_did_not_verify(world: PlantedWorld) -> str:
+    world.outside.received[-1]["verified"] = False
+    return str(world.outside.received[-1]["webhook_id"])
+
+
+@violates(DELIVERED)
+async def an_accepted_delivery_that_is_dead(world: PlantedWorld) -> str:
+    webhook_id = str(world.outside.received[-1]["webhook_id"])
+    await world.execute("notifications", "UPDATE webhook_delivery SET status = 'dead' WHERE id = $1", webhook_id)
+    return webhook_id
+
+
+@violates(DELIVERED)
+async def an_event_under_a_second_webhook_id(world: PlantedWorld) -> str:
+    second = str(uuid4())
+    world.arrive(second, world.confirmed.events[1])
+    return second
+
+
+@violates(DELIVERED)
+async def a_webhook_that_tells_of_another_event(world: PlantedWorld) -> str:
+    webhook_id = str(world.outside.received[-1]["webhook_id"])
+    world.arrive(webhook_id, str(uuid4()))
+    return webhook_id
+
+
+@violates(STUCK)
+async def a_delivery_that_nobody_makes(world: PlantedWorld) -> str:
+    return await world.deliver(str(uuid4()), world.confirmed.id, "pending", due="now() - interval '1 hour'")
+
+
 @pytest.mark.parametrize(("name", "plant"), PLANTS, ids=[plant.__name__ for _, plant in PLANTS])
 async def test_a_planted_violation_is_named_with_the_offending_id(world, ask, name, plant):
     offender = await plant(world)
@@ -628,6 +714,26 @@ async def test_dead_letters_can_be_allowed_and_are_still_counted(world, ask):
     result = await ask("--allow-dead")
     assert result.exit_code == 0
     assert "1 dead letter (allowed)" in result.stdout
+
+
+async def test_a_delivery_that_was_repeated_because_its_answer_was_lost_is_none(world, ask):
+    webhook_id, event_id = str(world.outside.received[0]["webhook_id"]), world.confirmed.events[0]
+    world.arrive(webhook_id, event_id, status=None)
+    world.arrive(webhook_id, event_id)
+    assert (await ask()).exit_code == 0
+
+
+async def test_a_delivery_that_waits_for_its_customer_is_none_nor_those_behind_it(world, ask):
+    await world.deliver(str(uuid4()), world.confirmed.id, "pending", due="now() + interval '1 hour'")
+    await world.deliver(str(uuid4()), world.confirmed.id, "pending", due="now() - interval '1 hour'")
+    assert (await ask()).exit_code == 0
+
+
+async def test_of_customers_who_cannot_be_asked_only_our_side_is_judged(world, ask, environment):
+    world.outside.received.clear()
+    assert (await ask()).exit_code == 1
+    del environment["ORACLE_CUSTOMER_URL"]
+    assert (await ask(env=environment)).exit_code == 0
 
 
 async def test_a_dead_mail_need_not_arrive(world, ask):
@@ -683,7 +789,7 @@ async def test_a_platform_that_does_not_come_to_rest_gets_no_verdict(world, ask)
     world.outside.messages.clear()  # a violation only once it is quiet
     result = await ask()
     assert result.exit_code == 2
-    assert "– not judged 7 more, which need quiet: 1 job under way" in result.stdout
+    assert "– not judged 9 more, which need quiet: 1 job under way" in result.stdout
     assert "No verdict" in result.stdout
 
 

@@ -61,5 +61,6 @@ def _configuration(installation: Installation) -> str:
         "webhook_ingest_dsn": installation.database_dsn("webhook-ingest"),
         "provider_url": installation.url("payment_provider"),
         "mailbox_url": installation.url("mailbox"),
+        "customer_url": installation.url("customer_endpoint"),
     }
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())

@@ -5,7 +5,7 @@ the same things at nearly the same moments.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -93,29 +93,34 @@ async def chaos(settings: LocalSettings, console: Console, *, seed: int, rounds:
     seed and the round; then its state and logs stay.
     """
     with _fresh_state(settings) as own:
-        ended: list[Event] = []
         totals, began = Totals(), monotonic()
         console.print(f"Seed {seed}; starting a platform, its state is in {own.state}", soft_wrap=True)
-        async with (
-            running_platform(own, overrides=HURRIED, on_event=_collect_crashes(ended)) as platform,
-            open_patient_client(platform.installation) as client,
-        ):
-            scene = Scene(platform=platform, client=client)
-            for number in rounds:
-                await _run_round(plan(seed, number), scene, totals, ended, console)
-                if totals.violations:
-                    break
+        number = await _run_rounds(own, console, totals, seed=seed, rounds=rounds)
         _print_totals(console, totals, seconds=monotonic() - began)
         if totals.violations:
-            raise RunnerError(
-                "\n".join(
-                    [
-                        *totals.violations,
-                        f"again: make chaos SEED={seed} FIRST={number} ROUNDS=1; the logs are in {own.state / 'logs'}",
-                    ]
-                )
-            )
+            again = f"again: make chaos SEED={seed} FIRST={number} ROUNDS=1; the logs are in {own.state / 'logs'}"
+            raise RunnerError("\n".join([*totals.violations, again]))
     remove_state(own.state)
+
+
+async def _run_rounds(own: LocalSettings, console: Console, totals: Totals, *, seed: int, rounds: range) -> int:
+    """The number of the last round that was run: the first with a violation, if there is one."""
+    crashes: list[Event] = []
+
+    def note(event: Event) -> None:
+        if event.change is Change.CRASHED:
+            crashes.append(event)
+
+    async with (
+        running_platform(own, overrides=HURRIED, on_event=note) as platform,
+        open_patient_client(platform.installation) as client,
+    ):
+        scene = Scene(platform=platform, client=client, crashes=crashes)
+        for number in rounds:
+            await _run_round(plan(seed, number), scene, totals, console)
+            if totals.violations:
+                return number
+    return rounds[-1]
 
 
 @contextmanager
@@ -128,41 +133,57 @@ def _fresh_state(settings: LocalSettings) -> Iterator[LocalSettings]:
         yield own
 
 
-def _collect_crashes(ended: list[Event]) -> Callable[[Event], None]:
-    return lambda event: ended.append(event) if event.change is Change.CRASHED else None
-
-
-async def _run_round(round_: Round, scene: Scene, totals: Totals, ended: list[Event], console: Console) -> None:
-    began, known_repeats = monotonic(), scene.client.repeats
-    scene.signalled.clear()
-    ended.clear()
-    async with asyncio.TaskGroup() as tasks:
-        ids = [tasks.create_task(_run_errand(errand, scene)) for errand in round_.errands]
-        tasks.create_task(_cause(round_.faults, scene))
+async def _run_round(round_: Round, scene: Scene, totals: Totals, console: Console) -> None:
+    began, repeats_before = monotonic(), scene.client.repeats
     totals.interruptions += round_.interrupts_mails
-    code, verdict = await asyncio.to_thread(
-        ask_oracle,
-        scene.platform.installation,
-        scene.platform.record,
-        ["--wait", str(_QUIET_SECONDS), "--crashes", str(totals.interruptions)],
-    )
-    problems = [verdict] if code else []
-    problems += await _deviations(round_, [task.result() for task in ids], scene)
-    problems += [
-        f"{event.program} ended though nobody asked it to: {event.detail}"
-        for event in ended
+    problems = await _problems(round_, scene, interruptions=totals.interruptions)
+    await _count(totals, round_, scene)
+    totals.violations += problems
+    repeats = scene.client.repeats - repeats_before
+    _print_round(console, round_, repeats=repeats, holds=not problems, seconds=monotonic() - began)
+
+
+async def _problems(round_: Round, scene: Scene, *, interruptions: int) -> list[str]:
+    """Perform the round; everything in it, and in what it left behind, that is not as it must be."""
+    scene.signalled.clear()
+    scene.crashes.clear()
+    given_up: list[str] = []
+    order_ids: list[str] = []
+    try:
+        order_ids = await _perform(round_, scene)
+    except* (RunnerError, TimeoutError) as failures:
+        given_up = [f"given up: {error!r}" for error in failures.exceptions]
+    if given_up:
+        return given_up + _ended_by_themselves(scene)
+    options = ["--wait", str(_QUIET_SECONDS), "--crashes", str(interruptions)]
+    platform = scene.platform
+    code, verdict = await asyncio.to_thread(ask_oracle, platform.installation, platform.record, options)
+    return [*([verdict] if code else []), *await _deviations(round_, order_ids, scene), *_ended_by_themselves(scene)]
+
+
+async def _perform(round_: Round, scene: Scene) -> list[str]:
+    """The ids of the orders, when all faults are over."""
+    async with asyncio.TaskGroup() as tasks:
+        placing = [tasks.create_task(_run_errand(errand, scene)) for errand in round_.errands]
+        tasks.create_task(_cause(round_.faults, scene))
+    return [task.result() for task in placing]
+
+
+def _ended_by_themselves(scene: Scene) -> list[str]:
+    return [
+        f"{event.program} ended though nobody told it to: {event.detail}"
+        for event in scene.crashes
         if event.program not in scene.signalled
     ]
+
+
+async def _count(totals: Totals, round_: Round, scene: Scene) -> None:
     mails = await scene.client.read_message_ids()
     totals.orders += len(round_.errands)
     totals.kills = scene.kills
     totals.restarts = sum(entry.restarts for entry in scene.platform.supervisor.entries.values())
     totals.repeats = scene.client.repeats
     totals.duplicates = len(mails) - len(set(mails))
-    totals.violations += problems
-    _print_round(
-        console, round_, repeats=scene.client.repeats - known_repeats, holds=not problems, seconds=monotonic() - began
-    )
 
 
 async def _run_errand(errand: Errand, scene: Scene) -> str:

@@ -15,6 +15,7 @@ from holdfast_local.chaos_settings import LEASE_SECONDS
 from holdfast_local.installation import Installation
 from holdfast_local.platform import Platform
 from holdfast_local.secrets import SERVICES
+from holdfast_local.supervisor import Event
 
 APIS = tuple(f"{service}-api" for service in SERVICES)
 WORKERS = tuple(f"{service}-worker" for service in SERVICES)
@@ -27,10 +28,11 @@ _INTERRUPTS_MAILS = frozenset({"notifications-worker", "postgres", "mailbox"})
 
 @dataclass(kw_only=True)
 class Scene:
-    """The platform under chaos. `signalled` are the programs whose end we asked for since the set was emptied."""
+    """The platform under chaos. Of the present round: the processes that ended, and the programs told to end."""
 
     platform: Platform
     client: PatientClient
+    crashes: list[Event]
     signalled: set[str] = field(default_factory=set)
     kills: int = 0
 

@@ -35,7 +35,7 @@ class Secrets:
     runtime_passwords: dict[str, str] = field(repr=False)
 
     def of(self, process: str) -> Path:
-        """The folder of one service, of its migrations (`orders-migrate`) or of the payment provider."""
+        """The folder of one service, of its migrations (`orders-migrate`) or of a simulator."""
         return self.folder / process
 
 

@@ -50,6 +50,7 @@ class LocalSettings(BaseSettings):
     payment_provider_port: Port = 8101
     mailbox_port: Port = 8102
     mailbox_smtp_port: Port = 8125
+    customer_endpoint_port: Port = 8103
     postgres_port: Port = 55432
     valkey_port: Port = 56379
 

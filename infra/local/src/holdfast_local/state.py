@@ -7,7 +7,14 @@ from pathlib import Path
 from holdfast_local.placement import outside_folder, remove_outside
 
 _FOLDERS = ("postgres", "valkey", "secrets", "logs")
-_FILES = ("payment-provider.sqlite*", "mailbox.sqlite*", "run.json", ".run.json", "lock")
+_FILES = (
+    "payment-provider.sqlite*",
+    "mailbox.sqlite*",
+    "customer-endpoint.sqlite*",
+    "run.json",
+    ".run.json",
+    "lock",
+)
 
 
 def remove_state(state: Path) -> None:

@@ -27,7 +27,7 @@ _AFTER: Mapping[str, frozenset[str]] = {
     "webhook-ingest": frozenset(),
     "payments": frozenset({"payment-provider", "webhook-ingest-api"}),
     "orders": frozenset({"payments-api"}),
-    "notifications": frozenset({"mailbox"}),
+    "notifications": frozenset({"mailbox", "customer-endpoint"}),
 }
 """Who waits for whom beside its migrations and Valkey, so that the first order finds everything it calls."""
 
@@ -51,7 +51,7 @@ def servers(installation: Installation) -> list[Program]:
 def services(installation: Installation, overrides: Overrides = NO_OVERRIDES) -> list[Program]:
     """Migrations, simulators and services, for a machine where both servers answer."""
     ours = frozenset(program.name for program in servers(installation))
-    programs = [_payment_provider(installation), _mailbox(installation)]
+    programs = [_payment_provider(installation), _mailbox(installation), _customer_endpoint(installation)]
     for service in SERVICES:
         programs.append(_migration(installation, service, after=ours & {"postgres"}))
         after = _AFTER[service] | {f"{service}-migrate"} | ours
@@ -123,6 +123,24 @@ def _mailbox(installation: Installation) -> Program:
     )
 
 
+def _customer_endpoint(installation: Installation) -> Program:
+    port = installation.settings.port("customer_endpoint")
+    options = {
+        "--port": str(port),
+        "--database": str(installation.settings.state / "customer-endpoint.sqlite"),
+        "--secrets-dir": str(installation.secrets.of("customer-endpoint")),
+    }
+    return Program(
+        name="customer-endpoint",
+        command=[_COMMANDS / "customer-endpoint", *_flat(options)],
+        env=_environment({}),
+        log=installation.log("customer-endpoint"),
+        answers=ready_over_http(port),
+        address=installation.url("customer_endpoint"),
+        ports=installation.settings.ports("customer_endpoint"),
+    )
+
+
 def _migration(installation: Installation, service: str, *, after: frozenset[str]) -> Program:
     name = f"{service}-migrate"
     return Program(
@@ -184,7 +202,12 @@ def _dependencies(installation: Installation, service: str) -> dict[str, str]:
             return {"HOLDFAST_PROVIDER__BASE_URL": installation.url("payment_provider")}
         case "notifications":
             port = installation.settings.port("mailbox_smtp")
-            return {"HOLDFAST_SMTP__HOST": LOOPBACK, "HOLDFAST_SMTP__PORT": str(port)}
+            customer = installation.settings.port("customer_endpoint")
+            return {
+                "HOLDFAST_SMTP__HOST": LOOPBACK,
+                "HOLDFAST_SMTP__PORT": str(port),
+                "HOLDFAST_WEBHOOKS__EGRESS__ALLOWED_PORTS": f"[443, {customer}]",
+            }
         case _:
             return {}
 

@@ -2,34 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, pairwise
 
+from oracle.findings import Finding, Offender
 from oracle.quiet import Terms, UnderWay, plural, tally, under_way
+from oracle.webhooks import delivered_is_what_the_customer_has, each_event_goes_to_who_listens
 from oracle.world import ORDERS_STREAM, PAYMENTS_STREAM, WEBHOOKS_STREAM, Charge, OutboxEvent, Refund, World
 
 KEY_RETENTION = timedelta(hours=24)  # protocol: a client's key is its own again after that
 OUTBOX_RETENTION = timedelta(days=7)  # protocol: an older event may be forgotten
-
-
-@dataclass(frozen=True, slots=True)
-class Offender:
-    id: str
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one invariant comes to; `counts` says what the verdict rests on."""
-
-    name: str
-    counts: str
-    offenders: tuple[Offender, ...]
-
-    @property
-    def holds(self) -> bool:
-        return not self.offenders
 
 
 def judge(world: World, terms: Terms, *, is_quiet: bool) -> list[Finding]:
@@ -289,6 +271,8 @@ ONCE_QUIET: tuple[Callable[[World], Finding], ...] = (
     acknowledged_webhooks_are_processed,
     published_events_arrive,
     each_order_event_is_mailed_once,
+    each_event_goes_to_who_listens,
+    delivered_is_what_the_customer_has,
 )
 
 _OPEN = {"order", "payment", "mail"}

@@ -13,6 +13,8 @@ from oracle.sources import NoVerdict, Sources
 from oracle.world import (
     Charge,
     DeadEvent,
+    Delivery,
+    Endpoint,
     InboxEvent,
     Job,
     KeyRecord,
@@ -22,6 +24,7 @@ from oracle.world import (
     OutboxEvent,
     Payment,
     ProviderEvent,
+    ReceivedWebhook,
     Refund,
     World,
 )
@@ -42,7 +45,14 @@ _PAYMENTS = """
     FROM payment ORDER BY id
 """
 _PROVIDER_EVENTS = "SELECT id::text, event_id, status, received_at FROM provider_event ORDER BY id"
-_MAILS = "SELECT event_id::text, order_id::text, version, status, created_at FROM mail ORDER BY id"
+_MAILS = """
+    SELECT event_id::text, order_id::text, version, client_id, event_type, status, created_at FROM mail ORDER BY id
+"""
+_ENDPOINTS = "SELECT id::text, client_id, url, events, is_enabled, updated_at FROM webhook_endpoint ORDER BY id"
+_DELIVERIES = """
+    SELECT id::text, endpoint_id::text, event_id::text, status, sequence, next_attempt_at
+    FROM webhook_delivery ORDER BY sequence
+"""
 _JOBS = """
     SELECT id::text, name, status, attempt, run_at FROM job WHERE status <> 'ready' OR run_at <= now() ORDER BY job.id
 """
@@ -59,14 +69,15 @@ async def observe(sources: Sources) -> World:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(READ_SECONDS, connect=CONNECT_SECONDS)) as session:
         orders = asyncio.create_task(_read(sources.orders_dsn, "orders", _read_orders))
         payments = asyncio.create_task(_read(sources.payments_dsn, "payments", _read_payments))
-        notifications = asyncio.create_task(_read(sources.notifications_dsn, "notifications", _read_mails))
+        notifications = asyncio.create_task(_read(sources.notifications_dsn, "notifications", _read_notifications))
         ingest = asyncio.create_task(_read(sources.webhook_ingest_dsn, "webhook-ingest", _read_provider_events))
         ledger = asyncio.create_task(_get(session, "the provider's ledger", sources.provider_url, "ledger", _ledger))
         mailbox = asyncio.create_task(_get(session, "the mailbox", sources.mailbox_url, "messages", _message_ids))
-        await _finished(orders, payments, notifications, ingest, ledger, mailbox)
+        customer = asyncio.create_task(_get_received(session, sources.customer_url))
+        await _finished(orders, payments, notifications, ingest, ledger, mailbox, customer)
     (order_rows, key_records), orders_mechanics, now = orders.result()
     payment_rows, payments_mechanics, _ = payments.result()
-    mail_rows, notifications_mechanics, _ = notifications.result()
+    (mail_rows, endpoint_rows, delivery_rows), notifications_mechanics, _ = notifications.result()
     event_rows, ingest_mechanics, _ = ingest.result()
     charges, refunds, acknowledged = ledger.result()
     return World(
@@ -86,6 +97,10 @@ async def observe(sources: Sources) -> World:
         refunds=refunds,
         acknowledged=acknowledged,
         message_ids=mailbox.result(),
+        endpoints=endpoint_rows,
+        deliveries=delivery_rows,
+        received=customer.result(),
+        customer_url=sources.customer_url,
     )
 
 
@@ -131,8 +146,12 @@ async def _read_provider_events(connection: asyncpg.Connection) -> tuple[Provide
     return tuple(ProviderEvent(**row) for row in await connection.fetch(_PROVIDER_EVENTS))
 
 
-async def _read_mails(connection: asyncpg.Connection) -> tuple[Mail, ...]:
-    return tuple(Mail(**row) for row in await connection.fetch(_MAILS))
+async def _read_notifications(
+    connection: asyncpg.Connection,
+) -> tuple[tuple[Mail, ...], tuple[Endpoint, ...], tuple[Delivery, ...]]:
+    mails = tuple(Mail(**row) for row in await connection.fetch(_MAILS))
+    endpoints = tuple(Endpoint(**{**row, "events": tuple(row["events"])}) for row in await connection.fetch(_ENDPOINTS))
+    return mails, endpoints, tuple(Delivery(**row) for row in await connection.fetch(_DELIVERIES))
 
 
 async def _read_mechanics(connection: asyncpg.Connection, service: str) -> Mechanics:
@@ -166,6 +185,24 @@ async def _get[R](session: aiohttp.ClientSession, what: str, base_url: str, path
         raise NoVerdict(f"cannot read {what} at {base_url}: its answer has another shape") from error
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise NoVerdict(f"cannot read {what} at {base_url}: {_reason(error)}") from error
+
+
+async def _get_received(session: aiohttp.ClientSession, customer_url: str) -> tuple[ReceivedWebhook, ...]:
+    if not customer_url:
+        return ()
+    return await _get(session, "the customer's endpoint", customer_url, "received", _received)
+
+
+def _received(body: Any) -> tuple[ReceivedWebhook, ...]:
+    return tuple(
+        ReceivedWebhook(
+            webhook_id=attempt["webhook_id"],
+            event_id=_field(attempt["body"], "id"),
+            is_accepted=attempt["status"] is not None and 200 <= attempt["status"] < 300,  # noqa: PLR2004  the 2xx range
+        )
+        for attempt in body
+        if attempt["verified"]
+    )
 
 
 def _ledger(body: Any) -> tuple[tuple[Charge, ...], tuple[Refund, ...], tuple[str, ...]]:

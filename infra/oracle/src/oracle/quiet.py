@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from oracle.world import CONSUMERS, Mechanics, World
+from oracle.world import CONSUMERS, Delivery, Mechanics, World
 
 FIRST_PAUSE = 0.1  # seconds between two looks; doubled up to the longest
 LONGEST_PAUSE = 1.0
@@ -97,10 +97,25 @@ def under_way(world: World, terms: Terms) -> Iterator[UnderWay]:
     for mail in world.mails:
         if mail.status == "pending":
             yield UnderWay(what="mail", id=mail.event_id, age=world.age(mail.created_at), limit=terms.open_after)
+    yield from _deliveries(world, terms)
     for event in world.provider_events:
         if event.status == "stored":
             age = world.age(event.received_at)
             yield UnderWay(what="provider event", id=event.event_id, age=age, limit=terms.stuck_after)
+
+
+def _deliveries(world: World, terms: Terms) -> Iterator[UnderWay]:
+    """The first of each endpoint's queue, when it is due or soon will be. One that waits longer waits for its customer,
+    and others wait for it: nothing changes meanwhile.
+    """
+    queues: dict[str, Delivery] = {}
+    for delivery in world.deliveries:
+        if delivery.status == "pending":
+            queues.setdefault(delivery.endpoint_id, delivery)
+    for first in queues.values():
+        overdue = world.age(first.next_attempt_at)
+        if overdue > -terms.stuck_after:
+            yield UnderWay(what="webhook", id=first.id, age=max(0.0, overdue), limit=terms.stuck_after)
 
 
 def _mechanics(world: World, service: str, tables: Mechanics, terms: Terms) -> Iterator[UnderWay]:

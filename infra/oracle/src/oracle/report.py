@@ -8,7 +8,8 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from oracle.invariants import ONCE_QUIET, Finding
+from oracle.findings import Finding
+from oracle.invariants import ONCE_QUIET
 from oracle.quiet import plural
 
 SHOWN = 5

@@ -3,7 +3,7 @@
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +17,9 @@ class NoVerdict(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """A DSN (`postgresql://user:password@host:port/database`) per database, and the two base URLs.
+    """A DSN (`postgresql://user:password@host:port/database`) per database, and the base URLs.
+
+    Only `customer_url`, the simulated customer's endpoint, may be left out: real ones cannot be asked.
 
     The role may be the service's own run-time role: it needs SELECT, and every session is read-only.
     """
@@ -28,6 +30,7 @@ class Sources:
     webhook_ingest_dsn: str = field(repr=False)
     provider_url: str
     mailbox_url: str
+    customer_url: str = ""
 
     @classmethod
     def load(cls, config: Path | None, environment: Mapping[str, str]) -> Self:
@@ -42,7 +45,8 @@ class Sources:
             raise NoVerdict(f"{config} has unknown keys: {', '.join(unknown)}; known are {', '.join(names)}")
         variables = {name: environment.get(_PREFIX + name.upper()) for name in names}
         values = given | {name: value for name, value in variables.items() if value}
-        if missing := [name for name in names if not values.get(name)]:
+        needed = [f.name for f in fields(cls) if f.default is MISSING]
+        if missing := [name for name in needed if not values.get(name)]:
             raise NoVerdict("\n".join(f"set {_PREFIX}{name.upper()}, or {name} in --config" for name in missing))
         return cls(**values)
 

@@ -72,8 +72,43 @@ class Mail:
     event_id: str
     order_id: str
     version: int
+    client_id: str
+    event_type: str
     status: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a client wants webhooks; `events` are the types that it listens to. A deleted one is not enabled."""
+
+    id: str
+    client_id: str
+    url: str
+    events: tuple[str, ...]
+    is_enabled: bool
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """An event for an endpoint; `id` is the webhook id. `sequence` is its place in the endpoint's queue."""
+
+    id: str
+    endpoint_id: str
+    event_id: str
+    status: str
+    sequence: int
+    next_attempt_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedWebhook:
+    """An attempt whose signature the customer verified; `is_accepted`: it answered 2xx."""
+
+    webhook_id: str
+    event_id: str | None
+    is_accepted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +188,7 @@ class World:
     """Two worlds are equal when nothing has happened between them: `now` alone does not count.
 
     `acknowledged` are the ids of the provider's events that got a 2xx, `message_ids` the Message-ID of every copy in
-    the mailbox.
+    the mailbox. `received` are the verified attempts at the customer's endpoint at `customer_url`, in order of arrival.
     """
 
     now: datetime = field(compare=False)
@@ -167,6 +202,10 @@ class World:
     refunds: tuple[Refund, ...]
     acknowledged: tuple[str, ...]
     message_ids: tuple[str, ...]
+    endpoints: tuple[Endpoint, ...]
+    deliveries: tuple[Delivery, ...]
+    received: tuple[ReceivedWebhook, ...]
+    customer_url: str
 
     def age(self, since: datetime) -> float:
         """Seconds from then to this world's moment."""

@@ -40,7 +40,14 @@ _AFTER_COMMIT = "chassis.after_commit"
 _STARTED = "chassis.started"
 
 # While connecting, the driver's own errors arrive unwrapped; a broken first connection is called a closed resource.
-_CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, ResourceClosedError)
+_CONNECT_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    DBAPIError,
+    ResourceClosedError,
+)
 
 
 def pool_budget(*, replicas: int, processes: int, pool_size: int, max_overflow: int) -> int:

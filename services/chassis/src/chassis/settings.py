@@ -6,6 +6,7 @@ reference page and `.env.example` are checked against these models.
 """
 
 import re
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -252,6 +253,16 @@ class DependencySettings(Group):
         if self.max_in_flight > self.max_connections:
             raise ValueError("max_in_flight must not be above max_connections, or calls wait in the pool's queue")
         return self
+
+
+class EgressSettings(Group):
+    """Where requests may go whose address a customer chose."""
+
+    allow_insecure: bool = Field(False, description="Also http: for development and tests.")
+    allowed_ports: tuple[Port, ...] = Field((443,), description="Others would let a customer look for what listens.")
+    allowed_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="Networks that are allowed though they are not public, such as 127.0.0.0/8 in development."
+    )
 
 
 class JobSettings(Group):

@@ -32,6 +32,7 @@ CONNECTION_ERRORS = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # the server shuts down, or an administrator ended the session
     asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,  # the driver's word when the server goes away between two of its steps
 )
 """What a connection beside the pool fails with when the server is away: connect again later."""
 DATABASE_ERRORS = (*CONNECTION_ERRORS, DBAPIError, ResourceClosedError, PoolExhausted)

@@ -1,8 +1,10 @@
 """Webhooks: who sent this, is it unchanged, and is it new? Verified over the raw body, before anything parses it.
 
-A verifier is a function `(headers, body, secrets, *, now) -> VerifiedWebhook` that raises `InvalidSignature`;
-`VERIFIERS` has one per format. All of `secrets` are valid, so that a secret can be rotated without losing an event.
-`now` is Unix time in seconds; a time further than `TOLERANCE_SECONDS` away on either side is refused.
+Receiving: a verifier is a function `(headers, body, secrets, *, now) -> VerifiedWebhook` that raises
+`InvalidSignature`; `VERIFIERS` has one per format. All of `secrets` are valid, so that a secret can be rotated without
+losing an event. `now` is Unix time in seconds; a time further than `TOLERANCE_SECONDS` away on either side is refused.
+
+Sending: `sign` makes the headers of one attempt, `judge` says what follows from its answer.
 """
 
 import base64
@@ -10,9 +12,10 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import secrets as random_bits
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel, ValidationError
@@ -27,6 +30,8 @@ webhook_ack_duration = Histogram(
     ["provider"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+# Counted by the service that sends: `result` is an `AttemptResult`.
+webhook_delivery_attempts = Counter("webhook_delivery_attempts", "Attempts to deliver a webhook.", ["result"])
 
 # What Standard Webhooks' and Stripe's own libraries allow: enough for clocks that differ, too little to replay later.
 TOLERANCE_SECONDS = 300
@@ -101,15 +106,64 @@ def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
 VERIFIERS: Mapping[str, Verifier] = {"standard": verify, "stripe": verify_stripe, "github": verify_github}
 
 
-def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three Standard Webhooks headers of one attempt: the id stays over all attempts, `timestamp` is this one's."""
+def sign(
+    secret: str, webhook_id: str, timestamp: int, body: bytes, *, old_secrets: Sequence[str] = ()
+) -> dict[str, str]:
+    """The three Standard Webhooks headers of one attempt: the id stays over all attempts, `timestamp` is this one's.
+
+    `old_secrets` sign as well, so that a receiver may change over to the new one when it suits.
+    """
     if not _ID.fullmatch(webhook_id):
         raise ValueError("a webhook id is 1 to 255 printable ASCII characters without a full stop")
+    signatures = [_standard_signature(key, webhook_id, timestamp, body) for key in (secret, *old_secrets)]
     return {
         "webhook-id": webhook_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{_standard_signature(secret, webhook_id, timestamp, body)}",
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }
+
+
+type AttemptResult = Literal["delivered", "gone", "failed", "timeout", "unreachable", "refused"]
+"""`failed`: any other answer, or a connection lost; `unreachable`: none came about; `refused`: by `chassis.ssrf`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptAnswer:
+    """What came of one attempt: the HTTP status if there was one, a reason unless it was delivered.
+
+    `retry_after` is in seconds.
+    """
+
+    result: AttemptResult
+    status: int | None = None
+    reason: str | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The delivery's next state, and the seconds until its next attempt while it is `pending`."""
+
+    state: Literal["delivered", "pending", "dead", "disabled"]
+    delay: float = 0.0
+
+
+def judge(
+    answer: AttemptAnswer, *, attempt: int, schedule: Sequence[float], jitter: float, random: Callable[[], float]
+) -> Verdict:
+    """What follows from the answer to `attempt` (1, 2, …): a 2xx delivers, 410 disables the endpoint, else again.
+
+    `schedule` has the seconds between attempts. Each wait varies by the share `jitter`, so that deliveries which failed
+    together do not come back together; a Retry-After can only lengthen it.
+    """
+    if answer.result == "delivered":
+        return Verdict("delivered")
+    if answer.result == "gone":
+        return Verdict("disabled")
+    if attempt > len(schedule):
+        return Verdict("dead")
+    wait = schedule[attempt - 1] * (1 + jitter * (2 * random() - 1))
+    return Verdict("pending", max(wait, answer.retry_after or 0.0))
 
 
 def signing_key(secret: str) -> bytes:
@@ -125,6 +179,11 @@ def signing_key(secret: str) -> bytes:
     if len(key) < _MINIMUM_KEY_BYTES:
         raise ValueError(f"a webhook secret has at least {_MINIMUM_KEY_BYTES} bytes")
     return key
+
+
+def new_secret() -> str:
+    """A secret for `sign`, from 256 random bits."""
+    return _SECRET_PREFIX + base64.b64encode(random_bits.token_bytes(32)).decode()
 
 
 def _standard_signature(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:

@@ -1,14 +1,18 @@
 """The composition root of the API process: what it opens, and what its routes are given."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
 from chassis.app.resources import open_api_resources
+from chassis.ssrf import resolve
 from fastapi import FastAPI
 
 from notifications import routes
+from notifications.routes import Resources
 from notifications.settings import NotificationsSettings
 
 
@@ -17,9 +21,22 @@ def create_app(settings: NotificationsSettings) -> FastAPI:
         settings,
         version=version("holdfast-notifications"),
         routers=[routes.router],
-        open_resources=partial(open_api_resources, settings),
+        open_resources=partial(_open_resources, settings),
     )
 
 
 def run(settings: NotificationsSettings) -> None:
     run_api(settings, create_app(settings))
+
+
+@asynccontextmanager
+async def _open_resources(settings: NotificationsSettings) -> AsyncIterator[Resources]:
+    async with open_api_resources(settings) as base:
+        yield Resources(
+            database=base.database,
+            redis=base.redis,
+            rate_limiter=base.rate_limiter,
+            checks=base.checks,
+            webhooks=settings.webhooks,
+            resolve=resolve,
+        )

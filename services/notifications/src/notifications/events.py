@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications import use_cases
 from notifications.messages import OrderCancelled, OrderConfirmed, OrderEvent, OrderPlaced
+from notifications.use_cases import deliveries
 
 ORDER_EVENTS = (OrderPlaced, OrderConfirmed, OrderCancelled)
 
@@ -12,8 +13,17 @@ _KINDS: Kinds[OrderEvent] = Kinds(ORDER_EVENTS)
 
 
 async def on_order(session: AsyncSession, received: Received[OrderEvent]) -> None:
-    """Protocol, row 14: a mail per event, in the order of versions; an event that comes too early is held."""
+    """Protocol, row 14: a mail per event and a delivery per endpoint, in the order of versions; an event that comes too
+    early is held.
+    """
     last_version = await use_cases.last_version(session, received.payload.order_id)
     for event in await in_order(session, received, _KINDS, last_version=last_version):
         assert isinstance(event.payload, OrderEvent)  # noqa: S101  tells the type checker what `_KINDS` reads
         await use_cases.write_mail(session, event.payload, event_id=event.event_id, version=event.aggregate_version)
+        await deliveries.write_deliveries(
+            session,
+            event.payload,
+            event_id=event.event_id,
+            version=event.aggregate_version,
+            occurred_at=event.occurred_at,
+        )

@@ -1,14 +1,24 @@
-"""The handler of notifications' job."""
+"""The handlers of notifications' jobs."""
+
+from collections.abc import Callable
 
 from chassis.jobs import RunningJob, enqueue
+from chassis.logging import add_to_canonical_line, put_on_canonical_line
 from chassis.pooling import Database
+from chassis.telemetry import SpanKind, span
+from chassis.webhooks import AttemptAnswer, judge, webhook_delivery_attempts
 
 from notifications import use_cases
 from notifications.mailer import Mailer, MailRefused
-from notifications.messages import SendMail
+from notifications.messages import DeliverWebhook, SendMail
 from notifications.models import MailStatus
+from notifications.settings import WebhookSettings
+from notifications.use_cases import deliveries
+from notifications.use_cases.deliveries import Attempt
+from notifications.webhook_sender import WebhookSender
 
 WAIT_FOR_EARLIER = 0.5  # seconds until the next look; an earlier mail takes a few milliseconds unless it fails
+RECORDING_SECONDS = 5.0  # from the end of an attempt until its record is committed
 
 
 async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload: SendMail) -> None:
@@ -34,3 +44,44 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
     async with database.transaction() as session:
         await use_cases.settle_mail(session, payload.mail_id, status, reason)
         await job.complete_in(session)
+
+
+async def deliver_webhook(
+    database: Database,
+    sender: WebhookSender,
+    settings: WebhookSettings,
+    random: Callable[[], float],
+    job: RunningJob,
+    payload: DeliverWebhook,
+) -> None:
+    """Protocol, row 14b: make the attempt that is due at the endpoint, if any, then record what came of it.
+
+    A crash in between makes one more attempt, with the same webhook id, once the lease of this one is over.
+    """
+    async with database.transaction() as session:
+        lease = settings.attempt_timeout + RECORDING_SECONDS
+        attempt = await deliveries.begin_attempt(session, payload.endpoint_id, lease=lease)
+        if attempt is None:
+            await job.complete_in(session)
+            return
+    answer = await _send(sender, attempt)
+    verdict = judge(answer, attempt=attempt.number, schedule=settings.schedule, jitter=settings.jitter, random=random)
+    async with database.transaction() as session:
+        await deliveries.record_attempt(session, attempt, answer, verdict)
+        await job.complete_in(session)
+
+
+async def _send(sender: WebhookSender, attempt: Attempt) -> AttemptAnswer:
+    """In the trace of the delivery's order: the job may have been written by another's."""
+    with span("deliver webhook", kind=SpanKind.CLIENT, traceparent=attempt.traceparent):
+        answer = await sender.send(
+            attempt.url,
+            attempt.body,
+            webhook_id=str(attempt.delivery_id),
+            secret=attempt.secret,
+            old_secrets=attempt.old_secrets,
+        )
+    webhook_delivery_attempts.labels(answer.result).inc()
+    add_to_canonical_line(webhook_attempts=1)
+    put_on_canonical_line(delivery_id=str(attempt.delivery_id), delivery_attempt=attempt.number, result=answer.result)
+    return answer

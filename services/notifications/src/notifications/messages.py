@@ -1,4 +1,4 @@
-"""The typed payload of notifications' job, and of the events it consumes."""
+"""The typed payloads of notifications' jobs, and of the events it consumes."""
 
 from uuid import UUID
 
@@ -12,6 +12,14 @@ class SendMail(JobPayload, job="send_mail", max_attempts=30, time_limit=25):
     """Hand one mail to the mail server. 30 attempts at up to a minute: it may be away for a quarter of an hour."""
 
     mail_id: UUID
+
+
+class DeliverWebhook(JobPayload, job="deliver_webhook", max_attempts=30, time_limit=30):
+    """See to the first delivery in the queue of one endpoint. Attempts at a delivery are counted in its row; those of
+    the job only where the process or the database failed.
+    """
+
+    endpoint_id: UUID
 
 
 class OrderEvent(Event):

@@ -1,4 +1,4 @@
-"""What notifications keeps: one mail per event of an order, how far each order has come, and a mail's legal moves."""
+"""What notifications keeps: mails, webhook endpoints, deliveries, how far each order has come; and the legal moves."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -6,7 +6,8 @@ from uuid import UUID
 
 from chassis.column_types import COLUMN_TYPES
 from chassis.state_machine import StateMachine
-from sqlalchemy import func
+from sqlalchemy import ForeignKey, Identity, Text, func
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -21,6 +22,26 @@ class MailStatus(StrEnum):
 MAIL = StateMachine(
     "mail",
     {MailStatus.PENDING: (MailStatus.SENT, MailStatus.DEAD), MailStatus.SENT: (), MailStatus.DEAD: ()},
+)
+
+
+class DeliveryStatus(StrEnum):
+    """`dead`: given up, until somebody asks for it again. `disabled`: its endpoint wants no more."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    DISABLED = "disabled"
+
+
+WEBHOOK_DELIVERY = StateMachine(
+    "webhook_delivery",
+    {
+        DeliveryStatus.PENDING: (DeliveryStatus.DELIVERED, DeliveryStatus.DEAD, DeliveryStatus.DISABLED),
+        DeliveryStatus.DELIVERED: (),
+        DeliveryStatus.DEAD: (DeliveryStatus.PENDING,),
+        DeliveryStatus.DISABLED: (),
+    },
 )
 
 
@@ -50,6 +71,51 @@ class Mail(Base):
     subject: Mapped[str]
     text: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=MailStatus.PENDING.value)
+    reason: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    settled_at: Mapped[datetime | None]
+
+
+class WebhookEndpoint(Base):
+    """Where a client wants to hear of its orders. A deleted one keeps its row, without secrets, for its deliveries."""
+
+    __tablename__ = "webhook_endpoint"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
+    client_id: Mapped[str]
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    is_enabled: Mapped[bool] = mapped_column(server_default="true")
+    disabled_reason: Mapped[str | None]
+    # Readable, since signing needs them: whoever reads this table can sign as we do. None once deleted.
+    secret: Mapped[str | None]
+    old_secret: Mapped[str | None]
+    old_secret_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(Base):
+    """One event for one endpoint. Its id is the webhook's id, the same over all attempts."""
+
+    __tablename__ = "webhook_delivery"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoint.id"))
+    client_id: Mapped[str]
+    event_id: Mapped[UUID]
+    event_type: Mapped[str]
+    order_id: Mapped[UUID]
+    body: Mapped[str]
+    traceparent: Mapped[str | None]
+    status: Mapped[str] = mapped_column(server_default=DeliveryStatus.PENDING.value)
+    # The place in the endpoint's queue; a redelivery goes to its end.
+    sequence: Mapped[int] = mapped_column(Identity())
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    # While an attempt is under way: when it is given up for lost.
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_status: Mapped[int | None]
     reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     settled_at: Mapped[datetime | None]

@@ -1,20 +1,56 @@
-"""The public API of notifications."""
+"""The public API of notifications: mails, and customers' webhooks."""
 
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
 from chassis.app import Caller, rate_limited
 from chassis.app.error_rendering import documented
 from chassis.app.resources import ApiResources, resources
-from fastapi import APIRouter, Depends, Query
+from chassis.errors import ErrorCode
+from chassis.idempotency import StoredAnswer, idempotency_key
+from chassis.ssrf import Resolve
+from fastapi import APIRouter, Depends, Header, Query, Response
 
 from notifications import use_cases
-from notifications.schemas import MailList
+from notifications.schemas import (
+    MAX_PAGE,
+    CreateEndpoint,
+    DeliveryPage,
+    DeliveryView,
+    EndpointList,
+    EndpointView,
+    EndpointWithSecret,
+    MailList,
+    Status,
+    UpdateEndpoint,
+)
+from notifications.settings import WebhookSettings
+from notifications.use_cases import deliveries, endpoints
+
+# A look-up in the DNS, by our resolver, for a name that the caller chooses.
+SET_URL_COST = 5
 
 router = APIRouter(prefix="/v1", responses=documented())
 
 
-Given = Annotated[ApiResources, Depends(resources)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources(ApiResources):
+    """What the routes are given by the composition root."""
+
+    webhooks: WebhookSettings
+    resolve: Resolve
+
+
+Given = Annotated[Resources, Depends(resources)]
+Idempotency = Annotated[str | None, Header(alias="Idempotency-Key", description="Repeat it to repeat safely.")]
+
+_KEYED = (
+    ErrorCode.IDEMPOTENCY_KEY_MISSING,
+    ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
+    ErrorCode.IDEMPOTENCY_KEY_REUSED,
+)
+_WITH_BODY = (ErrorCode.MALFORMED_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 
 
 @router.get("/mails", dependencies=[rate_limited()])
@@ -22,3 +58,121 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
     """What the customer of one of the caller's orders was sent, and what is on its way."""
     async with given.database.read() as session:
         return await use_cases.list_mails(session, client_id=caller.id, order_id=order_id)
+
+
+@router.post(
+    "/webhook-endpoints",
+    status_code=201,
+    response_model=EndpointWithSecret,
+    dependencies=[rate_limited(cost=SET_URL_COST)],
+    responses=documented(*_KEYED, *_WITH_BODY, ErrorCode.STATE_CONFLICT),
+)
+async def create_webhook_endpoint(
+    body: CreateEndpoint, caller: Caller, given: Given, idempotency: Idempotency = None
+) -> Response:
+    """Be told of the caller's orders. The answer alone shows the secret that signs what is sent."""
+    key = idempotency_key(caller.id, idempotency, body.model_dump_json().encode())
+    await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
+    limit = given.webhooks.max_endpoints
+    async with given.database.transaction() as session:
+        answer = await endpoints.create_endpoint(session, body, client_id=caller.id, key=key, max_endpoints=limit)
+    return _response(answer)
+
+
+@router.get("/webhook-endpoints", dependencies=[rate_limited()])
+async def list_webhook_endpoints(caller: Caller, given: Given) -> EndpointList:
+    """The caller's endpoints, the oldest first."""
+    async with given.database.read() as session:
+        return await endpoints.list_endpoints(session, client_id=caller.id)
+
+
+@router.get(
+    "/webhook-endpoints/{endpoint_id}", dependencies=[rate_limited()], responses=documented(ErrorCode.NOT_FOUND)
+)
+async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> EndpointView:
+    """One endpoint of the caller's."""
+    async with given.database.read() as session:
+        return await endpoints.find_endpoint(session, endpoint_id, client_id=caller.id)
+
+
+@router.patch(
+    "/webhook-endpoints/{endpoint_id}",
+    dependencies=[rate_limited(cost=SET_URL_COST)],
+    responses=documented(*_WITH_BODY, ErrorCode.NOT_FOUND),
+)
+async def update_webhook_endpoint(
+    endpoint_id: UUID, body: UpdateEndpoint, caller: Caller, given: Given
+) -> EndpointView:
+    """Change an endpoint. One that is disabled is not told of what happens meanwhile, nor of what was still pending."""
+    if body.url is not None:
+        await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
+    async with given.database.transaction() as session:
+        return await endpoints.update_endpoint(session, endpoint_id, body, client_id=caller.id)
+
+
+@router.delete(
+    "/webhook-endpoints/{endpoint_id}",
+    status_code=204,
+    dependencies=[rate_limited()],
+    responses=documented(ErrorCode.NOT_FOUND),
+)
+async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> None:
+    """Forget an endpoint and its secrets. Its deliveries stay listed; those still pending are given up."""
+    async with given.database.transaction() as session:
+        await endpoints.delete_endpoint(session, endpoint_id, client_id=caller.id)
+
+
+@router.post(
+    "/webhook-endpoints/{endpoint_id}/rotate-secret",
+    response_model=EndpointWithSecret,
+    dependencies=[rate_limited()],
+    responses=documented(*_KEYED, ErrorCode.NOT_FOUND),
+)
+async def rotate_webhook_secret(
+    endpoint_id: UUID, caller: Caller, given: Given, idempotency: Idempotency = None
+) -> Response:
+    """Replace the secret. For a while both sign: accept either, then only the new one."""
+    key = idempotency_key(caller.id, idempotency, f"rotate-secret {endpoint_id}".encode())
+    overlap = given.webhooks.secret_overlap
+    async with given.database.transaction() as session:
+        answer = await endpoints.rotate_secret(session, endpoint_id, client_id=caller.id, key=key, overlap=overlap)
+    return _response(answer)
+
+
+@router.get("/deliveries", dependencies=[rate_limited()])
+async def list_deliveries(
+    caller: Caller,
+    given: Given,
+    endpoint_id: Annotated[UUID | None, Query()] = None,
+    status: Annotated[Status | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+    cursor: Annotated[UUID | None, Query()] = None,
+) -> DeliveryPage:
+    """What was sent to the caller's endpoints, or is on its way, newest first, a page at a time."""
+    async with given.database.read() as session:
+        return await deliveries.list_deliveries(
+            session, client_id=caller.id, endpoint_id=endpoint_id, status=status, limit=limit, cursor=cursor
+        )
+
+
+@router.get("/deliveries/{delivery_id}", dependencies=[rate_limited()], responses=documented(ErrorCode.NOT_FOUND))
+async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
+    """One delivery to an endpoint of the caller's."""
+    async with given.database.read() as session:
+        return await deliveries.find_delivery(session, delivery_id, client_id=caller.id)
+
+
+@router.post(
+    "/deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    dependencies=[rate_limited()],
+    responses=documented(ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT),
+)
+async def redeliver(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
+    """Try a dead delivery again, under its webhook id, after those that wait already. Safe to repeat."""
+    async with given.database.transaction() as session:
+        return await deliveries.redeliver(session, delivery_id, client_id=caller.id)
+
+
+def _response(answer: StoredAnswer) -> Response:
+    return Response(answer.body, status_code=answer.status, media_type="application/json")

@@ -1,8 +1,8 @@
 """The settings of the notifications service."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from chassis.settings import Group, Port, Seconds, ServiceSettings
+from chassis.settings import EgressSettings, Group, Port, Seconds, ServiceSettings
 from pydantic import Field
 
 
@@ -13,7 +13,29 @@ class SmtpSettings(Group):
     timeout: Seconds = Field(5.0, description="Seconds for one step with the mail server; a mail has four.")
 
 
+class WebhookSettings(Group):
+    """Customers' webhook endpoints, and how deliveries to them are bounded."""
+
+    egress: EgressSettings = EgressSettings()
+    schedule: tuple[Seconds, ...] = Field(
+        (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        description="Seconds between attempts (Standard Webhooks' advice): 10 attempts in 3.2 days, then it is dead.",
+    )
+    jitter: float = Field(
+        0.2, ge=0, lt=1, description="Share by which each wait varies, so that an outage's end is no stampede."
+    )
+    attempt_timeout: Annotated[float, Field(gt=0, le=20)] = Field(
+        15.0, description="Seconds until the answer's status line; Standard Webhooks advises 15 to 30. A job has 30."
+    )
+    connect_timeout: Seconds = Field(5.0, description="Seconds to resolve, connect and agree on TLS.")
+    secret_overlap: Seconds = Field(
+        86_400.0, description="Seconds that a replaced secret signs along: a day to bring the new one into service."
+    )
+    max_endpoints: int = Field(10, gt=0, description="Endpoints of one client: each makes a delivery of every event.")
+
+
 class NotificationsSettings(ServiceSettings):
     service_name: ClassVar[str] = "notifications"
 
     smtp: SmtpSettings = SmtpSettings()
+    webhooks: WebhookSettings = WebhookSettings()

@@ -1,5 +1,6 @@
 """The composition root of the worker process: which jobs it runs, which events it consumes, and with what."""
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,8 +10,9 @@ from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from notifications import events, jobs
 from notifications.mailer import Mailer
-from notifications.messages import ORDERS_STREAM, SendMail
+from notifications.messages import ORDERS_STREAM, DeliverWebhook, SendMail
 from notifications.settings import NotificationsSettings
+from notifications.webhook_sender import WebhookSender
 
 
 def run(settings: NotificationsSettings) -> None:
@@ -19,6 +21,15 @@ def run(settings: NotificationsSettings) -> None:
 
 @asynccontextmanager
 async def _open_parts(settings: NotificationsSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
-    job_runner = resources.job_runner({SendMail: partial(jobs.send_mail, resources.database, Mailer(settings.smtp))})
+    sender = WebhookSender(settings.webhooks)
+    job_runner = resources.job_runner(
+        {
+            SendMail: partial(jobs.send_mail, resources.database, Mailer(settings.smtp)),
+            DeliverWebhook: partial(jobs.deliver_webhook, resources.database, sender, settings.webhooks, random.random),
+        }
+    )
     consumer = resources.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
-    yield [[job_runner, consumer]]
+    try:
+        yield [[job_runner, consumer]]
+    finally:
+        await sender.close()

@@ -1,0 +1,171 @@
+"""Customers' webhook endpoints: what a client may do with its own. Others' are as good as not there."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from chassis import idempotency
+from chassis.errors import ApiError, ErrorCode, ErrorDetail
+from chassis.idempotency import IdempotencyKey, StoredAnswer
+from chassis.logging import get_logger
+from chassis.settings import EgressSettings
+from chassis.ssrf import DestinationRefused, Resolve, check_addresses, check_url
+from chassis.webhooks import new_secret
+from sqlalchemy import Select, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from notifications.models import WEBHOOK_DELIVERY, DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from notifications.schemas import CreateEndpoint, EndpointList, EndpointView, EndpointWithSecret, UpdateEndpoint
+
+log = get_logger(__name__)
+
+_LOCK_CLIENT = text("SELECT pg_advisory_xact_lock(hashtextextended('webhook_endpoint:' || :client_id, 0))")
+
+
+async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolve) -> None:
+    """Raise `ApiError` (422, with the reason) unless webhooks may go to this URL. Asks the DNS: no transaction here."""
+    try:
+        await check_addresses(check_url(url, egress), egress, resolve=resolve)
+    except DestinationRefused as error:
+        detail = ErrorDetail("url", f"We cannot send there: {error}.", url)
+        raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error
+
+
+async def create_endpoint(
+    session: AsyncSession, command: CreateEndpoint, *, client_id: str, key: IdempotencyKey, max_endpoints: int
+) -> StoredAnswer:
+    """The endpoint with its secret; for a key seen before, the first answer. Raises `ApiError` (409) at the limit."""
+    if (stored := await idempotency.find_answer(session, key)) is not None:
+        return stored
+    await session.execute(_LOCK_CLIENT, {"client_id": client_id})
+    count = await session.scalar(select(func.count()).select_from(_of_client(client_id).subquery()))
+    if (count or 0) >= max_endpoints:
+        raise ApiError(ErrorCode.STATE_CONFLICT, f"A client has at most {max_endpoints} endpoints: delete one first.")
+    endpoint = await session.scalar(
+        insert(WebhookEndpoint)
+        .values(
+            client_id=client_id,
+            url=command.url,
+            events=command.events,
+            is_enabled=command.enabled,
+            secret=new_secret(),
+        )
+        .returning(WebhookEndpoint)
+    )
+    assert endpoint is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    log.info("webhook_endpoint_created", endpoint_id=endpoint.id)
+    return await _answer_with_secret(session, endpoint, key, status=201)
+
+
+async def list_endpoints(session: AsyncSession, *, client_id: str) -> EndpointList:
+    """All of the client's: a limit keeps them few."""
+    endpoints = await session.scalars(_of_client(client_id).order_by(WebhookEndpoint.id))
+    return EndpointList(items=[_view(endpoint) for endpoint in endpoints])
+
+
+async def find_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: str) -> EndpointView:
+    """Raises `ApiError` (404)."""
+    return _view(await _own(session, _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)))
+
+
+async def update_endpoint(
+    session: AsyncSession, endpoint_id: UUID, command: UpdateEndpoint, *, client_id: str
+) -> EndpointView:
+    """Change what is given; an endpoint that is disabled gives up its pending deliveries. Raises `ApiError` (404)."""
+    await _own_locked(session, endpoint_id, client_id)
+    given = command.model_dump(exclude_none=True)
+    if (enabled := given.pop("enabled", None)) is not None:
+        given |= {"is_enabled": enabled, "disabled_reason": None}
+    endpoint = await _change(session, endpoint_id, given)
+    if enabled is False:
+        await settle_pending(session, endpoint_id, "the endpoint was disabled")
+    return _view(endpoint)
+
+
+async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: str) -> None:
+    """Forget its secrets and give up its pending deliveries; those it had stay listed. Raises `ApiError` (404)."""
+    await _own_locked(session, endpoint_id, client_id)
+    nothing = dict.fromkeys(("secret", "old_secret", "old_secret_until"))
+    await _change(session, endpoint_id, {"is_enabled": False, "deleted_at": func.now(), **nothing})
+    await settle_pending(session, endpoint_id, "the endpoint was deleted")
+    log.info("webhook_endpoint_deleted", endpoint_id=endpoint_id)
+
+
+async def rotate_secret(
+    session: AsyncSession, endpoint_id: UUID, *, client_id: str, key: IdempotencyKey, overlap: float
+) -> StoredAnswer:
+    """A new secret; the one it replaces signs along for `overlap` seconds, the one before that no longer.
+
+    For a key seen before, the first answer. Raises `ApiError` (404).
+    """
+    endpoint = await _own_locked(session, endpoint_id, client_id)
+    if (stored := await idempotency.find_answer(session, key)) is not None:
+        return stored
+    until = func.now() + timedelta(seconds=overlap)
+    values = {"secret": new_secret(), "old_secret": endpoint.secret, "old_secret_until": until}
+    changed = await _change(session, endpoint_id, values)
+    log.info("webhook_secret_rotated", endpoint_id=endpoint_id)
+    return await _answer_with_secret(session, changed, key, status=200)
+
+
+async def disable_endpoint(session: AsyncSession, endpoint_id: UUID, reason: str) -> None:
+    """The endpoint said that it wants no more; its client sees why, and may enable it again."""
+    await _change(session, endpoint_id, {"is_enabled": False, "disabled_reason": reason})
+    await settle_pending(session, endpoint_id, reason)
+    log.warning("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=reason)
+
+
+async def settle_pending(session: AsyncSession, endpoint_id: UUID, reason: str) -> None:
+    """The deliveries still pending are `disabled`. The caller holds the lock on the endpoint's row."""
+    disabled = DeliveryStatus.DISABLED
+    await session.execute(
+        update(WebhookDelivery)
+        .where(
+            WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status.in_(WEBHOOK_DELIVERY.sources(disabled))
+        )
+        .values(status=disabled.value, reason=reason, settled_at=func.now())
+    )
+
+
+def _of_client(client_id: str) -> Select[WebhookEndpoint]:
+    return select(WebhookEndpoint).where(WebhookEndpoint.client_id == client_id, WebhookEndpoint.deleted_at.is_(None))
+
+
+async def _own(session: AsyncSession, query: Select[WebhookEndpoint]) -> WebhookEndpoint:
+    endpoint = (await session.scalars(query)).one_or_none()
+    if endpoint is None:
+        raise ApiError(ErrorCode.NOT_FOUND)
+    return endpoint
+
+
+async def _own_locked(session: AsyncSession, endpoint_id: UUID, client_id: str) -> WebhookEndpoint:
+    """Locked, but not against new deliveries, which only need that it stays."""
+    query = _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)
+    return await _own(session, query.with_for_update(key_share=True))
+
+
+async def _change(session: AsyncSession, endpoint_id: UUID, values: Mapping[str, Any]) -> WebhookEndpoint:
+    changed = await session.scalars(
+        update(WebhookEndpoint)
+        .where(WebhookEndpoint.id == endpoint_id)
+        .values(**values, updated_at=func.now())
+        .returning(WebhookEndpoint)
+        .execution_options(populate_existing=True)
+    )
+    return changed.one()
+
+
+async def _answer_with_secret(
+    session: AsyncSession, endpoint: WebhookEndpoint, key: IdempotencyKey, *, status: int
+) -> StoredAnswer:
+    """The only answer that shows the secret. It is kept like any other for its key: a client may not have got it."""
+    shown = EndpointWithSecret.model_validate(_view(endpoint).model_dump() | {"secret": endpoint.secret})
+    answer = StoredAnswer(status, shown.model_dump_json().encode())
+    await idempotency.store_answer(session, key, answer)
+    return answer
+
+
+def _view(endpoint: WebhookEndpoint) -> EndpointView:
+    fields = {name: getattr(endpoint, name) for name in EndpointView.model_fields if name != "enabled"}
+    return EndpointView.model_validate(fields | {"enabled": endpoint.is_enabled})
