@@ -35,7 +35,7 @@ class DeliveryStatus(StrEnum):
 
 
 WEBHOOK_DELIVERY = StateMachine(
-    "webhook_delivery",
+    "webhook delivery",
     {
         DeliveryStatus.PENDING: (DeliveryStatus.DELIVERED, DeliveryStatus.DEAD, DeliveryStatus.DISABLED),
         DeliveryStatus.DELIVERED: (),
