@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from chassis.settings import EgressSettings, Group, Port, Seconds, ServiceSettings
+from chassis.settings import EgressSettings, Group, Port, Seconds, ServiceSettings, SweepSettings
 from pydantic import Field
 
 
@@ -39,3 +39,4 @@ class NotificationsSettings(ServiceSettings):
 
     smtp: SmtpSettings = SmtpSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    sweeps: SweepSettings = SweepSettings()

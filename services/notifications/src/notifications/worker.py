@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
+from chassis.schedules import Schedule
 from chassis.worker import Stages, WorkerResources, run_worker_process
 
-from notifications import events, jobs
+from notifications import events, jobs, use_cases
 from notifications.mailer import Mailer
 from notifications.messages import ORDERS_STREAM, DeliverWebhook, SendMail
 from notifications.settings import NotificationsSettings
@@ -29,7 +30,9 @@ async def _open_parts(settings: NotificationsSettings, resources: WorkerResource
         }
     )
     consumer = resources.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
+    sweep = partial(use_cases.sweep, stale_after=settings.sweeps.stale_after, batch=settings.sweeps.batch)
+    scheduler = resources.scheduler([Schedule(name="sweep", every=settings.sweeps.every, run=sweep)])
     try:
-        yield [[job_runner, consumer]]
+        yield [[job_runner, consumer, scheduler]]
     finally:
         await sender.close()

@@ -1,104 +1,25 @@
-"""What notifications does: a mail per event of an order, in the order of its versions, each under one Message-ID."""
+"""What notifications does: verbs over (session, command). Each writes in the caller's transaction and calls nobody.
 
-from collections.abc import Mapping
-from uuid import UUID
+A mail and the webhooks of customers' endpoints for each event of an order; the steps are those of
+docs/reference/protocol.md.
+"""
 
-from chassis.jobs import enqueue
-from chassis.logging import get_logger
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from notifications.use_cases.mails import (
+    has_earlier_pending,
+    last_version,
+    list_mails,
+    read_mail,
+    settle_mail,
+    write_mail,
+)
+from notifications.use_cases.sweeps import sweep
 
-from notifications.messages import OrderCancelled, OrderConfirmed, OrderEvent, OrderPlaced, SendMail
-from notifications.models import MAIL, Mail, MailStatus, OrderProgress
-from notifications.schemas import MailList, MailView
-
-log = get_logger(__name__)
-
-_WORDS: Mapping[type[OrderEvent], tuple[str, str]] = {
-    OrderPlaced: ("We have your order", "Thank you. We have your order over {total} and are collecting the payment."),
-    OrderConfirmed: ("Your order is confirmed", "Your payment of {total} has arrived; your order is confirmed."),
-    OrderCancelled: ("Your order was cancelled", "Your order over {total} was cancelled ({reason})."),
-}
-
-
-async def last_version(session: AsyncSession, order_id: UUID) -> int:
-    """The version of the order's event that was written last, 0 before the first; locks the order's progress."""
-    await session.execute(insert(OrderProgress).values(order_id=order_id, last_version=0).on_conflict_do_nothing())
-    version = await session.scalar(
-        select(OrderProgress.last_version).where(OrderProgress.order_id == order_id).with_for_update()
-    )
-    return version or 0
-
-
-async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID, version: int) -> None:
-    """Protocol, row 14: the mail of an event, its job, and the order's progress."""
-    subject, text = _WORDS[type(event)]
-    total = f"{event.amount / 100:.2f} {event.currency}"
-    mail_id = await session.scalar(
-        insert(Mail)
-        .values(
-            event_id=event_id,
-            order_id=event.order_id,
-            version=version,
-            client_id=event.client_id,
-            event_type=event.options.type,
-            recipient=event.customer_email,
-            subject=subject,
-            text=text.format(total=total, reason=event.reason or "on request") + f"\n\nOrder {event.order_id}\n",
-        )
-        .returning(Mail.id)
-    )
-    assert mail_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
-    await enqueue(session, SendMail(mail_id=mail_id), unique_key=str(mail_id))
-    await session.execute(
-        update(OrderProgress).where(OrderProgress.order_id == event.order_id).values(last_version=version)
-    )
-
-
-async def read_mail(session: AsyncSession, mail_id: UUID) -> Mail:
-    """The mail that a job is about; it exists, since the job committed with it."""
-    return (await session.scalars(select(Mail).where(Mail.id == mail_id))).one()
-
-
-async def has_earlier_pending(session: AsyncSession, mail: Mail) -> bool:
-    """Whether an earlier mail of the same order is not settled yet: a customer reads them in order."""
-    earlier = select(Mail.id).where(
-        Mail.order_id == mail.order_id, Mail.version < mail.version, Mail.status == MailStatus.PENDING.value
-    )
-    return await session.scalar(select(earlier.exists())) or False
-
-
-async def settle_mail(session: AsyncSession, mail_id: UUID, status: MailStatus, reason: str | None = None) -> None:
-    """The mail is sent or dead. A second worker that comes here finds it settled and changes nothing."""
-    settled = await session.scalar(
-        update(Mail)
-        .where(Mail.id == mail_id, Mail.status.in_(MAIL.sources(status)))
-        .values(status=status.value, reason=reason, settled_at=func.now())
-        .returning(Mail.order_id)
-    )
-    if settled is not None:
-        write = log.error if status is MailStatus.DEAD else log.info
-        write("mail_settled", mail_id=mail_id, order_id=settled, status=status.value, reason=reason)
-
-
-async def list_mails(session: AsyncSession, *, client_id: str, order_id: UUID) -> MailList:
-    """What the customer of one of the client's orders was sent, in that order; empty for anybody else's."""
-    mails = await session.scalars(
-        select(Mail).where(Mail.client_id == client_id, Mail.order_id == order_id).order_by(Mail.version)
-    )
-    return MailList(
-        items=[
-            MailView(
-                id=mail.id,
-                order_id=mail.order_id,
-                event=mail.event_type,
-                recipient=mail.recipient,
-                subject=mail.subject,
-                status=MailStatus(mail.status).value,
-                reason=mail.reason,
-                created_at=mail.created_at,
-            )
-            for mail in mails
-        ]
-    )
+__all__ = [
+    "has_earlier_pending",
+    "last_version",
+    "list_mails",
+    "read_mail",
+    "settle_mail",
+    "sweep",
+    "write_mail",
+]

@@ -1,0 +1,39 @@
+"""Sweeps: a mail or a delivery that waits and has no job gets one, from its state alone."""
+
+from datetime import timedelta
+
+from chassis.jobs import enqueue, has_live_job
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from notifications.messages import DeliverWebhook, SendMail
+from notifications.models import DeliveryStatus, Mail, MailStatus, WebhookDelivery
+
+
+async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
+    """Protocol, row 15, for what notifications sends: its job may have used up its attempts in a long outage."""
+    stale_since = func.now() - timedelta(seconds=stale_after)
+    mails = await session.scalars(
+        select(Mail.id)
+        .where(
+            Mail.status == MailStatus.PENDING.value,
+            Mail.created_at < stale_since,
+            ~has_live_job([SendMail], mail_id=Mail.id),
+        )
+        .order_by(func.random())  # or a batch of mails that cannot be sent would hide all others
+        .limit(batch)
+    )
+    for mail_id in mails:
+        await enqueue(session, SendMail(mail_id=mail_id), unique_key=str(mail_id))
+    endpoints = await session.scalars(
+        select(WebhookDelivery.endpoint_id)
+        .where(
+            WebhookDelivery.status == DeliveryStatus.PENDING.value,
+            WebhookDelivery.next_attempt_at < stale_since,
+            ~has_live_job([DeliverWebhook], endpoint_id=WebhookDelivery.endpoint_id),
+        )
+        .distinct()
+        .limit(batch)
+    )
+    for endpoint_id in endpoints:
+        await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id), unique_key=str(endpoint_id))
