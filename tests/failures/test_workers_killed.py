@@ -7,7 +7,11 @@ from stage import Stage
 
 async def assert_taken_over(stage: Stage, worker: str, job: str) -> None:
     """The successor of a killed worker has found its lease expired."""
-    assert (await stage.metrics(worker)).total("job_leases_expired_total", job=job) >= 1
+
+    async def is_counted() -> bool:
+        return (await stage.metrics(worker)).total("job_leases_expired_total", job=job) >= 1
+
+    await stage.until(is_counted, what=f"the lease of a {job} expires")
 
 
 async def test_the_payments_worker_is_killed_while_it_charges_and_the_customer_pays_once(stage: Stage):

@@ -59,7 +59,8 @@ async def test_a_delivery_without_a_job_gets_one_for_its_endpoint(notifications:
     for event in (uuid4(), uuid4()):
         await execute(
             notifications.database,
-            "INSERT INTO webhook_delivery (endpoint_id, client_id, event_id, event_type, order_id, body, next_attempt_at)"
+            "INSERT INTO webhook_delivery"
+            " (endpoint_id, client_id, event_id, event_type, order_id, body, next_attempt_at)"
             " VALUES (:endpoint, 'acme', :event, 'order.placed', :order, '{}', now() - interval '1 hour')",
             endpoint=endpoint,
             event=event,

@@ -1,4 +1,4 @@
-"""The demo: once as it is, in a process of its own; once interrupted; and its pure parts."""
+"""The demo: once as it is, in a process of its own, which takes half a minute; once interrupted; and its pure parts."""
 
 import os
 import re
@@ -11,9 +11,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from holdfast_local.demo_client import ProcessInfo
+from holdfast_local.demo_client import Answer, Delivery, ProcessInfo, Transfer, Transfers, served
 from holdfast_local.demo_metrics import Metrics
-from holdfast_local.demo_script import HELD, IN_OUTAGE, ORDERS, ORDINARY, ScriptedOrder, name_orders
+from holdfast_local.demo_script import (
+    CHARGES_KEPT,
+    DELIVERIES,
+    HELD,
+    IN_OUTAGE,
+    KEPT_AWAY,
+    MAILS,
+    ORDERS,
+    ORDINARY,
+    ScriptedOrder,
+    name_orders,
+)
 from holdfast_local.demo_table import pattern_rows
 from holdfast_local.demo_verdict import Told, deviations
 from holdfast_local.ports import free_port
@@ -29,8 +40,8 @@ METRICS_AS_SCRIPTED = f"""
 # TYPE job_leases_expired_total counter
 job_leases_expired_total{{queue="default",job="charge_payment"}} {len(HELD)}
 # TYPE jobs_processed_total counter
-jobs_processed_total{{queue="default",job="charge_payment",outcome="completed"}} 20
-jobs_processed_total{{queue="default",job="charge_payment",outcome="retried"}} 3
+jobs_processed_total{{queue="default",job="charge_payment",outcome="completed"}} 60
+jobs_processed_total{{queue="default",job="charge_payment",outcome="retried"}} 9
 # TYPE circuit_breaker_transitions_total counter
 circuit_breaker_transitions_total{{dependency="provider",operation="charge",from="closed",to="open"}} 1
 circuit_breaker_transitions_total{{dependency="provider",operation="charge",from="half_open",to="closed"}} 1
@@ -40,6 +51,8 @@ api_errors_total{{code="UNKNOWN_PRODUCT",route="/v1/orders"}} 1
 rate_limit_decisions_total{{policy="default",tier="standard",decision="refused",backend="redis"}} 1
 # TYPE webhook_received_total counter
 webhook_received_total{{provider="payment-provider",result="duplicate"}} 12
+# TYPE webhook_delivery_attempts_total counter
+webhook_delivery_attempts_total{{result="delivered"}} {DELIVERIES}
 # TYPE job_dead_letters gauge
 job_dead_letters{{queue="default"}} 0
 """
@@ -83,11 +96,21 @@ def metrics_of(*texts: str) -> Metrics:
     return metrics
 
 
+def transfers(*, captured: int, refunded: int) -> Transfers:
+    """The provider's ledger, with a declined charge and a refund under way."""
+    return Transfers(
+        charges=[Transfer(amount=100, status="captured")] * captured + [Transfer(amount=100, status="failed")],
+        refunds=[Transfer(amount=100, status="succeeded")] * refunded + [Transfer(amount=100, status="pending")],
+    )
+
+
 @pytest.fixture
 def as_scripted() -> Told:
     return Told(
         outcomes={order.number: order.outcome for order in ORDERS},
-        message_ids=[f"<{n}@holdfast.example>" for n in range(40)],
+        message_ids=[f"<{n}@holdfast.example>" for n in range(MAILS)],
+        deliveries=[Delivery(webhook_id=str(n), verified=True, status=204) for n in range(DELIVERIES)],
+        transfers=transfers(captured=CHARGES_KEPT + 2, refunded=2),
         metrics=metrics_of(METRICS_AS_SCRIPTED),
         processes=[ProcessInfo(service="orders", role="api", version="1", environment="test")],
     )
@@ -100,16 +123,23 @@ def test_the_demo_survives_its_faults_convinces_the_oracle_and_leaves_only_logs(
     for line in (
         r"repeated +order 3 under the same Idempotency-Key: [0-9a-f-]{36}, the same \d+ bytes",
         r"refused .*422 UNKNOWN_PRODUCT, lines\.0\.product_id",
+        r"subscribed +initech's webhook endpoint",
         r"cancelled +order 5: card_declined",
-        r"SIGKILL +payments-worker \(pid \d+\) while it charges for orders 13–14",
+        r"cancel +order 12, confirmed and paid: 202, cancelling",
+        r"refunded +order 12: [\d,]+ by the provider's ledger",
+        r"hang +the payment provider",
+        r"SIGKILL +payments-worker \(pid \d+\) while it charges for orders 28–30",
+        r"cancel +order 29, .*: 202, cancelling",
         r"breaker +open",
+        r"cancel +order 55, .*: 202, cancelling",
+        r"outage +is over",
         r"429 RATE_LIMITED, Retry-After 1",
         r"taken over payments-worker's jobs",
-        r"settled +20 orders, 40 mails",
+        r"settled +60 orders, 121 mails, 41 webhooks to initech",
         r"All \d+ invariants hold",
-        r"jobs +1\d\d completed, \d+ retried; 2 leases expired, 0 dead letters",
+        r"jobs +\d+ completed, \d+ retried; 3 leases expired, 0 dead letters",
         r"circuit_breaker +opened",
-        r"webhooks +20 accepted, 12 duplicate",
+        r"webhooks +in: 6\d accepted, \d+ duplicate, .*; out: 41 delivered",
     ):
         assert re.search(line, output), f"no line with {line!r} in:\n{output}"
     table = output[output.index("what it did in this run") :]
@@ -141,11 +171,12 @@ def test_the_demo_does_not_touch_a_platform_that_runs(run_demo, state):
     assert re.search(rf"already running \(pid {os.getpid()}, since .*make down", output)
 
 
-def test_the_script_has_twenty_orders_of_two_clients_and_one_of_them_is_declined():
-    assert [order.number for order in ORDERS] == list(range(1, 21))
-    assert len({order.key for order in ORDERS}) == 20
-    assert {order.client for orders in (ORDINARY, HELD, IN_OUTAGE) for order in orders} == {"acme", "globex"}
-    assert [order.outcome for order in ORDERS].count("cancelled") == 1
+def test_the_script_has_sixty_orders_of_three_clients_of_which_one_is_declined_and_three_are_called_off():
+    assert [order.number for order in ORDERS] == list(range(1, 61))
+    assert len({order.key for order in ORDERS}) == 60
+    for orders in (ORDINARY, HELD, IN_OUTAGE, KEPT_AWAY):
+        assert {order.client for order in orders} == {"acme", "globex", "initech"}
+    assert [order.outcome for order in ORDERS].count("cancelled") == 4
     assert [order.body["payment_method"] for order in ORDERS].count("pm_card_declined") == 1
 
 
@@ -168,15 +199,44 @@ def test_an_order_that_ends_otherwise_is_named(as_scripted):
 
 def test_missing_mails_and_copies_are_named(as_scripted):
     mails = list(as_scripted.message_ids)
-    assert "39 different mails" in deviations(replace(as_scripted, message_ids=mails[1:]))[0]
+    assert f"{MAILS - 1} different mails" in deviations(replace(as_scripted, message_ids=mails[1:]))[0]
     assert "1 mails arrived twice" in deviations(replace(as_scripted, message_ids=[*mails, mails[0]]))[0]
+
+
+def test_missing_webhooks_copies_and_forgeries_are_named(as_scripted):
+    sent = list(as_scripted.deliveries)
+    forged = Delivery(webhook_id="0", verified=False, status=401)
+    assert "40 different webhooks" in deviations(replace(as_scripted, deliveries=sent[1:]))[0]
+    assert "1 webhooks reached the customer twice" in deviations(replace(as_scripted, deliveries=[*sent, sent[0]]))[0]
+    assert "signatures of 1 webhooks" in deviations(replace(as_scripted, deliveries=[forged, *sent[1:]]))[0]
+
+
+def test_a_charge_that_was_not_refunded_is_named_and_one_more_that_was_is_not(as_scripted):
+    captured = CHARGES_KEPT + 3
+    assert deviations(replace(as_scripted, transfers=transfers(captured=captured, refunded=3))) == []
+    [found] = deviations(replace(as_scripted, transfers=transfers(captured=captured, refunded=2)))
+    assert found == f"{CHARGES_KEPT + 1} captured charges were not refunded; by the script there are {CHARGES_KEPT}"
+
+
+async def test_a_request_over_its_limit_is_made_again_until_it_is_served():
+    answers = iter([Answer(429, b""), Answer(429, b""), Answer(201, b"order")])
+
+    async def ask() -> Answer:
+        return next(answers)
+
+    assert await served(ask) == Answer(201, b"order")
 
 
 @pytest.mark.parametrize(
     ("line", "instead", "problem"),
     [
         ('to="open"} 1', 'to="open"} 0', "times a breaker opened: 0"),
-        (f"}} {len(HELD)}\n", "} 0\n", "leases expired: 0; by the script at least 2"),
+        (f"}} {len(HELD)}\n", "} 0\n", "leases expired: 0; by the script at least 3"),
+        (
+            f'result="delivered"}} {DELIVERIES}',
+            'result="failed"} 41',
+            "webhooks delivered: 0; by the script at least 41",
+        ),
         ('job_dead_letters{queue="default"} 0', 'job_dead_letters{queue="default"} 1', "dead letters: 1"),
     ],
 )
@@ -190,7 +250,8 @@ def test_a_fault_that_was_not_met_or_not_survived_is_named(as_scripted, line, in
 def test_the_table_has_a_line_for_each_of_the_ten_patterns(as_scripted):
     rows = pattern_rows(as_scripted)
     assert tuple(rows) == PATTERNS
-    assert rows["jobs"] == "20 completed, 3 retried; 2 leases expired, 0 dead letters"
+    assert rows["jobs"] == "60 completed, 9 retried; 3 leases expired, 0 dead letters"
+    assert rows["webhooks"] == "in: 12 duplicate, p99 until answered unknown; out: 41 delivered"
     assert rows["errors"] == "1 answer in the envelope: 1 UNKNOWN_PRODUCT"
 
 

@@ -22,7 +22,7 @@ class MakeRefund(JobPayload, job="make_refund", max_attempts=50, time_limit=20):
 
 
 class ReconcileCharge(JobPayload, job="reconcile_charge", max_attempts=50, time_limit=20):
-    """Ask the provider what became of a charge. As patient as the charge: an outage is nothing for a person to look at."""
+    """Ask the provider what became of a charge. As patient as the charge: an outage needs no person."""
 
     payment_id: UUID
 

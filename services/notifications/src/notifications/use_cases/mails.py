@@ -52,8 +52,7 @@ async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID
             event_type=event.options.type,
             recipient=event.customer_email,
             subject=subject,
-            text=text.format(total=total, reason=_REASONS.get(event.reason or "", _OTHER_REASON))
-            + f"\n\nOrder {event.order_id}\n",
+            text=text.format(total=total, reason=reason) + f"\n\nOrder {event.order_id}\n",
         )
         .returning(Mail.id)
     )
