@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from waiting import eventually
 
 REQUESTS = 8
@@ -216,7 +216,7 @@ async def test_the_server_ends_a_transaction_that_idles(
         return await backends(database, "test-idle") == 0
 
     async with opened(database_settings, pool="idle", idle_in_transaction_timeout=0.05) as idling:
-        with suppress(DBAPIError):
+        with suppress(DatabaseUnreachable):
             async with idling.transaction() as session:
                 await session.execute(text("SELECT 1"))
                 await eventually(is_gone)
@@ -250,6 +250,32 @@ async def test_requests_after_all_backends_were_killed_do_not_notice(
                 return int(await session.scalar(text("SELECT 1")) or 0)
 
         assert await asyncio.gather(*(ask() for _ in range(REQUESTS))) == [1] * REQUESTS
+
+
+@pytest.mark.parametrize("enter", ["transaction", "read"])
+async def test_a_connection_lost_in_the_middle_is_an_outage_not_a_failure(
+    database_settings: DatabaseSettings, database: Database, enter: str
+) -> None:
+    async def lose_it(lost: Database) -> None:
+        async with getattr(lost, enter)() as session:
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            async with database.read() as other:
+                await other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            await session.execute(text("SELECT 1"))
+
+    async with opened(database_settings, pool="lost", pool_size=1, max_overflow=0) as lost:
+        with pytest.raises(DatabaseUnreachable) as raised:
+            await lose_it(lost)
+        assert raised.value.code.value.status == 503
+        assert raised.value.retry_after
+        async with lost.read() as session:
+            assert await session.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_mistake_in_a_statement_is_no_outage(database: Database) -> None:
+    with pytest.raises(ProgrammingError):
+        async with database.read() as session:
+            await session.execute(text("SELECT nonsense"))
 
 
 async def test_a_database_that_is_away_is_answered_503_not_500(database_settings: DatabaseSettings) -> None:

@@ -205,12 +205,10 @@ class PoolExhausted(ApiError):
 
 
 class DatabaseUnreachable(PoolExhausted):
-    """The pool could not open a connection: the server is away, refuses us or has none left."""
+    """No connection could be opened, or the one in use was lost: the server is away, refuses us or has none left."""
 
     def __init__(self, pool: str, reason: str) -> None:
-        ApiError.__init__(
-            self, ErrorCode.DEPENDENCY_UNAVAILABLE, f"database: no connection for pool {pool}: {reason}", retry_after=1
-        )
+        ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, f"database: pool {pool}: {reason}", retry_after=1)
 
 
 class DeadlineExceeded(ApiError):

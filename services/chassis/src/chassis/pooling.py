@@ -5,8 +5,8 @@ A request or job takes a connection late, gives it back early and never holds it
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 from prometheus_client import Counter, Gauge, Histogram
@@ -87,14 +87,16 @@ class Database:
         """A session whose work commits when the block ends and rolls back when it raises.
 
         What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time, and its
-        kind `DatabaseUnreachable` when none can be opened.
+        kind `DatabaseUnreachable` when none can be opened or the one in use is lost: what it was about to commit may
+        then have been committed.
         """
         async with AsyncSession(self._engine, expire_on_commit=False, autoflush=False, info=self._info) as session:
             await self._connect(session)
-            yield session
-            started = time.perf_counter()
-            await session.commit()
-            add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
+            with _lost_connections_named(self.pool):
+                yield session
+                started = time.perf_counter()
+                await session.commit()
+                add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
         for callback in session.info.pop(_AFTER_COMMIT, ()):
             callback()
 
@@ -103,7 +105,8 @@ class Database:
         """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
         async with AsyncSession(self._autocommit, expire_on_commit=False, autoflush=False, info=self._info) as session:
             await self._connect(session)
-            yield session
+            with _lost_connections_named(self.pool):
+                yield session
 
     async def ping(self) -> None:
         """Raise unless the database answers."""
@@ -126,6 +129,17 @@ class Database:
             seconds = time.perf_counter() - started
             wait_seconds.labels(self.pool).observe(seconds)
             add_to_canonical_line(pool_wait_ms=seconds * 1000)
+
+
+@contextmanager
+def _lost_connections_named(pool: str) -> Iterator[None]:
+    """A server that goes away in the middle is an outage to come back after, not a failure of ours."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise DatabaseUnreachable(pool, "the connection was lost") from error
 
 
 def after_commit(session: AsyncSession, callback: Callable[[], None]) -> None:
