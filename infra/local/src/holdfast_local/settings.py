@@ -1,9 +1,10 @@
 """What can be set about a run on this machine: variables `LOCAL_…`, from the shell or `.env`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from holdfast_local.errors import RunnerError
@@ -11,7 +12,9 @@ from holdfast_local.errors import RunnerError
 PROJECT = Path(__file__).parents[4]
 """The root of the tree: the package runs from it, it is never installed by itself."""
 
-type Port = Annotated[int, Field(ge=1, le=65535)]
+HIGHEST_PORT = 65_535
+
+type Port = Annotated[int, Field(ge=1, le=HIGHEST_PORT)]
 
 
 class LocalSettings(BaseSettings):
@@ -54,6 +57,13 @@ class LocalSettings(BaseSettings):
     postgres_port: Port = 55432
     valkey_port: Port = 56379
 
+    @model_validator(mode="after")
+    def _every_port_exists(self) -> Self:
+        highest = max(getattr(self, name) for name in type(self).model_fields if name.endswith("_port"))
+        if highest + self.port_offset > HIGHEST_PORT:
+            raise ValueError(f"LOCAL_PORT_OFFSET moves port {highest} past {HIGHEST_PORT}")
+        return self
+
     @field_validator("state")
     @classmethod
     def _from_the_root(cls, state: Path) -> Path:
@@ -74,5 +84,10 @@ def load_settings() -> LocalSettings:
     try:
         return LocalSettings()
     except ValidationError as error:
-        problems = [f"LOCAL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise RunnerError("\n".join(problems)) from None
+        raise RunnerError("\n".join(_describe(problem) for problem in error.errors())) from None
+
+
+def _describe(problem: ErrorDetails) -> str:
+    """What is wrong with which variable; a rule over several of them names them itself."""
+    name = "_".join(str(part) for part in problem["loc"]).upper()
+    return f"LOCAL_{name}: {problem['msg']}" if name else problem["msg"]
