@@ -137,7 +137,7 @@ def test_the_demo_survives_its_faults_convinces_the_oracle_and_leaves_only_logs(
         r"taken over payments-worker's jobs",
         r"settled +60 orders, 121 mails, 41 webhooks to initech",
         r"All \d+ invariants hold",
-        r"jobs +\d+ completed, \d+ retried; 3 leases expired, 0 dead letters",
+        r"jobs +\d+ completed, \d+ retried; [3-9] leases expired, 0 dead letters",
         r"circuit_breaker +opened",
         r"webhooks +in: 6\d accepted, \d+ duplicate, .*; out: 41 delivered",
     ):

@@ -1,4 +1,4 @@
-"""`holdfast-local demo`: the whole platform, 20 orders, two faults, a verdict. docs/tutorial/demo.md tells it."""
+"""`holdfast-local demo`: the whole platform, 60 orders, three faults, a verdict. docs/tutorial/demo.md tells it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ async def demo(settings: LocalSettings, console: Console) -> None:
     """
     narrator = Narrator(console)
     with fresh_state(settings) as own:
-        servers = "PostgreSQL, Valkey, the payment provider, the mailbox"
+        servers = "PostgreSQL, Valkey, the payment provider, the mailbox, a customer's endpoint"
         narrator.say("starting", f"{servers}; four services, an API and a worker each")
         async with running_platform(own, on_event=narrator.on_event) as platform:
             programs = len(platform.record.programs)
@@ -77,7 +77,7 @@ async def _tell(platform: Platform, console: Console, narrator: Narrator) -> Non
             told = await story.tell()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise RunnerError(f"the platform did not answer: {type(error).__name__} {error}") from error
-    narrator.say("oracle", "asks every database, the provider's ledger and the mailbox")
+    narrator.say("oracle", "asks every database, the provider's ledger, the mailbox and the customer")
     holds = await _ask_oracle(platform)
     console.print()
     console.print(as_table(told))

@@ -1,8 +1,10 @@
 """What the demo knows of the platform: only what any client or operator could ask over HTTP."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Self
 
 import aiohttp
@@ -12,6 +14,7 @@ from holdfast_local.demo_script import OrderBody
 from holdfast_local.installation import Installation
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10)  # seconds; a service answers within its own deadline of 10 s or not at all
+_TRIES = 20  # of a request that is over its limit: each waits for what one more costs
 
 
 class OrderSeen(BaseModel):
@@ -19,6 +22,7 @@ class OrderSeen(BaseModel):
 
     id: str
     status: str
+    amount: int
     reason: str | None = None
 
 
@@ -56,6 +60,45 @@ class _Mail(BaseModel):
 _MAILS = TypeAdapter(list[_Mail])
 
 
+class Endpoint(BaseModel):
+    """A client's webhook endpoint, as the answer to its creation shows it."""
+
+    id: str
+    url: str
+    secret: str
+
+
+class Delivery(BaseModel):
+    """An attempt as the customer's endpoint kept it; `status` is None until it has answered."""
+
+    webhook_id: str | None
+    verified: bool
+    status: int | None
+
+
+_DELIVERIES = TypeAdapter(list[Delivery])
+
+
+class Transfer(BaseModel):
+    amount: int
+    status: str
+
+
+class Transfers(BaseModel):
+    """The provider's ledger."""
+
+    charges: list[Transfer] = []
+    refunds: list[Transfer] = []
+
+    @property
+    def captured(self) -> list[Transfer]:
+        return [charge for charge in self.charges if charge.status == "captured"]
+
+    @property
+    def refunded(self) -> list[Transfer]:
+        return [refund for refund in self.refunds if refund.status == "succeeded"]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
@@ -65,6 +108,16 @@ class Answer:
     @classmethod
     async def of(cls, response: aiohttp.ClientResponse) -> Self:
         return cls(response.status, await response.read(), float(response.headers.get("Retry-After", 0)))
+
+
+async def served(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The first answer that is no 429, having waited as long as each of those asked for; after 20 the last of them."""
+    for _ in range(_TRIES):
+        answer = await ask()
+        if answer.status != HTTPStatus.TOO_MANY_REQUESTS:
+            break
+        await asyncio.sleep(answer.retry_after)
+    return answer
 
 
 class DemoClient:
@@ -79,6 +132,11 @@ class DemoClient:
         async with self._session.post(self._orders("/v1/orders"), json=body, headers=headers) as response:
             return await Answer.of(response)
 
+    async def cancel(self, client: str, order_id: str) -> Answer:
+        url = self._orders(f"/v1/orders/{order_id}/cancel")
+        async with self._session.post(url, headers=self._as(client)) as response:
+            return await Answer.of(response)
+
     async def read_catalogue(self, client: str) -> Answer:
         async with self._session.get(self._orders("/v1/products"), headers=self._as(client)) as response:
             return await Answer.of(response)
@@ -88,12 +146,35 @@ class DemoClient:
         url = self._orders("/v1/orders?limit=100")
         async with self._session.get(url, headers=self._as(client)) as response:
             answer = await Answer.of(response)
-        return OrderPage.model_validate_json(answer.body).items if answer.status == 200 else []  # noqa: PLR2004  OK
+        return OrderPage.model_validate_json(answer.body).items if answer.status == HTTPStatus.OK else []
 
     async def read_order(self, client: str, order_id: str) -> OrderSeen:
-        url = self._orders(f"/v1/orders/{order_id}")
-        async with self._session.get(url, headers=self._as(client), raise_for_status=True) as response:
-            return OrderSeen.model_validate_json(await response.read())
+        async def read() -> Answer:
+            async with self._session.get(self._orders(f"/v1/orders/{order_id}"), headers=self._as(client)) as response:
+                return await Answer.of(response)
+
+        return OrderSeen.model_validate_json((await served(read)).body)
+
+    async def create_endpoint(self, client: str) -> Answer:
+        """A webhook endpoint at the simulated customer's, under the client's name."""
+        url = self._installation.url("notifications") + "/v1/webhook-endpoints"
+        headers = self._as(client) | {"Idempotency-Key": "demo-endpoint"}
+        body = {"url": self._customer(f"/webhooks/{client}")}
+        async with self._session.post(url, json=body, headers=headers) as response:
+            return await Answer.of(response)
+
+    async def give_secret(self, client: str, secret: str) -> None:
+        """Tell the customer's endpoint what verifies the signatures of what is sent to the client."""
+        body = {"secrets": [secret]}
+        async with self._session.put(self._customer(f"/secrets/{client}"), json=body, raise_for_status=True):
+            pass
+
+    async def read_deliveries(self, client: str) -> list[Delivery]:
+        """Every attempt that reached the client's endpoint, copies and forgeries included."""
+        return _DELIVERIES.validate_json(await self._read(self._customer(f"/received?name={client}")))
+
+    async def read_transfers(self) -> Transfers:
+        return Transfers.model_validate_json(await self._read(self._installation.url("payment_provider") + "/ledger"))
 
     async def set_provider_faults(self, switches: Mapping[str, float | bool]) -> None:
         """Replace all of them: `{}` is a provider without faults."""
@@ -118,6 +199,9 @@ class DemoClient:
 
     def _orders(self, path: str) -> str:
         return self._installation.url("orders") + path
+
+    def _customer(self, path: str) -> str:
+        return self._installation.url("customer_endpoint") + path
 
     def _as(self, client: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._installation.secrets.client_keys[client]}"}

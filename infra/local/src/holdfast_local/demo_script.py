@@ -1,6 +1,6 @@
-"""What the demo's two clients do, as data: the same orders under the same keys in every run, and how each must end.
+"""What the demo's three clients do, as data: the same orders under the same keys in every run, and how each must end.
 
-20 orders are placed: 20 requests that are answered 201 with a new order. What else is sent does not count: one of them
+60 orders are placed: 60 requests that are answered 201 with a new order. What else is sent does not count: one of them
 again under its key, one for a product that does not exist, and reads of the catalogue until the limit is reached.
 """
 
@@ -17,8 +17,18 @@ PRODUCTS = ("anchor", "cleat", "compass", "fender", "rope")
 UNKNOWN_PRODUCT = "sextant"
 DECLINED_CARD = "pm_card_declined"
 
-DECLINED = 5
 REPEATED = 3
+DECLINED = 5
+CANCELLED_CONFIRMED = 12
+"""Cancelled by its client when it is confirmed and paid: the one order with three events."""
+CANCELLED_IN_HANG = 29
+"""Cancelled while the provider hangs: whether it will charge is unknown."""
+CANCELLED_IN_OUTAGE = 55
+"""Cancelled while the breaker keeps its charge away."""
+CANCELLED = frozenset({DECLINED, CANCELLED_CONFIRMED, CANCELLED_IN_HANG, CANCELLED_IN_OUTAGE})
+
+SUBSCRIBER = CLIENTS[-1]
+"""The client that has a webhook endpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +47,12 @@ class ScriptedOrder:
 
     @property
     def outcome(self) -> Outcome:
-        return "cancelled" if self.number == DECLINED else "confirmed"
+        return "cancelled" if self.number in CANCELLED else "confirmed"
+
+    @property
+    def events(self) -> int:
+        """How many there are of it: placed, confirmed or cancelled; each makes a mail, and a delivery if one is due."""
+        return 3 if self.number == CANCELLED_CONFIRMED else 2
 
     @property
     def body(self) -> OrderBody:
@@ -62,15 +77,23 @@ def _orders(first: int, last: int) -> tuple[ScriptedOrder, ...]:
     return tuple(ScriptedOrder(number=number) for number in range(first, last + 1))
 
 
-ORDINARY = _orders(1, 12)
-HELD = _orders(13, 14)
+ORDINARY = _orders(1, 27)
+HELD = _orders(28, 30)
 """Placed while the provider never answers, so that the payments worker holds their jobs when it is killed."""
-IN_OUTAGE = _orders(15, 20)
-"""Six: their calls fail more often than the five times that open the breaker."""
-ORDERS = ORDINARY + HELD + IN_OUTAGE
+IN_OUTAGE = _orders(31, 54)
+"""Their calls fail far more often than the five times that open the breaker."""
+KEPT_AWAY = _orders(55, 60)
+"""Placed when the breaker is open."""
+ORDERS = ORDINARY + HELD + IN_OUTAGE + KEPT_AWAY
 
-MAILS = 2 * len(ORDERS)
-"""Of each order's two events: placed, then confirmed or cancelled."""
+MAILS = sum(order.events for order in ORDERS)
+DELIVERIES = sum(order.events for order in ORDERS if order.client == SUBSCRIBER)
+CHARGES_KEPT = sum(order.outcome == "confirmed" for order in ORDERS)
+"""Captured charges less refunds: one of each confirmed order."""
+
+
+def scripted(number: int) -> ScriptedOrder:
+    return ORDERS[number - 1]
 
 
 def name_orders(orders: Iterable[ScriptedOrder]) -> str:

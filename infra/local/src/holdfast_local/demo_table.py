@@ -102,7 +102,9 @@ def _caching(metrics: Metrics) -> str:
 
 def _webhooks(metrics: Metrics) -> str:
     results = metrics.by("webhook_received_total", "result")
-    return f"{_listed(results)}; p99 until answered {_at_most(metrics.quantile('webhook_ack_duration_seconds', 0.99))}"
+    attempts = metrics.by("webhook_delivery_attempts_total", "result")
+    p99 = _at_most(metrics.quantile("webhook_ack_duration_seconds", 0.99))
+    return f"in: {_listed(results)}, p99 until answered {p99}; out: {_listed(attempts)}"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

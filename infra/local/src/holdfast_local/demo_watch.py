@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from holdfast_local.demo_client import DemoClient, OrderSeen
-from holdfast_local.demo_script import ScriptedOrder, name_orders
+from holdfast_local.demo_client import Delivery, DemoClient, OrderSeen
+from holdfast_local.demo_script import SUBSCRIBER, ScriptedOrder, name_orders
 from holdfast_local.errors import RunnerError
 from holdfast_local.secrets import CLIENTS
 from holdfast_local.supervisor import Change, Event
@@ -73,9 +73,17 @@ class OrderWatch:
         self._placed: dict[str, ScriptedOrder] = {}
         self.outcomes: dict[int, str] = {}
         self.message_ids: list[str] = []
+        self.deliveries: list[Delivery] = []
 
     def add(self, order_id: str, order: ScriptedOrder) -> None:
         self._placed[order_id] = order
+
+    def id_of(self, order: ScriptedOrder) -> str:
+        return next(order_id for order_id, placed in self._placed.items() if placed == order)
+
+    def reopen(self, order: ScriptedOrder) -> None:
+        """It is being cancelled: what it came to before is not its end."""
+        self.outcomes.pop(order.number, None)
 
     def open_orders(self, client: str | None = None) -> list[ScriptedOrder]:
         """Those not known to be final: of one client, or all."""
@@ -83,8 +91,9 @@ class OrderWatch:
         return [order for order in placed if client in {None, order.client}]
 
     async def look(self) -> None:
-        """Ask for the orders of clients that have open ones, and for the mail; tell which orders have become final."""
+        """Ask for the orders of clients that have open ones, mails and deliveries; tell which became final."""
         self.message_ids = await self._client.read_message_ids()
+        self.deliveries = await self._client.read_deliveries(SUBSCRIBER)
         news: defaultdict[tuple[str, str], list[ScriptedOrder]] = defaultdict(list)
         for client in CLIENTS:
             for seen in await self._news(client):

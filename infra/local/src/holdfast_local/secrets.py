@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CLIENTS = ("acme", "globex")
-"""The two demo clients; each uses the same key with orders and notifications."""
+CLIENTS = ("acme", "globex", "initech")
+"""The three demo clients; each uses the same key with orders and notifications."""
 SERVICES = ("webhook-ingest", "payments", "orders", "notifications")
 
 

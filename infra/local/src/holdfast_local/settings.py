@@ -90,4 +90,5 @@ def load_settings() -> LocalSettings:
 def _describe(problem: ErrorDetails) -> str:
     """What is wrong with which variable; a rule over several of them names them itself."""
     name = "_".join(str(part) for part in problem["loc"]).upper()
-    return f"LOCAL_{name}: {problem['msg']}" if name else problem["msg"]
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"LOCAL_{name}: {message}" if name else message
