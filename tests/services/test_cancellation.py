@@ -232,7 +232,7 @@ async def test_the_mail_of_a_cancelled_order_says_why(
     await deliver(service.redis, notifications, handlers, *await written(service.database), stream=ORDERS_STREAM)
     mails = await rows(notifications, "SELECT subject, text FROM mail ORDER BY version")
     assert [mail.subject for mail in mails] == ["We have your order", "Your order was cancelled"]
-    assert "requested" in mails[1].text
+    assert "you asked for it" in mails[1].text
 
 
 async def test_captured_news_for_a_cancelled_order_is_an_alarm_and_brings_the_money_back(

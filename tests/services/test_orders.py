@@ -16,6 +16,7 @@ import pytest
 from chassis.caching import Cache
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import (
+    DatabaseUnreachable,
     DependencyError,
     DependencyFailed,
     DependencyRejected,
@@ -69,7 +70,6 @@ from orders.settings import OrdersSettings
 from orders.use_cases import PaymentNews, PaymentStatus, decide_payment
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from waiting import eventually
 
 EVENTS: dict[str, type[PaymentEvent]] = {
@@ -198,7 +198,7 @@ async def test_a_transaction_killed_before_its_commit_leaves_nothing(orders: Ord
             pid = await session.scalar(text("SELECT pg_backend_pid()"))
             await rows(orders.database, "SELECT pg_terminate_backend(:pid)", pid=pid)
 
-    with pytest.raises(DBAPIError):
+    with pytest.raises(DatabaseUnreachable):
         await place_and_be_killed()
     for table in ("orders", "order_line", "job", "outbox", "idempotency_record"):
         assert await count(orders.database, table) == 0

@@ -12,14 +12,13 @@ import httpx
 import orjson
 import pytest
 from chassis import webhooks
-from chassis.errors import LeaseLost
+from chassis.errors import DatabaseUnreachable, LeaseLost
 from chassis.jobs import RunningJob
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import attempt, count, job_statuses, one, rows, running
 from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from standardwebhooks import Webhook
 from webhook_ingest import jobs, use_cases
 from webhook_ingest.api import create_app
@@ -238,7 +237,7 @@ async def test_a_crash_while_publishing_leaves_the_event_and_its_job_as_they_wer
             pid = await session.scalar(text("SELECT pg_backend_pid()"))
             await rows(ingest.database, "SELECT pg_terminate_backend(:pid)", pid=pid)
 
-    assert isinstance(await attempt(ingest.database, PublishEvent, publish_and_be_killed), DBAPIError)
+    assert isinstance(await attempt(ingest.database, PublishEvent, publish_and_be_killed), DatabaseUnreachable)
     assert (await ingest.stored()).status == "stored"
     assert await count(ingest.database, "outbox") == 0
     assert await ingest.publish() is None
