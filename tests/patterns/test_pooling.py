@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from chassis.errors import DatabaseUnreachable, ErrorCode, PoolExhausted
 from chassis.logging import canonical_line
-from chassis.pooling import Database, after_commit, create_redis, pool_budget
+from chassis.pooling import Database, after_commit, create_redis, log_after_commit, pool_budget
 from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
@@ -318,3 +318,23 @@ async def test_redis_is_waited_for_no_longer_than_its_time_out(redis_settings: R
             assert await impatient.ping()
     finally:
         await impatient.aclose()
+
+
+async def test_a_line_about_a_change_is_written_when_it_has_committed_and_never_otherwise(database: Database) -> None:
+    lines: list[tuple[str, int]] = []
+
+    def write(event: str, *, order: int) -> None:
+        lines.append((event, order))
+
+    async def change(order: int, failure: Exception | None) -> None:
+        async with database.transaction() as session:
+            log_after_commit(session, write, "order_moved", order=order)
+            assert lines == []
+            if failure:
+                raise failure
+
+    with pytest.raises(LookupError):
+        await change(1, LookupError())
+    assert lines == []
+    await change(2, None)
+    assert lines == [("order_moved", 2)]

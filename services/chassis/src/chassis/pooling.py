@@ -7,6 +7,7 @@ A request or job takes a connection late, gives it back early and never holds it
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import asyncpg
 from prometheus_client import Counter, Gauge, Histogram
@@ -142,14 +143,19 @@ def _lost_connections_named(pool: str) -> Iterator[None]:
         raise DatabaseUnreachable(pool, "the connection was lost") from error
 
 
-def after_commit(session: AsyncSession, callback: Callable[[], None]) -> None:
+def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
     """Call `callback` once the session's transaction has committed; never when it rolls back.
 
     The same callback given twice runs once. It must not block or raise: it wakes somebody up, nothing more.
     """
-    callbacks: list[Callable[[], None]] = session.info.setdefault(_AFTER_COMMIT, [])
+    callbacks: list[Callable[[], object]] = session.info.setdefault(_AFTER_COMMIT, [])
     if callback not in callbacks:
         callbacks.append(callback)
+
+
+def log_after_commit(session: AsyncSession, write: Callable[..., object], event: str, **fields: object) -> None:
+    """`write(event, **fields)` once the transaction has committed: a line about what rolled back would be a lie."""
+    after_commit(session, partial(write, event, **fields))
 
 
 def create_redis(settings: RedisSettings, *, timeout: float) -> Redis:

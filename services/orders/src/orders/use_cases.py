@@ -16,6 +16,7 @@ from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -86,7 +87,7 @@ async def place_order(
     await _publish(session, order, OrderPlaced)
     answer = StoredAnswer(201, _view(order, lines).model_dump_json().encode())
     await idempotency.store_answer(session, key, answer)
-    log.info("order_placed", order_id=order.id, amount=order.amount, currency=order.currency)
+    log_after_commit(session, log.info, "order_placed", order_id=order.id, amount=order.amount, currency=order.currency)
     return answer
 
 
@@ -152,7 +153,9 @@ async def _begin_cancelling(session: AsyncSession, *which: ColumnElement[bool], 
     order_ids = list(moved)
     for order_id in order_ids:
         await enqueue(session, SettlePayment(order_id=order_id), unique_key=str(order_id))
-        log.info("order_moved", order_id=order_id, status=OrderStatus.CANCELLING.value, reason=reason)
+        log_after_commit(
+            session, log.info, "order_moved", order_id=order_id, status=OrderStatus.CANCELLING.value, reason=reason
+        )
     return order_ids
 
 
@@ -247,7 +250,7 @@ async def _move(
         ORDER.check(OrderStatus(order.status), target)
         return
     await _publish(session, moved, OrderConfirmed if target is OrderStatus.CONFIRMED else OrderCancelled)
-    log.info("order_moved", order_id=order.id, status=target.value, reason=reason)
+    log_after_commit(session, log.info, "order_moved", order_id=order.id, status=target.value, reason=reason)
 
 
 async def _publish(session: AsyncSession, order: Order, event: type[OrderEvent]) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 from chassis import outbox
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from pydantic import ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -91,4 +92,12 @@ async def _move(session: AsyncSession, event: ProviderEvent, target: ProviderEve
         update(ProviderEvent).where(ProviderEvent.id == event.id).values(status=target.value, reason=reason)
     )
     write = log.error if target is ProviderEventStatus.DEAD else log.info
-    write("provider_event_moved", provider=event.provider, event_id=event.event_id, status=target.value, reason=reason)
+    log_after_commit(
+        session,
+        write,
+        "provider_event_moved",
+        provider=event.provider,
+        event_id=event.event_id,
+        status=target.value,
+        reason=reason,
+    )

@@ -9,6 +9,7 @@ from chassis import idempotency
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from chassis.settings import EgressSettings
 from chassis.ssrf import DestinationRefused, Resolve, check_addresses, check_url
 from chassis.webhooks import new_secret
@@ -54,7 +55,7 @@ async def create_endpoint(
         .returning(WebhookEndpoint)
     )
     assert endpoint is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
-    log.info("webhook_endpoint_created", endpoint_id=endpoint.id)
+    log_after_commit(session, log.info, "webhook_endpoint_created", endpoint_id=endpoint.id)
     return await _answer_with_secret(session, endpoint, key, status=201)
 
 
@@ -89,7 +90,7 @@ async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id
     nothing = dict.fromkeys(("secret", "old_secret", "old_secret_until"))
     await _change(session, endpoint_id, {"is_enabled": False, "deleted_at": func.now(), **nothing})
     await settle_pending(session, endpoint_id, "the endpoint was deleted")
-    log.info("webhook_endpoint_deleted", endpoint_id=endpoint_id)
+    log_after_commit(session, log.info, "webhook_endpoint_deleted", endpoint_id=endpoint_id)
 
 
 async def rotate_secret(
@@ -105,7 +106,7 @@ async def rotate_secret(
     until = func.now() + timedelta(seconds=overlap)
     values = {"secret": new_secret(), "old_secret": endpoint.secret, "old_secret_until": until}
     changed = await _change(session, endpoint_id, values)
-    log.info("webhook_secret_rotated", endpoint_id=endpoint_id)
+    log_after_commit(session, log.info, "webhook_secret_rotated", endpoint_id=endpoint_id)
     return await _answer_with_secret(session, changed, key, status=200)
 
 

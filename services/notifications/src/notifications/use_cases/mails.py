@@ -5,6 +5,7 @@ from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -86,7 +87,9 @@ async def settle_mail(session: AsyncSession, mail_id: UUID, status: MailStatus, 
     )
     if settled is not None:
         write = log.error if status is MailStatus.DEAD else log.info
-        write("mail_settled", mail_id=mail_id, order_id=settled, status=status.value, reason=reason)
+        log_after_commit(
+            session, write, "mail_settled", mail_id=mail_id, order_id=settled, status=status.value, reason=reason
+        )
 
 
 async def list_mails(session: AsyncSession, *, client_id: str, order_id: UUID) -> MailList:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -35,7 +36,9 @@ async def request_refund(session: AsyncSession, payment: Payment) -> None:
     )
     assert refund_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
     await enqueue(session, MakeRefund(refund_id=refund_id), unique_key=str(refund_id))
-    log.info("refund_requested", payment_id=payment.id, refund_id=refund_id, amount=payment.amount)
+    log_after_commit(
+        session, log.info, "refund_requested", payment_id=payment.id, refund_id=refund_id, amount=payment.amount
+    )
 
 
 async def refund_to_ask_for(session: AsyncSession, refund_id: UUID) -> Refund | None:
@@ -82,7 +85,15 @@ async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bo
     )
     if refund is None:
         return False
-    log.info("refund_moved", refund_id=refund.id, payment_id=payment.id, status=target.value, reason=refund.reason)
+    log_after_commit(
+        session,
+        log.info,
+        "refund_moved",
+        refund_id=refund.id,
+        payment_id=payment.id,
+        status=target.value,
+        reason=refund.reason,
+    )
     if target is RefundStatus.SUCCEEDED:
         await move(session, payment.id, PaymentStatus.REFUNDED, {}, refund_id=refund.id)
     elif target is RefundStatus.FAILED:

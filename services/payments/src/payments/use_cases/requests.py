@@ -5,6 +5,7 @@ from uuid import UUID
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,7 +38,14 @@ async def request_payment(session: AsyncSession, command: RequestPayment) -> tup
     )
     if inserted is not None:
         await enqueue(session, ChargePayment(payment_id=inserted.id), unique_key=str(inserted.id))
-        log.info("payment_requested", payment_id=inserted.id, order_id=inserted.order_id, amount=inserted.amount)
+        log_after_commit(
+            session,
+            log.info,
+            "payment_requested",
+            payment_id=inserted.id,
+            order_id=inserted.order_id,
+            amount=inserted.amount,
+        )
         return _view(inserted), True
     payment = _require_same(await session.get(Payment, command.payment_id), command)
     return _view(payment), False

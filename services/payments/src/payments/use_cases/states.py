@@ -5,6 +5,7 @@ from uuid import UUID
 
 from chassis import outbox
 from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -53,7 +54,9 @@ async def move(
     )
     if payment is None:
         return None
-    log.info("payment_moved", payment_id=payment.id, order_id=payment.order_id, status=payment.status)
+    log_after_commit(
+        session, log.info, "payment_moved", payment_id=payment.id, order_id=payment.order_id, status=payment.status
+    )
     if event is not None:
         await publish(session, payment, event, **event_fields)
     return payment
