@@ -157,6 +157,7 @@ async def test_data_survives_a_stop_and_another_password_is_named_as_the_cause()
         with pytest.raises(RunnerError, match="initialised with another password"):
             await stranger.start()
         assert stranger.pid is None
+        server.remove()
 
 
 @pytest.mark.skipif(not is_root, reason="only root needs another account for PostgreSQL")
