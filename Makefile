@@ -4,7 +4,7 @@ BIN := .venv/bin
 SYNCED := .venv/holdfast-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit test lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run test test-faults chaos lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
@@ -26,6 +26,9 @@ demo: $(SYNCED) ## Start everything, place orders, kill a worker, ask the oracle
 
 audit: $(SYNCED) ## Ask the oracle about the running platform
 	@$(BIN)/holdfast-local audit
+
+run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders jobs dead"
+	@$(BIN)/holdfast-local run $(CMD)
 
 test: $(SYNCED) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest

@@ -5,8 +5,9 @@ from contextlib import suppress
 
 import pytest
 from chassis.errors import ApiError, ErrorCode
-from chassis.idempotency import IdempotencyKey, StoredAnswer, find_answer, idempotency_key, store_answer
+from chassis.idempotency import IdempotencyKey, StoredAnswer, find_answer, idempotency_key, prune, store_answer
 from chassis.pooling import Database
+from sqlalchemy import text
 
 KEY = idempotency_key("acme", "order-1", b'{"amount": 1}')
 ANSWER = StoredAnswer(201, b'{"id": "\xc3\xa9 \x00 as it was"}')
@@ -82,3 +83,17 @@ def test_a_key_that_is_missing_or_too_long_is_a_400(header: str | None) -> None:
     with pytest.raises(ApiError) as refused:
         idempotency_key("acme", header, b"")
     assert refused.value.code is ErrorCode.IDEMPOTENCY_KEY_MISSING
+
+
+async def test_an_answer_is_forgotten_after_its_retention_and_not_before(database: Database) -> None:
+    old, new = (idempotency_key("acme", name, b"") for name in ("old", "new"))
+    for key in (old, new):
+        await perform(database, key, ANSWER)
+    async with database.transaction() as session:
+        await session.execute(
+            text("UPDATE idempotency_record SET created_at = now() - interval '2 days' WHERE key = 'old'")
+        )
+    async with database.transaction() as session:
+        await prune(session, retention=86_400)
+        assert await find_answer(session, old) is None
+        assert await find_answer(session, new) == ANSWER

@@ -1,6 +1,7 @@
 """`holdfast-local`: run the platform on this machine."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -12,12 +13,15 @@ from rich.console import Console
 
 from holdfast_local.audit import audit_running
 from holdfast_local.errors import RunnerError
+from holdfast_local.installation import Installation
 from holdfast_local.logs import print_logs
 from holdfast_local.platform import running_platform
 from holdfast_local.report import print_event, print_table
 from holdfast_local.runs import end_leftovers, running_record, stop_runner
+from holdfast_local.secrets import SERVICES
 from holdfast_local.settings import LocalSettings, load_settings
 from holdfast_local.state import remove_state
+from holdfast_local.topology import command_of
 
 _STOP_DEADLINE_SECONDS = 120.0  # four layers of processes, each with its own deadline; an idle platform takes two
 
@@ -65,6 +69,15 @@ def logs(
 def audit(context: typer.Context) -> None:
     """Ask the oracle about the running platform; options for it may follow: --wait, --crashes, --json …"""
     raise typer.Exit(audit_running(load_settings(), context.args))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context, service: str) -> None:
+    """Run a service's own command with this installation's settings: `run orders jobs dead`."""
+    if service not in SERVICES:
+        raise RunnerError(f"there is no service {service}; there are {', '.join(SERVICES)}")
+    command, environment = command_of(Installation.load(load_settings()), service, context.args)
+    os.execve(command[0], command, environment)
 
 
 @app.command()

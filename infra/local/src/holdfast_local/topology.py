@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -173,6 +173,12 @@ def _service(
         management=installation.url(management),
         ports=settings.ports(*([setting, management] if is_api else [management])),
     )
+
+
+def command_of(installation: Installation, service: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """A service's own command as this installation's worker would run it, and its environment."""
+    environment = _service_environment(installation, service, secrets_of=service, extra={})
+    return [str(_COMMANDS / service), *arguments], environment
 
 
 def _service_environment(

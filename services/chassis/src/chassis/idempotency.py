@@ -22,6 +22,14 @@ _RECORD = text(
     " VALUES (:client, :key, :fingerprint, :status, :body)"
 )
 
+_PRUNE = text(
+    "DELETE FROM idempotency_record WHERE (client, key) IN ("
+    " SELECT client, key FROM idempotency_record"
+    " WHERE created_at < now() - make_interval(secs => CAST(:retention AS double precision)) LIMIT :batch)"
+)
+PRUNE_EVERY = 60.0  # seconds; with the batch below that is 160 a second, above what one service answers for long
+_PRUNE_BATCH = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
@@ -74,3 +82,8 @@ async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: Store
             "body": answer.body,
         },
     )
+
+
+async def prune(session: AsyncSession, *, retention: float) -> None:
+    """Forget answers older than `retention` seconds; their keys may then be used for something else."""
+    await session.execute(_PRUNE, {"retention": retention, "batch": _PRUNE_BATCH})

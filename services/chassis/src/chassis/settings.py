@@ -1,8 +1,8 @@
 """Every limit of the chassis, once: its default, its unit and the reason for the number.
 
 Each class is one group of settings (`database.pool_size` is `HOLDFAST_DATABASE__POOL_SIZE`). A service's own
-settings model derives from `ServiceSettings`; `chassis.config.load` fills it from the layers. The chart, the
-reference page and `.env.example` are checked against these models.
+settings model derives from `ServiceSettings`; `chassis.config.load` fills it from the layers. The
+reference page and `.env.example` are generated from these models.
 """
 
 import re
@@ -43,7 +43,7 @@ class HttpSettings(Group):
     max_concurrent_requests: int = Field(
         200,
         gt=0,
-        description="What one process holds at once before it answers 503: 10 × its database connections.",
+        description="What one process holds at once before it answers 503: 20 × its database connections.",
     )
     default_deadline: Seconds = Field(
         10.0,
@@ -52,11 +52,11 @@ class HttpSettings(Group):
 
 
 class ManagementSettings(Group):
-    """The management port: probes, metrics, and what operators may change with the token."""
+    """The management port: probes, metrics and who this is."""
 
     host: str = "127.0.0.1"
     port: Port = 9000
-    token: SecretStr | None = Field(None, description="Needed for whatever changes something; none: nothing can.")
+    token: SecretStr | None = Field(None, description="For what changes something on this port; nothing does yet.")
 
 
 class ShutdownSettings(Group):
@@ -150,7 +150,7 @@ class RateLimitSettings(Group):
     burst: int = Field(50, gt=0, description="Cost a rested principal may spend at once.")
     tiers: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="Tier → factor on rate_per_second and burst for its principals; a tier not named here has 1.",
+        description="Tier → factor on rate_per_second and burst; one not named here has 1. All are `standard` so far.",
     )
     replicas: int = Field(
         1, gt=0, description="Processes that share a limit: the local limiter allows limit ÷ replicas."
@@ -281,6 +281,12 @@ class OutboxSettings(Group):
     retention: Seconds = Field(7 * 86_400.0, description="Seconds a published row is kept to be published again.")
     inbox_retention: Seconds = Field(14 * 86_400.0, description="Seconds a consumed event id is kept; above retention.")
     stream_max_length: int = Field(100_000, gt=0, description="Entries a stream keeps, approximately: a day at 1/s.")
+
+
+class IdempotencySettings(Group):
+    retention: Seconds = Field(
+        86_400.0, description="Seconds an answer is kept for its key: a day, far beyond any client's retries."
+    )
 
 
 class SweepSettings(Group):

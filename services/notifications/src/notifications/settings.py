@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from chassis.settings import EgressSettings, Group, Port, Seconds, ServiceSettings, SweepSettings
+from chassis.settings import EgressSettings, Group, IdempotencySettings, Port, Seconds, ServiceSettings, SweepSettings
 from pydantic import Field
 
 
@@ -39,4 +39,5 @@ class NotificationsSettings(ServiceSettings):
 
     smtp: SmtpSettings = SmtpSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()

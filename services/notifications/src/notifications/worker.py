@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
+from chassis import idempotency
 from chassis.schedules import Schedule
 from chassis.worker import Stages, WorkerResources, run_worker_process
 
@@ -31,7 +32,13 @@ async def _open_parts(settings: NotificationsSettings, resources: WorkerResource
     )
     consumer = resources.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
     sweep = partial(use_cases.sweep, stale_after=settings.sweeps.stale_after, batch=settings.sweeps.batch)
-    scheduler = resources.scheduler([Schedule(name="sweep", every=settings.sweeps.every, run=sweep)])
+    prune = partial(idempotency.prune, retention=settings.idempotency.retention)
+    scheduler = resources.scheduler(
+        [
+            Schedule(name="sweep", every=settings.sweeps.every, run=sweep),
+            Schedule(name="prune_idempotency_records", every=idempotency.PRUNE_EVERY, run=prune),
+        ]
+    )
     try:
         yield [[job_runner, consumer, scheduler]]
     finally:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from chassis.settings import DependencySettings, Seconds, ServiceSettings, SweepSettings
+from chassis.settings import DependencySettings, IdempotencySettings, Seconds, ServiceSettings, SweepSettings
 from pydantic import Field
 
 
@@ -10,6 +10,7 @@ class OrdersSettings(ServiceSettings):
     service_name: ClassVar[str] = "orders"
 
     payments: DependencySettings
+    idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()
     pending_limit: Seconds = Field(
         900.0,

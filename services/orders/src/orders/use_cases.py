@@ -12,7 +12,7 @@ from typing import Literal
 from uuid import UUID
 
 from chassis import idempotency, outbox
-from chassis.errors import ApiError, ErrorCode, ErrorDetail
+from chassis.errors import ApiError, ErrorCode, ErrorDetail, IllegalTransition
 from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
@@ -247,8 +247,7 @@ async def _move(
         .execution_options(populate_existing=True)
     )
     if moved is None:
-        ORDER.check(OrderStatus(order.status), target)
-        return
+        raise IllegalTransition(ORDER.name, order.status, target)
     await _publish(session, moved, OrderConfirmed if target is OrderStatus.CONFIRMED else OrderCancelled)
     log_after_commit(session, log.info, "order_moved", order_id=order.id, status=target.value, reason=reason)
 

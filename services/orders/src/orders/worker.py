@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
+from chassis import idempotency
 from chassis.caching import Cache
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.http_client import HttpDependency
@@ -73,5 +74,10 @@ def _schedules(settings: OrdersSettings, cache: Cache[OwnedOrder]) -> list[Sched
             name="sweep",
             every=sweeps.every,
             run=partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch),
+        ),
+        Schedule(
+            name="prune_idempotency_records",
+            every=idempotency.PRUNE_EVERY,
+            run=partial(idempotency.prune, retention=settings.idempotency.retention),
         ),
     ]
