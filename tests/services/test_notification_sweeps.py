@@ -28,7 +28,9 @@ async def jobs_after_sweep(notifications: Notifications) -> list[str]:
 
 async def test_a_mail_whose_job_is_dead_gets_another(notifications: Notifications) -> None:
     await waiting_mail(notifications)
-    await execute(notifications.database, "UPDATE job SET status = 'dead', unique_key = NULL")
+    await execute(
+        notifications.database, "UPDATE job SET status = 'dead', unique_key = NULL, run_at = now() - interval '1 hour'"
+    )
     assert await jobs_after_sweep(notifications) == ["send_mail"]
     assert await jobs_after_sweep(notifications) == ["send_mail"]
 

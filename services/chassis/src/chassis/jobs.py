@@ -10,11 +10,12 @@ replays those that could not be saved, and `jobs.sql` has every statement.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ColumnElement, Text, cast, column, select, table, text
+from sqlalchemy import ColumnElement, DateTime, Text, cast, column, func, or_, select, table, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
@@ -27,7 +28,17 @@ from chassis.wakeup import wake_after_commit
 
 STATEMENTS = {name: text(sql) for name, sql in load_statements("jobs.sql").items()}
 
-_JOB = table("job", column("name", Text), column("status", Text), column("payload", JSONB))
+_JOB = table(
+    "job",
+    column("name", Text),
+    column("status", Text),
+    column("payload", JSONB),
+    column("run_at", DateTime(timezone=True)),
+)
+
+DEAD_PAUSE = timedelta(minutes=10)
+"""How long a dead letter keeps a sweep from making another job about the same: whoever is alarmed sees a few of them,
+not hundreds, and what heals by itself still goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +103,8 @@ async def enqueue(
 
 
 def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
-    """SQL for a sweep: whether a job of one of these kinds waits, backs off or runs whose payload has these ids.
+    """SQL for a sweep: whether a job of one of these kinds whose payload has these ids waits, backs off or runs, or has
+    died within `DEAD_PAUSE`.
 
     `unique_key` cannot tell: a job gives it up when it is claimed, so that one which backs off does not hold it.
     """
@@ -100,7 +112,7 @@ def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribu
         select(_JOB)
         .where(
             _JOB.c.name.in_([kind.options.name for kind in kinds]),
-            _JOB.c.status.in_(["ready", "running"]),
+            or_(_JOB.c.status.in_(["ready", "running"]), _JOB.c.run_at > func.now() - DEAD_PAUSE),
             *(_JOB.c.payload[name].astext == cast(value, Text) for name, value in about.items()),
         )
         .exists()
