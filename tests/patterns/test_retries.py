@@ -120,6 +120,10 @@ def test_a_wait_is_anywhere_between_nothing_and_the_capped_exponential(n: int, u
     assert full_jitter(n, base=0.1, cap=2.0, random=lambda: u) == u * min(2.0, 0.1 * 2**n)
 
 
+def test_a_wait_after_any_number_of_failures_is_at_most_the_cap() -> None:
+    assert full_jitter(10_000, base=0.1, cap=2.0, random=lambda: 1.0) == 2.0
+
+
 def test_ten_percent_of_jitter_keeps_callers_that_failed_together_in_step_and_full_jitter_spreads_them() -> None:
     def busiest_tenth(waits: list[float], longest: float) -> int:
         return max(sum(i <= wait / longest * 10 < i + 1 for wait in waits) for i in range(10))

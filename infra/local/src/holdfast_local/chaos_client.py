@@ -63,11 +63,6 @@ class PatientClient(DemoClient):
         answer = await self._until({HTTPStatus.CREATED}, lambda: self.place_purchase(purchase))
         return OrderSeen.model_validate_json(answer.body).id
 
-    async def cancel(self, client: str, order_id: str) -> Answer:
-        url = self._orders(f"/v1/orders/{order_id}/cancel")
-        async with self._session.post(url, headers=self._as(client)) as response:
-            return await Answer.of(response)
-
     async def call_off(self, client: str, order_id: str) -> None:
         await self._until({HTTPStatus.OK, HTTPStatus.ACCEPTED}, lambda: self.cancel(client, order_id))
 

@@ -48,8 +48,6 @@ type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_bac
 type Handler = Callable[[RunningJob, Any], Awaitable[None]]
 
 _MAX_REASON_LENGTH = 2000
-_MAX_EXPONENT = 32
-"""2³² times any base is above every cap, and 2.0ⁿ overflows in the end."""
 _CANCELLATION_SECONDS = 2.0
 """What a cancelled handler gets to clean up; the fencing token makes it harmless if it takes longer."""
 
@@ -288,7 +286,7 @@ class JobRunner:
         options = self._handlers[run.row.name, run.row.payload_version][0].options
         base = options.backoff_base or self._settings.backoff_base
         cap = options.backoff_cap or self._settings.backoff_cap
-        return full_jitter(min(run.job.attempt - 1, _MAX_EXPONENT), base=base, cap=cap, random=self._uniform)
+        return full_jitter(run.job.attempt - 1, base=base, cap=cap, random=self._uniform)
 
     async def _heartbeat(self) -> None:
         """Extend the leases of this process, and cancel the handlers of jobs that are no longer its own."""

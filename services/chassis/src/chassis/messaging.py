@@ -55,7 +55,6 @@ _MAX_REASON_LENGTH = 2000
 _PRUNE_ROWS = 10_000
 _PRUNE_EVERY_SECONDS = 60.0
 _MAX_PAUSE_SECONDS = 30.0
-_MAX_EXPONENT = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,9 +270,7 @@ class Consumer:
     def _pause(self) -> float:
         """Seconds until the next try: full jitter, longer with each failure in a row."""
         self._failures += 1
-        return full_jitter(
-            min(self._failures - 1, _MAX_EXPONENT), base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._uniform
-        )
+        return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._uniform)
 
     async def _tend(self) -> None:
         """Now and then: take over from silent consumers, measure, and forget old event ids."""

@@ -83,12 +83,16 @@ def is_retryable(error: DependencyError, *, idempotent: bool) -> bool:
     return idempotent and (error.status is None or error.status in RETRYABLE_STATUSES)
 
 
+_MAX_EXPONENT = 32
+"""2³² times any base is above every cap, and 2.0ⁿ overflows in the end."""
+
+
 def full_jitter(n: int, *, base: float, cap: float, random: Callable[[], float]) -> float:
     """Seconds before retry n = 0, 1, …: U(0, min(cap, base·2ⁿ)).
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
-    return random() * min(cap, base * 2.0**n)
+    return random() * min(cap, base * 2.0 ** min(n, _MAX_EXPONENT))
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
