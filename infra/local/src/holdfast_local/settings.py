@@ -54,8 +54,8 @@ class LocalSettings(BaseSettings):
     mailbox_port: Port = 8102
     mailbox_smtp_port: Port = 8125
     customer_endpoint_port: Port = 8103
-    postgres_port: Port = 55432
-    valkey_port: Port = 56379
+    postgres_port: Port = 25432
+    valkey_port: Port = 25379
 
     @model_validator(mode="after")
     def _every_port_exists(self) -> Self:
