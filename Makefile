@@ -2,12 +2,13 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 SYNCED := .venv/holdfast-synced
+TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status logs demo audit run test test-faults chaos lint types check docs fmt clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 up: $(SYNCED) ## Start the platform and stay; Ctrl-C stops it
 	@$(BIN)/holdfast-local up
@@ -30,37 +31,43 @@ audit: $(SYNCED) ## Ask the oracle about the running platform
 run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders jobs dead"
 	@$(BIN)/holdfast-local run $(CMD)
 
-test: $(SYNCED) ## Run the tests, on real PostgreSQL and Valkey
+test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest
 
-test-faults: $(SYNCED) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
+test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures
 
 chaos: $(SYNCED) ## Rounds of random faults, then totals; SEED=1 ROUNDS=20, FIRST=7 starts with that round
 	@$(BIN)/holdfast-local chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FIRST),--first $(FIRST))
 
-lint: $(SYNCED) types ## Format, lint, types, imports
+lint: $(TOOLS) types ## Format, lint, types, imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 
-types: $(SYNCED)
+types: $(TOOLS)
 	@$(BIN)/mypy $(wildcard services/*/src infra/*/src)
 
 check: lint test ## What has to pass before a commit: lint and tests
 
-docs: $(SYNCED) ## Write the reference pages and .env.example again from the code
+docs: $(TOOLS) ## Write the reference pages and .env.example again from the code
 	@$(BIN)/python docs/generate.py
 
-fmt: $(SYNCED) ## Format the code
+fmt: $(TOOLS) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix --exit-zero --quiet .
 
 clean: ## Delete databases, secrets, logs and our own uv; packages stay in .venv
 	@if $(BIN)/holdfast-local --help >/dev/null 2>&1; then $(BIN)/holdfast-local clean; fi
-	@rm -rf .holdfast $(SYNCED)
+	@rm -rf .holdfast $(SYNCED) $(TOOLS)
 
-# Done again only when the lock file or a package's description is newer.
-$(SYNCED): uv.lock pyproject.toml $(wildcard services/*/pyproject.toml infra/*/pyproject.toml)
+# Done again only when the lock file or a package's description is newer. What runs takes 150 MB, the tools 600 more.
+LOCKED := uv.lock pyproject.toml $(wildcard services/*/pyproject.toml infra/*/pyproject.toml loadtest/pyproject.toml)
+
+$(SYNCED): $(LOCKED)
 	@sh infra/local/set-up.sh
 	@touch $@
+
+$(TOOLS): $(LOCKED)
+	@sh infra/local/set-up.sh tools
+	@touch $@ $(SYNCED)

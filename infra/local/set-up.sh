@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the locked packages into .venv with uv. A machine without uv gets one inside .holdfast, by pip.
+# Installs the locked packages into .venv with uv: `set-up.sh` what runs, `set-up.sh tools` also what tests and checks.
+# A machine without uv gets one inside .holdfast, by pip.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -43,5 +44,11 @@ if [ -n "${own_uv:-}" ] || [ -z "${HOME:-}" ] || [ ! -w "$HOME" ]; then
     mkdir -p "$state/tmp"
     export UV_CACHE_DIR="$state/cache" UV_PYTHON_INSTALL_DIR="$state/python" TMPDIR="$state/tmp"
 fi
-echo "Installing the locked packages into .venv"
-UV_PROJECT_ENVIRONMENT=.venv "$uv" sync --locked --quiet
+export UV_PROJECT_ENVIRONMENT=.venv
+if [ "${1:-}" = tools ]; then
+    echo "Installing the locked packages and tools into .venv"
+    "$uv" sync --locked --quiet
+else
+    echo "Installing the locked packages into .venv"
+    "$uv" sync --locked --quiet --no-default-groups --inexact  # inexact: tools that are there stay
+fi
