@@ -1,0 +1,227 @@
+"""A chart as the real Helm engine renders it, and its objects as Kubernetes' own schemas see them. Needs no cluster.
+
+`render` gives a `Rendering`: its objects, its notes, and `workloads`, whatever makes pods with the pods it makes. The
+checks beside this file take those: `pod_security`, `api_server`, `wiring`. Each returns its complaints as text, so that
+a test compares with `[]` and a failure says everything at once.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import yaml
+
+CHARTS = Path(__file__).parents[2] / "charts"
+HOLDFAST = CHARTS / "holdfast"
+
+KUBERNETES = ("1.34", ".".join(kubernetes_validate.latest_version().split(".")[:2]))
+"""The oldest version that we support, and the newest whose schemas we have."""
+
+type Json = dict[str, Any]
+type Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """An object that makes pods, and the template of those."""
+
+    object: Json
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    pod: Json
+
+    @property
+    def name(self) -> str:
+        """`Deployment/holdfast-orders`."""
+        return identity(self.object)
+
+    @property
+    def containers(self) -> list[Json]:
+        """All of them, those that only prepare the pod first."""
+        return [*self.pod.get("initContainers", []), *self.pod["containers"]]
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it runs only when somebody says `helm test`."""
+        return "test" in hooks(self.object)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    objects: tuple[Json, ...]
+    notes: str
+
+    def of_kind(self, *kinds: str) -> list[Json]:
+        return [found for found in self.objects if found["kind"] in kinds]
+
+    def get(self, kind: str, name: str) -> Json:
+        (found,) = (candidate for candidate in self.of_kind(kind) if candidate["metadata"]["name"] == name)
+        return found
+
+    def names(self, kind: str) -> set[str]:
+        return {found["metadata"]["name"] for found in self.of_kind(kind)}
+
+    @property
+    def workloads(self) -> list[Workload]:
+        return [_workload(found, template) for found in self.objects if (template := _pod_template(found))]
+
+    def workload(self, name: str) -> Workload:
+        """By kind and name: `Deployment/holdfast-orders`."""
+        (found,) = (candidate for candidate in self.workloads if candidate.name == name)
+        return found
+
+
+def render(
+    chart: Path,
+    *values: Values,
+    release: str = "holdfast",
+    namespace: str = "holdfast",
+    revision: int = 1,
+) -> Rendering:
+    """What `helm install` (`helm upgrade` from revision 2 on) would send, the later values over the earlier.
+
+    Raises `helm_python.HelmValuesError` when the chart's schema does not allow the values, `HelmRenderError` when a
+    template fails, and ValueError when a file gives a key twice, of which Kubernetes would keep the last.
+    """
+    with helm_python.Chart.load(chart) as loaded:
+        files = loaded.render(
+            dict(merge(*values)),
+            name=release,
+            namespace=namespace,
+            revision=revision,
+            is_install=revision == 1,
+            is_upgrade=revision > 1,
+        )
+    notes = [text for path, text in files.items() if path.endswith("NOTES.txt")]
+    manifests = [text for path, text in sorted(files.items()) if not path.endswith("NOTES.txt")]
+    return Rendering(
+        objects=tuple(found for text in manifests for found in yaml.load_all(text, _UniqueKeys) if found),
+        notes="".join(notes),
+    )
+
+
+def values_of(chart: Path, file: str = "values.yaml") -> Json:
+    """A values file, as text has it."""
+    return yaml.load((chart / file).read_text(encoding="utf-8"), _UniqueKeys) or {}
+
+
+def values_files(chart: Path) -> list[str]:
+    """`values-dev.yaml`, `values-prod.yaml`: what a chart says about environments."""
+    return sorted(path.name for path in chart.glob("values-*.yaml"))
+
+
+def merge(*layers: Values) -> Values:
+    """As Helm merges values files: mappings by key, everything else replaced by the later."""
+    merged: Json = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nested(path: str, *, value: object) -> Json:
+    """`nested("postgres.enabled", value=False)` is what `--set postgres.enabled=false` means."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def leaves(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value by its dotted path. A list is a value, and so is an empty mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def lint(chart: Path, *values: Values) -> list[str]:
+    """What `helm lint --strict` says, but that an icon is recommended."""
+    report = helm_python.lint(chart, dict(merge(*values)), strict=True, kube_version=f"v{KUBERNETES[0]}.0")
+    return [message["error"] for message in report["messages"] if message["error"] != "icon is recommended"]
+
+
+def schema_problems(found: Json) -> list[str]:
+    """What Kubernetes' schemas hold against an object, in the oldest and the newest version; unknown fields too."""
+    return list(_schema_problems(json.dumps(found, sort_keys=True)))
+
+
+def copy_of(chart: Path, folder: Path, edits: Mapping[str, tuple[str, str]]) -> Path:
+    """A copy of the chart in which text was replaced: `{"templates/service.yaml": ("8000", "8001")}`.
+
+    Proves that a test can fail: it breaks the chart on purpose. Raises ValueError when the text is not there.
+    """
+    copy = folder / chart.name
+    shutil.copytree(chart, copy)
+    for file, (old, new) in edits.items():
+        text = (copy / file).read_text(encoding="utf-8")
+        if old not in text:
+            raise ValueError(f"{file} does not contain {old!r}")
+        (copy / file).write_text(text.replace(old, new), encoding="utf-8")
+    return copy
+
+
+def identity(found: Json) -> str:
+    return f"{found['kind']}/{found['metadata']['name']}"
+
+
+def hooks(found: Json) -> list[str]:
+    """The moments at which Helm makes this object; none: it is part of the release."""
+    annotations = found["metadata"].get("annotations") or {}
+    return [hook.strip() for hook in annotations.get("helm.sh/hook", "").split(",") if hook]
+
+
+@cache
+def _schema_problems(text: str) -> tuple[str, ...]:
+    found = json.loads(text)
+    problems = []
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(found, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            where = ".".join(map(str, error.absolute_path))
+            problems.append(f"{identity(found)} on Kubernetes {version}: {where}: {error.message}")
+        except kubernetes_validate.SchemaNotFoundError as error:
+            problems.append(f"{identity(found)}: {error.message}")
+    return tuple(problems)
+
+
+def _pod_template(found: Json) -> Json | None:
+    match found["kind"]:
+        case "Pod":
+            return found
+        case "CronJob":
+            return found["spec"]["jobTemplate"]["spec"]["template"]
+        case "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job":
+            return found["spec"]["template"]
+        case _:
+            return None
+
+
+def _workload(found: Json, template: Json) -> Workload:
+    metadata = template.get("metadata") or {}
+    return Workload(
+        object=found,
+        labels=metadata.get("labels") or {},
+        annotations=metadata.get("annotations") or {},
+        pod=template["spec"],
+    )
+
+
+class _UniqueKeys(yaml.CSafeLoader):
+    """Refuses a mapping that gives a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise ValueError(f"{', '.join(map(str, twice))} is given twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
