@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from holdfast_local.databases import create_database
-from holdfast_local.postgres import EmbeddedPostgres
+from holdfast_local.postgres import EmbeddedPostgres, temporary_postgres
 
 SCRIPT = Path(__file__).parents[2] / "charts" / "holdfast" / "files" / "create-databases.sh"
 HARD_PASSWORD = 'it\'s "quoted" $HOME `id` \\ %s :owner'
@@ -24,6 +24,13 @@ _numbers = itertools.count(1)
 class Ended:
     code: int
     output: str
+
+
+@pytest.fixture(scope="module")
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A server of its own: its psql and its log are looked at, which one in a container would keep to itself."""
+    async with temporary_postgres() as server:
+        yield server
 
 
 @pytest.fixture
@@ -156,11 +163,16 @@ async def test_a_failing_statement_shows_no_password(
     postgres: EmbeddedPostgres, run_script: RunScript, passwords: Path, name: str
 ) -> None:
     """PostgreSQL's log and psql's messages usually quote what failed."""
-    secret = "unrepeatable"
+    secret, admin = "unrepeatable", f"{name}_admin"
     (passwords / f"{name}_owner").write_text(secret)
-    await (await asyncpg.connect(postgres.dsn)).execute(f"CREATE ROLE {name}_owner SUPERUSER")
-    ended = await run_script("bash", "-c", f"POSTGRES_USER={name}_admin; . {SCRIPT}")
+    connection = await asyncpg.connect(postgres.dsn)
+    await connection.execute(f"""
+        CREATE ROLE {name}_owner; CREATE ROLE {name}_app; CREATE ROLE {admin} LOGIN SUPERUSER PASSWORD 'x';
+        ALTER ROLE {admin} SET default_transaction_read_only = on""")
+    await connection.close()
+    ended = await run_script("env", f"POSTGRES_USER={admin}", "PGPASSWORD=x", str(SCRIPT))
     assert ended.code != 0
+    assert "cannot execute ALTER ROLE in a read-only transaction" in ended.output
     assert secret not in ended.output
     assert secret not in postgres.log.read_text()
 
