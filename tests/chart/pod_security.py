@@ -30,9 +30,9 @@ def restricted_problems(workload: Workload) -> list[str]:
     return [f"{workload.name}: {problem}" for problem in (*_of_pod(workload), *_of_containers(workload))]
 
 
-def house_problems(workload: Workload) -> list[str]:
-    """Ours: a root file system that is read-only, no token, no variables of other services, bounded memory and CPU."""
-    return [f"{workload.name}: {problem}" for problem in _house(workload)]
+def house_problems(workload: Workload, *, may_ask_kubernetes: bool = False) -> list[str]:
+    """Ours: a read-only root, no token (but for who asks Kubernetes' API), no variables of other services, bounds."""
+    return [f"{workload.name}: {problem}" for problem in _house(workload, may_ask_kubernetes=may_ask_kubernetes)]
 
 
 def quantity(text: str | float) -> Decimal:
@@ -120,9 +120,9 @@ def _foreign_hosts(container: Json) -> Iterator[str]:
                 yield f"a probe or hook asks the host {host}"
 
 
-def _house(workload: Workload) -> Iterator[str]:
+def _house(workload: Workload, *, may_ask_kubernetes: bool) -> Iterator[str]:
     pod = workload.pod
-    if pod.get("automountServiceAccountToken") is not False:
+    if pod.get("automountServiceAccountToken") is not False and not may_ask_kubernetes:
         yield "automountServiceAccountToken is not false"
     if pod.get("enableServiceLinks") is not False:
         yield "enableServiceLinks is not false"

@@ -169,6 +169,21 @@ def copy_of(chart: Path, folder: Path, edits: Mapping[str, tuple[str, str]]) -> 
     return copy
 
 
+def changed(found: Json, path: str, value: object) -> Json:
+    """A copy in which one thing is set, by its path: `changed(pod, "containers.0.image", "nginx")`."""
+    copy: Json = json.loads(json.dumps(found))
+    inner, last = _at(copy, path)
+    inner[last] = value
+    return copy
+
+
+def without(found: Json, path: str) -> Json:
+    copy: Json = json.loads(json.dumps(found))
+    inner, last = _at(copy, path)
+    del inner[last]
+    return copy
+
+
 def identity(found: Json) -> str:
     return f"{found['kind']}/{found['metadata']['name']}"
 
@@ -177,6 +192,14 @@ def hooks(found: Json) -> list[str]:
     """The moments at which Helm makes this object; none: it is part of the release."""
     annotations = found["metadata"].get("annotations") or {}
     return [hook.strip() for hook in annotations.get("helm.sh/hook", "").split(",") if hook]
+
+
+def _at(inner: Any, path: str) -> tuple[Any, str | int]:
+    """What holds the last part of the path, and that part. A number is a place in a list."""
+    *folders, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
+    for part in folders:
+        inner = inner[part]
+    return inner, last
 
 
 @cache

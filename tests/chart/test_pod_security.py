@@ -1,11 +1,8 @@
 """The checker of pods, on pods that are wrong in one way each. What it says of the charts is in test_security."""
 
-import json
-from typing import Any
-
 import pytest
 from pod_security import house_problems, quantity, restricted_problems
-from rendering import Json, Workload
+from rendering import Json, Workload, changed, without
 
 CONTAINER: Json = {
     "name": "main",
@@ -148,27 +145,6 @@ def workload(pod: Json = POD, annotations: dict[str, str] | None = None) -> Work
     return Workload(object=object_, labels={}, annotations=annotations or {}, pod=pod)
 
 
-def changed(path: str, value: object) -> Json:
-    """The good pod with one thing set."""
-    pod: Json = json.loads(json.dumps(POD))
-    *folders, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
-    inner: Any = pod
-    for part in folders:
-        inner = inner[part]
-    inner[last] = value
-    return pod
-
-
-def without(path: str) -> Json:
-    parent, _, last = path.rpartition(".")
-    pod = changed(path, None)
-    inner: Any = pod
-    for part in parent.split("."):
-        inner = inner[int(part) if part.isdecimal() else part]
-    del inner[last]
-    return pod
-
-
 def test_a_pod_that_follows_every_rule_is_not_complained_of() -> None:
     assert restricted_problems(workload()) == []
     assert house_problems(workload()) == []
@@ -176,14 +152,19 @@ def test_a_pod_that_follows_every_rule_is_not_complained_of() -> None:
 
 @pytest.mark.parametrize(("path", "value", "complaints"), [(p, v, c) for p, v, *c in SAYS.values()], ids=SAYS)
 def test_what_the_restricted_profile_forbids_is_named(path: str, value: object, complaints: list[str]) -> None:
-    found = restricted_problems(workload(changed(path, value)))
+    found = restricted_problems(workload(changed(POD, path, value)))
     assert found == [f"Pod/orders: {complaint}" for complaint in complaints]
 
 
 @pytest.mark.parametrize(("path", "complaints"), LACKS.items(), ids=LACKS)
 def test_what_the_restricted_profile_asks_for_is_missed(path: str, complaints: tuple[str, ...]) -> None:
-    found = restricted_problems(workload(without(path)))
+    found = restricted_problems(workload(without(POD, path)))
     assert found == [f"Pod/orders: {complaint}" for complaint in complaints]
+
+
+def test_only_who_asks_kubernetes_may_have_a_token() -> None:
+    with_token = workload(changed(POD, "automountServiceAccountToken", True))
+    assert house_problems(with_token, may_ask_kubernetes=True) == []
 
 
 def test_an_apparmor_profile_by_the_old_annotation_counts() -> None:
@@ -195,7 +176,7 @@ def test_an_apparmor_profile_by_the_old_annotation_counts() -> None:
 
 @pytest.mark.parametrize(("path", "value", "complaints"), [(p, v, c) for p, v, *c in HOUSE.values()], ids=HOUSE)
 def test_what_this_project_asks_of_a_pod_is_missed(path: str, value: object, complaints: list[str]) -> None:
-    found = house_problems(workload(changed(path, value)))
+    found = house_problems(workload(changed(POD, path, value)))
     assert found == [f"Pod/orders: {complaint}" for complaint in complaints]
 
 
