@@ -1,6 +1,7 @@
 """What every test may use: a real PostgreSQL and a real Valkey, started once, and a fresh database for each test."""
 
 import itertools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
@@ -8,29 +9,41 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from backends import VARIABLE, Backend, RealServer, UnknownBackend, choose
 from chassis.migrations import upgrade
 from chassis.pooling import Database, create_redis
 from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.databases import create_database
-from holdfast_local.postgres import EmbeddedPostgres, temporary_postgres
-from holdfast_local.valkey import temporary_valkey
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
 PASSWORD = "only-for-tests"
 
+BACKEND = pytest.StashKey[Backend]()
+
 type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the back end before anything is collected, and drop the variable: a service that a test starts would
+    refuse to, since it knows no setting of that name.
+    """
+    try:
+        config.stash[BACKEND] = choose(os.environ)
+    except UnknownBackend as error:
+        raise pytest.UsageError(str(error)) from error
+    os.environ.pop(VARIABLE, None)
+
+
 @pytest.fixture(scope="session")
-async def postgres() -> AsyncIterator[EmbeddedPostgres]:
-    async with temporary_postgres() as server:
+async def postgres(pytestconfig: pytest.Config) -> AsyncIterator[RealServer]:
+    async with pytestconfig.stash[BACKEND].postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-async def redis_settings() -> AsyncIterator[RedisSettings]:
-    async with temporary_valkey() as server:
+async def redis_settings(pytestconfig: pytest.Config) -> AsyncIterator[RedisSettings]:
+    async with pytestconfig.stash[BACKEND].valkey() as server:
         parts = urlsplit(server.dsn)
         assert parts.hostname
         assert parts.port
@@ -47,7 +60,7 @@ async def redis(redis_settings: RedisSettings) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-async def fresh_database(postgres: EmbeddedPostgres) -> FreshDatabase:
+async def fresh_database(postgres: RealServer) -> FreshDatabase:
     """Makes a database with the tables of the chassis (`""`) or of a service's package, by copying a migrated one."""
     numbers = itertools.count(1)
     templates: dict[str, str] = {}
@@ -75,7 +88,7 @@ async def database(database_settings: DatabaseSettings) -> AsyncIterator[Databas
     await pool.close()
 
 
-async def _migrated_template(postgres: EmbeddedPostgres, package: str) -> str:
+async def _migrated_template(postgres: RealServer, package: str) -> str:
     name = f"template_{package or 'chassis'}"
     await create_database(postgres.dsn, name=name, owner=("test_owner", PASSWORD), runtime=("test_app", PASSWORD))
     folders = [Path(import_module(package).__path__[0]) / "migrations"] if package else []
@@ -83,7 +96,7 @@ async def _migrated_template(postgres: EmbeddedPostgres, package: str) -> str:
     return name
 
 
-def _settings(postgres: EmbeddedPostgres, name: str) -> DatabaseSettings:
+def _settings(postgres: RealServer, name: str) -> DatabaseSettings:
     parts = urlsplit(postgres.dsn)
     assert parts.hostname
     assert parts.port
@@ -98,7 +111,7 @@ def _settings(postgres: EmbeddedPostgres, name: str) -> DatabaseSettings:
     )
 
 
-async def _execute(postgres: EmbeddedPostgres, statement: str) -> None:
+async def _execute(postgres: RealServer, statement: str) -> None:
     connection = await asyncpg.connect(postgres.dsn)
     try:
         await connection.execute(statement)

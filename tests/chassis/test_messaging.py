@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 import pytest
+from backends import RealServer
 from chassis.inbox import Kinds, Received, Undeliverable, in_order
 from chassis.messaging import Consumer, Handler, consumed
 from chassis.outbox import Event, Relay, publish
@@ -15,7 +16,6 @@ from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.telemetry import current_traceparent
 from chassis.wakeup import Wakeups
-from holdfast_local.postgres import EmbeddedPostgres
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -34,7 +34,7 @@ class OrderConfirmed(Event, type="order.confirmed"):
 
 
 @pytest.fixture
-async def seen(database_settings: DatabaseSettings, postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+async def seen(database_settings: DatabaseSettings, postgres: RealServer) -> AsyncIterator[asyncpg.Connection]:
     """An administrator's connection to the database, where it has made the table `seen` for the handlers."""
     connection = await asyncpg.connect(postgres.dsn, database=database_settings.name)
     await connection.execute("CREATE TABLE seen (at bigint GENERATED ALWAYS AS IDENTITY, what text)")
@@ -307,7 +307,7 @@ async def test_an_outage_of_the_database_is_no_fault_of_the_event(
     database: Database,
     seen: asyncpg.Connection,
     database_settings: DatabaseSettings,
-    postgres: EmbeddedPostgres,
+    postgres: RealServer,
 ) -> None:
     admin = await asyncpg.connect(postgres.dsn)
     async with consuming(redis, database, {OrderPlaced: see}, max_deliveries=3) as consumer:

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from backends import RealServer
 from chassis.errors import ConfigurationError
 from chassis.migrations import upgrade
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings
 from holdfast_local.databases import create_database
-from holdfast_local.postgres import EmbeddedPostgres
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
@@ -28,7 +28,7 @@ def upgrade() -> None:
 
 
 @pytest.fixture
-async def empty_database(postgres: EmbeddedPostgres, database_settings: DatabaseSettings) -> DatabaseSettings:
+async def empty_database(postgres: RealServer, database_settings: DatabaseSettings) -> DatabaseSettings:
     """A database without a table; its roles are its own."""
     name = f"{database_settings.name}_empty"
     await create_database(postgres.dsn, name=name, owner=("shop_owner", "o"), runtime=("shop_app", "r"))

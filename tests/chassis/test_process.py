@@ -9,12 +9,12 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
+from backends import RealServer
 from captured_logs import captured_logs
 from chassis.errors import HoldfastError
 from chassis.process import ServeError, Server, identify
 from chassis.settings import DatabaseSettings, RedisSettings, ServiceSettings
 from holdfast_local.ports import free_port
-from holdfast_local.postgres import EmbeddedPostgres
 from redis.asyncio import Redis
 from service_process import CALLER, OrdersInstallation
 from starlette.applications import Starlette
@@ -39,7 +39,7 @@ def orders(
 
 
 @asynccontextmanager
-async def locked_catalogue(postgres: EmbeddedPostgres, settings: DatabaseSettings) -> AsyncIterator[asyncpg.Connection]:
+async def locked_catalogue(postgres: RealServer, settings: DatabaseSettings) -> AsyncIterator[asyncpg.Connection]:
     """Whoever reads the products waits until the block ends."""
     connection = await asyncpg.connect(postgres.dsn, database=settings.name)
     try:
@@ -51,7 +51,7 @@ async def locked_catalogue(postgres: EmbeddedPostgres, settings: DatabaseSetting
 
 
 async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_ones(
-    orders: OrdersInstallation, orders_database: DatabaseSettings, postgres: EmbeddedPostgres
+    orders: OrdersInstallation, orders_database: DatabaseSettings, postgres: RealServer
 ) -> None:
     orders.set("database__lock_timeout", "20")
     orders.set("database__statement_timeout", "25")
@@ -97,7 +97,7 @@ async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_one
 
 
 async def test_a_request_that_outlasts_the_drain_is_sent_elsewhere_and_the_process_stops(
-    orders: OrdersInstallation, orders_database: DatabaseSettings, postgres: EmbeddedPostgres
+    orders: OrdersInstallation, orders_database: DatabaseSettings, postgres: RealServer
 ) -> None:
     orders.set("shutdown__drain_timeout", "1")
     orders.set("database__lock_timeout", "20")

@@ -3,11 +3,11 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from backends import RealServer
 from chassis import wakeup
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings
 from chassis.wakeup import Wakeups, wake_after_commit
-from holdfast_local.postgres import EmbeddedPostgres
 
 pytestmark = pytest.mark.timeout(25)
 
@@ -81,7 +81,7 @@ async def test_many_commits_at_once_are_one_notification(
 
 
 async def test_a_lost_connection_is_opened_again_and_what_was_missed_is_made_up_for(
-    database_settings: DatabaseSettings, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    database_settings: DatabaseSettings, postgres: RealServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wakeup, "RECONNECT_SECONDS", 0.01)
     admin = await asyncpg.connect(postgres.dsn)

@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from backends import RealServer
 from chassis import dead_letters
 from chassis.errors import ApiError, ErrorCode, LeaseLost, PermanentJobError
 from chassis.job_runner import Handler, JobRunner, processed
@@ -21,7 +22,6 @@ from chassis.settings import DatabaseSettings, JobSettings
 from chassis.telemetry import current_traceparent, span
 from chassis.wakeup import Wakeups
 from holdfast_local.ports import free_port
-from holdfast_local.postgres import EmbeddedPostgres
 from jobs_worker import Crash, Hold, Innocent
 from sqlalchemy import Row, text
 
@@ -45,7 +45,7 @@ async def wakeups(database_settings: DatabaseSettings) -> AsyncIterator[Wakeups]
 
 
 @pytest.fixture
-async def effects(database_settings: DatabaseSettings, postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+async def effects(database_settings: DatabaseSettings, postgres: RealServer) -> AsyncIterator[asyncpg.Connection]:
     """An administrator's connection to the database, where it has made the table `effect`."""
     connection = await asyncpg.connect(postgres.dsn, database=database_settings.name)
     await connection.execute("CREATE TABLE effect (job_id bigint, attempt int, pid int, what text)")

@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
+from backends import RealServer
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from customers import Webhooks, customer_server, webhook_settings
 from harness import AUTH, UNLIMITED, FakeServer, fake_server, running
-from holdfast_local.postgres import EmbeddedPostgres
 from notifications.api import create_app as create_notifications
 from notifications.settings import NotificationsSettings
 from notifications.webhook_sender import WebhookSender
@@ -32,7 +32,7 @@ END $$
 
 
 @pytest.fixture(scope="session")
-async def empty_database(fresh_database: MakeDatabase, postgres: EmbeddedPostgres) -> AsyncIterator[MakeDatabase]:
+async def empty_database(fresh_database: MakeDatabase, postgres: RealServer) -> AsyncIterator[MakeDatabase]:
     """A service's database without rows but those of its migrations: emptying one is faster than making one."""
     made: dict[str, tuple[DatabaseSettings, asyncpg.Connection]] = {}
 
