@@ -13,12 +13,13 @@ from typing import Any
 from rendering import Json, Rendering, Workload, identity
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 DATA_KEY = re.compile(r"(?!\.\.)[-._a-zA-Z0-9]{1,253}")
 LARGEST_DATA = 1024 * 1024
+REVISIONED, LONGEST_REVISIONED = {"StatefulSet", "DaemonSet", "CronJob"}, 52
+"""Kubernetes adds 11 characters: to the value of the label `controller-revision-hash`, to the name of a Job."""
 RESTART_POLICIES = {"Job": {"Never", "OnFailure"}, "CronJob": {"Never", "OnFailure"}, "Pod": {"Never", "OnFailure"}}
 
 
@@ -34,9 +35,12 @@ def refusals(rendering: Rendering, *, namespace: str = "holdfast") -> list[str]:
 
 def _of_object(found: Json, namespace: str) -> Iterator[str]:
     metadata = found["metadata"]
-    pattern = SERVICE_NAME if found["kind"] == "Service" else DNS_LABEL
-    if not pattern.fullmatch(metadata["name"]):
+    if not DNS_LABEL.fullmatch(metadata["name"]):
         yield "its name is no DNS label of at most 63 characters"
+    elif found["kind"] == "Service" and metadata["name"][0].isdigit():
+        yield "the name of a Service begins with a letter"
+    elif found["kind"] in REVISIONED and len(metadata["name"]) > LONGEST_REVISIONED:
+        yield f"its name has more than {LONGEST_REVISIONED} characters"
     if metadata.get("namespace", namespace) != namespace:
         yield f"it is for the namespace {metadata['namespace']}"
     yield from _labels(metadata.get("labels") or {})

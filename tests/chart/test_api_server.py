@@ -55,7 +55,7 @@ REFUSED = {
         DEPLOYMENT, "metadata.name", "o" * 64, "its name is no DNS label of at most 63 characters",
     ),
     "a Service that starts with a digit": (
-        SERVICE, "metadata.name", "1-orders", "its name is no DNS label of at most 63 characters",
+        SERVICE, "metadata.name", "1-orders", "the name of a Service begins with a letter",
     ),
     "another namespace": (SERVICE, "metadata.namespace", "default", "it is for the namespace default"),
     "a label's key": (DEPLOYMENT, "metadata.labels", {"a b": "c"}, "label key 'a b'"),
@@ -121,6 +121,14 @@ def test_a_job_whose_pods_start_again_for_ever_is_named() -> None:
     job = changed(changed(DEPLOYMENT, "kind", "Job"), "metadata.name", "migrate")
     assert refused(job) == ["Job/migrate: restartPolicy must be Never or OnFailure"]
     assert refused(changed(job, f"{POD}.restartPolicy", "Never")) == []
+
+
+def test_the_name_of_a_stateful_set_leaves_room_for_a_hash() -> None:
+    stateful = changed(DEPLOYMENT, "kind", "StatefulSet")
+    assert refused(changed(stateful, "metadata.name", "a" * 52)) == []
+    assert refused(changed(stateful, "metadata.name", "a" * 53)) == [
+        f"StatefulSet/{'a' * 53}: its name has more than 52 characters"
+    ]
 
 
 def test_a_volume_claim_template_can_be_mounted() -> None:

@@ -87,12 +87,10 @@ def _of(service: Json, rendering: Rendering) -> Iterator[str]:
     selector = service["spec"].get("selector") or {}
     yield from _unstable(selector)
     workloads = selected(rendering, selector) if selector else []
-    if len(workloads) != 1:
+    if len(workloads) != 1 or workloads[0].object["kind"] not in CONTROLLERS:
         yield f"selects the pods of {[workload.name for workload in workloads]}"
         return
     (workload,) = workloads
-    if workload.object["kind"] not in CONTROLLERS:
-        yield f"selects the pods of {workload.name}"
     names = {port.get("name") for container in workload.pod["containers"] for port in container.get("ports", [])}
     for port in service["spec"]["ports"]:
         target = port.get("targetPort", port["port"])
