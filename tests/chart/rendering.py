@@ -7,7 +7,8 @@ a test compares with `[]` and a failure says everything at once.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import helm_python
 import kubernetes_validate
 import yaml
+from cluster import cluster_with
 
 CHARTS = Path(__file__).parents[2] / "charts"
 HOLDFAST = CHARTS / "holdfast"
@@ -83,21 +85,30 @@ def render(
     release: str = "holdfast",
     namespace: str = "holdfast",
     revision: int = 1,
+    existing: Iterable[Json] = (),
 ) -> Rendering:
     """What `helm install` (`helm upgrade` from revision 2 on) would send, the later values over the earlier.
 
+    `existing` is what `lookup` finds in the cluster; without any it is `helm template`, which has no cluster.
     Raises `helm_python.HelmValuesError` when the chart's schema does not allow the values, `HelmRenderError` when a
     template fails, and ValueError when a file gives a key twice, of which Kubernetes would keep the last.
     """
-    with helm_python.Chart.load(chart) as loaded:
-        files = loaded.render(
-            dict(merge(*values)),
-            name=release,
-            namespace=namespace,
-            revision=revision,
-            is_install=revision == 1,
-            is_upgrade=revision > 1,
-        )
+    options: Json = {
+        "name": release,
+        "namespace": namespace,
+        "revision": revision,
+        "is_install": revision == 1,
+        "is_upgrade": revision > 1,
+    }
+    merged, objects = dict(merge(*values)), tuple(existing)
+    with ExitStack() as stack:
+        loaded = stack.enter_context(helm_python.Chart.load(chart))
+        if objects:
+            kubeconfig = stack.enter_context(cluster_with(objects, namespace))
+            config = stack.enter_context(helm_python.Config(kubeconfig_content=kubeconfig, namespace=namespace))
+            files = config.render(loaded, merged, **options)
+        else:
+            files = loaded.render(merged, **options)
     notes = [text for path, text in files.items() if path.endswith("NOTES.txt")]
     manifests = [text for path, text in sorted(files.items()) if not path.endswith("NOTES.txt")]
     return Rendering(
