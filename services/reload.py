@@ -4,6 +4,8 @@ Only what stays (`api`, `worker`) is restarted; any other command just takes thi
 twice a second: that sees whatever copies them, on any file system, and needs no package.
 """
 
+# ruff: noqa: INP001  a script, in no package
+
 import os
 import signal
 import subprocess
@@ -69,7 +71,7 @@ def versions() -> dict[Path, tuple[int, int]]:
 
 
 def say(text: str) -> None:
-    print(f"reload: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"reload: {text}\n")
 
 
 if __name__ == "__main__":
