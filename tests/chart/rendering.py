@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,11 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
+    """Its objects, hooks included, its notes, and the values that it was made from, the chart's own below them."""
+
     objects: tuple[Json, ...]
-    notes: str
+    notes: str = ""
+    values: Values = field(default_factory=dict)
 
     def of_kind(self, *kinds: str) -> list[Json]:
         return [found for found in self.objects if found["kind"] in kinds]
@@ -114,6 +117,7 @@ def render(
     return Rendering(
         objects=tuple(found for text in manifests for found in yaml.load_all(text, _UniqueKeys) if found),
         notes="".join(notes),
+        values=merge(values_of(chart), merged),
     )
 
 

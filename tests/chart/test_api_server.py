@@ -98,7 +98,7 @@ REFUSED = {
 
 
 def refused(*objects: Json) -> list[str]:
-    return refusals(Rendering(objects=objects, notes=""))
+    return refusals(Rendering(objects=objects))
 
 
 def test_good_objects_are_not_complained_of() -> None:

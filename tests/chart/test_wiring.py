@@ -148,8 +148,7 @@ REFERENCES = {
 def rendering(**edits: tuple[str, object]) -> Rendering:
     """The good objects, with one thing set in some of them."""
     return Rendering(
-        objects=tuple(changed(found, *edits[name]) if name in edits else found for name, found in OBJECTS.items()),
-        notes="",
+        objects=tuple(changed(found, *edits[name]) if name in edits else found for name, found in OBJECTS.items())
     )
 
 
@@ -185,7 +184,7 @@ def test_a_selector_that_changes_with_an_upgrade_is_named() -> None:
     labels = {"app": "postgres", "helm.sh/chart": "holdfast-0.1.0"}
     by_chart = changed(OBJECTS["StatefulSet/postgres"], "spec.selector.matchLabels", labels)
     objects = (changed(by_chart, "spec.template.metadata.labels", labels),)
-    assert selector_problems(Rendering(objects=objects, notes="")) == [
+    assert selector_problems(Rendering(objects=objects)) == [
         "StatefulSet/holdfast-postgres: selects by helm.sh/chart, which changes with an upgrade"
     ]
 
