@@ -1,0 +1,119 @@
+"""What a scenario is: how many users at what time, and what has to hold at the end. Pure, without Locust."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """So many users for so many seconds; two of three are buyers. `pause`: seconds, drawn between the two, that each
+    thinks between two errands.
+    """
+
+    seconds: float
+    users: int
+    pause: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What has to hold. Shares are of all answers, from 0 to 1; times are 95th percentiles, in seconds."""
+
+    failed: float = 0.0
+    rate_limited_at_least: float = 0.0
+    rate_limited_at_most: float = 1.0
+    answer_seconds: float
+    """Of the slowest route. Answers 429 are apart: they are faster than any other."""
+    settled_seconds: float
+    """From the order's 201 until its client sees it confirmed or cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """`orders`: at most so many are placed."""
+
+    stages: Sequence[Stage]
+    orders: int
+    limits: Limits
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    def stage_at(self, elapsed: float, *, within: float) -> Stage | None:
+        """The stage, `elapsed` seconds after the start of a run whose stages are stretched or squeezed to fill
+        `within` seconds; None at its end.
+        """
+        end = 0.0
+        for stage in self.stages:
+            end += stage.seconds * within / self.seconds
+            if elapsed < end:
+                return stage
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What came of a run; `slowest` is the route and its 95th percentile in seconds, `settled` likewise."""
+
+    answers: int
+    failed: int
+    exceptions: int
+    """In our own code: what it did not expect."""
+    rate_limited: int
+    slowest: tuple[str, float]
+    placed: int
+    unsettled: int
+    """Placed, and not seen to end as its card and its cancellation say."""
+    settled: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    holds: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'✔ holds    ' if self.holds else '✘ violated '} {self.text}"
+
+
+def judge(tally: Tally, limits: Limits) -> Iterator[Line]:
+    """A line per limit; nothing that was not tried holds."""
+    answers = tally.answers
+    failed, refused = (part / answers if answers else 1.0 for part in (tally.failed, tally.rate_limited))
+    yield Line(
+        failed <= limits.failed,
+        f"{tally.failed:,} of {answers:,} requests failed; allowed {limits.failed:.0%}",
+    )
+    yield Line(
+        limits.rate_limited_at_least <= refused <= limits.rate_limited_at_most,
+        f"{tally.rate_limited:,} of {answers:,} were over a client's limit (429), {refused:.0%}; "
+        f"expected {limits.rate_limited_at_least:.0%} to {limits.rate_limited_at_most:.0%}",
+    )
+    if tally.exceptions:
+        yield Line(holds=False, text=f"{tally.exceptions:,} errands ended with an exception")
+    route, seconds = tally.slowest
+    yield Line(
+        answers > 0 and seconds <= limits.answer_seconds,
+        f"95 % of the answers of {route} came within {seconds:.2f} s; allowed {limits.answer_seconds:g} s",
+    )
+    yield Line(
+        tally.placed > 0 and tally.unsettled == 0,
+        f"{tally.unsettled:,} of {tally.placed:,} orders did not end as their card and their cancellation say",
+    )
+    yield Line(
+        tally.placed > 0 and tally.settled <= limits.settled_seconds,
+        f"95 % of the orders were settled within {tally.settled:.1f} s; allowed {limits.settled_seconds:g} s",
+    )
+
+
+def names() -> list[str]:
+    """Of every scenario there is."""
+    return sorted(path.stem for path in (Path(__file__).parent / "scenarios").glob("[a-z]*.py"))
+
+
+def load(name: str) -> Scenario:
+    scenario: Scenario = import_module(f"scenarios.{name}").SCENARIO
+    return scenario

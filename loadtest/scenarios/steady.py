@@ -1,0 +1,12 @@
+"""A minute within what the clients may ask for: three clients, of whom each may spend 10 a second, spend about 6.
+
+Nobody is over a limit, nothing fails, and an order is settled as soon as the provider's webhook is in.
+"""
+
+from scenario import Limits, Scenario, Stage
+
+SCENARIO = Scenario(
+    stages=[Stage(seconds=60, users=9, pause=(1.0, 4.0))],
+    orders=300,
+    limits=Limits(rate_limited_at_most=0.01, answer_seconds=1.0, settled_seconds=15.0),
+)
