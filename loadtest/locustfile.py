@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 
 import locust.stats
 from locust import LoadTestShape, events
-from scenario import Tally, judge, load, names
+from scenario import Tally, judge
+from scenarios import SCENARIOS
 from users import OVER_THE_LIMIT, PATIENCE_SECONDS, Browser, Buyer, Run, percentile
 
 __all__ = ["Browser", "Buyer", "Stages"]  # what Locust looks for
@@ -73,7 +74,7 @@ def prepare(environment: Any, **_: object) -> None:
         _refuse(
             f"{environment.host} is not on this machine: --allow-remote or LOAD_ALLOW_REMOTE=true, if it may get load"
         )
-    scenario = load(options.scenario)
+    scenario = SCENARIOS[options.scenario]
     keys = _read_keys(options.keys)
     environment.holdfast = Run(
         scenario=scenario, keys=keys, seed=options.seed, orders=options.orders or scenario.orders
@@ -140,8 +141,8 @@ def _read_keys(place: Path | None) -> list[str]:
 
 
 def _scenario(name: str) -> str:
-    if name not in names():
-        raise ArgumentTypeError(f"there is no scenario {name!r}; there are {', '.join(names())}")
+    if name not in SCENARIOS:
+        raise ArgumentTypeError(f"there is no scenario {name!r}; there are {', '.join(SCENARIOS)}")
     return name
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +105,3 @@ def judge(tally: Tally, limits: Limits) -> Iterator[Line]:
         tally.placed > 0 and tally.settled <= limits.settled_seconds,
         f"95 % of the orders were settled within {tally.settled:.1f} s; allowed {limits.settled_seconds:g} s",
     )
-
-
-def names() -> list[str]:
-    """Of every scenario there is."""
-    return sorted(path.stem for path in (Path(__file__).parent / "scenarios").glob("[a-z]*.py"))
-
-
-def load(name: str) -> Scenario:
-    scenario: Scenario = import_module(f"scenarios.{name}").SCENARIO
-    return scenario
