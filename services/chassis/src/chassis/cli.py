@@ -5,6 +5,7 @@ framework and `orders api` no migrations.
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
@@ -60,7 +61,19 @@ def build_cli[S: ServiceSettings](
         """Bring the database's schema up to date."""
         from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only this command needs Alembic
 
+        _end_on_sigterm()
         run_migrations(config.load_database(settings_type, options or ()), migrations)
+
+    @app.command()
+    def wait_for_schema(
+        timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 60.0, options: Options = None
+    ) -> None:
+        """Wait until the database's schema is what this code needs, or newer."""
+        from chassis.migrations import wait_for_schema as wait  # noqa: PLC0415
+
+        _end_on_sigterm()
+        settings = config.load_database(settings_type, options or ())
+        asyncio.run(wait(settings, migrations, timeout_seconds=timeout, tell=typer.echo))
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")
@@ -78,6 +91,11 @@ def _run(app: typer.Typer) -> None:
     except HoldfastError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+
+
+def _end_on_sigterm() -> None:
+    """A container's first process ignores SIGTERM unless it says what to do; API and worker say it themselves."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
