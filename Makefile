@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run test test-faults chaos lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run test test-faults chaos images compose-up compose-smoke compose-down test-images lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -39,6 +39,35 @@ test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the orac
 
 chaos: $(SYNCED) ## Rounds of random faults, then totals; SEED=1 ROUNDS=20, FIRST=7 starts with that round
 	@$(BIN)/holdfast-local chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FIRST),--first $(FIRST))
+
+IMAGE_SERVICES = $(filter-out chassis,$(notdir $(patsubst %/pyproject.toml,%,$(wildcard services/*/pyproject.toml))))
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILD = docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD)
+COMPOSE = docker compose -f infra/compose.yaml
+
+images: ## Build the container images: one per service, and one of tools
+	@set -e; for service in $(IMAGE_SERVICES); do \
+	    $(BUILD) -f services/Dockerfile --build-arg SERVICE=$$service -t holdfast/$$service:$(VERSION) .; done
+	@$(BUILD) -f infra/Dockerfile -t holdfast/tools:$(VERSION) .
+
+compose-up: $(SYNCED) images ## Start the platform in containers; returns when all are healthy
+	@$(BIN)/python -m holdfast_local.compose_secrets
+	@$(COMPOSE) up --detach --wait --wait-timeout 180
+
+compose-smoke: ## Place orders in the containers' platform and ask the oracle; ORDERS=3
+	@$(COMPOSE) run --rm --no-deps customer
+	@$(COMPOSE) run --rm --no-deps oracle
+
+compose-down: ## Stop the containers; what they keep stays, unless DATA=delete
+	@$(COMPOSE) --profile smoke down $(if $(filter delete,$(DATA)),--volumes)
+
+CONTEXT ?= kind-holdfast
+dev: ## Run on a cluster and follow changes, with Skaffold; PROFILE=observability, CONTEXT=kind-holdfast
+	@for program in skaffold helm kubectl docker; do \
+		command -v $$program >/dev/null || { echo "make dev needs $$program: docs/tutorial/skaffold.md" >&2; exit 1; }; done
+	@kubectl --context "$(CONTEXT)" version --request-timeout=5s >/dev/null 2>&1 || { \
+		echo "No cluster answers in the context $(CONTEXT). One of your own: kind create cluster --config infra/kind.yaml" >&2; exit 1; }
+	@skaffold dev --kube-context "$(CONTEXT)" $(if $(PROFILE),--profile "$(PROFILE)")
 
 lint: $(TOOLS) types ## Format, lint, types, imports
 	@$(BIN)/ruff format --check .
