@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run test test-faults chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run load test test-faults chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -30,6 +30,9 @@ audit: $(SYNCED) ## Ask the oracle about the running platform
 
 run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders jobs dead"
 	@$(BIN)/holdfast-local run $(CMD)
+
+load: $(TOOLS) ## Locust on the platform, then the oracle; SCENARIO=burst, SECONDS=20, SEED=2
+	@$(BIN)/holdfast-local load $(or $(SCENARIO),steady) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest

@@ -20,6 +20,7 @@ import ipaddress
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ import locust.stats
 from locust import LoadTestShape, events
 from scenario import Tally, judge
 from scenarios import SCENARIOS
-from users import OVER_THE_LIMIT, PATIENCE_SECONDS, Browser, Buyer, Run, percentile
+from users import PATIENCE_SECONDS, REFUSALS, Browser, Buyer, Run, percentile
 
 __all__ = ["Browser", "Buyer", "Stages"]  # what Locust looks for
 
@@ -108,7 +109,11 @@ def is_loopback(url: str) -> bool:
 
 def _tally(environment: Any, run: Run) -> Tally:
     entries = environment.stats.entries.values()
-    served = [entry for entry in entries if not entry.name.endswith(OVER_THE_LIMIT)]
+    served = [entry for entry in entries if not entry.name.endswith(tuple(REFUSALS.values()))]
+    refused = {
+        status: sum(entry.num_requests for entry in entries if entry.name.endswith(ending))
+        for status, ending in REFUSALS.items()
+    }
     slowest = max(
         ((f"{e.method} {e.name}", e.get_response_time_percentile(0.95) / 1000) for e in served),
         key=lambda timed: timed[1],
@@ -118,7 +123,8 @@ def _tally(environment: Any, run: Run) -> Tally:
         answers=environment.stats.total.num_requests,
         failed=environment.stats.total.num_failures,
         exceptions=sum(seen["count"] for seen in environment.runner.exceptions.values()),
-        rate_limited=sum(entry.num_requests for entry in entries if entry.name.endswith(OVER_THE_LIMIT)),
+        rate_limited=refused[HTTPStatus.TOO_MANY_REQUESTS],
+        overloaded=refused[HTTPStatus.SERVICE_UNAVAILABLE],
         slowest=slowest,
         placed=run.placed,
         unsettled=run.placed - len(run.settled),

@@ -17,13 +17,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What has to hold. Shares are of all answers, from 0 to 1; times are 95th percentiles, in seconds."""
+    """What has to hold, beside that nothing fails. Shares are of all answers, from 0 to 1; times are 95th percentiles,
+    in seconds.
+    """
 
-    failed: float = 0.0
-    rate_limited_at_least: float = 0.0
-    rate_limited_at_most: float = 1.0
+    rate_limited: tuple[float, float]
+    """429: at least and at most so many."""
+    overloaded: float
+    """503: at most so many."""
     answer_seconds: float
-    """Of the slowest route. Answers 429 are apart: they are faster than any other."""
+    """Of the slowest route, without its refusals."""
     settled_seconds: float
     """From the order's 201 until its client sees it confirmed or cancelled."""
 
@@ -61,6 +64,7 @@ class Tally:
     exceptions: int
     """In our own code: what it did not expect."""
     rate_limited: int
+    overloaded: int
     slowest: tuple[str, float]
     placed: int
     unsettled: int
@@ -79,16 +83,17 @@ class Line:
 
 def judge(tally: Tally, limits: Limits) -> Iterator[Line]:
     """A line per limit; nothing that was not tried holds."""
-    answers = tally.answers
-    failed, refused = (part / answers if answers else 1.0 for part in (tally.failed, tally.rate_limited))
+    answers, (least, most) = tally.answers, limits.rate_limited
+    yield Line(answers > 0 and tally.failed == 0, f"{tally.failed:,} of {answers:,} requests failed")
+    refused = tally.rate_limited / max(1, answers)
     yield Line(
-        failed <= limits.failed,
-        f"{tally.failed:,} of {answers:,} requests failed; allowed {limits.failed:.0%}",
+        least <= refused <= most,
+        f"{tally.rate_limited:,} were over a client's limit (429), {refused:.1%}; expected {least:.0%} to {most:.0%}",
     )
+    shed = tally.overloaded / max(1, answers)
     yield Line(
-        limits.rate_limited_at_least <= refused <= limits.rate_limited_at_most,
-        f"{tally.rate_limited:,} of {answers:,} were over a client's limit (429), {refused:.0%}; "
-        f"expected {limits.rate_limited_at_least:.0%} to {limits.rate_limited_at_most:.0%}",
+        shed <= limits.overloaded,
+        f"{tally.overloaded:,} found the service overloaded (503), {shed:.1%}; allowed {limits.overloaded:.0%}",
     )
     if tally.exceptions:
         yield Line(holds=False, text=f"{tally.exceptions:,} errands ended with an exception")

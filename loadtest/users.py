@@ -16,9 +16,11 @@ from locust.contrib.fasthttp import FastHttpUser, ResponseContextManager
 from scenario import Scenario
 
 PATIENCE_SECONDS = 60.0
-"""How long a user repeats a request that is over the limit, and how long it follows an order."""
-OVER_THE_LIMIT = " (429)"
-"""What a route's name ends with in the table, for the answers that say so."""
+"""How long a user repeats a request that is refused for now, and how long it follows an order."""
+REFUSALS = {HTTPStatus.TOO_MANY_REQUESTS: " (429)", HTTPStatus.SERVICE_UNAVAILABLE: " (503)"}
+"""Answers that say when to ask again, and what ends their route's name in the table. They are no failures, and they are
+faster than what was served: rows of their own.
+"""
 
 _TIMEOUT_SECONDS = 10.0  # a service answers within its own deadline of 10 s or not at all
 _LONGEST_WAIT = 30  # seconds a client may be told to wait; a bucket of 50 that fills with 10 a second needs 5
@@ -79,18 +81,18 @@ class _Client(FastHttpUser):
         self.served("GET", "/v1/orders?limit=20", HTTPStatus.OK, name="/v1/orders")
 
     def served(self, method: str, path: str, *wanted: HTTPStatus, name: str = "", **more: Any) -> dict[str, Any] | None:
-        """The body of a wanted answer, None when the request failed. While it is over the limit it is asked again,
-        as long as the answer says later.
-        """
+        """The body of a wanted answer; None when the request failed. Told to come later, it does."""
         deadline = perf_counter() + PATIENCE_SECONDS
         while True:
             with self.client.request(
                 method, path, name=name or path, catch_response=True, allow_redirects=False, **more
             ) as answer:
-                if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+                pause = _told_to_wait(answer)
+                if pause is None:
                     return _body(answer, wanted)
-                pause = _accept_refusal(answer)
-            if pause is None or perf_counter() + pause > deadline:
+                answer.request_meta["name"] += REFUSALS[HTTPStatus(answer.status_code)]
+                answer.success()
+            if perf_counter() + pause > deadline:
                 return None
             gevent.sleep(pause + self.rng.uniform(0, 0.5))  # those who were refused together do not come back together
 
@@ -166,15 +168,10 @@ def _body(answer: ResponseContextManager, wanted: tuple[HTTPStatus, ...]) -> dic
     return None
 
 
-def _accept_refusal(answer: ResponseContextManager) -> int | None:
-    """Seconds to wait. Counted as a success under a name of its own; without a wait that makes sense, as a failure."""
-    given = answer.headers.get("Retry-After", "")
-    if given.isdecimal() and int(given) <= _LONGEST_WAIT:
-        answer.request_meta["name"] += OVER_THE_LIMIT
-        answer.success()
-        return int(given)
-    answer.failure(f"429 with Retry-After {given!r}")
-    return None
+def _told_to_wait(answer: ResponseContextManager) -> int | None:
+    """Seconds, when it is a refusal that says how long, and not longer than makes sense."""
+    given = answer.headers.get("Retry-After", "") if answer.status_code in REFUSALS else ""
+    return int(given) if given.isdecimal() and int(given) <= _LONGEST_WAIT else None
 
 
 def _parsed(answer: ResponseContextManager) -> dict[str, Any] | None:

@@ -13,5 +13,5 @@ SCENARIO = Scenario(
         Stage(seconds=15, users=6, pause=(1.0, 4.0)),
     ],
     orders=300,
-    limits=Limits(rate_limited_at_least=0.1, answer_seconds=2.0, settled_seconds=30.0),
+    limits=Limits(rate_limited=(0.1, 1.0), overloaded=0.05, answer_seconds=5.0, settled_seconds=30.0),
 )

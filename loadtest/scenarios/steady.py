@@ -8,5 +8,5 @@ from scenario import Limits, Scenario, Stage
 SCENARIO = Scenario(
     stages=[Stage(seconds=60, users=9, pause=(1.0, 4.0))],
     orders=300,
-    limits=Limits(rate_limited_at_most=0.01, answer_seconds=1.0, settled_seconds=15.0),
+    limits=Limits(rate_limited=(0.0, 0.01), overloaded=0.0, answer_seconds=1.0, settled_seconds=15.0),
 )

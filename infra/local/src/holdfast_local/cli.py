@@ -85,11 +85,18 @@ def demo() -> None:
     """The whole platform for half a minute: orders, a killed worker, an outage, the oracle; stops by itself."""
     from holdfast_local.demo import demo as run  # noqa: PLC0415  `up` does not carry the demo's world
 
-    try:
-        asyncio.run(_cancelled_by_signals(run(load_settings(), console)))
-    except asyncio.CancelledError:
-        console.print("Stopped; the demo was not finished.")
-        raise typer.Exit(128 + signal.SIGINT) from None
+    _run_to_the_end(run(load_settings(), console), what="the demo")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def load(context: typer.Context, scenario: str) -> None:
+    """Locust's users on the running platform, or on one of their own, then the oracle. Exit 1 when a limit is not kept.
+
+    Options for the locustfile may follow: --seconds, --orders, --seed.
+    """
+    from holdfast_local.load import load as run  # noqa: PLC0415  as above
+
+    _run_to_the_end(run(load_settings(), console, scenario=scenario, options=context.args), what="the load test")
 
 
 @app.command()
@@ -128,6 +135,15 @@ def run_until_stopped(work: Coroutine[None, None, None]) -> None:
     """Run to the end, or until a signal cancels it; one more signal cancels its cleaning up, which then kills."""
     with suppress(asyncio.CancelledError):
         asyncio.run(_cancelled_by_signals(work))
+
+
+def _run_to_the_end(work: Coroutine[None, None, None], *, what: str) -> None:
+    """As `run_until_stopped`, but to be stopped is to fail."""
+    try:
+        asyncio.run(_cancelled_by_signals(work))
+    except asyncio.CancelledError:
+        console.print(f"Stopped; {what} was not finished.")
+        raise typer.Exit(128 + signal.SIGINT) from None
 
 
 async def _cancelled_by_signals(work: Coroutine[None, None, None]) -> None:

@@ -1,9 +1,6 @@
 """`holdfast-local demo`: the whole platform, 60 orders, three faults, a verdict. docs/tutorial/demo.md tells it."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import aiohttp
 from rich.console import Console
@@ -16,9 +13,8 @@ from holdfast_local.demo_verdict import deviations
 from holdfast_local.demo_watch import Narrator
 from holdfast_local.errors import RunnerError
 from holdfast_local.platform import Platform, running_platform
-from holdfast_local.runs import end_leftovers, only_run
 from holdfast_local.settings import LocalSettings
-from holdfast_local.state import remove_state
+from holdfast_local.state import fresh_state
 
 _ORACLE_SECONDS = 30  # for what no client sees, such as the last job's end; everything else is settled by then
 
@@ -30,7 +26,7 @@ async def demo(settings: LocalSettings, console: Console) -> None:
     time, an invariant is violated or the run was not as the script says.
     """
     narrator = Narrator(console)
-    with fresh_state(settings) as own:
+    with fresh_state(settings, "demo") as own:
         servers = "PostgreSQL, Valkey, the payment provider, the mailbox, a customer's endpoint"
         narrator.say("starting", f"{servers}; four services, an API and a worker each")
         async with running_platform(own, on_event=narrator.on_event) as platform:
@@ -42,32 +38,6 @@ async def demo(settings: LocalSettings, console: Console) -> None:
             finally:
                 narrator.say("stopping", "everything")
         narrator.say("done", f"all as the script says; the logs are in {own.state / 'logs'}", style="green")
-
-
-@contextmanager
-def fresh_state(settings: LocalSettings) -> Iterator[LocalSettings]:
-    """Settings with a folder and servers of the demo's own, empty at the start; at the end only the logs stay.
-
-    The platform's own folder is locked meanwhile: `up` and the demo exclude each other, and `down` stops either.
-    """
-    state = settings.state / "demo"
-    with only_run(settings.state):
-        end_leftovers(state)
-        remove_state(state)
-        try:
-            yield settings.model_copy(update={"state": state, "postgres_dsn": None, "valkey_dsn": None})
-        finally:
-            _keep_only_logs(state)
-
-
-def _keep_only_logs(state: Path) -> None:
-    logs, aside = state / "logs", state.with_name("demo-logs")
-    if logs.exists():
-        logs.rename(aside)
-    remove_state(state)
-    if aside.exists():
-        state.mkdir(exist_ok=True)
-        aside.rename(logs)
 
 
 async def _tell(platform: Platform, console: Console, narrator: Narrator) -> None:

@@ -1,10 +1,13 @@
-"""The state folder: what is in it, and how to remove exactly that."""
+"""The state folder: what is in it, how to remove exactly that, and one for a single run."""
 
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from holdfast_local.placement import outside_folder, remove_outside
+from holdfast_local.runs import end_leftovers, only_run
+from holdfast_local.settings import LocalSettings
 
 _FOLDERS = ("postgres", "valkey", "secrets", "logs")
 _FILES = (
@@ -27,3 +30,29 @@ def remove_state(state: Path) -> None:
             file.unlink()
     with suppress(OSError):  # it is not empty, or was never made
         state.rmdir()
+
+
+@contextmanager
+def fresh_state(settings: LocalSettings, name: str) -> Iterator[LocalSettings]:
+    """Settings with a folder `name` and servers of a run's own, empty at the start; at the end only the logs stay.
+
+    The platform's own folder is locked meanwhile: `up` and the run exclude each other, and `down` stops either.
+    """
+    state = settings.state / name
+    with only_run(settings.state):
+        end_leftovers(state)
+        remove_state(state)
+        try:
+            yield settings.model_copy(update={"state": state, "postgres_dsn": None, "valkey_dsn": None})
+        finally:
+            _keep_only_logs(state)
+
+
+def _keep_only_logs(state: Path) -> None:
+    logs, aside = state / "logs", state.with_name(f"{state.name}-logs")
+    if logs.exists():
+        logs.rename(aside)
+    remove_state(state)
+    if aside.exists():
+        state.mkdir(exist_ok=True)
+        aside.rename(logs)
