@@ -18,7 +18,6 @@ BREAKS = [
         "_helpers.tpl",
         "app.kubernetes.io/instance: {{",
         "app.kubernetes.io/version: v{{",
-        "which changes with an upgrade",
     ),
     ("deployment.yaml", '(list $ "common")', '(list $ "comon")', "there is no ConfigMap/holdfast-comon"),
     ("job.yaml", "{key: database__password,", "{key: database__passwrod,", "has no key database__passwrod"),

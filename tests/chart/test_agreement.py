@@ -1,0 +1,219 @@
+"""The chart and the code agree: what is rendered starts the real settings; ports, paths and times are the code's."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+
+import pytest
+from api_server import probes
+from chassis import config
+from chassis.errors import ConfigurationError
+from chassis.health import CHECK_TIMEOUT, Health, management_app
+from chassis.settings import ServiceSettings
+from chassis.telemetry.export import EXPORT_TIMEOUT
+from chassis.worker.stages import GRACE_SECONDS
+from notifications.settings import NotificationsSettings
+from orders.settings import OrdersSettings
+from payments.settings import PaymentsSettings
+from pod_files import files_of, write
+from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, nested, render, values_files, values_of
+from starlette.routing import Route
+from webhook_ingest.settings import WebhookIngestSettings
+
+SETTINGS: Mapping[str, type[ServiceSettings]] = {
+    settings.service_name: settings
+    for settings in (OrdersSettings, PaymentsSettings, NotificationsSettings, WebhookIngestSettings)
+}
+ROLES = ("api", "worker")
+
+type Enter = Callable[[Rendering, Workload, Json], None]
+
+
+def deployment(rendering: Rendering, service: str, role: str) -> Workload:
+    return rendering.workload(f"Deployment/holdfast-{service}{'-worker' if role == 'worker' else ''}")
+
+
+def migration(rendering: Rendering, service: str) -> Workload:
+    (found,) = (it for it in rendering.workloads if it.name.startswith(f"Job/holdfast-{service}-migrate-"))
+    return found
+
+
+def main(workload: Workload) -> Json:
+    (container,) = workload.pod["containers"]
+    return container
+
+
+def port(container: Json, name: str) -> int:
+    (number,) = (each["containerPort"] for each in container["ports"] if each["name"] == name)
+    return number
+
+
+@pytest.fixture
+def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
+    """Shows this process the variables and files that the container would see, and none of this machine's."""
+    monkeypatch.chdir(tmp_path)  # where there is no .env
+    for name in [name for name in os.environ if name.startswith(config.PREFIX)]:
+        monkeypatch.delenv(name)
+
+    def apply(rendering: Rendering, workload: Workload, container: Json) -> None:
+        root = tmp_path / workload.name / container["name"]
+        write(files_of(rendering, workload, container), root)
+        variables = {each["name"]: each["value"] for each in container.get("env", [])}
+        assert not variables.keys() & config.LOCATIONS.keys()  # a container's are the code's own
+        places = {name: str(root / PurePosixPath(path).relative_to("/")) for name, path in config.LOCATIONS.items()}
+        for name, text in (variables | places).items():
+            monkeypatch.setenv(name, text)
+
+    return apply
+
+
+@pytest.fixture(params=["values.yaml", *values_files(HOLDFAST)])
+def installed(request: pytest.FixtureRequest) -> Rendering:
+    """One rendering for each environment, with the Secrets that somebody else makes where the chart makes none."""
+    rendering = render(HOLDFAST, values_of(HOLDFAST, request.param))
+    if not rendering.of_kind("Secret"):
+        rendering = replace(rendering, objects=(*rendering.objects, *render(HOLDFAST).of_kind("Secret")))
+    return rendering
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("service", SETTINGS)
+def test_what_is_rendered_starts_the_real_settings(enter: Enter, installed: Rendering, service: str, role: str) -> None:
+    workload = deployment(installed, service, role)
+    container = main(workload)
+    enter(installed, workload, container)
+    settings = config.load(SETTINGS[service])
+    assert (settings.http.host, settings.management.host) == ("0.0.0.0", "0.0.0.0")
+    assert settings.management.port == port(container, "management")
+    if role == "api":
+        assert settings.http.port == port(container, "http")
+        assert settings.rate_limit.replicas == workload.object["spec"]["replicas"]
+    assert settings.shutdown.readiness_delay >= 5  # routing lags behind readiness
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_migrations_have_the_database_of_their_service_as_its_owner(
+    enter: Enter, installed: Rendering, service: str
+) -> None:
+    workload = deployment(installed, service, "api")
+    enter(installed, workload, main(workload))
+    runtime = config.load(SETTINGS[service]).database
+    job = migration(installed, service)
+    enter(installed, job, main(job))
+    owner = config.load_database(SETTINGS[service])
+    assert owner.migration_user
+    assert owner.migration_password
+    assert owner.migration_user != owner.user
+    assert runtime.migration_password is None
+    assert (owner.host, owner.port, owner.name) == (runtime.host, runtime.port, runtime.name)
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_waiting_for_the_schema_needs_nothing_that_its_container_has_not(
+    enter: Enter, installed: Rendering, service: str
+) -> None:
+    for role in ROLES:
+        workload = deployment(installed, service, role)
+        (waiting,) = workload.pod["initContainers"]
+        assert waiting["image"] == main(workload)["image"]
+        enter(installed, workload, waiting)
+        assert config.load_database(SETTINGS[service]).password
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "problem"),
+    [
+        ("templates/configmap.yaml", 'dict "host" "0.0.0.0"', 'dict "hots" "0.0.0.0"', "HOLDFAST_HTTP__HOTS: no such"),
+        (
+            "templates/secret.yaml",
+            '"database__password"',
+            '"database__passwort"',
+            "HOLDFAST_DATABASE__PASSWORD: has no",
+        ),
+        ("templates/secret.yaml", '"auth__keys" (toJson', '"auth__keys" (toString', "HOLDFAST_AUTH__KEYS"),
+        ("templates/deployment.yaml", "/run/secrets/holdfast", "/run/secrets/orders", "HOLDFAST_DATABASE__PASSWORD"),
+    ],
+)
+def test_a_name_or_a_place_that_the_code_does_not_know_is_found(
+    enter: Enter, tmp_path: Path, file: str, old: str, new: str, problem: str
+) -> None:
+    broken = render(copy_of(HOLDFAST, tmp_path, {file: (old, new)}))
+    workload = deployment(broken, "orders", "api")
+    enter(broken, workload, main(workload))
+    with pytest.raises(ConfigurationError) as invalid:
+        config.load(OrdersSettings)
+    assert any(problem in found for found in invalid.value.problems), invalid.value.problems
+
+
+def test_probes_and_scraping_ask_paths_and_ports_that_the_code_has(platform: Rendering) -> None:
+    routes = {route.path for route in management_app(Health(), {}).routes if isinstance(route, Route)}
+    for service in SETTINGS:
+        for role in ROLES:
+            workload = deployment(platform, service, role)
+            container = main(workload)
+            asked = {probe: (handler["path"], handler["port"]) for probe, _, handler in probes(container)}
+            assert asked == {
+                "startupProbe": ("/startupz", "management"),
+                "livenessProbe": ("/livez", "management"),
+                "readinessProbe": ("/readyz", "management"),
+            }
+            scraped = {key.partition("/")[2]: text for key, text in workload.annotations.items() if "prometheus" in key}
+            assert scraped == {"scrape": "true", "port": str(port(container, "management")), "path": "/metrics"}
+            assert {path for path, _ in asked.values()} | {scraped["path"]} <= routes
+            # The answer then names the dependency that did not answer.
+            assert container["readinessProbe"]["timeoutSeconds"] > CHECK_TIMEOUT
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("service", SETTINGS)
+def test_what_each_container_runs_is_a_command_of_the_service(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, platform: Rendering, service: str, role: str
+) -> None:
+    command = import_module(f"{service.replace('-', '_')}.cli").main
+    containers = [*deployment(platform, service, role).containers, main(migration(platform, service))]
+    assert [container["args"][0] for container in containers] == ["wait-for-schema", role, "migrate"]
+    for container in containers:
+        assert "command" not in container  # the image's entry point is the service's command
+        monkeypatch.setattr("sys.argv", [service, *container["args"], "--help"])
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert ended.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        ({}, 25),
+        (nested("config.shutdown.drain_timeout", value=300), 305),
+        (nested("services.orders.config.shutdown.readiness_delay", value=7.5), 27.5),
+    ],
+)
+def test_a_pod_has_the_time_that_its_process_takes_to_stop(enter: Enter, values: Json, seconds: float) -> None:
+    rendering = render(HOLDFAST, values)
+    for role in ROLES:
+        workload = deployment(rendering, "orders", role)
+        enter(rendering, workload, main(workload))
+        shutdown = config.load(OrdersSettings).shutdown
+        assert shutdown.readiness_delay + shutdown.drain_timeout == seconds
+        # The management port stays until the work is done, and the last spans are sent after it.
+        longest = seconds + 2 * GRACE_SECONDS + EXPORT_TIMEOUT
+        assert workload.pod["terminationGracePeriodSeconds"] >= longest
+        assert isinstance(workload.pod["terminationGracePeriodSeconds"], int)
+
+
+def test_postgres_has_a_connection_for_every_process_even_in_an_upgrade(enter: Enter, platform: Rendering) -> None:
+    needed = 0
+    for service in SETTINGS:
+        for role in ROLES:
+            workload = deployment(platform, service, role)
+            enter(platform, workload, main(workload))
+            database = config.load(SETTINGS[service]).database
+            spec = workload.object["spec"]
+            pods = spec["replicas"] + spec["strategy"]["rollingUpdate"]["maxSurge"]
+            needed += pods * (database.pool_size + database.max_overflow + 1)  # one more listens for wake-ups
+    (option,) = (word for word in main(platform.workload("StatefulSet/holdfast-postgres"))["args"] if "=" in word)
+    name, _, maximum = option.partition("=")
+    assert name == "max_connections"
+    assert int(maximum) >= needed + 10  # superusers, migrations and whoever looks
