@@ -18,6 +18,7 @@ from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from payments.settings import PaymentsSettings
 from pydantic import BaseModel
+from values_schema import values_schema
 from webhook_ingest.settings import WebhookIngestSettings
 
 SERVICES: tuple[type[ServiceSettings], ...] = (
@@ -96,10 +97,15 @@ def env_example() -> str:
     return "\n".join(lines) + "\n"
 
 
+def chart_values_schema() -> str:
+    return values_schema(SERVICES, is_secret=lambda field, known: _is_secret(_resolve(field, known), known))
+
+
 PAGES: Mapping[Path, Callable[[], str]] = {
     PROJECT / "docs" / "reference" / "errors.md": errors_page,
     PROJECT / "docs" / "reference" / "settings.md": settings_page,
     PROJECT / ".env.example": env_example,
+    PROJECT / "charts" / "holdfast" / "values.schema.json": chart_values_schema,
 }
 
 _GENERATED = "<!-- Written by docs/generate.py: change the code, then run it. -->"
