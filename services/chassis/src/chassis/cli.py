@@ -61,7 +61,6 @@ def build_cli[S: ServiceSettings](
         """Bring the database's schema up to date."""
         from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only this command needs Alembic
 
-        _end_on_sigterm()
         run_migrations(config.load_database(settings_type, options or ()), migrations)
 
     @app.command()
@@ -71,7 +70,6 @@ def build_cli[S: ServiceSettings](
         """Wait until the database's schema is what this code needs, or newer."""
         from chassis.migrations import wait_for_schema as wait  # noqa: PLC0415
 
-        _end_on_sigterm()
         settings = config.load_database(settings_type, options or ())
         asyncio.run(wait(settings, migrations, timeout_seconds=timeout, tell=typer.echo))
 
@@ -82,6 +80,8 @@ def build_cli[S: ServiceSettings](
 
 def _run(app: typer.Typer) -> None:
     """Run the command; what is wrong with the input is said in a line each, without a traceback."""
+    # A container's first process ignores SIGTERM unless it says what to do. Once they run, API and worker say it anew.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except ConfigurationError as error:
@@ -91,11 +91,6 @@ def _run(app: typer.Typer) -> None:
     except HoldfastError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
-
-
-def _end_on_sigterm() -> None:
-    """A container's first process ignores SIGTERM unless it says what to do; API and worker say it themselves."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
