@@ -69,7 +69,7 @@ def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
     return apply
 
 
-@pytest.fixture(params=["values.yaml", *values_files(HOLDFAST)])
+@pytest.fixture(scope="session", params=["values.yaml", *values_files(HOLDFAST)])
 def installed(request: pytest.FixtureRequest) -> Rendering:
     """One rendering for each environment, with the Secrets that somebody else makes where the chart makes none."""
     rendering = render(HOLDFAST, values_of(HOLDFAST, request.param))
