@@ -14,11 +14,6 @@ SERVICES = ("orders", "payments", "notifications", "webhook-ingest")
 BREAKS = [
     ("service.yaml", "targetPort: http", "targetPort: htttp", "names no port 'htttp'"),
     ("_helpers.tpl", "app.kubernetes.io/component: {{ index . 2 }}", "", "selects the pods of ['Deployment/"),
-    (
-        "_helpers.tpl",
-        "app.kubernetes.io/instance: {{",
-        "app.kubernetes.io/version: v{{",
-    ),
     ("deployment.yaml", '(list $ "common")', '(list $ "comon")', "there is no ConfigMap/holdfast-comon"),
     ("job.yaml", "{key: database__password,", "{key: database__passwrod,", "has no key database__passwrod"),
     ("job.yaml", "serviceAccountName: {{ $.Release.Name }}", "serviceAccountName: jobs", "no ServiceAccount/jobs"),
