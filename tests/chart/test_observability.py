@@ -1,6 +1,8 @@
 """charts/observability: the three programs are wired to each other and to the platform."""
 
+import importlib
 import json
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -8,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+import chassis
 import helm_python
 import pytest
 import yaml
 from api_server import refusals
 from pod_security import house_problems, quantity, restricted_problems
+from prometheus_client import REGISTRY
 from rendering import CHARTS, HOLDFAST, Json, Rendering, Workload, leaves, lint, nested, render, schema_problems
 from wiring import reference_problems, selector_problems, service_problems
 
@@ -196,6 +200,22 @@ def test_rules_read_annotations_and_labels_that_pods_have(observability, pods):
     known |= {meta("label", name) for found in pods for name in found.labels}
     assert read <= known
     assert job["kubernetes_sd_configs"] == [{"role": "pod", "namespaces": {"own_namespace": True}}]
+
+
+def test_labels_of_the_platforms_metrics_and_of_their_pods_do_not_collide(observability):
+    """The one that does, `job`, stays what the platform says: Prometheus' own is the same everywhere."""
+    for module in pkgutil.walk_packages(chassis.__path__, "chassis."):
+        if not re.search("migrations|__main__", module.name):
+            importlib.import_module(module.name)
+    metrics = {label for collector in REGISTRY._names_to_collectors.values() for label in collector_labels(collector)}
+    (job,) = configuration(observability, "prometheus")["scrape_configs"]
+    added = {rule["target_label"] for rule in job["relabel_configs"] if rule.get("action", "replace") == "replace"}
+    assert metrics & (added | {"job", "instance"}) == {"job"}
+    assert job["honor_labels"] is True
+
+
+def collector_labels(collector: object) -> tuple[str, ...]:
+    return getattr(collector, "_labelnames", ())
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not here: `apt-get install prometheus`")
