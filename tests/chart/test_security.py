@@ -128,7 +128,8 @@ def spoken_passwords(container: Json) -> list[str]:
     """Variables and arguments that hold a password rather than the path of its file: a process list shows them."""
     words = [*container.get("command", []), *container.get("args", [])]
     pairs = [(variable["name"], variable.get("value", "")) for variable in container.get("env", [])]
-    pairs += [word.split("=", 1) if "=" in word else (word, after) for word, after in pairwise([*words, ""])]
+    options = [(word, after) for word, after in pairwise([*words, ""]) if word.startswith("-")]
+    pairs += [word.split("=", 1) if "=" in word else (word, after) for word, after in options]
     from_secrets = [each["name"] for each in container.get("env", []) if "secretKeyRef" in each.get("valueFrom", {})]
     from_secrets += [each["secretRef"]["name"] for each in container.get("envFrom", []) if "secretRef" in each]
     return from_secrets + [
