@@ -186,3 +186,15 @@ def test_nothing_was_left_out_of_a_template(rendering: Rendering) -> None:
     assert "<no value>" not in text
     assert "{{" not in text
     assert "%!" not in text  # what Go's printf writes for a wrong argument
+
+
+def test_more_processes_than_postgres_has_connections_for_are_refused() -> None:
+    with pytest.raises(HelmRenderError, match=r"postgres\.maxConnections is 250, but .* may open \d+ connections"):
+        render(HOLDFAST, nested("services.orders.replicas", value=20))
+
+
+def test_a_service_with_several_pods_keeps_one_while_nodes_are_emptied(rendering: Rendering) -> None:
+    several = {name for name, found in controllers(rendering).items() if found["spec"]["replicas"] > 1}
+    budgets = {f"Deployment/{name}" for name in rendering.names("PodDisruptionBudget")}
+    assert budgets == several
+    assert all(found["spec"]["maxUnavailable"] == 1 for found in rendering.of_kind("PodDisruptionBudget"))

@@ -133,3 +133,23 @@ def test_every_value_changes_what_is_rendered() -> None:
 def test_a_value_that_nothing_uses_is_found(tmp_path: Path) -> None:
     chart = copy_of(HOLDFAST, tmp_path, {"templates/statefulset.yaml": ("{{ .Values.postgres.storage }}", "1Gi")})
     assert unused_values(chart, below="postgres.") == ["postgres.storage"]
+
+
+@pytest.mark.parametrize(
+    ("file", "switch", "value", "what"),
+    [
+        ("values.yaml", "postgres.enabled", False, "config.database.host"),
+        ("values.yaml", "valkey.enabled", False, "config.redis.host"),
+        ("values.yaml", "simulators.enabled", False, "services.payments.config.provider.base_url"),
+        ("values.yaml", "secrets.generate", False, "secrets.generate"),
+        ("values-prod.yaml", "postgres.enabled", True, "secrets.generate"),
+        ("values-prod.yaml", "valkey.enabled", True, "secrets.generate"),
+        ("values-prod.yaml", "simulators.enabled", True, "secrets.generate"),
+    ],
+)
+def test_a_switch_that_leaves_something_without_an_address_or_a_secret_is_refused(
+    file: str, switch: str, value: bool, what: str
+) -> None:
+    with pytest.raises(HelmRenderError) as refused:
+        render(HOLDFAST, values_of(HOLDFAST, file), nested(switch, value=value))
+    assert what in str(refused.value)
