@@ -148,7 +148,7 @@ def test_a_value_that_nothing_uses_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_a_switch_that_leaves_something_without_an_address_or_a_secret_is_refused(
-    file: str, switch: str, value: bool, what: str
+    *, file: str, switch: str, value: bool, what: str
 ) -> None:
     with pytest.raises(HelmRenderError) as refused:
         render(HOLDFAST, values_of(HOLDFAST, file), nested(switch, value=value))
