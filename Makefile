@@ -64,7 +64,9 @@ compose-smoke: ## Place orders in the containers' platform and ask the oracle; O
 compose-down: ## Stop the containers; what they keep stays, unless DATA=delete
 	@$(COMPOSE) --profile smoke down $(if $(filter delete,$(DATA)),--volumes)
 
-CONTEXT ?= kind-holdfast
+# Not from the environment: no cluster is meant by accident.
+CONTEXT = kind-holdfast
+PROFILE =
 dev: ## Run on a cluster and follow changes, with Skaffold; PROFILE=observability, CONTEXT=kind-holdfast
 	@for program in skaffold helm kubectl docker; do \
 		command -v $$program >/dev/null || { echo "make dev needs $$program: docs/tutorial/skaffold.md" >&2; exit 1; }; done

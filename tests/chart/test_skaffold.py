@@ -5,7 +5,6 @@
 
 import copy
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -249,7 +248,7 @@ def make_dev(folder: Path, commands: Iterable[str], *arguments: str) -> subproce
     return subprocess.run(
         ["make", "--no-print-directory", "--file", ROOT / "Makefile", "dev", *arguments],
         cwd=ROOT,
-        env={"PATH": str(folder), "HOME": os.environ.get("HOME", "/")},
+        env={"PATH": str(folder), "CONTEXT": "production", "PROFILE": "prod"},
         capture_output=True,
         text=True,
         check=False,

@@ -1,17 +1,15 @@
-{{- /* The programs of this chart: each is a key of the values and a file of files/. */ -}}
-{{- define "observability.programs" -}}
-collector jaeger prometheus
-{{- end }}
+{{/* Labels; nothing else. Each takes a list that begins with the root context. */}}
 
-{{- /* Labels by which a Service finds its pod; call with (dict "program" NAME "root" $). */ -}}
+{{/* (list $ "jaeger"): what a selector goes by; it must never change while a release is installed. */}}
 {{- define "observability.selector" -}}
-app.kubernetes.io/name: {{ .program }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-{{- end }}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+{{- end -}}
 
+{{/* (list $ "jaeger"): all labels of an object */}}
 {{- define "observability.labels" -}}
 {{ include "observability.selector" . }}
-app.kubernetes.io/part-of: {{ .root.Chart.Name }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
-{{- end }}
+app.kubernetes.io/part-of: observability
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version | replace "+" "_" }}
+{{- end -}}
