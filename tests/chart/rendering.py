@@ -181,7 +181,8 @@ def schema_problems(found: Json) -> list[str]:
     """What Kubernetes' schemas hold against an object, in the oldest and the newest version; unknown fields too."""
     if found["kind"] == "Secret":
         # Generated ones differ in each rendering. To the schema it only matters that they are text, and it is slow.
-        found = found | {"data": {key: text and "…" for key, text in (found.get("data") or {}).items()}}
+        data = {key: "…" if isinstance(text, str) else text for key, text in (found.get("data") or {}).items()}
+        found = found | {"data": data}
     return list(_schema_problems(json.dumps(found, sort_keys=True)))
 
 
