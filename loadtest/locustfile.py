@@ -16,17 +16,16 @@ same is said by variables; an option goes before its variable:
 One process, without Locust's workers: the orders of all users are counted in it.
 """
 
-import ipaddress
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import locust.stats
 from locust import LoadTestShape, events
+from loopback import is_loopback
 from scenario import Tally, judge
 from scenarios import SCENARIOS
 from users import PATIENCE_SECONDS, REFUSALS, Browser, Buyer, Run, percentile
@@ -37,6 +36,7 @@ __all__ = ["Browser", "Buyer", "Stages"]  # what Locust looks for
 locust.stats.STATS_NAME_WIDTH = 40
 locust.stats.PERCENTILES_TO_REPORT = [0.5, 0.75, 0.9, 0.95, 0.99, 1.0]
 
+_SEVERAL_PROCESSES = {"--processes", "--master", "--worker"}
 _USAGE_ERROR = 2
 
 
@@ -61,14 +61,14 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--orders", env_var="LOAD_ORDERS", type=_within(int, 1, 100_000), metavar="NUMBER")
     parser.add_argument("--seed", env_var="LOAD_SEED", type=int, default=1, metavar="NUMBER")
     parser.add_argument("--allow-remote", env_var="LOAD_ALLOW_REMOTE", action="store_true")
+    if _SEVERAL_PROCESSES & {word.partition("=")[0] for word in sys.argv}:  # now: Locust forks before it asks `prepare`
+        parser.error("there is one process: the orders of all users are counted in it")
 
 
 @events.init.add_listener
 def prepare(environment: Any, **_: object) -> None:
     """Refuse what must not be started; leave what the users share where they find it."""
     options = environment.parsed_options
-    if options.master or options.worker or options.processes:
-        _refuse("there is one process: the orders of all users are counted in it")
     if not environment.host:
         _refuse("--host or LOCUST_HOST is missing: the base URL of the orders API")
     if not options.allow_remote and not is_loopback(environment.host):
@@ -96,15 +96,6 @@ def _report(environment: Any) -> None:
     """After Locust's table."""
     for line in environment.lines:
         print(line)
-
-
-def is_loopback(url: str) -> bool:
-    """Without asking a name server, whose answer may be another the next time."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tally(environment: Any, run: Run) -> Tally:

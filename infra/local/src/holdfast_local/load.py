@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from asyncio.subprocess import DEVNULL
+from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -67,9 +67,11 @@ async def _any_platform(settings: LocalSettings, console: Console) -> AsyncItera
 
 async def _run_locust(installation: Installation, scenario: str, options: Sequence[str]) -> int:
     """Its exit code. It prints to where we do. Cancelled, it is told to end and still prints its table."""
+    sys.stdout.flush()  # what was printed before comes before
     process = await asyncio.create_subprocess_exec(
         *_command(installation, scenario, options),
         stdin=DEVNULL,  # or it would take the terminal's keys
+        stderr=STDOUT,  # where its table goes: together with what it is judged by
         env=_environment(),
         start_new_session=True,  # Ctrl-C reaches us alone
     )
