@@ -1,5 +1,6 @@
 """The chart and the code agree: what is rendered starts the real settings; ports, paths and times are the code's."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -122,6 +123,17 @@ def test_waiting_for_the_schema_needs_nothing_that_its_container_has_not(
         assert config.load_database(SETTINGS[service]).password
 
 
+def test_a_variable_reaches_every_container_of_its_service_and_no_other(enter: Enter) -> None:
+    rendering = render(HOLDFAST, nested("services.orders.env", value={"HOLDFAST_DATABASE__HOST": "elsewhere"}))
+    workloads = [*(deployment(rendering, "orders", role) for role in ROLES), migration(rendering, "orders")]
+    for workload in workloads:
+        for container in workload.containers:
+            enter(rendering, workload, container)
+            assert config.load_database(OrdersSettings).host == "elsewhere"
+    others = [workload for workload in rendering.workloads if workload not in workloads]
+    assert "HOLDFAST_" not in json.dumps([workload.pod for workload in others])
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "problem"),
     [
@@ -164,6 +176,21 @@ def test_probes_and_scraping_ask_paths_and_ports_that_the_code_has(platform: Ren
             assert {path for path, _ in asked.values()} | {scraped["path"]} <= routes
             # The answer then names the dependency that did not answer.
             assert container["readinessProbe"]["timeoutSeconds"] > CHECK_TIMEOUT
+
+
+def test_probes_are_patient_with_a_slow_node_and_quick_to_take_a_pod_out(platform: Rendering) -> None:
+    for service in SETTINGS:
+        for role in ROLES:
+            container = main(deployment(platform, service, role))
+            seconds = {
+                name: probe["periodSeconds"] * probe["failureThreshold"]
+                for name, probe in container.items()
+                if name.endswith("Probe")
+            }
+            assert seconds["startupProbe"] >= 60  # it takes 3 s; a busy node may take 20 times as long
+            assert seconds["livenessProbe"] >= 30  # a restart heals only what hangs, and costs whatever runs
+            assert seconds["readinessProbe"] <= 10
+            assert container["startupProbe"]["periodSeconds"] == 1
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -86,6 +86,25 @@ def test_a_pod_that_is_less_restricted_is_found(tmp_path: Path, file: str, old: 
     assert any(complaint in problem for problem in problems(broken)), problems(broken)
 
 
+def test_our_images_run_as_the_user_that_they_were_made_for(rendering: Rendering) -> None:
+    (user,) = set(
+        re.findall(r"^USER (\d+:\d+)$", (HOLDFAST.parents[1] / "services/Dockerfile").read_text(), re.MULTILINE)
+    )
+    for workload in rendering.workloads:
+        context = workload.pod["securityContext"]
+        if any("holdfast/" in container["image"] for container in workload.containers):
+            assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
+        assert context["runAsUser"] > 0  # a name in the image would not prove to the kubelet that it is not root
+        # The group of secret files, which everybody else may not read, and of volumes that are written to.
+        assert context["fsGroup"] == context["runAsGroup"]
+
+
+def test_no_pod_has_the_account_that_a_namespace_gives_to_all(rendering: Rendering) -> None:
+    accounts = {workload.pod["serviceAccountName"] for workload in rendering.workloads}
+    assert accounts == rendering.names("ServiceAccount")
+    assert all(account["automountServiceAccountToken"] is False for account in rendering.of_kind("ServiceAccount"))
+
+
 def test_only_the_running_container_of_a_service_is_writable_and_only_when_asked_for() -> None:
     writable = render(HOLDFAST, nested("rootFilesystem", value="writable"))
     found = {

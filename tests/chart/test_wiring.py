@@ -101,7 +101,16 @@ SELECTORS = {
         ["its selector matches the pods of ['Deployment/holdfast-orders']"],
     ),
     "a budget of nobody": (
-        "PodDisruptionBudget/orders", "spec.selector.matchLabels", {"app": "order"}, ["its selector matches no pods"],
+        "PodDisruptionBudget/orders", "spec.selector.matchLabels", {"app": "order"},
+        ["its selector matches the pods of []"],
+    ),
+    "a budget of too many": (
+        "PodDisruptionBudget/orders", "spec.selector.matchLabels", {"app": "orders"},
+        ["its selector matches the pods of ['Deployment/holdfast-orders', 'Job/holdfast-migrate-1']"],
+    ),
+    "pods that are spread beside others": (
+        ORDERS, f"{POD}.topologySpreadConstraints", [{"labelSelector": {"matchLabels": {"app": "postgres"}}}],
+        ["its selector matches the pods of ['StatefulSet/holdfast-postgres']"],
     ),
     "a policy for nobody": (
         "NetworkPolicy/postgres", "spec.podSelector.matchLabels", {"app": "mysql"}, ["its selector matches no pods"],

@@ -34,14 +34,18 @@ def selector_problems(rendering: Rendering) -> list[str]:
     problems = []
     for found in rendering.of_kind(*CONTROLLERS):
         selector = found["spec"]["selector"]
-        names = [workload.name for workload in selected(rendering, selector.get("matchLabels", {}))]
-        if names != [identity(found)] or selector.keys() != {"matchLabels"}:
-            problems.append(f"{identity(found)}: its selector matches the pods of {names}")
-        problems += [f"{identity(found)}: {it}" for it in _unstable(selector.get("matchLabels", {}))]
-    for found in rendering.of_kind("PodDisruptionBudget", "NetworkPolicy"):
-        field = "selector" if found["kind"] == "PodDisruptionBudget" else "podSelector"
-        if not selected(rendering, found["spec"][field].get("matchLabels", {})):
-            problems.append(f"{identity(found)}: its selector matches no pods")
+        problems += _not_only(rendering.workload(identity(found)), found, selector, rendering)
+        problems += [f"{identity(found)}: {it}" for it in _unstable(selector.get("matchLabels") or {})]
+    for workload in rendering.workloads:
+        for constraint in workload.pod.get("topologySpreadConstraints", []):
+            problems += _not_only(workload, workload.object, constraint["labelSelector"], rendering)
+    for budget in rendering.of_kind("PodDisruptionBudget"):
+        names = [workload.name for workload in selected(rendering, budget["spec"]["selector"].get("matchLabels") or {})]
+        if len(names) != 1:
+            problems.append(f"{identity(budget)}: its selector matches the pods of {names}")
+    for policy in rendering.of_kind("NetworkPolicy"):
+        if not selected(rendering, policy["spec"]["podSelector"].get("matchLabels") or {}):
+            problems.append(f"{identity(policy)}: its selector matches no pods")
     return problems
 
 
@@ -81,6 +85,14 @@ def references(rendering: Rendering) -> Iterator[Reference]:
 
 def keys_of(found: Json) -> set[str]:
     return {key for field in ("data", "stringData", "binaryData") for key in found.get(field) or {}}
+
+
+def _not_only(workload: Workload, by: Json, selector: Json, rendering: Rendering) -> list[str]:
+    """A complaint unless the selector of `by` matches the pods of this workload and no others, by labels alone."""
+    names = [found.name for found in selected(rendering, selector.get("matchLabels") or {})]
+    if names == [workload.name] and selector.keys() == {"matchLabels"}:
+        return []
+    return [f"{identity(by)}: its selector matches the pods of {names}"]
 
 
 def _of(service: Json, rendering: Rendering) -> Iterator[str]:
