@@ -24,6 +24,7 @@ OBSERVABILITY = CHARTS / "observability"
 PROGRAMS = ("collector", "jaeger", "prometheus")
 COLLECTORS = ("collector", "jaeger")
 """Jaeger 2 is configured as a collector is."""
+NUMBER = "__meta_kubernetes_pod_container_port_number"
 ANNOTATIONS = ("prometheus.io/scrape", "prometheus.io/port", "prometheus.io/path")
 
 
@@ -234,19 +235,18 @@ def test_prometheus_accepts_its_configuration(observability, tmp_path):
 
 
 def discovered(found: Workload, phase: str = "Running") -> list[Json]:
-    """What Prometheus' discovery says of one pod of the workload: a target for each port of each container."""
+    """What Prometheus' discovery says of one pod: a target per port of each container, or for one without."""
     name = found.object["metadata"]["name"]
-    meta_labels = {meta("annotation", key): value for key, value in found.annotations.items()}
-    meta_labels |= {meta("label", key): value for key, value in found.labels.items()}
-    meta_labels |= {"__meta_kubernetes_pod_name": f"{name}-abc12", "__meta_kubernetes_pod_phase": phase}
-    ports = [port["containerPort"] for each in found.containers for port in each.get("ports", [])]
-    return [
-        {
-            "targets": [f"{name}:{port}"],
-            "labels": meta_labels | {"__meta_kubernetes_pod_container_port_number": str(port)},
-        }
-        for port in ports
-    ]
+    of_pod = {meta("annotation", key): value for key, value in found.annotations.items()}
+    of_pod |= {meta("label", key): value for key, value in found.labels.items()}
+    of_pod |= {"__meta_kubernetes_pod_name": f"{name}-abc12", "__meta_kubernetes_pod_phase": phase}
+    targets = []
+    for container in found.containers:
+        numbers = [port["containerPort"] for port in container.get("ports", [])]
+        targets += [
+            {"targets": [f"{name}:{number}"], "labels": of_pod | {NUMBER: str(number)}} for number in numbers
+        ] or [{"targets": [name], "labels": of_pod}]
+    return targets
 
 
 def scraped_by(config: Json, folder: Path) -> Sequence[Json]:
