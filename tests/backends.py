@@ -5,10 +5,11 @@ and the chart run, and needs a Docker engine. Tests of the bare-machine runner s
 either: how those start, stop, crash and keep others out is what they test.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
+from chassis.settings import DatabaseSettings
 from holdfast_local.postgres import temporary_postgres
 from holdfast_local.valkey import temporary_valkey
 
@@ -22,6 +23,9 @@ class RealServer:
 
     dsn: str = field(repr=False)
 
+
+type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
+"""Makes a database with the tables of the chassis (`""`) or of a service's package."""
 
 type Start = Callable[[], AbstractAsyncContextManager[RealServer]]
 

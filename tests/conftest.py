@@ -2,14 +2,14 @@
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from backends import VARIABLE, Backend, RealServer, UnknownBackend, choose
+from backends import VARIABLE, Backend, FreshDatabase, RealServer, UnknownBackend, choose
 from chassis.migrations import upgrade
 from chassis.pooling import Database, create_redis
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -20,8 +20,6 @@ from redis.asyncio import Redis
 PASSWORD = "only-for-tests"
 
 BACKEND = pytest.StashKey[Backend]()
-
-type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,7 +59,7 @@ async def redis(redis_settings: RedisSettings) -> AsyncIterator[Redis]:
 
 @pytest.fixture(scope="session")
 async def fresh_database(postgres: RealServer) -> FreshDatabase:
-    """Makes a database with the tables of the chassis (`""`) or of a service's package, by copying a migrated one."""
+    """By copying a migrated one."""
     numbers = itertools.count(1)
     templates: dict[str, str] = {}
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from backends import RealServer
+from backends import FreshDatabase, RealServer
 from chassis.migrations import SchemaMissing, migrate, upgrade, wait_for_schema
 from chassis.settings import DatabaseSettings
-from conftest import FreshDatabase
 from holdfast_local.databases import create_database
 from holdfast_local.ports import free_port
 from pydantic import SecretStr
