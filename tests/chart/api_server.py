@@ -16,6 +16,8 @@ DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+PROBES = {"startupProbe", "livenessProbe", "readinessProbe"}
+HANDLERS = {"exec", "httpGet", "tcpSocket", "grpc"}
 DATA_KEY = re.compile(r"(?!\.\.)[-._a-zA-Z0-9]{1,253}")
 LARGEST_DATA = 1024 * 1024
 REVISIONED, LONGEST_REVISIONED = {"StatefulSet", "DaemonSet", "CronJob"}, 52
@@ -102,6 +104,11 @@ def _of_pod(workload: Workload) -> Iterator[str]:
 
 
 def _of_container(container: Json, volumes: Iterable[str]) -> Iterator[str]:
+    if not container.get("image"):
+        yield "has no image"
+    for name in PROBES & container.keys():
+        if len(container[name].keys() & HANDLERS) != 1:
+            yield f"{name} does not say what to ask"
     mounts = container.get("volumeMounts", [])
     yield from (f"there is no volume {mount['name']}" for mount in mounts if mount["name"] not in volumes)
     yield from (f"two mounts at {path}" for path in _twice(mount["mountPath"].rstrip("/") for mount in mounts))
@@ -119,8 +126,8 @@ def _of_container(container: Json, volumes: Iterable[str]) -> Iterator[str]:
 
 def probes(container: Json) -> Iterator[tuple[str, str, Json]]:
     """`("livenessProbe", "httpGet", {"path": "/livez", "port": "management"})`, for those that ask a port."""
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        for action in ("httpGet", "tcpSocket", "grpc"):
+    for probe in sorted(PROBES):
+        for action in sorted(HANDLERS - {"exec"}):
             if handler := container.get(probe, {}).get(action):
                 yield probe, action, handler
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from api_server import probes
 from chassis import config
+from chassis.cli import EXIT_CONFIGURATION
 from chassis.errors import ConfigurationError
 from chassis.health import CHECK_TIMEOUT, Health, management_app
 from chassis.settings import ServiceSettings
@@ -207,6 +208,18 @@ def test_what_each_container_runs_is_a_command_of_the_service(
         with pytest.raises(SystemExit) as ended:
             command()
         assert ended.value.code == 0, capsys.readouterr().err
+
+
+def test_a_migration_is_tried_again_unless_its_configuration_is_wrong(platform: Rendering) -> None:
+    for service in SETTINGS:
+        job = migration(platform, service)
+        spec = job.object["spec"]
+        assert spec["backoffLimit"] >= 6  # the bundled database may take minutes to start
+        (rule,) = spec["podFailurePolicy"]["rules"]
+        assert rule["action"] == "FailJob"
+        codes = {"containerName": main(job)["name"], "operator": "In", "values": [EXIT_CONFIGURATION]}
+        assert rule["onExitCodes"] == codes
+        assert spec["ttlSecondsAfterFinished"] >= 3600  # long enough to look at what went wrong
 
 
 @pytest.mark.parametrize(

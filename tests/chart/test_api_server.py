@@ -90,6 +90,11 @@ REFUSED = {
         DEPLOYMENT, f"{API}.livenessProbe.httpGet.port", 9000,
         "container api: livenessProbe.httpGet asks the port 9000, which has no such name in this container",
     ),
+    "a container of nothing": (DEPLOYMENT, f"{API}.image", "", "container api: has no image"),
+    "a probe of nothing": (
+        DEPLOYMENT, f"{API}.readinessProbe", {"periodSeconds": 5},
+        "container api: readinessProbe does not say what to ask",
+    ),
     "a liveness probe that must pass twice": (
         DEPLOYMENT, f"{API}.livenessProbe.successThreshold", 2,
         "container api: livenessProbe.successThreshold must be 1",

@@ -109,6 +109,19 @@ async def test_valkey_starts_as_it_is_configured_and_lets_only_the_services_in(
     assert password not in secret(platform, "valkey")["users.acl"]
 
 
+def test_what_keeps_something_never_runs_twice_at_once(platform: Rendering) -> None:
+    (valkey,) = (it for it in platform.of_kind("Deployment") if it["metadata"]["name"] == "holdfast-valkey")
+    assert valkey["spec"]["strategy"] == {"type": "Recreate"}
+    alone = [valkey, *platform.of_kind("StatefulSet")]
+    assert {found["metadata"]["name"]: found["spec"]["replicas"] for found in alone} == {
+        "holdfast-valkey": 1,
+        "holdfast-postgres": 1,
+        "holdfast-payment-provider": 1,
+        "holdfast-mailbox": 1,
+        "holdfast-customer-endpoint": 1,
+    }
+
+
 def test_services_know_the_hashes_of_their_callers_keys(platform: Rendering) -> None:
     generated = secret(platform, "generated")
     clients = {name.removeprefix("client_"): key for name, key in generated.items() if name.startswith("client_")}
