@@ -1,4 +1,4 @@
-"""A minute within what the clients may ask for: three clients, of whom each may spend 10 a second, spend about 6.
+"""A minute within what the clients may ask for: three clients, of whom each may spend 10 a second, spend about 5.
 
 Nobody is over a limit, nothing fails, and an order is settled as soon as the provider's webhook is in.
 """
