@@ -99,8 +99,10 @@ def unused_values(chart: Path, *, below: str = "") -> list[str]:
 def has_effect(chart: Path, path: str, value: object, before: Mapping[str, str]) -> bool:
     try:
         return without_secrets(manifests(chart, nested(path, value=value))) != before
-    except (HelmValuesError, HelmRenderError):
+    except HelmValuesError:
         return False
+    except HelmRenderError:
+        return True  # a template looked at it, and refused
 
 
 def others(value: object) -> list[object]:
