@@ -98,7 +98,11 @@ def env_example() -> str:
 
 
 def chart_values_schema() -> str:
-    return values_schema(SERVICES, is_secret=lambda field, known: _is_secret(_resolve(field, known), known))
+    return values_schema(
+        SERVICES,
+        is_secret=lambda field, known: _is_secret(_resolve(field, known), known),
+        secrets={s.service_name: [variable(it.name) for it in _settings(s) if it.is_secret] for s in SERVICES},
+    )
 
 
 PAGES: Mapping[Path, Callable[[], str]] = {

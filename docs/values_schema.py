@@ -6,9 +6,10 @@ What a ConfigMap must not hold or the chart itself decides is not accepted as a 
 # ruff: noqa: INP001  beside generate.py, which writes it
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from chassis.config import LOCATIONS, variable
 from chassis.settings import ServiceSettings
 
 type Schema = dict[str, Any]
@@ -25,7 +26,10 @@ type IsSecret = Callable[[Schema, Schema], bool]
 """Whether a setting of a model's JSON schema, whose definitions are given, is secret."""
 
 
-def values_schema(services: Sequence[type[ServiceSettings]], *, is_secret: IsSecret) -> str:
+def values_schema(
+    services: Sequence[type[ServiceSettings]], *, is_secret: IsSecret, secrets: Mapping[str, Sequence[str]]
+) -> str:
+    """As a file. `secrets`: service → the variables that would be secrets, and must be files."""
     configs, groups = {}, {}
     for settings in (ServiceSettings, *services):
         schema = settings.model_json_schema()
@@ -33,7 +37,9 @@ def values_schema(services: Sequence[type[ServiceSettings]], *, is_secret: IsSec
         found = {name: _group(name, group, definitions, is_secret) for name, group in definitions.items()}
         configs[settings] = _group("", schema, definitions, is_secret) | {"additionalProperties": False}
         groups |= found
-    own = {s.service_name: _object(_SERVICE, config=configs[s]) for s in services}
+    own = {
+        s.service_name: _object(_SERVICE, env=_variables(secrets[s.service_name]), config=configs[s]) for s in services
+    }
     values = _object(
         _VALUES,
         config=configs[ServiceSettings],
@@ -62,6 +68,16 @@ def _group(name: str, group: Schema, definitions: Schema, is_secret: IsSecret) -
             if setting not in THE_CHARTS_OWN.get(name, ()) and not is_secret(field, definitions)
         }
     return kept
+
+
+def _variables(secrets: Sequence[str]) -> Schema:
+    own = [variable(name) for name in ("http.host", "http.port", "management.host", "management.port")]
+    return {
+        "type": "object",
+        "properties": dict.fromkeys([*LOCATIONS, *own, *secrets], False),
+        "patternProperties": {"^HOLDFAST_[A-Z0-9_]+$": _TEXT},
+        "additionalProperties": False,
+    }
 
 
 def _without(schema: Schema, *keys: str) -> Schema:
@@ -105,11 +121,6 @@ _SERVICE: Schema = {
     "worker": _object({"replicas": {"type": "integer", "minimum": 0}, "resources": _ref("resources")}),
     "existingSecret": _TEXT,
     "existingMigrationSecret": _TEXT,
-    "env": {
-        "type": "object",
-        "patternProperties": {"^HOLDFAST_[A-Z0-9_]+$": _TEXT},
-        "additionalProperties": False,
-    },
 }
 
 _VALUES: Schema = {
