@@ -1,4 +1,6 @@
-"""The command of a service: `orders api | worker | migrate | config explain | jobs …`. It is the image's entry point.
+"""The command of a service: `orders api | worker | migrate | wait-for-schema | config explain | jobs …`.
+
+It is the image's entry point.
 
 Composition roots are named as text and imported when their command runs, so that `orders migrate` does not load a web
 framework and `orders api` no migrations.
