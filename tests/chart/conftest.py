@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 import pytest
+from our_services import SERVICES
 from rendering import HOLDFAST, Rendering, Values, leaves, merge, nested, render, values_files, values_of
-
-SERVICES = ("orders", "payments", "notifications", "webhook-ingest")
 
 OWN_SECRETS = merge(
     nested("secrets.generate", value=True),

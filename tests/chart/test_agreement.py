@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -13,21 +13,14 @@ from chassis import config
 from chassis.cli import EXIT_CONFIGURATION
 from chassis.errors import ConfigurationError
 from chassis.health import CHECK_TIMEOUT, Health, management_app
-from chassis.settings import ServiceSettings
 from chassis.telemetry.export import EXPORT_TIMEOUT
 from chassis.worker.stages import GRACE_SECONDS
-from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
-from payments.settings import PaymentsSettings
+from our_services import SETTINGS
 from pod_files import files_of, write
 from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, nested, render, values_files, values_of
 from starlette.routing import Route
-from webhook_ingest.settings import WebhookIngestSettings
 
-SETTINGS: Mapping[str, type[ServiceSettings]] = {
-    settings.service_name: settings
-    for settings in (OrdersSettings, PaymentsSettings, NotificationsSettings, WebhookIngestSettings)
-}
 ROLES = ("api", "worker")
 
 type Enter = Callable[[Rendering, Workload, Json], None]

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import re
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import pytest
+from chassis.config import settings_of
 from holdfast_local.ports import free_port
 from holdfast_local.valkey import EmbeddedValkey
+from our_services import SERVICES, SETTINGS
 from pod_files import decoded, files_of
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -19,13 +22,6 @@ from rendering import HOLDFAST, Json, Rendering
 from webhook_ingest.models import Provider
 from webhook_ingest.routes import router
 
-SERVICES = {
-    "orders": "orders",
-    "payments": "payments",
-    "notifications": "notifications",
-    "webhook-ingest": "webhook_ingest",
-}
-"""Service → database."""
 TOOLS = {
     "StatefulSet/holdfast-payment-provider": "simulators.payment_provider",
     "StatefulSet/holdfast-mailbox": "simulators.mailbox",
@@ -52,7 +48,8 @@ def test_postgres_is_given_the_passwords_of_both_roles_of_every_database(platfor
         PurePosixPath(path).name: text for path, text in found.items() if path.startswith("/run/secrets/holdfast/")
     }
     expected = {}
-    for service, database in SERVICES.items():
+    for service in SERVICES:
+        database = service.replace("-", "_")
         expected[f"{database}_owner"] = secret(platform, f"{service}-migrate")["database__migration_password"]
         expected[f"{database}_app"] = secret(platform, service)["database__password"]
     assert passwords == expected
@@ -131,6 +128,17 @@ def test_services_know_the_hashes_of_their_callers_keys(platform: Rendering) -> 
     assert json.loads(secret(platform, "notifications")["auth__keys"]) == hashes
     orders = hashlib.sha256(secret(platform, "orders")["payments__api_key"].encode()).hexdigest()
     assert json.loads(secret(platform, "payments")["auth__keys"]) == {"orders": orders}
+
+
+def test_the_page_names_every_key_that_a_secret_of_ones_own_must_have(platform: Rendering) -> None:
+    page = (HOLDFAST.parents[1] / "docs/tutorial/kubernetes.md").read_text()
+    rows = dict(re.findall(r"^\| ([a-z '-]+) \| (`[a-z_]+__.+) \|$", page, re.MULTILINE))
+    keys = {name: set(re.findall(r"`([a-z]+(?:_[a-z]+)*__[a-z_]+)`", text)) for name, text in rows.items()}
+    assert keys["every service's migration"] == set(secret(platform, "orders-migrate"))
+    for service in SERVICES:
+        named = keys["every service"] | keys[service]
+        assert set(secret(platform, service)) <= named
+        assert {key.replace("__", ".") for key in named} <= settings_of(SETTINGS[service]).keys()
 
 
 def test_the_provider_and_the_platform_know_each_others_secrets(platform: Rendering) -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from our_services import SERVICES
 from pod_files import decoded, files_of
 from pod_security import house_problems, restricted_problems
 from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, identity, nested, render, values_of
@@ -16,7 +17,6 @@ SHORTEST_SECRET = 16
 """Nothing that we generate is shorter; a shorter value may be a word that stands elsewhere too."""
 SECRET_NAME = re.compile("pass|secret|token|key|dsn", re.IGNORECASE)
 PASSWORD_IN_URL = re.compile(r"://[^/\s]*:[^/\s]*@")
-SERVICES = ("orders", "payments", "notifications", "webhook-ingest")
 
 BREAKS = {
     "templates/deployment.yaml": [

@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from our_services import SERVICES
 from pod_files import decoded
 from rendering import HOLDFAST, Rendering, copy_of, leaves, render
 from wiring import reference_problems, selector_problems, service_problems
 
-SERVICES = ("orders", "payments", "notifications", "webhook-ingest")
 BREAKS = [
     ("service.yaml", "targetPort: http", "targetPort: htttp", "names no port 'htttp'"),
     ("_helpers.tpl", "app.kubernetes.io/component: {{ index . 2 }}", "", "selects the pods of ['Deployment/"),

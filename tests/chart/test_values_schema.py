@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import helm_python
 import pytest
 from helm_python import HelmRenderError, HelmValuesError
 from rendering import HOLDFAST, Json, Rendering, copy_of, leaves, manifests, merge, nested, render, values_of
@@ -53,6 +54,14 @@ def test_a_value_that_cannot_be_meant_is_refused_with_its_name(path: str, value:
         render(HOLDFAST, nested(path, value=value))
     (line,) = (line for line in str(refused.value).splitlines() if what in line)
     assert f"at '{where}" in line
+
+
+def test_the_page_shows_what_helm_says() -> None:
+    page = (HOLDFAST.parents[1] / "docs/tutorial/kubernetes.md").read_text()
+    (expression, shown) = re.findall(r"^\$ helm template \S+ \S+ --set (\S+)\nError: ([^`]+)```", page, re.MULTILINE)[0]
+    with pytest.raises(HelmValuesError) as refused:
+        render(HOLDFAST, helm_python.parse_set_string(expression))
+    assert str(refused.value).strip() == shown.strip()
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
