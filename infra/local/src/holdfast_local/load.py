@@ -66,7 +66,7 @@ async def _any_platform(settings: LocalSettings, console: Console) -> AsyncItera
 
 
 async def _run_locust(installation: Installation, scenario: str, options: Sequence[str]) -> int:
-    """Its exit code. It prints to where we do. Cancelled, it is told to end and still prints its table."""
+    """Its exit code. It prints to where we do. Cancelled, it ends at once and prints nothing more."""
     sys.stdout.flush()  # what was printed before comes before
     process = await asyncio.create_subprocess_exec(
         *_command(installation, scenario, options),
