@@ -203,14 +203,18 @@ def test_what_each_container_runs_is_a_command_of_the_service(
         assert ended.value.code == 0, capsys.readouterr().err
 
 
-def test_a_migration_is_tried_again_unless_its_configuration_is_wrong(platform: Rendering) -> None:
+def test_a_migration_is_tried_again_unless_what_it_was_told_is_wrong(platform: Rendering) -> None:
     for service in SETTINGS:
         job = migration(platform, service)
         spec = job.object["spec"]
         assert spec["backoffLimit"] >= 6  # the bundled database may take minutes to start
         (rule,) = spec["podFailurePolicy"]["rules"]
         assert rule["action"] == "FailJob"
-        codes = {"containerName": main(job)["name"], "operator": "In", "values": [EXIT_CONFIGURATION]}
+        codes = {
+            "containerName": main(job)["name"],
+            "operator": "In",
+            "values": [2, EXIT_CONFIGURATION],
+        }  # 2: of the command line
         assert rule["onExitCodes"] == codes
         assert spec["ttlSecondsAfterFinished"] >= 3600  # long enough to look at what went wrong
 
