@@ -119,6 +119,23 @@ def test_what_keeps_something_never_runs_twice_at_once(platform: Rendering) -> N
     }
 
 
+def test_volumes_go_with_the_release_whose_passwords_are_in_them(platform: Rendering) -> None:
+    for found in platform.of_kind("StatefulSet"):
+        assert found["spec"]["persistentVolumeClaimRetentionPolicy"] == {
+            "whenDeleted": "Delete",
+            "whenScaled": "Retain",
+        }
+        assert found["spec"]["serviceName"] == found["metadata"]["name"]
+
+
+def test_postgres_keeps_a_data_folder_that_it_accepts_and_has_time_to_close_it(platform: Rendering) -> None:
+    pod = platform.workload("StatefulSet/holdfast-postgres").pod
+    # With `Always`, the folder is made writable for its group at every start, and PostgreSQL refuses such a one.
+    assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    assert set(pod["containers"][0]) >= {"startupProbe", "readinessProbe"}
+
+
 def test_services_know_the_hashes_of_their_callers_keys(platform: Rendering) -> None:
     generated = secret(platform, "generated")
     clients = {name.removeprefix("client_"): key for name, key in generated.items() if name.startswith("client_")}
