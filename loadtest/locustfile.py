@@ -113,6 +113,7 @@ def _tally(environment: Any, run: Run) -> Tally:
     return Tally(
         answers=environment.stats.total.num_requests,
         failed=environment.stats.total.num_failures,
+        given_up=run.given_up,
         exceptions=sum(seen["count"] for seen in environment.runner.exceptions.values()),
         rate_limited=refused[HTTPStatus.TOO_MANY_REQUESTS],
         overloaded=refused[HTTPStatus.SERVICE_UNAVAILABLE],

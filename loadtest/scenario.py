@@ -61,6 +61,8 @@ class Tally:
 
     answers: int
     failed: int
+    given_up: int
+    """Refused until their user's patience ended."""
     exceptions: int
     """In our own code: what it did not expect."""
     rate_limited: int
@@ -84,7 +86,10 @@ class Line:
 def judge(tally: Tally, limits: Limits) -> Iterator[Line]:
     """A line per limit; nothing that was not tried holds."""
     answers, (least, most) = tally.answers, limits.rate_limited
-    yield Line(answers > 0 and tally.failed == 0, f"{tally.failed:,} of {answers:,} requests failed")
+    yield Line(
+        answers > 0 and tally.failed == 0 and tally.given_up == 0,
+        f"{tally.failed:,} of {answers:,} requests failed, {tally.given_up:,} were given up after refusals only",
+    )
     refused = tally.rate_limited / max(1, answers)
     yield Line(
         least <= refused <= most,

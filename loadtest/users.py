@@ -42,6 +42,7 @@ class Run:
     """Of the present stage."""
     id: str = field(default_factory=lambda: uuid4().hex[:12])
     users: Callable[[], int] = field(default_factory=lambda: count().__next__)
+    given_up: int = 0
     placed: int = 0
     settled: list[float] = field(default_factory=list)
     """Seconds, of each order that ended as its card and its cancellation say."""
@@ -93,6 +94,7 @@ class _Client(FastHttpUser):
                 answer.request_meta["name"] += REFUSALS[HTTPStatus(answer.status_code)]
                 answer.success()
             if perf_counter() + pause > deadline:
+                self.given.given_up += 1
                 return None
             gevent.sleep(pause + self.rng.uniform(0, 0.5))  # those who were refused together do not come back together
 

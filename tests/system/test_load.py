@@ -74,6 +74,7 @@ def tally(scenario: ModuleType, **changed: Any) -> Any:
     sound = {
         "answers": 1000,
         "failed": 0,
+        "given_up": 0,
         "exceptions": 0,
         "rate_limited": 100,
         "overloaded": 10,
@@ -89,6 +90,7 @@ def tally(scenario: ModuleType, **changed: Any) -> Any:
     ("changed", "said"),
     [
         ({"failed": 1}, "1 of 1,000 requests failed"),
+        ({"given_up": 3}, "3 were given up after refusals only"),
         ({"rate_limited": 49}, "49 were over a client's limit"),
         ({"rate_limited": 201}, "201 were over a client's limit"),
         ({"overloaded": 11}, "11 found the service overloaded"),
