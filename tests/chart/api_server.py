@@ -51,6 +51,11 @@ def _of_object(found: Json, namespace: str) -> Iterator[str]:
             yield from _of_service(found["spec"])
         case "ConfigMap" | "Secret":
             yield from _of_data(found)
+        case "PersistentVolumeClaim":
+            yield from _of_claim(found)
+        case "StatefulSet":
+            for claim in found["spec"].get("volumeClaimTemplates", []):
+                yield from _of_claim(claim)
 
 
 def _labels(labels: Mapping[str, str]) -> Iterator[str]:
@@ -80,6 +85,14 @@ def _of_data(found: Json) -> Iterator[str]:
     yield from (f"key {key!r}" for key in {**plain, **encoded} if not DATA_KEY.fullmatch(key))
     if sum(len(text.encode()) for text in (*plain.values(), *encoded.values())) > LARGEST_DATA:
         yield "more than 1 MiB"
+
+
+def _of_claim(claim: Json) -> Iterator[str]:
+    spec = claim.get("spec") or {}
+    if not spec.get("accessModes"):
+        yield f"claim {claim['metadata']['name']} has no accessModes"
+    if not (spec.get("resources") or {}).get("requests", {}).get("storage"):
+        yield f"claim {claim['metadata']['name']} does not say how much"
 
 
 def _of_pod(workload: Workload) -> Iterator[str]:

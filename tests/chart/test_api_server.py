@@ -46,6 +46,7 @@ CONFIG_MAP: Json = {
     "metadata": {"name": "holdfast-common"},
     "data": {"a": "1"},
 }
+SCRATCH: Json = {"name": "scratch", "mountPath": "/tmp"}
 POD = "spec.template.spec"
 API = f"{POD}.containers.0"
 
@@ -137,6 +138,16 @@ def test_the_name_of_a_stateful_set_leaves_room_for_a_hash() -> None:
 
 
 def test_a_volume_claim_template_can_be_mounted() -> None:
-    stateful = changed(DEPLOYMENT, "spec.volumeClaimTemplates", [{"metadata": {"name": "data"}}])
-    assert refused(stateful) == ["Deployment/holdfast-orders: volume data is mounted nowhere"]
-    assert refused(changed(stateful, f"{API}.volumeMounts.0.name", "data")) == []
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    stateful = changed(changed(DEPLOYMENT, "kind", "StatefulSet"), "spec.volumeClaimTemplates", [claim])
+    name = "StatefulSet/holdfast-orders"
+    assert refused(stateful) == [f"{name}: volume data is mounted nowhere"]
+    mounted = changed(stateful, f"{API}.volumeMounts", [{"name": "data", "mountPath": "/data"}, SCRATCH])
+    assert refused(mounted) == []
+    assert refused(changed(mounted, "spec.volumeClaimTemplates.0.spec", {})) == [
+        f"{name}: claim data has no accessModes",
+        f"{name}: claim data does not say how much",
+    ]
