@@ -235,9 +235,12 @@ def test_every_installation_has_passwords_of_its_own() -> None:
     assert min(map(len, generated)) >= 43  # 256 bits in base64
 
 
-def test_an_upgrade_keeps_every_password() -> None:
-    first = render(HOLDFAST)
-    assert secrets_of(render(HOLDFAST, revision=2, existing=first.objects)) == secrets_of(first)
+def test_an_upgrade_keeps_every_password_of_this_release_in_this_namespace() -> None:
+    first = render(HOLDFAST, release="shop", namespace="trade")
+    upgraded = render(HOLDFAST, release="shop", namespace="trade", revision=2, existing=first.objects)
+    assert secrets_of(upgraded) == secrets_of(first)
+    neighbour = render(HOLDFAST, release="stall", namespace="trade", existing=first.objects)
+    assert not set(secrets_of(neighbour).values()) & set(secrets_of(first).values())
 
 
 def test_a_new_client_gets_a_key_and_nobody_else_another() -> None:

@@ -86,6 +86,12 @@ def test_every_address_in_the_configuration_is_a_service_of_this_release_or_else
     assert unreachable(rendering) == []
 
 
+def test_a_release_of_another_name_is_connected_as_well() -> None:
+    shop = render(HOLDFAST, release="shop", namespace="trade")
+    assert problems(shop) == unreachable(shop) == []
+    assert {host.partition("-")[0] for host, _ in addresses(shop).values()} == {"shop"}
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
