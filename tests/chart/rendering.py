@@ -25,6 +25,9 @@ HOLDFAST = CHARTS / "holdfast"
 KUBERNETES = ("1.34", ".".join(kubernetes_validate.latest_version().split(".")[:2]))
 """The oldest version that we support, and the newest whose schemas we have."""
 
+# It reads 1.5 MB of definitions for every object that it looks at: read once, it is ten times as quick.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
+
 type Json = dict[str, Any]
 type Values = Mapping[str, Any]
 
@@ -179,11 +182,16 @@ def lint(chart: Path, *values: Values) -> list[str]:
 
 def schema_problems(found: Json) -> list[str]:
     """What Kubernetes' schemas hold against an object, in the oldest and the newest version; unknown fields too."""
-    if found["kind"] == "Secret":
-        # Generated ones differ in each rendering. To the schema it only matters that they are text, and it is slow.
-        data = {key: "…" if isinstance(text, str) else text for key, text in (found.get("data") or {}).items()}
-        found = found | {"data": data}
-    return list(_schema_problems(json.dumps(found, sort_keys=True)))
+    problems = []
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(found, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            where = ".".join(map(str, error.absolute_path))
+            problems.append(f"{identity(found)} on Kubernetes {version}: {where}: {error.message}")
+        except kubernetes_validate.SchemaNotFoundError as error:
+            problems.append(f"{identity(found)}: {error.message}")
+    return problems
 
 
 def copy_of(chart: Path, folder: Path, edits: Mapping[str, tuple[str, str]]) -> Path:
@@ -232,21 +240,6 @@ def _at(inner: Any, path: str) -> tuple[Any, str | int]:
     for part in folders:
         inner = inner[part]
     return inner, last
-
-
-@cache
-def _schema_problems(text: str) -> tuple[str, ...]:
-    found = json.loads(text)
-    problems = []
-    for version in KUBERNETES:
-        try:
-            kubernetes_validate.validate(found, version, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            where = ".".join(map(str, error.absolute_path))
-            problems.append(f"{identity(found)} on Kubernetes {version}: {where}: {error.message}")
-        except kubernetes_validate.SchemaNotFoundError as error:
-            problems.append(f"{identity(found)}: {error.message}")
-    return tuple(problems)
 
 
 def _pod_template(found: Json) -> Json | None:
