@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Never
 
 SOURCES = Path(__file__).parent
 SUFFIXES = frozenset({".py", ".sql", ".lua"})
@@ -28,26 +27,32 @@ def main() -> None:
     command = sys.argv[1:]
     if STAYING.isdisjoint(command[1:2]):
         os.execvp(command[0], command)  # noqa: S606  the image names it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    run_and_reload(command)
+    run_and_reload(command, stop_signals())
 
 
-def run_and_reload(command: Sequence[str]) -> Never:
-    """Until SystemExit or KeyboardInterrupt; then the service is stopped first."""
-    while True:
+def stop_signals() -> list[int]:
+    """Filled by SIGTERM and SIGINT. No exception: one could come between a service's start and who would end it."""
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: received.append(number))
+    return received
+
+
+def run_and_reload(command: Sequence[str], stopping: Sequence[int]) -> None:
+    while not stopping:
         seen = versions()
         service = subprocess.Popen(command)  # noqa: S603  the image names it
-        try:
-            wait_for_reason(service, seen)
-        finally:
-            service.terminate()
-            service.wait()
+        wait_for_reason(service, seen, stopping)
+        service.terminate()
+        service.wait()
 
 
-def wait_for_reason(service: subprocess.Popen[bytes], seen: Mapping[Path, tuple[int, int]]) -> None:
-    """Return when the service has to be started anew."""
+def wait_for_reason(
+    service: subprocess.Popen[bytes], seen: Mapping[Path, tuple[int, int]], stopping: Sequence[int]
+) -> None:
+    """Return when the service has to be stopped, or started anew."""
     ended_at = None
-    while True:
+    while not stopping:
         time.sleep(POLL_SECONDS)
         if changed := versions().items() ^ seen.items():
             say(f"{min(changed)[0]} changed: restarting")

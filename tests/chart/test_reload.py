@@ -122,6 +122,16 @@ async def test_sigterm_stops_the_service_first(start: Start) -> None:
     assert running.lines == ["api first", "stopped"]
 
 
+async def test_sigterm_during_a_restart_leaves_no_service_behind(start: Start, source: Path) -> None:
+    """A service that was left would hold the other end of what `ended` reads."""
+    running = await start("api")
+    await running.wrote("api first")
+    put(source, "TEXT = 'second'")
+    await running.wrote("stopped")
+    running.process.send_signal(signal.SIGTERM)
+    assert await running.ended() == 0
+
+
 async def test_a_command_that_ends_takes_its_place(start: Start) -> None:
     running = await start("migrate")
     assert await running.ended() == 3

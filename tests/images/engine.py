@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +16,8 @@ from waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 BASE = "python:3.13-slim-trixie"
-TAG = "under-test"
+TAG = f"test-{os.getpid()}"
+"""Of this run alone: another one, beside it, removes its images too."""
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "192m")
 
 
