@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -15,10 +16,11 @@ from chassis.errors import ConfigurationError
 from chassis.health import CHECK_TIMEOUT, Health, management_app
 from chassis.telemetry.export import EXPORT_TIMEOUT
 from chassis.worker.stages import GRACE_SECONDS
+from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from our_services import SETTINGS
 from pod_files import files_of, write
-from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, nested, render, values_files, values_of
+from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, merge, nested, render, values_files, values_of
 from starlette.routing import Route
 
 ROLES = ("api", "worker")
@@ -115,6 +117,29 @@ def test_waiting_for_the_schema_needs_nothing_that_its_container_has_not(
         assert waiting["image"] == main(workload)["image"]
         enter(installed, workload, waiting)
         assert config.load_database(SETTINGS[service]).password
+
+
+def test_every_value_reaches_the_settings_as_it_was_given(enter: Enter) -> None:
+    """Helm reads numbers as floats, and YAML makes something else of many a text."""
+    given = {
+        "http.max_body_bytes": 123_456_789,
+        "outbox.retention": 1_209_600.5,
+        "cache.ttl_jitter": 0.07,
+        "redis.timeout": 1e-05,
+        "rate_limit.tiers": {"gold": 2.5, "no": 1.0},
+        "smtp.sender": "yes",
+        "smtp.host": "0x10",
+        "database.name": "1e3",
+        "webhooks.schedule": (0.5, 86_400.0, 1_000_000.0),
+        "webhooks.egress.allow_insecure": True,
+        "webhooks.egress.allowed_ports": (443, 8103),
+    }
+    values = merge(*(nested(f"services.notifications.config.{name}", value=value) for name, value in given.items()))
+    rendering = render(HOLDFAST, values)
+    workload = deployment(rendering, "notifications", "worker")
+    enter(rendering, workload, main(workload))
+    settings = config.load(NotificationsSettings)
+    assert {name: attrgetter(name)(settings) for name in given} == given
 
 
 def test_a_variable_reaches_every_container_of_its_service_and_no_other(enter: Enter) -> None:
