@@ -136,7 +136,7 @@ def test_no_secret_stands_outside_of_secrets(rendering: Rendering) -> None:
 @pytest.mark.parametrize("form", ["", "| b64dec"])
 def test_a_secret_in_an_argument_is_found(tmp_path: Path, form: str) -> None:
     password = '(lookup "v1" "Secret" "holdfast" "holdfast-postgres").data.password'
-    edit = ("args: [migrate]", f"args: [migrate, {{{{ {password} {form} }}}}]")
+    edit = ("args: [migrate,", f"args: [migrate, {{{{ {password} {form} }}}},")
     chart = copy_of(HOLDFAST, tmp_path, {"templates/job.yaml": edit})
     found = leaks(render(chart, existing=render(HOLDFAST).objects))
     assert len(found) == 2 * len(SERVICES)  # holdfast-generated has it too

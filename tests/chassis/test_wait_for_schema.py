@@ -9,12 +9,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 from backends import FreshDatabase, RealServer
-from chassis.migrations import SchemaMissing, migrate, upgrade, wait_for_schema
+from chassis.migrations import DatabaseNotReady, migrate, upgrade, wait_for_schema
 from chassis.settings import DatabaseSettings
 from holdfast_local.databases import create_database
 from holdfast_local.ports import free_port
 from pydantic import SecretStr
 from service_process import OrdersInstallation
+from waiting import eventually
 
 _REVISION = """
 from alembic import op
@@ -117,7 +118,7 @@ async def test_it_outlasts_whatever_is_not_there_and_returns_when_the_schema_is(
 
 async def test_a_server_that_does_not_listen_yet_is_waited_for(settings: DatabaseSettings, one: Path) -> None:
     port = free_port()
-    with pytest.raises(SchemaMissing, match=f"{settings.name} at 127.0.0.1:{port} .*Connect call failed"):
+    with pytest.raises(DatabaseNotReady, match=f"{settings.name} at 127.0.0.1:{port} .*Connect call failed"):
         await Waiting(settings.model_copy(update={"port": port}), one, seconds=0.1).ended
 
 
@@ -132,7 +133,7 @@ async def test_a_server_that_accepts_and_says_nothing_does_not_hold_it_beyond_it
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, and nobody ever reads
         update = {"host": "127.0.0.1", "port": silent.getsockname()[1], "connect_timeout": 0.2}
-        with pytest.raises(SchemaMissing, match="is not ready after 1 s: TimeoutError"):
+        with pytest.raises(DatabaseNotReady, match="is not ready after 1 s: TimeoutError"):
             await asyncio.wait_for(Waiting(settings.model_copy(update=update), one, seconds=1).ended, timeout=10)
 
 
@@ -141,7 +142,7 @@ async def test_an_older_schema_is_waited_for_until_the_time_is_up(
 ) -> None:
     await create(postgres, settings)
     await upgrade(settings, one)
-    with pytest.raises(SchemaMissing, match=r"after 0\.1 s: it has no shop_0002 yet"):
+    with pytest.raises(DatabaseNotReady, match=r"after 0\.1 s: it has no shop_0002 yet"):
         await Waiting(settings, two, seconds=0.1).ended
 
 
@@ -153,7 +154,8 @@ async def test_after_a_rollback_older_code_runs_on_the_newer_schema_and_its_migr
     waiting = Waiting(settings, one)
     await asyncio.wait_for(waiting.ended, timeout=15)
     assert waiting.told == []
-    await asyncio.to_thread(migrate, settings, one)
+    await migrate(settings, one, timeout_seconds=0, tell=waiting.told.append)
+    assert waiting.told == []
     assert await revisions(postgres, settings) == {"shop_0002"}
 
 
@@ -162,7 +164,7 @@ async def test_a_revision_of_another_branch_that_is_not_known_does_not_stand_for
 ) -> None:
     await create(postgres, settings)
     await upgrade(settings, one, write_revisions(tmp_path / "other", 1, branch="other"))
-    with pytest.raises(SchemaMissing, match="it has no shop_0002 yet"):
+    with pytest.raises(DatabaseNotReady, match="it has no shop_0002 yet"):
         await Waiting(settings, two, seconds=0.1).ended
 
 
@@ -177,6 +179,18 @@ async def test_the_command_waits_as_the_role_of_run_time_and_says_why_it_gave_up
     assert (ended.code, ended.stderr) == (1, f"{place} is not ready after 0.1 s: it has no orders_0001 yet\n")
 
 
+async def test_a_migration_waits_for_its_role_and_its_database(
+    postgres: RealServer, settings: DatabaseSettings, one: Path
+) -> None:
+    told: list[str] = []
+    migrating = asyncio.create_task(migrate(settings, one, timeout_seconds=30, tell=told.append))
+    await eventually(lambda: asyncio.sleep(0, bool(told)))
+    await create(postgres, settings)
+    await asyncio.wait_for(migrating, timeout=15)
+    assert told[0].endswith(f'password authentication failed for user "{settings.name}_owner"')
+    assert await revisions(postgres, settings) == {"shop_0001"}
+
+
 async def test_a_migration_without_a_server_ends_with_one_line_that_says_where_it_looked(
     tmp_path: Path, database_settings: DatabaseSettings, redis_settings: object
 ) -> None:
@@ -188,7 +202,7 @@ async def test_a_migration_without_a_server_ends_with_one_line_that_says_where_i
     ended = await orders.run("migrate")
     assert ended.code == 1
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"cannot migrate {database_settings.name} at {database_settings.host}:{port}: ")
+    assert line.startswith(f"{database_settings.name} at {database_settings.host}:{port} is not ready after 0 s: ")
     assert "only-for-this-test" not in line
 
 

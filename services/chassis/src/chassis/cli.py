@@ -31,6 +31,8 @@ Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
 ]
 
+Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait at most.")]
+
 
 def build_cli[S: ServiceSettings](
     settings_type: type[S], *, api: str, worker: str, migrations: Path
@@ -59,16 +61,15 @@ def build_cli[S: ServiceSettings](
         resolve_name(worker)(config.load(settings_type, options or ()))
 
     @app.command()
-    def migrate(options: Options = None) -> None:
-        """Bring the database's schema up to date."""
-        from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only this command needs Alembic
+    def migrate(timeout: Timeout = 0.0, options: Options = None) -> None:
+        """Bring the database's schema up to date; wait for a database that is not there yet."""
+        from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only these two need Alembic
 
-        run_migrations(config.load_database(settings_type, options or ()), migrations)
+        settings = config.load_database(settings_type, options or ())
+        asyncio.run(run_migrations(settings, migrations, timeout_seconds=timeout, tell=typer.echo))
 
     @app.command()
-    def wait_for_schema(
-        timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 60.0, options: Options = None
-    ) -> None:
+    def wait_for_schema(timeout: Timeout = 60.0, options: Options = None) -> None:
         """Wait until the database's schema is what this code needs, or newer."""
         from chassis.migrations import wait_for_schema as wait  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ A service's first revision has `depends_on = "chassis_0001"`, so that one `upgra
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -30,21 +30,27 @@ _NOT_THERE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.In
 """What the driver says while name, server, role, database or table are not there."""
 
 
-class SchemaMissing(HoldfastError):
-    """The database did not get the revisions that this code needs in time."""
+class DatabaseNotReady(HoldfastError):
+    """The database could not be reached, or did not get the revisions that this code needs, in time."""
 
 
-class MigrationFailed(HoldfastError):
-    """The database could not be reached."""
+async def migrate(
+    settings: DatabaseSettings, *service_migrations: Path, timeout_seconds: float, tell: Callable[[str], None]
+) -> None:
+    """`upgrade`, once the database can be reached as the role that owns the schema.
 
+    While it cannot, it goes on asking, and tells each new reason once. Raises `DatabaseNotReady` after
+    `timeout_seconds`.
+    """
+    url = _owner_url(settings)
 
-def migrate(settings: DatabaseSettings, service_migrations: Path) -> None:
-    """Bring the service's database to the newest revision of the chassis and of the service; see `upgrade`."""
-    try:
-        asyncio.run(upgrade(settings, service_migrations))
-    except _NOT_THERE as error:
-        # What a revision fails with comes wrapped by SQLAlchemy, and with its traceback; this is said in a line.
-        raise MigrationFailed(f"cannot migrate {_place(settings)}: {_reason(error)}") from error
+    async def look() -> str:
+        connection = await _connect(settings, user=str(url.username), password=str(url.password))
+        await connection.close(timeout=settings.connect_timeout)
+        return ""
+
+    await _wait(look, settings, timeout_seconds=timeout_seconds, tell=tell)
+    await upgrade(settings, *service_migrations)
 
 
 async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None:
@@ -78,43 +84,61 @@ async def wait_for_schema(
 
     A revision that this code does not know is newer than it: after a rollback the old code runs on the new schema, for
     which migrations are written. Needs no more than the role of run time. While name, server, role, database or table
-    are not there it goes on asking, and tells each new reason once. Raises `SchemaMissing` after `timeout_seconds`.
+    are not there it goes on asking, and tells each new reason once. Raises `DatabaseNotReady` after `timeout_seconds`.
     """
     scripts = ScriptDirectory.from_config(_config(service_migrations))
+
+    async def look() -> str:
+        behind = _behind(scripts, await _applied_revisions(settings))
+        return f"it has no {', '.join(sorted(behind))} yet" if behind else ""
+
+    await _wait(look, settings, timeout_seconds=timeout_seconds, tell=tell)
+
+
+async def _wait(
+    look: Callable[[], Awaitable[str]],
+    settings: DatabaseSettings,
+    *,
+    timeout_seconds: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Look until `look` gives no reason to wait any more; it looks once in any case."""
+    place = f"{settings.name} at {settings.host}:{settings.port}"
     deadline = time.monotonic() + timeout_seconds
     told = ""
-    while reason := await _reason_to_wait(settings, scripts):
+    while True:
+        try:
+            reason = await look()
+        except _NOT_THERE as error:
+            reason = " ".join(str(error).split()) or type(error).__name__  # on one line; some time-outs say nothing
+        if not reason:
+            return
         if time.monotonic() + _POLL_SECONDS > deadline:
-            raise SchemaMissing(f"{_place(settings)} is not ready after {timeout_seconds:g} s: {reason}")
+            raise DatabaseNotReady(f"{place} is not ready after {timeout_seconds:g} s: {reason}")
         if reason != told:
-            tell(f"waiting for {_place(settings)}: {reason}")
+            tell(f"waiting for {place}: {reason}")
             told = reason
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _reason_to_wait(settings: DatabaseSettings, scripts: ScriptDirectory) -> str:
-    try:
-        applied = await _applied_revisions(settings)
-    except _NOT_THERE as error:
-        return _reason(error)
-    behind = _behind(scripts, applied)
-    return f"it has no {', '.join(sorted(behind))} yet" if behind else ""
-
-
 async def _applied_revisions(settings: DatabaseSettings) -> set[str]:
-    connection = await asyncpg.connect(
-        host=settings.host,
-        port=settings.port,
-        user=settings.user,
-        password=settings.password.get_secret_value(),
-        database=settings.name,
-        timeout=settings.connect_timeout,
-        command_timeout=settings.statement_timeout,
-    )
+    connection = await _connect(settings, user=settings.user, password=settings.password.get_secret_value())
     try:
         return {row["version_num"] for row in await connection.fetch("SELECT version_num FROM alembic_version")}
     finally:
         await connection.close(timeout=settings.connect_timeout)
+
+
+async def _connect(settings: DatabaseSettings, *, user: str, password: str) -> asyncpg.Connection:
+    return await asyncpg.connect(
+        host=settings.host,
+        port=settings.port,
+        user=user,
+        password=password,
+        database=settings.name,
+        timeout=settings.connect_timeout,
+        command_timeout=settings.statement_timeout,
+    )
 
 
 def _behind(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
@@ -131,15 +155,6 @@ def _behind(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
 def _lineage(scripts: ScriptDirectory, revision: str) -> set[str]:
     """The revision and all that come before it."""
     return {script.revision for script in scripts.iterate_revisions(revision, "base")}
-
-
-def _place(settings: DatabaseSettings) -> str:
-    return f"{settings.name} at {settings.host}:{settings.port}"
-
-
-def _reason(error: Exception) -> str:
-    """On one line; some time-outs say nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _upgrade(connection: Connection, service_migrations: tuple[Path, ...]) -> None:
