@@ -56,7 +56,11 @@ class ManagementSettings(Group):
 
     host: str = "127.0.0.1"
     port: Port = 9000
-    token: SecretStr | None = Field(None, description="For what changes something on this port; nothing does yet.")
+    token: Annotated[SecretStr, Field(min_length=32)] | None = Field(
+        None,
+        description="What an operator shows to change something on this port; without one nothing can be changed. "
+        "At least 32 characters: 128 random bits in hex, which nobody guesses.",
+    )
 
 
 class ShutdownSettings(Group):

@@ -118,7 +118,10 @@ async def _serve(settings: ServiceSettings, app: FastAPI, info: Mapping[str, str
     health: Health = app.state.health
     drain_timeout = settings.shutdown.drain_timeout
     management = Server(
-        management_app(health, info), host=settings.management.host, port=settings.management.port, drain_timeout=1
+        management_app(health, info, token=lambda: settings.management.token),
+        host=settings.management.host,
+        port=settings.management.port,
+        drain_timeout=1,
     )
     public = Server(app, host=settings.http.host, port=settings.http.port, drain_timeout=drain_timeout)
     async with management.running(), public.running():

@@ -83,7 +83,8 @@ def run_worker_process(settings: ServiceSettings, *, version: str, open_parts: O
     async def main(info: Mapping[str, str]) -> None:
         async with _open_worker_resources(settings) as resources, open_parts(resources) as stages:
             health = Health({"database": resources.database.ping})
-            await run_worker(settings, health=health, management=management_app(health, info), stages=stages)
+            management = management_app(health, info, token=lambda: settings.management.token)
+            await run_worker(settings, health=health, management=management, stages=stages)
 
     with (
         identify(settings, version=version, role="worker") as info,
