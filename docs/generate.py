@@ -40,7 +40,8 @@ class Setting(NamedTuple):
 
 def errors_page() -> str:
     sections = [
-        f"## {code.name}\n\n{code.value.status} · {'retry' if code.value.retryable else 'do not retry'} · "
+        f"## {code.name}\n\n{code.value.status} · {'retry after' if code.value.retryable else 'do not retry'}"
+        f"{f' {code.value.retry_after} s, or what Retry-After says' if code.value.retryable else ''} · "
         f"“{code.value.message}”\n\n{code.value.remedy}"
         for code in ErrorCode
     ]

@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from chassis.management import ManagementGuard, Token
+from chassis.management import ManagementGuard, Token, on_framework_error, on_unexpected
 
 type Check = Callable[[], Awaitable[None]]
 
@@ -98,4 +99,5 @@ def management_app(
             *routes,
         ],
         middleware=[Middleware(ManagementGuard, token=token)],
+        exception_handlers={HTTPException: on_framework_error, Exception: on_unexpected},
     )

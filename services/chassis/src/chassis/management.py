@@ -10,12 +10,15 @@ import re
 import uuid
 from collections.abc import Callable
 
+import orjson
 from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chassis.errors import ApiError, ErrorCode
+from chassis.errors import ApiError, ErrorCode, answer
 from chassis.logging import canonical_line, get_logger, request_id_var
 
 log = get_logger(__name__)
@@ -58,7 +61,7 @@ class ManagementGuard:
             check_token(headers.get("authorization"), token)
         except ApiError as refusal:
             log.warning("management_refused", **about, code=refusal.code.name)
-            await _refuse(refusal)(scope, receive, send)
+            await respond(scope, refusal)(scope, receive, send)
             return
         status = 500  # until an answer says otherwise
 
@@ -95,21 +98,21 @@ def _client(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
 
 
-def _refuse(error: ApiError) -> Response:
-    """The envelope of every error. Without the public port's renderer, which a worker does not load."""
-    response = JSONResponse(
-        {
-            "error": {
-                "code": error.code.name,
-                "message": error.message,
-                "details": [],
-                "documentation_url": error.code.documentation_url,
-            },
-            "request_id": request_id_var.get() or "",
-        },
-        error.code.value.status,
-        {"X-Request-ID": request_id_var.get() or ""},
-    )
-    if error.code is ErrorCode.UNAUTHENTICATED:
-        response.headers["WWW-Authenticate"] = "Bearer"
+def respond(scope: Scope, error: ApiError) -> Response:
+    """The answer to a caller of this port. Without the public port's renderer, which a worker does not load."""
+    request_id = request_id_var.get() or uuid.uuid4().hex
+    found = answer(error, accept=Headers(scope=scope).getlist("accept"), request_id=request_id)
+    return Response(orjson.dumps(found.body), found.status, found.headers)
+
+
+async def on_framework_error(request: Request, error: Exception) -> Response:
+    """Also what this port does not have is answered as the public one would."""
+    assert isinstance(error, HTTPException)  # noqa: S101  the application says so; the signature cannot
+    response = respond(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
+    response.headers.update(error.headers or {})
     return response
+
+
+async def on_unexpected(request: Request, _error: Exception) -> Response:
+    """The framework raises it again once this is sent, so that the server logs it."""
+    return respond(request.scope, ApiError(ErrorCode.INTERNAL_ERROR))

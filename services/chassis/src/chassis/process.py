@@ -9,15 +9,20 @@ import contextlib
 import os
 import signal
 import socket
+import sys
+import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 
+import h11
+import orjson
 import uvicorn
 import uvloop
 from prometheus_client import Gauge
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chassis.config import config_hash
-from chassis.errors import HoldfastError
+from chassis.errors import ApiError, ErrorCode, HoldfastError, answer
 from chassis.logging import configure_logging, get_logger
 from chassis.settings import ServiceSettings
 from chassis.telemetry import configure_tracing
@@ -27,6 +32,7 @@ log = get_logger(__name__)
 config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
 
 ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
+_TOO_LARGE = 431
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
 
@@ -69,6 +75,26 @@ class ServeError(HoldfastError):
     """The server could not start: the port is taken, or opening the process' resources failed."""
 
 
+class HttpProtocol(H11Protocol):
+    """Answers what cannot be parsed, so that no application ever sees it, in the envelope too."""
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:  # or an answer has begun already
+            refused = sys.exception()
+            is_too_large = isinstance(refused, h11.RemoteProtocolError) and refused.error_status_hint == _TOO_LARGE
+            code = ErrorCode.HEADERS_TOO_LARGE if is_too_large else ErrorCode.MALFORMED_REQUEST
+            found = answer(ApiError(code, None if is_too_large else msg), request_id=uuid.uuid4().hex)
+            body = orjson.dumps(found.body)
+            headers = {**found.headers, "Content-Length": str(len(body)), "Connection": "close"}
+            for event in (
+                h11.Response(status_code=found.status, headers=list(headers.items())),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
 class Server(uvicorn.Server):
     """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds."""
 
@@ -80,6 +106,9 @@ class Server(uvicorn.Server):
                 port=port,
                 log_config=None,
                 access_log=False,
+                http=HttpProtocol,
+                # Whatever is installed: a request to upgrade is answered like any other.
+                ws="none",
                 # Without it uvicorn goes on serving when opening the application's resources fails early.
                 lifespan="on",
                 server_header=False,

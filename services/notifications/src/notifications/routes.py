@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis.app import Caller, rate_limited
-from chassis.app.error_rendering import documented
+from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.errors import ErrorCode
 from chassis.idempotency import StoredAnswer, idempotency_key

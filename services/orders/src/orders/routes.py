@@ -7,7 +7,7 @@ from uuid import UUID
 
 from chassis import deadlines
 from chassis.app import Caller, rate_limited
-from chassis.app.error_rendering import documented
+from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode

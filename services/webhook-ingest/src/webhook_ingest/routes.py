@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from chassis.app.error_rendering import documented
+from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
 from chassis.webhooks import VERIFIERS, Verifier, webhook_ack_duration, webhook_received
@@ -21,7 +21,7 @@ _VERIFIERS: Mapping[Provider, Verifier] = {
     Provider.GITHUB: VERIFIERS["github"],
 }
 
-router = APIRouter(prefix="/v1/webhooks", responses=documented())
+router = APIRouter(prefix="/v1/webhooks", responses=documented(needs_key=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,9 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
 
 @router.post(
     "/{provider}",
-    responses=documented(ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND),
+    responses=documented(
+        ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND, needs_key=False
+    ),
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
 async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from structlog.contextvars import bind_contextvars
 
-from chassis.app import error_rendering
+from chassis.app import error_documents, error_rendering
 from chassis.app.middleware import Exchange, RequestContext
 from chassis.app.resources import ApiResources
 from chassis.auth import Authenticator, Principal
@@ -67,6 +67,7 @@ def create_app(
         app.include_router(router)
     app.add_middleware(RequestContext, settings=settings.http)
     error_rendering.install(app)
+    error_documents.install(app)
     return app
 
 

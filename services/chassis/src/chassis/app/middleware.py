@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import deadlines
-from chassis.app.error_rendering import render
+from chassis.app.error_rendering import DOCUMENTATION_KEY, render
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import canonical_line, get_logger, request_id_var
 from chassis.settings import HttpSettings
@@ -56,6 +56,7 @@ class RequestContext:
         headers = Headers(scope=scope)
         exchange = Exchange(scope, receive, send, self._settings.max_body_bytes)
         scope[_SCOPE_KEY] = exchange
+        scope[DOCUMENTATION_KEY] = self._settings.documentation_url
         with _request_id(headers, exchange), self._deadline(headers), canonical_line() as fields:
             self._in_flight += 1
             active_requests.inc()
