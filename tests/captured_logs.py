@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
-from chassis.logging import configure_logging
+from chassis.logging import configure_logging, flush_logs
 from chassis.settings import LogSettings
 
 type Line = dict[str, Any]
@@ -23,6 +23,7 @@ class CapturedLogs:
 
     @property
     def text(self) -> str:
+        flush_logs()
         return self._written.getvalue().decode()
 
     @property
@@ -53,6 +54,7 @@ def captured_logs(
         configure_logging(settings or LogSettings(), **(identity or {"service": "test"}))
         try:
             yield logs
+            flush_logs()
         finally:
             structlog.reset_defaults()
             logging.captureWarnings(capture=False)

@@ -17,7 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from chassis.management import ManagementGuard, Token, on_framework_error, on_unexpected
+from chassis import log_levels
+from chassis.errors import ApiError
+from chassis.management import ManagementGuard, Token, on_api_error, on_framework_error, on_unexpected
 
 type Check = Callable[[], Awaitable[None]]
 
@@ -65,9 +67,9 @@ async def _run(check: Check) -> str | None:
 def management_app(
     health: Health, info: Mapping[str, str], *, token: Token, routes: Sequence[BaseRoute] = ()
 ) -> Starlette:
-    """The management port: `/livez /readyz /startupz /metrics /info` and `routes`. Never routed from outside.
+    """The management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
 
-    What changes something needs the `token`, as `ManagementGuard` says.
+    Never routed from outside. What changes something needs the `token`, as `ManagementGuard` says.
     """
     started_at = time.time()
 
@@ -96,8 +98,9 @@ def management_app(
             Route("/startupz", startupz),
             Route("/metrics", metrics),
             Route("/info", about),
+            *log_levels.routes(),
             *routes,
         ],
         middleware=[Middleware(ManagementGuard, token=token)],
-        exception_handlers={HTTPException: on_framework_error, Exception: on_unexpected},
+        exception_handlers={ApiError: on_api_error, HTTPException: on_framework_error, Exception: on_unexpected},
     )

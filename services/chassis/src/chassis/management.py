@@ -105,6 +105,11 @@ def respond(scope: Scope, error: ApiError) -> Response:
     return Response(orjson.dumps(found.body), found.status, found.headers)
 
 
+async def on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101  the application says so; the signature cannot
+    return respond(request.scope, error)
+
+
 async def on_framework_error(request: Request, error: Exception) -> Response:
     """Also what this port does not have is answered as the public one would."""
     assert isinstance(error, HTTPException)  # noqa: S101  the application says so; the signature cannot
