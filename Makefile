@@ -4,10 +4,10 @@ BIN := .venv/bin
 SYNCED := .venv/holdfast-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run test test-faults chaos lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run test test-faults test-contract contracts chaos lint types check docs fmt clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 up: $(SYNCED) ## Start the platform and stay; Ctrl-C stops it
 	@$(BIN)/holdfast-local up
@@ -35,6 +35,12 @@ test: $(SYNCED) ## Run the tests, on real PostgreSQL and Valkey
 
 test-faults: $(SYNCED) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures
+
+test-contract: $(SYNCED) ## Ask each service everything its OpenAPI document allows and more; EXAMPLES=100 for longer
+	@CONTRACT_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/contract
+
+contracts: $(SYNCED) ## Accept what the code promises now: error codes, OpenAPI documents, events
+	@$(BIN)/python tests/contract/promises.py
 
 chaos: $(SYNCED) ## Rounds of random faults, then totals; SEED=1 ROUNDS=20, FIRST=7 starts with that round
 	@$(BIN)/holdfast-local chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FIRST),--first $(FIRST))

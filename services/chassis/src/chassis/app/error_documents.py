@@ -8,7 +8,13 @@ from pydantic import BaseModel, Field
 
 from chassis.errors import PROBLEM_JSON, ErrorCode
 
-type ErrorCodeName = Annotated[str, Field(json_schema_extra={"enum": [code.name for code in ErrorCode]})]
+type ErrorCodeName = Annotated[
+    str,
+    Field(
+        description="More may follow: go by the status, and by `retryable`, for one that you do not know.",
+        json_schema_extra={"enum": [code.name for code in ErrorCode], "x-extensible": True},
+    ),
+]
 
 # What the server, the frame around each request and the database may answer at any time.
 _ALWAYS = (
