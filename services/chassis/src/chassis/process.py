@@ -21,9 +21,9 @@ from prometheus_client import Gauge
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from chassis.config import config_hash
+from chassis.config import Live
 from chassis.errors import ApiError, ErrorCode, HoldfastError, answer
-from chassis.logging import configure_logging, get_logger
+from chassis.logging import configure_logging, flush_logs, get_logger, put_on_every_canonical_line
 from chassis.settings import ServiceSettings
 from chassis.telemetry import configure_tracing
 
@@ -37,11 +37,12 @@ KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they
 
 
 @contextlib.contextmanager
-def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[Mapping[str, str]]:
-    """Set up logging and tracing for a process; yields what `/info` tells of it.
+def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> Iterator[Mapping[str, str]]:
+    """Set up logging and tracing for a process; yields what `/info` tells of it, which follows the settings.
 
     The block is the process: what it raises is the last line of its log, and the process ends with exit code 1.
     """
+    settings = live.current
     info = {
         "service": settings.service_name,
         "role": role,
@@ -50,11 +51,18 @@ def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[
         "instance": f"{socket.gethostname()}-{os.getpid()}",
     }
     configure_logging(settings.log, **info)
-    fingerprint = config_hash(settings)
-    config_info.labels(fingerprint).set(1)
+
+    def follow(current: S) -> None:
+        levels().set_base(current.log.level)
+        info["config_hash"] = live.hash
+        config_info.clear()
+        config_info.labels(live.hash).set(1)
+        put_on_every_canonical_line(config_hash=live.hash)
+
     stop_tracing = configure_tracing(settings, version=version, instance_id=info["instance"])
+    live.watch(follow)
     try:
-        yield {**info, "config_hash": fingerprint}
+        yield info
     except Exception as error:
         # Whoever raised an error of ours has said all there is to say; of any other one the traceback is needed.
         reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
@@ -174,6 +182,7 @@ def stop_signal() -> asyncio.Event:
     def on_signal() -> None:
         if stopping.is_set():
             log.critical("process_killed", reason="second signal while draining")
+            flush_logs()
             os._exit(1)
         stopping.set()
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chassis import deadlines
 from chassis.app.error_rendering import DOCUMENTATION_KEY, render
 from chassis.errors import ApiError, ErrorCode
-from chassis.logging import canonical_line, get_logger, request_id_var
+from chassis.logging import canonical_line, debugging, debugging_for, get_logger, redact, request_id_var
 from chassis.settings import HttpSettings
 from chassis.telemetry import Span, SpanKind, StatusCode, span
 
@@ -57,7 +57,12 @@ class RequestContext:
         exchange = Exchange(scope, receive, send, self._settings.max_body_bytes)
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
-        with _request_id(headers, exchange), self._deadline(headers), canonical_line() as fields:
+        with (
+            _request_id(headers, exchange),
+            self._deadline(headers),
+            debugging_for(headers.get(debugging.HEADER)),
+            canonical_line() as fields,
+        ):
             self._in_flight += 1
             active_requests.inc()
             try:
@@ -106,6 +111,7 @@ class RequestContext:
             route=exchange.route,
             status=status,
             duration_ms=round(seconds * 1000, 2),
+            deadline_left_ms=round(deadlines.remaining() * 1000),
             **fields,
         )
 
@@ -183,7 +189,8 @@ def _describe(current: Span, exchange: Exchange) -> None:
 def _request_id(headers: Headers, exchange: Exchange) -> Iterator[None]:
     """The caller's id when it is a plain one, or a new one: it ends up in logs, so nothing else is taken over."""
     given = headers.get("x-request-id", "")
-    exchange.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    is_plain = _REQUEST_ID.fullmatch(given) and redact(given) == given  # a card number would be plain as well
+    exchange.request_id = given if is_plain else uuid.uuid4().hex
     token = request_id_var.set(exchange.request_id)
     try:
         yield
