@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import chassis.logging
 import pytest
 import structlog
 from chassis.logging import configure_logging, flush_logs
@@ -54,8 +55,8 @@ def captured_logs(
         configure_logging(settings or LogSettings(), **(identity or {"service": "test"}))
         try:
             yield logs
-            flush_logs()
         finally:
+            chassis.logging._process.end()
             structlog.reset_defaults()
             logging.captureWarnings(capture=False)
             root.handlers[:] = handlers

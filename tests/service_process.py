@@ -18,6 +18,7 @@ from holdfast_local.ports import free_port
 from waiting import eventually
 
 KEY = "key-of-acme-" + "0" * 52
+PEPPER = "pepper-of-the-tests-" + "0" * 44
 CALLER = {"Authorization": f"Bearer {KEY}"}
 
 _ORDERS = Path(sys.executable).with_name("orders")
@@ -36,9 +37,11 @@ class OrdersInstallation:
     def create(cls, folder: Path, database: DatabaseSettings, redis: RedisSettings) -> "OrdersInstallation":
         installation = cls(folder=folder)
         installation.secret("database__password", database.password.get_secret_value())
-        installation.secret("redis__password", redis.password.get_secret_value() if redis.password else "")
+        if redis.password:
+            installation.secret("redis__password", redis.password.get_secret_value())
         installation.secret("payments__api_key", "key-of-orders")
-        installation.secret("auth__keys", json.dumps({"acme": hash_key(KEY)}))
+        installation.secret("auth__keys", json.dumps({"acme": [hash_key(KEY, PEPPER)]}))
+        installation.secret("auth__peppers", json.dumps([PEPPER]))
         settings = {
             "database__host": database.host,
             "database__port": database.port,

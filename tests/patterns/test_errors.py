@@ -11,6 +11,7 @@ from captured_logs import CapturedLogs, captured_logs
 from chassis.app import Caller, create_app, rate_limited
 from chassis.app.resources import ApiResources
 from chassis.auth import hash_key
+from chassis.config import Live
 from chassis.errors import (
     ApiError,
     BreakerOpen,
@@ -118,9 +119,9 @@ def app(database: Database, database_settings: DatabaseSettings, redis: Redis) -
         database=database_settings,
         http=HttpSettings(max_body_bytes=2000, max_concurrent_requests=1),
         rate_limit=limits,
-        auth={"keys": {"acme": SecretStr(hash_key(KEY))}},
+        auth={"keys": {"acme": [hash_key(KEY, "p" * 32)]}, "peppers": ["p" * 32]},
     )
-    return create_app(settings, version="1", routers=[router], open_resources=open_resources)
+    return create_app(Live(settings), version="1", routers=[router], open_resources=open_resources)
 
 
 @pytest.fixture

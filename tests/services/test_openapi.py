@@ -8,6 +8,7 @@ import orders.api
 import payments.api
 import pytest
 import webhook_ingest.api
+from chassis.config import Live
 from chassis.errors import ErrorCode
 from chassis.settings import DatabaseSettings
 from fastapi import FastAPI
@@ -23,10 +24,14 @@ DATABASE = DatabaseSettings(name="none", user="none", password=SecretStr("none")
 SECRETS = WebhookSecretSettings(payment_provider=[SecretStr("whsec_" + "YWJj" * 10)])
 
 APPS: Mapping[str, FastAPI] = {
-    "orders": orders.api.create_app(OrdersSettings(database=DATABASE, payments=dependency("http://payments"))),
-    "payments": payments.api.create_app(PaymentsSettings(database=DATABASE, provider=dependency("http://provider"))),
-    "notifications": notifications.api.create_app(NotificationsSettings(database=DATABASE)),
-    "webhook-ingest": webhook_ingest.api.create_app(WebhookIngestSettings(database=DATABASE, webhook_secrets=SECRETS)),
+    "orders": orders.api.create_app(Live(OrdersSettings(database=DATABASE, payments=dependency("http://payments")))),
+    "payments": payments.api.create_app(
+        Live(PaymentsSettings(database=DATABASE, provider=dependency("http://provider")))
+    ),
+    "notifications": notifications.api.create_app(Live(NotificationsSettings(database=DATABASE))),
+    "webhook-ingest": webhook_ingest.api.create_app(
+        Live(WebhookIngestSettings(database=DATABASE, webhook_secrets=SECRETS))
+    ),
 }
 SIGNED_INSTEAD = {"receive_webhook"}
 ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}

@@ -5,6 +5,7 @@ framework and `orders api` no migrations.
 """
 
 import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
@@ -22,7 +23,7 @@ from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, ServiceSettings
 from chassis.wakeup import Wakeups
 
-EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+EXIT_CONFIGURATION = 2  # as for a wrong option: what was given is wrong, and starting again does not help
 
 Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
@@ -34,8 +35,8 @@ def build_cli[S: ServiceSettings](
 ) -> Callable[[], None]:
     """The service's command.
 
-    `api` and `worker` name the functions (`"orders.api:run"`) that are called with the settings; `migrations` is the
-    folder of the service's Alembic revisions.
+    `api` and `worker` name the functions (`"orders.api:run"`) that are called with the live settings; `migrations` is
+    the folder of the service's Alembic revisions.
     """
     app = typer.Typer(
         name=settings_type.service_name,
@@ -48,12 +49,12 @@ def build_cli[S: ServiceSettings](
     @app.command("api")
     def run_api(options: Options = None) -> None:
         """Serve the public API."""
-        resolve_name(api)(config.load(settings_type, options or ()))
+        resolve_name(api)(config.load_live(settings_type, options or ()))
 
     @app.command("worker")
     def run_worker(options: Options = None) -> None:
         """Run jobs, consume events and publish the outbox."""
-        resolve_name(worker)(config.load(settings_type, options or ()))
+        resolve_name(worker)(config.load_live(settings_type, options or ()))
 
     @app.command()
     def migrate(options: Options = None) -> None:
@@ -88,9 +89,18 @@ def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         """Look at the configuration."""
 
     @app.command()
-    def explain(options: Options = None) -> None:
+    def explain(
+        options: Options = None,
+        *,
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by the settings' names.")] = False,
+    ) -> None:
         """Print every setting, the layer that it came from and the layers that this one shadows."""
-        for setting in config.explain(settings_type, options or ()):
+        explained = config.explain(settings_type, options or ())
+        if as_json:
+            found = {one.name: {"value": one.value, "layer": one.layer, "shadowed": one.shadowed} for one in explained}
+            typer.echo(json.dumps(found, indent=2))
+            return
+        for setting in explained:
             shadowed = f" (shadows: {', '.join(setting.shadowed)})" if setting.shadowed else ""
             typer.echo(f"{setting.name} = {setting.value}  [{setting.layer}]{shadowed}")
 

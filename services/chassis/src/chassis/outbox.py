@@ -139,9 +139,7 @@ class Relay:
         self._woken.set()
 
     async def _lead_until(self, stopping: asyncio.Event) -> None:
-        connection = await connect(
-            self._database, application_name=self._application_name, passwords=self._passwords
-        )
+        connection = await connect(self._database, application_name=self._application_name, passwords=self._passwords)
         try:
             while not await connection.fetchval(_SQL["lead"]):
                 if stopping.is_set():

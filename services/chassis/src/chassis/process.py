@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chassis.config import Live
 from chassis.errors import ApiError, ErrorCode, HoldfastError, answer
-from chassis.logging import configure_logging, flush_logs, get_logger, put_on_every_canonical_line
+from chassis.logging import configure_logging, flush_logs, get_logger, levels, put_on_every_canonical_line
 from chassis.settings import ServiceSettings
 from chassis.telemetry import configure_tracing
 

@@ -24,7 +24,7 @@ class Input(BaseModel):
 
 
 class PlaceOrderLine(Input):
-    product_id: Annotated[str, Field(min_length=1, max_length=64)]
+    product_id: Annotated[str, Field(min_length=1, max_length=64, examples=["rope"])]
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] = 1
 
 

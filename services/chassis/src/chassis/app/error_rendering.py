@@ -12,8 +12,10 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
+from chassis import idempotency
 from chassis.errors import DOCUMENTATION_URL, ApiError, ErrorCode, ErrorDetail, answer
 from chassis.logging import get_logger, is_sensitive, put_on_canonical_line, redact, request_id_var
 
@@ -25,6 +27,9 @@ _MAX_SHOWN = 100  # characters of a wrong value, or of a field's name, that are 
 _MAX_DETAILS = 100  # more than any honest request has wrong: an answer must not be a multiple of what caused it
 _MAX_MESSAGE = 300  # characters; ours are shorter, and a validator may quote what it was given
 _QUOTES_NOTHING = frozenset({"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long"})
+
+_METHOD_NOT_ALLOWED = 405
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 DOCUMENTATION_KEY = "holdfast.documentation_url"
 """Where a request's scope says where the errors page is published."""
@@ -47,11 +52,22 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)  # noqa: S101
         response = render(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
         response.headers.update(error.headers or {})
+        if error.status_code == _METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = ", ".join(_allowed(request))
         return response
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_framework_error)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that some route has for this path: the framework names those of the first one only."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def render(scope: Scope, error: ApiError) -> Response:
@@ -121,6 +137,8 @@ def _is_marked(schema: Mapping[str, Any]) -> bool:
 
 def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
     """All validation errors at once; a body that is no JSON at all is a malformed request."""
+    if any(problem["loc"] == ("header", idempotency.HEADER) for problem in problems):
+        return ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
     if any(problem["type"] == "json_invalid" for problem in problems):
         return ApiError(ErrorCode.MALFORMED_REQUEST, "The body is not valid JSON.")
     if any(problem["loc"] == ("body",) and problem["type"] != "missing" for problem in problems) and not _is_json(
