@@ -30,10 +30,19 @@ from chassis.errors import (
     DependencyTimeout,
     DependencyUnavailable,
 )
-from chassis.logging import add_to_canonical_line, debug_header, debugging, put_on_canonical_line, request_id_var
+from chassis.logging import (
+    add_to_canonical_line,
+    debug_header,
+    debugging,
+    get_logger,
+    put_on_canonical_line,
+    request_id_var,
+)
 from chassis.retries import RetryBudget, parse_retry_after, retry
 from chassis.settings import DependencySettings
 from chassis.telemetry import SpanKind, current_traceparent, span
+
+log = get_logger(__name__)
 
 request_seconds = Histogram(
     "http_client_request_duration_seconds",
@@ -216,6 +225,14 @@ class HttpDependency:
                 seconds = time.perf_counter() - started
                 request_seconds.labels(self.name, call.operation, status, error_type).observe(seconds)
                 add_to_canonical_line(dependency_calls=1, dependency_ms=seconds * 1000)
+                log.debug(
+                    "dependency_called",
+                    dependency=self.name,
+                    operation=call.operation,
+                    http_status=status,
+                    error_type=error_type,
+                    duration_ms=round(seconds * 1000, 2),
+                )
             return response
 
     def _attributes(self, call: _Call) -> dict[str, str | int]:

@@ -206,6 +206,7 @@ class JobRunner:
             bind(job=job.name, job_id=job.id, attempt=job.attempt),
             canonical_line() as line,
         ):
+            log.debug("job_started", queue=self._queue, max_attempts=job.max_attempts)
             try:
                 outcome, error = await self._attempt(run)
             finally:

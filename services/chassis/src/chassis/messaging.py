@@ -213,6 +213,9 @@ class Consumer:
             bind(stream=entry.stream, event_type=kind, event_id=str(received.event_id)),
             canonical_line() as line,
         ):
+            log.debug(
+                "event_received", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version
+            )
             outcome, error = await self._handle(entry, received)
             elapsed = time.perf_counter() - started
             process_seconds.labels(entry.stream, kind).observe(elapsed)

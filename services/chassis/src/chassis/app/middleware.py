@@ -72,6 +72,7 @@ class RequestContext:
                     traceparent=headers.get("traceparent"),
                     attributes=lambda: _attributes(scope, exchange),
                 ) as current:
+                    log.debug("request_received", method=exchange.method, path=scope["path"])
                     try:
                         await self._answer(scope, exchange)
                     finally:
