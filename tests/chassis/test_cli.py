@@ -1,10 +1,12 @@
 """The command says what is wrong in a line each, before it opens anything, and explains where each value came from."""
 
 import json
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+from chassis.logging.debugging import judge
 from chassis.settings import DatabaseSettings, RedisSettings
 from service_process import CALLER, KEY, OrdersInstallation
 
@@ -78,3 +80,16 @@ async def test_a_running_process_says_who_it_is_and_writes_lines_with_every_id(o
     assert (line["request_id"], line["principal"], line["error_code"]) == ("req-1", "acme", "VALIDATION_FAILED")
     assert (line["service"], line["instance"]) == ("orders", info["instance"])
     assert KEY not in ended.stdout
+
+
+async def test_a_header_that_turns_debug_on_is_made_with_the_key_and_only_with_it(tmp_path: Path) -> None:
+    orders = OrdersInstallation(folder=tmp_path)  # it needs no other setting
+    assert (await orders.run("debug-header")).stderr == "there is no log.debug_key to sign it with\n"
+    orders.secret("log__debug_key", "k" * 32)
+    ended = await orders.run("debug-header", "--seconds", "90")
+    name, _, value = ended.stdout.strip().partition(": ")
+    assert (ended.code, name) == (0, "X-Holdfast-Debug")
+    assert judge(value, "k" * 32, now=time.time()) == "accepted"
+    assert judge(value, "k" * 32, now=time.time() + 90) == "expired"
+    assert "k" * 32 not in ended.stdout + ended.stderr
+    assert (await orders.run("debug-header", "--seconds", "901")).code == 2

@@ -30,6 +30,7 @@ class Secrets:
     postgres_password: str = field(repr=False)
     valkey_password: str = field(repr=False)
     management_token: str = field(repr=False)
+    log_debug_key: str = field(repr=False)
     provider_api_key: str = field(repr=False)
     webhook_secret: str = field(repr=False)
     payments_api_key: str = field(repr=False)
@@ -53,6 +54,7 @@ def load_or_create(folder: Path, *, redis_password: str | None = None) -> Secret
         postgres_password=_keep(folder / "platform" / "postgres_password"),
         valkey_password=_keep(folder / "platform" / "valkey_password"),
         management_token=_keep(folder / "operator" / "management_token"),
+        log_debug_key=_keep(folder / "platform" / "log_debug_key"),
         provider_api_key=_keep(folder / "payment-provider" / "api_key"),
         webhook_secret=_keep(folder / "payment-provider" / "webhook_secret", new=_new_webhook_secret),
         payments_api_key=_keep(folder / "orders" / "payments__api_key"),
@@ -78,6 +80,7 @@ def _derive(found: Secrets, redis_password: str) -> None:
     for service in SERVICES:
         _write_or_remove(found.of(service) / "redis__password", redis_password)
         _write(found.of(service) / "management__token", found.management_token)
+        _write(found.of(service) / "log__debug_key", found.log_debug_key)
         _write(found.of(f"{service}-migrate") / "database__password", found.runtime_passwords[service])
     _write(found.of("payments") / "provider__api_key", found.provider_api_key)
     _write(found.of("webhook-ingest") / "webhook_secrets__payment_provider", json.dumps([found.webhook_secret]))

@@ -1,4 +1,6 @@
-"""The command of a service: `orders api | worker | migrate | config explain | jobs …`. It is the image's entry point.
+"""The command of a service: `orders api | worker | migrate | config explain | jobs … | debug-header`.
+
+It is the image's entry point.
 
 Composition roots are named as text and imported when their command runs, so that `orders migrate` does not load a web
 framework and `orders api` no migrations.
@@ -7,6 +9,7 @@ framework and `orders api` no migrations.
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from functools import partial
@@ -19,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config, dead_letters
 from chassis.errors import ConfigurationError, HoldfastError
+from chassis.logging import debugging
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, ServiceSettings
 from chassis.wakeup import Wakeups
@@ -62,6 +66,18 @@ def build_cli[S: ServiceSettings](
         from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only this command needs Alembic
 
         run_migrations(config.load_database(settings_type, options or ()), migrations)
+
+    @app.command("debug-header")
+    def print_debug_header(
+        seconds: Annotated[int, typer.Option(min=1, max=debugging.MAX_SECONDS, help="How long it is valid.")] = 60,
+        options: Options = None,
+    ) -> None:
+        """Print the header that turns DEBUG on for a request, for curl -H."""
+        key = config.load_log(settings_type, options or ()).debug_key
+        if key is None:
+            raise HoldfastError("there is no log.debug_key to sign it with")
+        value = debugging.sign(key.get_secret_value(), expires=int(time.time()) + seconds)
+        typer.echo(f"{debugging.HEADER}: {value}")
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")

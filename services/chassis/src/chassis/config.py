@@ -31,7 +31,7 @@ from chassis.config_layers import (
     variable,
 )
 from chassis.errors import ConfigurationError
-from chassis.settings import BROKEN_RULE, DatabaseSettings, Rule, Ruled, ServiceSettings
+from chassis.settings import BROKEN_RULE, DatabaseSettings, LogSettings, Rule, Ruled, ServiceSettings
 
 __all__ = [
     "LOCATIONS",
@@ -43,6 +43,7 @@ __all__ = [
     "load",
     "load_database",
     "load_live",
+    "load_log",
     "rules_of",
     "settings_of",
     "variable",
@@ -113,6 +114,11 @@ def load_live[S: ServiceSettings](settings_type: type[S], options: Sequence[str]
 def load_database(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> DatabaseSettings:
     """Only the service's `database` group: a command that needs no more is not given the service's other secrets."""
     return _validate(DatabaseSettings, settings_type, read_layers(settings_type, options), "database")
+
+
+def load_log(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> LogSettings:
+    """Only the service's `log` group, as `load_database`."""
+    return _validate(LogSettings, settings_type, read_layers(settings_type, options), "log")
 
 
 def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> list[Explained]:
