@@ -18,6 +18,7 @@ import payments.api
 import payments.messages
 import webhook_ingest.api
 import webhook_ingest.messages
+from chassis.config import Live
 from chassis.errors import ErrorCode
 from chassis.outbox import Event
 from chassis.settings import DatabaseSettings, DependencySettings
@@ -60,11 +61,11 @@ def applications() -> Mapping[str, FastAPI]:
     elsewhere = DependencySettings(base_url="http://elsewhere", api_key=secret)
     signing = WebhookSecretSettings(payment_provider=[SecretStr("whsec_" + "YWJj" * 10)])
     return {
-        "orders": orders.api.create_app(OrdersSettings(database=database, payments=elsewhere)),
-        "payments": payments.api.create_app(PaymentsSettings(database=database, provider=elsewhere)),
-        "notifications": notifications.api.create_app(NotificationsSettings(database=database)),
+        "orders": orders.api.create_app(Live(OrdersSettings(database=database, payments=elsewhere))),
+        "payments": payments.api.create_app(Live(PaymentsSettings(database=database, provider=elsewhere))),
+        "notifications": notifications.api.create_app(Live(NotificationsSettings(database=database))),
         "webhook-ingest": webhook_ingest.api.create_app(
-            WebhookIngestSettings(database=database, webhook_secrets=signing)
+            Live(WebhookIngestSettings(database=database, webhook_secrets=signing))
         ),
     }
 
