@@ -135,9 +135,12 @@ def widenings(
 
 
 def _widened_alternatives(narrow: Json, wide: Json, at: str, deeper: dict[str, Any]) -> Iterator[str]:
+    others = wide.get("anyOf", (wide,))
     for one in narrow.get("anyOf", (narrow,)):
-        if all(any(widenings(one, other, at=at, **deeper)) for other in wide.get("anyOf", (wide,))):
-            yield f"{at}: {_name(one)} fits none of {', '.join(_name(other) for other in wide.get('anyOf', (wide,)))}"
+        found = [list(widenings(one, other, at=at, **deeper)) for other in others]
+        if all(found):
+            names = ", ".join(_name(other) for other in others)
+            yield from found[0] if len(found) == 1 else (f"{at}: {_name(one)} fits none of {names}",)
 
 
 def _widened_values(narrow: Json, wide: Json, at: str) -> Iterator[str]:

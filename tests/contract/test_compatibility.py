@@ -146,7 +146,11 @@ BREAKS: dict[str, tuple[Change, str]] = {
     ),
     "a field of an answer may be null": (
         lambda d: order(d)["properties"].update(note={"anyOf": [{"type": "string"}, {"type": "null"}]}),
-        "201.note: null fits none of string",
+        "201.note: type null is no string",
+    ),
+    "a field of an answer that may be null may be a number": (
+        lambda d: order(d)["properties"]["reason"]["anyOf"].append({"type": "number"}),
+        "201.reason: number fits none of string, null",
     ),
     "a field deep in an answer has no maximum": (
         lambda d: d["components"]["schemas"]["OrderLine"]["properties"]["quantity"].pop("maximum"),

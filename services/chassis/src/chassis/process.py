@@ -91,7 +91,9 @@ class HttpProtocol(H11Protocol):
             refused = sys.exception()
             is_too_large = isinstance(refused, h11.RemoteProtocolError) and refused.error_status_hint == _TOO_LARGE
             code = ErrorCode.HEADERS_TOO_LARGE if is_too_large else ErrorCode.MALFORMED_REQUEST
-            found = answer(ApiError(code, None if is_too_large else msg), request_id=uuid.uuid4().hex)
+            request_id = uuid.uuid4().hex
+            log.info("request_unreadable", request_id=request_id, code=code.name)
+            found = answer(ApiError(code, None if is_too_large else msg), request_id=request_id)
             body = orjson.dumps(found.body)
             headers = {**found.headers, "Content-Length": str(len(body)), "Connection": "close"}
             for event in (
