@@ -17,14 +17,14 @@ def orders(tmp_path: Path, database_settings: DatabaseSettings, redis_settings: 
 
 
 @pytest.mark.parametrize("command", ["api", "worker"])
-async def test_a_wrong_configuration_ends_the_command_with_78_before_it_logs_or_listens(
+async def test_a_wrong_configuration_ends_the_command_with_2_before_it_logs_or_listens(
     orders: OrdersInstallation, command: str
 ) -> None:
     orders.set("http__port", "99999")
     orders.set("htpp__port", "8001")
     orders.secret("auth__keys", json.dumps({"acme": KEY}))
     ended = await orders.run(command, "--set", "cache.ttl=-1")
-    assert ended.code == 78
+    assert ended.code == 2
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
     first, *problems = ended.stderr.splitlines()
@@ -45,9 +45,18 @@ async def test_explain_shows_each_value_and_its_layer_and_no_secret(orders: Orde
     assert settings["http.port"] == "8009  [command line] (shadows: environment)"
     assert settings["cache.ttl"].endswith("[default]")
     assert settings["database.password"].startswith("secret:")
-    assert settings["auth.keys"].startswith("{acme: secret:")
+    assert settings["auth.keys"].startswith("{acme: [secret:")
     for path in (orders.folder / "secrets").iterdir():
         assert not path.read_text() or path.read_text() not in ended.stdout
+
+
+async def test_explain_tells_machines_the_same_as_json(orders: OrdersInstallation) -> None:
+    ended = await orders.run("config", "explain", "--json", "--set", "http.port=8009")
+    found = json.loads(ended.stdout)
+    assert found["http.port"] == {"value": "8009", "layer": "command line", "shadowed": ["environment"]}
+    assert found["database.password"]["value"].startswith("secret:")
+    lines = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == list(found)
 
 
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:
