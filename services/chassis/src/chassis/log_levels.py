@@ -69,7 +69,7 @@ def _parse(body: bytes) -> LogLevel:
     if any(problem["type"] == "json_invalid" for problem in problems):
         raise ApiError(ErrorCode.MALFORMED_REQUEST, "The body is not valid JSON.")
     details = [
-        ErrorDetail(".".join(map(str, problem["loc"])) or "body", problem["msg"], _shown(problem["input"]))
+        ErrorDetail(_shown(".".join(map(str, problem["loc"]))) or "body", problem["msg"], _shown(problem["input"]))
         for problem in problems
     ]
     raise ApiError(ErrorCode.VALIDATION_FAILED, details=details)

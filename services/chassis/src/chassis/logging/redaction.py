@@ -29,7 +29,7 @@ _SECRET_PATTERNS = (
     re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}"),  # the form of a payment provider's keys
     re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # our own keys, and hashes of them
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JSON Web Token
-    re.compile(r"[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"),  # an e-mail address
+    re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"),  # an e-mail address
 )
 # password=…, "api_key": "…", secret: …, as a connection string, a query or a quoted body has them.
 _NAMED_SECRET = re.compile(
