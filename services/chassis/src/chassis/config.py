@@ -10,7 +10,9 @@ allow-list are taken over from it (`chassis.reloading`), as a whole or not at al
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
@@ -238,6 +240,7 @@ def _broken_rules(
 
 def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Each setting that is valid by itself, a default where none is given."""
+    alone = _alone(settings_type)
     for name, field in settings_of(settings_type).items():
         given: Any = merged
         for part in name.split("."):
@@ -246,11 +249,17 @@ def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> 
             if not field.is_required():
                 yield name, field.get_default(call_default_factory=True, validated_data={})
             continue
-        try:
-            alone = cast("Any", Annotated)[field.annotation, field]
-            yield name, TypeAdapter(alone).validate_python(given)
-        except ValidationError:
-            continue
+        with suppress(ValidationError):
+            yield name, alone[name].validate_python(given)
+
+
+@lru_cache(maxsize=8)  # they are costly to build, and a file that stays wrong is read again and again
+def _alone(settings_type: type[BaseModel]) -> Mapping[str, TypeAdapter[Any]]:
+    """What judges each setting by itself."""
+    return {
+        name: TypeAdapter(cast("Any", Annotated)[field.annotation, field])
+        for name, field in settings_of(settings_type).items()
+    }
 
 
 def _flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:

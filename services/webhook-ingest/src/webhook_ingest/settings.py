@@ -12,7 +12,7 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
     return secret
 
 
-type StandardSecret = Annotated[SecretStr, AfterValidator(_is_signing_key)]
+type StandardSecret = Annotated[SecretStr, Field(max_length=256), AfterValidator(_is_signing_key)]
 
 _AT_MOST = 5
 """Secrets of one sender: each costs a signature per webhook, and two are enough to replace one."""

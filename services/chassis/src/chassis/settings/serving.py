@@ -110,7 +110,7 @@ def _is_digest(digest: SecretStr) -> SecretStr:
     return digest
 
 
-type KeyHash = Annotated[SecretStr, AfterValidator(_is_digest)]
+type KeyHash = Annotated[SecretStr, Field(max_length=64), AfterValidator(_is_digest)]
 type Principal = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
