@@ -36,6 +36,7 @@ active_requests = Gauge("http_server_active_requests", "Requests being answered.
 load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MAX_PATH = 256  # characters of it that are recorded: no route has more, and looking for secrets in it takes time
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -72,7 +73,7 @@ class RequestContext:
                     traceparent=headers.get("traceparent"),
                     attributes=lambda: _attributes(scope, exchange),
                 ) as current:
-                    log.debug("request_received", method=exchange.method, path=scope["path"])
+                    log.debug("request_received", method=exchange.method, path=scope["path"][:_MAX_PATH])
                     try:
                         await self._answer(scope, exchange)
                     finally:
@@ -170,7 +171,11 @@ class Exchange:
 
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
     """Without query and headers, which may hold secrets."""
-    return {"http.request.method": exchange.method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+    return {
+        "http.request.method": exchange.method,
+        "url.path": scope["path"][:_MAX_PATH],
+        "url.scheme": scope["scheme"],
+    }
 
 
 def _describe(current: Span, exchange: Exchange) -> None:

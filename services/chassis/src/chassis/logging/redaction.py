@@ -1,7 +1,7 @@
 """Redaction: what a line, a span or an error may not show, by the name of a field and by pattern in any text."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -29,14 +29,20 @@ _SECRET_PATTERNS = (
     re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}"),  # the form of a payment provider's keys
     re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # our own keys, and hashes of them
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JSON Web Token
-    re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"),  # an e-mail address
 )
+_EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 # password=…, "api_key": "…", secret: …, as a connection string, a query or a quoted body has them.
 _NAMED_SECRET = re.compile(
     r"(?i)((?:password|passwd|passphrase|secret|token|api[_-]?key|authorization|cookie)"
     r"""(?:["']?\s{0,8}=\s{0,8}|["']\s{0,8}:\s{0,8}|:\s{1,8})["']?)(?!\[redacted\])[^\s"',;&})]{1,512}"""
 )
-_CARD_CANDIDATE = re.compile(r"(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])")
+# Digits in groups, as on a card, unless a letter stands beside them; of a UUID no part is one.
+_DIGITS = re.compile(
+    r"(?i:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})"
+    r"|(?<![^\W_])(?=(?:[ -]?[0-9]){13})(?P<run>[0-9]{3,}(?:[ -][0-9]{3,})*)(?![^\W_])"
+)
+_GROUP = re.compile("[0-9]+")
+_CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812-1
 # What each of those has in it: most texts are done after this one look. Rare first characters, so that it is quick.
 _SUSPICIOUS = re.compile(r"[@=:]|[Bb][Ee][Aa][Rr][Ee][Rr]|whsec_|_(?:live|test)_|(?<=ey)J|[0-9](?:[ -]?[0-9]){12}")
 _LONG_HEX = re.compile(r"[0-9A-Fa-f]{64}")
@@ -80,8 +86,10 @@ def _redact_text(text: str) -> str:
         return text
     for pattern in _SECRET_PATTERNS:
         text = pattern.sub(REDACTED, text)
+    if "@" in text:
+        text = _EMAIL.sub(REDACTED, text)
     text = _NAMED_SECRET.sub(rf"\1{REDACTED}", text)
-    return _CARD_CANDIDATE.sub(lambda match: REDACTED if _passes_luhn(match[0]) else match[0], text)
+    return _DIGITS.sub(_redact_cards, text)
 
 
 @lru_cache(maxsize=4096)  # routes, job names and the like are on every line
@@ -89,8 +97,32 @@ def _is_suspicious(text: str) -> bool:
     return _SUSPICIOUS.search(text) is not None or (len(text) >= _KEY_LENGTH and _LONG_HEX.search(text) is not None)
 
 
-def _passes_luhn(candidate: str) -> bool:
+def _redact_cards(match: re.Match[str]) -> str:
+    """The run without the card numbers in it. Another number may follow a card's: `4111 1111 1111 1111 200 EUR`."""
+    if match["run"] is None:
+        return match[0]
+    run, written, begin = match["run"], "", 0
+    groups = [group.span() for group in _GROUP.finditer(run)]
+    for n, (start, _) in enumerate(groups):
+        if start >= begin and (end := _end_of_card(run, groups[n:])):
+            written, begin = f"{written}{run[begin:start]}{REDACTED}", end
+    return written + run[begin:]
+
+
+def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
+    """Where the longest card number ends that begins with the first of these groups; 0 when none does."""
+    found, digits = 0, ""
+    for start, end in groups:
+        digits += run[start:end]
+        if len(digits) >= _CARD_LENGTHS.stop:
+            break
+        if len(digits) in _CARD_LENGTHS and _passes_luhn(digits):
+            found = end
+    return found
+
+
+def _passes_luhn(number: str) -> bool:
     """Whether the digits have a card number's check sum (ISO/IEC 7812-1, annex B); order numbers mostly don't."""
-    digits = [int(character) for character in reversed(candidate) if character.isdigit()]
+    digits = [int(digit) for digit in reversed(number)]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0
