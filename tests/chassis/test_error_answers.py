@@ -1,6 +1,7 @@
 """An error looks the same whoever noticed it: a route, the framework, the management port, the parser of HTTP."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -17,6 +18,7 @@ from chassis.errors import (
     ErrorCode,
     ErrorDetail,
     answer,
+    wants_problem,
 )
 from chassis.health import Health, management_app
 from chassis.process import Server
@@ -74,6 +76,38 @@ def test_whoever_may_retry_is_told_when_and_nobody_else_is(code: ErrorCode) -> N
 def test_retry_after_is_whole_seconds_rounded_up_and_never_none(seconds: float, sent: str) -> None:
     assert answered(ErrorCode.OVERLOADED, retry_after=seconds).headers["Retry-After"] == sent
     assert answer(BreakerOpen("bank", retry_after=seconds), request_id="").headers["Retry-After"] == sent
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("application/problem+json; q=0.000", False),
+        ("application/json, application/problem+json", True),
+        ("*/*;q=0.8, application/problem+json;q=0.9", True),
+        ("application/problem+json;q=0.5, application/json", False),
+        ("application/problem+json;q=0.5, application/*", False),
+        ("application/json;q=0.1, */*, application/problem+json;q=0.5", True),
+        ("application/problem+json;q=0.1, application/problem+json;q=0.9, */*;q=0.5", True),
+        ("application/problem+json;q=high", False),
+        ("application/problem+json;q=2", False),
+        ('text/plain;note="a, application/problem+json"', False),
+        ('text/plain;note="never closed, application/problem+json', False),
+    ],
+)
+def test_the_form_is_the_one_that_accept_prefers(accept: str, *, expected: bool) -> None:
+    assert wants_problem([accept]) is expected
+
+
+def test_several_accept_headers_are_one_list() -> None:
+    assert wants_problem(["text/html", f"application/json;q=0.5, {PROBLEM_JSON}"])
+    assert not wants_problem([])
+
+
+@pytest.mark.parametrize("piece", ['"', '\\"', '"\\', ",", ";q=", '",', 'a"'])
+def test_no_accept_header_takes_long_to_read(piece: str) -> None:
+    started = time.process_time()
+    wants_problem([f'"{piece * (65_536 // len(piece))}'])
+    assert time.process_time() - started < 1
 
 
 @pytest.fixture

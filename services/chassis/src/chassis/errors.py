@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 DOCUMENTATION_URL = "https://github.com/holdfast-platform/holdfast/blob/main/docs/reference/errors.md"
 PROBLEM_JSON = "application/problem+json"
@@ -346,8 +346,7 @@ class DependencyRejected(DependencyError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a caller gets for an error."""
 
     status: int
@@ -395,5 +394,6 @@ def _weights(accept: Iterable[str]) -> Iterator[tuple[str, float]]:
         yield kind, float(q) if _WEIGHT.fullmatch(q) else 0.0
 
 
-_BETWEEN_COMMAS = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+# Possessive, and a quote that is never closed goes on to the end: whatever is sent, each character is seen once.
+_BETWEEN_COMMAS = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.?)*+"?)++', re.DOTALL)
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")

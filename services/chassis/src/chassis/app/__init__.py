@@ -140,6 +140,7 @@ async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[
         drain_timeout=1,
     )
     public = Server(app, host=settings.http.host, port=settings.http.port, drain_timeout=drain_timeout)
+    error_rendering.marked_fields(app)  # now, or everybody waits while the first wrong request is answered
     async with management.running(), public.running(), reloading(live):
         # What start-up made lives as long as the process: the collector need not look at it again.
         gc.collect()

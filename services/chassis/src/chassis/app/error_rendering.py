@@ -78,7 +78,7 @@ def render(scope: Scope, error: ApiError) -> Response:
     shown = ApiError(
         error.code,
         _show(error.message, _MAX_MESSAGE),
-        details=[_fit(detail, _marked(scope["app"])) for detail in error.details],
+        details=[_fit(detail, marked_fields(scope["app"])) for detail in error.details],
         retry_after=error.retry_after,
     )
     found = answer(
@@ -98,13 +98,15 @@ def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
 
 
 def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
-    return is_sensitive(field) or not marked.isdisjoint(field.split("."))
+    """A name longer than any of ours is not looked at: it is the caller's own, and judging one remembers it."""
+    return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
 
 
-def _marked(app: FastAPI) -> AbstractSet[str]:
+def marked_fields(app: FastAPI) -> AbstractSet[str]:
     """The names of what any schema of this application marks as `writeOnly`, OpenAPI's word for it.
 
-    By name and for the whole application: rather too little is shown back than a password under another path.
+    By name and for the whole application: rather too little is shown back than a password under another path. Asked
+    for the first time it takes a tenth of a second.
     """
     found: AbstractSet[str] | None = getattr(app.state, "write_only", None)
     if found is None:
@@ -115,7 +117,7 @@ def _marked(app: FastAPI) -> AbstractSet[str]:
 def _write_only(node: Any) -> Iterator[str]:
     """The names of properties and parameters that are marked, anywhere in the document."""
     if isinstance(node, Mapping):
-        yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _is_marked(schema))
+        yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _ismarked_fields(schema))
     if isinstance(node, Mapping | list):
         for inner in node.values() if isinstance(node, Mapping) else node:
             yield from _write_only(inner)
@@ -129,10 +131,10 @@ def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield node["name"], node["schema"]
 
 
-def _is_marked(schema: Mapping[str, Any]) -> bool:
+def _ismarked_fields(schema: Mapping[str, Any]) -> bool:
     """Marked itself, or as one of its alternatives: `SecretStr | None` has it inside an `anyOf`."""
     inner = [one for one in (*schema.get("anyOf", ()), schema.get("items")) if isinstance(one, Mapping)]
-    return schema.get("writeOnly") is True or any(_is_marked(one) for one in inner)
+    return schema.get("writeOnly") is True or any(_ismarked_fields(one) for one in inner)
 
 
 def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
@@ -145,7 +147,7 @@ def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
         request.headers.get("content-type", "")
     ):
         return ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
-    marked = _marked(request.app)
+    marked = marked_fields(request.app)
     details = [_from_problem(problem, marked) for problem in problems[:_MAX_DETAILS]]
     return ApiError(ErrorCode.VALIDATION_FAILED, details=details)
 
