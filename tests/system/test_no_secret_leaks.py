@@ -287,6 +287,7 @@ def assert_all_was_seen(heist: Heist, places: Mapping[str, str]) -> None:
     for program in PROGRAMS:
         assert '"level":"debug"' in places[f"log of {program}"]
     assert "[redacted]" in places["log of notifications-worker"]  # the refused recipient was there
+    assert "events {" not in places["spans"]  # an exception's event would carry its whole message
     assert {span.name for span in heist.collector.spans.values()} >= {"POST /v1/orders", "send mail", "deliver webhook"}
 
 
