@@ -161,6 +161,8 @@ CLOSE = b"host: x\r\nconnection: close\r\n"
         ),
         (b"GET /here HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 70_000, ErrorCode.HEADERS_TOO_LARGE),
         (b"GET /" + b"y" * 70_000, ErrorCode.HEADERS_TOO_LARGE),
+        (b"GET /here HTTP/1.1\r\n" + CLOSE + b"x: " + b"y" * 70_000 + b"\r\n\r\n", ErrorCode.HEADERS_TOO_LARGE),
+        (b"GET /here?" + b"y" * 70_000 + b" HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.HEADERS_TOO_LARGE),
         (b"GET /nowhere HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
         (b"GET * HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
         (b"GET /%00%ff HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
@@ -187,7 +189,7 @@ CLOSE = b"host: x\r\nconnection: close\r\n"
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
         ),
     ],
-    ids=range(18),
+    ids=range(20),
 )
 async def test_what_is_no_request_for_us_is_answered_in_the_envelope(
     port: int, request_bytes: bytes, code: ErrorCode

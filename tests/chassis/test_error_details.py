@@ -36,6 +36,7 @@ class Person(BaseModel):
 class SignUp(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    email: Annotated[str, Field(pattern="@", json_schema_extra={"writeOnly": True})] = "a@b"
     person: Person | None = None
     people: list[Person] = []
     tax_number: Annotated[str, Field(json_schema_extra={"writeOnly": True}), AfterValidator(quoting)] = "none"
@@ -61,6 +62,10 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     async def refuse(field: str, said: str) -> None:
         raise ApiError(ErrorCode.VALIDATION_FAILED, said, details=[ErrorDetail(field, said, said)])
 
+    @app.get("/codes/{name}")
+    async def raise_code(name: str) -> None:
+        raise ApiError(ErrorCode[name])
+
     error_rendering.install(app)
     error_documents.install(app)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
@@ -80,6 +85,7 @@ async def details(client: httpx.AsyncClient, body: Any) -> dict[str, dict[str, s
         ({"person": {"nickname": MARKED}}, "person.nickname", "String should have at most 3 characters"),
         ({"people": [{"nickname": MARKED}]}, "people.0.nickname", "String should have at most 3 characters"),
         ({"people": [{"nickname": {"deep": [MARKED]}}]}, "people.0.nickname", "Input should be a valid string"),
+        ({"email": MARKED}, "email", "String should match pattern '@'"),
         ({"tax_number": MARKED}, "tax_number", "This value is not valid."),
         ({"answer": MARKED}, "answer", "This value is not valid."),
         ({"proof": {"kind": MARKED}}, "proof", "This value is not valid."),
@@ -134,6 +140,12 @@ async def test_a_message_that_quotes_everything_is_cut(client: httpx.AsyncClient
 async def test_a_detail_of_our_own_about_such_a_field_leaves_it_out_too(client: httpx.AsyncClient, field: str) -> None:
     response = await client.post(f"/ours/{field}", params={"said": "wrong"})
     assert response.json()["error"]["details"] == [{"field": field, "message": "wrong"}]
+
+
+@pytest.mark.parametrize("code", ErrorCode, ids=lambda code: code.name)
+async def test_the_catalogue_s_own_words_are_no_secret(client: httpx.AsyncClient, code: ErrorCode) -> None:
+    response = await client.get(f"/codes/{code.name}")
+    assert response.json()["error"]["message"] == code.value.message
 
 
 async def test_what_we_say_ourselves_is_sent_without_secrets(client: httpx.AsyncClient) -> None:

@@ -32,6 +32,7 @@ log = get_logger(__name__)
 config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
 
 ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
+MAX_HEAD_BYTES = 65_536  # of a request's line and headers, h11's own limit for what has not arrived in full
 _TOO_LARGE = 431
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
@@ -117,6 +118,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 http=HttpProtocol,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 # Whatever is installed: a request to upgrade is answered like any other.
                 ws="none",
                 # Without it uvicorn goes on serving when opening the application's resources fails early.

@@ -26,7 +26,9 @@ api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code",
 _MAX_SHOWN = 100  # characters of a wrong value, or of a field's name, that are shown back
 _MAX_DETAILS = 100  # more than any honest request has wrong: an answer must not be a multiple of what caused it
 _MAX_MESSAGE = 300  # characters; ours are shorter, and a validator may quote what it was given
-_QUOTES_NOTHING = frozenset({"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long"})
+_QUOTES_NOTHING = frozenset(
+    {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
+)
 
 _METHOD_NOT_ALLOWED = 405
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -77,7 +79,7 @@ def render(scope: Scope, error: ApiError) -> Response:
     put_on_canonical_line(error_code=error.code.name)
     shown = ApiError(
         error.code,
-        _show(error.message, _MAX_MESSAGE),
+        error.message if error.message == error.code.value.message else _show(error.message, _MAX_MESSAGE),
         details=[_fit(detail, marked_fields(scope["app"])) for detail in error.details],
         retry_after=error.retry_after,
     )
