@@ -294,3 +294,22 @@ for _ in range(4):
     assert '"event":"recovered"' in first
     assert '"event":"repeats_suppressed"' in last
     assert '"source":"shop","repeated":"recovered","suppressed":3' in last
+
+
+async def test_a_process_killed_by_a_second_signal_writes_what_waits_first(
+    tmp_path: Path, fresh_database: Callable[[str], DatabaseSettings], redis_settings: RedisSettings
+) -> None:
+    orders = OrdersInstallation.create(tmp_path, await fresh_database("orders"), redis_settings)
+    orders.set("shutdown__readiness_delay", "20")
+    orders.set("shutdown__drain_timeout", "1")
+    async with orders.running("api") as process, httpx.AsyncClient() as client:
+
+        async def is_draining() -> bool:
+            return (await client.get(f"{orders.management_url}/readyz")).status_code == 503
+
+        process.terminate()
+        await eventually(is_draining)
+        process.terminate()
+        ended = await process.end()
+    assert ended.code == 1
+    assert [line["event"] for line in ended.lines][-2:] == ["process_draining", "process_killed"]
