@@ -188,6 +188,24 @@ def test_a_process_that_ends_writes_what_waits_first() -> None:
     assert ended.stdout.count(b'"event":"turned"') == 5000
 
 
+PLAIN = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)
+for n in range(5000):
+    logging.info("turned %d %s", n, "x" * 100)
+"""
+
+
+def test_plain_logging_stops_with_its_reader() -> None:
+    """The version that goes wrong."""
+    with subprocess.Popen([sys.executable, "-c", PLAIN], stdout=subprocess.PIPE) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        assert process.stdout is not None
+        assert process.stdout.read().count(b"turned") == 5000  # once it is read, it goes on
+        assert process.wait(30) == 0
+
+
 async def test_a_service_whose_log_nobody_reads_answers_counts_and_stops(
     tmp_path: Path,
     fresh_database: Callable[[str], DatabaseSettings],

@@ -24,6 +24,9 @@ _NOT_ASKED = nullcontext()
 
 debug_headers = Counter("log_debug_headers", "Headers that asked for DEBUG: accepted, expired, invalid.", ["result"])
 
+for _result in ("accepted", "expired", "invalid"):
+    debug_headers.labels(_result)
+
 type Verdict = Literal["accepted", "expired", "invalid"]
 
 _header: ContextVar[str | None] = ContextVar("debug_header", default=None)

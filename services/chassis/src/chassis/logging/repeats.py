@@ -13,6 +13,8 @@ from prometheus_client import Counter
 
 suppressed_events = Counter("log_events_suppressed", "Warnings not written because they repeat, by event.", ["level"])
 
+suppressed_events.labels("warning")
+
 _MAX_KEYS = 1000  # a library may put values into its messages; ours have a few dozen names
 
 

@@ -14,6 +14,9 @@ from prometheus_client import Counter
 
 dropped_events = Counter("log_events_dropped", "Lines lost because the queue was full or stdout closed.", ["level"])
 
+for _level in ("debug", "info", "warning", "error", "critical"):
+    dropped_events.labels(_level)  # an alert on an increase needs a zero to start from
+
 _SHARE_OF_LESSER_LINES = 0.9
 """Of the queue; the rest is for ERROR and CRITICAL, which are the last to be dropped."""
 _SEVERE = frozenset({"error", "critical"})
