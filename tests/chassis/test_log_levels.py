@@ -14,7 +14,7 @@ from chassis import logging as chassis_logging
 from chassis.health import Health, management_app
 from chassis.logging import debug_header, debugging_for, get_logger
 from chassis.logging.debugging import MAX_SECONDS, DebugRequests, judge, sign
-from chassis.logging.levels import Levels, TooManyChanges, UnknownLogger
+from chassis.logging.levels import CannotChange, Levels
 from chassis.settings import LogSettings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,7 +155,7 @@ def test_the_root_s_level_can_change_and_a_reloaded_one_waits_for_its_end(levels
 
 
 def test_a_misspelt_logger_is_not_changed_but_its_nearest_is_named(levels: Levels, timers: Timers) -> None:
-    with pytest.raises(UnknownLogger, match=r"did you mean levels_shop\.till\?"):
+    with pytest.raises(CannotChange, match=r"did you mean levels_shop\.till\?"):
         levels.change("levels_shop.tyll", "DEBUG", seconds=60, timers=timers)
     assert levels.changes(timers) == []
 
@@ -164,11 +164,19 @@ def test_changes_are_bounded_in_number(levels: Levels, timers: Timers) -> None:
     for n in range(50):
         get_logger(f"levels_many.{n}")
         levels.change(f"levels_many.{n}", "DEBUG", seconds=60, timers=timers)
-    with pytest.raises(TooManyChanges):
+    with pytest.raises(CannotChange, match="Too many"):
         levels.change("levels_many", "DEBUG", seconds=60, timers=timers)
     levels.change("levels_many.7", "INFO", seconds=60, timers=timers)
     timers.advance(60)
     assert {logging.getLogger(f"levels_many.{n}").level for n in range(50)} == {logging.NOTSET}
+
+
+def test_the_root_s_debug_is_that_of_the_libraries_too(logs: CapturedLogs, levels: Levels, timers: Timers) -> None:
+    levels.change("root", "DEBUG", seconds=60, timers=timers)
+    logging.getLogger("levels_library").debug("chatter")
+    timers.advance(60)
+    logging.getLogger("levels_library").debug("later")
+    assert [line["event"] for line in logs.lines] == ["chatter", "log_level_reverted"]
 
 
 # Through the management port
@@ -210,6 +218,19 @@ async def test_a_level_is_changed_shown_and_written_down(logs: CapturedLogs, por
     assert TOKEN not in logs.text
     assert logs.of("looked")
     chassis_logging.levels().revert("levels_shop.till")
+
+
+async def test_whoever_changes_levels_cannot_silence_the_lines_that_say_so(
+    logs: CapturedLogs, port: httpx.AsyncClient
+) -> None:
+    for name in ("root", "chassis"):
+        assert (await port.put("/log-levels", json=asked(logger=name, level="CRITICAL"))).status_code == 200
+    for name in ("chassis.management", "chassis.logging"):
+        assert (await port.put("/log-levels", json=asked(logger=name, level="CRITICAL"))).status_code == 422
+    for name in ("root", "chassis"):
+        chassis_logging.levels().revert(name)
+    assert len(logs.of("management_changed")) == 4
+    assert len(logs.of("log_level_reverted")) == 2
 
 
 async def test_the_loop_s_own_timer_reverts_it(logs: CapturedLogs, port: httpx.AsyncClient) -> None:

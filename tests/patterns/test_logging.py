@@ -144,7 +144,8 @@ def test_ordinary_names_are_not_sensitive(name: str) -> None:
     assert not is_sensitive(name)
 
 
-def test_redaction_reaches_nested_values() -> None:
+def test_redaction_reaches_nested_values_and_names() -> None:
+    assert redact({"seen": {CARD: 1}}) == {"seen": {"[redacted]": 1}}
     nested = {"headers": [{"authorization": "Bearer x"}], "body": {"deep": ({"password": "hunter2"}, f"pan={CARD}")}}
     written = str(redact(nested))
     assert "hunter2" not in written

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.logging import levels, put_on_canonical_line, redact
-from chassis.logging.levels import MAX_SECONDS, TooManyChanges, UnknownLogger
+from chassis.logging.levels import MAX_SECONDS, CannotChange
 from chassis.settings import Level
 
 _MAX_BODY_BYTES = 1024
@@ -42,11 +42,8 @@ async def _change(request: Request) -> Response:
     asked = _parse(await _read(request))
     try:
         change = levels().change(asked.logger, asked.level, seconds=asked.seconds)
-    except UnknownLogger as error:
+    except CannotChange as error:
         detail = ErrorDetail("logger", str(error), _shown(asked.logger))
-        raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error
-    except TooManyChanges as error:
-        detail = ErrorDetail("logger", "Too many loggers are changed already: wait until one reverts.")
         raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error
     put_on_canonical_line(logger=change.logger, to=change.level, original=change.original, seconds=asked.seconds)
     return JSONResponse(asdict(change))

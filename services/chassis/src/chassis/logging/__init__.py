@@ -59,7 +59,7 @@ __all__ = [
     "request_id_var",
 ]
 
-log_events = Counter("log_events", "Log lines written, by level.", ["level"])
+log_events = Counter("log_events", "Log lines by level, those included that were dropped later.", ["level"])
 
 FLUSH_SECONDS = 2.0
 """What a process that ends gives whoever reads its log; with the drain it stays below a pod's grace period."""

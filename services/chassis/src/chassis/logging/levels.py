@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from chassis.errors import HoldfastError
 from chassis.settings import Level
 
 ROOT = "root"
@@ -20,6 +21,9 @@ MAX_SECONDS = 3600
 
 _MAX_CHANGES = 50
 """At once; each has a timer."""
+
+_AUDIT = ("chassis.management", "chassis.logging")
+"""They say who changed what: whoever changes a level cannot silence them."""
 
 
 class Timer(Protocol):
@@ -50,12 +54,8 @@ class _Change:
     timer: Timer
 
 
-class UnknownLogger(LookupError):
-    """No logger has this name, nor one below it; the message says which is nearest."""
-
-
-class TooManyChanges(Exception):
-    """More loggers are changed at once than anybody can keep in mind."""
+class CannotChange(HoldfastError):
+    """The level stays as it is; the message says why, to whoever asked."""
 
 
 class Levels:
@@ -65,6 +65,8 @@ class Levels:
         self._on_reverted = on_reverted
         self._changes: dict[str, _Change] = {}
         logging.getLogger().setLevel(base)
+        for name in _AUDIT:
+            logging.getLogger(name).setLevel(logging.INFO)
 
     @property
     def base(self) -> str:
@@ -84,14 +86,13 @@ class Levels:
     def change(self, name: str, level: Level, *, seconds: float, timers: Timers | None = None) -> LevelChange:
         """Set the logger's level for `seconds` (by default on the running loop's clock).
 
-        A further change of it begins a new time and keeps what it goes back to. Raises `UnknownLogger` and
-        `TooManyChanges`.
+        A further change of it begins a new time and keeps what it goes back to. Raises `CannotChange`.
         """
         timers = timers or asyncio.get_running_loop()
         logger = _known(name)
         former = self._changes.get(name)
         if former is None and len(self._changes) >= _MAX_CHANGES:
-            raise TooManyChanges
+            raise CannotChange("Too many loggers are changed already: wait until one reverts.")
         if former is not None:
             former.timer.cancel()
         original = former.original if former else logger.level
@@ -122,18 +123,20 @@ class Levels:
 
     def is_changed(self, name: str) -> bool:
         """Whether the level of this logger, or of one above it, was changed for a time."""
-        if not self._changes:
-            return False
+        if not self._changes or ROOT in self._changes:
+            return bool(self._changes)
         parts = name.split(".")
         return any(".".join(parts[:length]) in self._changes for length in range(1, len(parts) + 1))
 
 
 def _known(name: str) -> logging.Logger:
     """The logger of this name. A misspelt one would be made on the spot, and change nothing."""
+    if name in _AUDIT:
+        raise CannotChange("Its lines say who changed what: they are always written.")
     known = logging.root.manager.loggerDict
     if name != ROOT and name not in known:
         nearest = difflib.get_close_matches(name, [ROOT, *known], n=1, cutoff=0.6)
-        raise UnknownLogger(f"There is no such logger{f'; did you mean {nearest[0]}?' if nearest else '.'}")
+        raise CannotChange(f"There is no such logger{f'; did you mean {nearest[0]}?' if nearest else '.'}")
     return logging.getLogger(_stdlib_name(name))
 
 

@@ -59,7 +59,10 @@ def redact(value: Any) -> Any:
     if isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER:
         return value
     if isinstance(value, Mapping):
-        return {key: REDACTED if is_sensitive(str(key)) else redact(item) for key, item in value.items()}
+        return {
+            _redact_text(key) if isinstance(key, str) else key: REDACTED if is_sensitive(str(key)) else redact(item)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item) for item in value]
     # An exception, an object: what its text holds is what would be written. A number may be a card's.

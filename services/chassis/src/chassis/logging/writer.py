@@ -75,8 +75,8 @@ class LineWriter:
             is_written = True
             try:
                 self._write(b"".join(line for line, _ in batch))
-            except OSError:
-                # Whoever read stdout is gone. The service is worth more than its log.
+            except (OSError, ValueError):
+                # Whoever read stdout is gone, or it was closed. The service is worth more than its log.
                 is_written = False
             with self._changed:
                 self._bytes -= sum(len(line) for line, _ in batch)
