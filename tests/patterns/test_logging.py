@@ -294,6 +294,15 @@ def test_a_value_that_is_not_json_is_written_all_the_same(logs: CapturedLogs) ->
     assert logs.one("received")["number"] == 2**80
 
 
+def test_a_value_that_cannot_be_shown_does_not_end_what_wrote_it(logs: CapturedLogs) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise LookupError("lost")
+
+    log.info("received", thing=Broken())
+    assert logs.one("received")["thing"] == "<Broken>"
+
+
 @pytest.mark.parametrize("name", ["uvicorn.error", "sqlalchemy.pool", "asyncio", "aiohttp.client", "redis"])
 def test_a_library_s_warning_is_a_line_like_ours(logs: CapturedLogs, name: str) -> None:
     logging.getLogger(name).warning("something about %s", "it")

@@ -65,8 +65,7 @@ def redact(value: Any) -> Any:
         }
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item) for item in value]
-    # An exception, an object: what its text holds is what would be written. A number may be a card's.
-    text = str(value)
+    text = _text_of(value)
     redacted = _redact_text(text)
     return value if isinstance(value, int) and redacted == text else redacted
 
@@ -79,6 +78,14 @@ def is_sensitive(name: str) -> bool:
     """
     words = _CAMEL_HUMP.sub("_", name).replace("-", "_").lower()
     return any(_SENSITIVE_NAME.search(part) for part in words.split("."))
+
+
+def _text_of(value: Any) -> str:
+    """An exception, an object, a number that may be a card's: what its text holds is what would be written."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  a value that cannot say what it is must not end what wrote the line
+        return f"<{type(value).__name__}>"
 
 
 def _redact_text(text: str) -> str:
