@@ -85,12 +85,12 @@ class OrdersInstallation:
         (folder / name).write_text(value)
         self.variables["HOLDFAST_SECRETS_DIR"] = str(folder)
 
-    async def run(self, *arguments: str) -> "Ended":
+    async def run(self, *arguments: str, stdin: str = "") -> "Ended":
         """The command, until it ends by itself."""
         process = await self._start(*arguments)
         try:
             async with asyncio.timeout(30):
-                stdout, stderr = await process.communicate()
+                stdout, stderr = await process.communicate(stdin.encode())
         finally:
             if process.returncode is None:
                 process.kill()
@@ -117,6 +117,7 @@ class OrdersInstallation:
             *arguments,
             cwd=self.folder,
             env=inherited | self.variables,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

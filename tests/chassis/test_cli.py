@@ -6,9 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from chassis.auth import hash_key
 from chassis.logging.debugging import judge
 from chassis.settings import DatabaseSettings, RedisSettings
-from service_process import CALLER, KEY, OrdersInstallation
+from service_process import CALLER, KEY, PEPPER, OrdersInstallation
 
 
 @pytest.fixture
@@ -57,6 +58,15 @@ async def test_explain_tells_machines_the_same_as_json(orders: OrdersInstallatio
     assert found["database.password"]["value"].startswith("secret:")
     lines = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
     assert [line.partition(" = ")[0] for line in lines] == list(found)
+
+
+async def test_hash_key_prints_what_auth_keys_holds_of_the_key_on_standard_input(orders: OrdersInstallation) -> None:
+    ended = await orders.run("hash-key", stdin=f"{KEY}\n")
+    assert (ended.code, ended.stdout) == (0, f"{hash_key(KEY, PEPPER)}\n")
+    (orders.folder / "secrets" / "auth__peppers").unlink()
+    (orders.folder / "secrets" / "auth__keys").unlink()
+    ended = await orders.run("hash-key", stdin=KEY)
+    assert (ended.code, ended.stderr) == (1, "there are no auth.peppers to hash it under\n")
 
 
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:

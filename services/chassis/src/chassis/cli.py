@@ -21,6 +21,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config, dead_letters
+from chassis.auth import hash_key
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 from chassis.pooling import Database
@@ -78,6 +79,14 @@ def build_cli[S: ServiceSettings](
             raise HoldfastError("there is no log.debug_key to sign it with")
         value = debugging.sign(key.get_secret_value(), expires=int(time.time()) + seconds)
         typer.echo(f"{debugging.HEADER}: {value}")
+
+    @app.command("hash-key")
+    def print_key_hash(options: Options = None) -> None:
+        """Print how auth.keys holds the key on standard input: its hash under the newest pepper."""
+        peppers = config.load_auth(settings_type, options or ()).peppers
+        if not peppers:
+            raise HoldfastError("there are no auth.peppers to hash it under")
+        typer.echo(hash_key(sys.stdin.readline().strip(), peppers[0].get_secret_value()))
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")

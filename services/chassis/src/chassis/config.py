@@ -33,7 +33,7 @@ from chassis.config_layers import (
     variable,
 )
 from chassis.errors import ConfigurationError
-from chassis.settings import BROKEN_RULE, DatabaseSettings, LogSettings, Rule, Ruled, ServiceSettings
+from chassis.settings import BROKEN_RULE, AuthSettings, DatabaseSettings, LogSettings, Rule, Ruled, ServiceSettings
 
 __all__ = [
     "LOCATIONS",
@@ -43,6 +43,7 @@ __all__ = [
     "differences",
     "explain",
     "load",
+    "load_auth",
     "load_database",
     "load_live",
     "load_log",
@@ -121,6 +122,11 @@ def load_database(settings_type: type[ServiceSettings], options: Sequence[str] =
 def load_log(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> LogSettings:
     """Only the service's `log` group, as `load_database`."""
     return _validate(LogSettings, settings_type, read_layers(settings_type, options), "log")
+
+
+def load_auth(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> AuthSettings:
+    """Only the service's `auth` group, as `load_database`."""
+    return _validate(AuthSettings, settings_type, read_layers(settings_type, options), "auth")
 
 
 def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> list[Explained]:
