@@ -6,7 +6,7 @@ A request or job takes a connection late, gives it back early and never holds it
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
 from chassis.errors import DatabaseUnreachable, PoolExhausted
-from chassis.logging import add_to_canonical_line
+from chassis.logging import add_to_canonical_line, get_logger
 from chassis.settings import DatabaseSettings, RedisSettings
+
+log = get_logger(__name__)
 
 connections = Gauge("db_client_connection_count", "Connections by state (idle, used).", ["pool", "state"])
 connections_max = Gauge("db_client_connection_max", "Connections the pool may open.", ["pool"])
@@ -188,8 +190,11 @@ async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Con
     """
     *earlier, last = passwords()
     for password in earlier:
-        with suppress(asyncpg.InvalidPasswordError):
+        try:
             return await asyncpg.connect(password=password.get_secret_value(), **arguments)
+        except asyncpg.InvalidPasswordError:
+            # Expected for a minute. Who forgets the last step of a rotation pays for two attempts, and reads this.
+            log.warning("database_password_refused", user=arguments.get("user"))
     return await asyncpg.connect(password=last.get_secret_value(), **arguments)
 
 

@@ -95,7 +95,7 @@ async def _keep_looking[S: ServiceSettings](live: Live[S], sleep: Callable[[floa
         try:
             await reload(live)
         except Exception:
-            # Whoever was told of a change failed: the process goes on with what it has, and the next look tries again.
+            # Whoever was told of a change failed, or a folder went away under our hands: the next change counts anew.
             log.exception("config_reload_failed")
 
 
