@@ -36,7 +36,7 @@ test: $(SYNCED) ## Run the tests, on real PostgreSQL and Valkey
 test-faults: $(SYNCED) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures
 
-test-contract: $(SYNCED) ## Ask each service everything its OpenAPI document allows and more; EXAMPLES=100 for longer
+test-contract: $(SYNCED) ## Ask each service everything its OpenAPI document allows and more; EXAMPLES=200 for longer
 	@CONTRACT_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/contract
 
 contracts: $(SYNCED) ## Accept what the code promises now: error codes, OpenAPI documents, events
