@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 from captured_logs import CapturedLogs, captured_logs
 from chassis.config import Live, config_hash, load_live
+from chassis.logging import levels
 from chassis.process import identify
 from chassis.reloading import Result, allow_list, reload, reloading, take_over
 from chassis.settings import DependencySettings, RedisSettings, Rule, ServiceSettings
@@ -271,6 +272,7 @@ async def test_the_hash_and_the_level_of_the_process_follow(
     assert identified["config_hash"] == config_hash(live.current) != before
     assert REGISTRY.get_sample_value("config_info", {"hash": live.hash}) == 1
     assert REGISTRY.get_sample_value("config_info", {"hash": before}) is None
+    assert levels().base == "ERROR"
 
 
 def test_the_allow_list_is_what_the_models_mark() -> None:

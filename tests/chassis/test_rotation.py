@@ -281,6 +281,34 @@ async def test_the_pepper_and_a_key_are_replaced_without_a_failed_request(
     no_failure(ended, load)
 
 
+# The operators' token
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+async def test_the_management_token_is_replaced_and_the_former_one_refused(
+    tmp_path: Path, database: DatabaseSettings, redis_settings: RedisSettings, redis: Redis, role: str
+) -> None:
+    installation = quick(OrdersInstallation.create(tmp_path, database, redis_settings))
+    former, current = "f" * 64, "c" * 64
+    installation.secret("management__token", former)
+
+    async def raise_level(client: httpx.AsyncClient, token: str) -> int:
+        body = {"logger": "chassis", "level": "DEBUG", "seconds": 1}
+        headers = {"Authorization": f"Bearer {token}"}
+        return (await client.put("/log-levels", json=body, headers=headers)).status_code
+
+    async with (
+        installation.running(role) as process,
+        httpx.AsyncClient(base_url=installation.management_url) as client,
+    ):
+        assert (await raise_level(client, former), await raise_level(client, current)) == (200, 401)
+        await change(installation, management__token=current)
+        assert (await raise_level(client, former), await raise_level(client, current)) == (401, 200)
+        process.terminate()
+        ended = await process.end()
+    assert len(ended.of("management_changed")) == len(ended.of("management_refused")) == 2
+
+
 # A provider's webhook secret
 
 
