@@ -5,14 +5,17 @@ fails the first test.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import chassis
 import pytest
 from chassis.config import load, rules_of, settings_of, variable
 from chassis.errors import ConfigurationError
-from chassis.settings import Rule, Ruled, ServiceSettings
+from chassis.settings import Rule, Ruled, ServiceSettings, ShutdownSettings
+from chassis.worker.stages import GRACE_SECONDS
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from payments.settings import PaymentsSettings
@@ -90,6 +93,19 @@ def test_a_setting_given_as_text_is_caught_like_one_in_a_file(service_file: Path
         with pytest.raises(ConfigurationError) as invalid:
             load(OrdersSettings, [f"{name}={text}"])
         assert any(problem.startswith(f"{variable(name)}: ") for problem in invalid.value.problems), (name, kind, value)
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.service_name)
+def test_every_setting_is_read_by_somebody(service: type[ServiceSettings]) -> None:
+    """By its attribute, or by name in a rule: one that nobody reads is a promise that nobody keeps."""
+    sources = "\n".join(path.read_text() for path in Path(chassis.__path__[0]).parents[2].glob("*/src/**/*.py"))
+    for name in settings_of(service):
+        assert re.search(rf'[."]{name.rpartition(".")[2]}\b', sources), name
+
+
+def test_the_rule_about_the_end_counts_what_a_worker_takes_beyond_its_drain() -> None:
+    (rule,) = ShutdownSettings.rules
+    assert rule.left.endswith(f"drain_timeout + {GRACE_SECONDS:g}")
 
 
 def _problems(
