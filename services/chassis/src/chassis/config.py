@@ -173,10 +173,12 @@ def _validate[M: Ruled](
     try:
         validated = model(**(merged.get(group) or {} if group else merged))
     except ValidationError as error:
-        for found in _first_causes(error.errors(include_input=False)):
+        all_found = error.errors(include_input=False)
+        for found in _first_causes(all_found):
             location = (group, *found["loc"]) if group else found["loc"]
             problems += _describe(location, found, settings_of(settings_type), layers)
         problems += _broken_rules(rules_of(model, f"{group}." if group else ""), settings_type, merged, layers)
+        problems = problems or [found["msg"] for found in all_found]
     if problems:
         raise ConfigurationError(problems)
     return validated
