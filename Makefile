@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run load test test-faults chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run load test test-faults test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -39,6 +39,12 @@ test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 
 test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures
+
+test-contract: $(TOOLS) ## Ask each service everything its OpenAPI document allows and more; EXAMPLES=200 for longer
+	@CONTRACT_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/contract
+
+contracts: $(TOOLS) ## Accept what the code promises now: error codes, OpenAPI documents, events
+	@$(BIN)/python tests/contract/promises.py
 
 chaos: $(SYNCED) ## Rounds of random faults, then totals; SEED=1 ROUNDS=20, FIRST=7 starts with that round
 	@$(BIN)/holdfast-local chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FIRST),--first $(FIRST))

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chassis.config import variable
+from chassis.config import rules_of, variable
 from chassis.errors import ErrorCode
-from chassis.settings import ServiceSettings
+from chassis.settings import Rule, ServiceSettings
 from holdfast_local.settings import PROJECT, LocalSettings
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
@@ -37,11 +37,13 @@ class Setting(NamedTuple):
     default: str | None
     description: str
     is_secret: bool
+    is_reloaded: bool
 
 
 def errors_page() -> str:
     sections = [
-        f"## {code.name}\n\n{code.value.status} · {'retry' if code.value.retryable else 'do not retry'} · "
+        f"## {code.name}\n\n{code.value.status} · {'retry after' if code.value.retryable else 'do not retry'}"
+        f"{f' {code.value.retry_after} s, or what Retry-After says' if code.value.retryable else ''} · "
         f"“{code.value.message}”\n\n{code.value.remedy}"
         for code in ErrorCode
     ]
@@ -54,20 +56,32 @@ def errors_page() -> str:
     )
 
 
-def settings_page() -> str:
+def configuration_page() -> str:
     common = [_group(name, rows) for name, rows in _by_group(_settings(ServiceSettings)).items()]
     own = [
         f"## Only {service.service_name}\n\n" + _table(rows) for service in SERVICES if (rows := _own_settings(service))
     ]
+    of_one = [
+        (service, rule) for service in SERVICES for rule in rules_of(service) if rule not in rules_of(ServiceSettings)
+    ]
+    rules = [
+        "## Rules across settings\n\nA process that breaks one does not start, and no reload that breaks one is taken "
+        "over.\n\n"
+        + "\n".join(f"- {_rule(rule)}" for rule in rules_of(ServiceSettings))
+        + "\n"
+        + "\n".join(f"- {service.service_name}: {_rule(rule)}" for service, rule in of_one)
+    ]
     return _page(
-        "# Settings",
+        "# Configuration",
         _GENERATED,
         "`database.pool_size` is `HOLDFAST_DATABASE__POOL_SIZE` as a variable, `database__pool_size` as a secret file "
         "and `--set database.pool_size=10` on the command line. Which layer wins is in [the page on "
         "configuration](../patterns/config.md); `orders config explain` prints what a process would run with. "
-        "Times are seconds. A setting in **bold** has to be given.",
+        "Times are seconds. A setting in **bold** has to be given. One with ↻ is taken over while the process runs "
+        "when its file changes; every other one needs a restart.",
         *common,
         *own,
+        *rules,
     )
 
 
@@ -107,7 +121,7 @@ def chart_values_schema() -> str:
 
 PAGES: Mapping[Path, Callable[[], str]] = {
     PROJECT / "docs" / "reference" / "errors.md": errors_page,
-    PROJECT / "docs" / "reference" / "settings.md": settings_page,
+    PROJECT / "docs" / "reference" / "configuration.md": configuration_page,
     PROJECT / ".env.example": env_example,
     PROJECT / "charts" / "holdfast" / "values.schema.json": chart_values_schema,
 }
@@ -148,6 +162,7 @@ def _walk(
             default=None if is_required else _text(default),
             description=found.get("description", ""),
             is_secret=_is_secret(found, definitions),
+            is_reloaded=found.get("reloaded", False),
         )
 
 
@@ -175,14 +190,32 @@ def _values(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if isinstance(inner, dict):
-        kind = "list:" if "items" in field else "name →"
-        return f"{kind} {_values(_resolve(inner, definitions), definitions)}"
+        most = field.get("maxItems") or field.get("maxProperties")
+        kind = "list of" if "items" in field else "name →"
+        return f"{kind} {_values(_resolve(inner, definitions), definitions)}" + (
+            f"; ≤ {most:,} entries" if most else ""
+        )
     if field.get("format") == "password":
-        return "secret"
+        return f"secret {_length(field)}".strip()
     kinds = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    limits = [f"{sign} {field[key]:,g}" for key, sign in signs.items() if key in field]
-    return " ".join([kinds.get(field.get("type", ""), "text"), ", ".join(limits)]).strip()
+    limits = [f"{sign} {_number(field[key])}" for key, sign in signs.items() if key in field]
+    return " ".join([kinds.get(field.get("type", ""), "text"), ", ".join([*limits, _length(field)])]).strip(" ,")
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
+
+
+def _length(field: Mapping[str, Any]) -> str:
+    if "maxLength" not in field:
+        return ""
+    least = field.get("minLength", 0)
+    return f"{least} to {field['maxLength']} characters" if least > 1 else f"≤ {field['maxLength']} characters"
+
+
+def _rule(rule: Rule) -> str:
+    return f"`{rule.left}` {rule.sign} `{rule.right}`, {rule.because}"
 
 
 def _text(value: Any) -> str:
@@ -209,7 +242,8 @@ def _group(name: str, rows: list[Setting]) -> str:
 def _table(rows: list[Setting]) -> str:
     head = "| Setting | Values | Default | What it is, and why this number |\n|---|---|---|---|\n"
     return head + "\n".join(
-        f"| {f'`{row.name}`' if row.default is not None else f'**`{row.name}`**'} | {_cell(row.values)} | "
+        f"| {f'`{row.name}`' if row.default is not None else f'**`{row.name}`**'}{' ↻' if row.is_reloaded else ''} | "
+        f"{_cell(row.values)} | "
         f"{f'`{row.default}`' if row.default else ''} | {_cell(row.description)} |"
         for row in rows
     )

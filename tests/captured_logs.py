@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import chassis.logging
 import pytest
 import structlog
-from chassis.logging import configure_logging
+from chassis.logging import configure_logging, flush_logs
 from chassis.settings import LogSettings
 
 type Line = dict[str, Any]
@@ -23,6 +24,7 @@ class CapturedLogs:
 
     @property
     def text(self) -> str:
+        flush_logs()
         return self._written.getvalue().decode()
 
     @property
@@ -54,6 +56,7 @@ def captured_logs(
         try:
             yield logs
         finally:
+            chassis.logging._process.end()
             structlog.reset_defaults()
             logging.captureWarnings(capture=False)
             root.handlers[:] = handlers

@@ -18,9 +18,10 @@ from holdfast_local.ports import free_port
 from waiting import eventually
 
 KEY = "key-of-acme-" + "0" * 52
+PEPPER = "pepper-of-the-tests-" + "0" * 44
 CALLER = {"Authorization": f"Bearer {KEY}"}
 
-_ORDERS = Path(sys.executable).with_name("orders")
+_COMMANDS = Path(sys.executable).parent
 
 
 @dataclass(kw_only=True)
@@ -28,17 +29,29 @@ class OrdersInstallation:
     """What `orders` needs to run, in a folder; `variables` is its environment and may be changed before it starts."""
 
     folder: Path
+    command: str = "orders"
     variables: dict[str, str] = field(default_factory=dict)
     http_port: int = field(default_factory=free_port)
     management_port: int = field(default_factory=free_port)
 
     @classmethod
     def create(cls, folder: Path, database: DatabaseSettings, redis: RedisSettings) -> "OrdersInstallation":
-        installation = cls(folder=folder)
-        installation.secret("database__password", database.password.get_secret_value())
-        installation.secret("redis__password", redis.password.get_secret_value() if redis.password else "")
+        installation = cls.bare(folder, database, redis)
         installation.secret("payments__api_key", "key-of-orders")
-        installation.secret("auth__keys", json.dumps({"acme": hash_key(KEY)}))
+        installation.secret("auth__keys", json.dumps({"acme": [hash_key(KEY, PEPPER)]}))
+        installation.secret("auth__peppers", json.dumps([PEPPER]))
+        installation.set("payments__base_url", f"http://127.0.0.1:{free_port()}")
+        return installation
+
+    @classmethod
+    def bare(
+        cls, folder: Path, database: DatabaseSettings, redis: RedisSettings, *, command: str = "orders"
+    ) -> "OrdersInstallation":
+        """What every service needs, and no more."""
+        installation = cls(folder=folder, command=command)
+        installation.secret("database__password", database.password.get_secret_value())
+        if redis.password:
+            installation.secret("redis__password", redis.password.get_secret_value())
         settings = {
             "database__host": database.host,
             "database__port": database.port,
@@ -47,7 +60,6 @@ class OrdersInstallation:
             "redis__host": redis.host,
             "redis__port": redis.port,
             "redis__timeout": 1,  # no test of the limiter: a busy machine may take its time
-            "payments__base_url": f"http://127.0.0.1:{free_port()}",
             "http__port": installation.http_port,
             "management__port": installation.management_port,
             "environment": "test",
@@ -69,16 +81,16 @@ class OrdersInstallation:
 
     def secret(self, name: str, value: str) -> None:
         folder = self.folder / "secrets"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(value)
         self.variables["HOLDFAST_SECRETS_DIR"] = str(folder)
 
-    async def run(self, *arguments: str) -> "Ended":
+    async def run(self, *arguments: str, stdin: str = "") -> "Ended":
         """The command, until it ends by itself."""
         process = await self._start(*arguments)
         try:
             async with asyncio.timeout(30):
-                stdout, stderr = await process.communicate()
+                stdout, stderr = await process.communicate(stdin.encode())
         finally:
             if process.returncode is None:
                 process.kill()
@@ -101,10 +113,11 @@ class OrdersInstallation:
     async def _start(self, *arguments: str) -> asyncio.subprocess.Process:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
         return await asyncio.create_subprocess_exec(
-            _ORDERS,
+            _COMMANDS / self.command,
             *arguments,
             cwd=self.folder,
             env=inherited | self.variables,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -55,8 +55,9 @@ def test_no_link_inside_the_project_is_dead() -> None:
 
 
 def _map(stem: str) -> tuple[str, str, str]:
+    module = f"services/chassis/src/chassis/{stem}"
     return (
-        f"services/chassis/src/chassis/{stem}.py",
+        f"{module}/__init__.py" if (ROOT / module).is_dir() else f"{module}.py",
         f"docs/patterns/{stem}.md",
         f"tests/patterns/test_{stem}.py",
     )

@@ -1,17 +1,38 @@
-"""Whoever has a key is known by it; whoever has none learns nothing."""
+"""Whoever has a key is known by it; whoever has none learns nothing; keys and peppers are replaced without a gap."""
 
 import pytest
 from chassis.auth import Authenticator, Principal, hash_key
 from chassis.errors import ApiError, ErrorCode
 from chassis.settings import AuthSettings
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 ACME, GLOBEX = "a" * 64, "b" * 64
+PEPPER, NEW_PEPPER = "p" * 64, "n" * 64
+SETTINGS = AuthSettings.model_validate(
+    {"keys": {"acme": [hash_key(ACME, PEPPER)], "globex": [hash_key(GLOBEX, PEPPER)]}, "peppers": [PEPPER]}
+)
+
+
+class Current:
+    """The settings of a process that may change."""
+
+    def __init__(self) -> None:
+        self.settings = SETTINGS
+        self.authenticator = Authenticator(lambda: self.settings)
+
+    def becomes(self, *, keys: dict[str, list[str]], peppers: list[str]) -> None:
+        self.settings = AuthSettings.model_validate({"keys": keys, "peppers": peppers})
+
+    def knows(self, key: str) -> bool:
+        try:
+            return bool(self.authenticator.authenticate(f"Bearer {key}"))
+        except ApiError:
+            return False
 
 
 @pytest.fixture
 def authenticator() -> Authenticator:
-    return Authenticator({"acme": SecretStr(hash_key(ACME)), "globex": SecretStr(hash_key(GLOBEX))})
+    return Authenticator(lambda: SETTINGS)
 
 
 @pytest.mark.parametrize("header", [f"Bearer {GLOBEX}", f"bearer {GLOBEX}", f"BEARER  {GLOBEX} "])
@@ -31,7 +52,8 @@ def test_a_key_stands_for_its_principal(authenticator: Authenticator, header: st
         f"Bearer {ACME}x",
         f"Bearer {ACME[:-1]}",
         f"Bearer {ACME.upper()}",
-        f"Bearer {hash_key(ACME)}",
+        f"Bearer {hash_key(ACME, PEPPER)}",
+        f"Bearer {PEPPER}",
         "Bearer ключ",
     ],
 )
@@ -44,12 +66,53 @@ def test_anything_else_is_refused_in_the_same_way(authenticator: Authenticator, 
 
 def test_without_keys_nobody_is_known() -> None:
     with pytest.raises(ApiError):
-        Authenticator({}).authenticate(f"Bearer {ACME}")
+        Authenticator(AuthSettings).authenticate(f"Bearer {ACME}")
+
+
+def test_the_hash_is_hmac_sha256_of_the_key_under_the_pepper() -> None:
+    # RFC 4231, test case 2.
+    expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    assert hash_key("what do ya want for nothing?", "Jefe") == expected
+
+
+def test_a_hash_under_another_pepper_is_no_key() -> None:
+    current = Current()
+    current.becomes(keys={"acme": [hash_key(ACME, NEW_PEPPER)]}, peppers=[PEPPER])
+    assert not current.knows(ACME)
+
+
+def test_the_pepper_is_replaced_without_a_moment_in_which_a_key_is_refused() -> None:
+    current = Current()
+    old, new = [hash_key(ACME, PEPPER)], [hash_key(ACME, NEW_PEPPER)]
+    for keys, peppers in (
+        (old, [PEPPER]),
+        (old, [NEW_PEPPER, PEPPER]),
+        (new, [NEW_PEPPER, PEPPER]),
+        (new, [NEW_PEPPER]),
+    ):
+        current.becomes(keys={"acme": keys}, peppers=peppers)
+        assert current.knows(ACME)
+    current.becomes(keys={"acme": old}, peppers=[NEW_PEPPER])
+    assert not current.knows(ACME)
+
+
+def test_a_principal_may_have_two_keys_while_one_is_replaced() -> None:
+    current = Current()
+    current.becomes(keys={"acme": [hash_key(ACME, PEPPER), hash_key(GLOBEX, PEPPER)]}, peppers=[PEPPER])
+    assert current.knows(ACME)
+    assert current.knows(GLOBEX)
+    current.becomes(keys={"acme": [hash_key(GLOBEX, PEPPER)]}, peppers=[PEPPER])
+    assert not current.knows(ACME)
+
+
+def test_keys_without_a_pepper_are_a_mistake_that_is_found_at_start() -> None:
+    with pytest.raises(ValidationError, match="keys need peppers"):
+        AuthSettings.model_validate({"keys": {"acme": [hash_key(ACME, PEPPER)]}})
 
 
 @pytest.mark.parametrize("stored", [ACME[:63], ACME + "0", "A" * 64, "plain text", ""])
-def test_what_is_no_sha_256_is_no_key_and_the_error_does_not_repeat_it(stored: str) -> None:
+def test_what_is_no_digest_is_no_key_and_the_error_does_not_repeat_it(stored: str) -> None:
     with pytest.raises(ValidationError) as invalid:
-        AuthSettings.model_validate({"keys": {"acme": stored}})
-    assert "64 of 0-9 and a-f" in str(invalid.value)
+        AuthSettings.model_validate({"keys": {"acme": [stored]}, "peppers": [PEPPER]})
+    assert "64 " in str(invalid.value)
     assert not stored or stored not in str(invalid.value)

@@ -1,12 +1,15 @@
 """The command says what is wrong in a line each, before it opens anything, and explains where each value came from."""
 
 import json
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+from chassis.auth import hash_key
+from chassis.logging.debugging import judge
 from chassis.settings import DatabaseSettings, RedisSettings
-from service_process import CALLER, KEY, OrdersInstallation
+from service_process import CALLER, KEY, PEPPER, OrdersInstallation
 
 
 @pytest.fixture
@@ -15,14 +18,14 @@ def orders(tmp_path: Path, database_settings: DatabaseSettings, redis_settings: 
 
 
 @pytest.mark.parametrize("command", ["api", "worker"])
-async def test_a_wrong_configuration_ends_the_command_with_78_before_it_logs_or_listens(
+async def test_a_wrong_configuration_ends_the_command_with_2_before_it_logs_or_listens(
     orders: OrdersInstallation, command: str
 ) -> None:
     orders.set("http__port", "99999")
     orders.set("htpp__port", "8001")
     orders.secret("auth__keys", json.dumps({"acme": KEY}))
     ended = await orders.run(command, "--set", "cache.ttl=-1")
-    assert ended.code == 78
+    assert ended.code == 2
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
     first, *problems = ended.stderr.splitlines()
@@ -43,9 +46,27 @@ async def test_explain_shows_each_value_and_its_layer_and_no_secret(orders: Orde
     assert settings["http.port"] == "8009  [command line] (shadows: environment)"
     assert settings["cache.ttl"].endswith("[default]")
     assert settings["database.password"].startswith("secret:")
-    assert settings["auth.keys"].startswith("{acme: secret:")
+    assert settings["auth.keys"].startswith("{acme: [secret:")
     for path in (orders.folder / "secrets").iterdir():
         assert not path.read_text() or path.read_text() not in ended.stdout
+
+
+async def test_explain_tells_machines_the_same_as_json(orders: OrdersInstallation) -> None:
+    ended = await orders.run("config", "explain", "--json", "--set", "http.port=8009")
+    found = json.loads(ended.stdout)
+    assert found["http.port"] == {"value": "8009", "layer": "command line", "shadowed": ["environment"]}
+    assert found["database.password"]["value"].startswith("secret:")
+    lines = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == list(found)
+
+
+async def test_hash_key_prints_what_auth_keys_holds_of_the_key_on_standard_input(orders: OrdersInstallation) -> None:
+    ended = await orders.run("hash-key", stdin=f"{KEY}\n")
+    assert (ended.code, ended.stdout) == (0, f"{hash_key(KEY, PEPPER)}\n")
+    (orders.folder / "secrets" / "auth__peppers").unlink()
+    (orders.folder / "secrets" / "auth__keys").unlink()
+    ended = await orders.run("hash-key", stdin=KEY)
+    assert (ended.code, ended.stderr) == (1, "there are no auth.peppers to hash it under\n")
 
 
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:
@@ -78,3 +99,16 @@ async def test_a_running_process_says_who_it_is_and_writes_lines_with_every_id(o
     assert (line["request_id"], line["principal"], line["error_code"]) == ("req-1", "acme", "VALIDATION_FAILED")
     assert (line["service"], line["instance"]) == ("orders", info["instance"])
     assert KEY not in ended.stdout
+
+
+async def test_a_header_that_turns_debug_on_is_made_with_the_key_and_only_with_it(tmp_path: Path) -> None:
+    orders = OrdersInstallation(folder=tmp_path)  # it needs no other setting
+    assert (await orders.run("debug-header")).stderr == "there is no log.debug_key to sign it with\n"
+    orders.secret("log__debug_key", "k" * 32)
+    ended = await orders.run("debug-header", "--seconds", "90")
+    name, _, value = ended.stdout.strip().partition(": ")
+    assert (ended.code, name) == (0, "X-Holdfast-Debug")
+    assert judge(value, "k" * 32, now=time.time()) == "accepted"
+    assert judge(value, "k" * 32, now=time.time() + 90) == "expired"
+    assert "k" * 32 not in ended.stdout + ended.stderr
+    assert (await orders.run("debug-header", "--seconds", "901")).code == 2

@@ -36,7 +36,7 @@ def health(dependency: Dependency) -> Health:
 
 @pytest.fixture
 async def client(health: Health) -> AsyncIterator[httpx.AsyncClient]:
-    app = management_app(health, {"service": "shop", "config_hash": "0123456789ab"})
+    app = management_app(health, {"service": "shop", "config_hash": "0123456789ab"}, token=lambda: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
         yield client
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from backends import RealServer
 from captured_logs import captured_logs
+from chassis.config import Live
 from chassis.errors import HoldfastError
 from chassis.process import ServeError, Server, identify
 from chassis.settings import DatabaseSettings, RedisSettings, ServiceSettings
@@ -55,6 +56,7 @@ async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_one
 ) -> None:
     orders.set("database__lock_timeout", "20")
     orders.set("database__statement_timeout", "25")
+    orders.set("http__default_deadline", "30")
     orders.set("cache__lock_ttl", "20")
     async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
         async with locked_catalogue(postgres, orders_database) as lock:
@@ -102,6 +104,7 @@ async def test_a_request_that_outlasts_the_drain_is_sent_elsewhere_and_the_proce
     orders.set("shutdown__drain_timeout", "1")
     orders.set("database__lock_timeout", "20")
     orders.set("database__statement_timeout", "25")
+    orders.set("http__default_deadline", "30")
     async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
         async with locked_catalogue(postgres, orders_database) as lock:
             slow = asyncio.create_task(client.get(f"{orders.url}/v1/products", headers=CALLER))
@@ -174,7 +177,7 @@ def test_what_ends_a_process_is_its_last_line_and_critical(
         service_name = "shop"
 
     settings = Settings.model_validate({"database": {"name": "shop", "user": "shop", "password": "x"}})
-    with captured_logs() as logs, pytest.raises(SystemExit) as exit_, identify(settings, version="1", role="api"):
+    with captured_logs() as logs, pytest.raises(SystemExit) as exit_, identify(Live(settings), version="1", role="api"):
         raise error
     assert exit_.value.code == 1
     (line,) = logs.of("process_failed")

@@ -20,7 +20,7 @@ NOT_SAMPLED = f"00-{TRACE}-b7ad6b7169203331-00"
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     """Traces that begin here are not recorded, those sampled elsewhere are."""
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(0)))
+    provider = TracerProvider(span_limits=telemetry.LIMITS, sampler=ParentBased(TraceIdRatioBased(0)))
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
     yield exporter
@@ -85,6 +85,12 @@ def test_an_error_is_on_the_span_that_it_left(recorded: InMemorySpanExporter) ->
     assert only.attributes == {"error.type": "LookupError"}
 
 
+def fail(current: telemetry.Span) -> None:
+    current.set_attribute("later", "4111 1111 1111 1111")
+    current.record_exception(LookupError("4111 1111 1111 1111"))
+    raise LookupError("Bearer t0ken, whsec_c2VjcmV0, card 4111111111111111")
+
+
 def test_no_secret_reaches_a_span_by_its_attributes_or_its_errors(recorded: InMemorySpanExporter) -> None:
     with (
         pytest.raises(LookupError),
@@ -96,9 +102,9 @@ def test_no_secret_reaches_a_span_by_its_attributes_or_its_errors(recorded: InMe
                 "url.full": "http://user:p4ss@provider/",
                 "note": "4111 1111 1111 1111",
             },
-        ),
+        ) as current,
     ):
-        raise LookupError("Bearer t0ken, whsec_c2VjcmV0, card 4111111111111111")
+        fail(current)
     (only,) = recorded.get_finished_spans()
     written = only.to_json()
     assert "LookupError" in written

@@ -88,7 +88,9 @@ async def main() -> None:
     )
     health = Health({"database": database.ping})
     async with wakeups:
-        await run_worker(settings, health=health, management=management_app(health, {}), stages=[[jobs.run]])
+        await run_worker(
+            settings, health=health, management=management_app(health, {}, token=lambda: None), stages=[[jobs.run]]
+        )
     await database.close()
 
 

@@ -10,7 +10,7 @@ from chassis.settings import DependencySettings, Group, ServiceSettings
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-DIGEST = "0" * 64
+DIGEST, PEPPER = "0" * 64, "p" * 32
 
 
 class Settings(ServiceSettings):
@@ -117,6 +117,7 @@ def test_every_problem_of_every_layer_is_told_at_once_with_its_variable(layers: 
         "--set cache.ttl",
         "HOLDFAST_AUTH__KEYS",
         "HOLDFAST_CACHE__TTL",
+        "HOLDFAST_DATABASE__LOCK_TIMEOUT",
         "HOLDFAST_DATABASE__NAME",
         "HOLDFAST_HTPP__PORT",
         "HOLDFAST_HTTP__PORT",
@@ -189,7 +190,10 @@ def test_pydantic_settings_by_itself_ignores_a_misspelt_variable(monkeypatch: py
 def test_rules_across_settings_are_checked(layers: Layers) -> None:
     layers.variables(HOLDFAST_DATABASE__LOCK_TIMEOUT="6", HOLDFAST_DATABASE__STATEMENT_TIMEOUT="5")
     assert problems() == [
-        "HOLDFAST_DATABASE__…: lock_timeout must be less than statement_timeout, or it never takes effect"
+        (
+            "HOLDFAST_DATABASE__LOCK_TIMEOUT: database.lock_timeout must be below database.statement_timeout, "
+            "or it never takes effect (database.lock_timeout = 6.0, database.statement_timeout = 5.0) (from: environment)"
+        )
     ]
 
 
@@ -205,12 +209,13 @@ def test_settings_cannot_be_changed_and_take_no_unknown_name(layers: Layers) -> 
 
 
 def test_secrets_come_from_files_and_are_shown_by_nobody(layers: Layers) -> None:
-    layers.secret("auth__keys", f'{{"acme": "{DIGEST}"}}')
+    layers.secret("auth__keys", f'{{"acme": ["{DIGEST}"]}}')
+    layers.secret("auth__peppers", f'["{PEPPER}"]')
     settings = load(Settings)
     assert settings.database.password.get_secret_value() == "from-a-file"
-    assert settings.auth.keys == {"acme": SecretStr(DIGEST)}
+    assert settings.auth.keys == {"acme": (SecretStr(DIGEST),)}
     shown = f"{settings!r} {settings} {explain(Settings)}"
-    for secret in ("from-a-file", "key-of-supplier", DIGEST):
+    for secret in ("from-a-file", "key-of-supplier", DIGEST, PEPPER):
         assert secret not in shown
     assert explained("database.password").value.startswith("secret:")
 
@@ -223,9 +228,12 @@ def test_the_same_secret_has_the_same_fingerprint_and_another_one_another(layers
 
 
 def test_a_wrong_secret_is_not_repeated_in_the_problem(layers: Layers) -> None:
-    layers.secret("auth__keys", '{"acme": "plain-text-key"}')
+    layers.secret("auth__keys", '{"acme": ["plain-text-key"]}')
+    layers.secret("auth__peppers", f'["{PEPPER}"]')
     (problem,) = problems()
-    assert problem == "HOLDFAST_AUTH__KEYS: acme: must be a SHA-256 in hex: 64 of 0-9 and a-f (from: secret files)"
+    assert problem == (
+        "HOLDFAST_AUTH__KEYS: acme.0: must be an HMAC-SHA256 in hex: 64 of 0-9 and a-f (from: secret files)"
+    )
 
 
 def test_what_the_kubelet_keeps_beside_secret_files_is_no_setting(layers: Layers) -> None:

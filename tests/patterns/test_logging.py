@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from uuid import UUID
@@ -21,7 +22,10 @@ from chassis.logging import (
     redact,
     request_id_var,
 )
+from chassis.logging.redaction import MAX_TEXT
 from chassis.settings import LogSettings
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
@@ -49,13 +53,22 @@ def logs() -> Iterator[CapturedLogs]:
         "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
         "Bearer abc.def-ghi",
         "authorization: bearer 0123456789abcdef",
+        "sk_live_4eC39HqLyjWDarjtT1zdp7dc",
+        "0123456789abcdef" * 4,
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+        "ada.o'neil+orders@mail.shop.example",
+        "password=hunter2",
+        "DB_PASSWORD = hunter2",
+        "api-key: hunter2",
+        '"secret": "hunter2"',
     ],
 )
 def test_a_secret_inside_a_text_is_redacted(secret: str) -> None:
     redacted = redact(f"before {secret} after")
     assert redacted.startswith("before ")
-    assert redacted.endswith("[redacted] after")
+    assert redacted.replace('"', "").endswith("[redacted] after")
     assert secret.rpartition(" ")[2] not in redacted
+    assert "hunter2" not in redacted
 
 
 def test_the_credentials_of_a_url_are_redacted_and_its_host_is_not() -> None:
@@ -64,7 +77,12 @@ def test_the_credentials_of_a_url_are_redacted_and_its_host_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "harmless", [NOT_A_CARD, "0198f1a2-7d5e-7000-8000-411111111111", "2026-07-01T12:00:00Z", "order 4111", "4" * 25]
+    "harmless",
+    [
+        *(NOT_A_CARD, "0198f1a2-7d5e-7000-8000-411111111111", "41111111-1111-1111-0000-000000000000"),
+        *("2026-07-01T12:00:00Z", "order 4111", "4" * 25, "4bf92f3577b34da6a3ce929d0e0e4736", f"{CARD}abc"),
+        *("secret:4a9cc4a7", "tokens left: 3", "at 12:30", "a=b", "@decorated"),
+    ],
 )
 def test_what_only_looks_like_a_secret_is_written(harmless: str) -> None:
     assert redact(harmless) == harmless
@@ -73,6 +91,40 @@ def test_what_only_looks_like_a_secret_is_written(harmless: str) -> None:
 def test_a_card_number_is_found_as_a_number_and_inside_an_object() -> None:
     assert redact({"card": int(CARD), "count": 3}) == {"card": "[redacted]", "count": 3}
     assert redact([ValueError(f"bad card {CARD}")]) == ["bad card [redacted]"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 100_000, "1 " * 50_000, "@" * 100_000, "a@" * 50_000, "a.b@" * 25_000, "://:" * 25_000, "token=" * 17_000],
+)
+def test_no_text_takes_long(text: str) -> None:
+    started = time.perf_counter()
+    assert len(redact(text)) < 2 * MAX_TEXT
+    assert time.perf_counter() - started < 1
+
+
+def test_a_text_without_end_is_cut_in_its_middle() -> None:
+    written = redact(f"begin {'x' * 100_000} end")
+    assert written.startswith("begin xxx")
+    assert written.endswith("xxx end")
+    assert f"[{100_010 - MAX_TEXT} characters cut]" in written
+
+
+@given(st.text() | st.dictionaries(st.text(), st.text()) | st.integers() | st.binary())
+def test_redaction_never_fails(value: object) -> None:
+    redact(value)
+
+
+@given(st.text(max_size=50), st.text(max_size=50))
+def test_a_card_number_is_found_in_any_surrounding(before: str, after: str) -> None:
+    assert CARD not in redact(f"{before} {CARD} {after}")
+    assert CARD not in redact(f"{before}_{CARD}_{after}")
+
+
+def test_a_number_beside_a_card_number_does_not_hide_it_and_is_written() -> None:
+    assert redact(f"card {CARD} 200 EUR") == "card [redacted] 200 EUR"
+    assert redact("4111 1111 1111 1111-12/27") == "[redacted]-12/27"
+    assert redact(f"7 {CARD} {CARD}") == "7 [redacted] [redacted]"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +144,8 @@ def test_ordinary_names_are_not_sensitive(name: str) -> None:
     assert not is_sensitive(name)
 
 
-def test_redaction_reaches_nested_values() -> None:
+def test_redaction_reaches_nested_values_and_names() -> None:
+    assert redact({"seen": {CARD: 1}}) == {"seen": {"[redacted]": 1}}
     nested = {"headers": [{"authorization": "Bearer x"}], "body": {"deep": ({"password": "hunter2"}, f"pan={CARD}")}}
     written = str(redact(nested))
     assert "hunter2" not in written
@@ -194,6 +247,13 @@ def test_nobody_s_input_starts_a_line_of_its_own(logs: CapturedLogs) -> None:
     assert not set(logs.text[:-1]) & {"\n", "\r", "\x1b", "\x00"}
 
 
+@pytest.mark.parametrize("character", ["\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\u2066", "\u061c"])
+def test_characters_that_json_leaves_alone_and_viewers_obey_are_escaped(logs: CapturedLogs, character: str) -> None:
+    log.info("searched", query=f"before{character}after")
+    assert character not in logs.text
+    assert logs.one("searched")["query"] == f"before{character}after"
+
+
 def test_plain_logging_lets_input_forge_a_line_and_writes_the_card() -> None:
     """The version that goes wrong."""
     written = io.StringIO()
@@ -211,9 +271,11 @@ def test_nobody_s_input_steers_a_terminal() -> None:
     with captured_logs(LogSettings(format="console")) as logs:
         log.info("searched", query="\x1b[2Jx\nspoofed")
         logging.getLogger("library").warning("got \x1b[2J\nspoofed")
+        log.error("failed", exc_info=ValueError("\x1b[2J"))
     assert "searched" in logs.text
     assert "\x1b[2J" not in logs.text
-    assert len(logs.text.splitlines()) == 2
+    assert "ValueError" in logs.text
+    assert [line for line in logs.text.splitlines() if line.startswith("spoofed")] == []
 
 
 def test_a_pipe_gets_json_and_a_terminal_what_people_read() -> None:
@@ -230,6 +292,15 @@ def test_a_pipe_gets_json_and_a_terminal_what_people_read() -> None:
 def test_a_value_that_is_not_json_is_written_all_the_same(logs: CapturedLogs) -> None:
     log.info("received", text="half a pair \ud800", number=2**80, thing=object(), mapping={1: "one"})
     assert logs.one("received")["number"] == 2**80
+
+
+def test_a_value_that_cannot_be_shown_does_not_end_what_wrote_it(logs: CapturedLogs) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise LookupError("lost")
+
+    log.info("received", thing=Broken())
+    assert logs.one("received")["thing"] == "<Broken>"
 
 
 @pytest.mark.parametrize("name", ["uvicorn.error", "sqlalchemy.pool", "asyncio", "aiohttp.client", "redis"])

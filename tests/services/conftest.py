@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 from backends import RealServer
+from chassis.config import Live
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from customers import Webhooks, customer_server, webhook_settings
@@ -91,6 +92,6 @@ async def webhooks(
             database=database, redis=patient_redis, auth=AUTH, rate_limit=UNLIMITED, webhooks=settings
         )
         sender = WebhookSender(settings)
-        async with running(create_notifications(service)) as client_of:
+        async with running(create_notifications(Live(service))) as client_of:
             yield Webhooks(open_database(database), redis, client_of, customer, settings, sender)
         await sender.close()

@@ -35,7 +35,10 @@ from sqlalchemy import Row, text
 from waiting import eventually
 
 SHOP, OTHER_SHOP = "shop", "other-shop"
-AUTH = AuthSettings(keys={name: hash_key(f"key-of-{name}") for name in (SHOP, OTHER_SHOP)})
+PEPPER = "pepper-of-the-tests-" + "0" * 44
+AUTH = AuthSettings(
+    keys={name: (hash_key(f"key-of-{name}", PEPPER),) for name in (SHOP, OTHER_SHOP)}, peppers=(PEPPER,)
+)
 UNLIMITED = RateLimitSettings(rate_per_second=10_000, burst=100_000)
 
 _UUID = re.compile(r"\{[a-z_]+\}")
@@ -196,6 +199,7 @@ def received[E: Event](event: E, *, aggregate_id: object, version: int) -> Recei
         aggregate_version=version,
         occurred_at=sent["occurred_at"],
         traceparent=None,
+        debug=None,
         payload=event,
         json=orjson.dumps(sent).decode(),
     )

@@ -20,6 +20,7 @@ import test_orders
 from aiohttp import web
 from captured_logs import captured_logs
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config import Live
 from chassis.errors import (
     DependencyError,
     DependencyFailed,
@@ -163,7 +164,7 @@ async def test_an_order_of_somebody_else_or_of_nobody_is_not_found_alike_and_not
 def test_cancelling_is_documented_with_each_of_its_answers() -> None:
     database = DatabaseSettings(name="none", user="none", password=SecretStr("none"))
     settings = OrdersSettings(database=database, payments=dependency("http://payments"))
-    operation = orders.api.create_app(settings).openapi()["paths"]["/v1/orders/{order_id}/cancel"]["post"]
+    operation = orders.api.create_app(Live(settings)).openapi()["paths"]["/v1/orders/{order_id}/cancel"]["post"]
     assert {"200", "202", "401", "404", "422", "429", "503"} <= operation["responses"].keys()
     shown = [operation["responses"][status]["content"]["application/json"]["schema"] for status in ("200", "202")]
     assert shown == [{"$ref": "#/components/schemas/OrderView"}] * 2
@@ -584,7 +585,7 @@ async def together(
     )
     patient = service.settings.payments.model_copy(update={"attempt_timeout": 2.0})
     http = [HttpDependency(name, patient, breakers=BreakerRegistry()) for name in ("payments", "provider")]
-    async with running(payments.api.create_app(settings)) as client_of, client_of() as client:
+    async with running(payments.api.create_app(Live(settings))) as client_of, client_of() as client:
 
         async def answer(request: web.Request) -> web.StreamResponse:
             """Payments' real API, and a provider that does at once what it is asked for."""

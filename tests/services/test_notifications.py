@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from chassis.config import Live
 from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -124,7 +125,7 @@ async def notifications(
 ) -> AsyncIterator[Notifications]:
     database = await empty_database("notifications")
     settings = NotificationsSettings(database=database, redis=patient_redis, auth=AUTH, rate_limit=UNLIMITED)
-    async with running(create_app(settings)) as client_of:
+    async with running(create_app(Live(settings))) as client_of:
         yield Notifications(open_database(database), redis, client_of)
 
 

@@ -8,6 +8,8 @@ import orders.api
 import payments.api
 import pytest
 import webhook_ingest.api
+from chassis.config import Live
+from chassis.errors import ErrorCode
 from chassis.settings import DatabaseSettings
 from fastapi import FastAPI
 from harness import dependency
@@ -22,13 +24,18 @@ DATABASE = DatabaseSettings(name="none", user="none", password=SecretStr("none")
 SECRETS = WebhookSecretSettings(payment_provider=[SecretStr("whsec_" + "YWJj" * 10)])
 
 APPS: Mapping[str, FastAPI] = {
-    "orders": orders.api.create_app(OrdersSettings(database=DATABASE, payments=dependency("http://payments"))),
-    "payments": payments.api.create_app(PaymentsSettings(database=DATABASE, provider=dependency("http://provider"))),
-    "notifications": notifications.api.create_app(NotificationsSettings(database=DATABASE)),
-    "webhook-ingest": webhook_ingest.api.create_app(WebhookIngestSettings(database=DATABASE, webhook_secrets=SECRETS)),
+    "orders": orders.api.create_app(Live(OrdersSettings(database=DATABASE, payments=dependency("http://payments")))),
+    "payments": payments.api.create_app(
+        Live(PaymentsSettings(database=DATABASE, provider=dependency("http://provider")))
+    ),
+    "notifications": notifications.api.create_app(Live(NotificationsSettings(database=DATABASE))),
+    "webhook-ingest": webhook_ingest.api.create_app(
+        Live(WebhookIngestSettings(database=DATABASE, webhook_secrets=SECRETS))
+    ),
 }
 SIGNED_INSTEAD = {"receive_webhook"}
 ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 
 @pytest.fixture(params=APPS)
@@ -55,9 +62,21 @@ def test_every_operation_has_an_id_of_its_own_that_reads_like_a_name(document: d
 def test_every_error_is_documented_with_the_envelope(document: dict[str, Any]) -> None:
     for operation in operations(document):
         errors = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
-        assert {"401", "422", "429", "500", "503", "504"} <= errors.keys()
-        for answer in errors.values():
+        assert {"401", "422", "431", "500", "503", "504"} <= errors.keys()
+        assert ("429" in errors) == ("security" in operation)
+        for status, answer in errors.items():
             assert answer["content"]["application/json"]["schema"] == ENVELOPE
+            assert answer["content"]["application/problem+json"]["schema"] == PROBLEM
+            codes = [ErrorCode[name] for name in answer["x-error-codes"]]
+            assert {code.value.status for code in codes} == {int(status)}
+            assert ("Retry-After" in answer.get("headers", {})) == any(code.value.retryable for code in codes)
+
+
+def test_both_forms_of_an_error_take_their_codes_from_the_catalogue(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["ErrorCodeName"]["enum"] == [code.name for code in ErrorCode]
+    for form in (schemas["ErrorBody"], schemas["Problem"]):
+        assert form["properties"]["code"] == {"$ref": "#/components/schemas/ErrorCodeName"}
 
 
 def test_the_frameworks_own_error_shape_is_nowhere(document: dict[str, Any]) -> None:

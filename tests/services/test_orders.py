@@ -15,6 +15,7 @@ import orjson
 import pytest
 from chassis.caching import Cache
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config import Live
 from chassis.errors import (
     DatabaseUnreachable,
     DependencyError,
@@ -135,7 +136,7 @@ async def orders(
         payments=dependency(server.url),
     )
     cache = caches.orders(redis, settings)
-    async with running(create_app(settings)) as client_of, client_of() as client:
+    async with running(create_app(Live(settings))) as client_of, client_of() as client:
         yield Orders(settings, open_database(settings.database), redis, cache, client_of, client)
     await cache.close()
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from aiohttp import web
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config import Live
 from chassis.errors import (
     DependencyFailed,
     DependencyRejected,
@@ -137,7 +138,7 @@ async def payments(
         rate_limit=UNLIMITED,
         provider=dependency(server.url),
     )
-    async with running(create_app(settings)) as client_of, client_of() as client:
+    async with running(create_app(Live(settings))) as client_of, client_of() as client:
         yield Payments(settings, open_database(settings.database), redis, client_of, client)
 
 

@@ -12,6 +12,7 @@ import payments.worker
 import pytest
 import test_orders
 import test_payments
+from chassis.config import Live
 from chassis.jobs import STATEMENTS, JobPayload
 from chassis.pooling import Database
 from chassis.schedules import Schedule
@@ -123,7 +124,7 @@ class Wired(WorkerResources):
 async def wired(service: Orders | Payments) -> tuple[set[str], dict[str, Schedule]]:
     """The names of the jobs that the service's worker runs, and its schedules."""
     resources = Wired(
-        settings=service.settings,
+        live=Live(service.settings),
         database=service.database,
         redis=service.redis,
         streams=service.redis,

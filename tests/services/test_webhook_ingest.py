@@ -12,6 +12,7 @@ import httpx
 import orjson
 import pytest
 from chassis import webhooks
+from chassis.config import Live
 from chassis.errors import DatabaseUnreachable, LeaseLost
 from chassis.jobs import RunningJob
 from chassis.pooling import Database
@@ -63,7 +64,7 @@ async def ingest(
         redis=patient_redis,
         webhook_secrets=WebhookSecretSettings(payment_provider=[SecretStr(SECRET), SecretStr(OLD_SECRET)]),
     )
-    async with running(create_app(settings)) as client_of, client_of(None) as provider:
+    async with running(create_app(Live(settings))) as client_of, client_of(None) as provider:
         yield Ingest(open_database(settings.database), provider)
 
 

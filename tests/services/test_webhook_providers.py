@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from chassis.config import Live
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import attempt, count, job_statuses, rows, running
@@ -58,7 +59,7 @@ def serve(ingest_database: DatabaseSettings, patient_redis: RedisSettings) -> Se
     @asynccontextmanager
     async def serving(secrets: WebhookSecretSettings) -> AsyncIterator[httpx.AsyncClient]:
         settings = WebhookIngestSettings(database=ingest_database, redis=patient_redis, webhook_secrets=secrets)
-        async with running(create_app(settings)) as client_of, client_of(None) as client:
+        async with running(create_app(Live(settings))) as client_of, client_of(None) as client:
             yield client
 
     return serving

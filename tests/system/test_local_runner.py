@@ -4,7 +4,6 @@ The services are stand-ins that answer /readyz; PostgreSQL and Valkey are real.
 """
 
 import asyncio
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
+from chassis.auth import hash_key
 from holdfast_local import topology
 from holdfast_local.errors import RunnerError
 from holdfast_local.installation import Installation
@@ -201,7 +201,9 @@ def test_secrets_are_private_stable_and_keys_of_callers_are_only_known_as_hashes
     for path in (tmp_path / "secrets").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
     keys = json.loads((secrets.of("orders") / "auth__keys").read_text())
-    assert keys == {name: hashlib.sha256(key.encode()).hexdigest() for name, key in secrets.client_keys.items()}
+    (pepper,) = json.loads((secrets.of("orders") / "auth__peppers").read_text())
+    expected = {name: [hash_key(key, pepper)] for name, key in secrets.client_keys.items()}
+    assert keys == expected
     assert "database__migration_password" not in {path.name for path in secrets.of("orders").iterdir()}
     assert load_or_create(tmp_path / "secrets") == secrets
 

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from holdfast_local.settings import PROJECT
 from orders.settings import OrdersSettings
 
-PAGES = ["docs/reference/errors.md", "docs/reference/settings.md", ".env.example"]
+PAGES = ["docs/reference/errors.md", "docs/reference/configuration.md", ".env.example"]
 
 
 def test_the_generated_pages_are_current() -> None:
@@ -24,7 +24,7 @@ def test_the_generated_pages_are_current() -> None:
 
 @pytest.mark.parametrize("code", ErrorCode, ids=lambda code: code.name)
 def test_the_documentation_url_of_a_code_leads_to_its_section(code: ErrorCode) -> None:
-    url, _, anchor = code.documentation_url.partition("#")
+    url, _, anchor = code.documentation_url().partition("#")
     assert url == DOCUMENTATION_URL
     page = PROJECT / url.partition("/blob/main/")[2]
     headings = [line.removeprefix("## ") for line in page.read_text().splitlines() if line.startswith("## ")]

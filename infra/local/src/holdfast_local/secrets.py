@@ -1,12 +1,13 @@
 """Passwords, keys and tokens of one installation: generated once, kept in the state folder, one file each.
 
 Every process gets a folder with exactly the settings it may know (`<service>/database__password`). Services learn
-only hashes of their callers' keys; the keys themselves are in `clients/` for curl and the demo. Folders have mode
-0700, files 0600.
+only hashes of their callers' keys, each under a pepper of its own; the keys themselves are in `clients/` for curl and
+the demo. Folders have mode 0700, files 0600.
 """
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -17,6 +18,8 @@ from pathlib import Path
 CLIENTS = ("acme", "globex", "initech")
 """The three demo clients; each uses the same key with orders and notifications."""
 SERVICES = ("webhook-ingest", "payments", "orders", "notifications")
+CALLED_WITH_KEYS = ("payments", "orders", "notifications")
+"""Whoever posts to webhook-ingest signs instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,14 @@ class Secrets:
     postgres_password: str = field(repr=False)
     valkey_password: str = field(repr=False)
     management_token: str = field(repr=False)
+    log_debug_key: str = field(repr=False)
     provider_api_key: str = field(repr=False)
     webhook_secret: str = field(repr=False)
     payments_api_key: str = field(repr=False)
     client_keys: dict[str, str] = field(repr=False)
     owner_passwords: dict[str, str] = field(repr=False)
     runtime_passwords: dict[str, str] = field(repr=False)
+    peppers: dict[str, str] = field(repr=False)
 
     def of(self, process: str) -> Path:
         """The folder of one service, of its migrations (`orders-migrate`) or of a simulator."""
@@ -49,12 +54,14 @@ def load_or_create(folder: Path, *, redis_password: str | None = None) -> Secret
         postgres_password=_keep(folder / "platform" / "postgres_password"),
         valkey_password=_keep(folder / "platform" / "valkey_password"),
         management_token=_keep(folder / "operator" / "management_token"),
+        log_debug_key=_keep(folder / "platform" / "log_debug_key"),
         provider_api_key=_keep(folder / "payment-provider" / "api_key"),
         webhook_secret=_keep(folder / "payment-provider" / "webhook_secret", new=_new_webhook_secret),
         payments_api_key=_keep(folder / "orders" / "payments__api_key"),
         client_keys={client: _keep(folder / "clients" / client) for client in CLIENTS},
         owner_passwords={s: _keep(folder / f"{s}-migrate" / "database__migration_password") for s in SERVICES},
         runtime_passwords={s: _keep(folder / s / "database__password") for s in SERVICES},
+        peppers={s: _newest(_keep(folder / s / "auth__peppers", new=_new_peppers)) for s in CALLED_WITH_KEYS},
     )
     _derive(found, found.valkey_password if redis_password is None else redis_password)
     return found
@@ -62,14 +69,19 @@ def load_or_create(folder: Path, *, redis_password: str | None = None) -> Secret
 
 def _derive(found: Secrets, redis_password: str) -> None:
     """Write what follows from the generated values into the folders of those who need it."""
-    clients = {client: _hash(key) for client, key in found.client_keys.items()}
+    callers = {
+        "orders": found.client_keys,
+        "notifications": found.client_keys,
+        "payments": {"orders": found.payments_api_key},
+    }
+    for service in CALLED_WITH_KEYS:
+        hashes = {name: [_hash(key, found.peppers[service])] for name, key in callers[service].items()}
+        _write(found.of(service) / "auth__keys", json.dumps(hashes))
     for service in SERVICES:
-        _write(found.of(service) / "redis__password", redis_password)
+        _write_or_remove(found.of(service) / "redis__password", redis_password)
         _write(found.of(service) / "management__token", found.management_token)
+        _write(found.of(service) / "log__debug_key", found.log_debug_key)
         _write(found.of(f"{service}-migrate") / "database__password", found.runtime_passwords[service])
-    _write(found.of("orders") / "auth__keys", json.dumps(clients))
-    _write(found.of("notifications") / "auth__keys", json.dumps(clients))
-    _write(found.of("payments") / "auth__keys", json.dumps({"orders": _hash(found.payments_api_key)}))
     _write(found.of("payments") / "provider__api_key", found.provider_api_key)
     _write(found.of("webhook-ingest") / "webhook_secrets__payment_provider", json.dumps([found.webhook_secret]))
 
@@ -94,10 +106,29 @@ def _write(path: Path, value: str) -> None:
     draft.replace(path)
 
 
+def _write_or_remove(path: Path, value: str) -> None:
+    """A setting that has no value has no file: an empty password is none."""
+    if value:
+        _write(path, value)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _new_webhook_secret() -> str:
     """Standard Webhooks' format: the prefix says what it is, the rest is the key in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+def _new_peppers() -> str:
+    return json.dumps([secrets.token_hex(32)])
+
+
+def _newest(peppers: str) -> str:
+    """Keys are hashed under the first one; whoever replaces it puts the new one before it."""
+    newest: str = json.loads(peppers)[0]
+    return newest
+
+
+def _hash(key: str, pepper: str) -> str:
+    """As `chassis.auth` keeps a key: HMAC-SHA256 under the pepper, in hex."""
+    return hmac.digest(pepper.encode(), key.encode(), hashlib.sha256).hex()

@@ -119,7 +119,7 @@ class Cache[T]:
         OVERLOADED when Redis fails and no load may start in time.
         """
         entry = await self._read(key)
-        self._count(entry.result)
+        self._note(entry, key)
         if entry.result == "miss":
             return await asyncio.shield(self._flight(key, loader, self._load))
         if entry.result == "bypass":
@@ -128,6 +128,12 @@ class Cache[T]:
             self._flight(key, loader, self._refresh)
         add_to_canonical_line(cache_hits=1)
         return entry.value
+
+    def _note(self, entry: Entry[T], key: str) -> None:
+        self._count(entry.result)
+        if entry.result in {"miss", "bypass"}:
+            add_to_canonical_line(cache_misses=1)
+            log.debug("cache_missed", cache=self._name, key=key, result=entry.result)
 
     async def invalidate(self, key: str) -> None:
         """Forget `key`, and refuse what loads begun before this would store. Call it after the commit.

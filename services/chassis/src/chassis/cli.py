@@ -1,4 +1,4 @@
-"""The command of a service: `orders api | worker | migrate | wait-for-schema | config explain | jobs …`.
+"""The command of a service: `orders api | worker | migrate | wait-for-schema | config explain | jobs … | debug-header`.
 
 It is the image's entry point.
 
@@ -7,8 +7,10 @@ framework and `orders api` no migrations.
 """
 
 import asyncio
+import json
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from functools import partial
@@ -20,12 +22,14 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config, dead_letters
+from chassis.auth import hash_key
 from chassis.errors import ConfigurationError, HoldfastError
+from chassis.logging import debugging
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, ServiceSettings
 from chassis.wakeup import Wakeups
 
-EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+EXIT_CONFIGURATION = 2  # as for a wrong option: what was given is wrong, and starting again does not help
 
 Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
@@ -39,8 +43,8 @@ def build_cli[S: ServiceSettings](
 ) -> Callable[[], None]:
     """The service's command.
 
-    `api` and `worker` name the functions (`"orders.api:run"`) that are called with the settings; `migrations` is the
-    folder of the service's Alembic revisions.
+    `api` and `worker` name the functions (`"orders.api:run"`) that are called with the live settings; `migrations` is
+    the folder of the service's Alembic revisions.
     """
     app = typer.Typer(
         name=settings_type.service_name,
@@ -53,12 +57,12 @@ def build_cli[S: ServiceSettings](
     @app.command("api")
     def run_api(options: Options = None) -> None:
         """Serve the public API."""
-        resolve_name(api)(config.load(settings_type, options or ()))
+        resolve_name(api)(config.load_live(settings_type, options or ()))
 
     @app.command("worker")
     def run_worker(options: Options = None) -> None:
         """Run jobs, consume events and publish the outbox."""
-        resolve_name(worker)(config.load(settings_type, options or ()))
+        resolve_name(worker)(config.load_live(settings_type, options or ()))
 
     @app.command()
     def migrate(timeout: Timeout = 0.0, options: Options = None) -> None:
@@ -75,6 +79,26 @@ def build_cli[S: ServiceSettings](
 
         settings = config.load_database(settings_type, options or ())
         asyncio.run(wait(settings, migrations, timeout_seconds=timeout, tell=typer.echo))
+
+    @app.command("debug-header")
+    def print_debug_header(
+        seconds: Annotated[int, typer.Option(min=1, max=debugging.MAX_SECONDS, help="How long it is valid.")] = 60,
+        options: Options = None,
+    ) -> None:
+        """Print the header that turns DEBUG on for a request, for curl -H."""
+        key = config.load_log(settings_type, options or ()).debug_key
+        if key is None:
+            raise HoldfastError("there is no log.debug_key to sign it with")
+        value = debugging.sign(key.get_secret_value(), expires=int(time.time()) + seconds)
+        typer.echo(f"{debugging.HEADER}: {value}")
+
+    @app.command("hash-key")
+    def print_key_hash(options: Options = None) -> None:
+        """Print how auth.keys holds the key on standard input: its hash under the newest pepper."""
+        peppers = config.load_auth(settings_type, options or ()).peppers
+        if not peppers:
+            raise HoldfastError("there are no auth.peppers to hash it under")
+        typer.echo(hash_key(sys.stdin.readline().strip(), peppers[0].get_secret_value()))
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")
@@ -104,9 +128,18 @@ def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         """Look at the configuration."""
 
     @app.command()
-    def explain(options: Options = None) -> None:
+    def explain(
+        options: Options = None,
+        *,
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by the settings' names.")] = False,
+    ) -> None:
         """Print every setting, the layer that it came from and the layers that this one shadows."""
-        for setting in config.explain(settings_type, options or ()):
+        explained = config.explain(settings_type, options or ())
+        if as_json:
+            found = {one.name: {"value": one.value, "layer": one.layer, "shadowed": one.shadowed} for one in explained}
+            typer.echo(json.dumps(found, indent=2))
+            return
+        for setting in explained:
             shadowed = f" (shadows: {', '.join(setting.shadowed)})" if setting.shadowed else ""
             typer.echo(f"{setting.name} = {setting.value}  [{setting.layer}]{shadowed}")
 

@@ -4,34 +4,53 @@ Later wins: defaults in code → common file → service file → environment (`
 `.env`) → secret files (one per setting, named like `database__password`) → command line (`--set http.port=8001`).
 Where the files are is told by three variables: HOLDFAST_COMMON_FILE, HOLDFAST_SERVICE_FILE, HOLDFAST_SECRETS_DIR.
 
-pydantic-settings reads each layer of text; what it does not do is done here: it ignores a variable that it does not
-know, lets one unreadable value hide every other problem, and cannot say which layer a value came from.
+What a process runs with is one immutable snapshot, held by `Live`: when a mounted file changes, the settings of the
+allow-list are taken over from it (`chassis.reloading`), as a whole or not at all.
 """
 
-import difflib
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_origin
+from functools import lru_cache
+from typing import Annotated, Any, cast
 
-import yaml
-from dotenv import dotenv_values
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource
 
+from chassis.config_layers import (
+    LOCATIONS,
+    Layer,
+    digest_of_files,
+    flat,
+    is_given,
+    known_names,
+    merge,
+    nearest,
+    read_layers,
+    settings_of,
+    variable,
+)
 from chassis.errors import ConfigurationError
-from chassis.settings import DatabaseSettings, ServiceSettings
+from chassis.settings import BROKEN_RULE, AuthSettings, DatabaseSettings, LogSettings, Rule, Ruled, ServiceSettings
 
-PREFIX = "HOLDFAST_"
-LOCATIONS = {
-    "HOLDFAST_COMMON_FILE": "/etc/holdfast/common/config.yaml",
-    "HOLDFAST_SERVICE_FILE": "/etc/holdfast/service/config.yaml",
-    "HOLDFAST_SECRETS_DIR": "/run/secrets/holdfast",
-}
+__all__ = [
+    "LOCATIONS",
+    "Explained",
+    "Live",
+    "config_hash",
+    "differences",
+    "explain",
+    "load",
+    "load_auth",
+    "load_database",
+    "load_live",
+    "load_log",
+    "rules_of",
+    "settings_of",
+    "variable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +63,79 @@ class Explained:
     shadowed: tuple[str, ...]
 
 
+class Live[S: ServiceSettings]:
+    """The settings of this process now. `current` is a snapshot that nothing changes; a reload puts another there.
+
+    Whoever needs a setting of the allow-list at its newest reads it through here each time it acts.
+    """
+
+    def __init__(self, settings: S, *, read: Callable[[], S] | None = None, digest: str = "") -> None:
+        self._current = settings
+        self._read = read
+        self._watchers: list[Callable[[S], None]] = []
+        self.digest = digest
+        """Of the files that the layers came from when they were last read."""
+
+    @property
+    def current(self) -> S:
+        return self._current
+
+    @property
+    def hash(self) -> str:
+        return config_hash(self._current)
+
+    def read(self) -> S:
+        """What the layers say now, not yet taken over; raises `ConfigurationError` like `load`."""
+        return self._read() if self._read else self._current
+
+    def replace(self, settings: S) -> None:
+        """From here on these are the settings; whoever asked with `watch` is told."""
+        self._current = settings
+        for told in self._watchers:
+            told(settings)
+
+    def watch(self, told: Callable[[S], None]) -> None:
+        """Call `told` now and after each change: for what cannot read the current settings each time it acts."""
+        self._watchers.append(told)
+        told(self._current)
+
+
 def load[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()) -> S:
     """The settings of a service; `options` are `name=value` from the command line, the name dotted.
 
     Raises `ConfigurationError` with every problem of every layer at once, each naming the variable to fix.
     """
-    return _validate(settings_type, settings_type, _layers(settings_type, options))
+    return _validate(settings_type, settings_type, read_layers(settings_type, options))
+
+
+def load_live[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()) -> Live[S]:
+    """The settings as `load` gives them, for a process that goes on reading them."""
+    digest = digest_of_files()  # before: what changes while they are read is then noticed
+    return Live(load(settings_type, options), read=lambda: load(settings_type, options), digest=digest)
 
 
 def load_database(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> DatabaseSettings:
     """Only the service's `database` group: a command that needs no more is not given the service's other secrets."""
-    return _validate(DatabaseSettings, settings_type, _layers(settings_type, options), "database")
+    return _validate(DatabaseSettings, settings_type, read_layers(settings_type, options), "database")
+
+
+def load_log(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> LogSettings:
+    """Only the service's `log` group, as `load_database`."""
+    return _validate(LogSettings, settings_type, read_layers(settings_type, options), "log")
+
+
+def load_auth(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> AuthSettings:
+    """Only the service's `auth` group, as `load_database`."""
+    return _validate(AuthSettings, settings_type, read_layers(settings_type, options), "auth")
 
 
 def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> list[Explained]:
     """Every setting with the layer that its value came from; raises `ConfigurationError` like `load`."""
-    layers = _layers(settings_type, options)
+    layers = read_layers(settings_type, options)
     settings = _validate(settings_type, settings_type, layers)
-    given = [(layer.name, _names(layer.values)) for layer in layers]
     explained = []
     for name, value in _flatten(settings):
-        givers = ["default", *(layer for layer, names in given if _is_given(name, names))]
+        givers = ["default", *(layer.name for layer in layers if layer.gives(name))]
         explained.append(Explained(name, _show(value), givers[-1], tuple(givers[-2:0:-1])))
     return explained
 
@@ -75,179 +146,79 @@ def config_hash(settings: ServiceSettings) -> str:
     return hashlib.sha256(values.encode()).hexdigest()[:12]
 
 
-def variable(name: str) -> str:
-    """The environment variable of a dotted setting name: `http.port` → `HOLDFAST_HTTP__PORT`."""
-    return PREFIX + _flat(name).upper()
+def differences(old: ServiceSettings, new: ServiceSettings) -> list[str]:
+    """The dotted names of the settings that differ."""
+    before = dict(_flatten(old))
+    return [name for name, value in _flatten(new) if value != before[name]]
 
 
-def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Every setting by its dotted name, in the order of the models."""
-    found: dict[str, FieldInfo] = {}
+def rules_of(model: type[Ruled], prefix: str = "") -> list[Rule]:
+    """Every rule across settings, those of the groups with names as seen from the whole."""
+    found = [rule.within(prefix) for rule in model.rules]
     for name, field in model.model_fields.items():
         inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found |= settings_of(inner, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = field
+        if isinstance(inner, type) and issubclass(inner, Ruled):
+            found += rules_of(inner, f"{prefix}{name}.")
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    name: str
-    values: dict[str, Any]
-    problems: list[str]
-
-
-def _layers(settings_type: type[ServiceSettings], options: Sequence[str]) -> list[_Layer]:
-    """The layers above the defaults, lowest first."""
-    dotenv = {name: text for name, text in dotenv_values(".env").items() if text is not None and _is_ours(name)}
-    environment = {name: text for name, text in os.environ.items() if _is_ours(name)}
-    places = LOCATIONS | {name: text for name, text in (dotenv | environment).items() if name in LOCATIONS}
-    return [
-        _file_layer("common file", "HOLDFAST_COMMON_FILE", places["HOLDFAST_COMMON_FILE"]),
-        _file_layer("service file", "HOLDFAST_SERVICE_FILE", places["HOLDFAST_SERVICE_FILE"]),
-        _variables_layer(".env", settings_type, dotenv),
-        _variables_layer("environment", settings_type, environment),
-        _secrets_layer(settings_type, Path(places["HOLDFAST_SECRETS_DIR"])),
-        _options_layer(settings_type, options),
-    ]
-
-
-def _file_layer(name: str, location: str, path: str) -> _Layer:
-    """A YAML file. One that nobody asked for may be missing."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return _Layer(name, {}, _missing(location, path))
-    except yaml.MarkedYAMLError as error:
-        # Not the whole message: it quotes the file.
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return _Layer(name, {}, [f"{location}: {path}, line {line}: {error.problem}"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        return _Layer(name, {}, [f"{location}: {path} cannot be read: {type(error).__name__}"])
-    if values is None:
-        return _Layer(name, {}, [])
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        return _Layer(name, {}, [f"{location}: {path} must hold names and values"])
-    return _Layer(name, values, [])
-
-
-def _variables_layer(name: str, settings_type: type[ServiceSettings], given: Mapping[str, str]) -> _Layer:
-    settings = {variable: text for variable, text in given.items() if variable.upper() not in LOCATIONS}
-    return _text_layer(
-        name, settings_type, {key: (key[len(PREFIX) :], text) for key, text in settings.items()}, spell=variable
-    )
-
-
-def _secrets_layer(settings_type: type[ServiceSettings], directory: Path) -> _Layer:
-    """One file per setting. Kubernetes keeps its own files, which start with a dot, beside them."""
-    if not directory.is_dir():
-        return _Layer("secret files", {}, _missing("HOLDFAST_SECRETS_DIR", str(directory)))
-    given, problems = {}, []
-    for path in sorted(directory.iterdir()):
-        if path.name.startswith("."):
-            continue
-        try:
-            given[str(path)] = (path.name, path.read_text(encoding="utf-8").rstrip("\r\n"))
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{path}: cannot be read: {type(error).__name__}")
-    layer = _text_layer("secret files", settings_type, given, spell=_flat)
-    return _Layer(layer.name, layer.values, problems + layer.problems)
-
-
-def _options_layer(settings_type: type[ServiceSettings], options: Sequence[str]) -> _Layer:
-    parts = [option.partition("=") for option in options]
-    unreadable = [f"--set {name}: must be name=value" for name, equals, _ in parts if not equals]
-    given = {f"--set {name}": (_flat(name), text) for name, equals, text in parts if equals}
-    layer = _text_layer("command line", settings_type, given, spell=str)
-    return _Layer(layer.name, layer.values, unreadable + layer.problems)
-
-
-def _text_layer(
-    name: str,
-    settings_type: type[ServiceSettings],
-    given: Mapping[str, tuple[str, str]],
-    *,
-    spell: Callable[[str], str],
-) -> _Layer:
-    """What was given as text: where it stands → (its name as in a variable, without prefix; the text).
-
-    Lists, objects and whole groups may be given as JSON. `spell` turns a dotted name into how this layer writes it.
-    """
-    settings = settings_of(settings_type)
-    known = _known(settings)
-    mappings = {_flat(setting) for setting, field in settings.items() if get_origin(field.annotation) is dict}
-    source = _TextSource(settings_type)
-    source.env_vars = {}
-    problems = []
-    for place, (given_name, text) in given.items():
-        flat = given_name.lower()
-        if _is_known(flat, known, mappings):
-            source.env_vars[f"{PREFIX}{flat}".lower()] = text
-        else:
-            problems.append(f"{place}: no such setting{_nearest(flat, known, spell)}")
-    return _Layer(name, source(), problems)
-
-
-class _TextSource(EnvSettingsSource):
-    """Reads `env_vars`, whatever they came from. JSON that cannot be read is left to validation, which names it."""
-
-    env_vars: dict[str, str | None]
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        try:
-            return super().decode_complex_value(field_name, field, value)
-        except ValueError:
-            return value
-
-
-def _validate[M: BaseModel](
-    model: type[M], settings_type: type[ServiceSettings], layers: Sequence[_Layer], group: str | None = None
+def _validate[M: Ruled](
+    model: type[M], settings_type: type[ServiceSettings], layers: Sequence[Layer], group: str | None = None
 ) -> M:
     """The model filled from what the layers give, at `group` if it is one; all problems of all layers at once."""
     problems = [problem for layer in layers for problem in layer.problems]
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merge(merged, layer.values)
+        merged = merge(merged, layer.values)
     try:
         validated = model(**(merged.get(group) or {} if group else merged))
     except ValidationError as error:
-        for found in error.errors(include_input=False):
+        all_found = error.errors(include_input=False)
+        for found in _first_causes(all_found):
             location = (group, *found["loc"]) if group else found["loc"]
             problems += _describe(location, found, settings_of(settings_type), layers)
+        problems += _broken_rules(rules_of(model, f"{group}." if group else ""), settings_type, merged, layers)
+        problems = problems or [found["msg"] for found in all_found]
     if problems:
         raise ConfigurationError(problems)
     return validated
 
 
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+def _first_causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Without broken rules, which are judged apart, and without lists that are too short for what is wrong in them."""
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != BROKEN_RULE
+        and not (
+            problem["type"] == "too_short"
+            and any(other["loc"][:-1] == problem["loc"] for other in problems if other is not problem)
+        )
+    ]
 
 
 def _describe(
-    location: Sequence[str | int], problem: ErrorDetails, settings: Mapping[str, FieldInfo], layers: Sequence[_Layer]
+    location: Sequence[str | int], problem: ErrorDetails, settings: Mapping[str, FieldInfo], layers: Sequence[Layer]
 ) -> list[str]:
     """A line for each variable to fix: what is wrong with it, and the layer that its value came from."""
     name, rest = _split(location, settings)
     match problem["type"]:
         case "missing" if not rest:
             needed = [other for other, field in settings.items() if field.is_required()]
-            return [f"{variable(other)}: has no value" for other in needed if _is_given(name, {other})]
+            return [f"{variable(other)}: has no value" for other in needed if is_given(name, {other})]
         case "extra_forbidden":
             name, rest = ".".join(map(str, location)), ""
-            message = f"no such setting{_nearest(_flat(name).lower(), _known(settings), variable)}"
+            message = f"no such setting{nearest(flat(name).lower(), known_names(settings), variable)}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
     if name not in settings and problem["type"] != "extra_forbidden":
         return [f"{variable(name)}__…: {rest}{message}"]  # a rule across a group, whose values may have many origins
-    givers = [layer.name for layer in layers if _is_given(name, _names(layer.values))]
-    origin = f" (from: {givers[-1]})" if givers else ""
-    return [f"{variable(name)}: {rest}{message}{origin}"]
+    return [f"{variable(name)}: {rest}{message}{_origin(name, layers)}"]
+
+
+def _origin(name: str, layers: Sequence[Layer]) -> str:
+    givers = [layer.name for layer in layers if layer.gives(name)]
+    return f" (from: {givers[-1]})" if givers else ""
 
 
 def _split(location: Sequence[str | int], settings: Mapping[str, FieldInfo]) -> tuple[str, str]:
@@ -255,52 +226,48 @@ def _split(location: Sequence[str | int], settings: Mapping[str, FieldInfo]) -> 
     parts = [str(part) for part in location]
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
-        if any(_is_given(name, {setting}) for setting in settings):
+        if is_given(name, settings):
             return name, ".".join(parts[length:]) + ": " if length < len(parts) else ""
     return ".".join(parts), ""
 
 
-def _is_ours(name: str) -> bool:
-    return name.upper().startswith(PREFIX)
+def _broken_rules(
+    rules: Sequence[Rule], settings_type: type[ServiceSettings], merged: Mapping[str, Any], layers: Sequence[Layer]
+) -> list[str]:
+    """The rules across settings that do not hold, judged also while other settings are wrong or missing."""
+    values = dict(_valid_values(settings_type, merged))
+    broken = []
+    for rule in rules:
+        if all(name in values for name in rule.names) and not rule.holds(values.__getitem__):
+            # The one that somebody gave is the one to fix; between two, the first.
+            named = next((name for name in rule.names if _origin(name, layers)), rule.names[0])
+            shown = ", ".join(f"{name} = {values[name]}" for name in rule.names)
+            broken.append(f"{variable(named)}: {rule} ({shown}){_origin(named, layers)}")
+    return broken
 
 
-def _flat(name: str) -> str:
-    """`http.port` → `http__port`."""
-    return name.replace(".", "__")
+def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each setting that is valid by itself, a default where none is given."""
+    alone = _alone(settings_type)
+    for name, field in settings_of(settings_type).items():
+        given: Any = merged
+        for part in name.split("."):
+            given = given.get(part, ...) if isinstance(given, Mapping) else ...
+        if given is ...:
+            if not field.is_required():
+                yield name, field.get_default(call_default_factory=True, validated_data={})
+            continue
+        with suppress(ValidationError):
+            yield name, alone[name].validate_python(given)
 
 
-def _missing(location: str, path: str) -> list[str]:
-    return [f"{location}: there is nothing at {path}"] if path != LOCATIONS[location] else []
-
-
-def _known(settings: Mapping[str, FieldInfo]) -> dict[str, str]:
-    """The dotted names of settings and of groups (a group may be given as JSON), by how a variable spells them."""
-    parts = [name.split(".") for name in settings]
-    return {"__".join(part[:n]): ".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
-
-
-def _is_known(name: str, known: Mapping[str, str], mappings: set[str]) -> bool:
-    """Whether it is a setting, a group or an entry of a mapping (`rate_limit__tiers__gold`)."""
-    return name in known or any(name.startswith(f"{mapping}__") for mapping in mappings)
-
-
-def _nearest(name: str, known: Mapping[str, str], spell: Callable[[str], str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; did you mean {spell(known[close[0]])}?" if close else ""
-
-
-def _names(values: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """The dotted names that a layer gives values to."""
-    names = set()
-    for name, value in values.items():
-        inner = isinstance(value, dict) and value
-        names |= _names(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}
-    return names
-
-
-def _is_given(name: str, names: set[str]) -> bool:
-    """Whether a layer gives this setting, as a whole or in part (`auth.keys.acme` gives a part of `auth.keys`)."""
-    return any(given == name or given.startswith(f"{name}.") for given in names)
+@lru_cache(maxsize=8)  # they are costly to build, and a file that stays wrong is read again and again
+def _alone(settings_type: type[BaseModel]) -> Mapping[str, TypeAdapter[Any]]:
+    """What judges each setting by itself."""
+    return {
+        name: TypeAdapter(cast("Any", Annotated)[field.annotation, field])
+        for name, field in settings_of(settings_type).items()
+    }
 
 
 def _flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -313,8 +280,8 @@ def _flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_secret(value: Any) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-    return any(isinstance(item, SecretStr) for item in inner)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, SecretStr) or any(_is_secret(item) for item in inner)
 
 
 def _show(value: Any) -> str:

@@ -19,27 +19,37 @@
             ├── DependencyFailed        unknown: 5xx, reset, an answer that cannot be read
             └── DependencyRejected      answered with a 4xx: the caller decides what that means
 
-This module renders nothing: `chassis.app` turns an `ApiError` into the envelope, logs it and counts it.
+`answer` decides what a caller gets for an `ApiError`; `chassis.app` sends it, logs it and counts it.
 """
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 DOCUMENTATION_URL = "https://github.com/holdfast-platform/holdfast/blob/main/docs/reference/errors.md"
+PROBLEM_JSON = "application/problem+json"
 
 type CallOutcome = Literal["not_run", "unknown", "answered"]
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """One kind of error: its HTTP status, the message a caller reads, what to do, and whether repeating can help."""
+    """One kind of error: its HTTP status, the message a caller reads, and what to do.
+
+    `retry_after` is how many seconds to wait where nothing better is known; None: repeating does not help.
+    """
 
     status: int
     message: str
     remedy: str
-    retryable: bool = False
+    retry_after: int | None = None
+
+    @property
+    def retryable(self) -> bool:
+        return self.retry_after is not None
 
 
 @unique
@@ -74,7 +84,7 @@ class ErrorCode(Enum):
         409,
         "The first request with this Idempotency-Key is still being answered.",
         "Repeat the request with the same key after Retry-After: you get the first one's answer.",
-        retryable=True,
+        retry_after=1,
     )
     PAYLOAD_TOO_LARGE = ErrorSpec(413, "The body is larger than this route takes.", "Send less in one request.")
     UNSUPPORTED_MEDIA_TYPE = ErrorSpec(
@@ -89,11 +99,14 @@ class ErrorCode(Enum):
     UNKNOWN_PRODUCT = ErrorSpec(
         422, "A product in this order is not in the catalogue.", "Read GET /v1/products; details names the lines."
     )
+    HEADERS_TOO_LARGE = ErrorSpec(
+        431, "The request's line and headers are larger than 64 KiB.", "Send less in headers and in the query."
+    )
     RATE_LIMITED = ErrorSpec(
         429,
         "Too many requests: wait as long as Retry-After says.",
         "Wait. The RateLimit headers of every answer tell how much is left.",
-        retryable=True,
+        retry_after=1,
     )
     INTERNAL_ERROR = ErrorSpec(
         500,
@@ -101,36 +114,46 @@ class ErrorCode(Enum):
         "Report it. Whether it had an effect is unknown: repeat it only with the same Idempotency-Key.",
     )
     DEPENDENCY_FAILED = ErrorSpec(
-        502, "A dependency answered with an error.", "Repeat it later with the same Idempotency-Key.", retryable=True
+        502, "A dependency answered with an error.", "Repeat it later with the same Idempotency-Key.", retry_after=1
+    )
+    DEPENDENCY_REJECTED = ErrorSpec(
+        502,
+        "A dependency refused what this service asked of it.",
+        "Report it with the request_id: the same request is refused again.",
     )
     DEPENDENCY_UNAVAILABLE = ErrorSpec(
-        503, "A dependency cannot be reached now.", "Repeat it after Retry-After: nothing was done.", retryable=True
+        503, "A dependency cannot be reached now.", "Repeat it after Retry-After: nothing was done.", retry_after=1
     )
     OVERLOADED = ErrorSpec(
-        503, "There is more work than capacity now.", "Repeat it after Retry-After, more slowly.", retryable=True
+        503, "There is more work than capacity now.", "Repeat it after Retry-After, more slowly.", retry_after=1
     )
     SHUTTING_DOWN = ErrorSpec(
         503,
         "This process is going away; another one answers.",
         "Repeat it with the same Idempotency-Key: another process takes it.",
-        retryable=True,
+        retry_after=1,
     )
     DEPENDENCY_TIMEOUT = ErrorSpec(
         504,
         "A dependency did not answer in time.",
         "It may have had its effect: repeat it later with the same Idempotency-Key.",
-        retryable=True,
+        retry_after=1,
     )
     DEADLINE_EXCEEDED = ErrorSpec(
         504,
         "The request's deadline passed before it was done.",
         "Allow more time in X-Request-Timeout-Ms, or repeat it with the same Idempotency-Key.",
-        retryable=True,
+        retry_after=1,
     )
 
-    @property
-    def documentation_url(self) -> str:
-        return f"{DOCUMENTATION_URL}#{self.name.lower()}"
+    @classmethod
+    def of_status(cls, status: int) -> "ErrorCode":
+        """The code of what a framework raises by status alone: the catalogue's first one with it."""
+        return next((code for code in cls if code.value.status == status), cls.INTERNAL_ERROR)
+
+    def documentation_url(self, page: str = DOCUMENTATION_URL) -> str:
+        """The code's section of the errors page, wherever that is published."""
+        return f"{page}#{self.name.lower()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +195,7 @@ class LeaseLost(HoldfastError):
 class ApiError(HoldfastError):
     """An error that the caller gets to see, by its catalogue code.
 
-    `retry_after` is in seconds and becomes the Retry-After header.
+    `retry_after` is in seconds and becomes the Retry-After header, rounded up; None: the catalogue's.
     """
 
     def __init__(
@@ -208,7 +231,7 @@ class DatabaseUnreachable(PoolExhausted):
     """No connection could be opened, or the one in use was lost: the server is away, refuses us or has none left."""
 
     def __init__(self, pool: str, reason: str) -> None:
-        ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, f"database: pool {pool}: {reason}", retry_after=1)
+        ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, f"database: pool {pool}: {reason}")
 
 
 class DeadlineExceeded(ApiError):
@@ -316,8 +339,61 @@ class DependencyRejected(DependencyError):
         super().__init__(
             dependency,
             f"answered {status}",
-            code=ErrorCode.DEPENDENCY_FAILED,
+            code=ErrorCode.DEPENDENCY_REJECTED,
             outcome="answered",
             status=status,
             body=body,
         )
+
+
+class Answer(NamedTuple):
+    """What a caller gets for an error."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+
+
+def answer(
+    error: ApiError, *, request_id: str, accept: Iterable[str] = (), documentation: str = DOCUMENTATION_URL
+) -> Answer:
+    """The envelope, or RFC 9457 where the request's Accept headers ask for it. Pure."""
+    is_problem = wants_problem(accept)
+    spec, link = error.code.value, error.code.documentation_url(documentation)
+    facts = {"code": error.code.name, "retryable": spec.retryable}
+    details = [
+        {"field": detail.field, "message": detail.message}
+        | ({} if detail.received is None else {"received": detail.received})
+        for detail in error.details
+    ]
+    headers = {"Content-Type": PROBLEM_JSON if is_problem else "application/json", "X-Request-ID": request_id}
+    seconds = spec.retry_after if error.retry_after is None else error.retry_after
+    if seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    if error.code is ErrorCode.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if is_problem:
+        problem = {"type": link, "title": spec.message, "status": spec.status, "detail": error.message}
+        return Answer(spec.status, headers, {**problem, **facts, "errors": details, "request_id": request_id})
+    envelope = {**facts, "message": error.message, "details": details, "documentation_url": link}
+    return Answer(spec.status, headers, {"error": envelope, "request_id": request_id})
+
+
+def wants_problem(accept: Iterable[str]) -> bool:
+    """Whether Accept (RFC 9110, 12.5.1) names RFC 9457's type and prefers nothing to it that we could send instead."""
+    weights = dict(sorted(_weights(accept), key=lambda found: found[1]))
+    plain = next((weights[kind] for kind in ("application/json", "application/*", "*/*") if kind in weights), 0.0)
+    return weights.get(PROBLEM_JSON, 0.0) >= max(plain, 0.001)
+
+
+def _weights(accept: Iterable[str]) -> Iterator[tuple[str, float]]:
+    """Each media range with its q; one whose q cannot be read counts as 0."""
+    for part in (found for value in accept for found in _BETWEEN_COMMAS.findall(value)):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        q = next((value.strip() for name, _, value in (one.partition("=") for one in parameters) if name == "q"), "1")
+        yield kind, float(q) if _WEIGHT.fullmatch(q) else 0.0
+
+
+# Possessive, and a quote that is never closed goes on to the end: whatever is sent, each character is seen once.
+_BETWEEN_COMMAS = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.?)*+"?)++', re.DOTALL)
+_WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")

@@ -7,13 +7,19 @@ heal a database. Readiness asks the dependencies without which no request can be
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
+
+from chassis import log_levels
+from chassis.errors import ApiError
+from chassis.management import ManagementGuard, Token, on_api_error, on_framework_error, on_unexpected
 
 type Check = Callable[[], Awaitable[None]]
 
@@ -58,8 +64,13 @@ async def _run(check: Check) -> str | None:
     return None
 
 
-def management_app(health: Health, info: Mapping[str, str]) -> Starlette:
-    """The management port: `/livez /readyz /startupz /metrics /info`. Never routed from outside."""
+def management_app(
+    health: Health, info: Mapping[str, str], *, token: Token, routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
+
+    Never routed from outside. What changes something needs the `token`, as `ManagementGuard` says.
+    """
     started_at = time.time()
 
     async def livez(_request: Request) -> Response:
@@ -87,5 +98,9 @@ def management_app(health: Health, info: Mapping[str, str]) -> Starlette:
             Route("/startupz", startupz),
             Route("/metrics", metrics),
             Route("/info", about),
-        ]
+            *log_levels.routes(),
+            *routes,
+        ],
+        middleware=[Middleware(ManagementGuard, token=token)],
+        exception_handlers={ApiError: on_api_error, HTTPException: on_framework_error, Exception: on_unexpected},
     )

@@ -30,10 +30,19 @@ from chassis.errors import (
     DependencyTimeout,
     DependencyUnavailable,
 )
-from chassis.logging import add_to_canonical_line, request_id_var
+from chassis.logging import (
+    add_to_canonical_line,
+    debug_header,
+    debugging,
+    get_logger,
+    put_on_canonical_line,
+    request_id_var,
+)
 from chassis.retries import RetryBudget, parse_retry_after, retry
 from chassis.settings import DependencySettings
 from chassis.telemetry import SpanKind, current_traceparent, span
+
+log = get_logger(__name__)
 
 request_seconds = Histogram(
     "http_client_request_duration_seconds",
@@ -93,7 +102,8 @@ class _Call:
 class HttpDependency:
     """One dependency over HTTP, made in a composition root (inside the running loop) and closed after draining.
 
-    `resolver` replaces the system's name resolution.
+    `is_external`: somebody else's, who is told the trace but not given the means to turn our DEBUG on. `resolver`
+    replaces the system's name resolution.
     """
 
     def __init__(
@@ -102,9 +112,11 @@ class HttpDependency:
         settings: DependencySettings,
         *,
         breakers: BreakerRegistry,
+        is_external: bool = False,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self.name = name
+        self._is_external = is_external
         self._settings = settings
         self._single_attempt = settings.retry.model_copy(update={"max_attempts": 1})
         self._breakers = breakers
@@ -189,6 +201,8 @@ class HttpDependency:
             if begun and call.on_not_run:
                 await call.on_not_run(attempt)
             raise
+        finally:
+            put_on_canonical_line(breaker_state=breaker.state)
 
     async def _timed(self, call: _Call) -> Response:
         """One attempt inside its span and measured; work whose time is spent by now is not sent."""
@@ -211,6 +225,14 @@ class HttpDependency:
                 seconds = time.perf_counter() - started
                 request_seconds.labels(self.name, call.operation, status, error_type).observe(seconds)
                 add_to_canonical_line(dependency_calls=1, dependency_ms=seconds * 1000)
+                log.debug(
+                    "dependency_called",
+                    dependency=self.name,
+                    operation=call.operation,
+                    http_status=status,
+                    error_type=error_type,
+                    duration_ms=round(seconds * 1000, 2),
+                )
             return response
 
     def _attributes(self, call: _Call) -> dict[str, str | int]:
@@ -245,12 +267,23 @@ class HttpDependency:
             self._settings.base_url.rstrip("/") + call.path,
             params=call.params,
             data=call.body,
-            headers=_propagated_headers(seconds) | _content_type(call.body) | dict(call.headers),
+            headers=self._propagated_headers(seconds) | _content_type(call.body) | dict(call.headers),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout),
         ) as answer:
             body = await self._read(answer)
         return self._judge(answer, body)
+
+    def _propagated_headers(self, seconds: float) -> dict[str, str]:
+        """What the dependency should know of the request behind this call: its time left, its id and its trace."""
+        headers = {deadlines.HEADER: deadlines.to_header(seconds)}
+        if request_id := request_id_var.get():
+            headers["X-Request-ID"] = request_id
+        if traceparent := current_traceparent():
+            headers["traceparent"] = traceparent
+        if (debug := debug_header()) and not self._is_external:
+            headers[debugging.HEADER] = debug
+        return headers
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
@@ -293,16 +326,6 @@ async def _send_once(
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _ConnectionLost(_name(error)) from error
-
-
-def _propagated_headers(seconds: float) -> dict[str, str]:
-    """What the dependency should know of the request behind this call: its time left, its id and its trace."""
-    headers = {deadlines.HEADER: deadlines.to_header(seconds)}
-    if request_id := request_id_var.get():
-        headers["X-Request-ID"] = request_id
-    if traceparent := current_traceparent():
-        headers["traceparent"] = traceparent
-    return headers
 
 
 def _content_type(body: bytes | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import ApiError, ErrorCode
 
+HEADER = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
 
 _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:client || chr(31) || :key, 0))")

@@ -40,6 +40,7 @@ class _Envelope(BaseModel):
     aggregate_version: int = Field(ge=1)
     occurred_at: datetime
     traceparent: str | None = None
+    debug: str | None = None
     payload: dict[str, Any]
 
 
@@ -53,6 +54,7 @@ class Received[E: Event]:
     aggregate_version: int
     occurred_at: datetime
     traceparent: str | None
+    debug: str | None
     payload: E
     json: str
 
@@ -80,6 +82,7 @@ class Kinds[E: Event]:
             aggregate_version=envelope.aggregate_version,
             occurred_at=envelope.occurred_at,
             traceparent=envelope.traceparent,
+            debug=envelope.debug,
             payload=payload,
             json=event,
         )

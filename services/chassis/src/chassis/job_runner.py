@@ -17,7 +17,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from chassis.errors import ApiError, HoldfastError, LeaseLost, PermanentJobError
 from chassis.jobs import STATEMENTS, JobPayload, RunningJob, wakeup_channel
-from chassis.logging import bind, canonical_line, get_logger, redact
+from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
@@ -202,9 +202,11 @@ class JobRunner:
                 traceparent=run.row.traceparent,
                 attributes=lambda: self._attributes(job),
             ) as current,
+            debugging_for(run.row.debug),
             bind(job=job.name, job_id=job.id, attempt=job.attempt),
             canonical_line() as line,
         ):
+            log.debug("job_started", queue=self._queue, max_attempts=job.max_attempts)
             try:
                 outcome, error = await self._attempt(run)
             finally:
@@ -213,7 +215,12 @@ class JobRunner:
             elapsed = time.perf_counter() - started
             processed.labels(self._queue, job.name, outcome).inc()
             duration_seconds.labels(self._queue, job.name).observe(elapsed)
-            line.update(queue=self._queue, outcome=outcome, duration_ms=round(elapsed * 1000, 1))
+            line.update(
+                queue=self._queue,
+                outcome=outcome,
+                duration_ms=round(elapsed * 1000, 1),
+                waited_ms=round(run.row.waited * 1000, 1),
+            )
             _write_line(outcome, error, line)
             if error is not None:
                 record_failure(current, error)

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.errors import LeaseLost
+from chassis.logging import debug_header
 from chassis.pooling import after_commit
 from chassis.statements import load_statements
 from chassis.telemetry import SpanKind, current_traceparent, span
@@ -95,6 +96,7 @@ async def enqueue(
             "deadline": deadline,
             "unique_key": unique_key,
             "traceparent": current_traceparent(),
+            "debug": debug_header(),
         }
         job_id: int | None = await session.scalar(STATEMENTS["enqueue"], values)
     if job_id is not None and delay <= 0:

@@ -3,12 +3,14 @@
 
 -- name: enqueue
 -- Add a job. No row comes back when a job of this name and unique key waits already.
-INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, unique_key, traceparent)
+INSERT INTO job (
+    name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, unique_key, traceparent, debug
+)
 VALUES (
     :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
     now() + make_interval(secs => CAST(:delay AS double precision)),
     now() + make_interval(secs => CAST(:deadline AS double precision)),
-    CAST(:unique_key AS text), CAST(:traceparent AS text)
+    CAST(:unique_key AS text), CAST(:traceparent AS text), CAST(:debug AS text)
 )
 ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id;
@@ -29,8 +31,8 @@ SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NU
     lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
 FROM claimable
 WHERE job.id = claimable.id
-RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, created_at,
-    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
+RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
+    created_at,    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
 
 -- name: complete
 -- A finished job leaves no row. No row comes back when its lease was lost.

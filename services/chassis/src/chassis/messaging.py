@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import HoldfastError
 from chassis.inbox import STATEMENTS, Kinds, Received, Undeliverable
-from chassis.logging import bind, canonical_line, get_logger, redact
+from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
 from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.retries import full_jitter
@@ -209,9 +209,13 @@ class Consumer:
                 traceparent=received.traceparent,
                 attributes=lambda: self._attributes(entry, received),
             ) as current,
+            debugging_for(received.debug),
             bind(stream=entry.stream, event_type=kind, event_id=str(received.event_id)),
             canonical_line() as line,
         ):
+            log.debug(
+                "event_received", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version
+            )
             outcome, error = await self._handle(entry, received)
             elapsed = time.perf_counter() - started
             process_seconds.labels(entry.stream, kind).observe(elapsed)

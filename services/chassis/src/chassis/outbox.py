@@ -24,7 +24,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis.logging import get_logger
+from chassis.logging import debug_header, get_logger
+from chassis.pooling import Passwords
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.statements import load_statements
 from chassis.telemetry import SpanKind, current_traceparent, span
@@ -89,6 +90,7 @@ async def publish(
             "aggregate_version": aggregate_version,
             "payload": event.model_dump_json(),
             "traceparent": current_traceparent(),
+            "debug": debug_header(),
         }
         event_id: UUID = (await session.execute(_PUBLISH, values)).scalar_one()
     wake_after_commit(session, WAKEUP_CHANNEL)
@@ -109,8 +111,10 @@ class Relay:
         *,
         wakeups: Wakeups,
         application_name: str = "relay",
+        passwords: Passwords | None = None,
     ) -> None:
         self._database = database
+        self._passwords = passwords
         self._redis = redis
         self._settings = settings
         self._application_name = application_name
@@ -135,7 +139,7 @@ class Relay:
         self._woken.set()
 
     async def _lead_until(self, stopping: asyncio.Event) -> None:
-        connection = await connect(self._database, application_name=self._application_name)
+        connection = await connect(self._database, application_name=self._application_name, passwords=self._passwords)
         try:
             while not await connection.fetchval(_SQL["lead"]):
                 if stopping.is_set():

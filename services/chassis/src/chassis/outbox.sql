@@ -3,8 +3,11 @@
 
 -- name: publish
 -- An event, in the transaction of the change that it tells of.
-INSERT INTO outbox (stream, type, schema, aggregate_id, aggregate_version, payload, traceparent)
-VALUES (:stream, :type, :schema, :aggregate_id, :aggregate_version, CAST(:payload AS jsonb), CAST(:traceparent AS text))
+INSERT INTO outbox (stream, type, schema, aggregate_id, aggregate_version, payload, traceparent, debug)
+VALUES (
+    :stream, :type, :schema, :aggregate_id, :aggregate_version, CAST(:payload AS jsonb), CAST(:traceparent AS text),
+    CAST(:debug AS text)
+)
 RETURNING event_id;
 
 -- name: lead
@@ -22,10 +25,10 @@ FULL JOIN (
 
 -- name: unpublished
 -- The next $2 events of stream $1 in the order they were written, each as the envelope that goes out.
-SELECT seq, jsonb_build_object(
+SELECT seq, (jsonb_build_object(
     'event_id', event_id, 'type', type, 'schema', schema, 'aggregate_id', aggregate_id,
     'aggregate_version', aggregate_version, 'occurred_at', occurred_at, 'traceparent', traceparent, 'payload', payload
-)::text AS event
+) || CASE WHEN debug IS NULL THEN '{}' ELSE jsonb_build_object('debug', debug) END)::text AS event
 FROM outbox
 WHERE published_at IS NULL AND stream = $1
 ORDER BY seq

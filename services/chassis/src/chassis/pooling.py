@@ -5,12 +5,14 @@ A request or job takes a connection late, gives it back early and never holds it
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import asyncpg
 from prometheus_client import Counter, Gauge, Histogram
+from pydantic import SecretStr
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -22,8 +24,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
 from chassis.errors import DatabaseUnreachable, PoolExhausted
-from chassis.logging import add_to_canonical_line
+from chassis.logging import add_to_canonical_line, get_logger
 from chassis.settings import DatabaseSettings, RedisSettings
+
+log = get_logger(__name__)
 
 connections = Gauge("db_client_connection_count", "Connections by state (idle, used).", ["pool", "state"])
 connections_max = Gauge("db_client_connection_max", "Connections the pool may open.", ["pool"])
@@ -34,6 +38,9 @@ wait_seconds = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2),
 )
 timeouts = Counter("db_client_connection_timeouts", "Times no connection became free in time.", ["pool"])
+
+type Passwords = Callable[[], Sequence[SecretStr]]
+"""The passwords that may be valid now, the likeliest first; never empty."""
 
 NOTIFY = "chassis.notify"
 """Where a session's `info` holds its database's `notify`."""
@@ -60,7 +67,8 @@ class Database:
     """One engine with its pool, made in a composition root and closed when everything that uses it has ended.
 
     `pool` names it in metrics and errors: separate pools keep health checks and jobs from starving requests. `notify`
-    (`chassis.wakeup.Wakeups.notify`) is how a committed transaction wakes whoever waits for its rows.
+    (`chassis.wakeup.Wakeups.notify`) is how a committed transaction wakes whoever waits for its rows. `passwords` gives
+    the current ones to each new connection, so that they can be replaced; without it those of `settings` are shown.
     """
 
     def __init__(
@@ -70,11 +78,12 @@ class Database:
         pool: str,
         application_name: str,
         notify: Callable[[str], None] | None = None,
+        passwords: Passwords | None = None,
     ) -> None:
         self.pool = pool
         self._info = {NOTIFY: notify} if notify else {}
         self._timeout = settings.pool_timeout
-        self._engine = _create_engine(settings, application_name)
+        self._engine = _create_engine(settings, application_name, passwords or (lambda: settings.passwords))
         _time_statements(self._engine.sync_engine)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         queue = self._engine.pool
@@ -174,12 +183,26 @@ def create_redis(settings: RedisSettings, *, timeout: float) -> Redis:
     return Redis.from_pool(pool)
 
 
-def _create_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
+async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Connection:
+    """A connection of the driver with the first of the passwords that the server takes; `arguments` are the driver's.
+
+    While a password is replaced, the server knows the old one until a moment that no process sees, and then the new.
+    """
+    *earlier, last = passwords()
+    for password in earlier:
+        try:
+            return await asyncpg.connect(password=password.get_secret_value(), **arguments)
+        except asyncpg.InvalidPasswordError:
+            # Expected for a minute. Who forgets the last step of a rotation pays for two attempts, and reads this.
+            log.warning("database_password_refused", user=arguments.get("user"))
+    return await asyncpg.connect(password=last.get_secret_value(), **arguments)
+
+
+def _create_engine(settings: DatabaseSettings, application_name: str, passwords: Passwords) -> AsyncEngine:
     return create_async_engine(
         URL.create(
             "postgresql+asyncpg",
             username=settings.user,
-            password=settings.password.get_secret_value(),
             host=settings.host,
             port=settings.port,
             database=settings.name,
@@ -194,6 +217,7 @@ def _create_engine(settings: DatabaseSettings, application_name: str) -> AsyncEn
         pool_use_lifo=True,
         hide_parameters=True,
         connect_args={
+            "async_creator_fn": partial(open_connection, passwords),
             "timeout": settings.connect_timeout,
             # The server ends a slow statement; this ends waiting for a server that has gone silent.
             "command_timeout": settings.statement_timeout + 1,

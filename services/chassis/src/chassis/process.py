@@ -9,16 +9,21 @@ import contextlib
 import os
 import signal
 import socket
+import sys
+import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 
+import h11
+import orjson
 import uvicorn
 import uvloop
 from prometheus_client import Gauge
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from chassis.config import config_hash
-from chassis.errors import HoldfastError
-from chassis.logging import configure_logging, get_logger
+from chassis.config import Live
+from chassis.errors import ApiError, ErrorCode, HoldfastError, answer
+from chassis.logging import configure_logging, flush_logs, get_logger, levels, put_on_every_canonical_line
 from chassis.settings import ServiceSettings
 from chassis.telemetry import configure_tracing
 
@@ -27,15 +32,18 @@ log = get_logger(__name__)
 config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
 
 ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
+MAX_HEAD_BYTES = 65_536  # of a request's line and headers, h11's own limit for what has not arrived in full
+_TOO_LARGE = 431
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
 
 @contextlib.contextmanager
-def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[Mapping[str, str]]:
-    """Set up logging and tracing for a process; yields what `/info` tells of it.
+def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> Iterator[Mapping[str, str]]:
+    """Set up logging and tracing for a process; yields what `/info` tells of it, which follows the settings.
 
     The block is the process: what it raises is the last line of its log, and the process ends with exit code 1.
     """
+    settings = live.current
     info = {
         "service": settings.service_name,
         "role": role,
@@ -44,11 +52,18 @@ def identify(settings: ServiceSettings, *, version: str, role: str) -> Iterator[
         "instance": f"{socket.gethostname()}-{os.getpid()}",
     }
     configure_logging(settings.log, **info)
-    fingerprint = config_hash(settings)
-    config_info.labels(fingerprint).set(1)
+
+    def follow(current: S) -> None:
+        levels().set_base(current.log.level)
+        info["config_hash"] = live.hash
+        config_info.clear()
+        config_info.labels(live.hash).set(1)
+        put_on_every_canonical_line(config_hash=live.hash)
+
     stop_tracing = configure_tracing(settings, version=version, instance_id=info["instance"])
+    live.watch(follow)
     try:
-        yield {**info, "config_hash": fingerprint}
+        yield info
     except Exception as error:
         # Whoever raised an error of ours has said all there is to say; of any other one the traceback is needed.
         reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
@@ -69,6 +84,28 @@ class ServeError(HoldfastError):
     """The server could not start: the port is taken, or opening the process' resources failed."""
 
 
+class HttpProtocol(H11Protocol):
+    """Answers what cannot be parsed, so that no application ever sees it, in the envelope too."""
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:  # or an answer has begun already
+            refused = sys.exception()
+            is_too_large = isinstance(refused, h11.RemoteProtocolError) and refused.error_status_hint == _TOO_LARGE
+            code = ErrorCode.HEADERS_TOO_LARGE if is_too_large else ErrorCode.MALFORMED_REQUEST
+            request_id = uuid.uuid4().hex
+            log.info("request_unreadable", request_id=request_id, code=code.name)
+            found = answer(ApiError(code, None if is_too_large else msg), request_id=request_id)
+            body = orjson.dumps(found.body)
+            headers = {**found.headers, "Content-Length": str(len(body)), "Connection": "close"}
+            for event in (
+                h11.Response(status_code=found.status, headers=list(headers.items())),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
 class Server(uvicorn.Server):
     """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds."""
 
@@ -80,6 +117,10 @@ class Server(uvicorn.Server):
                 port=port,
                 log_config=None,
                 access_log=False,
+                http=HttpProtocol,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                # Whatever is installed: a request to upgrade is answered like any other.
+                ws="none",
                 # Without it uvicorn goes on serving when opening the application's resources fails early.
                 lifespan="on",
                 server_header=False,
@@ -145,6 +186,7 @@ def stop_signal() -> asyncio.Event:
     def on_signal() -> None:
         if stopping.is_set():
             log.critical("process_killed", reason="second signal while draining")
+            flush_logs()
             os._exit(1)
         stopping.set()
 

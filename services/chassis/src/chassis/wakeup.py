@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import PoolExhausted
 from chassis.logging import get_logger
-from chassis.pooling import NOTIFY, after_commit
+from chassis.pooling import NOTIFY, Passwords, after_commit, open_connection
 from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)
@@ -55,8 +55,11 @@ class Wakeups:
     `async with Wakeups(settings, application_name=...)` in a composition root, around the pool that uses it.
     """
 
-    def __init__(self, settings: DatabaseSettings, *, application_name: str) -> None:
+    def __init__(
+        self, settings: DatabaseSettings, *, application_name: str, passwords: Passwords | None = None
+    ) -> None:
         self._settings = settings
+        self._passwords = passwords
         self._application_name = application_name
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._pending: set[str] = set()
@@ -102,7 +105,9 @@ class Wakeups:
 
     async def _serve(self) -> None:
         """Send and hear until the connection is lost."""
-        self._connection = connection = await connect(self._settings, application_name=self._application_name)
+        self._connection = connection = await connect(
+            self._settings, application_name=self._application_name, passwords=self._passwords
+        )
         connection.add_termination_listener(lambda _: self._has_work.set())
         listening: set[str] = set()
         while not connection.is_closed():
@@ -139,13 +144,18 @@ async def wait_or_poll(event: asyncio.Event, *, interval: float) -> None:
             await event.wait()
 
 
-async def connect(settings: DatabaseSettings, *, application_name: str) -> asyncpg.Connection:
-    """A connection beside the pool, for what a pool cannot do: hear notifications, hold a lock of its session."""
-    return await asyncpg.connect(
+async def connect(
+    settings: DatabaseSettings, *, application_name: str, passwords: Passwords | None = None
+) -> asyncpg.Connection:
+    """A connection beside the pool, for what a pool cannot do: hear notifications, hold a lock of its session.
+
+    `passwords` gives the current ones; without it those of `settings` are shown.
+    """
+    return await open_connection(
+        passwords or (lambda: settings.passwords),
         host=settings.host,
         port=settings.port,
         user=settings.user,
-        password=settings.password.get_secret_value(),
         database=settings.name,
         timeout=settings.connect_timeout,
         command_timeout=settings.statement_timeout + 1,

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
 from chassis.app.resources import open_api_resources
+from chassis.config import Live
 from chassis.ssrf import resolve
 from fastapi import FastAPI
 
@@ -16,27 +17,27 @@ from notifications.routes import Resources
 from notifications.settings import NotificationsSettings
 
 
-def create_app(settings: NotificationsSettings) -> FastAPI:
+def create_app(live: Live[NotificationsSettings]) -> FastAPI:
     return create_chassis_app(
-        settings,
+        live,
         version=version("holdfast-notifications"),
         routers=[routes.router],
-        open_resources=partial(_open_resources, settings),
+        open_resources=partial(_open_resources, live),
     )
 
 
-def run(settings: NotificationsSettings) -> None:
-    run_api(settings, create_app(settings))
+def run(live: Live[NotificationsSettings]) -> None:
+    run_api(live, create_app(live))
 
 
 @asynccontextmanager
-async def _open_resources(settings: NotificationsSettings) -> AsyncIterator[Resources]:
-    async with open_api_resources(settings) as base:
+async def _open_resources(live: Live[NotificationsSettings]) -> AsyncIterator[Resources]:
+    async with open_api_resources(live) as base:
         yield Resources(
             database=base.database,
             redis=base.redis,
             rate_limiter=base.rate_limiter,
             checks=base.checks,
-            webhooks=settings.webhooks,
+            webhooks=live.current.webhooks,
             resolve=resolve,
         )

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app import Caller, rate_limited
-from chassis.app.error_rendering import documented
+from chassis.app import Caller, IdempotencyHeader, rate_limited
+from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.errors import ErrorCode
 from chassis.idempotency import StoredAnswer, idempotency_key
 from chassis.ssrf import Resolve
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from notifications import use_cases
 from notifications.schemas import (
@@ -43,7 +43,6 @@ class Resources(ApiResources):
 
 
 Given = Annotated[Resources, Depends(resources)]
-Idempotency = Annotated[str | None, Header(alias="Idempotency-Key", description="Repeat it to repeat safely.")]
 
 _KEYED = (
     ErrorCode.IDEMPOTENCY_KEY_MISSING,
@@ -68,7 +67,7 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
     responses=documented(*_KEYED, *_WITH_BODY, ErrorCode.STATE_CONFLICT),
 )
 async def create_webhook_endpoint(
-    body: CreateEndpoint, caller: Caller, given: Given, idempotency: Idempotency = None
+    body: CreateEndpoint, caller: Caller, given: Given, idempotency: IdempotencyHeader
 ) -> Response:
     """Be told of the caller's orders. The answer alone shows the secret that signs what is sent."""
     key = idempotency_key(caller.id, idempotency, body.model_dump_json().encode())
@@ -129,7 +128,7 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
     responses=documented(*_KEYED, ErrorCode.NOT_FOUND),
 )
 async def rotate_webhook_secret(
-    endpoint_id: UUID, caller: Caller, given: Given, idempotency: Idempotency = None
+    endpoint_id: UUID, caller: Caller, given: Given, idempotency: IdempotencyHeader
 ) -> Response:
     """Replace the secret. For a while both sign: accept either, then only the new one."""
     key = idempotency_key(caller.id, idempotency, f"rotate-secret {endpoint_id}".encode())

@@ -2,23 +2,41 @@
 
 from typing import Annotated, ClassVar
 
-from chassis.settings import EgressSettings, Group, IdempotencySettings, Port, Seconds, ServiceSettings, SweepSettings
+from chassis.settings import (
+    EgressSettings,
+    Group,
+    Host,
+    IdempotencySettings,
+    Period,
+    Port,
+    Rule,
+    ServiceSettings,
+    SweepSettings,
+    Timeout,
+)
 from pydantic import Field
 
 
 class SmtpSettings(Group):
-    host: str = "127.0.0.1"
-    port: Port = 25
-    sender: str = Field("orders@holdfast.example", description="The From address; its domain ends every Message-ID.")
-    timeout: Seconds = Field(5.0, description="Seconds for one step with the mail server; a mail has four.")
+    host: Host = Field("127.0.0.1", description="Where the mail server is.")
+    port: Port = Field(25, description="SMTP between servers.")
+    sender: Annotated[str, Field(max_length=254, pattern=r"^[^\s@<>]+@[A-Za-z0-9.-]+$")] = Field(
+        "orders@holdfast.example",
+        description="The From address; its domain ends every Message-ID. 254 characters is SMTP's limit.",
+    )
+    timeout: Annotated[float, Field(gt=0, le=7)] = Field(
+        5.0, description="Seconds for one step with the mail server; a mail has four, and its job 30 s."
+    )
 
 
 class WebhookSettings(Group):
     """Customers' webhook endpoints, and how deliveries to them are bounded."""
 
     egress: EgressSettings = EgressSettings()
-    schedule: tuple[Seconds, ...] = Field(
+    schedule: tuple[Period, ...] = Field(
         (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        min_length=1,
+        max_length=20,
         description="Seconds between attempts (Standard Webhooks' advice): 10 attempts in 3.2 days, then it is dead.",
     )
     jitter: float = Field(
@@ -27,11 +45,15 @@ class WebhookSettings(Group):
     attempt_timeout: Annotated[float, Field(gt=0, le=20)] = Field(
         15.0, description="Seconds until the answer's status line; Standard Webhooks advises 15 to 30. A job has 30."
     )
-    connect_timeout: Seconds = Field(5.0, description="Seconds to resolve, connect and agree on TLS.")
-    secret_overlap: Seconds = Field(
+    connect_timeout: Timeout = Field(5.0, description="Seconds to resolve, connect and agree on TLS.")
+    secret_overlap: Period = Field(
         86_400.0, description="Seconds that a replaced secret signs along: a day to bring the new one into service."
     )
-    max_endpoints: int = Field(10, gt=0, description="Endpoints of one client: each makes a delivery of every event.")
+    max_endpoints: int = Field(
+        10, ge=1, le=100, description="Endpoints of one client: each makes a delivery of every event."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("connect_timeout", "≤", "attempt_timeout", "or it never takes effect"),)
 
 
 class NotificationsSettings(ServiceSettings):

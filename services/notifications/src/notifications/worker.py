@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import version
 
 from chassis import idempotency
+from chassis.config import Live
 from chassis.schedules import Schedule
 from chassis.worker import Stages, WorkerResources, run_worker_process
 
@@ -17,8 +18,8 @@ from notifications.settings import NotificationsSettings
 from notifications.webhook_sender import WebhookSender
 
 
-def run(settings: NotificationsSettings) -> None:
-    run_worker_process(settings, version=version("holdfast-notifications"), open_parts=partial(_open_parts, settings))
+def run(live: Live[NotificationsSettings]) -> None:
+    run_worker_process(live, version=version("holdfast-notifications"), open_parts=partial(_open_parts, live.current))
 
 
 @asynccontextmanager

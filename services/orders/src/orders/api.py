@@ -8,6 +8,7 @@ from importlib.metadata import version
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
 from chassis.app.resources import open_api_resources
+from chassis.config import Live
 from fastapi import FastAPI
 
 from orders import caches, routes
@@ -15,22 +16,23 @@ from orders.routes import Resources
 from orders.settings import OrdersSettings
 
 
-def create_app(settings: OrdersSettings) -> FastAPI:
+def create_app(live: Live[OrdersSettings]) -> FastAPI:
     return create_chassis_app(
-        settings,
+        live,
         version=version("holdfast-orders"),
         routers=[routes.router],
-        open_resources=partial(_open_resources, settings),
+        open_resources=partial(_open_resources, live),
     )
 
 
-def run(settings: OrdersSettings) -> None:
-    run_api(settings, create_app(settings))
+def run(live: Live[OrdersSettings]) -> None:
+    run_api(live, create_app(live))
 
 
 @asynccontextmanager
-async def _open_resources(settings: OrdersSettings) -> AsyncIterator[Resources]:
-    async with open_api_resources(settings) as base:
+async def _open_resources(live: Live[OrdersSettings]) -> AsyncIterator[Resources]:
+    settings = live.current
+    async with open_api_resources(live) as base:
         catalogue = caches.catalogue(base.redis, settings)
         orders = caches.orders(base.redis, settings)
         try:

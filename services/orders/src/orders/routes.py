@@ -6,14 +6,14 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import Caller, rate_limited
-from chassis.app.error_rendering import documented
+from chassis.app import Caller, IdempotencyHeader, rate_limited
+from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
 from chassis.idempotency import idempotency_key
 from chassis.pooling import after_commit
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from orders import use_cases
 from orders.schemas import MAX_PAGE, OrderPage, OrderView, OwnedOrder, PlaceOrder, ProductList
@@ -58,14 +58,7 @@ async def list_products(given: Given) -> ProductList:
         ErrorCode.UNSUPPORTED_MEDIA_TYPE,
     ),
 )
-async def place_order(
-    body: PlaceOrder,
-    caller: Caller,
-    given: Given,
-    idempotency: Annotated[
-        str | None, Header(alias="Idempotency-Key", description="Repeat it to repeat safely.")
-    ] = None,
-) -> Response:
+async def place_order(body: PlaceOrder, caller: Caller, given: Given, idempotency: IdempotencyHeader) -> Response:
     """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
     key = idempotency_key(caller.id, idempotency, body.model_dump_json().encode())
     catalogue = await _catalogue(given)

@@ -24,7 +24,7 @@ class Input(BaseModel):
 
 
 class PlaceOrderLine(Input):
-    product_id: Annotated[str, Field(min_length=1, max_length=64)]
+    product_id: Annotated[str, Field(min_length=1, max_length=64, examples=["rope"])]
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] = 1
 
 
@@ -36,6 +36,7 @@ class PlaceOrder(Input):
             max_length=254,
             pattern=rf"^{_ATEXT}+(\.{_ATEXT}+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
             examples=["ada@example.com"],
+            json_schema_extra={"writeOnly": True},  # not shown back in errors
         ),
     ]
     payment_method: Annotated[
@@ -46,6 +47,7 @@ class PlaceOrder(Input):
             pattern=r"^[A-Za-z0-9_]+$",
             description="The provider's token for a card, never its number.",
             examples=["pm_card_ok"],
+            json_schema_extra={"writeOnly": True},  # not shown back in errors
         ),
     ]
 

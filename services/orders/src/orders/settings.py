@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from chassis.settings import DependencySettings, IdempotencySettings, Seconds, ServiceSettings, SweepSettings
+from chassis.settings import DependencySettings, IdempotencySettings, Period, Rule, ServiceSettings, SweepSettings
 from pydantic import Field
 
 
@@ -12,7 +12,14 @@ class OrdersSettings(ServiceSettings):
     payments: DependencySettings
     idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()
-    pending_limit: Seconds = Field(
+    pending_limit: Period = Field(
         900.0,
         description="Seconds an order may wait for its payment; longer than a provider's usual outage.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *ServiceSettings.rules,
+        Rule("payments.attempt_timeout", "<", "http.default_deadline", "which a job's one call has to fit into"),
+        Rule("payments.retry.total_timeout", "<", "http.default_deadline", "or the caller has gone before it gives up"),
+        Rule("sweeps.every", "≤", "pending_limit", "or an order waits longer than its limit says"),
     )

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from chassis import idempotency
 from chassis.caching import Cache
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config import Live
 from chassis.http_client import HttpDependency
 from chassis.pooling import after_commit
 from chassis.schedules import Schedule
@@ -29,8 +30,8 @@ from orders.schemas import OwnedOrder
 from orders.settings import OrdersSettings
 
 
-def run(settings: OrdersSettings) -> None:
-    run_worker_process(settings, version=version("holdfast-orders"), open_parts=partial(_open_parts, settings))
+def run(live: Live[OrdersSettings]) -> None:
+    run_worker_process(live, version=version("holdfast-orders"), open_parts=partial(_open_parts, live.current))
 
 
 @asynccontextmanager

@@ -6,20 +6,21 @@ from importlib.metadata import version
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
 from chassis.app.resources import open_api_resources
+from chassis.config import Live
 from fastapi import FastAPI
 
 from payments import routes
 from payments.settings import PaymentsSettings
 
 
-def create_app(settings: PaymentsSettings) -> FastAPI:
+def create_app(live: Live[PaymentsSettings]) -> FastAPI:
     return create_chassis_app(
-        settings,
+        live,
         version=version("holdfast-payments"),
         routers=[routes.router],
-        open_resources=partial(open_api_resources, settings),
+        open_resources=partial(open_api_resources, live),
     )
 
 
-def run(settings: PaymentsSettings) -> None:
-    run_api(settings, create_app(settings))
+def run(live: Live[PaymentsSettings]) -> None:
+    run_api(live, create_app(live))

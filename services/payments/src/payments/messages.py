@@ -1,5 +1,6 @@
 """The typed payloads of payments' jobs and events, and of the events it consumes."""
 
+from typing import Literal
 from uuid import UUID
 
 from chassis.jobs import JobPayload
@@ -38,7 +39,7 @@ class PaymentEvent(Event):
 
     payment_id: UUID
     order_id: UUID
-    status: str
+    status: Literal["captured", "failed", "canceled", "refunded"]
     amount: int
     currency: str
     reason: str | None

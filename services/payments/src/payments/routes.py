@@ -5,7 +5,7 @@ from uuid import UUID
 
 from chassis import deadlines
 from chassis.app import authenticated, rate_limited
-from chassis.app.error_rendering import documented
+from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.errors import ApiError, ErrorCode
 from fastapi import APIRouter, Depends, Response

@@ -15,7 +15,10 @@ class RequestPayment(BaseModel):
     order_id: UUID
     amount: Annotated[int, Field(gt=0, lt=2**63, description="Minor units (cents).")]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
-    payment_method: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$")]
+    payment_method: Annotated[
+        str,
+        Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$", json_schema_extra={"writeOnly": True}),
+    ]
 
 
 class VoidPayment(BaseModel):

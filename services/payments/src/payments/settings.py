@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from chassis.settings import DependencySettings, ServiceSettings, SweepSettings
+from chassis.settings import DependencySettings, Rule, ServiceSettings, SweepSettings
 
 
 class PaymentsSettings(ServiceSettings):
@@ -10,3 +10,9 @@ class PaymentsSettings(ServiceSettings):
 
     provider: DependencySettings
     sweeps: SweepSettings = SweepSettings()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *ServiceSettings.rules,
+        Rule("provider.attempt_timeout", "<", "http.default_deadline", "which a job's calls have to fit into"),
+        Rule("provider.retry.total_timeout", "<", "http.default_deadline", "or the caller has gone before it gives up"),
+    )

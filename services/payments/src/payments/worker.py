@@ -6,6 +6,7 @@ from functools import partial
 from importlib.metadata import version
 
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config import Live
 from chassis.http_client import HttpDependency
 from chassis.schedules import Schedule
 from chassis.worker import Stages, WorkerResources, run_worker_process
@@ -26,13 +27,13 @@ from payments.provider_client import ProviderClient
 from payments.settings import PaymentsSettings
 
 
-def run(settings: PaymentsSettings) -> None:
-    run_worker_process(settings, version=version("holdfast-payments"), open_parts=partial(_open_parts, settings))
+def run(live: Live[PaymentsSettings]) -> None:
+    run_worker_process(live, version=version("holdfast-payments"), open_parts=partial(_open_parts, live.current))
 
 
 @asynccontextmanager
 async def _open_parts(settings: PaymentsSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
-    provider = HttpDependency("provider", settings.provider, breakers=BreakerRegistry())
+    provider = HttpDependency("provider", settings.provider, breakers=BreakerRegistry(), is_external=True)
     client = ProviderClient(provider)
     database, sweeps = resources.database, settings.sweeps
     sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)

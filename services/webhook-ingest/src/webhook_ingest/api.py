@@ -1,6 +1,6 @@
 """The composition root of the API process: what it opens, and what its routes are given."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -8,40 +8,44 @@ from importlib.metadata import version
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
 from chassis.app.resources import open_api_resources
+from chassis.config import Live
 from fastapi import FastAPI
 
 from webhook_ingest import routes
 from webhook_ingest.models import Provider
 from webhook_ingest.routes import Resources
-from webhook_ingest.settings import WebhookIngestSettings
+from webhook_ingest.settings import WebhookIngestSettings, WebhookSecretSettings
 
 
-def create_app(settings: WebhookIngestSettings) -> FastAPI:
+def create_app(live: Live[WebhookIngestSettings]) -> FastAPI:
     return create_chassis_app(
-        settings,
+        live,
         version=version("holdfast-webhook-ingest"),
         routers=[routes.router],
-        open_resources=partial(_open_resources, settings),
+        open_resources=partial(_open_resources, live),
     )
 
 
-def run(settings: WebhookIngestSettings) -> None:
-    run_api(settings, create_app(settings))
+def run(live: Live[WebhookIngestSettings]) -> None:
+    run_api(live, create_app(live))
 
 
 @asynccontextmanager
-async def _open_resources(settings: WebhookIngestSettings) -> AsyncIterator[Resources]:
-    configured = settings.webhook_secrets
-    secrets = {
-        Provider.PAYMENT_PROVIDER: configured.payment_provider,
-        Provider.STRIPE: configured.stripe,
-        Provider.GITHUB: configured.github,
-    }
-    async with open_api_resources(settings) as base:
+async def _open_resources(live: Live[WebhookIngestSettings]) -> AsyncIterator[Resources]:
+    async with open_api_resources(live) as base:
         yield Resources(
             database=base.database,
             redis=base.redis,
             rate_limiter=base.rate_limiter,
             checks=base.checks,
-            secrets={provider: [one.get_secret_value() for one in valid] for provider, valid in secrets.items()},
+            secrets=lambda: _valid_secrets(live.current.webhook_secrets),
         )
+
+
+def _valid_secrets(configured: WebhookSecretSettings) -> Mapping[Provider, Sequence[str]]:
+    secrets = {
+        Provider.PAYMENT_PROVIDER: configured.payment_provider,
+        Provider.STRIPE: configured.stripe,
+        Provider.GITHUB: configured.github,
+    }
+    return {provider: [one.get_secret_value() for one in valid] for provider, valid in secrets.items()}

@@ -1,11 +1,11 @@
 """The public API of webhook-ingest: providers post here. Signed, so that no key of ours is needed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from chassis.app.error_rendering import documented
+from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
 from chassis.webhooks import VERIFIERS, Verifier, webhook_ack_duration, webhook_received
@@ -21,14 +21,17 @@ _VERIFIERS: Mapping[Provider, Verifier] = {
     Provider.GITHUB: VERIFIERS["github"],
 }
 
-router = APIRouter(prefix="/v1/webhooks", responses=documented())
+router = APIRouter(prefix="/v1/webhooks", responses=documented(needs_key=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources(ApiResources):
-    """What the routes are given by the composition root; `secrets` maps a provider to its valid secrets, if any."""
+    """What the routes are given by the composition root.
 
-    secrets: Mapping[Provider, Sequence[str]]
+    `secrets` maps each provider to the secrets that are valid now, if it has any: they may be replaced at any time.
+    """
+
+    secrets: Callable[[], Mapping[Provider, Sequence[str]]]
 
 
 Given = Annotated[Resources, Depends(resources)]
@@ -38,7 +41,9 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
 
 @router.post(
     "/{provider}",
-    responses=documented(ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND),
+    responses=documented(
+        ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND, needs_key=False
+    ),
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
 async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:
@@ -48,10 +53,11 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
     at their paths unless secrets are configured.
     """
     started = time.perf_counter()
-    sender = _configured(provider, given.secrets)
+    secrets = given.secrets()
+    sender = _configured(provider, secrets)
     body = await request.body()
     try:
-        webhook = _VERIFIERS[sender](request.headers.items(), body, given.secrets[sender], now=time.time())
+        webhook = _VERIFIERS[sender](request.headers.items(), body, secrets[sender], now=time.time())
     except InvalidSignature:
         webhook_received.labels(sender, "bad_signature").inc()
         raise

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from chassis.settings import Group, ServiceSettings
+from chassis.settings import RELOADED, Group, Secret, ServiceSettings
 from chassis.webhooks import signing_key
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -12,21 +12,32 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
     return secret
 
 
-type StandardSecret = Annotated[SecretStr, AfterValidator(_is_signing_key)]
-type RawSecret = Annotated[SecretStr, Field(min_length=1)]
+type StandardSecret = Annotated[SecretStr, Field(max_length=256), AfterValidator(_is_signing_key)]
+
+_AT_MOST = 5
+"""Secrets of one sender: each costs a signature per webhook, and two are enough to replace one."""
 
 
 class WebhookSecretSettings(Group):
     """The secrets of each provider that sends webhooks; all are valid, so that one can be replaced without a gap."""
 
-    payment_provider: list[StandardSecret] = Field(
-        min_length=1, description="JSON list of `whsec_…`, the newest first."
+    payment_provider: tuple[StandardSecret, ...] = Field(
+        min_length=1,
+        max_length=_AT_MOST,
+        description="JSON list of `whsec_…`, the newest first.",
+        json_schema_extra=RELOADED,
     )
-    stripe: list[RawSecret] = Field(
-        default_factory=list, description="JSON list of the endpoint's `whsec_…`; none: its path answers 404."
+    stripe: tuple[Secret, ...] = Field(
+        (),
+        max_length=_AT_MOST,
+        description="JSON list of the endpoint's `whsec_…`; none: its path answers 404.",
+        json_schema_extra=RELOADED,
     )
-    github: list[RawSecret] = Field(
-        default_factory=list, description="JSON list of what GitHub calls the secret; none: its path answers 404."
+    github: tuple[Secret, ...] = Field(
+        (),
+        max_length=_AT_MOST,
+        description="JSON list of what GitHub calls the secret; none: its path answers 404.",
+        json_schema_extra=RELOADED,
     )
 
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
+from chassis.config import Live
 from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from webhook_ingest import jobs
@@ -12,8 +13,8 @@ from webhook_ingest.messages import PublishEvent
 from webhook_ingest.settings import WebhookIngestSettings
 
 
-def run(settings: WebhookIngestSettings) -> None:
-    run_worker_process(settings, version=version("holdfast-webhook-ingest"), open_parts=_open_parts)
+def run(live: Live[WebhookIngestSettings]) -> None:
+    run_worker_process(live, version=version("holdfast-webhook-ingest"), open_parts=_open_parts)
 
 
 @asynccontextmanager

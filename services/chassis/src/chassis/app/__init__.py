@@ -6,29 +6,32 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from structlog.contextvars import bind_contextvars
 
-from chassis.app import error_rendering
+from chassis import idempotency
+from chassis.app import error_documents, error_rendering
 from chassis.app.middleware import Exchange, RequestContext
 from chassis.app.resources import ApiResources
 from chassis.auth import Authenticator, Principal
+from chassis.config import Live
 from chassis.errors import RateLimited
 from chassis.health import Health, management_app
 from chassis.logging import get_logger
 from chassis.process import Server, identify, new_event_loop, stop_signal
-from chassis.rate_limiting import Policy, RateLimiter, default_policy
+from chassis.rate_limiting import RateLimiter, default_policy
 from chassis.rate_limiting import headers as rate_limit_fields
-from chassis.settings import ServiceSettings
+from chassis.reloading import reloading
+from chassis.settings import RateLimitSettings, ServiceSettings
 
 log = get_logger(__name__)
 
 
-def create_app(
-    settings: ServiceSettings,
+def create_app[S: ServiceSettings](
+    live: Live[S],
     *,
     version: str,
     routers: Sequence[APIRouter],
@@ -39,6 +42,7 @@ def create_app(
     `open_resources` opens pools and clients when the process starts and closes them, in reverse order, when the last
     request has been answered.
     """
+    settings = live.current
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -61,12 +65,13 @@ def create_app(
         redoc_url=None,
     )
     app.state.health = Health()
-    app.state.authenticator = Authenticator(settings.auth.keys)
-    app.state.rate_limit_policy = default_policy(settings.rate_limit, tier="standard")
+    app.state.live = live
+    app.state.authenticator = Authenticator(lambda: live.current.auth)
     for router in routers:
         app.include_router(router)
     app.add_middleware(RequestContext, settings=settings.http)
     error_rendering.install(app)
+    error_documents.install(app)
     return app
 
 
@@ -88,6 +93,15 @@ class Authenticated(SecurityBase):
 
 authenticated = Authenticated()
 Caller = Annotated[Principal, Depends(authenticated)]
+IdempotencyHeader = Annotated[
+    str,
+    Header(
+        alias=idempotency.HEADER,
+        min_length=1,
+        max_length=idempotency.MAX_KEY_LENGTH,
+        description="A new one for each new request, the same one to repeat it safely.",
+    ),
+]
 
 
 def rate_limited(*, cost: int = 1) -> Any:
@@ -95,7 +109,8 @@ def rate_limited(*, cost: int = 1) -> Any:
 
     async def spend(request: Request, caller: Caller) -> None:
         limiter: RateLimiter = request.app.state.resources.rate_limiter
-        policy: Policy = request.app.state.rate_limit_policy
+        limits: RateLimitSettings = request.app.state.live.current.rate_limit
+        policy = default_policy(limits, tier=limits.tier_of.get(caller.id, "standard"))
         decision = await limiter.check(caller.id, policy, cost=cost)
         Exchange.of(request.scope).headers.update(rate_limit_fields(decision, policy))
         if not decision.allowed:
@@ -104,24 +119,29 @@ def rate_limited(*, cost: int = 1) -> Any:
     return Depends(spend)
 
 
-def run_api(settings: ServiceSettings, app: FastAPI) -> None:
+def run_api[S: ServiceSettings](live: Live[S], app: FastAPI) -> None:
     """Serve `app` and its management port until SIGTERM or SIGINT, then drain. Returns when all is closed."""
     with (
-        identify(settings, version=app.version, role="api") as info,
+        identify(live, version=app.version, role="api") as info,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
     ):
-        runner.run(_serve(settings, app, info))
+        runner.run(_serve(live, app, info))
 
 
-async def _serve(settings: ServiceSettings, app: FastAPI, info: Mapping[str, str]) -> None:
+async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[str, str]) -> None:
+    settings = live.current
     stopping = stop_signal()
     health: Health = app.state.health
     drain_timeout = settings.shutdown.drain_timeout
     management = Server(
-        management_app(health, info), host=settings.management.host, port=settings.management.port, drain_timeout=1
+        management_app(health, info, token=lambda: live.current.management.token),
+        host=settings.management.host,
+        port=settings.management.port,
+        drain_timeout=1,
     )
     public = Server(app, host=settings.http.host, port=settings.http.port, drain_timeout=drain_timeout)
-    async with management.running(), public.running():
+    error_rendering.marked_fields(app)  # now, or everybody waits while the first wrong request is answered
+    async with management.running(), public.running(), reloading(live):
         # What start-up made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()

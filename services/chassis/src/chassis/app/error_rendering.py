@@ -1,22 +1,22 @@
 """How an error is answered: the envelope, or RFC 9457 when the caller's Accept asks for it. Counts what it renders."""
 
-import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import Counter
-from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
-from chassis.errors import ApiError, ErrorCode, ErrorDetail
+from chassis import idempotency
+from chassis.errors import DOCUMENTATION_URL, ApiError, ErrorCode, ErrorDetail, answer
 from chassis.logging import get_logger, is_sensitive, put_on_canonical_line, redact, request_id_var
 
 log = get_logger(__name__)
@@ -25,54 +25,16 @@ api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code",
 
 _MAX_SHOWN = 100  # characters of a wrong value, or of a field's name, that are shown back
 _MAX_DETAILS = 100  # more than any honest request has wrong: an answer must not be a multiple of what caused it
-_PROBLEM_JSON = "application/problem+json"
+_MAX_MESSAGE = 300  # characters; ours are shorter, and a validator may quote what it was given
+_QUOTES_NOTHING = frozenset(
+    {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
+)
 
-# What the framework raises by itself, by status.
-_FRAMEWORK_CODES = {
-    400: ErrorCode.MALFORMED_REQUEST,
-    404: ErrorCode.NOT_FOUND,
-    405: ErrorCode.METHOD_NOT_ALLOWED,
-    413: ErrorCode.PAYLOAD_TOO_LARGE,
-    415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-}
+_METHOD_NOT_ALLOWED = 405
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
-
-class Detail(BaseModel):
-    field: str
-    message: str
-    received: str | None = None
-
-
-class ErrorBody(BaseModel):
-    code: str
-    message: str
-    details: list[Detail]
-    documentation_url: str
-
-
-class ErrorEnvelope(BaseModel):
-    """What every error answer looks like."""
-
-    error: ErrorBody
-    request_id: str
-
-
-def documented(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI responses of a route that may answer with these errors, beside those that every route may."""
-    everywhere = (
-        ErrorCode.UNAUTHENTICATED,
-        ErrorCode.VALIDATION_FAILED,
-        ErrorCode.RATE_LIMITED,
-        ErrorCode.INTERNAL_ERROR,
-        ErrorCode.OVERLOADED,
-        ErrorCode.DEADLINE_EXCEEDED,
-    )
-    by_status: dict[int | str, list[str]] = {}
-    for code in (*everywhere, *codes):
-        by_status.setdefault(code.value.status, []).append(code.name)
-    return {
-        status: {"model": ErrorEnvelope, "description": ", ".join(names)} for status, names in sorted(by_status.items())
-    }
+DOCUMENTATION_KEY = "holdfast.documentation_url"
+"""Where a request's scope says where the errors page is published."""
 
 
 def install(app: FastAPI) -> None:
@@ -90,8 +52,10 @@ def install(app: FastAPI) -> None:
 
     async def on_framework_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
-        response = render(request.scope, ApiError(_FRAMEWORK_CODES.get(error.status_code, ErrorCode.INTERNAL_ERROR)))
+        response = render(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
         response.headers.update(error.headers or {})
+        if error.status_code == _METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = ", ".join(_allowed(request))
         return response
 
     app.add_exception_handler(ApiError, on_api_error)
@@ -99,72 +63,94 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_framework_error)
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods that some route has for this path: the framework names those of the first one only."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+
+
 def render(scope: Scope, error: ApiError) -> Response:
     """The answer to a caller, in the form that its Accept header asks for."""
     route = getattr(scope.get("route"), "path", "unmatched")
     api_errors.labels(error.code.name, route).inc()
     put_on_canonical_line(error_code=error.code.name)
-    wants_problem = _wants_problem(Headers(scope=scope).getlist("accept"))
-    body = _problem(error) if wants_problem else _envelope(error)
-    response = Response(
-        orjson.dumps(body),
-        status_code=error.code.value.status,
-        media_type="application/problem+json" if wants_problem else "application/json",
+    shown = ApiError(
+        error.code,
+        error.message if error.message == error.code.value.message else _show(error.message, _MAX_MESSAGE),
+        details=[_fit(detail, marked_fields(scope["app"])) for detail in error.details],
+        retry_after=error.retry_after,
     )
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if error.code is ErrorCode.UNAUTHENTICATED:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
-def _envelope(error: ApiError) -> dict[str, Any]:
-    return {
-        "error": {
-            "code": error.code.name,
-            "message": error.message,
-            "details": [_detail(detail) for detail in error.details],
-            "documentation_url": error.code.documentation_url,
-        },
-        "request_id": request_id_var.get() or "",
-    }
-
-
-def _problem(error: ApiError) -> dict[str, Any]:
-    return {
-        "type": error.code.documentation_url,
-        "title": error.code.value.message,
-        "status": error.code.value.status,
-        "detail": error.message,
-        "code": error.code.name,
-        "errors": [_detail(detail) for detail in error.details],
-        "request_id": request_id_var.get() or "",
-    }
-
-
-def _detail(detail: ErrorDetail) -> dict[str, str]:
-    received = {} if detail.received is None else {"received": detail.received}
-    return {"field": detail.field, "message": detail.message, **received}
-
-
-def _wants_problem(accept: Sequence[str]) -> bool:
-    """Whether these Accept headers name RFC 9457's type, with any quality but 0 (RFC 9110, 12.5.1)."""
-    ranges = [part.strip().lower() for value in accept for part in value.split(",")]
-    return any(
-        kind.strip() == _PROBLEM_JSON and not re.search(r";\s*q=0(\.0*)?\s*(;|$)", f";{parameters}")
-        for kind, _, parameters in (part.partition(";") for part in ranges)
+    found = answer(
+        shown,
+        request_id=request_id_var.get() or "",
+        accept=Headers(scope=scope).getlist("accept"),
+        documentation=scope.get(DOCUMENTATION_KEY, DOCUMENTATION_URL),
     )
+    return Response(orjson.dumps(found.body), found.status, found.headers)
+
+
+def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
+    """The detail without what its field, or one around it, is marked to keep to itself; nothing in it is long."""
+    is_shown = detail.received is not None and not _is_hidden(detail.field, marked)
+    received = _show(detail.received, _MAX_SHOWN) if is_shown and detail.received is not None else None
+    return ErrorDetail(_show(detail.field, _MAX_SHOWN), _show(detail.message, _MAX_MESSAGE), received)
+
+
+def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
+    """A name longer than any of ours is not looked at: it is the caller's own, and judging one remembers it."""
+    return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
+
+
+def marked_fields(app: FastAPI) -> AbstractSet[str]:
+    """The names of what any schema of this application marks as `writeOnly`, OpenAPI's word for it.
+
+    By name and for the whole application: rather too little is shown back than a password under another path. Asked
+    for the first time it takes a tenth of a second.
+    """
+    found: AbstractSet[str] | None = getattr(app.state, "write_only", None)
+    if found is None:
+        found = app.state.write_only = frozenset(_write_only(app.openapi()))
+    return found
+
+
+def _write_only(node: Any) -> Iterator[str]:
+    """The names of properties and parameters that are marked, anywhere in the document."""
+    if isinstance(node, Mapping):
+        yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _ismarked_fields(schema))
+    if isinstance(node, Mapping | list):
+        for inner in node.values() if isinstance(node, Mapping) else node:
+            yield from _write_only(inner)
+
+
+def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    properties = node.get("properties")
+    if isinstance(properties, Mapping):
+        yield from properties.items()
+    if "in" in node and "schema" in node:
+        yield node["name"], node["schema"]
+
+
+def _ismarked_fields(schema: Mapping[str, Any]) -> bool:
+    """Marked itself, or as one of its alternatives: `SecretStr | None` has it inside an `anyOf`."""
+    inner = [one for one in (*schema.get("anyOf", ()), schema.get("items")) if isinstance(one, Mapping)]
+    return schema.get("writeOnly") is True or any(_ismarked_fields(one) for one in inner)
 
 
 def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
     """All validation errors at once; a body that is no JSON at all is a malformed request."""
+    if any(problem["loc"] == ("header", idempotency.HEADER) for problem in problems):
+        return ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
     if any(problem["type"] == "json_invalid" for problem in problems):
         return ApiError(ErrorCode.MALFORMED_REQUEST, "The body is not valid JSON.")
     if any(problem["loc"] == ("body",) and problem["type"] != "missing" for problem in problems) and not _is_json(
         request.headers.get("content-type", "")
     ):
         return ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
-    details = [_from_problem(problem) for problem in problems[:_MAX_DETAILS]]
+    marked = marked_fields(request.app)
+    details = [_from_problem(problem, marked) for problem in problems[:_MAX_DETAILS]]
     return ApiError(ErrorCode.VALIDATION_FAILED, details=details)
 
 
@@ -173,14 +159,21 @@ def _is_json(content_type: str) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-def _from_problem(problem: Any) -> ErrorDetail:
+def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
+    """One problem of Pydantic's. What it received is left out where it is an object (its fields are named one by one),
+    a header (they carry credentials), the whole body, or a field we do not know: a misspelt `pasword` is one too.
+    """
     place, *path = problem["loc"]
     field = ".".join(str(part) for part in path) or str(place)
-    # A whole object says nothing that the field's name does not, and may hold what is sensitive.
-    shown = isinstance(problem.get("input"), str | int | float | bool) and not is_sensitive(field) and place != "header"
-    return ErrorDetail(_show(field), problem["msg"], _show(str(problem["input"])) if shown else None)
+    is_secret = place == "header" or _is_hidden(field, marked)
+    # Some messages quote the input (a union's tag, what a validator of ours says); these never do.
+    message = problem["msg"] if not is_secret or problem["type"] in _QUOTES_NOTHING else "This value is not valid."
+    is_shown = isinstance(problem.get("input"), str | int | float | bool) and path and not is_secret
+    return ErrorDetail(
+        field, message, str(problem["input"]) if is_shown and problem["type"] != "extra_forbidden" else None
+    )
 
 
-def _show(text: str) -> str:
+def _show(text: str, limit: int) -> str:
     """The caller's own text, fit to be sent back: without secrets, short, and without halves of surrogate pairs."""
-    return str(redact(text))[:_MAX_SHOWN].encode(errors="backslashreplace").decode()
+    return str(redact(text))[:limit].encode(errors="backslashreplace").decode()

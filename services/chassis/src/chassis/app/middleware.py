@@ -18,9 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import deadlines
-from chassis.app.error_rendering import render
+from chassis.app.error_rendering import DOCUMENTATION_KEY, render
 from chassis.errors import ApiError, ErrorCode
-from chassis.logging import canonical_line, get_logger, request_id_var
+from chassis.logging import canonical_line, debugging, debugging_for, get_logger, redact, request_id_var
+from chassis.process import MAX_HEAD_BYTES
 from chassis.settings import HttpSettings
 from chassis.telemetry import Span, SpanKind, StatusCode, span
 
@@ -36,6 +37,7 @@ active_requests = Gauge("http_server_active_requests", "Requests being answered.
 load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MAX_PATH = 256  # characters of it that are recorded: no route has more, and looking for secrets in it takes time
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -56,7 +58,13 @@ class RequestContext:
         headers = Headers(scope=scope)
         exchange = Exchange(scope, receive, send, self._settings.max_body_bytes)
         scope[_SCOPE_KEY] = exchange
-        with _request_id(headers, exchange), self._deadline(headers), canonical_line() as fields:
+        scope[DOCUMENTATION_KEY] = self._settings.documentation_url
+        with (
+            _request_id(headers, exchange),
+            self._deadline(headers),
+            debugging_for(headers.get(debugging.HEADER)),
+            canonical_line() as fields,
+        ):
             self._in_flight += 1
             active_requests.inc()
             try:
@@ -66,6 +74,7 @@ class RequestContext:
                     traceparent=headers.get("traceparent"),
                     attributes=lambda: _attributes(scope, exchange),
                 ) as current:
+                    log.debug("request_received", method=exchange.method, path=scope["path"][:_MAX_PATH])
                     try:
                         await self._answer(scope, exchange)
                     finally:
@@ -79,6 +88,9 @@ class RequestContext:
         if self._in_flight > self._settings.max_concurrent_requests:
             load_shed.labels("default").inc()
             await exchange.refuse(ApiError(ErrorCode.OVERLOADED, retry_after=1))
+            return
+        if _head_bytes(scope) > MAX_HEAD_BYTES:
+            await exchange.refuse(ApiError(ErrorCode.HEADERS_TOO_LARGE))
             return
         try:
             await self._app(scope, exchange.receive, exchange.send)
@@ -105,6 +117,7 @@ class RequestContext:
             route=exchange.route,
             status=status,
             duration_ms=round(seconds * 1000, 2),
+            deadline_left_ms=round(deadlines.remaining() * 1000),
             **fields,
         )
 
@@ -160,9 +173,22 @@ class Exchange:
         await self._send(message)
 
 
+def _head_bytes(scope: Scope) -> int:
+    """The server stops reading at this size, but not where the head has arrived in full by then."""
+    return (
+        len(scope["path"])
+        + len(scope["query_string"])
+        + sum(len(name) + len(value) for name, value in scope["headers"])
+    )
+
+
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
     """Without query and headers, which may hold secrets."""
-    return {"http.request.method": exchange.method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+    return {
+        "http.request.method": exchange.method,
+        "url.path": scope["path"][:_MAX_PATH],
+        "url.scheme": scope["scheme"],
+    }
 
 
 def _describe(current: Span, exchange: Exchange) -> None:
@@ -182,7 +208,8 @@ def _describe(current: Span, exchange: Exchange) -> None:
 def _request_id(headers: Headers, exchange: Exchange) -> Iterator[None]:
     """The caller's id when it is a plain one, or a new one: it ends up in logs, so nothing else is taken over."""
     given = headers.get("x-request-id", "")
-    exchange.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    is_plain = _REQUEST_ID.fullmatch(given) and redact(given) == given  # a card number would be plain as well
+    exchange.request_id = given if is_plain else uuid.uuid4().hex
     token = request_id_var.set(exchange.request_id)
     try:
         yield

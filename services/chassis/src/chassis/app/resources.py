@@ -1,13 +1,15 @@
 """What every API opens when it starts: its pools, its limiter, its health checks. Closed in reverse order."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.requests import Request
 
+from chassis.config import Live
 from chassis.health import Check
 from chassis.pooling import Database, create_redis
 from chassis.rate_limiting import RateLimiter
@@ -26,18 +28,28 @@ class ApiResources:
 
 
 @asynccontextmanager
-async def open_api_resources(settings: ServiceSettings) -> AsyncIterator[ApiResources]:
+async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator[ApiResources]:
     """The database (which wakes workers after a commit), Redis for limits and caches, and the readiness checks."""
+    settings = live.current
+
+    def passwords() -> Sequence[SecretStr]:
+        return live.current.database.passwords
+
     name = f"{settings.service_name}-api"
     async with AsyncExitStack() as stack:
-        wakeups = await stack.enter_async_context(Wakeups(settings.database, application_name=name))
-        database = Database(settings.database, pool="requests", application_name=name, notify=wakeups.notify)
+        wakeups = await stack.enter_async_context(
+            Wakeups(settings.database, application_name=name, passwords=passwords)
+        )
+        database = Database(
+            settings.database, pool="requests", application_name=name, notify=wakeups.notify, passwords=passwords
+        )
         stack.push_async_callback(database.close)
         # Health has a connection of its own: a pool used up by requests is no reason to take the process out.
         health = Database(
             settings.database.model_copy(update={"pool_size": 1, "max_overflow": 0}),
             pool="health",
             application_name=name,
+            passwords=passwords,
         )
         stack.push_async_callback(health.close)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from opentelemetry import context, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -21,6 +21,10 @@ from chassis.settings import ServiceSettings
 __all__ = ["Span", "SpanKind", "StatusCode", "configure_tracing", "current_traceparent", "record_failure", "span"]
 
 _MAX_REASON_LENGTH = 500  # characters; the whole message and the traceback are in the log, under the same trace id
+
+LIMITS = SpanLimits(max_events=0)
+"""No events: an exception's would carry its message and traceback past redaction; both are in the log, without secrets.
+"""
 
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("holdfast")
@@ -34,6 +38,7 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     """
     endpoint = settings.telemetry.otlp_endpoint
     provider = TracerProvider(
+        span_limits=LIMITS,
         sampler=ParentBased(TraceIdRatioBased(settings.trace_sample_ratio if endpoint else 0.0)),
         resource=Resource.create(
             {
@@ -72,13 +77,15 @@ def span(
     token = context.attach(trace.set_span_in_context(current))
     try:
         if attributes and current.is_recording():
-            current.set_attributes(redact(attributes()))
+            current.set_attributes(attributes())
         yield current
     except Exception as error:
         record_failure(current, error)
         raise
     finally:
         context.detach(token)
+        if isinstance(current, ReadableSpan) and current.is_recording():
+            current.set_attributes(redact(current.attributes))  # here, so that it holds for whoever set one
         current.end()
 
 

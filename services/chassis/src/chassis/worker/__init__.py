@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from chassis.config import Live
 from chassis.health import Health, management_app
 from chassis.job_runner import Handler as JobHandler
 from chassis.job_runner import JobRunner
@@ -17,6 +19,7 @@ from chassis.messaging import Handler as EventHandler
 from chassis.outbox import Event, Relay
 from chassis.pooling import Database, create_redis
 from chassis.process import identify, new_event_loop
+from chassis.reloading import reloading
 from chassis.schedules import Schedule, Scheduler
 from chassis.settings import ServiceSettings
 from chassis.wakeup import Wakeups
@@ -29,11 +32,17 @@ type Stages = Sequence[Sequence[Part]]
 class WorkerResources:
     """The pools of a worker. `redis` is for caches and gives up quickly; `streams` may block on purpose."""
 
-    settings: ServiceSettings
+    live: Live[Any]
     database: Database
     redis: Redis
     streams: Redis
     wakeups: Wakeups
+
+    @property
+    def settings(self) -> ServiceSettings:
+        """As they are now."""
+        settings: ServiceSettings = self.live.current
+        return settings
 
     def job_runner(self, handlers: Mapping[type[JobPayload], JobHandler]) -> Part:
         """Runs the service's jobs."""
@@ -68,6 +77,7 @@ class WorkerResources:
             self.settings.outbox,
             wakeups=self.wakeups,
             application_name=f"{self.settings.service_name}-relay",
+            passwords=lambda: self.settings.database.passwords,
         ).run
 
 
@@ -77,30 +87,40 @@ class OpenParts(Protocol):
     def __call__(self, resources: WorkerResources) -> AbstractAsyncContextManager[Stages]: ...
 
 
-def run_worker_process(settings: ServiceSettings, *, version: str, open_parts: OpenParts) -> None:
+def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_parts: OpenParts) -> None:
     """Run a worker process until SIGTERM or SIGINT. Returns when all is stopped and closed."""
 
     async def main(info: Mapping[str, str]) -> None:
-        async with _open_worker_resources(settings) as resources, open_parts(resources) as stages:
+        async with _open_worker_resources(live) as resources, open_parts(resources) as stages, reloading(live):
             health = Health({"database": resources.database.ping})
-            await run_worker(settings, health=health, management=management_app(health, info), stages=stages)
+            management = management_app(health, info, token=lambda: live.current.management.token)
+            await run_worker(live.current, health=health, management=management, stages=stages)
 
     with (
-        identify(settings, version=version, role="worker") as info,
+        identify(live, version=version, role="worker") as info,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
     ):
         runner.run(main(info))
 
 
 @asynccontextmanager
-async def _open_worker_resources(settings: ServiceSettings) -> AsyncIterator[WorkerResources]:
+async def _open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator[WorkerResources]:
+    settings = live.current
+
+    def passwords() -> Sequence[SecretStr]:
+        return live.current.database.passwords
+
     name = f"{settings.service_name}-worker"
     async with AsyncExitStack() as stack:
-        wakeups = await stack.enter_async_context(Wakeups(settings.database, application_name=name))
-        database = Database(settings.database, pool="jobs", application_name=name, notify=wakeups.notify)
+        wakeups = await stack.enter_async_context(
+            Wakeups(settings.database, application_name=name, passwords=passwords)
+        )
+        database = Database(
+            settings.database, pool="jobs", application_name=name, notify=wakeups.notify, passwords=passwords
+        )
         stack.push_async_callback(database.close)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
         streams = create_redis(settings.redis, timeout=settings.redis.stream_timeout)
         stack.push_async_callback(streams.aclose)
-        yield WorkerResources(settings=settings, database=database, redis=redis, streams=streams, wakeups=wakeups)
+        yield WorkerResources(live=live, database=database, redis=redis, streams=streams, wakeups=wakeups)

@@ -29,7 +29,8 @@ async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolv
     try:
         await check_addresses(check_url(url, egress), egress, resolve=resolve)
     except DestinationRefused as error:
-        detail = ErrorDetail("url", f"We cannot send there: {error}.", url)
+        # Before an @ there may be a password, and not every way to write one can be told from the rest.
+        detail = ErrorDetail("url", f"We cannot send there: {error}.", None if "@" in url else url)
         raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error
 
 

@@ -1,0 +1,46 @@
+"""The canonical line: one per request, job and event, with what it took, collected while it ran.
+
+Source: https://stripe.com/blog/canonical-log-lines.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+CANONICAL_EVENTS = frozenset({"request_completed", "job_finished", "event_processed"})
+"""What they are called. They are never suppressed: who adds them up must be able to."""
+
+_canonical: ContextVar[dict[str, Any] | None] = ContextVar("canonical_line", default=None)
+_standing: dict[str, Any] = {}
+
+
+@contextmanager
+def canonical_line() -> Iterator[dict[str, Any]]:
+    """Collect the fields of one request's or job's canonical line; whoever opened it writes it at the end."""
+    fields: dict[str, Any] = dict(_standing)
+    token = _canonical.set(fields)
+    try:
+        yield fields
+    finally:
+        _canonical.reset(token)
+
+
+def add_to_canonical_line(**amounts: float) -> None:
+    """Add amounts (counts, milliseconds) to the canonical line of the current request or job, if there is one."""
+    fields = _canonical.get()
+    if fields is not None:
+        for name, amount in amounts.items():
+            fields[name] = round(fields.get(name, 0) + amount, 3)
+
+
+def put_on_canonical_line(**values: str | float) -> None:
+    """Set fields of the canonical line of the current request or job, if there is one."""
+    fields = _canonical.get()
+    if fields is not None:
+        fields.update(values)
+
+
+def put_on_every_canonical_line(**values: str) -> None:
+    """Set fields that stand on each canonical line of this process from now on, such as the configuration's hash."""
+    _standing.update(values)

@@ -1,0 +1,138 @@
+"""Redaction: what a line, a span or an error may not show, by the name of a field and by pattern in any text."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+REDACTED = "[redacted]"
+
+MAX_TEXT = 16_384
+"""Characters of one value that are written: a traceback has a tenth of it, and a container runtime cuts lines at
+16 KiB. It also bounds what a stranger's text costs here."""
+_TAIL = 4096  # of them from the end, where a traceback names its error
+
+# Names whose values are never written; see `is_sensitive` for how a name is spelt for it.
+_SENSITIVE_NAME = re.compile(
+    r"(^|_)(password|passwd|passphrase|secret|token|credential|authorization|cookie|signature|dsn"
+    r"|(api|secret|private|access|signing|debug)_?key|card_?number|pan|cvc|cvv|iban)s?$"
+)
+_CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+# Each repetition is bounded, so that none of them takes more than linear time on any text.
+_SECRET_PATTERNS = (
+    re.compile(r"\bwhsec_[A-Za-z0-9+/=]+"),
+    re.compile(r"(?i)\bbearer\s{1,8}[A-Za-z0-9._~+/=-]+"),
+    re.compile(r"(?<=://)[^/\s:@]{0,256}:[^/\s@]{1,256}(?=@)"),  # user:password@ of a URL
+    re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}"),  # the form of a payment provider's keys
+    re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # our own keys, and hashes of them
+    re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JSON Web Token
+)
+_EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+# password=…, "api_key": "…", secret: …, as a connection string, a query or a quoted body has them.
+_NAMED_SECRET = re.compile(
+    r"(?i)((?:password|passwd|passphrase|secret|token|api[_-]?key|authorization|cookie)"
+    r"""(?:["']?\s{0,8}=\s{0,8}|["']\s{0,8}:\s{0,8}|:\s{1,8})["']?)(?!\[redacted\])[^\s"',;&})]{1,512}"""
+)
+# Digits in groups, as on a card, unless a letter stands beside them; of a UUID no part is one.
+_DIGITS = re.compile(
+    r"(?i:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})"
+    r"|(?<![^\W_])(?=(?:[ -]?[0-9]){13})(?P<run>[0-9]{3,}(?:[ -][0-9]{3,})*)(?![^\W_])"
+)
+_GROUP = re.compile("[0-9]+")
+_CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812-1
+# What each of those has in it: most texts are done after this one look. Rare first characters, so that it is quick.
+_SUSPICIOUS = re.compile(r"[@=:]|[Bb][Ee][Aa][Rr][Ee][Rr]|whsec_|_(?:live|test)_|(?<=ey)J|[0-9](?:[ -]?[0-9]){12}")
+_LONG_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+_KEY_LENGTH = 64
+_SMALLEST_CARD_NUMBER = 10**12
+
+
+def redact(value: Any) -> Any:
+    """The value without secrets: sensitive keys of mappings, and patterns (keys, tokens, card numbers) in text."""
+    if isinstance(value, str):
+        return _redact_text(value)
+    if value is None or isinstance(value, (bool, float, date, UUID)):
+        return value
+    if isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER:
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _redact_text(key) if isinstance(key, str) else key: REDACTED if is_sensitive(str(key)) else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [redact(item) for item in value]
+    text = _text_of(value)
+    redacted = _redact_text(text)
+    return value if isinstance(value, int) and redacted == text else redacted
+
+
+@lru_cache(maxsize=1024)  # names are few, and looking at one costs more than the line it is on
+def is_sensitive(name: str) -> bool:
+    """Whether a field of this name holds what must not be shown: a password, key, token, card number.
+
+    `name` may be a dotted path; case does not matter, `-` and a camel's hump read as `_`.
+    """
+    words = _CAMEL_HUMP.sub("_", name).replace("-", "_").lower()
+    return any(_SENSITIVE_NAME.search(part) for part in words.split("."))
+
+
+def _text_of(value: Any) -> str:
+    """An exception, an object, a number that may be a card's: what its text holds is what would be written."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  a value that cannot say what it is must not end what wrote the line
+        return f"<{type(value).__name__}>"
+
+
+def _redact_text(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        cut = len(text) - MAX_TEXT
+        text = f"{text[: MAX_TEXT - _TAIL]}[{cut} characters cut]{text[-_TAIL:]}"
+    if not _is_suspicious(text):
+        return text
+    for pattern in _SECRET_PATTERNS:
+        text = pattern.sub(REDACTED, text)
+    if "@" in text:
+        text = _EMAIL.sub(REDACTED, text)
+    text = _NAMED_SECRET.sub(rf"\1{REDACTED}", text)
+    return _DIGITS.sub(_redact_cards, text)
+
+
+@lru_cache(maxsize=4096)  # routes, job names and the like are on every line
+def _is_suspicious(text: str) -> bool:
+    return _SUSPICIOUS.search(text) is not None or (len(text) >= _KEY_LENGTH and _LONG_HEX.search(text) is not None)
+
+
+def _redact_cards(match: re.Match[str]) -> str:
+    """The run without the card numbers in it. Another number may follow a card's: `4111 1111 1111 1111 200 EUR`."""
+    if match["run"] is None:
+        return match[0]
+    run, written, begin = match["run"], "", 0
+    groups = [group.span() for group in _GROUP.finditer(run)]
+    for n, (start, _) in enumerate(groups):
+        if start >= begin and (end := _end_of_card(run, groups[n:])):
+            written, begin = f"{written}{run[begin:start]}{REDACTED}", end
+    return written + run[begin:]
+
+
+def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
+    """Where the longest card number ends that begins with the first of these groups; 0 when none does."""
+    found, digits = 0, ""
+    for start, end in groups:
+        digits += run[start:end]
+        if len(digits) >= _CARD_LENGTHS.stop:
+            break
+        if len(digits) in _CARD_LENGTHS and _passes_luhn(digits):
+            found = end
+    return found
+
+
+def _passes_luhn(number: str) -> bool:
+    """Whether the digits have a card number's check sum (ISO/IEC 7812-1, annex B); order numbers mostly don't."""
+    digits = [int(digit) for digit in reversed(number)]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0

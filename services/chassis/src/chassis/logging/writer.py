@@ -1,0 +1,124 @@
+"""The writer: lines wait in a bounded queue, and a thread of its own writes them, so that no reader stalls the loop.
+
+What finds the queue full is dropped and counted. A process that is killed loses what is in the queue, a fraction of a
+second's lines while its reader keeps up; one that ends, or is told to, writes them first.
+"""
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import TextIO
+
+from prometheus_client import Counter
+
+dropped_events = Counter("log_events_dropped", "Lines lost because the queue was full or stdout closed.", ["level"])
+
+for _level in ("debug", "info", "warning", "error", "critical"):
+    dropped_events.labels(_level)  # an alert on an increase needs a zero to start from
+
+_SHARE_OF_LESSER_LINES = 0.9
+"""Of the queue; the rest is for ERROR and CRITICAL, which are the last to be dropped."""
+_SEVERE = frozenset({"error", "critical"})
+_MAX_BATCH_BYTES = 65_536  # what a pipe holds: more would only be written in pieces
+
+type Write = Callable[[bytes], object]
+
+
+class LineWriter:
+    """Writes lines in the order in which they came. `write(data)` may block: only the thread waits for it.
+
+    `on_recovered(dropped)` is called from the thread when a line could be written again after some were dropped.
+    """
+
+    def __init__(self, write: Write, *, max_bytes: int, on_recovered: Callable[[int], None]) -> None:
+        self._write = write
+        self._limits = {True: max_bytes, False: int(max_bytes * _SHARE_OF_LESSER_LINES)}
+        self._on_recovered = on_recovered
+        self._changed = threading.Condition()
+        self._lines: list[tuple[bytes, str]] = []
+        self._bytes = 0  # waiting and being written
+        self._dropped = 0
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes, level: str) -> None:
+        """Have the line written soon, or drop it: never waits for whoever reads."""
+        with self._changed:
+            if self._bytes + len(line) > self._limits[level in _SEVERE] or self._is_closing:
+                self._drop(level)
+                return
+            self._lines.append((line, level))
+            self._bytes += len(line)
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all lines are written, `seconds` at most; whether they are."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._bytes == 0, seconds)
+
+    def close(self, seconds: float) -> None:
+        """Write what waits, `seconds` at most, and end the thread; later lines are dropped."""
+        self.flush(seconds)
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join(0 if self._bytes else seconds)
+
+    def _drop(self, level: str) -> None:
+        self._dropped += 1
+        dropped_events.labels(level).inc()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            is_written = True
+            try:
+                self._write(b"".join(line for line, _ in batch))
+            except (OSError, ValueError):
+                # Whoever read stdout is gone, or it was closed. The service is worth more than its log.
+                is_written = False
+            with self._changed:
+                self._bytes -= sum(len(line) for line, _ in batch)
+                dropped = 0
+                if is_written:
+                    dropped, self._dropped = self._dropped, 0
+                else:
+                    for _, level in batch:
+                        self._drop(level)
+                self._changed.notify_all()
+            if dropped:
+                self._on_recovered(dropped)
+
+    def _next_batch(self) -> list[tuple[bytes, str]]:
+        """The next lines, as many as fit into a pipe at once; empty once it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines or self._is_closing)
+            count = size = 0
+            for line, _ in self._lines:
+                size += len(line)
+                if count and size > _MAX_BATCH_BYTES:
+                    break
+                count += 1
+            batch, self._lines = self._lines[:count], self._lines[count:]
+            return batch
+
+
+def write_to(stream: TextIO) -> Write:
+    """A `write` for this stream: past its buffer to the file itself where there is one.
+
+    The buffer has a lock, and a process cannot end while a thread that waits for its reader holds that.
+    """
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return stream.buffer.write
+
+    def write(data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # somebody who shares it has made it non-blocking
+                select.select([], [descriptor], [])
+
+    return write

@@ -1,0 +1,123 @@
+"""The guard of the management port: anyone inside may look, whoever changes something shows the management token.
+
+It goes by the method, so that a new endpoint is guarded before anybody thinks of it: GET, HEAD and OPTIONS are open,
+every other one needs `Authorization: Bearer <management.token>`. What was changed, by whom, is one line of the log.
+"""
+
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Callable
+
+import orjson
+from pydantic import SecretStr
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chassis.errors import ApiError, ErrorCode, answer
+from chassis.logging import canonical_line, get_logger, request_id_var
+
+log = get_logger(__name__)
+
+type Token = Callable[[], SecretStr | None]
+"""The management token that is valid now, if there is one: it may be replaced while the process runs."""
+
+_OPEN_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class ManagementGuard:
+    """ASGI middleware around the management application.
+
+    Answers 401 without the token or with a wrong one, and 403 to everybody while none is configured. An endpoint says
+    what it changed with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`: those fields are on the
+    `management_changed` line, beside method, path, status and who it was.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: Token) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in _OPEN_METHODS:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        reset = request_id_var.set(request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex)
+        try:
+            await self._change(scope, receive, send, headers)
+        finally:
+            request_id_var.reset(reset)
+
+    async def _change(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        about = {"method": scope["method"], "path": scope["path"], "client": _client(scope)}
+        token = self._token()
+        try:
+            check_token(headers.get("authorization"), token)
+        except ApiError as refusal:
+            log.warning("management_refused", **about, code=refusal.code.name)
+            await respond(scope, refusal)(scope, receive, send)
+            return
+        status = 500  # until an answer says otherwise
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id_var.get() or ""
+            await send(message)
+
+        with canonical_line() as changed:
+            try:
+                await self._app(scope, receive, send_and_see)
+            finally:
+                log.info("management_changed", **about, status=status, by=_fingerprint(token), **changed)
+
+
+def check_token(authorization: str | None, token: SecretStr | None) -> None:
+    """Raise `ApiError`, 401 or 403, unless the header has the token."""
+    if token is None:
+        raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured here: nothing can be changed.")
+    scheme, _, given = (authorization or "").partition(" ")
+    is_right = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
+    if scheme.lower() != "bearer" or not is_right:
+        raise ApiError(ErrorCode.UNAUTHENTICATED, "The management token is needed: Authorization: Bearer <token>.")
+
+
+def _fingerprint(token: SecretStr | None) -> str:
+    """Which token it was, as `config explain` shows it; there is one for all operators, so this is all that we know."""
+    return f"secret:{hashlib.sha256((token.get_secret_value() if token else '').encode()).hexdigest()[:8]}"
+
+
+def _client(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def respond(scope: Scope, error: ApiError) -> Response:
+    """The answer to a caller of this port. Without the public port's renderer, which a worker does not load."""
+    request_id = request_id_var.get() or uuid.uuid4().hex
+    found = answer(error, accept=Headers(scope=scope).getlist("accept"), request_id=request_id)
+    return Response(orjson.dumps(found.body), found.status, found.headers)
+
+
+async def on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101  the application says so; the signature cannot
+    return respond(request.scope, error)
+
+
+async def on_framework_error(request: Request, error: Exception) -> Response:
+    """Also what this port does not have is answered as the public one would."""
+    assert isinstance(error, HTTPException)  # noqa: S101  the application says so; the signature cannot
+    response = respond(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_unexpected(request: Request, _error: Exception) -> Response:
+    """The framework raises it again once this is sent, so that the server logs it."""
+    return respond(request.scope, ApiError(ErrorCode.INTERNAL_ERROR))

@@ -1,0 +1,19 @@
+"""Jobs and events remember the header that turned DEBUG on, as they do their trace."""
+
+from alembic import op
+
+revision = "chassis_0002"
+down_revision = "chassis_0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # Without a default: the tables are not written anew, and code that does not know the column goes on working.
+    op.execute("ALTER TABLE job ADD COLUMN debug text")
+    op.execute("ALTER TABLE outbox ADD COLUMN debug text")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE job DROP COLUMN debug")
+    op.execute("ALTER TABLE outbox DROP COLUMN debug")

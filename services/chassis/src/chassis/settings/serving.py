@@ -1,0 +1,215 @@
+"""Settings of what faces callers and operators: logs, ports, callers' keys, limits, the end of the process."""
+
+import re
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from chassis.errors import DOCUMENTATION_URL
+from chassis.settings.model import RELOADED, Group, Host, Port, Rule, Seconds, Timeout, Url
+
+type Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+class LogSettings(Group):
+    level: Level = Field(
+        "INFO",
+        description="Lowest level that is written. Production runs at INFO.",
+        json_schema_extra=RELOADED,
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="One line for people (`console`) or machines (`json`); `auto`: people have a terminal."
+    )
+    debug_key: Annotated[SecretStr, Field(min_length=32, max_length=4096)] | None = Field(
+        None, description="Signs the header that turns DEBUG on for one request; none: no header does."
+    )
+    queue_bytes: int = Field(
+        4_194_304,
+        ge=65_536,
+        le=268_435_456,
+        description="4 MiB of lines may wait for stdout, 10 s at 800 lines a second; what comes then is dropped.",
+    )
+    repeats: int = Field(
+        20, gt=0, le=10_000, description="Warnings of one name written per repeats_window; further ones are counted."
+    )
+    repeats_window: Seconds = Field(10.0, description="Seconds; 2 lines a second of each kind are enough to see it.")
+
+
+class HttpSettings(Group):
+    """The public port."""
+
+    host: Host = Field("127.0.0.1", description="Loopback, so that nothing is exposed by accident; pods set 0.0.0.0.")
+    port: Port = Field(8000, description="The public port; one per process, so containers all use the same.")
+    max_body_bytes: int = Field(
+        65_536,
+        ge=1,
+        le=10_485_760,
+        description="64 KiB: the largest order (50 lines) is under 8 KiB; more is refused with 413. At most 10 MiB: "
+        "a body is held in memory, as often as there are requests.",
+    )
+    max_concurrent_requests: int = Field(
+        200,
+        ge=1,
+        le=10_000,
+        description="What one process holds at once before it answers 503: 20 × its database connections. "
+        "Beyond 10,000 it runs out of file descriptors first.",
+    )
+    default_deadline: Timeout = Field(
+        10.0,
+        description="Seconds a request may take when its caller sends no deadline; above every call time-out.",
+    )
+    documentation_url: Url = Field(
+        DOCUMENTATION_URL,
+        description="Where docs/reference/errors.md is published: each error answer names its section there.",
+    )
+
+
+class ManagementSettings(Group):
+    """The management port: probes, metrics and who this is."""
+
+    host: Host = Field("127.0.0.1", description="Loopback; pods set 0.0.0.0, and a network policy says who may ask.")
+    port: Port = Field(9000, description="Never routed from outside, so it is not the public one.")
+    token: Annotated[SecretStr, Field(min_length=32, max_length=256)] | None = Field(
+        None,
+        description="What an operator shows to change something on this port; without one nothing can be changed. "
+        "At least 32 characters: 128 random bits in hex, which nobody guesses.",
+        json_schema_extra=RELOADED,
+    )
+
+
+class ShutdownSettings(Group):
+    readiness_delay: float = Field(
+        0.0,
+        ge=0,
+        le=60,
+        description="Seconds between failing readiness and closing; 5 in a cluster, where routing lags.",
+    )
+    drain_timeout: float = Field(
+        20.0,
+        gt=0,
+        le=540,
+        description="Seconds for requests and jobs to finish; then handed back. Two default deadlines.",
+    )
+    grace_period: float = Field(
+        30.0,
+        gt=0,
+        le=600,
+        description="Seconds from SIGTERM to SIGKILL that whoever runs the process grants: Kubernetes' "
+        "terminationGracePeriodSeconds, 30 by default.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        # The 5 are chassis.worker.stages.GRACE_SECONDS: handing jobs back, publishing what they wrote.
+        Rule("readiness_delay + drain_timeout + 5", "≤", "grace_period", "or the process is killed before it is done"),
+    )
+
+
+def _is_digest(digest: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest.get_secret_value()):
+        raise ValueError("must be an HMAC-SHA256 in hex: 64 of 0-9 and a-f")
+    return digest
+
+
+type KeyHash = Annotated[SecretStr, Field(max_length=64), AfterValidator(_is_digest)]
+type Principal = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+class AuthSettings(Group):
+    keys: Annotated[dict[Principal, Annotated[tuple[KeyHash, ...], Field(min_length=1, max_length=5)]], Field()] = (
+        Field(
+            default_factory=dict,
+            max_length=1000,
+            description="Who may call: principal → HMAC-SHA256 in hex of each of its keys under a pepper; several "
+            "while a key is replaced. All are compared at each request, and a thousand cost 0.2 ms.",
+            json_schema_extra=RELOADED,
+        )
+    )
+    peppers: tuple[Annotated[SecretStr, Field(min_length=32, max_length=256)], ...] = Field(
+        (),
+        max_length=5,
+        description="JSON list of the secrets that keys are hashed under, the newest first; all are valid, so that "
+        "one can be replaced without a gap. At least 32 characters: 128 random bits in hex. Each costs a hash.",
+        json_schema_extra=RELOADED,
+    )
+
+    @model_validator(mode="after")
+    def _keys_have_a_pepper(self) -> Self:
+        if self.keys and not self.peppers:
+            raise ValueError("keys need peppers: a hash without one matches no key")
+        return self
+
+
+class TelemetrySettings(Group):
+    otlp_endpoint: Url | None = Field(
+        None, description="Base URL of an OTLP/HTTP collector; none: nothing is exported."
+    )
+    sample_ratio: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of new traces recorded; a caller's decision goes first. None: 0.1 in prod, elsewhere all.",
+    )
+
+
+type TierName = Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_-]*$")]
+
+
+class RateLimitSettings(Group):
+    rate_per_second: float = Field(
+        10.0,
+        gt=0,
+        le=10_000,
+        description="Sustained cost per principal and second; at 10,000, whole microseconds per unit are 1 % off.",
+        json_schema_extra=RELOADED,
+    )
+    burst: int = Field(
+        50,
+        ge=1,
+        le=1_000_000,
+        description="Cost a rested principal may spend at once: five seconds' worth. A million is no limit any more.",
+        json_schema_extra=RELOADED,
+    )
+    tiers: dict[TierName, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Tier → factor on rate_per_second and burst; `standard` has 1. At most 16: a label of metrics.",
+        json_schema_extra=RELOADED,
+    )
+    tier_of: dict[Principal, TierName] = Field(
+        default_factory=dict,
+        max_length=1000,
+        description="Principal → its tier; who is not named here is `standard`. As many as there may be keys.",
+        json_schema_extra=RELOADED,
+    )
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Processes that share a limit: the local limiter allows limit ÷ replicas.",
+    )
+    redis_pause: Timeout = Field(
+        1.0, description="Seconds without asking Redis after it failed; then one request tries, at redis.timeout."
+    )
+    local_keys: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Principals the local limiter remembers, about 2 MB; the longest away goes first.",
+    )
+
+    @model_validator(mode="after")
+    def _tiers_exist(self) -> Self:
+        unknown = sorted(set(self.tier_of.values()) - set(self.tiers) - {"standard"})
+        if unknown:
+            raise ValueError(f"tier_of names tiers that tiers does not have: {', '.join(unknown)}")
+        return self
+
+
+class ReloadSettings(Group):
+    """Mounted files are looked at again while the process runs."""
+
+    interval: Timeout = Field(
+        2.0,
+        description="Seconds between looks at the mounted files, half a dozen small reads. The kubelet itself takes "
+        "up to a minute to write them.",
+    )

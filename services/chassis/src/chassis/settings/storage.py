@@ -1,0 +1,152 @@
+"""Settings of what is kept: database, Redis, caches, jobs, the outbox and what looks after them."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, SecretStr
+
+from chassis.settings.model import RELOADED, Group, Host, Identifier, Period, Port, Rule, Seconds, Secret, Timeout
+
+
+class DatabaseSettings(Group):
+    host: Host = Field("127.0.0.1", description="Where PostgreSQL is.")
+    port: Port = Field(5432, description="PostgreSQL's own default.")
+    name: Identifier = Field(description="One database per service.")
+    user: Identifier = Field(description="The role of run time: reads and writes rows, cannot change the schema.")
+    password: Secret = Field(
+        description="Of the role of run time. New connections take the current one.", json_schema_extra=RELOADED
+    )
+    next_password: Secret | None = Field(
+        None,
+        description="One that is about to become valid: tried when `password` is refused, so that it can be replaced "
+        "in the database without a gap.",
+        json_schema_extra=RELOADED,
+    )
+    migration_user: Identifier | None = Field(None, description="The role that owns the schema; only `migrate` has it.")
+    migration_password: Secret | None = Field(None, description="Of the role that owns the schema.")
+    pool_size: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Connections kept. N = λ × hold time: 200 requests/s × 15 ms = 3, and room for bursts. "
+        "100 is all that a PostgreSQL allows by default.",
+    )
+    max_overflow: int = Field(
+        5, ge=0, le=100, description="Connections beyond pool_size, closed when given back: as many again for a burst."
+    )
+    pool_timeout: Annotated[float, Field(gt=0, le=2)] = Field(
+        1.0,
+        description="Seconds to wait for a connection, then 503. SQLAlchemy's 30 s outlives every caller.",
+    )
+    pool_recycle: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        1800.0,
+        description="Seconds until a connection is replaced: under every idle cut-off. At most a day, so that a "
+        "replaced password is no longer in use the day after.",
+    )
+    connect_timeout: Timeout = Field(3.0, description="Seconds to open a connection: a hundred times a usual one.")
+    statement_timeout: Timeout = Field(
+        5.0, description="Seconds until the server ends a statement: half the default deadline."
+    )
+    idle_in_transaction_timeout: Timeout = Field(
+        10.0, description="Seconds until the server ends an idle transaction: a request's deadline."
+    )
+    lock_timeout: Timeout = Field(2.0, description="Seconds to wait for a row lock; less than statement_timeout.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("lock_timeout", "<", "statement_timeout", "or it never takes effect"),)
+
+    @property
+    def passwords(self) -> tuple[SecretStr, ...]:
+        """What a new connection shows, in this order, until one is taken."""
+        return (self.password, self.next_password) if self.next_password else (self.password,)
+
+
+class RedisSettings(Group):
+    host: Host = Field("127.0.0.1", description="Where Redis or Valkey is.")
+    port: Port = Field(6379, description="Redis' own default.")
+    password: Secret | None = Field(None, description="None: the server wants none.")
+    timeout: Annotated[float, Field(gt=0, le=5)] = Field(
+        0.05, description="Seconds for a limiter or cache command; past it the caller does without."
+    )
+    stream_timeout: Timeout = Field(5.0, description="Seconds for a stream command, which may block on purpose.")
+    max_connections: int = Field(
+        20, ge=1, le=1000, description="Connections of one process; the limiter and cache need few."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("timeout", "≤", "stream_timeout", "which also covers what blocks on purpose"),
+    )
+
+
+class CacheSettings(Group):
+    ttl: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        60.0, description="Seconds a value is fresh: how old it may be where no invalidation arrived. At most a day."
+    )
+    ttl_jitter: float = Field(
+        0.1, ge=0, lt=1, description="Share by which a TTL is shortened at random, so that keys do not expire together."
+    )
+    stale_ttl: float = Field(
+        30.0,
+        ge=0,
+        le=86_400,
+        description="Seconds a value is served after that, while it is loaded anew or its origin fails.",
+    )
+    negative_ttl: Seconds = Field(5.0, description="Seconds an absence is remembered: short, since creation ends it.")
+    lock_ttl: Timeout = Field(3.0, description="Seconds a recomputation may hold the lock: above its slowest query.")
+    bypass_concurrency: int = Field(
+        4, ge=1, le=100, description="Loads at once while Redis fails: below database.pool_size, so that writes pass."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("negative_ttl", "≤", "ttl", "or what is absent is believed for longer than what is there"),
+    )
+
+
+class JobSettings(Group):
+    concurrency: int = Field(
+        8, ge=1, le=100, description="Jobs one worker runs at once; below its database connections."
+    )
+    lease: Seconds = Field(
+        15.0,
+        description="Seconds a worker owns a job without a heartbeat, which comes every third of it; a crash costs "
+        "this much.",
+    )
+    poll_interval: Seconds = Field(1.0, description="Seconds between looks when no wake-up arrives.")
+    backoff_base: Seconds = Field(1.0, description="Seconds; retry n of a job waits U(0, min(backoff_cap, base·2ⁿ)).")
+    backoff_cap: Seconds = Field(60.0, description="Seconds; cap of one wait: how long after an outage it goes on.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("backoff_base", "≤", "backoff_cap", "or every wait is the cap"),)
+
+
+class OutboxSettings(Group):
+    batch: int = Field(
+        100, ge=1, le=10_000, description="Rows published in one go: some ms of work, lost when the process dies."
+    )
+    poll_interval: Seconds = Field(1.0, description="Seconds between looks when no wake-up arrives.")
+    retention: Period = Field(
+        7 * 86_400.0, description="Seconds a published row is kept to be published again: a week."
+    )
+    inbox_retention: Period = Field(14 * 86_400.0, description="Seconds a consumed event id is kept; above retention.")
+    stream_max_length: int = Field(
+        100_000, ge=1, le=10_000_000, description="Entries a stream keeps, approximately: a day at 1/s, under 100 MB."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("retention", "<", "inbox_retention", "or an event published again is taken for a new one"),
+    )
+
+
+class IdempotencySettings(Group):
+    retention: Period = Field(
+        86_400.0, description="Seconds an answer is kept for its key: a day, far beyond any client's retries."
+    )
+
+
+class SweepSettings(Group):
+    """Sweeps look for what no job and no event moves any more."""
+
+    every: Seconds = Field(15.0, description="Seconds between sweeps; what they find has waited far longer already.")
+    stale_after: Seconds = Field(
+        60.0, description="Seconds without a change before something open is asked about: far above a usual 0.5 s."
+    )
+    batch: int = Field(
+        200, ge=1, le=10_000, description="Rows one sweep takes up, so that its transaction stays short."
+    )
