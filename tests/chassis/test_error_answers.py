@@ -62,6 +62,7 @@ def test_every_code_has_both_forms_with_the_same_facts(code: ErrorCode) -> None:
         "request_id": "req-1",
     }
     assert envelope.status == problem.status == code.value.status
+    assert envelope.headers["Vary"] == problem.headers["Vary"] == "Accept"
     assert (envelope.headers["Content-Type"], problem.headers["Content-Type"]) == ("application/json", PROBLEM_JSON)
 
 

@@ -358,7 +358,6 @@ def answer(
     error: ApiError, *, request_id: str, accept: Iterable[str] = (), documentation: str = DOCUMENTATION_URL
 ) -> Answer:
     """The envelope, or RFC 9457 where the request's Accept headers ask for it. Pure."""
-    is_problem = wants_problem(accept)
     spec, link = error.code.value, error.code.documentation_url(documentation)
     facts = {"code": error.code.name, "retryable": spec.retryable}
     details = [
@@ -366,13 +365,14 @@ def answer(
         | ({} if detail.received is None else {"received": detail.received})
         for detail in error.details
     ]
-    headers = {"Content-Type": PROBLEM_JSON if is_problem else "application/json", "X-Request-ID": request_id}
+    kind = PROBLEM_JSON if wants_problem(accept) else "application/json"
+    headers = {"Content-Type": kind, "Vary": "Accept", "X-Request-ID": request_id}
     seconds = spec.retry_after if error.retry_after is None else error.retry_after
     if seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if error.code is ErrorCode.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
-    if is_problem:
+    if kind == PROBLEM_JSON:
         problem = {"type": link, "title": spec.message, "status": spec.status, "detail": error.message}
         return Answer(spec.status, headers, {**problem, **facts, "errors": details, "request_id": request_id})
     envelope = {**facts, "message": error.message, "details": details, "documentation_url": link}

@@ -13,7 +13,7 @@ kubelet, which writes a new folder and swaps the link `..data`. The allow-list i
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import Counter
 from pydantic import ValidationError
@@ -33,6 +33,8 @@ reloads = Counter(
     "Looks at files that had changed, by result (applied, unchanged, rejected, restart_needed); one may have two.",
     ["result"],
 )
+for result in get_args(Result.__value__):
+    reloads.labels(result)  # from the start, or the first one that is counted is no increase
 
 
 def allow_list(settings_type: type[ServiceSettings]) -> set[str]:
