@@ -9,7 +9,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from chassis.config import LOCATIONS, variable
+from chassis.config import variable
+from chassis.config_layers import LOCATIONS
 from chassis.settings import ServiceSettings
 
 type Schema = dict[str, Any]
@@ -60,14 +61,21 @@ def values_schema(
 
 def _group(name: str, group: Schema, definitions: Schema, is_secret: IsSecret) -> Schema:
     """Without what it requires, since another layer may give it, and without defaults, which stay in the code."""
-    kept = _without(group, "title", "default", "required")
+    kept = _or_template(_without(group, "title", "default", "required"))
     if "properties" in group:
         kept["properties"] = {
-            setting: _without(field, "title", "default")
+            setting: _or_template(_without(field, "title", "default"))
             for setting, field in group["properties"].items()
             if setting not in THE_CHARTS_OWN.get(name, ()) and not is_secret(field, definitions)
         }
     return kept
+
+
+def _or_template(schema: Schema) -> Schema:
+    """Text in the values may be a template, which names the release: its result is validated by the process."""
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [_or_template(choice) for choice in schema["anyOf"]]}
+    return {**schema, "pattern": rf"\{{\{{|{schema['pattern']}"} if "pattern" in schema else schema
 
 
 def _variables(secrets: Sequence[str]) -> Schema:

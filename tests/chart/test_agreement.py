@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from api_server import probes
-from chassis import config
+from chassis import config, config_layers
 from chassis.cli import EXIT_CONFIGURATION
 from chassis.errors import ConfigurationError
 from chassis.health import CHECK_TIMEOUT, Health, management_app
@@ -51,15 +51,17 @@ def port(container: Json, name: str) -> int:
 def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
     """Shows this process the variables and files that the container would see, and none of this machine's."""
     monkeypatch.chdir(tmp_path)  # where there is no .env
-    for name in [name for name in os.environ if name.startswith(config.PREFIX)]:
+    for name in [name for name in os.environ if name.startswith(config_layers.PREFIX)]:
         monkeypatch.delenv(name)
 
     def apply(rendering: Rendering, workload: Workload, container: Json) -> None:
         root = tmp_path / workload.name / container["name"]
         write(files_of(rendering, workload, container), root)
         variables = {each["name"]: each["value"] for each in container.get("env", [])}
-        assert not variables.keys() & config.LOCATIONS.keys()  # a container's are the code's own
-        places = {name: str(root / PurePosixPath(path).relative_to("/")) for name, path in config.LOCATIONS.items()}
+        assert not variables.keys() & config_layers.LOCATIONS.keys()  # a container's are the code's own
+        places = {
+            name: str(root / PurePosixPath(path).relative_to("/")) for name, path in config_layers.LOCATIONS.items()
+        }
         for name, text in (variables | places).items():
             monkeypatch.setenv(name, text)
 

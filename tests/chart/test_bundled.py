@@ -1,6 +1,5 @@
 """The servers and simulators that come along know the passwords, places and options of those who use them."""
 
-import hashlib
 import json
 import re
 from argparse import Namespace
@@ -9,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import pytest
+from chassis.auth import hash_key
 from chassis.config import settings_of
 from holdfast_local.ports import free_port
 from holdfast_local.valkey import EmbeddedValkey
@@ -140,11 +140,11 @@ def test_services_know_the_hashes_of_their_callers_keys(platform: Rendering) -> 
     generated = secret(platform, "generated")
     clients = {name.removeprefix("client_"): key for name, key in generated.items() if name.startswith("client_")}
     assert clients.keys() == {"acme", "globex", "initech"}
-    hashes = {client: hashlib.sha256(key.encode()).hexdigest() for client, key in clients.items()}
+    hashes = {client: [hash_key(key)] for client, key in clients.items()}
     assert json.loads(secret(platform, "orders")["auth__keys"]) == hashes
     assert json.loads(secret(platform, "notifications")["auth__keys"]) == hashes
-    orders = hashlib.sha256(secret(platform, "orders")["payments__api_key"].encode()).hexdigest()
-    assert json.loads(secret(platform, "payments")["auth__keys"]) == {"orders": orders}
+    orders = hash_key(secret(platform, "orders")["payments__api_key"])
+    assert json.loads(secret(platform, "payments")["auth__keys"]) == {"orders": [orders]}
 
 
 def test_the_page_names_every_key_that_a_secret_of_ones_own_must_have(platform: Rendering) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from chassis import config
+from chassis import config, config_layers
 from chassis.settings import ServiceSettings
 from compose_file import (
     AT_HAND,
@@ -56,7 +56,7 @@ def as_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def place_layers(container: str, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the layers of configuration those that are mounted into the container, where the code looks by default."""
     given = mounts(container)
-    for variable, place in config.LOCATIONS.items():
+    for variable, place in config_layers.LOCATIONS.items():
         source, _ = given[place]
         path = secrets / (secrets_folder(container) or "") if place == "/run/secrets/holdfast" else INFRA / source
         monkeypatch.setenv(variable, str(path))

@@ -72,7 +72,21 @@ def test_without_keys_nobody_is_known() -> None:
 def test_the_hash_is_hmac_sha256_of_the_key_under_the_pepper() -> None:
     # RFC 4231, test case 2.
     expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-    assert hash_key("what do ya want for nothing?", "Jefe") == expected
+    assert hash_key("what do ya want for nothing?", "Jefe") == f"hmac-sha256:{expected}"
+
+
+def test_without_a_pepper_the_hash_is_sha256_of_the_key() -> None:
+    # FIPS 180-2, appendix B.1.
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hash_key("abc") == f"sha256:{expected}"
+
+
+@pytest.mark.parametrize("peppers", [[], [PEPPER]])
+def test_a_hash_without_a_pepper_needs_none_and_is_not_disturbed_by_one(peppers: list[str]) -> None:
+    current = Current()
+    current.becomes(keys={"acme": [hash_key(ACME)]}, peppers=peppers)
+    assert current.knows(ACME)
+    assert not current.knows(GLOBEX)
 
 
 def test_a_hash_under_another_pepper_is_no_key() -> None:
@@ -110,7 +124,9 @@ def test_keys_without_a_pepper_are_a_mistake_that_is_found_at_start() -> None:
         AuthSettings.model_validate({"keys": {"acme": [hash_key(ACME, PEPPER)]}})
 
 
-@pytest.mark.parametrize("stored", [ACME[:63], ACME + "0", "A" * 64, "plain text", ""])
+@pytest.mark.parametrize(
+    "stored", ["sha256:" + "0" * 63, "sha256:" + "0" * 65, "sha256:" + "A" * 64, "md5:" + "0" * 64, ACME, ""]
+)
 def test_what_is_no_digest_is_no_key_and_the_error_does_not_repeat_it(stored: str) -> None:
     with pytest.raises(ValidationError) as invalid:
         AuthSettings.model_validate({"keys": {"acme": [stored]}, "peppers": [PEPPER]})

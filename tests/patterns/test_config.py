@@ -10,7 +10,7 @@ from chassis.settings import DependencySettings, Group, ServiceSettings
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-DIGEST, PEPPER = "0" * 64, "p" * 32
+KEY_HASH, PEPPER = "hmac-sha256:" + "0" * 64, "p" * 32
 
 
 class Settings(ServiceSettings):
@@ -192,7 +192,8 @@ def test_rules_across_settings_are_checked(layers: Layers) -> None:
     assert problems() == [
         (
             "HOLDFAST_DATABASE__LOCK_TIMEOUT: database.lock_timeout must be below database.statement_timeout, "
-            "or it never takes effect (database.lock_timeout = 6.0, database.statement_timeout = 5.0) (from: environment)"
+            "or it never takes effect (database.lock_timeout = 6.0, database.statement_timeout = 5.0)"
+            " (from: environment)"
         )
     ]
 
@@ -209,13 +210,13 @@ def test_settings_cannot_be_changed_and_take_no_unknown_name(layers: Layers) -> 
 
 
 def test_secrets_come_from_files_and_are_shown_by_nobody(layers: Layers) -> None:
-    layers.secret("auth__keys", f'{{"acme": ["{DIGEST}"]}}')
+    layers.secret("auth__keys", f'{{"acme": ["{KEY_HASH}"]}}')
     layers.secret("auth__peppers", f'["{PEPPER}"]')
     settings = load(Settings)
     assert settings.database.password.get_secret_value() == "from-a-file"
-    assert settings.auth.keys == {"acme": (SecretStr(DIGEST),)}
+    assert settings.auth.keys == {"acme": (SecretStr(KEY_HASH),)}
     shown = f"{settings!r} {settings} {explain(Settings)}"
-    for secret in ("from-a-file", "key-of-supplier", DIGEST, PEPPER):
+    for secret in ("from-a-file", "key-of-supplier", KEY_HASH, PEPPER):
         assert secret not in shown
     assert explained("database.password").value.startswith("secret:")
 
@@ -232,7 +233,7 @@ def test_a_wrong_secret_is_not_repeated_in_the_problem(layers: Layers) -> None:
     layers.secret("auth__peppers", f'["{PEPPER}"]')
     (problem,) = problems()
     assert problem == (
-        "HOLDFAST_AUTH__KEYS: acme.0: must be an HMAC-SHA256 in hex: 64 of 0-9 and a-f (from: secret files)"
+        "HOLDFAST_AUTH__KEYS: acme.0: must be hmac-sha256: or sha256: and 64 of 0-9 and a-f (from: secret files)"
     )
 
 

@@ -36,7 +36,10 @@ REQUIRED: Mapping[str, Any] = {
 PEPPER = "p" * 32
 # Rules that are more than an order of two sums: model and validator → settings that break it, what is said of it.
 OTHER_RULES: Mapping[tuple[str, str], tuple[Mapping[str, Any], str]] = {
-    ("AuthSettings", "_keys_have_a_pepper"): ({"auth.keys": {"acme": ["0" * 64]}}, "keys need peppers"),
+    ("AuthSettings", "_keys_have_a_pepper"): (
+        {"auth.keys": {"acme": ["hmac-sha256:" + "0" * 64]}},
+        "keys need peppers",
+    ),
     ("RateLimitSettings", "_tiers_exist"): ({"rate_limit.tier_of": {"acme": "gold"}}, "does not have: gold"),
 }
 

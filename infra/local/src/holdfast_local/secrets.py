@@ -130,5 +130,5 @@ def _newest(peppers: str) -> str:
 
 
 def _hash(key: str, pepper: str) -> str:
-    """As `chassis.auth` keeps a key: HMAC-SHA256 under the pepper, in hex."""
-    return hmac.digest(pepper.encode(), key.encode(), hashlib.sha256).hex()
+    """As `chassis.auth` keeps a key: its HMAC-SHA256 under the pepper, in hex."""
+    return "hmac-sha256:" + hmac.digest(pepper.encode(), key.encode(), hashlib.sha256).hex()

@@ -1,9 +1,9 @@
 """Authentication: `Authorization: Bearer <key>`, for clients and for services alike.
 
-Keys are 256 random bits, kept only as HMAC-SHA256 under a pepper: a slow hash protects guessable passwords, which
-these are not, and whoever reads the hashes without the pepper cannot even tell whether a key is one of them. Peppers,
-keys and who has them may change while the process runs; several peppers and several keys of one principal are valid
-at once, so that each can be replaced without a gap.
+Keys are 256 random bits, kept only as a hash that names its kind: a slow one protects guessable passwords, which these
+are not. `hmac-sha256:…`, under a pepper: whoever reads it cannot even tell whether a key belongs to it. `sha256:…`: all
+that Helm's templates can make of a generated key. Peppers, keys and who has them may change while the process runs;
+several peppers and several keys of one principal are valid at once, so that each can be replaced without a gap.
 """
 
 import hashlib
@@ -41,16 +41,18 @@ class Authenticator:
 
 def _find(key: str, settings: AuthSettings) -> str | None:
     """Every hash is compared, in constant time each: how long it takes says nothing of which one matched."""
-    digests = [hash_key(key, pepper.get_secret_value()) for pepper in settings.peppers]
+    hashes = [hash_key(key), *(hash_key(key, pepper.get_secret_value()) for pepper in settings.peppers)]
     found = None
     for principal, known in settings.keys.items():
         for one in known:
-            for digest in digests:
-                if hmac.compare_digest(digest, one.get_secret_value()):
+            for hashed in hashes:
+                if hmac.compare_digest(hashed, one.get_secret_value()):
                     found = principal
     return found
 
 
-def hash_key(key: str, pepper: str) -> str:
-    """How a key is kept: its HMAC-SHA256 under the pepper, both as UTF-8, in hex."""
-    return hmac.digest(pepper.encode(), key.encode(), hashlib.sha256).hex()
+def hash_key(key: str, pepper: str | None = None) -> str:
+    """How a key is kept: `hmac-sha256:` or, without a pepper, `sha256:`, and the digest in hex; texts are UTF-8."""
+    if pepper is None:
+        return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    return f"hmac-sha256:{hmac.digest(pepper.encode(), key.encode(), hashlib.sha256).hex()}"

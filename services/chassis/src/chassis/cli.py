@@ -94,11 +94,9 @@ def build_cli[S: ServiceSettings](
 
     @app.command("hash-key")
     def print_key_hash(options: Options = None) -> None:
-        """Print how auth.keys holds the key on standard input: its hash under the newest pepper."""
+        """Print how auth.keys holds the key on standard input: its hash, under the newest pepper if there is one."""
         peppers = config.load_auth(settings_type, options or ()).peppers
-        if not peppers:
-            raise HoldfastError("there are no auth.peppers to hash it under")
-        typer.echo(hash_key(sys.stdin.readline().strip(), peppers[0].get_secret_value()))
+        typer.echo(hash_key(sys.stdin.readline().strip(), peppers[0].get_secret_value() if peppers else None))
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")

@@ -104,13 +104,13 @@ class ShutdownSettings(Group):
     )
 
 
-def _is_digest(digest: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[0-9a-f]{64}", digest.get_secret_value()):
-        raise ValueError("must be an HMAC-SHA256 in hex: 64 of 0-9 and a-f")
-    return digest
+def _names_its_kind(key_hash: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"(hmac-)?sha256:[0-9a-f]{64}", key_hash.get_secret_value()):
+        raise ValueError("must be hmac-sha256: or sha256: and 64 of 0-9 and a-f")
+    return key_hash
 
 
-type KeyHash = Annotated[SecretStr, Field(max_length=64), AfterValidator(_is_digest)]
+type KeyHash = Annotated[SecretStr, Field(max_length=76), AfterValidator(_names_its_kind)]
 type Principal = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
@@ -119,8 +119,8 @@ class AuthSettings(Group):
         Field(
             default_factory=dict,
             max_length=1000,
-            description="Who may call: principal → HMAC-SHA256 in hex of each of its keys under a pepper; several "
-            "while a key is replaced. All are compared at each request, and a thousand cost 0.2 ms.",
+            description="Who may call: principal → `hmac-sha256:…` (under a pepper) or `sha256:…` of each of its keys; "
+            "several while one is replaced. All are compared at each request, and a thousand cost 0.2 ms.",
             json_schema_extra=RELOADED,
         )
     )
@@ -134,8 +134,9 @@ class AuthSettings(Group):
 
     @model_validator(mode="after")
     def _keys_have_a_pepper(self) -> Self:
-        if self.keys and not self.peppers:
-            raise ValueError("keys need peppers: a hash without one matches no key")
+        hashes = [one.get_secret_value() for known in self.keys.values() for one in known]
+        if not self.peppers and any(one.startswith("hmac-") for one in hashes):
+            raise ValueError("keys need peppers: an hmac-sha256 without one matches no key")
         return self
 
 
