@@ -51,10 +51,10 @@ def port(container: Json, name: str) -> int:
 def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
     """Shows this process the variables and files that the container would see, and none of this machine's."""
     monkeypatch.chdir(tmp_path)  # where there is no .env
-    for name in [name for name in os.environ if name.startswith(config_layers.PREFIX)]:
-        monkeypatch.delenv(name)
 
     def apply(rendering: Rendering, workload: Workload, container: Json) -> None:
+        for name in [name for name in os.environ if name.startswith(config_layers.PREFIX)]:
+            monkeypatch.delenv(name)
         root = tmp_path / workload.name / container["name"]
         write(files_of(rendering, workload, container), root)
         variables = {each["name"]: each["value"] for each in container.get("env", [])}

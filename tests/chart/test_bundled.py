@@ -98,8 +98,12 @@ async def test_valkey_starts_as_it_is_configured_and_lets_only_the_services_in(
     async with RenderedValkey(tmp_path, platform, password=password) as server:
         assert await server.answers()
         async with Redis(host=server.host, port=server.port, password=password) as services:
-            limits = await services.config_get("maxmemory", "maxmemory-policy")
-            assert limits == {"maxmemory": str(128 * 2**20), "maxmemory-policy": "volatile-lfu"}
+            assert await services.config_get("maxmemory", "maxmemory-policy", "save", "appendonly") == {
+                "maxmemory": str(128 * 2**20),
+                "maxmemory-policy": "volatile-lfu",
+                "save": "",
+                "appendonly": "no",
+            }
         async with Redis(host=server.host, port=server.port, retry=Retry(NoBackoff(), 0)) as anybody:
             with pytest.raises(AuthenticationError):
                 await anybody.ping()

@@ -175,7 +175,7 @@ def test_images_have_the_version_of_the_tree() -> None:
     (version,) = [line.split('"')[1] for line in lines if line.startswith("version = ")]
     for container in CONTAINERS.values():
         repository, _, tag = container["image"].partition(":")
-        assert not repository.startswith("holdfast/") or tag == f"${{HOLDFAST_TAG:-{version}}}"
+        assert not repository.startswith("holdfast/") or tag == f"${{IMAGE_TAG:-{version}}}"
 
 
 def test_valkey_evicts_before_its_limit_ends_it() -> None:

@@ -200,3 +200,29 @@ def test_a_service_with_several_pods_keeps_one_while_nodes_are_emptied(rendering
     budgets = {f"Deployment/{name}" for name in rendering.names("PodDisruptionBudget")}
     assert budgets == several
     assert all(found["spec"]["maxUnavailable"] == 1 for found in rendering.of_kind("PodDisruptionBudget"))
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ({}, "holdfast/orders:0.1.0"),
+        (nested("image.tag", value="1.2.3"), "holdfast/orders:1.2.3"),
+        (nested("image.registry", value="localhost:5000/team"), "localhost:5000/team/holdfast/orders:0.1.0"),
+        (nested("services.orders.image", value="ghcr.io/x/orders:dev"), "ghcr.io/x/orders:dev"),
+        (nested("services.orders.image", value="orders@sha256:0123"), "orders@sha256:0123"),
+    ],
+)
+def test_an_image_is_where_the_values_say_in_every_container(values: Json, image: str) -> None:
+    rendering = render(HOLDFAST, values)
+    pods = [workload for workload in rendering.workloads if workload.labels["app.kubernetes.io/name"] == "orders"]
+    assert len(pods) == 3
+    assert {container["image"] for workload in pods for container in workload.containers} == {image}
+
+
+def test_every_pod_can_pull_from_a_registry_that_wants_a_password() -> None:
+    rendering = render(HOLDFAST, nested("image.pullSecrets", value=["registry"]))
+    accounts = {
+        found["metadata"]["name"]: found.get("imagePullSecrets", []) for found in rendering.of_kind("ServiceAccount")
+    }
+    used = {workload.pod["serviceAccountName"] for workload in rendering.workloads}
+    assert {name: accounts[name] for name in used} == {"holdfast": [{"name": "registry"}]}

@@ -170,3 +170,15 @@ def test_a_switch_that_leaves_something_without_an_address_or_a_secret_is_refuse
     with pytest.raises(HelmRenderError) as refused:
         render(HOLDFAST, values_of(HOLDFAST, file), nested(switch, value=value))
     assert what in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("switch", "elsewhere"),
+    [
+        ("postgres.enabled", nested("config.database.host", value="holdfast-postgres.example.com")),
+        ("postgres.enabled", nested("config.database.host", value="::1")),
+        ("valkey.enabled", nested("config.redis.host", value="holdfast-valkey-2")),
+    ],
+)
+def test_a_server_of_ones_own_may_be_called_almost_like_ours(switch: str, elsewhere: Json) -> None:
+    render(HOLDFAST, nested(switch, value=False), elsewhere)
