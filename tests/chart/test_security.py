@@ -199,7 +199,7 @@ def _has_secret(volume: Mapping[str, Json]) -> bool:
 
 def test_each_pod_is_given_its_own_secrets_and_no_others(platform: Rendering) -> None:
     found = {workload.name: mounted_secrets(platform, workload) for workload in platform.workloads}
-    common = {"database__password", "redis__password", "management__token"}
+    common = {"database__password", "redis__password", "management__token", "log__debug_key"}
     own = {
         "orders": {"auth__keys", "payments__api_key"},
         "payments": {"auth__keys", "provider__api_key"},

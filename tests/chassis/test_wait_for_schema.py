@@ -231,6 +231,7 @@ async def revisions(postgres: RealServer, settings: DatabaseSettings) -> set[str
         host=settings.host, port=settings.port, database=settings.name, user=settings.user, password="r"
     )
     try:
-        return {row["version_num"] for row in await connection.fetch("SELECT version_num FROM alembic_version")}
+        rows = await connection.fetch("SELECT version_num FROM alembic_version")
+        return {row["version_num"] for row in rows if row["version_num"].startswith("shop_")}
     finally:
         await connection.close()

@@ -15,6 +15,7 @@ import pytest
 from chassis.config import load, rules_of, settings_of, variable
 from chassis.errors import ConfigurationError
 from chassis.settings import Rule, Ruled, ServiceSettings, ShutdownSettings
+from chassis.telemetry.export import EXPORT_TIMEOUT
 from chassis.worker.stages import GRACE_SECONDS
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
@@ -108,7 +109,7 @@ def test_every_setting_is_read_by_somebody(service: type[ServiceSettings]) -> No
 
 def test_the_rule_about_the_end_counts_what_a_worker_takes_beyond_its_drain() -> None:
     (rule,) = ShutdownSettings.rules
-    assert rule.left.endswith(f"drain_timeout + {GRACE_SECONDS:g}")
+    assert rule.left.endswith(f"drain_timeout + {2 * GRACE_SECONDS + EXPORT_TIMEOUT:g}")
 
 
 def _problems(

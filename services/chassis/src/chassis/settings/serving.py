@@ -91,16 +91,17 @@ class ShutdownSettings(Group):
         description="Seconds for requests and jobs to finish; then handed back. Two default deadlines.",
     )
     grace_period: float = Field(
-        30.0,
+        40.0,
         gt=0,
         le=600,
-        description="Seconds from SIGTERM to SIGKILL that whoever runs the process grants: Kubernetes' "
-        "terminationGracePeriodSeconds, 30 by default.",
+        description="Seconds from SIGTERM to SIGKILL that whoever runs the process grants; the chart makes it the "
+        "pod's terminationGracePeriodSeconds.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        # The 5 are chassis.worker.stages.GRACE_SECONDS: handing jobs back, publishing what they wrote.
-        Rule("readiness_delay + drain_timeout + 5", "≤", "grace_period", "or the process is killed before it is done"),
+        # Twice chassis.worker.stages.GRACE_SECONDS, to hand jobs back and to close the management port after that, and
+        # EXPORT_TIMEOUT of chassis.telemetry.export for the last spans.
+        Rule("readiness_delay + drain_timeout + 12", "≤", "grace_period", "or the process is killed before it is done"),
     )
 
 
