@@ -70,6 +70,7 @@ def test_every_code_has_both_forms_with_the_same_facts(code: ErrorCode) -> None:
 def test_whoever_may_retry_is_told_when_and_nobody_else_is(code: ErrorCode) -> None:
     headers = answered(code).headers
     assert ("Retry-After" in headers) == code.value.retryable
+    assert ("Retry-After" in answered(code, retry_after=3).headers) == code.value.retryable
     assert ("WWW-Authenticate" in headers) == (code is ErrorCode.UNAUTHENTICATED)
 
 

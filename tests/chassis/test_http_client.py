@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,7 @@ from chassis.errors import (
 )
 from chassis.http_client import HttpDependency, Response, request_seconds
 from chassis.logging import request_id_var
+from chassis.logging.debugging import HEADER, DebugRequests, sign
 from chassis.settings import BreakerSettings, DependencySettings, RetrySettings
 from opentelemetry.sdk.trace import TracerProvider
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -107,12 +109,15 @@ async def dependency(
     *,
     name: str = "provider",
     breakers: BreakerRegistry | None = None,
+    is_external: bool = False,
     resolver: AbstractResolver | None = None,
     **changes: object,
 ) -> AsyncIterator[HttpDependency]:
     limits: dict[str, object] = {"attempt_timeout": 5.0, "retry": QUICK, "breaker": PATIENT} | changes
     settings = DependencySettings.model_validate({"base_url": base_url, "api_key": SecretStr("key"), **limits})
-    opened = HttpDependency(name, settings, breakers=breakers or BreakerRegistry(), resolver=resolver)
+    opened = HttpDependency(
+        name, settings, breakers=breakers or BreakerRegistry(), is_external=is_external, resolver=resolver
+    )
     try:
         yield opened
     finally:
@@ -160,6 +165,17 @@ async def test_deadline_request_id_trace_and_own_headers_travel_along(server: Se
     assert format(current.get_span_context().trace_id, "032x") in request.headers["traceparent"]
     assert request.headers["Idempotency-Key"] == "k"
     assert request.query["q"] == "a b&c"
+
+
+@pytest.mark.parametrize("is_external", [False, True])
+async def test_the_header_that_turns_debug_on_is_sent_to_our_own_services_alone(
+    server: Server, *, is_external: bool
+) -> None:
+    header = sign("k" * 32, expires=int(time.time()) + 60)
+    with DebugRequests("k" * 32, time.time).scope(header):
+        async with dependency(server.url, is_external=is_external) as called:
+            await charge(called)
+    assert server.requests[0].headers.get(HEADER) == (None if is_external else header)
 
 
 async def test_without_a_deadline_the_attempts_time_out_is_sent_along(server: Server) -> None:

@@ -305,6 +305,22 @@ def test_only_warnings_are_held_back_and_never_a_canonical_line() -> None:
     assert suppressed() - before == 3
 
 
+async def test_the_next_line_written_says_how_many_were_suppressed() -> None:
+    with captured_logs(LogSettings(repeats=1, repeats_window=0.5)) as logs:
+        log = get_logger(__name__)
+        for _ in range(4):
+            log.warning("recovered")
+
+        async def another_is_written() -> bool:
+            log.warning("recovered")
+            return len(logs.of("recovered")) == 2
+
+        await eventually(another_is_written)
+        first, second = logs.of("recovered")
+    assert "suppressed" not in first
+    assert second["suppressed"] >= 3
+
+
 def test_what_was_suppressed_last_is_told_when_the_process_ends() -> None:
     script = """
 from chassis.logging import configure_logging, get_logger

@@ -181,6 +181,13 @@ async def can_log_in(settings: DatabaseSettings, password: str) -> bool:
     return True
 
 
+def open_connections_all_the_time(api: OrdersInstallation) -> None:
+    """Two are kept, and each further request opens one; there are enough of them, so that none has to wait."""
+    for name, value in {"pool_size": "2", "max_overflow": "8", "pool_timeout": "2"}.items():
+        api.set(f"database__{name}", value)
+    api.set("cache__bypass_concurrency", "1")
+
+
 async def list_orders(client: httpx.AsyncClient, _number: int) -> httpx.Response:
     return await client.get("/v1/orders", headers=CALLER)
 
@@ -192,9 +199,7 @@ async def test_the_database_password_is_replaced_without_a_failed_request(
     assert [row["auth_method"] for row in methods] == ["scram-sha-256"]
     api = quick(OrdersInstallation.create(tmp_path / "api", database, redis_settings))
     worker = quick(OrdersInstallation.create(tmp_path / "worker", database, redis_settings))
-    for name, value in {"pool_size": "2", "max_overflow": "8", "pool_timeout": "2"}.items():
-        api.set(f"database__{name}", value)  # so that most requests open a connection of their own
-    api.set("cache__bypass_concurrency", "1")
+    open_connections_all_the_time(api)
     load = Load()
     async with api.running("api") as process, worker.running("worker") as working:
         async with load.running(api.url, list_orders):
@@ -226,9 +231,7 @@ async def test_a_password_replaced_without_the_step_in_between_fails_requests(
     that it takes. It is also what shows that the test above can fail.
     """
     api = quick(OrdersInstallation.create(tmp_path, database, redis_settings))
-    for name, value in {"pool_size": "2", "max_overflow": "8", "pool_timeout": "2"}.items():
-        api.set(f"database__{name}", value)
-    api.set("cache__bypass_concurrency", "1")
+    open_connections_all_the_time(api)
     load = Load()
     async with api.running("api") as process:
         async with load.running(api.url, list_orders):

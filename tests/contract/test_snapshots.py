@@ -38,12 +38,11 @@ def test_what_is_removed_or_changed_is_told_apart_and_a_new_one_is_told_too() ->
     ]
 
 
-def test_a_removed_code_is_named() -> None:
+def test_a_code_that_was_accepted_and_is_gone_is_named() -> None:
     accepted = promises.accepted()
     accepted["errors"]["LEGACY"] = {"status": 410, "retryable": False}
-    assert list(promises.differences(accepted, promises.current())) == [
-        "contracts/errors.json: INCOMPATIBLE: code LEGACY was removed"
-    ]
+    found = promises.differences(accepted, promises.current())
+    assert "contracts/errors.json: INCOMPATIBLE: code LEGACY was removed" in list(found)
 
 
 def test_accepting_writes_what_is_read_back_and_removes_what_is_gone(tmp_path: Path) -> None:

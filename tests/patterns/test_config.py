@@ -192,8 +192,8 @@ def test_rules_across_settings_are_checked(layers: Layers) -> None:
     assert problems() == [
         (
             "HOLDFAST_DATABASE__LOCK_TIMEOUT: database.lock_timeout must be below database.statement_timeout, "
-            "or it never takes effect (database.lock_timeout = 6.0, database.statement_timeout = 5.0)"
-            " (from: environment)"
+            "or it never takes effect (database.lock_timeout = 6.0, database.statement_timeout = 5.0) "
+            "(from: environment)"
         )
     ]
 

@@ -367,8 +367,8 @@ def answer(
     ]
     kind = PROBLEM_JSON if wants_problem(accept) else "application/json"
     headers = {"Content-Type": kind, "Vary": "Accept", "X-Request-ID": request_id}
-    seconds = spec.retry_after if error.retry_after is None else error.retry_after
-    if seconds is not None:
+    if spec.retry_after is not None:
+        seconds = spec.retry_after if error.retry_after is None else error.retry_after
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if error.code is ErrorCode.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"

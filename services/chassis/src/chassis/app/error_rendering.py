@@ -94,8 +94,8 @@ def render(scope: Scope, error: ApiError) -> Response:
 
 def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
     """The detail without what its field, or one around it, is marked to keep to itself; nothing in it is long."""
-    is_shown = detail.received is not None and not _is_hidden(detail.field, marked)
-    received = _show(detail.received, _MAX_SHOWN) if is_shown and detail.received is not None else None
+    is_hidden = detail.received is None or _is_hidden(detail.field, marked)
+    received = None if is_hidden else _show(detail.received or "", _MAX_SHOWN)
     return ErrorDetail(_show(detail.field, _MAX_SHOWN), _show(detail.message, _MAX_MESSAGE), received)
 
 
@@ -119,7 +119,7 @@ def marked_fields(app: FastAPI) -> AbstractSet[str]:
 def _write_only(node: Any) -> Iterator[str]:
     """The names of properties and parameters that are marked, anywhere in the document."""
     if isinstance(node, Mapping):
-        yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _ismarked_fields(schema))
+        yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _is_marked(schema))
     if isinstance(node, Mapping | list):
         for inner in node.values() if isinstance(node, Mapping) else node:
             yield from _write_only(inner)
@@ -133,10 +133,10 @@ def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield node["name"], node["schema"]
 
 
-def _ismarked_fields(schema: Mapping[str, Any]) -> bool:
+def _is_marked(schema: Mapping[str, Any]) -> bool:
     """Marked itself, or as one of its alternatives: `SecretStr | None` has it inside an `anyOf`."""
     inner = [one for one in (*schema.get("anyOf", ()), schema.get("items")) if isinstance(one, Mapping)]
-    return schema.get("writeOnly") is True or any(_ismarked_fields(one) for one in inner)
+    return schema.get("writeOnly") is True or any(_is_marked(one) for one in inner)
 
 
 def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
@@ -168,10 +168,9 @@ def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
     is_secret = place == "header" or _is_hidden(field, marked)
     # Some messages quote the input (a union's tag, what a validator of ours says); these never do.
     message = problem["msg"] if not is_secret or problem["type"] in _QUOTES_NOTHING else "This value is not valid."
-    is_shown = isinstance(problem.get("input"), str | int | float | bool) and path and not is_secret
-    return ErrorDetail(
-        field, message, str(problem["input"]) if is_shown and problem["type"] != "extra_forbidden" else None
-    )
+    is_ours = bool(path) and problem["type"] != "extra_forbidden"
+    is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)
+    return ErrorDetail(field, message, str(problem["input"]) if is_shown else None)
 
 
 def _show(text: str, limit: int) -> str:
