@@ -9,17 +9,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 import orders
 import pytest
+from backends import RealServer
 from chassis import webhooks
 from chassis.auth import hash_key
 from chassis.migrations import upgrade
 from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.databases import create_database, scram_verifier
-from holdfast_local.postgres import EmbeddedPostgres
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -115,13 +116,14 @@ def no_failure(ended: Ended, load: Load) -> None:
 
 
 @pytest.fixture
-async def database(postgres: EmbeddedPostgres) -> AsyncIterator[DatabaseSettings]:
+async def database(postgres: RealServer) -> AsyncIterator[DatabaseSettings]:
     """A database of orders whose role of run time is nobody else's; the server wants SCRAM for it."""
     owner, runtime = ("rotating_owner", "of-the-owner"), ("rotating_app", OLD)
     await create_database(postgres.dsn, name="rotating", owner=owner, runtime=runtime)
+    server = urlsplit(postgres.dsn)
     settings = DatabaseSettings(
-        host=postgres.host,
-        port=postgres.port,
+        host=server.hostname,
+        port=server.port,
         name="rotating",
         user=runtime[0],
         password=SecretStr(OLD),
@@ -133,7 +135,7 @@ async def database(postgres: EmbeddedPostgres) -> AsyncIterator[DatabaseSettings
     await execute(postgres, "DROP DATABASE rotating WITH (FORCE)")
 
 
-async def execute(postgres: EmbeddedPostgres, statement: str) -> None:
+async def execute(postgres: RealServer, statement: str) -> None:
     connection = await asyncpg.connect(postgres.dsn)
     try:
         await connection.execute(statement)
@@ -141,7 +143,7 @@ async def execute(postgres: EmbeddedPostgres, statement: str) -> None:
         await connection.close()
 
 
-async def ask_server[T](postgres: EmbeddedPostgres, query: str) -> list[asyncpg.Record]:
+async def ask_server[T](postgres: RealServer, query: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(postgres.dsn)
     try:
         return list(await connection.fetch(query))
@@ -149,7 +151,7 @@ async def ask_server[T](postgres: EmbeddedPostgres, query: str) -> list[asyncpg.
         await connection.close()
 
 
-async def new_sessions(postgres: EmbeddedPostgres, number: int = 20) -> None:
+async def new_sessions(postgres: RealServer, number: int = 20) -> None:
     """Wait until the processes have opened so many further connections."""
     query = "SELECT sessions FROM pg_stat_database WHERE datname = 'rotating'"
     before = (await ask_server(postgres, query))[0]["sessions"]
@@ -160,7 +162,7 @@ async def new_sessions(postgres: EmbeddedPostgres, number: int = 20) -> None:
     await eventually(are_there, seconds=30)
 
 
-async def new_backend(postgres: EmbeddedPostgres, which: str) -> None:
+async def new_backend(postgres: RealServer, which: str) -> None:
     """End a connection beside the pool, and wait until its process has opened another one."""
     mine = f"datname = 'rotating' AND {which}"
     before = await eventually(lambda: ask_server(postgres, f"SELECT pid FROM pg_stat_activity WHERE {mine}"))
@@ -193,7 +195,7 @@ async def list_orders(client: httpx.AsyncClient, _number: int) -> httpx.Response
 
 
 async def test_the_database_password_is_replaced_without_a_failed_request(
-    tmp_path: Path, postgres: EmbeddedPostgres, database: DatabaseSettings, redis_settings: RedisSettings, redis: Redis
+    tmp_path: Path, postgres: RealServer, database: DatabaseSettings, redis_settings: RedisSettings, redis: Redis
 ) -> None:
     methods = await ask_server(postgres, "SELECT DISTINCT auth_method FROM pg_hba_file_rules")
     assert [row["auth_method"] for row in methods] == ["scram-sha-256"]
@@ -225,7 +227,7 @@ async def test_the_database_password_is_replaced_without_a_failed_request(
 
 
 async def test_a_password_replaced_without_the_step_in_between_fails_requests(
-    tmp_path: Path, postgres: EmbeddedPostgres, database: DatabaseSettings, redis_settings: RedisSettings, redis: Redis
+    tmp_path: Path, postgres: RealServer, database: DatabaseSettings, redis_settings: RedisSettings, redis: Redis
 ) -> None:
     """The version that goes wrong: the server learns the new password first, and until the file follows there is none
     that it takes. It is also what shows that the test above can fail.
