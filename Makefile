@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run load test test-faults test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run load test test-system test-faults test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -35,7 +35,10 @@ load: $(TOOLS) ## Locust on the platform, then the oracle; SCENARIO=burst, SECON
 	@$(BIN)/holdfast-local load $(or $(SCENARIO),steady) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+test-system: $(TOOLS) ## Start the whole platform: demo, load, traces, logs and secrets as they are there (2 minutes)
+	@$(BIN)/pytest tests/system
 
 test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures

@@ -54,7 +54,7 @@ def test_services_that_a_test_starts_do_not_inherit_the_variable() -> None:
 
 
 def test_they_do_not_when_it_is_set_either() -> None:
-    test = f"system/test_backends.py::{test_services_that_a_test_starts_do_not_inherit_the_variable.__name__}"
+    test = f"infra/test_backends.py::{test_services_that_a_test_starts_do_not_inherit_the_variable.__name__}"
     assert run_pytest(test, HOLDFAST_TEST_BACKEND="embedded").returncode == pytest.ExitCode.OK
 
 
