@@ -294,3 +294,16 @@ def test_the_allow_list_is_what_the_models_mark() -> None:
 def test_taking_over_touches_nothing_beside_the_allow_list(live: Live[Settings]) -> None:
     found = live.current.model_copy(update={"redis": RedisSettings(host="elsewhere"), "environment": "prod"})
     assert take_over(live.current, found) == live.current
+
+
+@pytest.mark.parametrize("login", ["user: other_app", "user: shop_app, host: elsewhere", "user: shop_app, port: 6432"])
+async def test_a_password_that_comes_with_another_login_waits_for_the_restart_with_it(
+    installation: Installation, live: Live[Settings], logs: CapturedLogs, login: str
+) -> None:
+    installation.config.write(
+        **{"config.yaml": f"database: {{name: shop, {login}}}\nsupplier: {{base_url: 'http://supplier'}}\n"}
+    )
+    installation.secrets.write(database__password="other", log__level="ERROR")
+    assert await reload(live) == {"applied", "restart_needed"}
+    assert (live.current.database.password.get_secret_value(), live.current.log.level) == ("first", "ERROR")
+    assert "database.password" in logs.one("config_restart_needed")["settings"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from chassis.config import Explained, config_hash, explain, load, load_database, settings_of, variable
+from chassis.config import Explained, config_hash, explain, load, load_database, load_log, settings_of, variable
 from chassis.errors import ConfigurationError
 from chassis.settings import DependencySettings, Group, ServiceSettings
 from pydantic import SecretStr, ValidationError
@@ -35,8 +35,8 @@ class Layers:
     def service_file(self, text: str) -> None:
         self._file("HOLDFAST_SERVICE_FILE", "service.yaml", text)
 
-    def dotenv(self, text: str) -> None:
-        (self._folder / ".env").write_text(text)
+    def dotenv(self, text: str, encoding: str = "utf-8") -> None:
+        (self._folder / ".env").write_text(text, encoding)
 
     def variables(self, **variables: str) -> None:
         for name, text in variables.items():
@@ -266,6 +266,27 @@ def test_a_file_that_was_asked_for_must_be_there_and_readable(layers: Layers, tm
     assert "must hold names and values" in problems()[0]
 
 
+@pytest.mark.parametrize("text", ["environment: 2026-13-01", "environment: 0b_", f"log: {'[' * 2000}{']' * 2000}"])
+def test_a_file_that_cannot_be_read_is_a_problem_that_is_told(layers: Layers, text: str) -> None:
+    layers.common_file(text)
+    (problem,) = problems()
+    assert problem.startswith("HOLDFAST_COMMON_FILE: ")
+    assert problem.endswith(("cannot be read: ValueError", "cannot be read: RecursionError"))
+
+
+def test_a_dotenv_file_in_another_encoding_is_a_problem_beside_the_others(layers: Layers) -> None:
+    layers.dotenv("HOLDFAST_HTTP__PORT=8001 # öffentlich", encoding="latin-1")
+    unreadable, wrong = problems(("http.port=none",))
+    assert unreadable == ".env cannot be read: UnicodeDecodeError"
+    assert wrong.startswith("HOLDFAST_HTTP__PORT: ")
+
+
+def test_a_group_that_is_no_group_is_a_problem_for_whoever_needs_only_that_group_too(layers: Layers) -> None:
+    layers.variables(HOLDFAST_LOG="loud")
+    with pytest.raises(ConfigurationError, match="HOLDFAST_LOG__…: Input should be a valid dictionary"):
+        load_log(Settings)
+
+
 def test_migrations_need_no_secret_but_that_of_the_database(layers: Layers) -> None:
     layers.service_file("database: {name: shop, user: shop_app, migration_user: owner}")
     layers.secret("database__migration_password", "of-the-owner")
@@ -281,6 +302,11 @@ def test_the_hash_tells_configurations_apart_but_not_their_secrets(layers: Layer
     assert config_hash(load(Settings, ["http.port=8000"])) == first  # the default, said aloud
     assert config_hash(load(Settings, ["http.port=8001"])) != first
     layers.secret("database__password", "rotated")
+    assert config_hash(load(Settings)) == first
+    layers.secret("database__next_password", "soon")  # the first step of a rotation
+    layers.secret("management__token", "t" * 64)
+    layers.secret("auth__peppers", f'["{PEPPER}"]')
+    layers.secret("auth__keys", f'{{"acme": ["{KEY_HASH}"]}}')
     assert config_hash(load(Settings)) == first
 
 

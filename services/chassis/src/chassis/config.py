@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -142,7 +142,8 @@ def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -
 
 def config_hash(settings: ServiceSettings) -> str:
     """12 hex digits that differ when any setting does, secrets left out: replicas with two hashes have drifted."""
-    values = "\n".join(f"{name}={_show(value)}" for name, value in _flatten(settings) if not _is_secret(value))
+    secret = {name for name, field in settings_of(type(settings)).items() if _holds_secrets(field.annotation)}
+    values = "\n".join(f"{name}={_show(value)}" for name, value in _flatten(settings) if name not in secret)
     return hashlib.sha256(values.encode()).hexdigest()[:12]
 
 
@@ -171,7 +172,8 @@ def _validate[M: Ruled](
     for layer in layers:
         merged = merge(merged, layer.values)
     try:
-        validated = model(**(merged.get(group) or {} if group else merged))
+        # A group may be given as a text, which has no names to unpack: a problem like any other.
+        validated = model.model_validate(merged.get(group) or {}) if group else model(**merged)
     except ValidationError as error:
         all_found = error.errors(include_input=False)
         for found in _first_causes(all_found):
@@ -279,9 +281,10 @@ def _flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _is_secret(value: Any) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return isinstance(value, SecretStr) or any(_is_secret(item) for item in inner)
+def _holds_secrets(kind: Any) -> bool:
+    """Whether values of this type may hold a secret: none at the moment is no difference either."""
+    kind = getattr(kind, "__value__", kind)
+    return kind is SecretStr or any(_holds_secrets(inner) for inner in get_args(kind))
 
 
 def _show(value: Any) -> str:

@@ -41,13 +41,14 @@ class Layer:
 
 def read_layers(settings_type: type[ServiceSettings], options: Sequence[str]) -> list[Layer]:
     """The layers above the defaults, lowest first."""
-    dotenv, environment = _variables()
+    dotenv, problems = _dotenv()
     places = _places()
+    local = _variables_layer(".env", settings_type, dotenv)
     return [
         _file_layer("common file", "HOLDFAST_COMMON_FILE", places["HOLDFAST_COMMON_FILE"]),
         _file_layer("service file", "HOLDFAST_SERVICE_FILE", places["HOLDFAST_SERVICE_FILE"]),
-        _variables_layer(".env", settings_type, dotenv),
-        _variables_layer("environment", settings_type, environment),
+        Layer(local.name, local.values, problems + local.problems),
+        _variables_layer("environment", settings_type, _environment()),
         _secrets_layer(settings_type, Path(places["HOLDFAST_SECRETS_DIR"])),
         _options_layer(settings_type, options),
     ]
@@ -68,16 +69,24 @@ def digest_of_files() -> str:
     return digest.hexdigest()
 
 
-def _variables() -> tuple[dict[str, str], dict[str, str]]:
-    """Those of ours in `.env` and in the environment."""
-    dotenv = {name: text for name, text in dotenv_values(".env").items() if text is not None and _is_ours(name)}
-    return dotenv, {name: text for name, text in os.environ.items() if _is_ours(name)}
+def _dotenv() -> tuple[dict[str, str], list[str]]:
+    """The variables of ours in `.env`, and what is wrong with it."""
+    try:
+        found = dotenv_values(".env")
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [f".env cannot be read: {type(error).__name__}"]
+    return {name: text for name, text in found.items() if text is not None and _is_ours(name)}, []
+
+
+def _environment() -> dict[str, str]:
+    """The variables of ours in the environment."""
+    return {name: text for name, text in os.environ.items() if _is_ours(name)}
 
 
 def _places() -> dict[str, str]:
     """Where the files of the layers are."""
-    dotenv, environment = _variables()
-    return LOCATIONS | {name: text for name, text in (dotenv | environment).items() if name in LOCATIONS}
+    dotenv, _ = _dotenv()
+    return LOCATIONS | {name: text for name, text in (dotenv | _environment()).items() if name in LOCATIONS}
 
 
 def _secret_files(directory: Path) -> list[Path]:
@@ -97,7 +106,8 @@ def _file_layer(name: str, location: str, path: str) -> Layer:
         # Not the whole message: it quotes the file.
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return Layer(name, {}, [f"{location}: {path}, line {line}: {error.problem}"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        # ValueError: text that is not UTF-8, or what only looks like a date or a number, such as 2026-13-01.
         return Layer(name, {}, [f"{location}: {path} cannot be read: {type(error).__name__}"])
     if values is None:
         return Layer(name, {}, [])

@@ -22,7 +22,7 @@ from chassis.config import Live, differences, settings_of
 from chassis.config_layers import digest_of_files
 from chassis.errors import ConfigurationError
 from chassis.logging import get_logger
-from chassis.settings import RELOADED, ServiceSettings
+from chassis.settings import RELOADED, DatabaseSettings, ServiceSettings
 
 log = get_logger(__name__)
 
@@ -42,14 +42,25 @@ def allow_list(settings_type: type[ServiceSettings]) -> set[str]:
     return {name for name, field in settings_of(settings_type).items() if field.json_schema_extra == RELOADED}
 
 
+_PASSWORDS = frozenset({"database.password", "database.next_password"})
+
+
+def _login(settings: DatabaseSettings) -> tuple[str, int, str]:
+    """Whose password it is: that of a role of one server."""
+    return settings.host, settings.port, settings.user
+
+
 def take_over[S: ServiceSettings](current: S, found: S) -> S:
     """The current settings with those of the allow-list as `found` has them, validated as a whole.
+
+    A password is that of a login: one that comes with a login that waits for a restart waits, too.
 
     Raises `ConfigurationError` when both are valid and the mixture is not: a rule between a setting that may change now
     and one that waits for a restart.
     """
     values, new = current.model_dump(), found.model_dump()
-    for name in allow_list(type(current)):
+    waiting = _PASSWORDS if _login(current.database) != _login(found.database) else frozenset()
+    for name in allow_list(type(current)) - waiting:
         *groups, last = name.split(".")
         target, source = values, new
         for group in groups:
