@@ -292,6 +292,17 @@ async def test_a_wrong_value_is_shown_back_without_its_secrets(port: httpx.Async
     assert answer.json()["error"]["details"][0]["received"] == "[redacted]"
 
 
+async def test_what_an_unknown_field_holds_is_not_shown_back(port: httpx.AsyncClient) -> None:
+    answer = await port.put("/log-levels", json=asked(pasword="hunter2"))
+    (detail,) = answer.json()["error"]["details"]
+    assert (detail["field"], detail.get("received")) == ("pasword", None)
+
+
+async def test_another_method_is_told_of_both(port: httpx.AsyncClient) -> None:
+    answer = await port.post("/log-levels")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, PUT")
+
+
 # DEBUG for one request
 
 

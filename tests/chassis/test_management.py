@@ -29,8 +29,10 @@ class Port:
             routes=[Route("/switch", self._switch, methods=["GET", *CHANGING])],
         )
 
-    async def ask(self, method: str, path: str = "/switch", authorization: str | None = None) -> httpx.Response:
-        headers = {"X-Request-ID": b"req-1"}
+    async def ask(
+        self, method: str, path: str = "/switch", authorization: str | None = None, request_id: str = "req-1"
+    ) -> httpx.Response:
+        headers = {"X-Request-ID": request_id.encode()}
         if authorization is not None:
             headers["Authorization"] = authorization.encode()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -110,7 +112,20 @@ async def test_a_change_is_made_with_the_token_and_written_down(port: Port, logs
 async def test_a_change_that_failed_is_written_down_too(port: Port, logs: CapturedLogs) -> None:
     answer = await port.ask("DELETE", authorization=f"Bearer {TOKEN}")
     assert answer.status_code == 500
-    assert logs.one("management_changed")["status"] == 500
+    line = logs.one("management_changed")
+    assert (line["status"], line["request_id"]) == (500, "req-1")
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"] == "req-1"
+
+
+async def test_whoever_only_looks_has_its_request_id_in_an_error_too(port: Port) -> None:
+    answer = await port.ask("GET", "/none")
+    assert (answer.status_code, answer.json()["request_id"]) == (404, "req-1")
+
+
+async def test_a_request_id_that_may_be_a_secret_is_not_taken_over(port: Port) -> None:
+    card = "4111111111111111"
+    answer = await port.ask("PUT", authorization=f"Bearer {TOKEN}", request_id=card)
+    assert answer.headers["X-Request-ID"] != card
 
 
 async def test_a_replaced_token_is_valid_at_once_and_the_former_one_no_more(port: Port) -> None:

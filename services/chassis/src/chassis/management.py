@@ -6,7 +6,6 @@ every other one needs `Authorization: Bearer <management.token>`. What was chang
 
 import hashlib
 import hmac
-import re
 import uuid
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.errors import ApiError, ErrorCode, answer
-from chassis.logging import canonical_line, get_logger, request_id_var
+from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var
 
 log = get_logger(__name__)
 
@@ -27,7 +26,8 @@ type Token = Callable[[], SecretStr | None]
 """The management token that is valid now, if there is one: it may be replaced while the process runs."""
 
 _OPEN_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID_KEY = "holdfast.request_id"
+"""Where a request's scope keeps its id for who answers outside the guard: the framework's last resort does."""
 
 
 class ManagementGuard:
@@ -43,14 +43,17 @@ class ManagementGuard:
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in _OPEN_METHODS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = headers.get("x-request-id", "")
-        reset = request_id_var.set(request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex)
+        scope[_REQUEST_ID_KEY] = request_id_from(headers.get("x-request-id", ""))
+        reset = request_id_var.set(scope[_REQUEST_ID_KEY])
         try:
-            await self._change(scope, receive, send, headers)
+            if scope["method"] in _OPEN_METHODS:
+                await self._app(scope, receive, send)
+            else:
+                await self._change(scope, receive, send, headers)
         finally:
             request_id_var.reset(reset)
 
@@ -69,7 +72,7 @@ class ManagementGuard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id_var.get() or ""
+                MutableHeaders(scope=message)["X-Request-ID"] = scope[_REQUEST_ID_KEY]
             await send(message)
 
         with canonical_line() as changed:
@@ -100,7 +103,7 @@ def _client(scope: Scope) -> str:
 
 def respond(scope: Scope, error: ApiError) -> Response:
     """The answer to a caller of this port. Without the public port's renderer, which a worker does not load."""
-    request_id = request_id_var.get() or uuid.uuid4().hex
+    request_id = scope.get(_REQUEST_ID_KEY) or uuid.uuid4().hex
     found = answer(error, accept=Headers(scope=scope).getlist("accept"), request_id=request_id)
     return Response(orjson.dumps(found.body), found.status, found.headers)
 

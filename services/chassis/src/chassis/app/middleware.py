@@ -5,9 +5,7 @@ because Starlette's BaseHTTPMiddleware costs more than everything in here togeth
 """
 
 import asyncio
-import re
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chassis import deadlines
 from chassis.app.error_rendering import DOCUMENTATION_KEY, render
 from chassis.errors import ApiError, ErrorCode
-from chassis.logging import canonical_line, debugging, debugging_for, get_logger, redact, request_id_var
+from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
 from chassis.process import MAX_HEAD_BYTES
 from chassis.settings import HttpSettings
 from chassis.telemetry import Span, SpanKind, StatusCode, span
@@ -36,7 +34,6 @@ request_seconds = Histogram(
 active_requests = Gauge("http_server_active_requests", "Requests being answered.")
 load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_PATH = 256  # characters of it that are recorded: no route has more, and looking for secrets in it takes time
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
@@ -206,10 +203,7 @@ def _describe(current: Span, exchange: Exchange) -> None:
 
 @contextmanager
 def _request_id(headers: Headers, exchange: Exchange) -> Iterator[None]:
-    """The caller's id when it is a plain one, or a new one: it ends up in logs, so nothing else is taken over."""
-    given = headers.get("x-request-id", "")
-    is_plain = _REQUEST_ID.fullmatch(given) and redact(given) == given  # a card number would be plain as well
-    exchange.request_id = given if is_plain else uuid.uuid4().hex
+    exchange.request_id = request_id_from(headers.get("x-request-id", ""))
     token = request_id_var.set(exchange.request_id)
     try:
         yield

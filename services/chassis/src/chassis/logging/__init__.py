@@ -11,8 +11,10 @@ The way of a line: is it enabled (`levels`, `debugging`), does it repeat (`repea
 
 import atexit
 import logging
+import re
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -56,6 +58,7 @@ __all__ = [
     "put_on_canonical_line",
     "put_on_every_canonical_line",
     "redact",
+    "request_id_from",
     "request_id_var",
 ]
 
@@ -70,6 +73,7 @@ _LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVER
 
 # The id that a caller can quote: it is in the answer, on every line and in calls to other services.
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def get_logger(name: str) -> "Logger":
@@ -77,6 +81,12 @@ def get_logger(name: str) -> "Logger":
     logging.getLogger(name)  # so that its level can be changed before it has written anything
     logger: Logger = structlog.get_logger(name, logger_name=name)
     return logger
+
+
+def request_id_from(header: str) -> str:
+    """The caller's id when it is a plain one, or a new one: it ends up in logs, so nothing else is taken over."""
+    is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number would be plain as well
+    return header if is_plain else uuid.uuid4().hex
 
 
 def configure_logging(settings: LogSettings, **identity: str) -> None:
