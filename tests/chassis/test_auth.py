@@ -64,6 +64,12 @@ def test_anything_else_is_refused_in_the_same_way(authenticator: Authenticator, 
     assert str(refused.value) == ErrorCode.UNAUTHENTICATED.value.message
 
 
+@pytest.mark.parametrize("header", ["Bearer  ", "Bearer \N{NO-BREAK SPACE}"])
+def test_no_key_is_nobody_s_key_though_its_hash_was_configured(header: str) -> None:
+    with pytest.raises(ApiError):
+        Authenticator(lambda: AuthSettings(keys={"nobody": [hash_key("")]})).authenticate(header)
+
+
 def test_without_keys_nobody_is_known() -> None:
     with pytest.raises(ApiError):
         Authenticator(AuthSettings).authenticate(f"Bearer {ACME}")

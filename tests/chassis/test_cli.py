@@ -69,6 +69,13 @@ async def test_hash_key_prints_what_auth_keys_holds_of_the_key_on_standard_input
     assert (ended.code, ended.stdout) == (0, f"{hash_key(KEY)}\n")
 
 
+@pytest.mark.parametrize("key", ["", "\n", "Schlüssel\n"])
+async def test_hash_key_has_nothing_to_say_of_what_no_header_can_hold(orders: OrdersInstallation, key: str) -> None:
+    ended = await orders.run("hash-key", stdin=key)
+    assert (ended.code, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("standard input must have a key")
+
+
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:
     ended = await orders.run("jobs", "dead")
     assert (ended.code, ended.stdout, ended.stderr) == (0, "", "")

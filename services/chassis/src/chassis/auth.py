@@ -30,10 +30,11 @@ class Authenticator:
 
     def authenticate(self, authorization: str | None) -> Principal:
         """The principal that the header's key belongs to; raises `ApiError` (401) without a valid one."""
-        scheme, _, key = (authorization or "").partition(" ")
+        scheme, _, given = (authorization or "").partition(" ")
+        key = given.strip()
         if scheme.lower() != "bearer" or not key:
             raise ApiError(ErrorCode.UNAUTHENTICATED)
-        principal = _find(key.strip(), self._current())
+        principal = _find(key, self._current())
         if principal is None:
             raise ApiError(ErrorCode.UNAUTHENTICATED)
         return Principal(principal)

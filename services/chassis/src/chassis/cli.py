@@ -96,7 +96,10 @@ def build_cli[S: ServiceSettings](
     def print_key_hash(options: Options = None) -> None:
         """Print how auth.keys holds the key on standard input: its hash, under the newest pepper if there is one."""
         peppers = config.load_auth(settings_type, options or ()).peppers
-        typer.echo(hash_key(sys.stdin.readline().strip(), peppers[0].get_secret_value() if peppers else None))
+        key = sys.stdin.readline().strip()
+        if not key or not key.isascii():
+            raise HoldfastError("standard input must have a key, in ASCII: that is all a header can hold")
+        typer.echo(hash_key(key, peppers[0].get_secret_value() if peppers else None))
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")
