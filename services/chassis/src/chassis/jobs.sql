@@ -32,7 +32,7 @@ SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NU
 FROM claimable
 WHERE job.id = claimable.id
 RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
-    created_at,    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
+    created_at, extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
 
 -- name: complete
 -- A finished job leaves no row. No row comes back when its lease was lost.
