@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import time
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from uuid import UUID
@@ -101,6 +102,16 @@ def test_no_text_takes_long(text: str) -> None:
     started = time.perf_counter()
     assert len(redact(text)) < 2 * MAX_TEXT
     assert time.perf_counter() - started < 1
+
+
+def test_strangers_long_texts_are_not_remembered() -> None:
+    tracemalloc.start()
+    try:
+        for n in range(200):
+            redact(f"{n} " + "\N{ROCKET}" * 10_000)  # 8 MB in all
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_text_without_end_is_cut_in_its_middle() -> None:

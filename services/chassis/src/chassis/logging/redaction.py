@@ -47,6 +47,8 @@ _CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812-1
 _SUSPICIOUS = re.compile(r"[@=:]|[Bb][Ee][Aa][Rr][Ee][Rr]|whsec_|_(?:live|test)_|(?<=ey)J|[0-9](?:[ -]?[0-9]){12}")
 _LONG_HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _KEY_LENGTH = 64
+_MAX_REMEMBERED = 128
+"""Characters of a text that is remembered: strangers' long ones would fill a quarter of a gigabyte."""
 _SMALLEST_CARD_NUMBER = 10**12
 
 
@@ -92,7 +94,7 @@ def _redact_text(text: str) -> str:
     if len(text) > MAX_TEXT:
         cut = len(text) - MAX_TEXT
         text = f"{text[: MAX_TEXT - _TAIL]}[{cut} characters cut]{text[-_TAIL:]}"
-    if not _is_suspicious(text):
+    if not (_is_suspicious_name(text) if len(text) <= _MAX_REMEMBERED else _is_suspicious(text)):
         return text
     for pattern in _SECRET_PATTERNS:
         text = pattern.sub(REDACTED, text)
@@ -102,9 +104,11 @@ def _redact_text(text: str) -> str:
     return _DIGITS.sub(_redact_cards, text)
 
 
-@lru_cache(maxsize=4096)  # routes, job names and the like are on every line
 def _is_suspicious(text: str) -> bool:
     return _SUSPICIOUS.search(text) is not None or (len(text) >= _KEY_LENGTH and _LONG_HEX.search(text) is not None)
+
+
+_is_suspicious_name = lru_cache(maxsize=4096)(_is_suspicious)  # routes, job names and the like are on every line
 
 
 def _redact_cards(match: re.Match[str]) -> str:
