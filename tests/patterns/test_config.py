@@ -281,6 +281,13 @@ def test_a_dotenv_file_in_another_encoding_is_a_problem_beside_the_others(layers
     assert wrong.startswith("HOLDFAST_HTTP__PORT: ")
 
 
+def test_a_broken_line_of_dotenv_is_not_left_out_silently(layers: Layers) -> None:
+    layers.dotenv("# ours\nHOLDFAST_LOG__LEVEL='DEBUG\nHOLDFAST_HTTP__PORT=8001\n")
+    (problem,) = problems()
+    assert problem.startswith(".env, line 2: ")
+    assert "DEBUG" not in problem
+
+
 def test_a_group_that_is_no_group_is_a_problem_for_whoever_needs_only_that_group_too(layers: Layers) -> None:
     layers.variables(HOLDFAST_LOG="loud")
     with pytest.raises(ConfigurationError, match="HOLDFAST_LOG__…: Input should be a valid dictionary"):

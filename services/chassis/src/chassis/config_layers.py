@@ -9,11 +9,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_origin
 
 import yaml
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
@@ -72,9 +74,14 @@ def digest_of_files() -> str:
 def _dotenv() -> tuple[dict[str, str], list[str]]:
     """The variables of ours in `.env`, and what is wrong with it."""
     try:
-        found = dotenv_values(".env")
+        text = Path(".env").read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):  # a virtual environment may be called so
+        return {}, []
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f".env cannot be read: {type(error).__name__}"]
+    if broken := [line.original.line for line in parse_stream(StringIO(text)) if line.error]:
+        return {}, [f".env, line {number}: must be name=value" for number in broken]
+    found = dotenv_values(stream=StringIO(text))  # which would leave out a broken line
     return {name: text for name, text in found.items() if text is not None and _is_ours(name)}, []
 
 
