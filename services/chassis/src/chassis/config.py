@@ -42,6 +42,7 @@ __all__ = [
     "config_hash",
     "differences",
     "explain",
+    "fingerprint",
     "load",
     "load_auth",
     "load_database",
@@ -287,11 +288,16 @@ def _holds_secrets(kind: Any) -> bool:
     return kind is SecretStr or any(_holds_secrets(inner) for inner in get_args(kind))
 
 
+def fingerprint(secret: SecretStr) -> str:
+    """What may be shown of a secret: enough to tell whether two processes have the same one."""
+    return f"secret:{hashlib.sha256(secret.get_secret_value().encode()).hexdigest()[:8]}"
+
+
 def _show(value: Any) -> str:
-    """The value as text; of a secret only a fingerprint, which tells whether two processes have the same one."""
+    """The value as text; of a secret only its fingerprint."""
     match value:
         case SecretStr():
-            return f"secret:{hashlib.sha256(value.get_secret_value().encode()).hexdigest()[:8]}"
+            return fingerprint(value)
         case dict():
             return "{" + ", ".join(f"{key}: {_show(item)}" for key, item in value.items()) + "}"
         case list() | tuple():

@@ -4,7 +4,6 @@ It goes by the method, so that a new endpoint is guarded before anybody thinks o
 every other one needs `Authorization: Bearer <management.token>`. What was changed, by whom, is one line of the log.
 """
 
-import hashlib
 import hmac
 import uuid
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chassis.config import fingerprint
 from chassis.errors import ApiError, ErrorCode, answer
 from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var
 
@@ -59,9 +59,8 @@ class ManagementGuard:
 
     async def _change(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         about = {"method": scope["method"], "path": scope["path"], "client": _client(scope)}
-        token = self._token()
         try:
-            check_token(headers.get("authorization"), token)
+            token = check_token(headers.get("authorization"), self._token())
         except ApiError as refusal:
             log.warning("management_refused", **about, code=refusal.code.name)
             await respond(scope, refusal)(scope, receive, send)
@@ -79,22 +78,19 @@ class ManagementGuard:
             try:
                 await self._app(scope, receive, send_and_see)
             finally:
-                log.info("management_changed", **about, status=status, by=_fingerprint(token), **changed)
+                # There is one token for all operators: which it was is all that we know.
+                log.info("management_changed", **about, status=status, by=fingerprint(token), **changed)
 
 
-def check_token(authorization: str | None, token: SecretStr | None) -> None:
-    """Raise `ApiError`, 401 or 403, unless the header has the token."""
+def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr:
+    """The token, if the header has it; raises `ApiError`, 401 or 403, if not."""
     if token is None:
         raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured here: nothing can be changed.")
     scheme, _, given = (authorization or "").partition(" ")
     is_right = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
     if scheme.lower() != "bearer" or not is_right:
         raise ApiError(ErrorCode.UNAUTHENTICATED, "The management token is needed: Authorization: Bearer <token>.")
-
-
-def _fingerprint(token: SecretStr | None) -> str:
-    """Which token it was, as `config explain` shows it; there is one for all operators, so this is all that we know."""
-    return f"secret:{hashlib.sha256((token.get_secret_value() if token else '').encode()).hexdigest()[:8]}"
+    return token
 
 
 def _client(scope: Scope) -> str:
