@@ -336,6 +336,15 @@ for _ in range(4):
     assert '"source":"shop","repeated":"recovered","suppressed":3' in last
 
 
+def test_of_many_warnings_each_is_told_when_the_process_ends() -> None:
+    with captured_logs(LogSettings(repeats=1)) as logs:
+        for n in range(5):
+            for _ in range(3):
+                get_logger("shop").warning(f"recovered_{n}")
+    told = [line for line in logs.text.splitlines() if '"event":"repeats_suppressed"' in line]
+    assert [line.partition('"suppressed":')[2][:1] for line in told] == ["2"] * 5
+
+
 async def test_a_process_killed_by_a_second_signal_writes_what_waits_first(
     tmp_path: Path, fresh_database: Callable[[str], DatabaseSettings], redis_settings: RedisSettings
 ) -> None:

@@ -69,6 +69,8 @@ FLUSH_SECONDS = 2.0
 
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
 _SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}
+_NEVER_SUPPRESSED = CANONICAL_EVENTS | {"repeats_suppressed", "log_events_dropped"}
+"""Whoever adds up what is missing needs each of these, too."""
 _LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVERITY}
 
 # The id that a caller can quote: it is in the answer, on every line and in calls to other services.
@@ -205,7 +207,7 @@ class Logger(structlog.BoundLoggerBase):
     def warning(self, event: str, **fields: Any) -> None:
         if not self._logger.is_enabled(logging.WARNING):
             return
-        if event not in CANONICAL_EVENTS:
+        if event not in _NEVER_SUPPRESSED:
             suppressed = _process.repeats.admit((self._logger.name, event))
             if suppressed is None:
                 return
