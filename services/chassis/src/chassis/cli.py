@@ -1,4 +1,4 @@
-"""The command of a service: `orders api | worker | migrate | wait-for-schema | config explain | jobs … | debug-header`.
+"""The command of a service: `orders api | worker | migrate | wait-for-schema | config explain | jobs … | …`.
 
 It is the image's entry point.
 
