@@ -155,7 +155,8 @@ def test_a_process_has_the_time_to_drain(name: str, secrets: Path, monkeypatch: 
 @pytest.mark.usefixtures("as_container")
 def test_postgres_has_connections_for_every_pool(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     databases = [load(name, secrets, monkeypatch).database for name in PROCESSES]
-    wanted = sum(database.pool_size + database.max_overflow + 1 for database in databases)  # and one that listens
+    # And two: one listens for wake-ups, one is for health checks or the outbox.
+    wanted = sum(database.pool_size + database.max_overflow + 2 for database in databases)
     (setting,) = [word for word in CONTAINERS["postgres"]["command"] if word.startswith("max_connections=")]
     reserved, oracle = 3, 4
     assert int(setting.removeprefix("max_connections=")) >= wanted + reserved + oracle

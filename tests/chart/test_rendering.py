@@ -1,6 +1,7 @@
 """The platform's chart renders for every environment and switch, and Kubernetes would take every object of it."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -74,6 +75,13 @@ def test_the_chart_says_the_oldest_kubernetes_that_it_was_checked_with() -> None
     assert chart["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
 
 
+def test_the_helm_that_is_asked_for_knows_that_kubernetes() -> None:
+    page = (HOLDFAST.parents[1] / "docs" / "tutorial" / "kubernetes.md").read_text()
+    (minor,) = re.findall(r"Helm 3\.(\d+) or newer", page)
+    # Helm 3.N is built for Kubernetes 1.(N + 15), and `helm template` refuses a chart that asks for a newer one.
+    assert int(minor) + 15 >= int(KUBERNETES[0].removeprefix("1."))
+
+
 def test_a_field_that_kubernetes_does_not_know_is_found(tmp_path: Path) -> None:
     chart = copy_of(HOLDFAST, tmp_path, {"templates/deployment.yaml": ("readinessProbe:", "readynessProbe:")})
     problems = [problem for found in render(chart).objects for problem in schema_problems(found)]
@@ -118,7 +126,16 @@ def test_each_revision_migrates_in_a_job_of_its_own_that_does_the_same() -> None
 
 
 @pytest.mark.parametrize(
-    "change", [("image.tag", "0.2.0"), ("config.database.host", "db"), ("services.orders.config.pending_limit", 60)]
+    "change",
+    [
+        ("image.tag", "0.2.0"),
+        ("config.database.host", "db"),
+        ("resources.migration.limits.memory", "1Gi"),
+        ("services.orders.config.pending_limit", 60),
+        ("services.orders.env", {"HOLDFAST_LOG__LEVEL": "DEBUG"}),
+        ("services.orders.existingSecret", "ours"),
+        ("services.orders.existingMigrationSecret", "ours-migrate"),
+    ],
 )
 def test_a_job_that_would_run_something_else_has_another_name_even_in_the_same_revision(
     change: tuple[str, object],
@@ -128,6 +145,15 @@ def test_a_job_that_would_run_something_else_has_another_name_even_in_the_same_r
     assert {name for name in before.keys() ^ after.keys() if "-orders-migrate-" in name}
     shared = before.keys() & after.keys()
     assert [before[name] for name in shared] == [after[name] for name in shared]
+
+
+@pytest.mark.parametrize("version", ["version: 0.1.0", "appVersion: 0.1.0"])
+def test_a_job_of_another_version_of_the_chart_has_another_name_although_its_image_stays(
+    tmp_path: Path, version: str
+) -> None:
+    image = nested("image.tag", value="0.1.0")
+    new = copy_of(HOLDFAST, tmp_path, {"Chart.yaml": (f"\n{version}", f"\n{version.removesuffix('0')}1")})
+    assert jobs(render(HOLDFAST, image)).keys() & jobs(render(new, image)).keys() == set()
 
 
 def test_an_upgrade_that_changes_nothing_restarts_nothing() -> None:
@@ -193,6 +219,14 @@ def test_nothing_was_left_out_of_a_template(rendering: Rendering) -> None:
 def test_more_processes_than_postgres_has_connections_for_are_refused() -> None:
     with pytest.raises(HelmRenderError, match=r"postgres\.maxConnections is 250, but .* may open \d+ connections"):
         render(HOLDFAST, nested("services.orders.replicas", value=20))
+
+
+def test_old_pods_that_still_drain_have_their_connections_beside_the_new_ones() -> None:
+    # 2 × (2 + 7 processes) × (5 + 5 + 2) connections and 10 more; with one pod more per Deployment it would be 214.
+    values = nested("services.orders.replicas", value=2)
+    render(HOLDFAST, values, nested("postgres.maxConnections", value=226))
+    with pytest.raises(HelmRenderError, match="may open 216 connections"):
+        render(HOLDFAST, values, nested("postgres.maxConnections", value=225))
 
 
 def test_a_service_with_several_pods_keeps_one_while_nodes_are_emptied(rendering: Rendering) -> None:
