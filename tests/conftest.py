@@ -16,21 +16,30 @@ from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.databases import create_database
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from xdist.workermanage import WorkerController
 
 PASSWORD = "only-for-tests"
 
 BACKEND = pytest.StashKey[Backend]()
+BACKEND_NAME = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the back end before anything is collected, and drop the variable: a service that a test starts would
-    refuse to, since it knows no setting of that name.
+    """Choose the back end before anything is collected, and drop every variable of ours: services that tests start
+    would be told by them, and refuse the back end's, since they know no setting of that name.
     """
+    given: dict[str, str] = getattr(config, "workerinput", os.environ)  # a process of several is told by the first one
     try:
-        config.stash[BACKEND] = choose(os.environ)
+        config.stash[BACKEND] = choose(given)
     except UnknownBackend as error:
         raise pytest.UsageError(str(error)) from error
-    os.environ.pop(VARIABLE, None)
+    config.stash[BACKEND_NAME] = given.get(VARIABLE, "")
+    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+        del os.environ[name]
+
+
+def pytest_configure_node(node: WorkerController) -> None:
+    node.workerinput[VARIABLE] = node.config.stash[BACKEND_NAME]
 
 
 @pytest.fixture(scope="session")

@@ -220,6 +220,7 @@ async def test_what_cannot_be_parsed_is_in_the_log_under_the_id_that_its_sender_
         _, headers, _ = await exchange(port, b"no request\r\n\r\n")
         line = logs.one("request_unreadable")
     assert (line["request_id"], line["code"], line["level"]) == (headers["x-request-id"], "MALFORMED_REQUEST", "info")
+    assert [each["event"] for each in logs.lines if each["logger_name"].startswith("uvicorn")] == []
 
 
 async def test_head_is_answered_without_a_body(port: int) -> None:

@@ -16,9 +16,9 @@ _TESTS = Path(__file__).parents[1]
 _NEEDS_POSTGRES = "chassis/test_migrations.py::test_the_role_of_run_time_cannot_change_the_schema"
 
 
-def run_pytest(test: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(test: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A run of one test in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", _TESTS / test]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, _TESTS / test]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
 
 
@@ -41,10 +41,10 @@ def test_an_unknown_name_ends_a_run_before_its_first_test() -> None:
     assert ended.stderr.startswith(f"ERROR: {VARIABLE}=docker: there is no such back end")
 
 
-def test_testcontainers_asks_docker_for_the_servers() -> None:
-    ended = run_pytest(
-        _NEEDS_POSTGRES, HOLDFAST_TEST_BACKEND="testcontainers", DOCKER_HOST="unix:///nobody-listens-here"
-    )
+@pytest.mark.parametrize("options", [(), ("--numprocesses=1",)], ids=["one process", "workers"])
+def test_testcontainers_asks_docker_for_the_servers(options: tuple[str, ...]) -> None:
+    variables = {VARIABLE: "testcontainers", "DOCKER_HOST": "unix:///nobody-listens-here"}
+    ended = run_pytest(_NEEDS_POSTGRES, *options, **variables)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
     assert "DockerException" in ended.stdout
 

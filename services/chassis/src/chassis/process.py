@@ -6,6 +6,7 @@ stops things in the right order.
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -106,10 +107,20 @@ class HttpProtocol(H11Protocol):
         self.transport.close()
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn says what no line of ours does.
+
+    `request_unreadable` says more of a request that cannot be parsed, and not as a warning, which any stranger could
+    cause.
+    """
+    return record.msg != "Invalid HTTP request received."
+
+
 class Server(uvicorn.Server):
     """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds."""
 
     def __init__(self, app: ASGIApp, *, host: str, port: int, drain_timeout: float) -> None:
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         super().__init__(
             uvicorn.Config(
                 app,
