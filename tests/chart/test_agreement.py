@@ -235,7 +235,8 @@ def test_a_migration_is_tried_again_unless_what_it_was_told_is_wrong(platform: R
         job = migration(platform, service)
         spec = job.object["spec"]
         assert spec["backoffLimit"] >= 6  # the bundled database may take minutes to start
-        (rule,) = spec["podFailurePolicy"]["rules"]
+        rule, disrupted = spec["podFailurePolicy"]["rules"]
+        assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
         assert rule["action"] == "FailJob"
         codes = {"containerName": main(job)["name"], "operator": "In", "values": [EXIT_CONFIGURATION]}
         assert rule["onExitCodes"] == codes

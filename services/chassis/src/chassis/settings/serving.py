@@ -67,7 +67,7 @@ class HttpSettings(Group):
 class ManagementSettings(Group):
     """The management port: probes, metrics and who this is."""
 
-    host: Host = Field("127.0.0.1", description="Loopback; pods set 0.0.0.0, and a network policy says who may ask.")
+    host: Host = Field("127.0.0.1", description="Loopback; pods set 0.0.0.0: whoever reaches the pod may read.")
     port: Port = Field(9000, description="Never routed from outside, so it is not the public one.")
     token: Annotated[SecretStr, Field(min_length=32, max_length=256)] | None = Field(
         None,
