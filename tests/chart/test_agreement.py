@@ -236,7 +236,7 @@ def test_a_migration_is_tried_again_unless_what_it_was_told_is_wrong(platform: R
         spec = job.object["spec"]
         assert spec["backoffLimit"] >= 6  # the bundled database may take minutes to start
         rule, disrupted = spec["podFailurePolicy"]["rules"]
-        assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+        assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
         assert rule["action"] == "FailJob"
         codes = {"containerName": main(job)["name"], "operator": "In", "values": [EXIT_CONFIGURATION]}
         assert rule["onExitCodes"] == codes
