@@ -118,7 +118,7 @@ async def test_it_outlasts_whatever_is_not_there_and_returns_when_the_schema_is(
 
 async def test_a_server_that_does_not_listen_yet_is_waited_for(settings: DatabaseSettings, one: Path) -> None:
     port = free_port()
-    with pytest.raises(DatabaseNotReady, match=f"{settings.name} at 127.0.0.1:{port} .*Connect call failed"):
+    with pytest.raises(DatabaseNotReady, match=f"{settings.name} at {settings.host}:{port} .*Connect call failed"):
         await Waiting(settings.model_copy(update={"port": port}), one, seconds=0.1).ended
 
 
