@@ -20,6 +20,7 @@ from xdist.workermanage import WorkerController
 
 PASSWORD = "only-for-tests"
 
+_TESTS = Path(__file__).parent
 BACKEND = pytest.StashKey[Backend]()
 BACKEND_NAME = pytest.StashKey[str]()
 
@@ -36,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[BACKEND_NAME] = given.get(VARIABLE, "")
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
         del os.environ[name]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What takes minutes is not collected unless its folder, or something in it, is named on the command line."""
+    if collection_path not in {_TESTS / "failures", _TESTS / "images"}:
+        return None
+    named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
+    return None if any(path.is_relative_to(collection_path) for path in named) else True
 
 
 def pytest_configure_node(node: WorkerController) -> None:

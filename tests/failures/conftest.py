@@ -18,12 +18,6 @@ from stage import Stage
 FOLDER = Path(__file__).parent
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Not collected unless this folder, or something in it, is named on the command line."""
-    named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
-    return None if any(path.is_relative_to(FOLDER) for path in named) else True
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starting a platform takes ten seconds, an outage and its end as many."""
     for item in items:

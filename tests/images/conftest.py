@@ -25,12 +25,6 @@ FOLDER = Path(__file__).parent
 FIGURES = pytest.StashKey[list[str]]()
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Not collected unless this folder, or something in it, is named on the command line."""
-    named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
-    return None if any(path.is_relative_to(FOLDER) for path in named) else True
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first build fetches every package."""
     for item in items:

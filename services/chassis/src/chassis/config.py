@@ -85,6 +85,10 @@ class Live[S: ServiceSettings]:
     def hash(self) -> str:
         return config_hash(self._current)
 
+    def passwords(self) -> Sequence[SecretStr]:
+        """Those of the database that may be valid now, the likeliest first."""
+        return self._current.database.passwords
+
     def read(self) -> S:
         """What the layers say now, not yet taken over; raises `ConfigurationError` like `load`."""
         return self._read() if self._read else self._current

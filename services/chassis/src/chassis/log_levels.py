@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
-from chassis.logging import levels, put_on_canonical_line, redact
+from chassis.logging import levels, put_on_canonical_line, shown_back
 from chassis.logging.levels import MAX_SECONDS, CannotChange
 from chassis.settings import Level
 
@@ -84,4 +84,4 @@ def _shown(value: object) -> str | None:
     """A wrong value as it was given; a whole object says nothing that the field's name does not."""
     if not isinstance(value, str | int | float):
         return None
-    return str(redact(str(value)))[:_MAX_SHOWN].encode(errors="backslashreplace").decode()
+    return shown_back(str(value), _MAX_SHOWN)

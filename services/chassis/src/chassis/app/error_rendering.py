@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from chassis import idempotency
 from chassis.errors import DOCUMENTATION_URL, ApiError, ErrorCode, ErrorDetail, answer
-from chassis.logging import get_logger, is_sensitive, put_on_canonical_line, redact, request_id_var
+from chassis.logging import get_logger, is_sensitive, put_on_canonical_line, request_id_var, shown_back
 
 log = get_logger(__name__)
 
@@ -79,7 +79,7 @@ def render(scope: Scope, error: ApiError) -> Response:
     put_on_canonical_line(error_code=error.code.name)
     shown = ApiError(
         error.code,
-        error.message if error.message == error.code.value.message else _show(error.message, _MAX_MESSAGE),
+        error.message if error.message == error.code.value.message else shown_back(error.message, _MAX_MESSAGE),
         details=[_fit(detail, marked_fields(scope["app"])) for detail in error.details],
         retry_after=error.retry_after,
     )
@@ -95,8 +95,8 @@ def render(scope: Scope, error: ApiError) -> Response:
 def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
     """The detail without what its field, or one around it, is marked to keep to itself; nothing in it is long."""
     is_hidden = detail.received is None or _is_hidden(detail.field, marked)
-    received = None if is_hidden else _show(detail.received or "", _MAX_SHOWN)
-    return ErrorDetail(_show(detail.field, _MAX_SHOWN), _show(detail.message, _MAX_MESSAGE), received)
+    received = None if is_hidden else shown_back(detail.received or "", _MAX_SHOWN)
+    return ErrorDetail(shown_back(detail.field, _MAX_SHOWN), shown_back(detail.message, _MAX_MESSAGE), received)
 
 
 def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
@@ -171,8 +171,3 @@ def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
     is_ours = bool(path) and problem["type"] != "extra_forbidden"
     is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)
     return ErrorDetail(field, message, str(problem["input"]) if is_shown else None)
-
-
-def _show(text: str, limit: int) -> str:
-    """The caller's own text, fit to be sent back: without secrets, short, and without halves of surrogate pairs."""
-    return str(redact(text))[:limit].encode(errors="backslashreplace").decode()

@@ -1,11 +1,10 @@
 """What every API opens when it starts: its pools, its limiter, its health checks. Closed in reverse order."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.requests import Request
 
@@ -32,16 +31,13 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
     """The database (which wakes workers after a commit), Redis for limits and caches, and the readiness checks."""
     settings = live.current
 
-    def passwords() -> Sequence[SecretStr]:
-        return live.current.database.passwords
-
     name = f"{settings.service_name}-api"
     async with AsyncExitStack() as stack:
         wakeups = await stack.enter_async_context(
-            Wakeups(settings.database, application_name=name, passwords=passwords)
+            Wakeups(settings.database, application_name=name, passwords=live.passwords)
         )
         database = Database(
-            settings.database, pool="requests", application_name=name, notify=wakeups.notify, passwords=passwords
+            settings.database, pool="requests", application_name=name, notify=wakeups.notify, passwords=live.passwords
         )
         stack.push_async_callback(database.close)
         # Health has a connection of its own: a pool used up by requests is no reason to take the process out.
@@ -49,7 +45,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
             settings.database.model_copy(update={"pool_size": 1, "max_overflow": 0}),
             pool="health",
             application_name=name,
-            passwords=passwords,
+            passwords=live.passwords,
         )
         stack.push_async_callback(health.close)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)

@@ -36,7 +36,7 @@ from chassis.logging.canonical import (
 )
 from chassis.logging.debugging import DebugRequests
 from chassis.logging.levels import Levels
-from chassis.logging.redaction import is_sensitive, redact
+from chassis.logging.redaction import is_sensitive, redact, shown_back
 from chassis.logging.rendering import ConsoleRenderer, to_json
 from chassis.logging.repeats import Repeats
 from chassis.logging.writer import LineWriter, write_to
@@ -60,6 +60,7 @@ __all__ = [
     "redact",
     "request_id_from",
     "request_id_var",
+    "shown_back",
 ]
 
 log_events = Counter("log_events", "Log lines by level, those included that were dropped later.", ["level"])

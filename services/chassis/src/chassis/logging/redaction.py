@@ -72,6 +72,11 @@ def redact(value: Any) -> Any:
     return value if isinstance(value, int) and redacted == text else redacted
 
 
+def shown_back(text: str, limit: int) -> str:
+    """A caller's own text, fit to be sent back: without secrets or half surrogate pairs, at most `limit` long."""
+    return str(redact(text))[:limit].encode(errors="backslashreplace").decode()
+
+
 @lru_cache(maxsize=1024)  # names are few, and looking at one costs more than the line it is on
 def is_sensitive(name: str) -> bool:
     """Whether a field of this name holds what must not be shown: a password, key, token, card number.

@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from chassis.config import Live
@@ -77,7 +76,7 @@ class WorkerResources:
             self.settings.outbox,
             wakeups=self.wakeups,
             application_name=f"{self.settings.service_name}-relay",
-            passwords=lambda: self.settings.database.passwords,
+            passwords=self.live.passwords,
         ).run
 
 
@@ -107,16 +106,13 @@ def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_
 async def _open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator[WorkerResources]:
     settings = live.current
 
-    def passwords() -> Sequence[SecretStr]:
-        return live.current.database.passwords
-
     name = f"{settings.service_name}-worker"
     async with AsyncExitStack() as stack:
         wakeups = await stack.enter_async_context(
-            Wakeups(settings.database, application_name=name, passwords=passwords)
+            Wakeups(settings.database, application_name=name, passwords=live.passwords)
         )
         database = Database(
-            settings.database, pool="jobs", application_name=name, notify=wakeups.notify, passwords=passwords
+            settings.database, pool="jobs", application_name=name, notify=wakeups.notify, passwords=live.passwords
         )
         stack.push_async_callback(database.close)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)
