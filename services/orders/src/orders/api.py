@@ -34,6 +34,7 @@ async def _open_resources(live: Live[OrdersSettings]) -> AsyncIterator[Resources
     settings = live.current
     async with open_api_resources(live) as base:
         catalogue = caches.catalogue(base.redis, settings)
+        products = caches.products(base.redis, settings)
         orders = caches.orders(base.redis, settings)
         try:
             yield Resources(
@@ -42,8 +43,10 @@ async def _open_resources(live: Live[OrdersSettings]) -> AsyncIterator[Resources
                 rate_limiter=base.rate_limiter,
                 checks=base.checks,
                 catalogue=catalogue,
+                products=products,
                 orders=orders,
             )
         finally:
             await catalogue.close()
+            await products.close()
             await orders.close()

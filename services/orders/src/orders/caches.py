@@ -4,7 +4,7 @@ from chassis.caching import Cache
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
-from orders.schemas import OwnedOrder, ProductList
+from orders.schemas import OwnedOrder, ProductList, ProductView
 from orders.settings import OrdersSettings
 
 
@@ -15,6 +15,18 @@ def catalogue(redis: Redis, settings: OrdersSettings) -> Cache[ProductList]:
         TypeAdapter(ProductList),
         settings.cache,
         name="orders:catalogue",
+        version=1,
+        timeout=settings.redis.timeout,
+    )
+
+
+def products(redis: Redis, settings: OrdersSettings) -> Cache[ProductView]:
+    """Products by id, for who asks about one."""
+    return Cache(
+        redis,
+        TypeAdapter(ProductView),
+        settings.cache,
+        name="orders:product",
         version=1,
         timeout=settings.redis.timeout,
     )

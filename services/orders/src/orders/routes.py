@@ -7,16 +7,17 @@ from uuid import UUID
 
 from chassis import deadlines
 from chassis.app import Caller, IdempotencyHeader, rate_limited
+from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH, conditional
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
 from chassis.idempotency import idempotency_key
 from chassis.pooling import after_commit
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from orders import use_cases
-from orders.schemas import MAX_PAGE, OrderPage, OrderView, OwnedOrder, PlaceOrder, ProductList
+from orders.schemas import MAX_PAGE, OrderPage, OrderView, OwnedOrder, PlaceOrder, ProductList, ProductView
 
 CATALOGUE_KEY = "all"
 
@@ -31,16 +32,39 @@ class Resources(ApiResources):
     """What the routes are given by the composition root."""
 
     catalogue: Cache[ProductList]
+    products: Cache[ProductView]
     orders: Cache[OwnedOrder]
 
 
 Given = Annotated[Resources, Depends(resources)]
+# What stands in a path as it is. Any other id is no product's, and takes no place in the cache.
+ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
 @router.get("/products", dependencies=[rate_limited()])
 async def list_products(given: Given) -> ProductList:
     """The catalogue. Cached: a changed price is seen after the cache's time to live at the latest."""
     return await _catalogue(given)
+
+
+@router.get(
+    "/products/{product_id}",
+    response_model=ProductView,
+    dependencies=[rate_limited()],
+    responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
+    openapi_extra=IF_NONE_MATCH,
+)
+async def get_product(product_id: ProductId, request: Request, given: Given) -> Response:
+    """One product of the catalogue. Cached like the whole of it; that there is none, for some seconds."""
+
+    async def load() -> ProductView | None:
+        async with given.database.read() as session:
+            return await use_cases.find_product(session, product_id)
+
+    found = await given.products.get_or_load(product_id, load)
+    if found is None:
+        raise ApiError(ErrorCode.NOT_FOUND)
+    return conditional(request, found.model_dump_json().encode())
 
 
 @router.post(

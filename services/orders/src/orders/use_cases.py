@@ -55,6 +55,12 @@ async def list_products(session: AsyncSession) -> ProductList:
     return ProductList(items=[ProductView.model_validate(product, from_attributes=True) for product in products])
 
 
+async def find_product(session: AsyncSession, product_id: str) -> ProductView | None:
+    """One product of the catalogue; None when there is none."""
+    product = await session.get(Product, product_id)
+    return ProductView.model_validate(product, from_attributes=True) if product else None
+
+
 async def place_order(
     session: AsyncSession, command: PlaceOrder, *, client_id: str, key: IdempotencyKey, catalogue: ProductList
 ) -> StoredAnswer:
