@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from chassis.app import create_app, rate_limited
+from chassis.app.limits import spend
 from chassis.app.resources import ApiResources
 from chassis.auth import hash_key
 from chassis.config import Live
-from chassis.pooling import Database
-from chassis.rate_limiting import RateLimiter
-from chassis.settings import DatabaseSettings, RateLimitSettings, ServiceSettings
-from fastapi import APIRouter
+from chassis.pooling import Database, create_redis
+from chassis.rate_limiting import Policy, RateLimiter
+from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings, ServiceSettings
+from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
@@ -24,6 +25,13 @@ router = APIRouter()
 
 @router.get("/", dependencies=[rate_limited()])
 async def look() -> str:
+    return "seen"
+
+
+@router.get("/from/{address}", dependencies=[rate_limited()])
+async def look_from(address: str, request: Request) -> str:
+    limits: RateLimitSettings = request.app.state.live.current.rate_limit
+    await spend(request, f"ip:{address}", Policy.of("unauthenticated", limits.unauthenticated))
     return "seen"
 
 
@@ -46,13 +54,17 @@ def live(database_settings: DatabaseSettings) -> Live[Settings]:
 async def client(live: Live[Settings], database: Database, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
-        limiter = RateLimiter(redis, RateLimitSettings(), namespace="shop", timeout=5)
+        limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop", timeout=5)
         yield ApiResources(database=database, redis=redis, rate_limiter=limiter, checks={})
 
     app = create_app(live, version="1", routers=[router], open_resources=open_resources)
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as ours:
         yield ours
+
+
+async def look_as_acme(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.get("/", headers={"Authorization": "Bearer key-of-acme"})
 
 
 async def quota(client: httpx.AsyncClient, principal: str = "acme") -> str:
@@ -75,6 +87,46 @@ async def test_a_tier_s_factor_holds_for_who_is_in_it(
     live.replace(settings(database_settings, burst=50, tiers={"gold": 3}, tier_of={"globex": "gold"}))
     assert await quota(client) == '"default";q=50'
     assert await quota(client, "globex") == '"default";q=150'
+
+
+async def test_a_dark_launch_refuses_nobody_says_nothing_and_ends_without_a_restart(
+    client: httpx.AsyncClient, live: Live[Settings], database_settings: DatabaseSettings
+) -> None:
+    limit = {"rate_per_second": 0.001, "burst": 1}
+    live.replace(settings(database_settings, **limit, dark_launch=True))
+    answers = [await look_as_acme(client) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert not any("ratelimit" in name for answer in answers for name in answer.headers)
+
+    live.replace(settings(database_settings, **limit))
+    refused = await look_as_acme(client)
+    assert refused.status_code == 429
+    assert refused.headers["RateLimit"] == '"default";r=0;t=1000'
+    assert int(refused.headers["Retry-After"]) == 1000
+
+
+async def test_a_route_spends_from_any_key_under_any_policy_and_the_answer_names_each(
+    client: httpx.AsyncClient, live: Live[Settings], database_settings: DatabaseSettings
+) -> None:
+    live.replace(settings(database_settings, unauthenticated={"rate_per_second": 0.001, "burst": 2}))
+    headers = {"Authorization": "Bearer key-of-acme"}
+    answers = [await client.get(f"/from/{address}", headers=headers) for address in ("a", "b", "a", "a")]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[0].headers["RateLimit-Policy"] == '"default";q=50;w=5, "unauthenticated";q=2;w=2000'
+    assert answers[3].headers["RateLimit"].endswith('"unauthenticated";r=0;t=2000')
+    assert answers[3].headers["Retry-After"] == "1000"
+
+
+async def test_another_number_of_replicas_holds_without_a_restart(
+    live: Live[Settings], database_settings: DatabaseSettings
+) -> None:
+    unreachable = create_redis(RedisSettings(port=1), timeout=1)
+    limiter = RateLimiter(unreachable, lambda: live.current.rate_limit, namespace="shop", timeout=1)
+    policy = Policy("shared", "standard", rate=0.001, burst=8)
+    assert (await limiter.check("a", policy)).remaining == 7
+    live.replace(settings(database_settings, replicas=4))
+    assert (await limiter.check("b", policy)).remaining == 1
+    await unreachable.aclose()
 
 
 def test_a_tier_that_nobody_defined_is_found_at_start() -> None:

@@ -112,7 +112,7 @@ def app(database: Database, database_settings: DatabaseSettings, redis: Redis) -
 
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
-        limiter = RateLimiter(redis, limits, namespace="shop", timeout=5)
+        limiter = RateLimiter(redis, lambda: limits, namespace="shop", timeout=5)
         yield ApiResources(database=database, redis=redis, rate_limiter=limiter, checks={"database": database.ping})
 
     settings = Settings(

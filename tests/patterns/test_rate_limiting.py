@@ -5,11 +5,12 @@ import math
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from fractions import Fraction
 
 import http_sf
 import pytest
+from chassis.logging import canonical_line
 from chassis.pooling import create_redis
 from chassis.rate_limiting import (
     MICROSECONDS,
@@ -19,9 +20,9 @@ from chassis.rate_limiting import (
     RateLimiter,
     _describe,
     _interval,
+    add_fields,
     decide,
     default_policy,
-    headers,
 )
 from chassis.settings import RateLimitSettings, RedisSettings
 from hypothesis import HealthCheck, example, given, settings
@@ -159,6 +160,28 @@ async def test_an_expensive_route_takes_its_cost(redis: Redis) -> None:
     assert (await limiter(redis).check("a", policy, cost=3)).allowed
 
 
+async def test_a_route_dearer_than_the_burst_passes_when_rested_and_takes_all_of_it(redis: Redis) -> None:
+    policy = Policy("dearer", "standard", rate=0.001, burst=3)
+    limits = limiter(redis)
+    assert (await limits.check("a", policy, cost=5)).remaining == 0
+    assert not (await limits.check("a", policy, cost=1)).allowed
+
+
+@pytest.mark.parametrize("failure", [None, "gone"])
+async def test_a_dark_launch_refuses_nobody_and_counts_whom_it_would(redis: Redis, failure: str | None) -> None:
+    policy = Policy(f"dark-{failure}", "standard", rate=0.001, burst=2, dark_launch=True)
+    async with failing_redis(failure) if failure else nullcontext(redis) as used:
+        limits = limiter(used)
+        with canonical_line() as line:
+            allowed = [(await limits.check("a", policy)).allowed for _ in range(5)]
+    backend = "local" if failure else "redis"
+    assert allowed == [True] * 5
+    assert count(policy, decision="allowed", backend=backend) == 2
+    assert count(policy, decision="would_refuse", backend=backend) == 3
+    assert count(policy, decision="refused", backend=backend) == 0
+    assert line["rate_limit_would_refuse"] == policy.name
+
+
 async def test_the_state_of_a_principal_expires_once_its_burst_is_back(redis: Redis) -> None:
     await limiter(redis).check("a", Policy("expiry", "standard", rate=1.0, burst=30), cost=10)
     [key] = await redis.keys("rate_limit:*")
@@ -243,10 +266,24 @@ def test_the_fields_are_structured_and_say_what_is_left_and_when_it_is_whole_aga
     tat = 0
     for _ in range(50):
         tat = (decision := decide(tat, NOW, rate=policy.rate, burst=policy.burst, cost=1)).tat
-    fields = headers(decision, policy)
+    fields = fields_of(decision, policy)
     assert fields == {"RateLimit-Policy": '"burst";q=100;w=60', "RateLimit": '"burst";r=50;t=30'}
     assert http_sf.parse(fields["RateLimit-Policy"].encode(), tltype="list") == [("burst", {"q": 100, "w": 60})]
     assert http_sf.parse(fields["RateLimit"].encode(), tltype="list") == [("burst", {"r": 50, "t": 30})]
+
+
+def test_several_policies_share_the_fields_each_under_its_name() -> None:
+    fields: dict[str, str] = {}
+    for policy in [Policy("default", "standard", rate=10, burst=50), Policy("bad_credentials", "standard", 1, 60)]:
+        add_fields(fields, decide(0, NOW, rate=policy.rate, burst=policy.burst, cost=5), policy)
+    assert http_sf.parse(fields["RateLimit-Policy"].encode(), tltype="list") == [
+        ("default", {"q": 50, "w": 5}),
+        ("bad_credentials", {"q": 60, "w": 60}),
+    ]
+    assert http_sf.parse(fields["RateLimit"].encode(), tltype="list") == [
+        ("default", {"r": 45, "t": 1}),
+        ("bad_credentials", {"r": 55, "t": 5}),
+    ]
 
 
 def test_a_refusal_carries_the_fields_and_a_whole_retry_after() -> None:
@@ -254,7 +291,7 @@ def test_a_refusal_carries_the_fields_and_a_whole_retry_after() -> None:
     spent = decide(0, NOW, rate=policy.rate, burst=policy.burst, cost=1)
     refused = decide(spent.tat, NOW, rate=policy.rate, burst=policy.burst, cost=1)
     assert refused.retry_after == 2.5
-    assert headers(refused, policy) == {
+    assert fields_of(refused, policy) == {
         "RateLimit-Policy": '"burst";q=1;w=3',
         "RateLimit": '"burst";r=0;t=3',
         "Retry-After": "3",
@@ -285,9 +322,14 @@ def limiter(
     replicas: int = 1,
     clock: ManualClock | None = None,
 ) -> RateLimiter:
-    return RateLimiter(
-        redis, RateLimitSettings(replicas=replicas), namespace=namespace, timeout=timeout, clock=clock or ManualClock()
-    )
+    limits = RateLimitSettings(replicas=replicas)
+    return RateLimiter(redis, lambda: limits, namespace=namespace, timeout=timeout, clock=clock or ManualClock())
+
+
+def fields_of(decision: Decision, policy: Policy) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    add_fields(fields, decision, policy)
+    return fields
 
 
 def count(policy: Policy, *, decision: str, backend: str) -> float:

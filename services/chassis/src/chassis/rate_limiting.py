@@ -10,8 +10,8 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Literal
 
@@ -19,14 +19,14 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chassis.logging import get_logger
-from chassis.settings import RateLimitSettings
+from chassis.logging import get_logger, put_on_canonical_line
+from chassis.settings import LimitSettings, RateLimitSettings
 
 log = get_logger(__name__)
 
 decisions = Counter(
     "rate_limit_decisions",
-    "Decisions, by outcome (allowed, refused) and by who decided (redis, local).",
+    "Decisions, by outcome (allowed, refused; would_refuse in a dark launch) and by who decided (redis, local).",
     ["policy", "tier", "decision", "backend"],
 )
 
@@ -86,13 +86,20 @@ def _describe(allowed: bool, tat: int, now: int, *, interval: int, burst: int, c
 class Policy:
     """A limit by name, for one tier: `rate` units a second, and `burst` units at once for who has rested.
 
-    The name goes into a header between quotes: lower-case letters, digits and hyphens.
+    The name goes into a header between quotes: lower-case letters, digits, hyphens and underscores. In its
+    `dark_launch` a policy is decided and counted, and nobody is refused or told of it.
     """
 
     name: str
     tier: str
     rate: float
     burst: int
+    dark_launch: bool = False
+
+    @classmethod
+    def of(cls, name: str, limit: LimitSettings) -> "Policy":
+        """A limit of the settings that is the same for every tier."""
+        return cls(name, "standard", limit.rate_per_second, limit.burst, limit.dark_launch)
 
     @property
     def window(self) -> int:
@@ -101,58 +108,70 @@ class Policy:
 
     def share(self, replicas: int) -> "Policy":
         """What one of `replicas` processes may admit by itself; at least one unit at once."""
-        return Policy(self.name, self.tier, self.rate / replicas, max(1, self.burst // replicas))
+        return replace(self, rate=self.rate / replicas, burst=max(1, self.burst // replicas))
 
 
 def default_policy(settings: RateLimitSettings, *, tier: str) -> Policy:
-    """The settings' limit, times the factor of `tier`."""
+    """The limit of an authenticated principal, times the factor of its `tier`."""
     factor = settings.tiers.get(tier, 1.0)
-    return Policy("default", tier, settings.rate_per_second * factor, max(1, round(settings.burst * factor)))
+    burst = max(1, round(settings.burst * factor))
+    return Policy("default", tier, settings.rate_per_second * factor, burst, settings.dark_launch)
 
 
-def headers(decision: Decision, policy: Policy) -> dict[str, str]:
-    """The answer's fields: RateLimit-Policy and RateLimit always, Retry-After on a refusal; times in whole seconds.
+def add_fields(fields: MutableMapping[str, str], decision: Decision, policy: Policy) -> None:
+    """Say in an answer's `fields` what was decided: after what earlier policies said, each item with its policy's name.
 
-    As in https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/: q quota, w window, r remaining,
-    t until the quota is whole.
+    RateLimit-Policy and RateLimit always, Retry-After on a refusal; times in whole seconds. As in
+    https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/: q quota, w window, r remaining, t until the
+    quota is whole.
     """
-    fields = {
+    items = {
         "RateLimit-Policy": f'"{policy.name}";q={policy.burst};w={policy.window}',
         "RateLimit": f'"{policy.name}";r={decision.remaining};t={math.ceil(decision.reset_after)}',
     }
+    for name, item in items.items():
+        fields[name] = f"{fields[name]}, {item}" if name in fields else item
     if not decision.allowed:
         fields["Retry-After"] = str(math.ceil(decision.retry_after))
-    return fields
 
 
 class RateLimiter:
     """Decides for all processes that share `redis`; keys carry `namespace`, the service's name.
 
     `timeout` (seconds) bounds what Redis may cost a request. When it fails, this process decides alone, with its
-    share of the limit, and asks Redis again after `settings.redis_pause`, with one request at a time.
+    share of the limit, and asks Redis again after `redis_pause`, with one request at a time. `current` returns the
+    settings that are valid now.
     """
 
     def __init__(
         self,
         redis: Redis,
-        settings: RateLimitSettings,
+        current: Callable[[], RateLimitSettings],
         *,
         namespace: str,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._script = redis.register_script(resources.files("chassis").joinpath("rate_limiting.lua").read_text())
-        self._settings = settings
+        self._current = current
         self._namespace = namespace
         self._timeout = timeout
         self._clock = clock
-        self._local = LocalLimiter(max_keys=settings.local_keys, clock=clock)
+        self._local = LocalLimiter(max_keys=current().local_keys, clock=clock)
         self._ask_redis_again_at: float | None = None  # None: Redis answers
 
-    async def check(self, principal: str, policy: Policy, *, cost: int = 1) -> Decision:
-        """Take `cost` units (1 to `policy.burst`) from `principal` if it has them; never raises for Redis."""
-        decision, backend = await self._decide(f"{policy.name}:{policy.tier}:{principal}", policy, cost)
+    async def check(self, key: str, policy: Policy, *, cost: int = 1) -> Decision:
+        """Take `cost` units from what `key` has under `policy`, if it has them; never raises for Redis.
+
+        A key is a principal's id, or a kind and a name, such as `ip:192.0.2.1`. A `cost` above the burst counts as the
+        whole burst, or it never passed. A policy in its dark launch allows everything.
+        """
+        decision, backend = await self._decide(f"{policy.name}:{policy.tier}:{key}", policy, cost)
         outcome = "allowed" if decision.allowed else "refused"
+        if policy.dark_launch and not decision.allowed:
+            outcome = "would_refuse"
+            put_on_canonical_line(rate_limit_would_refuse=policy.name)
+            decision = replace(decision, allowed=True, retry_after=0.0)
         decisions.labels(policy.name, policy.tier, outcome, backend).inc()
         return decision
 
@@ -166,10 +185,10 @@ class RateLimiter:
             else:
                 self._redis_answered()
                 return decision, "redis"
-        return self._local.check(key, policy.share(self._settings.replicas), cost=cost), "local"
+        return self._local.check(key, policy.share(self._current().replicas), cost=cost), "local"
 
     async def _ask_redis(self, key: str, policy: Policy, cost: int) -> Decision:
-        interval = _interval(policy.rate)
+        interval, cost = _interval(policy.rate), min(cost, policy.burst)
         allowed, tat, now = await self._script(
             keys=[f"rate_limit:{self._namespace}:{key}"], args=[interval, policy.burst, cost]
         )
@@ -181,13 +200,13 @@ class RateLimiter:
         if self._clock() < self._ask_redis_again_at:
             return False
         # This request tries; the others go on without Redis until it is back.
-        self._ask_redis_again_at = self._clock() + self._settings.redis_pause
+        self._ask_redis_again_at = self._clock() + self._current().redis_pause
         return True
 
     def _redis_failed(self, error: Exception) -> None:
         if self._ask_redis_again_at is None:
             log.warning("rate_limit_redis_lost", error=repr(error))
-        self._ask_redis_again_at = self._clock() + self._settings.redis_pause
+        self._ask_redis_again_at = self._clock() + self._current().redis_pause
 
     def _redis_answered(self) -> None:
         if self._ask_redis_again_at is not None:
@@ -204,7 +223,7 @@ class LocalLimiter:
         self._clock = clock
 
     def check(self, key: str, policy: Policy, *, cost: int) -> Decision:
-        """Decide as `decide` does; a `cost` above the share's burst counts as the whole burst, or it never passed."""
+        """Decide as `decide` does; a `cost` above the burst counts as the whole burst."""
         decision = decide(
             self._tats.get(key, 0),
             int(self._clock() * MICROSECONDS),

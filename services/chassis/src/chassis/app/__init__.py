@@ -14,16 +14,15 @@ from structlog.contextvars import bind_contextvars
 
 from chassis import idempotency
 from chassis.app import error_documents, error_rendering
-from chassis.app.middleware import Exchange, RequestContext
+from chassis.app.limits import spend
+from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.auth import Authenticator, Principal
 from chassis.config import Live
-from chassis.errors import RateLimited
 from chassis.health import Health, management_app
 from chassis.logging import get_logger
 from chassis.process import Server, identify, new_event_loop, stop_signal
-from chassis.rate_limiting import RateLimiter, default_policy
-from chassis.rate_limiting import headers as rate_limit_fields
+from chassis.rate_limiting import default_policy
 from chassis.reloading import reloading
 from chassis.settings import RateLimitSettings, ServiceSettings
 
@@ -107,16 +106,12 @@ IdempotencyHeader = Annotated[
 def rate_limited(*, cost: int = 1) -> Any:
     """A route's dependency: spend `cost` of the caller's limit, or answer 429. The fields go on every answer."""
 
-    async def spend(request: Request, caller: Caller) -> None:
-        limiter: RateLimiter = request.app.state.resources.rate_limiter
+    async def spend_of_caller(request: Request, caller: Caller) -> None:
         limits: RateLimitSettings = request.app.state.live.current.rate_limit
         policy = default_policy(limits, tier=limits.tier_of.get(caller.id, "standard"))
-        decision = await limiter.check(caller.id, policy, cost=cost)
-        Exchange.of(request.scope).headers.update(rate_limit_fields(decision, policy))
-        if not decision.allowed:
-            raise RateLimited(retry_after=decision.retry_after)
+        await spend(request, caller.id, policy, cost=cost)
 
-    return Depends(spend)
+    return Depends(spend_of_caller)
 
 
 def run_api[S: ServiceSettings](live: Live[S], app: FastAPI) -> None:

@@ -54,7 +54,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
             database=database,
             redis=redis,
             rate_limiter=RateLimiter(
-                redis, settings.rate_limit, namespace=settings.service_name, timeout=settings.redis.timeout
+                redis, lambda: live.current.rate_limit, namespace=settings.service_name, timeout=settings.redis.timeout
             ),
             # Without Redis requests are still answered, so it is no reason to be taken out.
             checks={"database": health.ping},

@@ -153,25 +153,69 @@ class TelemetrySettings(Group):
     )
 
 
+MAX_RATE = 10_000
+MAX_BURST = 1_000_000
+type Rate = Annotated[float, Field(ge=0.001, le=MAX_RATE)]
+"""Units a second. With the least rate the largest burst is back after 1e15 µs, a number that Redis' Lua has exactly."""
+type Burst = Annotated[int, Field(ge=1, le=MAX_BURST)]
+
 type TierName = Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
-class RateLimitSettings(Group):
-    rate_per_second: float = Field(
+class LimitSettings(Group):
+    rate_per_second: Rate = Field(
         10.0,
-        gt=0,
-        le=10_000,
         description="Sustained cost per principal and second; at 10,000, whole microseconds per unit are 1 % off.",
         json_schema_extra=RELOADED,
     )
-    burst: int = Field(
+    burst: Burst = Field(
         50,
-        ge=1,
-        le=1_000_000,
         description="Cost a rested principal may spend at once: five seconds' worth. A million is no limit any more.",
         json_schema_extra=RELOADED,
     )
-    tiers: dict[TierName, Annotated[float, Field(gt=0, le=1000)]] = Field(
+    dark_launch: bool = Field(
+        False,
+        description="Decide and count, and refuse nobody: to see whom a new limit would hit.",
+        json_schema_extra=RELOADED,
+    )
+
+
+class UnauthenticatedSettings(LimitSettings):
+    """Requests whose credentials are missing or wrong, per address they come from."""
+
+    rate_per_second: Rate = Field(
+        1.0,
+        description="Per address and second: a client with a wrong key is told so, and somebody who guesses is slow.",
+        json_schema_extra=RELOADED,
+    )
+    burst: Burst = Field(
+        30,
+        description="At once: an office behind one address that has just been given a wrong key.",
+        json_schema_extra=RELOADED,
+    )
+
+
+class BadCredentialsSettings(LimitSettings):
+    """The same, per account that was claimed: whoever guesses from many addresses."""
+
+    rate_per_second: Rate = Field(
+        1.0,
+        description="Wrong credentials per claimed account and second, from all addresses together.",
+        json_schema_extra=RELOADED,
+    )
+    burst: Burst = Field(
+        60,
+        description="At once: a fleet whose secret was rotated a minute too early. Right credentials always pass.",
+        json_schema_extra=RELOADED,
+    )
+
+
+class RateLimitSettings(LimitSettings):
+    """The limit of an authenticated principal, and how limits are decided."""
+
+    unauthenticated: UnauthenticatedSettings = UnauthenticatedSettings()
+    bad_credentials: BadCredentialsSettings = BadCredentialsSettings()
+    tiers: dict[TierName, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
         default_factory=dict,
         max_length=16,
         description="Tier → factor on rate_per_second and burst; `standard` has 1. At most 16: a label of metrics.",
@@ -188,9 +232,12 @@ class RateLimitSettings(Group):
         ge=1,
         le=1000,
         description="Processes that share a limit: the local limiter allows limit ÷ replicas.",
+        json_schema_extra=RELOADED,
     )
     redis_pause: Timeout = Field(
-        1.0, description="Seconds without asking Redis after it failed; then one request tries, at redis.timeout."
+        1.0,
+        description="Seconds without asking Redis after it failed; then one request tries, at redis.timeout.",
+        json_schema_extra=RELOADED,
     )
     local_keys: int = Field(
         10_000,
@@ -204,6 +251,13 @@ class RateLimitSettings(Group):
         unknown = sorted(set(self.tier_of.values()) - set(self.tiers) - {"standard"})
         if unknown:
             raise ValueError(f"tier_of names tiers that tiers does not have: {', '.join(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _tiers_keep_the_bounds(self) -> Self:
+        for tier, factor in self.tiers.items():
+            if self.rate_per_second * factor > MAX_RATE or self.burst * factor > MAX_BURST:
+                raise ValueError(f"tier {tier} is above {MAX_RATE:,} a second or {MAX_BURST:,} at once")
         return self
 
 
