@@ -288,6 +288,14 @@ def test_the_allow_list_is_what_the_models_mark() -> None:
         "rate_limit.burst",
         "rate_limit.tiers",
         "rate_limit.tier_of",
+        "rate_limit.dark_launch",
+        "rate_limit.replicas",
+        "rate_limit.redis_pause",
+        *(
+            f"rate_limit.{policy}.{setting}"
+            for policy in ("unauthenticated", "bad_credentials")
+            for setting in ("rate_per_second", "burst", "dark_launch")
+        ),
     }
 
 
