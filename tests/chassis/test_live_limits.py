@@ -8,19 +8,20 @@ import pytest
 from chassis.app import create_app, rate_limited
 from chassis.app.limits import spend
 from chassis.app.resources import ApiResources
+from chassis.app.routing import Router
 from chassis.auth import hash_key
 from chassis.config import Live
 from chassis.pooling import Database, create_redis
 from chassis.rate_limiting import Policy, RateLimiter
 from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings, ServiceSettings
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
 PEPPER = "p" * 32
 KEYS = {name: [hash_key(f"key-of-{name}", PEPPER)] for name in ("acme", "globex")}
 
-router = APIRouter()
+router = Router()
 
 
 @router.get("/", dependencies=[rate_limited()])

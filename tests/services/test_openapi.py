@@ -53,6 +53,18 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
 
 
+def test_what_places_cancels_and_pays_is_critical_and_what_lists_can_be_shed() -> None:
+    of_class: dict[str, set[str]] = {}
+    for app in APPS.values():
+        for operation in operations(app.openapi()):
+            of_class.setdefault(operation.get("x-criticality", "default"), set()).add(operation["operationId"])
+    assert of_class.pop("default")
+    assert of_class == {
+        "critical": {"place_order", "cancel_order", "request_payment", "refund_payment", "receive_webhook"},
+        "sheddable": {"list_products", "list_orders", "list_mails", "list_webhook_endpoints", "list_deliveries"},
+    }
+
+
 def test_every_operation_has_an_id_of_its_own_that_reads_like_a_name(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for operation in operations(document)]
     assert len(set(ids)) == len(ids) > 0

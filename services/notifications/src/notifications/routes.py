@@ -7,10 +7,11 @@ from uuid import UUID
 from chassis.app import Caller, IdempotencyHeader, rate_limited
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
+from chassis.app.routing import Router, criticality
 from chassis.errors import ErrorCode
 from chassis.idempotency import StoredAnswer, idempotency_key
 from chassis.ssrf import Resolve
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 
 from notifications import use_cases
 from notifications.schemas import (
@@ -31,7 +32,7 @@ from notifications.use_cases import deliveries, endpoints
 # A look-up in the DNS, by our resolver, for a name that the caller chooses.
 SET_URL_COST = 5
 
-router = APIRouter(prefix="/v1", responses=documented())
+router = Router(prefix="/v1", responses=documented())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ _KEYED = (
 _WITH_BODY = (ErrorCode.MALFORMED_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 
 
-@router.get("/mails", dependencies=[rate_limited()])
+@router.get("/mails", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
 async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: Given) -> MailList:
     """What the customer of one of the caller's orders was sent, and what is on its way."""
     async with given.database.read() as session:
@@ -78,7 +79,7 @@ async def create_webhook_endpoint(
     return _response(answer)
 
 
-@router.get("/webhook-endpoints", dependencies=[rate_limited()])
+@router.get("/webhook-endpoints", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
 async def list_webhook_endpoints(caller: Caller, given: Given) -> EndpointList:
     """The caller's endpoints, the oldest first."""
     async with given.database.read() as session:
@@ -138,7 +139,7 @@ async def rotate_webhook_secret(
     return _response(answer)
 
 
-@router.get("/deliveries", dependencies=[rate_limited()])
+@router.get("/deliveries", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
 async def list_deliveries(
     caller: Caller,
     given: Given,

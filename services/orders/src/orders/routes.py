@@ -10,11 +10,12 @@ from chassis.app import Caller, IdempotencyHeader, rate_limited
 from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH, conditional
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
+from chassis.app.routing import Router, criticality
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
 from chassis.idempotency import idempotency_key
 from chassis.pooling import after_commit
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 
 from orders import use_cases
 from orders.schemas import MAX_PAGE, OrderPage, OrderView, OwnedOrder, PlaceOrder, ProductList, ProductView
@@ -24,7 +25,7 @@ CATALOGUE_KEY = "all"
 # Placing writes ten rows and starts a payment; a read is one query, or none when it is cached.
 PLACE_ORDER_COST = 5
 
-router = APIRouter(prefix="/v1", responses=documented())
+router = Router(prefix="/v1", responses=documented())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ Given = Annotated[Resources, Depends(resources)]
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
-@router.get("/products", dependencies=[rate_limited()])
+@router.get("/products", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
 async def list_products(given: Given) -> ProductList:
     """The catalogue. Cached: a changed price is seen after the cache's time to live at the latest."""
     return await _catalogue(given)
@@ -70,6 +71,7 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
 @router.post(
     "/orders",
     status_code=201,
+    openapi_extra=criticality("critical"),
     response_model=OrderView,
     dependencies=[rate_limited(cost=PLACE_ORDER_COST)],
     responses=documented(
@@ -92,7 +94,7 @@ async def place_order(body: PlaceOrder, caller: Caller, given: Given, idempotenc
     return Response(answer.body, status_code=answer.status, media_type="application/json")
 
 
-@router.get("/orders", dependencies=[rate_limited()])
+@router.get("/orders", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
 async def list_orders(
     caller: Caller,
     given: Given,
@@ -121,6 +123,7 @@ async def get_order(order_id: UUID, caller: Caller, given: Given) -> OrderView:
 @router.post(
     "/orders/{order_id}/cancel",
     status_code=202,
+    openapi_extra=criticality("critical"),
     dependencies=[rate_limited(cost=PLACE_ORDER_COST)],
     responses=documented(ErrorCode.NOT_FOUND) | {200: {"model": OrderView, "description": "It was cancelled before."}},
 )

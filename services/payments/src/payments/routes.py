@@ -7,13 +7,14 @@ from chassis import deadlines
 from chassis.app import authenticated, rate_limited
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
+from chassis.app.routing import Router, criticality
 from chassis.errors import ApiError, ErrorCode
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 
 from payments import use_cases
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
 
-router = APIRouter(prefix="/v1/payments", responses=documented(), dependencies=[Depends(authenticated), rate_limited()])
+router = Router(prefix="/v1/payments", responses=documented(), dependencies=[Depends(authenticated), rate_limited()])
 
 
 Given = Annotated[ApiResources, Depends(resources)]
@@ -22,6 +23,7 @@ Given = Annotated[ApiResources, Depends(resources)]
 @router.post(
     "",
     status_code=202,
+    openapi_extra=criticality("critical"),
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,
         ErrorCode.STATE_CONFLICT,
@@ -52,6 +54,7 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
 @router.post(
     "/{payment_id}/refund",
     status_code=202,
+    openapi_extra=criticality("critical"),
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,
         ErrorCode.STATE_CONFLICT,

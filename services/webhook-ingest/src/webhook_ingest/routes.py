@@ -7,9 +7,10 @@ from typing import Annotated
 
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
+from chassis.app.routing import Router, criticality
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
 from chassis.webhooks import VERIFIERS, Verifier, webhook_ack_duration, webhook_received
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import Depends, Path, Request
 
 from webhook_ingest import use_cases
 from webhook_ingest.models import Provider
@@ -21,7 +22,7 @@ _VERIFIERS: Mapping[Provider, Verifier] = {
     Provider.GITHUB: VERIFIERS["github"],
 }
 
-router = APIRouter(prefix="/v1/webhooks", responses=documented(needs_key=False))
+router = Router(prefix="/v1/webhooks", responses=documented(needs_key=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,8 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
     responses=documented(
         ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND, needs_key=False
     ),
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
+    openapi_extra=criticality("critical")
+    | {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
 async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:
     """A webhook in its sender's format: verified over its raw bytes, stored once, answered; then a job.

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi import Depends, FastAPI, Header, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
@@ -17,9 +17,11 @@ from chassis.app import error_documents, error_rendering
 from chassis.app.limits import spend
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
+from chassis.app.routing import Router
 from chassis.auth import Authenticator, Principal
 from chassis.config import Live
 from chassis.health import Health, management_app
+from chassis.load_shedding import LoadShedder
 from chassis.logging import get_logger
 from chassis.process import Server, identify, new_event_loop, stop_signal
 from chassis.rate_limiting import default_policy
@@ -33,7 +35,7 @@ def create_app[S: ServiceSettings](
     live: Live[S],
     *,
     version: str,
-    routers: Sequence[APIRouter],
+    routers: Sequence[Router],
     open_resources: Callable[[], AbstractAsyncContextManager[ApiResources]],
 ) -> FastAPI:
     """The application: the service's routes inside the chassis' frame.
@@ -65,6 +67,7 @@ def create_app[S: ServiceSettings](
     )
     app.state.health = Health()
     app.state.live = live
+    app.state.load_shedder = LoadShedder(lambda: live.current.http)
     app.state.authenticator = Authenticator(lambda: live.current.auth)
     for router in routers:
         app.include_router(router)

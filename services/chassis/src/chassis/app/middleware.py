@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,7 +32,6 @@ request_seconds = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OTel's advice
 )
 active_requests = Gauge("http_server_active_requests", "Requests being answered.")
-load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 
 _MAX_PATH = 256  # characters of it that are recorded: no route has more, and looking for secrets in it takes time
 _SCOPE_KEY = "holdfast.exchange"
@@ -46,7 +45,6 @@ class RequestContext:
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
         self._settings = settings
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +60,6 @@ class RequestContext:
             debugging_for(headers.get(debugging.HEADER)),
             canonical_line() as fields,
         ):
-            self._in_flight += 1
             active_requests.inc()
             try:
                 with span(
@@ -78,14 +75,9 @@ class RequestContext:
                         _describe(current, exchange)
                         self._record(exchange, fields)
             finally:
-                self._in_flight -= 1
                 active_requests.dec()
 
     async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
-        if self._in_flight > self._settings.max_concurrent_requests:
-            load_shed.labels("default").inc()
-            await exchange.refuse(ApiError(ErrorCode.OVERLOADED, retry_after=1))
-            return
         if _head_bytes(scope) > MAX_HEAD_BYTES:
             await exchange.refuse(ApiError(ErrorCode.HEADERS_TOO_LARGE))
             return

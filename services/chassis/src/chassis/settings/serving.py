@@ -53,6 +53,23 @@ class HttpSettings(Group):
         le=10_000,
         description="What one process holds at once before it answers 503: 20 × its database connections. "
         "Beyond 10,000 it runs out of file descriptors first.",
+        json_schema_extra=RELOADED,
+    )
+    default_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of them from which only critical routes are taken in: 40 places, 4 × its database "
+        "connections, are theirs.",
+        json_schema_extra=RELOADED,
+    )
+    sheddable_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of them from which sheddable routes (listings) are refused: 90 already wait for one of "
+        "its 10 database connections.",
+        json_schema_extra=RELOADED,
     )
     default_deadline: Timeout = Field(
         10.0,
@@ -61,6 +78,10 @@ class HttpSettings(Group):
     documentation_url: Url = Field(
         DOCUMENTATION_URL,
         description="Where docs/reference/errors.md is published: each error answer names its section there.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("sheddable_share", "≤", "default_share", "or what can be done without goes last"),
     )
 
 
