@@ -124,6 +124,7 @@ def _settings(postgres: RealServer, name: str) -> DatabaseSettings:
         password=SecretStr(PASSWORD),
         migration_user="test_owner",
         migration_password=SecretStr(PASSWORD),
+        held_calls="refuse",
     )
 
 

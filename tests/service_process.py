@@ -57,6 +57,7 @@ class OrdersInstallation:
             "database__port": database.port,
             "database__name": database.name,
             "database__user": database.user,
+            "database__held_calls": "refuse",
             "redis__host": redis.host,
             "redis__port": redis.port,
             "redis__timeout": 1,  # no test of the limiter: a busy machine may take its time

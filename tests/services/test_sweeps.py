@@ -129,6 +129,7 @@ async def wired(service: Orders | Payments) -> tuple[set[str], dict[str, Schedul
         redis=service.redis,
         streams=service.redis,
         wakeups=Wakeups(service.settings.database, application_name="test"),
+        checks={},
     )
     parts = (
         orders.worker._open_parts(service.settings, resources)

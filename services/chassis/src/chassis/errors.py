@@ -221,17 +221,22 @@ class RateLimited(ApiError):
 
 
 class PoolExhausted(ApiError):
-    """No connection became free within the pool's time-out (seconds)."""
+    """No connection became free within the pool's time-out (seconds).
+
+    Which pool, and why, is for the log: `str` of it says so, `message` does not.
+    """
 
     def __init__(self, pool: str, timeout: float) -> None:
-        super().__init__(ErrorCode.OVERLOADED, f"No free connection in pool {pool}.", retry_after=max(1.0, timeout))
+        super().__init__(ErrorCode.OVERLOADED, retry_after=max(1.0, timeout))
+        self.args = (f"no connection of pool {pool} became free within {timeout:g} s",)
 
 
 class DatabaseUnreachable(PoolExhausted):
     """No connection could be opened, or the one in use was lost: the server is away, refuses us or has none left."""
 
     def __init__(self, pool: str, reason: str) -> None:
-        ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, f"database: pool {pool}: {reason}")
+        ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, "The database cannot be used now.")
+        self.args = (f"database: pool {pool}: {reason}",)
 
 
 class DeadlineExceeded(ApiError):

@@ -38,6 +38,7 @@ from chassis.logging import (
     put_on_canonical_line,
     request_id_var,
 )
+from chassis.pooling import check_nothing_held
 from chassis.retries import RetryBudget, parse_retry_after, retry
 from chassis.settings import DependencySettings
 from chassis.telemetry import SpanKind, current_traceparent, span
@@ -161,6 +162,7 @@ class HttpDependency:
         last are given to `fallback` first.
         """
         deadlines.check(f"calling {self.name}")
+        check_nothing_held(self.name)
         call = _Call(
             method=method,
             path=path,

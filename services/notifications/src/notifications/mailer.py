@@ -10,6 +10,7 @@ from email.utils import format_datetime, localtime
 
 import aiosmtplib
 from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable, HoldfastError
+from chassis.pooling import check_nothing_held
 from chassis.telemetry import SpanKind, span
 
 from notifications.settings import SmtpSettings
@@ -33,6 +34,7 @@ class Mailer:
 
         Raises `MailRefused`, or a `DependencyError` after which it has to be sent again.
         """
+        check_nothing_held("mail server")
         message = EmailMessage()
         message["From"] = self._settings.sender
         message["To"] = _address(recipient)

@@ -5,6 +5,7 @@ import time
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
+from chassis.pooling import check_nothing_held
 from chassis.retries import parse_retry_after
 from chassis.ssrf import DestinationRefused, check_url, guarded_socket
 from chassis.webhooks import AttemptAnswer, sign
@@ -12,6 +13,7 @@ from chassis.webhooks import AttemptAnswer, sign
 from notifications.settings import WebhookSettings
 
 _GONE = 410
+_MAX_CONNECTIONS = 100  # as many as jobs.concurrency may be: the job runner decides, and nothing waits here
 
 
 class WebhookSender:
@@ -28,7 +30,7 @@ class WebhookSender:
                 # have closed the one and changed the other, and few deliveries follow each other closely.
                 force_close=True,
                 use_dns_cache=False,
-                limit=0,  # the job runner has one
+                limit=_MAX_CONNECTIONS,
                 resolver=resolver,
                 socket_factory=guarded_socket(settings.egress),
                 happy_eyeballs_delay=None,
@@ -44,6 +46,7 @@ class WebhookSender:
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
         """Whatever comes of it is an answer: nothing is raised for what the customer's side does."""
+        check_nothing_held("customer's webhook endpoint")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)
         try:
             check_url(url, self._settings.egress)

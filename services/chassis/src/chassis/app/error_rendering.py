@@ -43,7 +43,7 @@ def install(app: FastAPI) -> None:
     async def on_api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)  # noqa: S101  the registration below says so; the signature cannot
         if error.code.value.status >= 500:  # noqa: PLR2004
-            log.warning("request_not_served", code=error.code.name, reason=error.message)
+            log.warning("request_not_served", code=error.code.name, reason=str(error))
         return render(request.scope, error)
 
     async def on_invalid(request: Request, error: Exception) -> Response:

@@ -10,7 +10,8 @@ from starlette.requests import Request
 
 from chassis.config import Live
 from chassis.health import Check
-from chassis.pooling import Database, create_redis
+from chassis.pooling import Database, create_redis, open_health_pool
+from chassis.pooling.budget import check_budget
 from chassis.rate_limiting import RateLimiter
 from chassis.settings import ServiceSettings
 from chassis.wakeup import Wakeups
@@ -40,14 +41,9 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
             settings.database, pool="requests", application_name=name, notify=wakeups.notify, passwords=live.passwords
         )
         stack.push_async_callback(database.close)
-        # Health has a connection of its own: a pool used up by requests is no reason to take the process out.
-        health = Database(
-            settings.database.model_copy(update={"pool_size": 1, "max_overflow": 0}),
-            pool="health",
-            application_name=name,
-            passwords=live.passwords,
-        )
+        health = open_health_pool(settings.database, application_name=name, passwords=live.passwords)
         stack.push_async_callback(health.close)
+        await check_budget(settings.service_name, settings.database, health)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
         yield ApiResources(

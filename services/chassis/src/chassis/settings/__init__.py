@@ -40,6 +40,7 @@ from chassis.settings.serving import (
     TelemetrySettings,
 )
 from chassis.settings.storage import (
+    BudgetSettings,
     CacheSettings,
     DatabaseSettings,
     IdempotencySettings,
@@ -54,6 +55,7 @@ __all__ = [
     "RELOADED",
     "AuthSettings",
     "BreakerSettings",
+    "BudgetSettings",
     "CacheSettings",
     "DatabaseSettings",
     "DependencySettings",

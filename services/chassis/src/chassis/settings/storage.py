@@ -1,10 +1,28 @@
 """Settings of what is kept: database, Redis, caches, jobs, the outbox and what looks after them."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
 from chassis.settings.model import RELOADED, Group, Host, Identifier, Period, Port, Rule, Seconds, Secret, Timeout
+
+
+class BudgetSettings(Group):
+    """Who else opens connections on the same server: what the start-up check adds up. The chart fills all of it in."""
+
+    api_replicas: int = Field(1, ge=0, le=10_000, description="API processes of this service.")
+    worker_replicas: int = Field(1, ge=0, le=10_000, description="Worker processes of this service.")
+    generations: int = Field(
+        1, ge=1, le=2, description="2 where old processes may still drain beside as many new ones, as in a roll-out."
+    )
+    others: int = Field(0, ge=0, le=1_000_000, description="Connections of the other services on this server.")
+    reserve: int = Field(
+        10,
+        ge=0,
+        le=10_000,
+        description="Connections that no process of ours takes: 3 that PostgreSQL keeps for superusers, and 7 for "
+        "people: commands, psql, an audit.",
+    )
 
 
 class DatabaseSettings(Group):
@@ -50,6 +68,17 @@ class DatabaseSettings(Group):
         10.0, description="Seconds until the server ends an idle transaction: a request's deadline."
     )
     lock_timeout: Timeout = Field(2.0, description="Seconds to wait for a row lock; less than statement_timeout.")
+    overdue_after: Timeout = Field(
+        7.5,
+        description="Seconds after which a connection that is held is told, with the place that took it: above one "
+        "statement's 5, and below the 10 after which the server ends what idles.",
+    )
+    held_calls: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="An outbound call while a connection is held: `refuse` finds it in tests; `warn` tells each place "
+        "once, since a slow call is better than none in production.",
+    )
+    budget: BudgetSettings = BudgetSettings()
 
     rules: ClassVar[tuple[Rule, ...]] = (Rule("lock_timeout", "<", "statement_timeout", "or it never takes effect"),)
 

@@ -9,14 +9,15 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 
 from chassis.config import Live
-from chassis.health import Health, management_app
+from chassis.health import Check, Health, management_app
 from chassis.job_runner import Handler as JobHandler
 from chassis.job_runner import JobRunner
 from chassis.jobs import JobPayload
 from chassis.messaging import Consumer
 from chassis.messaging import Handler as EventHandler
 from chassis.outbox import Event, Relay
-from chassis.pooling import Database, create_redis
+from chassis.pooling import Database, create_redis, open_health_pool
+from chassis.pooling.budget import check_budget
 from chassis.process import identify, new_event_loop
 from chassis.reloading import reloading
 from chassis.schedules import Schedule, Scheduler
@@ -36,6 +37,7 @@ class WorkerResources:
     redis: Redis
     streams: Redis
     wakeups: Wakeups
+    checks: Mapping[str, Check]
 
     @property
     def settings(self) -> ServiceSettings:
@@ -91,7 +93,7 @@ def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_
 
     async def main(info: Mapping[str, str]) -> None:
         async with _open_worker_resources(live) as resources, open_parts(resources) as stages, reloading(live):
-            health = Health({"database": resources.database.ping})
+            health = Health(resources.checks)
             management = management_app(health, info, token=lambda: live.current.management.token)
             await run_worker(live.current, health=health, management=management, stages=stages)
 
@@ -115,8 +117,18 @@ async def _open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIter
             settings.database, pool="jobs", application_name=name, notify=wakeups.notify, passwords=live.passwords
         )
         stack.push_async_callback(database.close)
+        health = open_health_pool(settings.database, application_name=name, passwords=live.passwords)
+        stack.push_async_callback(health.close)
+        await check_budget(settings.service_name, settings.database, health)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
-        streams = create_redis(settings.redis, timeout=settings.redis.stream_timeout)
+        streams = create_redis(settings.redis, timeout=settings.redis.stream_timeout, pool="streams")
         stack.push_async_callback(streams.aclose)
-        yield WorkerResources(live=live, database=database, redis=redis, streams=streams, wakeups=wakeups)
+        yield WorkerResources(
+            live=live,
+            database=database,
+            redis=redis,
+            streams=streams,
+            wakeups=wakeups,
+            checks={"database": health.ping},
+        )

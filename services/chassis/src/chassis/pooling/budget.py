@@ -1,0 +1,110 @@
+"""The budget: the connections that all processes may open together, which have to fit into the server.
+
+The chart adds up the same before it installs anything (`templates/_connections.tpl`); a test holds the two equal.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import text
+
+from chassis.errors import PoolExhausted
+from chassis.logging import get_logger
+from chassis.pooling.database import Database
+from chassis.settings import DatabaseSettings
+
+log = get_logger(__name__)
+
+type Role = Literal["api", "worker"]
+
+BESIDE_THE_POOL: Mapping[Role, int] = {"api": 2, "worker": 3}
+"""What a process opens beside its pool: one connection for health, one for wake-ups; a worker one more, for the relay
+(notifications' has none, and is counted as if it had)."""
+
+_LIMITS = text(
+    "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
+    " + current_setting('reserved_connections')::int"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One service's processes. `generations` is 2 where all old ones may still drain when the last new one starts."""
+
+    pool: int
+    api_replicas: int
+    worker_replicas: int
+    generations: int
+
+    @property
+    def total(self) -> int:
+        processes = self.api_replicas * process_connections("api", self.pool)
+        processes += self.worker_replicas * process_connections("worker", self.pool)
+        return self.generations * processes + 1
+
+    def __str__(self) -> str:
+        api, worker = process_connections("api", self.pool), process_connections("worker", self.pool)
+        processes = f"{self.api_replicas} × {api} + {self.worker_replicas} × {worker}"
+        return f"{self.generations} × ({processes}) + 1 = {self.total}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The sum: as a number, and written out."""
+
+    shares: Mapping[str, Share]
+    others: int
+    reserve: int
+
+    @property
+    def total(self) -> int:
+        return sum(share.total for share in self.shares.values()) + self.others + self.reserve
+
+    def __str__(self) -> str:
+        terms = [f"{service}: {share}" for service, share in sorted(self.shares.items())]
+        terms += [f"other services: {self.others}"] if self.others else []
+        return "; ".join([*terms, f"reserve: {self.reserve}"])
+
+
+def process_connections(role: Role, pool: int) -> int:
+    """What one process opens at most; `pool` is its pool_size + max_overflow."""
+    return pool + BESIDE_THE_POOL[role]
+
+
+def pool_budget(shares: Mapping[str, Share], *, reserve: int, others: int = 0) -> Budget:
+    """Σ generations × replicas × (pool_size + max_overflow + what is beside the pool) + a migration per service, what
+    `others` on the server open, and a `reserve`: the server's own for superusers, and people who look.
+    """
+    return Budget(shares=shares, others=others, reserve=reserve)
+
+
+def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: int = 0) -> Budget:
+    """The budget as one service's settings tell it."""
+    told = settings.budget
+    share = Share(
+        pool=settings.pool_size + settings.max_overflow,
+        api_replicas=told.api_replicas,
+        worker_replicas=told.worker_replicas,
+        generations=told.generations,
+    )
+    return pool_budget({service: share}, others=told.others, reserve=max(told.reserve, least_reserve))
+
+
+async def check_budget(service: str, settings: DatabaseSettings, database: Database) -> None:
+    """Compare the budget with what the server allows, and warn when it is more.
+
+    It warns and does not refuse: the limit is another system's, and may change while we run. A pod that starts again at
+    night must not stay down because of connections that nobody has opened.
+    """
+    try:
+        async with database.read() as session:
+            allowed, reserved = (await session.execute(_LIMITS)).one()
+    except PoolExhausted as error:
+        log.info("connection_budget_unchecked", reason=str(error))
+        return
+    budget = service_budget(service, settings, least_reserve=reserved)
+    if budget.total > allowed:
+        log.warning("connection_budget_exceeded", allowed=allowed, needed=budget.total, budget=str(budget))
+    else:
+        log.info("connection_budget_checked", allowed=allowed, needed=budget.total)

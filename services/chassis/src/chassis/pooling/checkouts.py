@@ -1,0 +1,162 @@
+"""Checkouts: who holds a connection, and since when.
+
+Two mistakes empty a pool without any error: a connection held while somebody else's service is waited for, and one that
+is not given back. Both are found here, by what costs a checkout less than a microsecond: the line that took it and its
+task are remembered, and a stack is only made of them when there is something to tell.
+"""
+
+import asyncio
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any, Self
+
+from chassis.errors import HoldfastError
+from chassis.logging import get_logger
+from chassis.pooling import metrics
+
+log = get_logger(__name__)
+
+_CALLER = 3
+"""Frames from `Checkout.__enter__` to who asked for a connection: `Database`'s generator, contextlib, and them."""
+_MAX_STACK = 40
+"""Frames that are told: twice what a request has inside its frameworks."""
+
+
+class ConnectionHeld(HoldfastError):
+    """An outbound call was about to be made inside a block that holds a connection: make it before or after."""
+
+
+class Checkouts:
+    """The connections of one pool that are in use."""
+
+    def __init__(self, pool: str, *, overdue_after: float, refuse_calls: bool) -> None:
+        self.pool = pool
+        self.refuse_calls = refuse_calls
+        self._overdue_after = overdue_after
+        self._open: dict[Checkout, None] = {}  # the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+        self._told: set[str] = set()
+        self._use_seconds = metrics.use_seconds.labels(pool)
+        self._overdue = metrics.overdue.labels(pool)
+
+    def checkout(self) -> "Checkout":
+        """`with` around the time for which one connection is held."""
+        return Checkout(self)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def taken(self, checkout: "Checkout") -> None:
+        self._open[checkout] = None
+        if self._timer is None:
+            self._look_again_in(self._overdue_after)
+
+    def given_back(self, checkout: "Checkout", now: float) -> None:
+        del self._open[checkout]
+        self._use_seconds.observe(now - checkout.taken_at)
+
+    def is_news(self, checkout: "Checkout") -> bool:
+        """Whether nothing was said yet of the line that took it."""
+        is_news = checkout.taken_by not in self._told
+        self._told.add(checkout.taken_by)
+        return is_news
+
+    def _look_again_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Tell of each that is overdue, once. One timer is enough: none taken later is overdue sooner."""
+        now = time.perf_counter()
+        self._timer = None
+        for checkout in self._open:
+            age = now - checkout.taken_at
+            if age < self._overdue_after:
+                self._look_again_in(self._overdue_after - age)
+                return
+            if not checkout.is_told:
+                checkout.is_told = True
+                self._overdue.inc()
+                log.warning("connection_overdue", pool=self.pool, seconds=round(age, 1), **checkout.where())
+        if self._open:
+            self._look_again_in(self._overdue_after)
+
+
+class Checkout:
+    """One connection while it is held, by one task and those that it starts."""
+
+    __slots__ = ("_checkouts", "_outer", "code", "is_open", "is_told", "line", "taken_at", "task")
+
+    def __init__(self, checkouts: Checkouts) -> None:
+        self._checkouts = checkouts
+        self.is_open = True
+        self.is_told = False
+
+    def __enter__(self) -> Self:
+        caller = sys._getframe(_CALLER)  # noqa: SLF001  inspect's way to the same costs a hundred times as much
+        self.code, self.line = caller.f_code, caller.f_lineno
+        self.task = asyncio.current_task()
+        self._outer = _newest_open()
+        _newest.set(self)
+        self.taken_at = time.perf_counter()
+        self._checkouts.taken(self)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.is_open = False
+        _newest.set(self._outer)
+        self._checkouts.given_back(self, time.perf_counter())
+
+    @property
+    def outer(self) -> "Checkout | None":
+        return self._outer
+
+    @property
+    def taken_by(self) -> str:
+        return f"{self.code.co_filename}:{self.line} in {self.code.co_qualname}"
+
+    def where(self) -> dict[str, Any]:
+        """Where it was taken, and what its task waits for by now, the outermost first."""
+        return {"taken_by": self.taken_by, "stack": _awaited(self.task) if self.task else []}
+
+    def called_across(self, dependency: str) -> None:
+        """Refuse the call, or count and tell it."""
+        pool = self._checkouts.pool
+        metrics.held_calls.labels(pool, dependency).inc()
+        if self._checkouts.refuse_calls:
+            raise ConnectionHeld(f"{dependency} was to be called while {self.taken_by} holds a connection of {pool}")
+        if self._checkouts.is_news(self):
+            log.warning("connection_held_across_call", pool=pool, dependency=dependency, **self.where())
+
+
+_newest: ContextVar[Checkout | None] = ContextVar("chassis_checkout", default=None)
+
+
+def check_nothing_held(dependency: str) -> None:
+    """To be called before `dependency` is: this task, or one that started it, must hold no connection meanwhile.
+
+    Raises `ConnectionHeld` where `database.held_calls` is `refuse`; else it is counted, and told once per place.
+    """
+    if checkout := _newest_open():
+        checkout.called_across(dependency)
+
+
+def _newest_open() -> Checkout | None:
+    """A task inherits what those before it held, and may outlive it."""
+    checkout = _newest.get()
+    while checkout is not None and not checkout.is_open:
+        checkout = checkout.outer
+    return checkout
+
+
+def _awaited(task: asyncio.Task[Any]) -> list[str]:
+    """The lines at which a suspended task's coroutines are: its own, that of what it awaits, and so on."""
+    found: list[str] = []
+    awaited: Any = task.get_coro()
+    while awaited is not None and len(found) < _MAX_STACK:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None:
+            found.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}")
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return found

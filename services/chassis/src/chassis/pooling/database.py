@@ -1,0 +1,159 @@
+"""One pool of connections to the database, and the two ways to one of them."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.pool import QueuePool
+
+from chassis.errors import DatabaseUnreachable, PoolExhausted
+from chassis.logging import add_to_canonical_line
+from chassis.pooling import metrics
+from chassis.pooling.checkouts import Checkouts
+from chassis.pooling.engine import Passwords, create_engine
+from chassis.settings import DatabaseSettings
+
+NOTIFY = "chassis.notify"
+"""Where a session's `info` holds its database's `notify`."""
+_AFTER_COMMIT = "chassis.after_commit"
+
+# While connecting, the driver's own errors arrive unwrapped; a connection that breaks at once is an invalid request.
+_CONNECT_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    DBAPIError,
+    InvalidRequestError,
+)
+
+
+class Database:
+    """One engine with its pool, made in a composition root and closed when everything that uses it has ended.
+
+    `pool` names it in metrics and errors: separate pools keep health checks and jobs from starving requests. `notify`
+    (`chassis.wakeup.Wakeups.notify`) is how a committed transaction wakes whoever waits for its rows. `passwords` gives
+    the current ones to each new connection, so that they can be replaced; without it those of `settings` are shown.
+    """
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        *,
+        pool: str,
+        application_name: str,
+        notify: Callable[[str], None] | None = None,
+        passwords: Passwords | None = None,
+    ) -> None:
+        self.pool = pool
+        self._info = {NOTIFY: notify} if notify else {}
+        self._timeout = settings.pool_timeout
+        self._engine = create_engine(
+            settings,
+            pool=pool,
+            application_name=application_name,
+            passwords=passwords or (lambda: settings.passwords),
+        )
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._checkouts = Checkouts(
+            pool, overdue_after=settings.overdue_after, refuse_calls=settings.held_calls == "refuse"
+        )
+        self._pending = 0
+        self._timeouts = metrics.timeouts.labels(pool)
+        self._wait_seconds = metrics.wait_seconds.labels(pool)
+        queue = self._engine.pool
+        assert isinstance(queue, QueuePool)  # noqa: S101  tells the type checker what create_engine chose
+        metrics.count.labels(pool, "used").set_function(queue.checkedout)
+        metrics.count.labels(pool, "idle").set_function(queue.checkedin)
+        metrics.idle_max.labels(pool).set(settings.pool_size)
+        metrics.maximum.labels(pool).set(settings.pool_size + settings.max_overflow)
+        metrics.pending_requests.labels(pool).set_function(lambda: self._pending)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session whose work commits when the block ends and rolls back when it raises.
+
+        What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time, and its
+        kind `DatabaseUnreachable` when none can be opened or the one in use is lost: what it was about to commit may
+        then have been committed.
+        """
+        async with AsyncSession(self._engine, expire_on_commit=False, autoflush=False, info=self._info) as session:
+            await self._connect(session)
+            with self._checkouts.checkout(), _lost_connections_named(self.pool):
+                yield session
+                started = time.perf_counter()
+                await session.commit()
+                add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
+        for callback in session.info.pop(_AFTER_COMMIT, ()):
+            callback()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
+        async with AsyncSession(self._autocommit, expire_on_commit=False, autoflush=False, info=self._info) as session:
+            await self._connect(session)
+            with self._checkouts.checkout(), _lost_connections_named(self.pool):
+                yield session
+
+    async def ping(self) -> None:
+        """Raise unless the database answers."""
+        async with self.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        self._checkouts.close()
+        await self._engine.dispose()
+
+    async def _connect(self, session: AsyncSession) -> None:
+        started = time.perf_counter()
+        self._pending += 1
+        try:
+            await session.connection()
+        except PoolTimeout as error:
+            self._timeouts.inc()
+            raise PoolExhausted(self.pool, self._timeout) from error
+        except _CONNECT_ERRORS as error:
+            raise DatabaseUnreachable(self.pool, type(error).__name__) from error
+        finally:
+            seconds = time.perf_counter() - started
+            self._pending -= 1
+            self._wait_seconds.observe(seconds)
+            add_to_canonical_line(pool_wait_ms=seconds * 1000)
+
+
+def open_health_pool(settings: DatabaseSettings, *, application_name: str, passwords: Passwords) -> Database:
+    """One connection for health checks alone: a pool that is used up is no reason to take the process out."""
+    of_one = settings.model_copy(update={"pool_size": 1, "max_overflow": 0})
+    return Database(of_one, pool="health", application_name=application_name, passwords=passwords)
+
+
+@contextmanager
+def _lost_connections_named(pool: str) -> Iterator[None]:
+    """A server that goes away in the middle is an outage to come back after, not a failure of ours."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise DatabaseUnreachable(pool, "the connection was lost") from error
+
+
+def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
+    """Call `callback` once the session's transaction has committed; never when it rolls back.
+
+    The same callback given twice runs once. It must not block or raise: it wakes somebody up, nothing more.
+    """
+    callbacks: list[Callable[[], object]] = session.info.setdefault(_AFTER_COMMIT, [])
+    if callback not in callbacks:
+        callbacks.append(callback)
+
+
+def log_after_commit(session: AsyncSession, write: Callable[..., object], event: str, **fields: object) -> None:
+    """`write(event, **fields)` once the transaction has committed: a line about what rolled back would be a lie."""
+    after_commit(session, partial(write, event, **fields))

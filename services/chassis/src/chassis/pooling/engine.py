@@ -1,0 +1,124 @@
+"""The engine of one pool: how a connection is opened, what its session is set to, how its statements are timed."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import asyncpg
+from pydantic import SecretStr
+from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from chassis.logging import add_to_canonical_line, get_logger
+from chassis.pooling import metrics
+from chassis.settings import DatabaseSettings
+
+log = get_logger(__name__)
+
+type Passwords = Callable[[], Sequence[SecretStr]]
+"""The passwords that may be valid now, the likeliest first; never empty."""
+
+_STARTED = "chassis.started"
+_OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
+
+_SERVER_GOES = ("57P01", "57P02", "57P03")
+"""An administrator ended the session, the server crashed, or it is starting: what a backend says before it goes."""
+
+
+def create_engine(settings: DatabaseSettings, *, pool: str, application_name: str, passwords: Passwords) -> AsyncEngine:
+    """An engine with its pool, whose connections show the passwords that are current when they are opened."""
+    engine = create_async_engine(
+        URL.create(
+            "postgresql+asyncpg",
+            username=settings.user,
+            host=settings.host,
+            port=settings.port,
+            database=settings.name,
+        ),
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=settings.pool_size,
+        max_overflow=settings.max_overflow,
+        pool_timeout=settings.pool_timeout,
+        pool_recycle=int(settings.pool_recycle),
+        pool_pre_ping=True,
+        # The connection used last is warm, and the others may idle long enough to be closed.
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args={
+            "async_creator_fn": partial(_open_measured, pool, passwords),
+            "timeout": settings.connect_timeout,
+            # The server ends a slow statement; this ends waiting for a server that has gone silent.
+            "command_timeout": settings.statement_timeout + 1,
+            "server_settings": {
+                "application_name": application_name,
+                "timezone": "UTC",
+                "statement_timeout": _milliseconds(settings.statement_timeout),
+                "lock_timeout": _milliseconds(settings.lock_timeout),
+                "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+            },
+        },
+    )
+    _time_statements(engine.sync_engine)
+    return engine
+
+
+async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Connection:
+    """A connection of the driver with the first of the passwords that the server takes; `arguments` are the driver's.
+
+    While a password is replaced, the server knows the old one until a moment that no process sees, and then the new.
+    """
+    *earlier, last = passwords()
+    for password in earlier:
+        try:
+            return await asyncpg.connect(password=password.get_secret_value(), **arguments)
+        except asyncpg.InvalidPasswordError:
+            # Expected for a minute. Who forgets the last step of a rotation pays for two attempts, and reads this.
+            log.warning("database_password_refused", user=arguments.get("user"))
+    return await asyncpg.connect(password=last.get_secret_value(), **arguments)
+
+
+async def _open_measured(pool: str, passwords: Passwords, **arguments: Any) -> asyncpg.Connection:
+    started = time.perf_counter()
+    connection = await open_connection(passwords, **arguments)
+    metrics.create_seconds.labels(pool).observe(time.perf_counter() - started)
+    return connection
+
+
+def _time_statements(engine: Engine) -> None:
+    """Measure each statement, also for the canonical line; those that fail count too."""
+
+    def start(connection: Connection, *_: object) -> None:
+        connection.info[_STARTED] = time.perf_counter()
+
+    def finish(connection: Connection | None, statement: str, error_type: str) -> None:
+        started = connection.info.pop(_STARTED, None) if connection is not None else None
+        if started is not None:
+            seconds = time.perf_counter() - started
+            add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
+            metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
+
+    def on_success(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        finish(connection, statement, "")
+
+    def on_error(context: ExceptionContext) -> None:
+        finish(context.connection, context.statement or "", type(context.original_exception).__name__)
+        if getattr(context.original_exception, "sqlstate", None) in _SERVER_GOES:
+            # The driver does not call the connection closed yet: it has the server's word, and its socket is open.
+            context.is_disconnect = True
+
+    event.listen(engine, "before_cursor_execute", start)
+    event.listen(engine, "after_cursor_execute", on_success)
+    event.listen(engine, "handle_error", on_error)
+
+
+def _operation(statement: str) -> str:
+    """Its first word, or `_OTHER` where that is none of few."""
+    word = statement.split(None, 1)[0].upper() if statement else ""
+    return word if word in _OPERATIONS else "_OTHER"
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

@@ -1,0 +1,35 @@
+"""What pools tell: OpenTelemetry's `db.client.*` in Prometheus' spelling. `pool` names one of a process."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# From a connection that is at hand to the longest that pool_timeout may allow.
+_WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
+_DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)  # OTel's advice
+
+count = Gauge("db_client_connection_count", "Connections by state (idle, used).", ["pool", "state"])
+idle_max = Gauge("db_client_connection_idle_max", "Connections the pool keeps when none is used.", ["pool"])
+maximum = Gauge("db_client_connection_max", "Connections the pool may open.", ["pool"])
+pending_requests = Gauge("db_client_connection_pending_requests", "Who waits for a connection now.", ["pool"])
+timeouts = Counter("db_client_connection_timeouts", "Times no connection became free in time.", ["pool"])
+wait_seconds = Histogram(
+    "db_client_connection_wait_time_seconds",
+    "Time to get a connection, opening one included.",
+    ["pool"],
+    buckets=_WAITS,
+)
+create_seconds = Histogram(
+    "db_client_connection_create_time_seconds", "Time to open a connection.", ["pool"], buckets=_DURATIONS
+)
+use_seconds = Histogram(
+    "db_client_connection_use_time_seconds", "Time from checkout to return.", ["pool"], buckets=_DURATIONS
+)
+operation_seconds = Histogram(
+    "db_client_operation_duration_seconds",
+    "Duration of statements, by their first word; `error_type` is empty without a failure.",
+    ["operation", "error_type"],
+    buckets=_DURATIONS,
+)
+overdue = Counter("db_client_connection_overdue", "Connections held longer than overdue_after.", ["pool"])
+held_calls = Counter(
+    "db_client_connection_held_calls", "Outbound calls while a connection was held.", ["pool", "dependency"]
+)

@@ -1,0 +1,74 @@
+"""The pool of a Redis client: bounded, measured, and without retries of its own."""
+
+import time
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from chassis.pooling import metrics
+from chassis.settings import RedisSettings
+
+
+def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> Redis:
+    """A Redis client over a bounded pool; `timeout` (seconds) bounds waiting for a connection and for an answer."""
+    connections = _MeasuredPool(
+        pool,
+        host=settings.host,
+        port=settings.port,
+        password=settings.password.get_secret_value() if settings.password else None,
+        max_connections=settings.max_connections,
+        timeout=timeout,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        # redis-py retries three times by itself; retrying is decided in one place, by the caller.
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(connections)
+
+
+class _MeasuredPool(BlockingConnectionPool):
+    """Counts its connections itself: redis-py has no public way to ask."""
+
+    def __init__(self, pool: str, *, max_connections: int, **options: Any) -> None:
+        super().__init__(max_connections=max_connections, **options)
+        self._made = self._used = self._pending = 0
+        self._timeouts = metrics.timeouts.labels(pool)
+        self._wait_seconds = metrics.wait_seconds.labels(pool)
+        metrics.count.labels(pool, "used").set_function(lambda: self._used)
+        metrics.count.labels(pool, "idle").set_function(lambda: self._made - self._used)
+        metrics.pending_requests.labels(pool).set_function(lambda: self._pending)
+        metrics.maximum.labels(pool).set(max_connections)
+
+    def make_connection(self) -> AbstractConnection:
+        connection: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
+        self._made += 1
+        return connection
+
+    def get_available_connection(self) -> AbstractConnection:
+        connection: AbstractConnection = super().get_available_connection()  # type: ignore[no-untyped-call]
+        self._used += 1
+        return connection
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> AbstractConnection:
+        del command_name, keys, options  # nobody gives them any more
+        started = time.perf_counter()
+        self._pending += 1
+        try:
+            connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
+        except RedisConnectionError:
+            if not self.can_get_connection():  # else there was one, and it could not be opened
+                self._timeouts.inc()
+            raise
+        else:
+            return connection
+        finally:
+            self._pending -= 1
+            self._wait_seconds.observe(time.perf_counter() - started)
+
+    async def release(self, connection: AbstractConnection) -> None:
+        await super().release(connection)
+        self._used -= 1
