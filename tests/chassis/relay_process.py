@@ -20,7 +20,7 @@ async def main() -> None:
     database = settings(DatabaseSettings, "DATABASE")
     redis = create_redis(settings(RedisSettings, "REDIS"), timeout=5)
     wakeups = Wakeups(database, application_name="wakeups")
-    outbox = OutboxSettings(poll_interval=0.05)
+    outbox = OutboxSettings(batch=1, poll_interval=0.05, leader_timeout=0.5)
     relay = Relay(database, redis, outbox, wakeups=wakeups, application_name=os.environ["NAME"])
     await relay.run(asyncio.Event())
 

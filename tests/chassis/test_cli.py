@@ -8,8 +8,10 @@ import httpx
 import pytest
 from chassis.auth import hash_key
 from chassis.logging.debugging import judge
+from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from service_process import CALLER, KEY, PEPPER, OrdersInstallation
+from sqlalchemy import text
 
 
 @pytest.fixture
@@ -74,6 +76,26 @@ async def test_hash_key_has_nothing_to_say_of_what_no_header_can_hold(orders: Or
     ended = await orders.run("hash-key", stdin=key)
     assert (ended.code, ended.stdout) == (1, "")
     assert ended.stderr.startswith("standard input must have a key")
+
+
+async def test_dead_events_are_listed_and_replayed_by_the_service_s_command(
+    orders: OrdersInstallation, database: Database
+) -> None:
+    async with database.transaction() as session:
+        await session.execute(
+            text(
+                "INSERT INTO dead_event (consumer, stream, entry_id, event, reason)"
+                " VALUES ('orders', 'payments', '7-1', '{', 'it cannot be read')"
+            )
+        )
+    listed = await orders.run("events", "dead")
+    assert "payments 7-1" in listed.stdout
+    assert "it cannot be read" in listed.stdout
+    assert (await orders.run("events", "replay", "--all")).stdout == "will replay 1: 1\n"
+    async with database.read() as session:
+        assert await session.scalar(text("SELECT replay_at FROM dead_event"))
+    missing = await orders.run("events", "show", "4711")
+    assert (missing.code, missing.stderr) == (1, "there is no dead event 4711: it was replayed, or never was\n")
 
 
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:

@@ -1,6 +1,5 @@
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,8 +8,9 @@ import asyncpg
 import orjson
 import pytest
 from backends import RealServer
+from chassis import consumer_group, dead_events
 from chassis.inbox import Kinds, Received, Undeliverable, in_order
-from chassis.messaging import Consumer, Handler, consumed
+from chassis.messaging import Consumer, Handler, consumed, dead_letters
 from chassis.outbox import Event, Relay, publish
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, OutboxSettings
@@ -19,6 +19,7 @@ from chassis.wakeup import Wakeups
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+from waiting import eventually
 
 pytestmark = pytest.mark.timeout(25)
 
@@ -50,14 +51,6 @@ async def see(session: AsyncSession, received: Received[Any]) -> None:
 
 async def effects(seen: asyncpg.Connection) -> list[str]:
     return [row["what"] for row in await seen.fetch("SELECT what FROM seen ORDER BY at")]
-
-
-async def eventually(look: Callable[[], Awaitable[bool]], *, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not await look():
-        if time.monotonic() > deadline:
-            pytest.fail(f"did not happen within {seconds} s")
-        await asyncio.sleep(0.01)
 
 
 async def has_effects(seen: asyncpg.Connection, *expected: str) -> None:
@@ -328,6 +321,106 @@ async def test_an_outage_of_the_database_is_no_fault_of_the_event(
         await has_effects(seen, "a1", "a2")
     await admin.close()
     assert await dead(seen) == []
+
+
+# Dead events
+
+
+async def test_a_dead_event_is_replayed_when_somebody_asks_for_it(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    async def refuse(_session: AsyncSession, _received: Received[OrderPlaced]) -> None:
+        raise Undeliverable("no such order")
+
+    async def dead_numbers() -> list[int]:
+        async with database.transaction() as session:
+            return [event.id for event in await dead_events.list_dead(session)]
+
+    for aggregate in "abc":
+        await send(redis, aggregate)
+    async with consuming(redis, database, {OrderPlaced: refuse}, claim_after=0.05):
+
+        async def three_are_counted() -> bool:
+            return dead_letters.labels("mail")._value.get() == 3
+
+        await eventually(three_are_counted)
+        first, *others = await dead_numbers()
+        async with database.transaction() as session:
+            assert await dead_events.replay(session, dry_run=True) == [first, *others]
+            assert await dead_events.replay(session, stream="payments") == []
+            assert await dead_events.replay(session, event_number=first) == [first]
+
+        async def is_dead_again() -> bool:
+            return bool(await seen.fetchval("SELECT died_at > now() - interval '1 minute' AND replay_at IS NULL"
+                                            " FROM dead_event WHERE id = $1", first))  # fmt: skip
+
+        await eventually(is_dead_again)
+        assert await dead_numbers() == [first, *others]
+    async with consuming(redis, database, {OrderPlaced: see}, claim_after=0.05):
+        assert await effects(seen) == []
+        async with database.transaction() as session:
+            await dead_events.replay(session)
+
+        async def none_is_left() -> bool:
+            return await dead_numbers() == [] and dead_letters.labels("mail")._value.get() == 0
+
+        await eventually(none_is_left)
+    assert await effects(seen) == ["a1", "b1", "c1"]
+    async with database.transaction() as session:
+        assert await dead_events.show(session, first) is None
+
+
+async def test_a_dead_event_that_ends_the_process_when_it_is_replayed_stays_and_is_not_tried_for_ever(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    begun = asyncio.Event()
+
+    async def never_end(_session: AsyncSession, _received: Received[OrderPlaced]) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await send(redis, "a")
+    [(_, fields)] = await redis.xrange("orders")
+    await redis.delete("orders")
+    await seen.execute(
+        "INSERT INTO dead_event (consumer, stream, entry_id, event, reason, replay_at)"
+        " VALUES ('mail', 'orders', '1-0', $1, 'lost', now())",
+        fields[b"event"].decode(),
+    )
+    consumer = Consumer(redis, database, QUICK, group="mail", streams=["orders"], handlers={OrderPlaced: never_end})
+    process = asyncio.create_task(consumer.run(asyncio.Event()))
+    await begun.wait()
+    process.cancel()
+    await asyncio.wait([process])
+    assert await seen.fetchval("SELECT count(*) FROM dead_event WHERE replay_at IS NULL") == 1
+
+
+async def test_an_event_that_is_dead_and_published_again_is_one_dead_letter(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    event = b"{not json"
+    for _ in range(2):
+        await redis.xadd("orders", {"event": event})
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await all_is_acknowledged(redis)
+    assert len(await dead(seen)) == 1
+
+
+async def test_a_consumer_that_is_long_gone_is_removed_unless_something_of_its_is_left(
+    redis: Redis, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_group, "_GONE_AFTER_MS", 1)
+    await redis.xgroup_create("orders", "mail", id="0", mkstream=True)
+    await redis.xgroup_createconsumer("orders", "mail", "gone")
+    await send(redis, "a")
+    await redis.xreadgroup("mail", "busy", {"orders": ">"})
+    async with consuming(redis, database, {OrderPlaced: see}, claim_after=600):
+
+        async def names() -> bool:
+            found = {consumer["name"] for consumer in await redis.xinfo_consumers("orders", "mail")}
+            return b"gone" not in found and b"busy" in found
+
+        await eventually(names)
 
 
 # Held events

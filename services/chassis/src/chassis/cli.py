@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis import config, dead_letters
+from chassis import config, dead_events, dead_letters
 from chassis.auth import hash_key
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
@@ -103,6 +103,7 @@ def build_cli[S: ServiceSettings](
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")
+    app.add_typer(_events_commands(settings_type), name="events")
     return lambda: _run(app)
 
 
@@ -186,6 +187,45 @@ def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         """Count the jobs by queue, name and state."""
         for row in run(options, dead_letters.stats):
             typer.echo(f"{row.queue}  {row.name}  {row.status}  {row.jobs}  oldest {row.oldest_age:.1f} s")
+
+    return app
+
+
+def _events_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
+    app = typer.Typer(help="Look after events that this service could not handle.", no_args_is_help=True)
+
+    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        return asyncio.run(_in_transaction(config.load_database(settings_type, options or ()), use))
+
+    @app.command()
+    def dead(options: Options = None) -> None:
+        """List the dead events, the oldest first."""
+        for event in run(options, dead_events.list_dead):
+            typer.echo(f"{event.id}  {event.stream} {event.entry_id}  {event.died_at:%F %T}  {event.reason}")
+
+    @app.command()
+    def show(number: int, options: Options = None) -> None:
+        """Show one dead event."""
+        event = run(options, partial(dead_events.show, event_number=number))
+        if event is None:
+            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
+        for field in fields(event):
+            typer.echo(f"{field.name}: {getattr(event, field.name)}")
+
+    @app.command()
+    def replay(
+        number: Annotated[int | None, typer.Argument(metavar="[NUMBER]")] = None,
+        *,
+        every: Annotated[bool, typer.Option("--all", help="All dead events.")] = False,
+        stream: Annotated[str | None, typer.Option(help="With --all: only those of this stream.")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        options: Options = None,
+    ) -> None:
+        """Have the worker handle dead events again, within seconds."""
+        if (number is None) != every:
+            raise HoldfastError("say which one: a NUMBER, or --all")
+        asked = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))
+        typer.echo(f"{'would replay' if dry_run else 'will replay'} {len(asked)}: {', '.join(map(str, asked))}")
 
     return app
 

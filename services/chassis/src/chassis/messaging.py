@@ -2,9 +2,10 @@
 
 Redis delivers at least once. An inbox row with the event's id commits together with the handler's effects, and the
 entry is acknowledged afterwards: what is delivered again finds its row and does nothing. What cannot be handled goes to
-the table `dead_event` with its reason.
+the table `dead_event` with its reason, from where `chassis.dead_events` has it replayed.
 
-A handler's side of it is `chassis.inbox`; the statements are in `inbox.sql`.
+A handler's side of it is `chassis.inbox`, the group's in Redis `chassis.consumer_group`; the statements are in
+`inbox.sql`.
 """
 
 import asyncio
@@ -14,16 +15,15 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
-from redis.typing import KeyT, StreamIdT
+from redis.exceptions import RedisError
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.consumer_group import ConsumerGroup, Entry
 from chassis.errors import HoldfastError
 from chassis.inbox import STATEMENTS, Kinds, Received, Undeliverable
 from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
@@ -43,7 +43,7 @@ process_seconds = Histogram(
     ["stream", "type"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-consumer_lag = Gauge("messaging_consumer_lag", "Entries of the stream not yet read by the group.", ["stream", "group"])
+dead_letters = Gauge("messaging_dead_letters", "Events that this group could not handle.", ["group"])
 held_seconds = Gauge("messaging_held_oldest_age_seconds", "How long the oldest held event has waited.", ["group"])
 
 
@@ -55,16 +55,6 @@ _MAX_REASON_LENGTH = 2000
 _PRUNE_ROWS = 10_000
 _PRUNE_EVERY_SECONDS = 60.0
 _MAX_PAUSE_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """A stream entry; `text` is None when it was trimmed before it could be read again. Deliveries include this one."""
-
-    stream: str
-    id: str
-    text: str | None
-    deliveries: int
 
 
 class Consumer:
@@ -91,14 +81,18 @@ class Consumer:
         claim_after: float = 15.0,
         uniform: Callable[[], float] = random.random,
     ) -> None:
-        self._redis = redis
         self._database = database
         self._settings = settings
         self._group = group
-        self._streams = streams
+        self._place = ConsumerGroup(
+            redis,
+            group=group,
+            name=name or f"{socket.gethostname()}:{os.getpid()}",
+            streams=streams,
+            batch=settings.batch,
+        )
         self._handlers = handlers
         self._kinds = Kinds(handlers)
-        self._name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._max_deliveries = max_deliveries
         self._claim_after = claim_after
         self._uniform = uniform
@@ -110,7 +104,7 @@ class Consumer:
         """Consume until `stopping` is set, and finish the batch. Outages of Redis or PostgreSQL are sat out."""
         while not stopping.is_set():
             try:
-                await self._create_groups()
+                await self._place.create()
                 await self._consume_until(stopping)
             except ProgrammingError:
                 raise
@@ -119,16 +113,7 @@ class Consumer:
                 self._retry_at = 0.0
                 await wait_or_poll(stopping, interval=self._pause())
         with suppress(RedisError):
-            await self._leave()
-
-    async def _create_groups(self) -> None:
-        """From the stream's beginning: a group that Redis forgot reads everything again, and the inbox knows it."""
-        for stream in self._streams:
-            try:
-                await self._redis.xgroup_create(stream, self._group, id="0", mkstream=True)
-            except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
+            await self._place.leave()
 
     async def _consume_until(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -136,14 +121,7 @@ class Consumer:
             if self._retry_at is not None and time.monotonic() >= self._retry_at:
                 await self._retry_pending()
             else:
-                await self._process(await self._read_new())
-
-    async def _read_new(self) -> list[_Entry]:
-        block = round(self._settings.poll_interval * 1000)
-        return _entries(await self._read_group(dict.fromkeys(self._streams, ">"), block=block), {})
-
-    async def _read_group(self, streams: dict[KeyT, StreamIdT], *, block: int | None = None) -> Any:
-        return await self._redis.xreadgroup(self._group, self._name, streams, count=self._settings.batch, block=block)
+                await self._process(await self._place.read_new(block=self._settings.poll_interval))
 
     async def _retry_pending(self) -> None:
         """Take up again what was delivered to this consumer and not acknowledged.
@@ -152,22 +130,15 @@ class Consumer:
         """
         await self._database.ping()
         self._retry_at = None
-        for stream in self._streams:
-            entries = await self._read_pending(stream)
+        for stream in self._place.streams:
+            entries, is_full = await self._place.read_pending(stream)
             await self._process(entries)
-            if self._retry_at is None and len(entries) == self._settings.batch:
+            if self._retry_at is None and is_full:
                 self._retry_at = 0.0
         if self._retry_at is None:
             self._failures = 0
 
-    async def _read_pending(self, stream: str) -> list[_Entry]:
-        pending: Any = await self._redis.xpending_range(
-            stream, self._group, "-", "+", self._settings.batch, consumername=self._name
-        )
-        deliveries = {entry["message_id"].decode(): entry["times_delivered"] + 1 for entry in pending}
-        return _entries(await self._read_group({stream: "0"}), deliveries)
-
-    async def _process(self, entries: Iterable[_Entry]) -> None:
+    async def _process(self, entries: Iterable[Entry]) -> None:
         """In order; after a failure the later events of that aggregate wait with it."""
         waiting: set[tuple[str, str]] = set()
         for entry in entries:
@@ -179,7 +150,7 @@ class Consumer:
         if waiting:
             self._retry_at = time.monotonic() + self._pause()
 
-    async def _read(self, entry: _Entry) -> Received[Event] | None:
+    async def _read(self, entry: Entry) -> Received[Event] | None:
         """The entry's event, or None when there is nothing to handle and the entry is done with."""
         try:
             received = self._parse(entry)
@@ -190,15 +161,13 @@ class Consumer:
             await self._acknowledge(entry, "other", "skipped")
         return received
 
-    def _parse(self, entry: _Entry) -> Received[Event] | None:
-        if entry.text is None:
-            raise Undeliverable("it was trimmed from the stream before it was handled")
+    def _parse(self, entry: Entry) -> Received[Event] | None:
         if entry.deliveries > self._max_deliveries:
             # A failure is buried when it happens. This event never gets that far: it ends the process that handles it.
             raise Undeliverable(f"it was delivered {self._max_deliveries} times and never came to an end")
         return self._kinds.parse(self._group, entry.text)
 
-    async def _deliver(self, entry: _Entry, received: Received[Event]) -> bool:
+    async def _deliver(self, entry: Entry, received: Received[Event]) -> bool:
         """Whether the entry is done with."""
         kind = received.payload.options.type
         started = time.perf_counter()
@@ -231,7 +200,7 @@ class Consumer:
                 await self._acknowledge(entry, kind, outcome)
         return outcome != "failed"
 
-    def _attributes(self, entry: _Entry, received: Received[Event]) -> dict[str, str | int]:
+    def _attributes(self, entry: Entry, received: Received[Event]) -> dict[str, str | int]:
         return {
             "messaging.system": "redis",
             "messaging.operation.type": "process",
@@ -241,7 +210,7 @@ class Consumer:
             "holdfast.event.deliveries": entry.deliveries,
         }
 
-    async def _handle(self, entry: _Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
+    async def _handle(self, entry: Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
         try:
             async with self._database.transaction() as session:
                 values = {"consumer": self._group, "event_id": received.event_id}
@@ -254,21 +223,26 @@ class Consumer:
             return "dead" if entry.deliveries >= self._max_deliveries else "failed", error
         return "handled", None
 
-    async def _acknowledge(self, entry: _Entry, kind: str, outcome: Outcome) -> None:
-        await self._redis.xack(entry.stream, self._group, entry.id)
+    async def _acknowledge(self, entry: Entry, kind: str, outcome: Outcome) -> None:
+        if entry.dead_id is None:
+            await self._place.acknowledge(entry)
+        elif outcome != "dead":
+            async with self._database.transaction() as session:
+                await session.execute(STATEMENTS["forget_dead"], {"id": entry.dead_id})
         consumed.labels(entry.stream, kind, outcome).inc()
 
-    async def _bury(self, entry: _Entry, kind: str, reason: str) -> None:
+    async def _bury(self, entry: Entry, kind: str, reason: str) -> None:
+        shown = str(redact(reason))[:_MAX_REASON_LENGTH]
         values = {
             "consumer": self._group,
             "stream": entry.stream,
             "entry_id": entry.id,
-            "event": entry.text or "",
-            "reason": str(redact(reason))[:_MAX_REASON_LENGTH],
+            "event": entry.text,
+            "reason": shown,
         }
         async with self._database.transaction() as session:
             await session.execute(STATEMENTS["bury"], values)
-        log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=values["reason"])
+        log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=shown)
         await self._acknowledge(entry, kind, "dead")
 
     def _pause(self) -> float:
@@ -282,51 +256,41 @@ class Consumer:
         if now - self._tended_at < self._claim_after / 5:
             return
         self._tended_at = now
-        for stream in self._streams:
-            await self._take_over(stream)
-            await self._measure(stream)
+        for stream in self._place.streams:
+            taken = await self._place.take_over(stream, silent_for=self._claim_after)
+            if taken:
+                log.warning("entries_taken_over", stream=stream, group=self._group, entries=taken)
+                self._retry_at = 0.0
+            await self._place.measure(stream)
+        await self._replay()
         async with self._database.transaction() as session:
-            held_seconds.labels(self._group).set(
-                await session.scalar(STATEMENTS["sample"], {"consumer": self._group}) or 0
-            )
+            sample = (await session.execute(STATEMENTS["sample"], {"consumer": self._group})).one()
+            held_seconds.labels(self._group).set(sample.held_seconds)
+            dead_letters.labels(self._group).set(sample.dead)
             if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
-                self._pruned_at = now
                 values = {"consumer": self._group, "retention": self._settings.inbox_retention, "count": _PRUNE_ROWS}
-                await session.execute(STATEMENTS["prune"], values)
+                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # else the next turn goes on
+                    self._pruned_at = now
 
-    async def _take_over(self, stream: str) -> None:
-        idle = round(self._claim_after * 1000)
-        ids = await self._redis.xautoclaim(
-            stream, self._group, self._name, idle, count=self._settings.batch, justid=True
-        )
-        if ids:
-            log.warning("entries_taken_over", stream=stream, group=self._group, entries=len(ids))
-            self._retry_at = 0.0
+    async def _replay(self) -> None:
+        """Handle the dead events that somebody wants replayed. Each has one try, and is dead again if that fails.
 
-    async def _measure(self, stream: str) -> None:
-        for group in await self._redis.xinfo_groups(stream):
-            if group["name"] == self._group.encode() and group["lag"] is not None:
-                consumer_lag.labels(stream, self._group).set(group["lag"])
-
-    async def _leave(self) -> None:
-        """Leave the group, unless entries are still ours: whoever takes them over needs to find them."""
-        for stream in self._streams:
-            if not await self._redis.xpending_range(stream, self._group, "-", "+", 1, consumername=self._name):
-                await self._redis.xgroup_delconsumer(stream, self._group, self._name)
-
-
-def _entries(answer: Any, deliveries: Mapping[str, int]) -> list[_Entry]:
-    """The entries of an XREADGROUP answer."""
-    return [
-        _Entry(
-            stream=stream.decode(),
-            id=entry_id.decode(),
-            text=fields[b"event"].decode(errors="replace") if fields else None,
-            deliveries=deliveries.get(entry_id.decode(), 1),
-        )
-        for stream, entries in answer
-        for entry_id, fields in entries
-    ]
+        They are given back first, so that one that ends the process does not do so for ever.
+        """
+        values = {"consumer": self._group, "count": self._settings.batch}
+        async with self._database.transaction() as session:
+            rows = (await session.execute(STATEMENTS["take_replayable"], values)).all()
+        for row in sorted(rows):
+            entry = Entry(
+                stream=row.stream,
+                id=row.entry_id,
+                text=row.event,
+                deliveries=self._max_deliveries,
+                dead_id=row.id,
+            )
+            await self._process([entry])
+        if len(rows) == self._settings.batch:
+            self._tended_at = float("-inf")  # there may be more, after a look at what is new
 
 
 def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:

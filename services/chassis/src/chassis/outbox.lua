@@ -1,11 +1,16 @@
--- Publish events to a stream, if Redis still is the Redis that we published to before.
+-- Publish events to a stream, if Redis still is the Redis that we published to before and we still are the one relay.
 --
--- KEYS[1] the stream, KEYS[2] its epoch
--- ARGV[1] the epoch we expect, ARGV[2] the last id we know to have been given, ARGV[3] entries to keep (approximately)
--- ARGV[4...] the events
+-- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the term of its last leader
+-- ARGV[1] the epoch we expect, ARGV[2] the last id we know to have been given ('' begins the epoch with this call),
+-- ARGV[3] our term: leaders that came later have a higher one, ARGV[4] entries to keep (approximately)
+-- ARGV[5...] the events
 --
--- Returns the stream's last id, or false when Redis has forgotten: another epoch or none (it was emptied), or a last
--- id below ours (an older snapshot was restored). Nothing is published then.
+-- Returns one of
+--   {'published', last id, number of events, group}  fewer than given when that group, the slowest, is so far behind
+--                                                    that its unread entries would be trimmed; '' when it is not
+--   {'deposed'}    another leader has published since we took the lead
+--   {'forgotten'}  another epoch or none (Redis was emptied, or a consumer missed entries), or a last id below ours
+--                  (an older snapshot was restored, or a failover lost the last writes)
 
 local function last_generated_id()
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
@@ -30,11 +35,37 @@ local function is_lower(id, other)
     return milliseconds < other_milliseconds or (milliseconds == other_milliseconds and sequence < other_sequence)
 end
 
+-- How many entries the slowest group has not read, and its name.
+local function furthest_behind()
+    local most, slowest = 0, ''
+    local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+    for _, group in ipairs(groups.err and {} or groups) do
+        local found = {}
+        for index = 1, #group, 2 do
+            found[group[index]] = group[index + 1]
+        end
+        if found['lag'] and found['lag'] > most then
+            most, slowest = found['lag'], found['name']
+        end
+    end
+    return most, slowest
+end
+
+local epoch, last_id, term, kept = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if tonumber(redis.call('GET', KEYS[3]) or 0) > term then
+    return {'deposed'}
+end
 local last = last_generated_id()
-if redis.call('GET', KEYS[2]) ~= ARGV[1] or is_lower(last, ARGV[2]) then
-    return false
+if last_id == '' then
+    redis.call('SET', KEYS[2], epoch)
+elseif redis.call('GET', KEYS[2]) ~= epoch or is_lower(last, last_id) then
+    return {'forgotten'}
 end
-for index = 4, #ARGV do
-    last = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'event', ARGV[index])
+redis.call('SET', KEYS[3], ARGV[3])
+
+local behind, slowest = furthest_behind()
+local count = math.min(#ARGV - 4, math.max(0, kept - behind))
+for index = 5, 4 + count do
+    last = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[index])
 end
-return last
+return {'published', last, count, count < #ARGV - 4 and slowest or ''}

@@ -2,7 +2,8 @@
 
 A service writes events with `publish`. One relay per database copies them to Redis Streams and marks them afterwards,
 so that a crash in between repeats events instead of losing them. Redis is not trusted to remember: the relay notices
-when it was emptied or set back, and publishes again whatever it still keeps.
+when it was emptied or set back, and consumers (`chassis.messaging`) when entries were trimmed that they had not read;
+whatever the outbox still keeps is then published again.
 
 The statements are in `outbox.sql`, the script that publishes in `outbox.lua`.
 """
@@ -17,13 +18,14 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import asyncpg
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel, ConfigDict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.errors import HoldfastError
 from chassis.logging import debug_header, get_logger
 from chassis.pooling import Passwords
 from chassis.settings import DatabaseSettings, OutboxSettings
@@ -38,6 +40,15 @@ republished = Counter("outbox_republished", "Events that go out again because Re
 lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.")
 unpublished = Gauge("outbox_unpublished", "Events that wait to be published.")
 is_leader = Gauge("outbox_is_leader", "1 in the process whose relay publishes.")
+is_held_back = Gauge(
+    "outbox_held_back", "1 while events wait because a group's unread entries fill the stream.", ["stream"]
+)
+operation_seconds = Histogram(
+    "messaging_client_operation_duration_seconds",
+    "Duration of a call to Redis that sends or receives a batch of events.",
+    ["operation", "stream"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 
 WAKEUP_CHANNEL = "outbox"
 
@@ -46,7 +57,7 @@ _PUBLISH = text(_SQL["publish"])
 _SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
-"""Rows looked at in one go: about 170 a second, above what one relay is expected to publish in the long run."""
+"""Rows forgotten in one statement: some 50 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +108,26 @@ async def publish(
     return event_id
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Position:
+    """Where a stream stands: what Redis must still know of it and, while it is repeated, how far that is."""
+
+    stream: str
+    epoch: str
+    last_id: str
+    repeat_after: int | None
+
+
+class _Deposed(HoldfastError):
+    """Another relay leads: it took over while this one could not be heard of."""
+
+
 class Relay:
     """Publishes the outbox of one database. Of all processes that run one, the holder of an advisory lock does it.
 
-    Lock, reads and marks share one connection: a relay that lost the lock has lost the means to go on, too.
+    Lock, reads and marks share one connection: a relay that lost the lock has lost the means to go on, too. A relay
+    that is killed is followed within `poll_interval`; one that stands still, or whose host is gone, within
+    `leader_timeout` more. When it wakes, Redis refuses it: a later leader has published under a higher term.
     """
 
     def __init__(
@@ -120,6 +147,7 @@ class Relay:
         self._application_name = application_name
         self._publish_script = redis.register_script(_SCRIPT)
         self._woken = wakeups.subscribe(WAKEUP_CHANNEL)
+        self._term = 0
         self._measured_at = self._pruned_at = float("-inf")
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -129,8 +157,8 @@ class Relay:
             while not stopping.is_set():
                 try:
                     await self._lead_until(stopping)
-                except CONNECTION_ERRORS as error:
-                    log.warning("outbox_database_failed", error=type(error).__name__)
+                except (_Deposed, *CONNECTION_ERRORS) as error:
+                    log.warning("outbox_leadership_lost", error=type(error).__name__)
                     await wait_or_poll(stopping, interval=self._settings.poll_interval)
             wake.cancel()
 
@@ -141,15 +169,19 @@ class Relay:
     async def _lead_until(self, stopping: asyncio.Event) -> None:
         connection = await connect(self._database, application_name=self._application_name, passwords=self._passwords)
         try:
-            while not await connection.fetchval(_SQL["lead"]):
+            await connection.execute(_SQL["tie_to_silence"], str(round(self._settings.leader_timeout * 1000)))
+            while (term := await connection.fetchval(_SQL["lead"])) is None:
                 if stopping.is_set():
                     return
                 await wait_or_poll(stopping, interval=self._settings.poll_interval)
+            self._term = term
             is_leader.set(1)
             log.info("outbox_leadership_taken")
             await self._relay_until(connection, stopping)
         finally:
-            is_leader.set(0)
+            for gauge in (is_leader, lag_seconds, unpublished):
+                gauge.set(0)  # they are the leader's to tell
+            is_held_back.clear()
             await _close(connection)
 
     async def _relay_until(self, connection: asyncpg.Connection, stopping: asyncio.Event) -> None:
@@ -172,41 +204,70 @@ class Relay:
         A stream without news is asked too: Redis may have forgotten what its consumers have not read yet.
         """
         is_full = False
-        for position in await connection.fetch(_SQL["positions"]):
-            count = await self._relay_stream(connection, position["stream"], position["epoch"], position["last_id"])
-            is_full = is_full or count == self._settings.batch
+        for row in await connection.fetch(_SQL["positions"]):
+            position = await self._restart(connection, row["stream"]) if row["epoch"] is None else _Position(**row)
+            is_full = await self._relay_stream(connection, position) or is_full
         return is_full
 
-    async def _relay_stream(
-        self, connection: asyncpg.Connection, stream: str, epoch: str | None, last_id: str | None
-    ) -> int:
-        if epoch is None or last_id is None:
-            epoch, last_id = await self._restart(connection, stream), "0-0"
-        rows = await connection.fetch(_SQL["unpublished"], stream, self._settings.batch)
-        new_id = await self._send(stream, epoch, last_id, [row["event"] for row in rows])
-        if new_id is None:
+    async def _relay_stream(self, connection: asyncpg.Connection, position: _Position) -> bool:
+        stream, batch = position.stream, self._settings.batch
+        rows = await connection.fetch(_SQL["next"], stream, batch, position.repeat_after)
+        sent = await self._send(position, [row["event"] for row in rows])
+        if sent is None:
             await self._restart(connection, stream)
-            return self._settings.batch
-        if rows:
-            await connection.execute(_SQL["mark"], stream, [row["seq"] for row in rows], new_id)
-            published.labels(stream).inc(len(rows))
-        return len(rows)
+            log.warning("outbox_stream_forgotten", stream=stream)
+            return True
+        last_id, count, slowest = sent
+        self._tell_held_back(stream, slowest)
+        is_full = count == batch
+        done = rows[:count]
+        repeat_after = position.repeat_after
+        if repeat_after is not None:
+            is_over = not slowest and not is_full
+            repeat_after = None if is_over else done[-1]["seq"] if done else repeat_after
+        if done or (last_id, repeat_after) != (position.last_id, position.repeat_after):
+            await connection.execute(_SQL["mark"], stream, [row["seq"] for row in done], last_id, repeat_after)
+            published.labels(stream).inc(count)
+            republished.labels(stream).inc(sum(row["is_repeated"] for row in done))
+        # When a repetition is over, what was committed meanwhile may have a lower number, and waits still.
+        return is_full or repeat_after != position.repeat_after
 
-    async def _send(self, stream: str, epoch: str, last_id: str, events: Sequence[str]) -> str | None:
-        """The stream's last id after publishing, or None when Redis has forgotten the stream."""
-        arguments: list[str | int] = [epoch, last_id, self._settings.stream_max_length, *events]
-        answer: bytes | None = await self._publish_script(keys=[stream, _epoch_key(stream)], args=arguments)
-        return answer.decode() if answer is not None else None
+    async def _send(self, position: _Position, events: Sequence[str]) -> tuple[str, int, str] | None:
+        """(the stream's last id, number of events sent, the group that the others wait for); None: Redis has forgotten.
 
-    async def _restart(self, connection: asyncpg.Connection, stream: str) -> str:
-        """Begin a new epoch, in PostgreSQL first: a crash before Redis knows it only begins another one."""
+        Raises `_Deposed`.
+        """
+        stream = position.stream
+        arguments: list[str | int] = [
+            position.epoch,
+            position.last_id,
+            self._term,
+            self._settings.stream_max_length,
+            *events,
+        ]
+        with operation_seconds.labels("send", stream).time():
+            answer = await self._publish_script(keys=[stream, epoch_key(stream), f"{stream}:term"], args=arguments)
+        match answer:
+            case [b"published", last_id, count, slowest]:
+                return last_id.decode(), count, slowest.decode()
+            case [b"forgotten"]:
+                return None
+            case _:
+                raise _Deposed(f"a later leader has published to {stream}")
+
+    async def _restart(self, connection: asyncpg.Connection, stream: str) -> _Position:
+        """Begin a new epoch, in PostgreSQL: Redis learns of it with the first batch."""
         epoch = str(uuid4())
-        count = await connection.fetchval(_SQL["restart"], stream, epoch)
-        await self._redis.set(_epoch_key(stream), epoch)
-        if count:
-            republished.labels(stream).inc(count)
-            log.warning("outbox_stream_forgotten", stream=stream, events=count)
-        return epoch
+        await connection.execute(_SQL["restart"], stream, epoch)
+        return _Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
+
+    def _tell_held_back(self, stream: str, slowest: str) -> None:
+        gauge = is_held_back.labels(stream)
+        if slowest:
+            gauge.set(1)
+            log.warning("outbox_held_back", stream=stream, group=slowest)
+        else:
+            gauge.set(0)
 
     async def _tend(self, connection: asyncpg.Connection) -> None:
         """Now and then, measure the lag and forget what is older than the retention."""
@@ -217,8 +278,14 @@ class Relay:
             lag_seconds.set(lag["seconds"])
             unpublished.set(lag["events"])
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
-            self._pruned_at = now
-            await connection.execute(_SQL["prune"], self._settings.retention, _PRUNE_ROWS)
+            count = await connection.fetchval(_SQL["prune"], self._settings.retention, _PRUNE_ROWS)
+            if count < _PRUNE_ROWS:  # else there is more, and the next turn goes on
+                self._pruned_at = now
+
+
+def epoch_key(stream: str) -> str:
+    """Where Redis remembers which epoch of the stream this is. Without it the relay publishes everything again."""
+    return f"{stream}:epoch"
 
 
 def _attributes(stream: str) -> dict[str, str | int]:
@@ -227,10 +294,6 @@ def _attributes(stream: str) -> dict[str, str | int]:
         "messaging.operation.type": "send",
         "messaging.destination.name": stream,
     }
-
-
-def _epoch_key(stream: str) -> str:
-    return f"{stream}:epoch"
 
 
 async def _close(connection: asyncpg.Connection) -> None:

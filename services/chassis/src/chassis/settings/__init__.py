@@ -136,6 +136,12 @@ class ServiceSettings(Ruled, BaseSettings):
             "or jobs wait for a connection and fail for want of one",
         ),
         Rule("outbox.poll_interval", "<", "redis.stream_timeout", "or reading an idle stream is an error each time"),
+        Rule(
+            "redis.stream_timeout + outbox.poll_interval",
+            "<",
+            "outbox.leader_timeout",
+            "or a relay loses the lead while it waits for Redis",
+        ),
     )
 
     @property

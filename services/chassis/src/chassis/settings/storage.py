@@ -149,16 +149,28 @@ class OutboxSettings(Group):
     batch: int = Field(
         100, ge=1, le=10_000, description="Rows published in one go: some ms of work, lost when the process dies."
     )
-    poll_interval: Seconds = Field(1.0, description="Seconds between looks when no wake-up arrives.")
+    poll_interval: Seconds = Field(
+        1.0, description="Seconds between looks when no wake-up arrives, and until a killed relay is followed."
+    )
+    leader_timeout: Timeout = Field(
+        15.0,
+        description="Seconds of silence after which PostgreSQL ends a relay's session, so that another one leads: "
+        "above the longest wait for Redis.",
+    )
     retention: Period = Field(
         7 * 86_400.0, description="Seconds a published row is kept to be published again: a week."
     )
     inbox_retention: Period = Field(14 * 86_400.0, description="Seconds a consumed event id is kept; above retention.")
     stream_max_length: int = Field(
-        100_000, ge=1, le=10_000_000, description="Entries a stream keeps, approximately: a day at 1/s, under 100 MB."
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="Entries a stream keeps, approximately: a day at 1/s, under 100 MB. When a group has not read that "
+        "many, further events wait in the outbox.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("batch", "≤", "stream_max_length", "or a batch never fits into the stream"),
         Rule("retention", "<", "inbox_retention", "or an event published again is taken for a new one"),
     )
 

@@ -1,0 +1,155 @@
+"""One consumer's place in a consumer group: reads entries, acknowledges them, takes over those of silent consumers.
+
+What was trimmed from a stream before the group read or acknowledged it is noticed here and published again, since the
+relay is told that the stream was forgotten. The scripts are `consumer_read.lua` and `consumer_take_over.lua`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import Counter, Gauge
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from chassis.logging import get_logger
+from chassis.outbox import epoch_key, operation_seconds
+
+log = get_logger(__name__)
+
+consumer_lag = Gauge("messaging_consumer_lag", "Entries of the stream not yet read by the group.", ["stream", "group"])
+consumer_pending = Gauge(
+    "messaging_consumer_pending", "Entries read by the group and not yet acknowledged.", ["stream", "group"]
+)
+missed = Counter(
+    "messaging_missed", "Entries trimmed before the group had them; they are published again.", ["stream", "group"]
+)
+
+_READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
+_TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
+_GONE_AFTER_MS = 3_600_000
+"""An hour without a command: longer than any pause of a process that comes back, and names of pods are not reused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A stream entry. `deliveries` includes this one. A dead event that is replayed has its number in `dead_id`, and is
+    in the stream no longer.
+    """
+
+    stream: str
+    id: str
+    text: str
+    deliveries: int
+    dead_id: int | None = None
+
+
+class ConsumerGroup:
+    """`group` on `streams`, read as the consumer `name`; `batch` entries of a stream at a time."""
+
+    def __init__(self, redis: Redis, *, group: str, name: str, streams: Sequence[str], batch: int) -> None:
+        self.streams = streams
+        self._redis = redis
+        self._group = group
+        self._name = name
+        self._batch = batch
+        self._read_script = redis.register_script(_READ)
+        self._take_over_script = redis.register_script(_TAKE_OVER)
+
+    async def create(self) -> None:
+        """From the stream's beginning: a group that Redis forgot reads everything again, and the inbox knows it.
+
+        A new group of an old stream finds that entries are missing, and so is sent what the outbox still keeps.
+        """
+        for stream in self.streams:
+            try:
+                await self._redis.xgroup_create(stream, self._group, id="0", mkstream=True, entries_read=0)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def read_new(self, *, block: float) -> list[Entry]:
+        """What no consumer of the group has read; if there is nothing, wait for `block` seconds, and return nothing."""
+        found: list[Entry] = []
+        read_before: dict[Any, Any] = {}
+        for stream in self.streams:
+            with operation_seconds.labels("receive", stream).time():
+                entries, last_id, missing = await self._read_script(
+                    keys=[stream, epoch_key(stream)], args=[self._group, self._name, self._batch]
+                )
+            self._tell_missed(stream, missing)
+            read_before[stream] = last_id
+            found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
+        if not found:
+            # Read as no group, so that it only waits: what the group reads must go through the script.
+            await self._redis.xread(read_before, count=1, block=round(block * 1000))
+        return found
+
+    async def read_pending(self, stream: str) -> tuple[list[Entry], bool]:
+        """A batch of what this consumer has read and not acknowledged, and whether there may be more."""
+        pending: Any = await self._redis.xpending_range(
+            stream, self._group, "-", "+", self._batch, consumername=self._name
+        )
+        deliveries = {entry["message_id"]: entry["times_delivered"] + 1 for entry in pending}
+        answer: Any = await self._redis.xreadgroup(self._group, self._name, {stream: "0"}, count=self._batch)
+        entries = [entry for _, found in answer for entry in found]
+        await self._give_up_trimmed(stream, [entry_id for entry_id, fields in entries if not fields])
+        kept = _entries(stream, entries, deliveries)
+        return kept, len(entries) == self._batch
+
+    async def acknowledge(self, entry: Entry) -> None:
+        await self._redis.xack(entry.stream, self._group, entry.id)
+
+    async def take_over(self, stream: str, *, silent_for: float) -> int:
+        """Make the entries of consumers that were silent for that many seconds this one's; their number."""
+        taken, missing = await self._take_over_script(
+            keys=[stream, epoch_key(stream)],
+            args=[self._group, self._name, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
+        )
+        self._tell_missed(stream, missing)
+        return int(taken)
+
+    async def measure(self, stream: str) -> None:
+        for group in await self._redis.xinfo_groups(stream):
+            if group["name"] == self._group.encode():
+                consumer_lag.labels(stream, self._group).set(group["lag"] or 0)
+                consumer_pending.labels(stream, self._group).set(group["pending"])
+
+    async def leave(self) -> None:
+        """Leave the group, unless entries are still ours: whoever takes them over needs to find them."""
+        for stream in self.streams:
+            if not await self._redis.xpending_range(stream, self._group, "-", "+", 1, consumername=self._name):
+                await self._redis.xgroup_delconsumer(stream, self._group, self._name)
+
+    async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
+        """Entries that are in the group still, and no longer in the stream."""
+        if ids:
+            await self._redis.delete(epoch_key(stream))  # first: after a crash in between they are found once more
+            await self._redis.xack(stream, self._group, *ids)
+            self._tell_missed(stream, len(ids))
+
+    def _tell_missed(self, stream: str, count: int) -> None:
+        if count:
+            missed.labels(stream, self._group).inc(count)
+            log.warning("entries_missed", stream=stream, group=self._group, entries=count)
+
+
+def _entries(
+    stream: str, found: Iterable[tuple[bytes, Mapping[bytes, bytes]]], deliveries: Mapping[bytes, int]
+) -> list[Entry]:
+    return [
+        Entry(
+            stream=stream,
+            id=entry_id.decode(),
+            text=fields[b"event"].decode(errors="replace"),
+            deliveries=deliveries.get(entry_id, 1),
+        )
+        for entry_id, fields in found
+        if fields
+    ]
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A script's fields come as one list."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

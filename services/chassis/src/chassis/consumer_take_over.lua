@@ -1,0 +1,26 @@
+-- Take over what silent consumers of a group have read and not acknowledged, and remove consumers that are long gone.
+--
+-- KEYS[1] the stream, KEYS[2] its epoch
+-- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] milliseconds of silence, ARGV[4] entries at most,
+-- ARGV[5] milliseconds after which a consumer that has nothing is removed
+--
+-- Returns {number of entries taken over, number that had been trimmed meanwhile}. Redis drops the latter from the
+-- group as it finds them; the epoch ends in the same step, so that the relay publishes them again.
+
+local claimed = redis.call(
+    'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0-0', 'COUNT', ARGV[4], 'JUSTID'
+)
+local missed = claimed[3] and #claimed[3] or 0
+if missed > 0 then
+    redis.call('DEL', KEYS[2])
+end
+for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+    local found = {}
+    for index = 1, #reply, 2 do
+        found[reply[index]] = reply[index + 1]
+    end
+    if found['name'] ~= ARGV[2] and found['pending'] == 0 and found['idle'] > tonumber(ARGV[5]) then
+        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], found['name'])
+    end
+end
+return {#claimed[2], missed}
