@@ -16,11 +16,12 @@ from chassis.settings import ServiceSettings
 type Schema = dict[str, Any]
 
 THE_CHARTS_OWN = {
+    "DatabaseSettings": {"budget"},
     "HttpSettings": {"host", "port"},
     "ManagementSettings": {"host", "port"},
     "RateLimitSettings": {"replicas"},
 }
-"""Settings that follow from the rest of the chart: the ports of Services and probes, the number of replicas."""
+"""Settings that follow from the rest of the chart: the ports of Services and probes, the numbers of replicas."""
 
 
 type IsSecret = Callable[[Schema, Schema], bool]

@@ -1,10 +1,26 @@
 """The platform's chart, rendered in every way in which it is meant to be installed."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 import pytest
+from chassis import config_layers
 from our_services import SERVICES
-from rendering import HOLDFAST, Rendering, Values, leaves, merge, nested, render, values_files, values_of
+from pod_files import Enter, files_of, write
+from rendering import (
+    HOLDFAST,
+    Json,
+    Rendering,
+    Values,
+    Workload,
+    leaves,
+    merge,
+    nested,
+    render,
+    values_files,
+    values_of,
+)
 
 OWN_SECRETS = merge(
     nested("secrets.generate", value=True),
@@ -53,3 +69,24 @@ def rendering(request: pytest.FixtureRequest) -> Rendering:
 def platform() -> Rendering:
     """The chart with its own values."""
     return render(HOLDFAST)
+
+
+@pytest.fixture
+def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
+    """Shows this process the variables and files that the container would see, and none of this machine's."""
+    monkeypatch.chdir(tmp_path)  # where there is no .env
+
+    def apply(rendering: Rendering, workload: Workload, container: Json) -> None:
+        for name in [name for name in os.environ if name.startswith(config_layers.PREFIX)]:
+            monkeypatch.delenv(name)
+        root = tmp_path / workload.name / container["name"]
+        write(files_of(rendering, workload, container), root)
+        variables = {each["name"]: each["value"] for each in container.get("env", [])}
+        assert not variables.keys() & config_layers.LOCATIONS.keys()  # a container's are the code's own
+        places = {
+            name: str(root / PurePosixPath(path).relative_to("/")) for name, path in config_layers.LOCATIONS.items()
+        }
+        for name, text in (variables | places).items():
+            monkeypatch.setenv(name, text)
+
+    return apply

@@ -1,10 +1,13 @@
 """What a container finds in its file system: the files of the ConfigMaps and Secrets that are mounted into it."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from rendering import Json, Rendering, Workload
+
+type Enter = Callable[[Rendering, Workload, Json], None]
+"""The fixture `enter`: shows this process what the container would see."""
 
 
 def files_of(rendering: Rendering, workload: Workload, container: Json) -> Mapping[PurePosixPath, str]:

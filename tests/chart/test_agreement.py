@@ -1,29 +1,25 @@
 """The chart and the code agree: what is rendered starts the real settings; ports, paths and times are the code's."""
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 from api_server import probes
-from chassis import config, config_layers
+from chassis import config
 from chassis.cli import EXIT_CONFIGURATION
 from chassis.errors import ConfigurationError
 from chassis.health import CHECK_TIMEOUT, Health, management_app
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from our_services import SETTINGS
-from pod_files import files_of, write
+from pod_files import Enter
 from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, merge, nested, render, values_files, values_of
 from starlette.routing import Route
 
 ROLES = ("api", "worker")
-
-type Enter = Callable[[Rendering, Workload, Json], None]
 
 
 def deployment(rendering: Rendering, service: str, role: str) -> Workload:
@@ -43,27 +39,6 @@ def main(workload: Workload) -> Json:
 def port(container: Json, name: str) -> int:
     (number,) = (each["containerPort"] for each in container["ports"] if each["name"] == name)
     return number
-
-
-@pytest.fixture
-def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
-    """Shows this process the variables and files that the container would see, and none of this machine's."""
-    monkeypatch.chdir(tmp_path)  # where there is no .env
-
-    def apply(rendering: Rendering, workload: Workload, container: Json) -> None:
-        for name in [name for name in os.environ if name.startswith(config_layers.PREFIX)]:
-            monkeypatch.delenv(name)
-        root = tmp_path / workload.name / container["name"]
-        write(files_of(rendering, workload, container), root)
-        variables = {each["name"]: each["value"] for each in container.get("env", [])}
-        assert not variables.keys() & config_layers.LOCATIONS.keys()  # a container's are the code's own
-        places = {
-            name: str(root / PurePosixPath(path).relative_to("/")) for name, path in config_layers.LOCATIONS.items()
-        }
-        for name, text in (variables | places).items():
-            monkeypatch.setenv(name, text)
-
-    return apply
 
 
 @pytest.fixture(scope="session", params=["values.yaml", *values_files(HOLDFAST)])
@@ -260,20 +235,3 @@ def test_a_pod_has_the_time_that_its_process_takes_to_stop(enter: Enter, values:
         assert config.load(OrdersSettings).shutdown.grace_period <= seconds
         assert workload.pod["terminationGracePeriodSeconds"] == seconds
         assert isinstance(workload.pod["terminationGracePeriodSeconds"], int)
-
-
-def test_postgres_has_a_connection_for_every_process_even_in_an_upgrade(enter: Enter, platform: Rendering) -> None:
-    needed = 0
-    for service in SETTINGS:
-        for role in ROLES:
-            workload = deployment(platform, service, role)
-            enter(platform, workload, main(workload))
-            database = config.load(SETTINGS[service]).database
-            spec = workload.object["spec"]
-            pods = 2 * spec["replicas"]  # the old ones may still drain when the last new one starts
-            # Two more: one listens for wake-ups, one is for health checks or the outbox.
-            needed += pods * (database.pool_size + database.max_overflow + 2)
-    (option,) = (word for word in main(platform.workload("StatefulSet/holdfast-postgres"))["args"] if "=" in word)
-    name, _, maximum = option.partition("=")
-    assert name == "max_connections"
-    assert int(maximum) >= needed + 10  # superusers, migrations and whoever looks

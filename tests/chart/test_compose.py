@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from chassis import config, config_layers
-from chassis.settings import ServiceSettings
+from chassis.pooling.budget import Share, pool_budget
+from chassis.settings import BudgetSettings, ServiceSettings
 from compose_file import (
     AT_HAND,
     CONTAINERS,
@@ -154,12 +155,16 @@ def test_a_process_has_the_time_to_drain(name: str, secrets: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("as_container")
 def test_postgres_has_connections_for_every_pool(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    databases = [load(name, secrets, monkeypatch).database for name in PROCESSES]
-    # And two: one listens for wake-ups, one is for health checks or the outbox.
-    wanted = sum(database.pool_size + database.max_overflow + 2 for database in databases)
+    shares = {
+        service: Share(
+            pool=database.pool_size + database.max_overflow, api_replicas=1, worker_replicas=1, generations=1
+        )
+        for service in {service_of(name) for name in PROCESSES}
+        for database in [load(f"{service}-api", secrets, monkeypatch).database]
+    }
+    needed = pool_budget(shares, reserve=BudgetSettings().reserve).total
     (setting,) = [word for word in CONTAINERS["postgres"]["command"] if word.startswith("max_connections=")]
-    reserved, oracle = 3, 4
-    assert int(setting.removeprefix("max_connections=")) >= wanted + reserved + oracle
+    assert int(setting.removeprefix("max_connections=")) >= needed
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -216,19 +216,6 @@ def test_nothing_was_left_out_of_a_template(rendering: Rendering) -> None:
     assert "%!" not in text  # what Go's printf writes for a wrong argument
 
 
-def test_more_processes_than_postgres_has_connections_for_are_refused() -> None:
-    with pytest.raises(HelmRenderError, match=r"postgres\.maxConnections is 250, but .* may open \d+ connections"):
-        render(HOLDFAST, nested("services.orders.replicas", value=20))
-
-
-def test_old_pods_that_still_drain_have_their_connections_beside_the_new_ones() -> None:
-    # 2 × (2 + 7 processes) × (5 + 5 + 2) connections and 10 more; with one pod more per Deployment it would be 214.
-    values = nested("services.orders.replicas", value=2)
-    render(HOLDFAST, values, nested("postgres.maxConnections", value=226))
-    with pytest.raises(HelmRenderError, match="may open 216 connections"):
-        render(HOLDFAST, values, nested("postgres.maxConnections", value=225))
-
-
 def test_a_service_with_several_pods_keeps_one_while_nodes_are_emptied(rendering: Rendering) -> None:
     several = {name for name, found in controllers(rendering).items() if found["spec"]["replicas"] > 1}
     budgets = {f"Deployment/{name}" for name in rendering.names("PodDisruptionBudget")}

@@ -53,12 +53,19 @@ async def test_explain_shows_each_value_and_its_layer_and_no_secret(orders: Orde
         assert not path.read_text() or path.read_text() not in ended.stdout
 
 
+async def test_explain_writes_out_the_sum_of_connections(orders: OrdersInstallation) -> None:
+    given = ("database.pool_size=7", "database.budget.worker_replicas=3", "database.budget.others=60")
+    ended = await orders.run("config", "explain", *(word for each in given for word in ("--set", each)))
+    sums = "orders: 1 × (1 × 14 + 3 × 15) + 1 = 60; other services: 60; reserve: 10 (130 in all)"
+    assert ended.stdout.splitlines()[-1] == f"# connections to the database, at most: {sums}"
+
+
 async def test_explain_tells_machines_the_same_as_json(orders: OrdersInstallation) -> None:
     ended = await orders.run("config", "explain", "--json", "--set", "http.port=8009")
     found = json.loads(ended.stdout)
     assert found["http.port"] == {"value": "8009", "layer": "command line", "shadowed": ["environment"]}
     assert found["database.password"]["value"].startswith("secret:")
-    lines = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
+    *lines, _budget = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
     assert [line.partition(" = ")[0] for line in lines] == list(found)
 
 

@@ -12,7 +12,7 @@ from chassis.config import Live, config_hash, load_live
 from chassis.logging import levels
 from chassis.process import identify
 from chassis.reloading import Result, allow_list, reload, reloading, take_over
-from chassis.settings import DependencySettings, RedisSettings, Rule, ServiceSettings
+from chassis.settings import BudgetSettings, DependencySettings, RedisSettings, Rule, ServiceSettings
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from waiting import eventually
@@ -282,6 +282,7 @@ def test_the_allow_list_is_what_the_models_mark() -> None:
         "management.token",
         "database.password",
         "database.next_password",
+        *(f"database.budget.{setting}" for setting in BudgetSettings.model_fields),
         "auth.keys",
         "auth.peppers",
         "http.max_concurrent_requests",

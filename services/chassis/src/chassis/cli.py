@@ -26,6 +26,7 @@ from chassis.auth import hash_key
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 from chassis.pooling import Database
+from chassis.pooling.budget import service_budget
 from chassis.settings import DatabaseSettings, ServiceSettings
 from chassis.wakeup import Wakeups
 
@@ -144,6 +145,8 @@ def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         for setting in explained:
             shadowed = f" (shadows: {', '.join(setting.shadowed)})" if setting.shadowed else ""
             typer.echo(f"{setting.name} = {setting.value}  [{setting.layer}]{shadowed}")
+        budget = service_budget(settings_type.service_name, config.load(settings_type, options or ()).database)
+        typer.echo(f"# connections to the database, at most: {budget} ({budget.total} in all)")
 
     return app
 

@@ -9,10 +9,11 @@ from typing import Literal
 
 from sqlalchemy import text
 
+from chassis.config import Live
 from chassis.errors import PoolExhausted
 from chassis.logging import get_logger
 from chassis.pooling.database import Database
-from chassis.settings import DatabaseSettings
+from chassis.settings import DatabaseSettings, ServiceSettings
 
 log = get_logger(__name__)
 
@@ -91,8 +92,8 @@ def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: i
     return pool_budget({service: share}, others=told.others, reserve=max(told.reserve, least_reserve))
 
 
-async def check_budget(service: str, settings: DatabaseSettings, database: Database) -> None:
-    """Compare the budget with what the server allows, and warn when it is more.
+async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:
+    """Compare the budget with what the server allows, now and whenever the settings change; warn when it is more.
 
     It warns and does not refuse: the limit is another system's, and may change while we run. A pod that starts again at
     night must not stay down because of connections that nobody has opened.
@@ -103,8 +104,10 @@ async def check_budget(service: str, settings: DatabaseSettings, database: Datab
     except PoolExhausted as error:
         log.info("connection_budget_unchecked", reason=str(error))
         return
-    budget = service_budget(service, settings, least_reserve=reserved)
-    if budget.total > allowed:
-        log.warning("connection_budget_exceeded", allowed=allowed, needed=budget.total, budget=str(budget))
-    else:
-        log.info("connection_budget_checked", allowed=allowed, needed=budget.total)
+
+    def compare(settings: S) -> None:
+        budget = service_budget(settings.service_name, settings.database, least_reserve=reserved)
+        if budget.total > allowed:
+            log.warning("connection_budget_exceeded", allowed=allowed, needed=budget.total, budget=str(budget))
+
+    live.watch(compare)

@@ -8,20 +8,35 @@ from chassis.settings.model import RELOADED, Group, Host, Identifier, Period, Po
 
 
 class BudgetSettings(Group):
-    """Who else opens connections on the same server: what the start-up check adds up. The chart fills all of it in."""
+    """Who else opens connections on the same server: the start-up check adds it up. In a cluster the chart says it."""
 
-    api_replicas: int = Field(1, ge=0, le=10_000, description="API processes of this service.")
-    worker_replicas: int = Field(1, ge=0, le=10_000, description="Worker processes of this service.")
-    generations: int = Field(
-        1, ge=1, le=2, description="2 where old processes may still drain beside as many new ones, as in a roll-out."
+    api_replicas: int = Field(
+        1, ge=0, le=10_000, description="API processes of this service.", json_schema_extra=RELOADED
     )
-    others: int = Field(0, ge=0, le=1_000_000, description="Connections of the other services on this server.")
+    worker_replicas: int = Field(
+        1, ge=0, le=10_000, description="Worker processes of this service.", json_schema_extra=RELOADED
+    )
+    generations: int = Field(
+        1,
+        ge=1,
+        le=2,
+        description="2 where all old processes may still drain beside as many new ones, as in a roll-out.",
+        json_schema_extra=RELOADED,
+    )
+    others: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Connections that other services on the server may open.",
+        json_schema_extra=RELOADED,
+    )
     reserve: int = Field(
         10,
         ge=0,
         le=10_000,
         description="Connections that no process of ours takes: 3 that PostgreSQL keeps for superusers, and 7 for "
         "people: commands, psql, an audit.",
+        json_schema_extra=RELOADED,
     )
 
 

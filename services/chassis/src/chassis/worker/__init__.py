@@ -119,7 +119,7 @@ async def _open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIter
         stack.push_async_callback(database.close)
         health = open_health_pool(settings.database, application_name=name, passwords=live.passwords)
         stack.push_async_callback(health.close)
-        await check_budget(settings.service_name, settings.database, health)
+        await check_budget(live, health)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
         streams = create_redis(settings.redis, timeout=settings.redis.stream_timeout, pool="streams")
