@@ -8,21 +8,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from prometheus_client import Counter, Gauge, Histogram
+import asyncpg
+from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
-from sqlalchemy import Row
-from sqlalchemy.exc import ProgrammingError
 
 from chassis.errors import ApiError, HoldfastError, LeaseLost, PermanentJobError
-from chassis.jobs import STATEMENTS, JobPayload, RunningJob, wakeup_channel
+from chassis.job_completion import Completions
+from chassis.job_tending import Tending
+from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, wakeup_channel
 from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
 from chassis.telemetry import SpanKind, record_failure, span
-from chassis.wakeup import DATABASE_ERRORS, Wakeups, wait_or_poll
+from chassis.wakeup import BUGS, HOLD_SECONDS, OUTAGES, Wakeups, is_set_within, wait_or_poll
 
 log = get_logger(__name__)
 
@@ -39,14 +40,13 @@ pick_up_seconds = Histogram(
     ["queue"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
-oldest_age_seconds = Gauge("job_queue_oldest_age_seconds", "How long the oldest due job has waited.", ["queue"])
-dead_letters = Gauge("job_dead_letters", "Jobs that nobody will run again by itself.", ["queue"])
-leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
-
 type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_back"]
 # A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
 type Handler = Callable[[RunningJob, Any], Awaitable[None]]
 
+OLDEST_EVERY = 4
+"""One claim in so many takes the longest due first, whatever their priority: a quarter of the capacity is nobody's to
+take away, so that no priority can starve another."""
 _MAX_REASON_LENGTH = 2000
 _CANCELLATION_SECONDS = 2.0
 """What a cancelled handler gets to clean up; the fencing token makes it harmless if it takes longer."""
@@ -72,14 +72,37 @@ def _judge(job: RunningJob, error: Exception | None, delay: Callable[[], float])
     return _Verdict("retried", "retry", {"error": reason, "delay": max(delay(), asked)})
 
 
+class Claim(NamedTuple):
+    """What to ask the queue for."""
+
+    count: int
+    suspects: bool
+
+
+def decide_claim(
+    *, running: int, unended: int, concurrency: int, has_suspects: bool, is_suspect_running: bool
+) -> Claim | None:
+    """What may be claimed now; None: nothing, until a job ends. Pure.
+
+    `running` handlers are at work, and of `unended` jobs the handler is done but the end not committed yet. Those are
+    held to `concurrency` too: they are what a crash would repeat. At most half of the slots are asked for at once, so
+    that the next jobs are on their way while these run. A suspect waits until it is alone in the process.
+    """
+    if is_suspect_running or (has_suspects and running + unended):
+        return None
+    if has_suspects:
+        return Claim(1, suspects=True)
+    free = min(concurrency - running, 2 * concurrency - running - unended)
+    return Claim(min(free, -(-concurrency // 2)), suspects=False) if free > 0 else None
+
+
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Run:
     """A claimed job in this process. `lease_until` is on the monotonic clock, from before the lease was asked for."""
 
     job: RunningJob
-    row: Row[Any]
+    row: asyncpg.Record
     lease_until: float
-    is_alone: bool
     task: asyncio.Task[None] | None = None
     ended_by: Literal["lease_lost", "handed_back"] | None = None
 
@@ -98,9 +121,9 @@ class _Run:
 class JobRunner:
     """Claims and runs the jobs of one queue in this process, `settings.concurrency` at once.
 
-    `handlers` maps payload types to `async def handler(job, payload)`. A handler that returns completes its job; one
-    that raises `PermanentJobError` buries it; any other exception is tried again, at the earliest after the
-    `retry_after` of an `ApiError`. A handler must await often: one that blocks the loop stalls its own heartbeat.
+    `handlers` maps payload types of this queue to `async def handler(job, payload)`. A handler that returns completes
+    its job; one that raises `PermanentJobError` buries it; any other exception is tried again, at the earliest after
+    the `retry_after` of an `ApiError`. A handler must await often: one that blocks the loop stalls its own heartbeat.
 
     A job whose lease ran out may have killed its process, so it runs alone from then on: the others are let finish
     first and none is started beside it.
@@ -114,7 +137,6 @@ class JobRunner:
         *,
         wakeups: Wakeups,
         drain_timeout: float,
-        queue: str = "default",
         worker: str | None = None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
@@ -122,16 +144,24 @@ class JobRunner:
         self._handlers = {(kind.options.name, kind.options.version): (kind, call) for kind, call in handlers.items()}
         self._settings = settings
         self._drain_timeout = drain_timeout
-        self._queue = queue
+        self._queue = settings.queue
+        if elsewhere := [kind.__name__ for kind in handlers if kind.options.queue != self._queue]:
+            raise HoldfastError(f"a worker of queue {self._queue} would never see {', '.join(elsewhere)}")
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
         self._uniform = uniform
-        self._woken = wakeups.subscribe(wakeup_channel(queue))
+        self._woken = wakeups.subscribe(wakeup_channel(self._queue))
+        self._completions = Completions(database)
+        self._tending = Tending(database, queue=self._queue, on_dead=_count_dead)
         self._runs: set[_Run] = set()
+        self._running: set[_Run] = set()  # those of them whose handler is at work
+        self._alone: _Run | None = None  # the suspect that was started last
         self._has_suspects = False
+        self._claims = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set; then let jobs finish for `drain_timeout` seconds and hand the others back."""
         async with asyncio.TaskGroup() as tasks:
+            completing = tasks.create_task(self._completions.run())
             beating = tasks.create_task(self._every(self._settings.lease / 3, self._heartbeat))
             tending = tasks.create_task(self._every(self._settings.lease / 5, self._tend))
             wake = tasks.create_task(self._wake_when(stopping))
@@ -140,6 +170,7 @@ class JobRunner:
             wake.cancel()
             await self._drain()
             beating.cancel()
+            completing.cancel()
 
     async def _wake_when(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -156,41 +187,59 @@ class JobRunner:
         """The database may be away for a while: jobs wait there, and leases decide who goes on with them."""
         try:
             yield
-        except ProgrammingError:
+        except BUGS:
             raise
-        except DATABASE_ERRORS as error:
+        except OUTAGES as error:
             log.warning("job_database_failed", queue=self._queue, error=type(error).__name__)
 
     async def _claim_until(self, stopping: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
         while not stopping.is_set():
-            self._woken.clear()
-            started = False
-            async with self._tolerating_outages():
-                started = await self._claim(tasks)
-            if not started:
+            async with self._tolerating_outages(), self._database.driver() as connection:
+                await self._claim_while_busy(connection, stopping, tasks)
+            if not stopping.is_set():
                 await wait_or_poll(self._woken, interval=self._settings.poll_interval)
 
-    async def _claim(self, tasks: asyncio.TaskGroup) -> bool:
-        """Start what can be started now; whether there was anything."""
-        if any(run.is_alone for run in self._runs) or (self._has_suspects and self._runs):
-            return False
-        if self._has_suspects:
-            self._has_suspects = await self._start(tasks, count=1, suspects=True) > 0
-            return True
-        free = self._settings.concurrency - len(self._runs)
-        return free > 0 and await self._start(tasks, count=free, suspects=False) > 0
+    async def _claim_while_busy(
+        self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
+    ) -> None:
+        """Start jobs as they come, until nothing happens for `HOLD_SECONDS`: then the connection is given back."""
+        is_busy = True
+        while is_busy and not stopping.is_set():
+            self._woken.clear()
+            while not stopping.is_set() and (claim := self._decide_claim()) is not None:
+                started = await self._start(connection, claim, tasks)
+                if claim.suspects:
+                    self._has_suspects = started > 0
+                elif started < claim.count:
+                    break
+            is_busy = await is_set_within(self._woken, HOLD_SECONDS)
 
-    async def _start(self, tasks: asyncio.TaskGroup, *, count: int, suspects: bool) -> int:
+    def _decide_claim(self) -> Claim | None:
+        return decide_claim(
+            running=len(self._running),
+            unended=len(self._runs) - len(self._running),
+            concurrency=self._settings.concurrency,
+            has_suspects=self._has_suspects,
+            is_suspect_running=self._alone in self._runs,
+        )
+
+    async def _start(self, connection: asyncpg.Connection, claim: Claim, tasks: asyncio.TaskGroup) -> int:
+        self._claims += 1
+        statement = DRIVER_STATEMENTS["claim_oldest" if self._claims % OLDEST_EVERY == 0 else "claim"]
         lease_until = time.monotonic() + self._settings.lease
-        values = {"queue": self._queue, "worker": self._worker, "lease": self._settings.lease}
-        async with self._database.transaction() as session:
-            rows = (await session.execute(STATEMENTS["claim"], {**values, "count": count, "suspects": suspects})).all()
+        rows = await statement.fetch(
+            connection, queue=self._queue, worker=self._worker, lease=self._settings.lease, **claim._asdict()
+        )
         for row in rows:
-            job = RunningJob(id=row.id, name=row.name, attempt=row.attempt, max_attempts=row.max_attempts)
-            run = _Run(job=job, row=row, lease_until=lease_until, is_alone=suspects)
-            run.task = tasks.create_task(self._execute(run), name=f"job-{row.id}")
+            job = RunningJob(
+                id=row["id"], name=row["name"], attempt=row["attempt"], max_attempts=row["max_attempts"]
+            )
+            run = _Run(job=job, row=row, lease_until=lease_until)
             self._runs.add(run)
-            pick_up_seconds.labels(self._queue).observe(row.waited)
+            self._running.add(run)
+            self._alone = run if claim.suspects else None
+            run.task = tasks.create_task(self._execute(run), name=f"job-{job.id}")
+            pick_up_seconds.labels(self._queue).observe(row["waited"])
         return len(rows)
 
     async def _execute(self, run: _Run) -> None:
@@ -199,10 +248,10 @@ class JobRunner:
             span(
                 f"run {job.name}",
                 kind=SpanKind.CONSUMER,
-                traceparent=run.row.traceparent,
+                traceparent=run.row["traceparent"],
                 attributes=lambda: self._attributes(job),
             ) as current,
-            debugging_for(run.row.debug),
+            debugging_for(run.row["debug"]),
             bind(job=job.name, job_id=job.id, attempt=job.attempt),
             canonical_line() as line,
         ):
@@ -210,8 +259,8 @@ class JobRunner:
             try:
                 outcome, error = await self._attempt(run)
             finally:
+                self._free_slot(run)
                 self._runs.discard(run)
-                self._woken.set()
             elapsed = time.perf_counter() - started
             processed.labels(self._queue, job.name, outcome).inc()
             duration_seconds.labels(self._queue, job.name).observe(elapsed)
@@ -219,11 +268,15 @@ class JobRunner:
                 queue=self._queue,
                 outcome=outcome,
                 duration_ms=round(elapsed * 1000, 1),
-                waited_ms=round(run.row.waited * 1000, 1),
+                waited_ms=round(run.row["waited"] * 1000, 1),
             )
             _write_line(outcome, error, line)
             if error is not None:
                 record_failure(current, error)
+
+    def _free_slot(self, run: _Run) -> None:
+        self._running.discard(run)
+        self._woken.set()
 
     def _attributes(self, job: RunningJob) -> dict[str, str | int]:
         return {
@@ -246,6 +299,7 @@ class JobRunner:
             return "lease_lost", lost
         except Exception as raised:  # noqa: BLE001  the edge of a job: whatever it raises is judged and recorded
             error = raised
+        self._free_slot(run)
         if run.job.is_complete:
             return "completed", error
         return await self._settle(run, error), error
@@ -261,15 +315,15 @@ class JobRunner:
                 raise TimeoutError(f"not done within its time limit of {limit:g} s") from error
             raise
 
-    def _load(self, row: Row[Any]) -> tuple[JobPayload, Handler]:
+    def _load(self, row: asyncpg.Record) -> tuple[JobPayload, Handler]:
         """The payload and its handler. Raises `PermanentJobError` when no further attempt can change that."""
-        if row.is_late:
+        if row["is_late"]:
             raise PermanentJobError("its deadline passed before it was started")
-        kind, handler = self._handlers.get((row.name, row.payload_version), (None, None))
+        kind, handler = self._handlers.get((row["name"], row["payload_version"]), (None, None))
         if kind is None or handler is None:
-            raise PermanentJobError(f"nothing here runs {row.name} version {row.payload_version}")
+            raise PermanentJobError(f"nothing here runs {row['name']} version {row['payload_version']}")
         try:
-            return kind.model_validate_json(row.payload), handler
+            return kind.model_validate_json(row["payload"]), handler
         except ValidationError as error:
             raise PermanentJobError(f"its payload is not a {kind.__name__}: {error}") from error
 
@@ -277,20 +331,18 @@ class JobRunner:
         job = run.job
         job.is_finishing = True
         verdict = _judge(job, error, lambda: self._delay(run))
-        values = {"id": job.id, "attempt": job.attempt, **verdict.values}
-        settled: int | None = None  # and so it stays in an outage: the lease runs out, and the job is run again
-        async with self._tolerating_outages():
-            settled = await self._finish(verdict.statement, values)
-        return "lease_lost" if settled is None else verdict.outcome
-
-    async def _finish(self, statement: str, values: Mapping[str, Any]) -> int | None:
-        async with self._database.transaction() as session:
-            job_id: int | None = await session.scalar(STATEMENTS[statement], values)
-        return job_id
+        if verdict.statement == "complete":
+            is_ours = await self._completions.complete(job.id, job.attempt, lease_until=lambda: run.lease_until)
+        else:
+            is_ours = False  # and so it stays in an outage: the lease runs out, and the job is run again
+            async with self._tolerating_outages(), self._database.driver() as connection:
+                values = {"id": job.id, "attempt": job.attempt, **verdict.values}
+                is_ours = bool(await DRIVER_STATEMENTS[verdict.statement].fetch(connection, **values))
+        return verdict.outcome if is_ours else "lease_lost"
 
     def _delay(self, run: _Run) -> float:
         """Seconds until another attempt, by the job's own backoff or the worker's."""
-        options = self._handlers[run.row.name, run.row.payload_version][0].options
+        options = self._handlers[run.row["name"], run.row["payload_version"]][0].options
         base = options.backoff_base or self._settings.backoff_base
         cap = options.backoff_cap or self._settings.backoff_cap
         return full_jitter(run.job.attempt - 1, base=base, cap=cap, random=self._uniform)
@@ -302,7 +354,7 @@ class JobRunner:
             return
         try:
             held = await self._extend(runs)
-        except DATABASE_ERRORS:
+        except OUTAGES:
             _end_expired(runs, time.monotonic())
             raise
         for run in runs:
@@ -312,22 +364,13 @@ class JobRunner:
                 run.end("lease_lost")
 
     async def _extend(self, runs: Sequence[_Run]) -> set[tuple[int, int]]:
-        values = {**_tokens(runs), "lease": self._settings.lease}
-        async with self._database.transaction() as session:
-            return {(row.id, row.attempt) for row in await session.execute(STATEMENTS["heartbeat"], values)}
+        async with self._database.driver() as connection:
+            rows = await DRIVER_STATEMENTS["heartbeat"].fetch(connection, **_tokens(runs), lease=self._settings.lease)
+        return {(row["id"], row["attempt"]) for row in rows}
 
     async def _tend(self) -> None:
-        """Take jobs from workers that went silent, then measure the queue."""
-        async with self._database.transaction() as session:
-            expired = (await session.execute(STATEMENTS["reap"])).all()
-        for row in expired:
-            _record_expiry(row)
-        async with self._database.read() as session:
-            sample = (await session.execute(STATEMENTS["sample"], {"queue": self._queue})).one()
-        oldest_age_seconds.labels(self._queue).set(sample.oldest_age)
-        dead_letters.labels(self._queue).set(sample.dead_letters)
-        self._has_suspects = sample.has_suspects
-        if sample.has_suspects:
+        self._has_suspects = await self._tending.tend()
+        if self._has_suspects:
             self._woken.set()
 
     async def _drain(self) -> None:
@@ -338,9 +381,9 @@ class JobRunner:
         for run in unfinished:
             run.end("handed_back")
         await _wait_for(unfinished, seconds=_CANCELLATION_SECONDS)
-        async with self._tolerating_outages(), self._database.transaction() as session:
-            handed_back = (await session.scalars(STATEMENTS["hand_back"], _tokens(unfinished))).all()
-            log.warning("jobs_handed_back", queue=self._queue, job_ids=list(handed_back))
+        async with self._tolerating_outages(), self._database.driver() as connection:
+            handed_back = await DRIVER_STATEMENTS["hand_back"].fetch(connection, **_tokens(unfinished))
+            log.warning("jobs_handed_back", queue=self._queue, job_ids=[row["id"] for row in handed_back])
         for run in unfinished:
             run.give_up()
 
@@ -351,7 +394,7 @@ async def _wait_for(runs: Collection[_Run], *, seconds: float) -> None:
         await asyncio.wait(tasks, timeout=seconds)
 
 
-def _tokens(runs: Iterable[_Run]) -> dict[str, list[int]]:
+def _tokens(runs: Iterable[_Run]) -> dict[str, object]:
     jobs = [run.job for run in runs]
     return {"ids": [job.id for job in jobs], "attempts": [job.attempt for job in jobs]}
 
@@ -362,12 +405,8 @@ def _end_expired(runs: Iterable[_Run], now: float) -> None:
             run.end("lease_lost")
 
 
-def _record_expiry(row: Row[Any]) -> None:
-    leases_expired.labels(row.queue, row.name).inc()
-    if row.status == "dead":
-        processed.labels(row.queue, row.name, "dead").inc()
-    write = log.error if row.status == "dead" else log.warning
-    write("job_lease_expired", job=row.name, job_id=row.id, attempt=row.attempt, status=row.status)
+def _count_dead(queue: str, job: str) -> None:
+    processed.labels(queue, job, "dead").inc()
 
 
 def _write_line(outcome: Outcome, error: Exception | None, fields: Mapping[str, Any]) -> None:

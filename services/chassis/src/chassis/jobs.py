@@ -23,11 +23,14 @@ from sqlalchemy.orm import InstrumentedAttribute
 from chassis.errors import LeaseLost
 from chassis.logging import debug_header
 from chassis.pooling import after_commit
-from chassis.statements import load_statements
+from chassis.statements import DriverStatement, load_statements
 from chassis.telemetry import SpanKind, current_traceparent, span
 from chassis.wakeup import wake_after_commit
 
-STATEMENTS = {name: text(sql) for name, sql in load_statements("jobs.sql").items()}
+_SQL = load_statements("jobs.sql")
+STATEMENTS = {name: text(sql) for name, sql in _SQL.items()}
+DRIVER_STATEMENTS = {name: DriverStatement.of(sql) for name, sql in _SQL.items()}
+"""The same for `Database.driver`: the runner's, which run all the time."""
 
 _JOB = table(
     "job",

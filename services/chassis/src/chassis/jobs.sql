@@ -16,9 +16,10 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id;
 
 -- name: claim
--- Take up to :count ready jobs for :lease seconds. The attempt is counted here, so that a job which kills its process
--- uses up its attempts. The unique key is given up: a retry cannot collide with a job enqueued meanwhile, and what
--- arrives while this one runs is not refused. Suspects (:suspects) are claimed apart from the others.
+-- Take up to :count ready jobs for :lease seconds, the highest priority first. The attempt is counted here, so that a
+-- job which kills its process uses up its attempts. The unique key is given up: a retry cannot collide with a job
+-- enqueued meanwhile, and what arrives while this one runs is not refused. Suspects (:suspects) are claimed apart from
+-- the others. Delayed jobs of a high priority cost nothing: PostgreSQL 18 skips from priority to priority in the index.
 WITH claimable AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects
@@ -32,11 +33,35 @@ SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NU
 FROM claimable
 WHERE job.id = claimable.id
 RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
-    created_at, extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
+    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
+
+-- name: claim_oldest
+-- The same, but the longest due first, whatever their priority: every few claims, so that no priority can starve.
+WITH claimable AS (
+    SELECT id FROM job
+    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects
+    ORDER BY run_at, id
+    LIMIT :count
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE job
+SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
+    lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+FROM claimable
+WHERE job.id = claimable.id
+RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
+    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
 
 -- name: complete
 -- A finished job leaves no row. No row comes back when its lease was lost.
 DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RETURNING id;
+
+-- name: complete_all
+-- The same for a batch: those that do not come back had lost their lease.
+DELETE FROM job
+USING unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS done (id, attempt)
+WHERE job.id = done.id AND job.attempt = done.attempt AND status = 'running'
+RETURNING job.id;
 
 -- name: heartbeat
 -- Extend a worker's leases to :lease seconds from now. Jobs that do not come back are lost. A row that is locked is
@@ -54,9 +79,9 @@ WITH held AS (
 SELECT id, attempt FROM held;
 
 -- name: retry
--- A failed attempt: ready again in :delay seconds.
+-- A failed attempt: ready again in :delay seconds. It came to an end, so it is no longer suspected of killing its worker.
 UPDATE job
-SET status = 'ready', run_at = now() + make_interval(secs => CAST(:delay AS double precision)),
+SET status = 'ready', is_suspect = false, run_at = now() + make_interval(secs => CAST(:delay AS double precision)),
     last_error = :error, lease_until = NULL, worker = NULL
 WHERE id = :id AND attempt = :attempt AND status = 'running'
 RETURNING id;
@@ -77,12 +102,14 @@ WHERE job.id = held.id AND job.attempt = held.attempt AND status = 'running'
 RETURNING job.id;
 
 -- name: reap
--- Jobs whose worker has gone silent, whatever their queue: dead without attempts left, else ready and suspect.
+-- Jobs whose worker has gone silent, whatever their queue: ready and suspect, or dead without attempts left. The first
+-- time another job beside it may be to blame, so it gets one more attempt, alone: nothing dies of its neighbours.
 WITH expired AS (
     SELECT id FROM job WHERE status = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED
 )
 UPDATE job
-SET status = CASE WHEN attempt >= max_attempts THEN 'dead' ELSE 'ready' END,
+SET status = CASE WHEN is_suspect AND attempt >= max_attempts THEN 'dead' ELSE 'ready' END,
+    max_attempts = CASE WHEN is_suspect THEN max_attempts ELSE GREATEST(max_attempts, attempt + 1) END,
     last_error = 'the lease of attempt ' || attempt || ' expired on ' || worker,
     is_suspect = true, lease_until = NULL, worker = NULL
 FROM expired
@@ -90,8 +117,12 @@ WHERE job.id = expired.id
 RETURNING job.id, name, queue, attempt, status;
 
 -- name: sample
--- The state of a queue: age of the oldest job that is due (seconds), dead letters, and whether a suspect is due.
+-- The state of a queue: jobs that are due (counted up to :limit), age of the oldest of them (seconds), dead letters,
+-- and whether a suspect is due.
 SELECT
+    (SELECT count(*) FROM (
+        SELECT FROM job WHERE status = 'ready' AND queue = :queue AND run_at <= now() LIMIT :limit
+    ) AS due) AS depth,
     COALESCE((
         SELECT extract(epoch FROM now() - min(run_at))
         FROM job WHERE status = 'ready' AND queue = :queue AND run_at <= now()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Self
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, ResourceClosedError
+from sqlalchemy.exc import DBAPIError, ProgrammingError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import PoolExhausted
@@ -22,6 +22,9 @@ log = get_logger(__name__)
 
 COALESCE_SECONDS = 0.005
 """At most one notification per channel in this time, however many transactions commit."""
+HOLD_SECONDS = 0.2
+"""How long whoever works in bursts keeps its connection when nothing is left to do: taking one out of the pool costs as
+much as the work of ten jobs."""
 RECONNECT_SECONDS = 1.0
 """As long as polling takes to notice; a wake-up is not worth a busier loop."""
 
@@ -38,6 +41,10 @@ CONNECTION_ERRORS = (
 DATABASE_ERRORS = (*CONNECTION_ERRORS, DBAPIError, ResourceClosedError, PoolExhausted)
 """What a session fails with then, among other things. The driver's errors are wrapped, but not while it connects; and
 when the pool's very first connection breaks, SQLAlchemy calls it a closed resource."""
+OUTAGES = (*DATABASE_ERRORS, asyncpg.PostgresError)
+"""The same with or without a session: what to come back after, once `BUGS` are let through."""
+BUGS = (ProgrammingError, asyncpg.SyntaxOrAccessError)
+"""A statement that the server will never take."""
 
 
 def wake_after_commit(session: AsyncSession, channel: str) -> None:
@@ -139,9 +146,15 @@ class Wakeups:
 
 async def wait_or_poll(event: asyncio.Event, *, interval: float) -> None:
     """Return when the event is set, or after `interval` seconds: what a wake-up would have announced may be there."""
+    await is_set_within(event, interval)
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event is set by then; returns as soon as it is."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(interval):
+        async with asyncio.timeout(seconds):
             await event.wait()
+    return event.is_set()
 
 
 async def connect(

@@ -1,4 +1,4 @@
-"""One pool of connections to the database, and the two ways to one of them."""
+"""One pool of connections to the database, and the ways to one of them."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -100,6 +100,19 @@ class Database:
             await self._connect(session)
             with self._checkouts.checkout(), _lost_connections_named(self.pool):
                 yield session
+
+    @asynccontextmanager
+    async def driver(self) -> AsyncIterator[asyncpg.Connection]:
+        """The driver's own connection, for a worker's loops: each statement is prepared once and is a transaction of
+        its own. Fails to connect as the others do; what the driver raises then is not wrapped.
+
+        It is no checkout, which whatever is started inside the block would inherit: a loop starts other people's work.
+        """
+        async with AsyncSession(self._autocommit) as session:
+            await self._connect(session)
+            pooled = await (await session.connection()).get_raw_connection()
+            assert pooled.driver_connection is not None  # noqa: S101  it has been connected just now
+            yield pooled.driver_connection
 
     async def ping(self) -> None:
         """Raise unless the database answers."""

@@ -145,6 +145,9 @@ class CacheSettings(Group):
 
 
 class JobSettings(Group):
+    queue: Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_]*$")] = Field(
+        "default", description="The queue that a worker serves; a job declares its own. A label of metrics."
+    )
     concurrency: int = Field(
         8, ge=1, le=100, description="Jobs one worker runs at once; below its database connections."
     )

@@ -1,0 +1,91 @@
+"""The chassis' own queue, as a service uses it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from chassis.job_runner import JobRunner
+from chassis.jobs import JobPayload, RunningJob, enqueue
+from chassis.logging import configure_logging
+from chassis.migrations import upgrade
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings, JobSettings, LogSettings
+from chassis.wakeup import Wakeups
+from measuring import Queue, main
+from sqlalchemy import text
+
+_THING = text("INSERT INTO thing (name) VALUES (:name)")
+_MANY = text(
+    "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts) "
+    """SELECT 'ship', 'default', 0, '{"order_id": 1}', 1, 10 FROM generate_series(1, :jobs)"""
+)
+
+
+class Ship(JobPayload, job="ship"):
+    order_id: int
+
+
+def _settings() -> DatabaseSettings:
+    parts = urlsplit(os.environ["BENCH_POSTGRES"])
+    return DatabaseSettings.model_validate(
+        {
+            "host": parts.hostname,
+            "port": parts.port,
+            "name": parts.path.lstrip("/"),
+            "user": parts.username,
+            "password": parts.password,
+            "migration_user": parts.username,
+            "migration_password": parts.password,
+        }
+    )
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Queue]:
+    configure_logging(LogSettings(level="WARNING"), service="bench")
+    settings = _settings()
+    await upgrade(settings)
+    async with Wakeups(settings, application_name="bench") as wakeups:
+        database = Database(settings, pool="bench", application_name="bench", notify=wakeups.notify)
+        async with database.transaction() as session:
+            await session.execute(
+                text("CREATE TABLE thing (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text)")
+            )
+
+        async def add(jobs: int) -> None:
+            async with database.transaction() as session:
+                if jobs == 1:
+                    await enqueue(session, Ship(order_id=1))
+                else:
+                    await session.execute(_MANY, {"jobs": jobs})
+
+        @asynccontextmanager
+        async def worker(arrive: Callable[[], None], concurrency: int) -> AsyncIterator[None]:
+            async def ship(_job: RunningJob, _payload: Ship) -> None:  # noqa: RUF029  as handlers are
+                arrive()
+
+            runner = JobRunner(
+                database, {Ship: ship}, JobSettings(concurrency=concurrency), wakeups=wakeups, drain_timeout=5
+            )
+            stopping = asyncio.Event()
+            run = asyncio.create_task(runner.run(stopping))
+            try:
+                yield
+            finally:
+                stopping.set()
+                await run
+
+        async def add_in_transaction(with_job: bool) -> None:
+            async with database.transaction() as session:
+                await session.execute(_THING, {"name": "x"})
+                if with_job:
+                    await enqueue(session, Ship(order_id=1))
+
+        yield Queue(enqueue=add, worker=worker, add_in_transaction=add_in_transaction)
+        await database.close()
+
+
+if __name__ == "__main__":
+    main(opened)

@@ -1,0 +1,127 @@
+"""What is measured of each queue, in the same way: `python <queue>.py throughput|pick_up|added_cost`, one JSON line.
+
+The addresses of PostgreSQL and Redis are in the environment, since they hold passwords.
+"""
+
+import asyncio
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+import uvloop
+
+PICK_UPS = 200
+TRANSACTIONS = 400
+WARM_UP = 0.1
+"""The share of jobs or transactions that comes before the clock starts."""
+
+
+@dataclass
+class Arrivals:
+    """What the handler of every queue calls: how many jobs came, and when the last one did."""
+
+    wanted: int
+    first: int = 0
+    seen: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def arrive(self) -> None:
+        self.seen += 1
+        if self.seen == self.first:
+            self.began = time.perf_counter()
+        if self.seen == self.wanted:
+            self.ended = time.perf_counter()
+            self.done.set()
+
+
+type Worker = Callable[[Callable[[], None], int], AbstractAsyncContextManager[None]]
+"""`worker(handler, concurrency)`: a worker at work, whose jobs each call the handler once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """One queue as it is measured: `enqueue(n)` adds n jobs; `add_in_transaction(with_job)` inserts a row of its own,
+    with a job or without, and commits.
+    """
+
+    enqueue: Callable[[int], Awaitable[None]]
+    worker: Worker
+    add_in_transaction: Callable[[bool], Awaitable[None]] | None = None
+
+
+async def throughput(queue: Queue, *, jobs: int, concurrency: int) -> float:
+    """Jobs per second of one worker that finds `jobs` waiting, once a tenth of them is done."""
+    await queue.enqueue(jobs)
+    arrivals = Arrivals(wanted=jobs, first=round(jobs * WARM_UP))
+    async with queue.worker(arrivals.arrive, concurrency):
+        async with asyncio.timeout(60):
+            await arrivals.done.wait()
+    return (arrivals.wanted - arrivals.first) / (arrivals.ended - arrivals.began)
+
+
+async def pick_up(queue: Queue) -> dict[str, float]:
+    """Milliseconds from the commit of a job to its handler, in an idle worker: p50 and p99."""
+    arrived = asyncio.Event()
+    waits: list[float] = []
+    async with queue.worker(arrived.set, 20):
+        await asyncio.sleep(0.5)
+        for _ in range(PICK_UPS):
+            arrived.clear()
+            await queue.enqueue(1)
+            committed = time.perf_counter()
+            async with asyncio.timeout(10):
+                await arrived.wait()
+            waits.append((time.perf_counter() - committed) * 1000)
+            await asyncio.sleep(0.005)
+    waits = waits[round(PICK_UPS * WARM_UP) :]
+    return {"p50": statistics.median(waits), "p99": statistics.quantiles(waits, n=100)[98]}
+
+
+async def added_cost(queue: Queue) -> float:
+    """Microseconds that a job adds to a transaction that inserts a row: the difference of two medians, interleaved."""
+    assert queue.add_in_transaction is not None
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(2 * TRANSACTIONS):
+        with_job = number % 2 == 1
+        started = time.perf_counter()
+        await queue.add_in_transaction(with_job)
+        seconds[with_job].append(time.perf_counter() - started)
+    without, with_one = (statistics.median(seconds[which][round(TRANSACTIONS * WARM_UP) :]) for which in (False, True))
+    return (with_one - without) * 1_000_000
+
+
+def main(opened: Callable[[], AbstractAsyncContextManager[Queue]]) -> None:
+    async def measure() -> object:
+        async with opened() as queue:
+            match sys.argv[1:]:
+                case ["throughput", jobs, concurrency]:
+                    return await throughput(queue, jobs=int(jobs), concurrency=int(concurrency))
+                case ["pick_up"]:
+                    return await pick_up(queue)
+                case ["added_cost"]:
+                    return await added_cost(queue)
+                case _:
+                    raise SystemExit(__doc__)
+
+    print(json.dumps(uvloop.run(measure())))
+
+
+@contextlib.asynccontextmanager
+async def in_background(work: Coroutine[object, object, object]) -> AsyncIterator[None]:
+    """A worker as a task; cancelled at the end. What it raises before that is raised here."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,38 @@
+"""saq on Redis."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import saq
+from measuring import Queue, in_background, main
+
+logging.disable(logging.WARNING)
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Queue]:
+    queue = saq.Queue.from_url(os.environ["BENCH_REDIS"])
+    await queue.connect()
+
+    async def enqueue(jobs: int) -> None:
+        for _ in range(jobs):
+            await queue.enqueue("ship", order_id=1)
+
+    @asynccontextmanager
+    async def worker(arrive: Callable[[], None], concurrency: int) -> AsyncIterator[None]:
+        async def ship(_context: object, *, order_id: int) -> None:  # noqa: ARG001, RUF029  its payload
+            arrive()
+
+        saq.Worker.SIGNALS = []
+        run = saq.Worker(queue, [("ship", ship)], concurrency=concurrency)
+        async with in_background(run.start()):
+            yield
+
+    yield Queue(enqueue=enqueue, worker=worker)
+    await queue.disconnect()
+
+
+if __name__ == "__main__":
+    main(opened)
