@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run load test test-system test-faults test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run load bench-jobs test test-system test-faults test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -33,6 +33,10 @@ run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders
 
 load: $(TOOLS) ## Locust on the platform, then the oracle; SCENARIO=burst, SECONDS=20, SEED=2
 	@$(BIN)/holdfast-local load $(or $(SCENARIO),steady) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost, pick-up; the relay (3 minutes)
+	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/jobs
+	@$(BIN)/python loadtest/benchmarks/jobs/run.py
 
 test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile

@@ -1,14 +1,21 @@
-"""Job queues side by side on this machine: `make bench-jobs`."""
+"""Job queues side by side: `make bench-jobs`. Interleaved, five rounds, the median of each figure.
+
+Every measurement is a process of its own on a fresh database of one PostgreSQL with fsync on; the Redis queues have a
+Valkey, emptied before each. The last line is JSON; the exit code is 1 when a ratio misses its limit.
+"""
 
 import asyncio
 import json
+import math
 import os
 import secrets
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -16,34 +23,121 @@ from holdfast_local.placement import passable_folder
 from holdfast_local.ports import free_port
 from holdfast_local.postgres import EmbeddedPostgres
 from holdfast_local.valkey import temporary_valkey
+from redis.asyncio import Redis
 
 HERE = Path(__file__).parent
-OWN = "holdfast"
-QUEUES = {"holdfast": 20000, "pgqueuer": 8000, "procrastinate": 400, "saq": 2500, "taskiq": 2500}
+OWN, RIVAL = "holdfast", "pgqueuer"
+JOBS = {OWN: 12_000, RIVAL: 6_000, "procrastinate": 400, "saq": 1_200, "taskiq": 2_500}
+"""As many as each does in about a second on two cores."""
+ON_POSTGRES = (OWN, RIVAL, "procrastinate")
+CONCURRENCIES = (20, 100)
+ROUNDS = 5
+LIMIT_SECONDS = 60
+LIMITS = {"processed_vs_pgqueuer": (2.0, math.inf), "added_cost_vs_pgqueuer": (-math.inf, 0.5)}
+"""The range that each ratio has to be in."""
+
+type Figures = dict[tuple[str, str], list[float]]
+"""(queue, what) → one figure a round."""
 
 
-async def measure(server, redis, queue, *arguments):
-    name = f"bench_{secrets.token_hex(4)}"
-    admin = await asyncpg.connect(server.dsn)
-    await admin.execute(f"CREATE DATABASE {name}")
-    python = sys.executable if queue == OWN else HERE / ".venv/bin/python"
-    p = await asyncio.create_subprocess_exec(
-        python, HERE / "queues" / f"{queue}_queue.py", *map(str, arguments),
-        env={**os.environ, "BENCH_POSTGRES": server.dsn.rsplit("/", 1)[0] + f"/{name}", "BENCH_REDIS": redis.dsn},
-        stdout=asyncio.subprocess.PIPE)
-    out, _ = await p.communicate()
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
-    return json.loads(out.splitlines()[-1])
+@dataclass(frozen=True, slots=True)
+class Servers:
+    postgres: EmbeddedPostgres
+    redis_dsn: str
+
+    async def measure(self, script: str, *arguments: str, own: bool) -> object:
+        """What the script prints last, run by the project's Python or by that of the other queues."""
+        database = f"bench_{secrets.token_hex(4)}"
+        redis: Redis = Redis.from_url(self.redis_dsn)
+        await redis.flushall()
+        await redis.aclose()
+        admin = await asyncpg.connect(self.postgres.dsn)
+        await admin.execute(f"CREATE DATABASE {database}")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable if own else HERE / ".venv" / "bin" / "python",
+            HERE / "queues" / script,
+            *arguments,
+            stdout=PIPE,
+            env={
+                "PATH": os.environ["PATH"],
+                "BENCH_POSTGRES": f"{self.postgres.dsn.rpartition('/')[0]}/{database}",
+                "BENCH_REDIS": self.redis_dsn,
+            },
+        )
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            await admin.execute(f"DROP DATABASE {database} WITH (FORCE)")
+            await admin.close()
+        if process.returncode != 0:
+            raise SystemExit(f"{script} {' '.join(arguments)} ended with {process.returncode}")
+        return json.loads(output.splitlines()[-1])
 
 
-async def main():
+async def measure_round(servers: Servers, figures: Figures) -> None:
+    """Each figure of each queue once; the queues take turns."""
+    for concurrency in CONCURRENCIES:
+        for queue, jobs in JOBS.items():
+            found = await servers.measure(
+                f"{queue}_queue.py", "throughput", str(jobs), str(concurrency), own=queue == OWN
+            )
+            assert isinstance(found, float)
+            figures[queue, f"jobs/s at {concurrency}"].append(found)
+    for queue in JOBS:
+        waits = await servers.measure(f"{queue}_queue.py", "pick_up", own=queue == OWN)
+        assert isinstance(waits, dict)
+        for name, milliseconds in waits.items():
+            figures[queue, f"pick-up {name}, ms"].append(milliseconds)
+    for queue in ON_POSTGRES:
+        found = await servers.measure(f"{queue}_queue.py", "added_cost", own=queue == OWN)
+        assert isinstance(found, float)
+        figures[queue, "added to a transaction, µs"].append(found)
+    found = await servers.measure("holdfast_relay.py", own=True)
+    assert isinstance(found, float)
+    figures[OWN, "events relayed/s"].append(found)
+
+
+def ratios_of(medians: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """Own ÷ pgqueuer: processed as the geometric mean over both concurrencies, and the added cost."""
+    processed = [medians[OWN, what] / medians[RIVAL, what] for what in _throughputs()]
+    added = medians[OWN, "added to a transaction, µs"] / medians[RIVAL, "added to a transaction, µs"]
+    return {
+        "processed_vs_pgqueuer": round(statistics.geometric_mean(processed), 2),
+        "added_cost_vs_pgqueuer": round(added, 2),
+    }
+
+
+def _throughputs() -> Sequence[str]:
+    return [f"jobs/s at {concurrency}" for concurrency in CONCURRENCIES]
+
+
+def print_table(medians: Mapping[tuple[str, str], float]) -> None:
+    columns = list(dict.fromkeys(what for _, what in medians))
+    print("queue".ljust(14) + "".join(column.rjust(28) for column in columns))
+    for queue in JOBS:
+        cells = [f"{medians[queue, column]:,.1f}" if (queue, column) in medians else "" for column in columns]
+        print(queue.ljust(14) + "".join(cell.rjust(28) for cell in cells))
+
+
+async def main() -> int:
+    figures: Figures = defaultdict(list)
+    started = time.monotonic()
     with passable_folder(prefix="holdfast-bench-") as folder:
-        server = EmbeddedPostgres(folder / "postgres", port=free_port(), password=secrets.token_hex(16))
-        async with server, temporary_valkey() as redis:
-            for q in sys.argv[1].split(","):
-                for what in sys.argv[2:]:
-                    s = time.time()
-                    args = (what, ) if not what.isdigit() else ("throughput", QUEUES[q], what)
-                    print(q, what, await measure(server, redis, q, *args), round(time.time()-s, 1), flush=True)
-asyncio.run(main())
+        postgres = EmbeddedPostgres(folder / "postgres", port=free_port(), password=secrets.token_hex(16))
+        async with postgres, temporary_valkey() as redis:
+            for number in range(1, ROUNDS + 1):
+                await measure_round(Servers(postgres, redis.dsn), figures)
+                print(f"round {number} of {ROUNDS}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    medians = {key: statistics.median(found) for key, found in figures.items()}
+    ratios = ratios_of(medians)
+    print_table(medians)
+    print(json.dumps({"bench": "jobs", "ratios": ratios}))
+    return 0 if all(lowest <= ratios[name] <= highest for name, (lowest, highest) in LIMITS.items()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

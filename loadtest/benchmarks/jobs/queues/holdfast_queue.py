@@ -27,7 +27,7 @@ class Ship(JobPayload, job="ship"):
     order_id: int
 
 
-def _settings() -> DatabaseSettings:
+def database_settings() -> DatabaseSettings:
     parts = urlsplit(os.environ["BENCH_POSTGRES"])
     return DatabaseSettings.model_validate(
         {
@@ -45,7 +45,7 @@ def _settings() -> DatabaseSettings:
 @asynccontextmanager
 async def opened() -> AsyncIterator[Queue]:
     configure_logging(LogSettings(level="WARNING"), service="bench")
-    settings = _settings()
+    settings = database_settings()
     await upgrade(settings)
     async with Wakeups(settings, application_name="bench") as wakeups:
         database = Database(settings, pool="bench", application_name="bench", notify=wakeups.notify)
@@ -63,7 +63,7 @@ async def opened() -> AsyncIterator[Queue]:
 
         @asynccontextmanager
         async def worker(arrive: Callable[[], None], concurrency: int) -> AsyncIterator[None]:
-            async def ship(_job: RunningJob, _payload: Ship) -> None:  # noqa: RUF029  as handlers are
+            async def ship(_job: RunningJob, _payload: Ship) -> None:
                 arrive()
 
             runner = JobRunner(

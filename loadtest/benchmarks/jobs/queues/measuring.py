@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-PICK_UPS = 200
-TRANSACTIONS = 400
+PICK_UPS = 100
+TRANSACTIONS = 300
 WARM_UP = 0.1
 """The share of jobs or transactions that comes before the clock starts."""
 
@@ -67,18 +67,18 @@ async def throughput(queue: Queue, *, jobs: int, concurrency: int) -> float:
 
 
 async def pick_up(queue: Queue) -> dict[str, float]:
-    """Milliseconds from the commit of a job to its handler, in an idle worker: p50 and p99."""
+    """Milliseconds from the call that adds a job until its handler runs, in an idle worker: p50 and p99."""
     arrived = asyncio.Event()
     waits: list[float] = []
     async with queue.worker(arrived.set, 20):
         await asyncio.sleep(0.5)
         for _ in range(PICK_UPS):
             arrived.clear()
+            called = time.perf_counter()
             await queue.enqueue(1)
-            committed = time.perf_counter()
             async with asyncio.timeout(10):
                 await arrived.wait()
-            waits.append((time.perf_counter() - committed) * 1000)
+            waits.append((time.perf_counter() - called) * 1000)
             await asyncio.sleep(0.005)
     waits = waits[round(PICK_UPS * WARM_UP) :]
     return {"p50": statistics.median(waits), "p99": statistics.quantiles(waits, n=100)[98]}

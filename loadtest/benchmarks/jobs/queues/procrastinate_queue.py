@@ -20,7 +20,7 @@ async def opened() -> AsyncIterator[Queue]:
     arrived: list[Callable[[], None]] = [lambda: None]
 
     @app.task(name="ship")
-    async def ship(order_id: int) -> None:  # noqa: ARG001, RUF029  its payload
+    async def ship(order_id: int) -> None:  # noqa: ARG001  its payload
         arrived[0]()
 
     async def enqueue(jobs: int) -> None:
@@ -33,7 +33,10 @@ async def opened() -> AsyncIterator[Queue]:
     async def worker(arrive: Callable[[], None], concurrency: int) -> AsyncIterator[None]:
         arrived[0] = arrive
         run = app.run_worker_async(
-            concurrency=concurrency, delete_jobs="successful", install_signal_handlers=False, shutdown_graceful_timeout=5
+            concurrency=concurrency,
+            delete_jobs="successful",
+            install_signal_handlers=False,
+            shutdown_graceful_timeout=5,
         )
         async with in_background(run):
             yield

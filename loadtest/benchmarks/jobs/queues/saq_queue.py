@@ -22,7 +22,7 @@ async def opened() -> AsyncIterator[Queue]:
 
     @asynccontextmanager
     async def worker(arrive: Callable[[], None], concurrency: int) -> AsyncIterator[None]:
-        async def ship(_context: object, *, order_id: int) -> None:  # noqa: ARG001, RUF029  its payload
+        async def ship(_context: object, *, order_id: int) -> None:  # noqa: ARG001  its payload
             arrive()
 
         saq.Worker.SIGNALS = []

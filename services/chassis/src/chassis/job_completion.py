@@ -44,7 +44,7 @@ class Completions:
 
     async def complete(self, job_id: int, attempt: int, *, lease_until: Callable[[], float]) -> bool:
         """Whether the job was still ours when its end was committed; `lease_until()` is on the monotonic clock."""
-        is_ended = asyncio.get_running_loop().create_future()
+        is_ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Finished(job_id, attempt, lease_until, is_ended))
         self._has_work.set()
         return await is_ended

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import asyncpg
 from prometheus_client import Counter, Histogram
@@ -72,7 +72,8 @@ def _judge(job: RunningJob, error: Exception | None, delay: Callable[[], float])
     return _Verdict("retried", "retry", {"error": reason, "delay": max(delay(), asked)})
 
 
-class Claim(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Claim:
     """What to ask the queue for."""
 
     count: int
@@ -228,12 +229,15 @@ class JobRunner:
         statement = DRIVER_STATEMENTS["claim_oldest" if self._claims % OLDEST_EVERY == 0 else "claim"]
         lease_until = time.monotonic() + self._settings.lease
         rows = await statement.fetch(
-            connection, queue=self._queue, worker=self._worker, lease=self._settings.lease, **claim._asdict()
+            connection,
+            queue=self._queue,
+            worker=self._worker,
+            lease=self._settings.lease,
+            count=claim.count,
+            suspects=claim.suspects,
         )
         for row in rows:
-            job = RunningJob(
-                id=row["id"], name=row["name"], attempt=row["attempt"], max_attempts=row["max_attempts"]
-            )
+            job = RunningJob(id=row["id"], name=row["name"], attempt=row["attempt"], max_attempts=row["max_attempts"])
             run = _Run(job=job, row=row, lease_until=lease_until)
             self._runs.add(run)
             self._running.add(run)

@@ -16,7 +16,9 @@ log = get_logger(__name__)
 depth = Gauge("job_queue_depth", "Jobs that are due and wait for a worker.", ["queue"])
 oldest_age_seconds = Gauge("job_queue_oldest_age_seconds", "How long the oldest due job has waited.", ["queue"])
 drain_seconds = Gauge(
-    "job_queue_drain_seconds", "When the queue will be empty at the rate it shrinks now; +Inf while it does not.", ["queue"]
+    "job_queue_drain_seconds",
+    "When the queue will be empty at the rate it shrinks now; +Inf while it does not.",
+    ["queue"],
 )
 dead_letters = Gauge("job_dead_letters", "Jobs that nobody will run again by itself.", ["queue"])
 leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
@@ -28,7 +30,7 @@ MEMORY_SECONDS = 30.0
 
 
 class DrainEstimate:
-    """Seconds until a queue is empty: backlog ÷ (μ − λ), the rate at which it shrinks, smoothed over `MEMORY_SECONDS`."""
+    """Seconds until a queue is empty: backlog ÷ (μ − λ), the rate it shrinks at, smoothed over `MEMORY_SECONDS`."""
 
     def __init__(self) -> None:
         self._last: tuple[float, int] | None = None
@@ -73,6 +75,4 @@ class Tending:
             if is_dead:
                 self._on_dead(row["queue"], row["name"])
             write = log.error if is_dead else log.warning
-            write(
-                "job_lease_expired", job=row["name"], job_id=row["id"], attempt=row["attempt"], status=row["status"]
-            )
+            write("job_lease_expired", job=row["name"], job_id=row["id"], attempt=row["attempt"], status=row["status"])
