@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from chassis.auth import hash_key
 from chassis.settings import DatabaseSettings, RedisSettings
-from holdfast_local.ports import free_port
+from holdfast_local.ports import free_port, is_taken
 from waiting import eventually
 
 KEY = "key-of-acme-" + "0" * 52
@@ -104,12 +104,22 @@ class OrdersInstallation:
         process = await self._start(*arguments)
         running = Running(process)
         try:
-            await eventually(lambda: _is_ready(self.management_url, process))
+            async with httpx.AsyncClient() as client:  # one for all looks: making it takes 20 ms
+                await eventually(lambda: self._is_ready(client, process), seconds=60)
             yield running
         finally:
             if process.returncode is None:
                 process.kill()
             await running.end()
+
+    async def _is_ready(self, client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> bool:
+        assert process.returncode is None, "it ended while it started"
+        if not is_taken(self.management_port):  # much cheaper than asking in vain, while it wants the processor
+            return False
+        try:
+            return (await client.get(f"{self.management_url}/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False
 
     async def _start(self, *arguments: str) -> asyncio.subprocess.Process:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
@@ -153,12 +163,3 @@ class Running:
             stdout, stderr = await asyncio.shield(self._output)
         assert self.process.returncode is not None
         return Ended(self.process.returncode, stdout.decode(), stderr.decode())
-
-
-async def _is_ready(url: str, process: asyncio.subprocess.Process) -> bool:
-    assert process.returncode is None, "it ended while it started"
-    async with httpx.AsyncClient() as client:
-        try:
-            return (await client.get(f"{url}/readyz")).status_code == 200
-        except httpx.TransportError:
-            return False

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from chassis.app import create_app, rate_limited
-from chassis.app.limits import spend
+from chassis.app.limits import limits_of, spend
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
 from chassis.auth import hash_key
@@ -31,8 +31,7 @@ async def look() -> str:
 
 @router.get("/from/{address}", dependencies=[rate_limited()])
 async def look_from(address: str, request: Request) -> str:
-    limits: RateLimitSettings = request.app.state.live.current.rate_limit
-    await spend(request, f"ip:{address}", Policy.of("unauthenticated", limits.unauthenticated))
+    await spend(request, f"ip:{address}", Policy.of("unauthenticated", limits_of(request).unauthenticated))
     return "seen"
 
 

@@ -16,7 +16,7 @@ from chassis.config import Live
 from chassis.errors import DatabaseUnreachable, LeaseLost
 from chassis.jobs import RunningJob
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings
 from harness import attempt, count, job_statuses, one, rows, running
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -29,6 +29,7 @@ from webhook_ingest.settings import WebhookIngestSettings, WebhookSecretSettings
 SECRET, OLD_SECRET = "whsec_" + "bmV3" * 10, "whsec_" + "b2xk" * 10
 PATH = "/v1/webhooks/payment-provider"
 HOUR = 3600
+BAD_CREDENTIALS = {"rate_per_second": 0.001, "burst": 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ async def ingest(
     settings = WebhookIngestSettings(
         database=await empty_database("webhook_ingest"),
         redis=patient_redis,
+        rate_limit=RateLimitSettings.model_validate({"bad_credentials": BAD_CREDENTIALS}),
         webhook_secrets=WebhookSecretSettings(payment_provider=[SecretStr(SECRET), SecretStr(OLD_SECRET)]),
     )
     async with running(create_app(Live(settings))) as client_of, client_of(None) as provider:
@@ -94,6 +96,18 @@ async def test_what_the_published_package_signed_is_stored_with_its_job(ingest: 
     )
     job = await one(ingest.database, "SELECT * FROM job")
     assert (job.name, job.payload) == ("publish_event", {"id": str(stored.id)})
+
+
+async def test_bad_signatures_are_limited_by_the_claimed_sender_and_its_own_webhooks_still_pass(ingest: Ingest) -> None:
+    headers = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,forged"}
+    statuses = [(await ingest.post(body_of(), headers)).status_code for _ in range(BAD_CREDENTIALS["burst"])]
+    assert set(statuses) == {401}
+    refused = await ingest.post(body_of(), headers)
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    assert refused.headers["RateLimit"].startswith('"bad_credentials";r=0')
+    assert (await ingest.send(body_of())).status_code == 200
+    assert await count(ingest.database, "provider_event") == 1
 
 
 async def test_a_webhook_sent_again_is_acknowledged_and_stored_once(ingest: Ingest) -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from chassis.app.error_documents import documented
+from chassis.app.limits import limits_of, spend
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
+from chassis.rate_limiting import Policy
 from chassis.webhooks import VERIFIERS, Verifier, webhook_ack_duration, webhook_received
 from fastapi import Depends, Path, Request
 
@@ -43,7 +45,11 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
 @router.post(
     "/{provider}",
     responses=documented(
-        ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND, needs_key=False
+        ErrorCode.SIGNATURE_INVALID,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.RATE_LIMITED,
+        needs_key=False,
     ),
     openapi_extra=criticality("critical")
     | {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
@@ -62,6 +68,8 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
         webhook = _VERIFIERS[sender](request.headers.items(), body, secrets[sender], now=time.time())
     except InvalidSignature:
         webhook_received.labels(sender, "bad_signature").inc()
+        # After the signature, so that nobody can use up what lets the real sender in.
+        await spend(request, f"provider:{sender}", Policy.of("bad_credentials", limits_of(request).bad_credentials))
         raise
     async with given.database.transaction() as session:
         is_new = await use_cases.store_event(session, provider=sender, event_id=webhook.id, body=body)

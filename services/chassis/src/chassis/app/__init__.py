@@ -14,7 +14,7 @@ from structlog.contextvars import bind_contextvars
 
 from chassis import idempotency
 from chassis.app import error_documents, error_rendering
-from chassis.app.limits import spend
+from chassis.app.limits import limits_of, spend
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
@@ -26,7 +26,7 @@ from chassis.logging import get_logger
 from chassis.process import Server, identify, new_event_loop, stop_signal
 from chassis.rate_limiting import default_policy
 from chassis.reloading import reloading
-from chassis.settings import RateLimitSettings, ServiceSettings
+from chassis.settings import ServiceSettings
 
 log = get_logger(__name__)
 
@@ -110,7 +110,7 @@ def rate_limited(*, cost: int = 1) -> Any:
     """A route's dependency: spend `cost` of the caller's limit, or answer 429. The fields go on every answer."""
 
     async def spend_of_caller(request: Request, caller: Caller) -> None:
-        limits: RateLimitSettings = request.app.state.live.current.rate_limit
+        limits = limits_of(request)
         policy = default_policy(limits, tier=limits.tier_of.get(caller.id, "standard"))
         await spend(request, caller.id, policy, cost=cost)
 

@@ -5,6 +5,13 @@ from starlette.requests import Request
 from chassis.app.middleware import Exchange
 from chassis.errors import RateLimited
 from chassis.rate_limiting import Policy, RateLimiter, add_fields
+from chassis.settings import RateLimitSettings
+
+
+def limits_of(request: Request) -> RateLimitSettings:
+    """The limits that are valid now."""
+    limits: RateLimitSettings = request.app.state.live.current.rate_limit
+    return limits
 
 
 async def spend(request: Request, key: str, policy: Policy, *, cost: int = 1) -> None:
