@@ -57,7 +57,7 @@ async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_one
     orders.set("database__lock_timeout", "20")
     orders.set("database__statement_timeout", "25")
     orders.set("http__default_deadline", "30")
-    orders.set("cache__lock_ttl", "20")
+    orders.set("cache__lock_ttl", "30")
     async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
         async with locked_catalogue(postgres, orders_database) as lock:
             slow = asyncio.create_task(client.get(f"{orders.url}/v1/products", headers=CALLER))
@@ -105,6 +105,7 @@ async def test_a_request_that_outlasts_the_drain_is_sent_elsewhere_and_the_proce
     orders.set("database__lock_timeout", "20")
     orders.set("database__statement_timeout", "25")
     orders.set("http__default_deadline", "30")
+    orders.set("cache__lock_ttl", "30")
     async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
         async with locked_catalogue(postgres, orders_database) as lock:
             slow = asyncio.create_task(client.get(f"{orders.url}/v1/products", headers=CALLER))

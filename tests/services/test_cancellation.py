@@ -54,6 +54,7 @@ from notifications.events import ORDER_EVENTS, on_order
 from notifications.messages import ORDERS_STREAM
 from orders import jobs, use_cases, worker
 from orders.messages import RequestPayment, SettlePayment
+from orders.models import OrderRef
 from orders.payments_client import PaymentsClient
 from orders.settings import OrdersSettings
 from orders.use_cases import PaymentNews, PaymentStatus
@@ -95,17 +96,17 @@ def cancelling(row: Any) -> Work[bool]:
     return work
 
 
-def told(row: Any, status: PaymentStatus, version: int, reason: str | None = None) -> Work[UUID | None]:
+def told(row: Any, status: PaymentStatus, version: int, reason: str | None = None) -> Work[OrderRef | None]:
     return lambda session: use_cases.apply_payment(session, PaymentNews(row.payment_id, version, status, reason))
 
 
-def expiring(after: float = LIMIT) -> Work[list[UUID]]:
+def expiring(after: float = LIMIT) -> Work[list[OrderRef]]:
     return lambda session: use_cases.expire_orders(session, after=after, batch=10)
 
 
 async def expire(service: Orders, *, batch: int = 10) -> list[UUID]:
     async with service.database.transaction() as session:
-        return await use_cases.expire_orders(session, after=LIMIT, batch=batch)
+        return [order.id for order in await use_cases.expire_orders(session, after=LIMIT, batch=batch)]
 
 
 async def age(service: Orders) -> None:
@@ -300,7 +301,7 @@ async def test_an_order_expired_first_is_not_confirmed(service: Orders) -> None:
     await age(service)
     expired, _ = await overlapping(service.database, expiring(), told(row, "captured", 1))
     after = await service.row(str(row.id))
-    assert (expired, after.status, after.reason) == ([row.id], "cancelling", "expired")
+    assert (expired, after.status, after.reason) == ([(row.id, SHOP)], "cancelling", "expired")
     assert await events(service.database, row.id) == [PLACED]
 
 
@@ -506,6 +507,17 @@ async def test_whoever_cancels_never_reads_the_old_state_afterwards(service: Ord
         assert (await service.client.get(f"/v1/orders/{row.id}")).json()["status"] == "pending"
         await cancel(service, row)
         assert (await service.client.get(f"/v1/orders/{row.id}")).json()["status"] == "cancelling"
+
+
+async def test_an_order_is_answered_304_until_it_changes(service: Orders) -> None:
+    row = await placed(service)
+    path = f"/v1/orders/{row.id}"
+    tag = (await service.client.get(path)).headers["etag"]
+    assert (await service.client.get(path, headers={"If-None-Match": tag})).status_code == 304
+    await cancel(service, row)
+    changed = await service.client.get(path, headers={"If-None-Match": tag})
+    assert (changed.status_code, changed.json()["status"]) == (200, "cancelling")
+    assert changed.headers["etag"] != tag
 
 
 async def test_a_cached_order_is_not_seen_stale_after_its_expiry_or_its_refund(service: Orders) -> None:

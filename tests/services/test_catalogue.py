@@ -58,16 +58,23 @@ async def test_what_can_be_no_products_id_is_refused_and_takes_no_place_in_the_c
     assert await redis.keys("*product*") == []
 
 
-async def test_who_has_the_current_product_is_answered_304_with_its_limits_and_without_a_body(
-    client: httpx.AsyncClient,
+@pytest.mark.parametrize("path", ["/v1/products/rope", "/v1/products"])
+async def test_who_has_the_current_answer_is_told_so_by_304_with_its_limits_and_without_a_body(
+    client: httpx.AsyncClient, path: str
 ) -> None:
-    first = await client.get("/v1/products/rope")
-    again = await client.get("/v1/products/rope", headers={"If-None-Match": first.headers["etag"]})
+    first = await client.get(path)
+    again = await client.get(path, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["etag"] == first.headers["etag"]
     assert {"ratelimit", "ratelimit-policy", "x-request-id", "cache-control"} <= again.headers.keys()
     other = await client.get("/v1/products/anchor", headers={"If-None-Match": first.headers["etag"]})
-    assert other.status_code == 200
+    assert (other.status_code, other.json()["id"]) == (200, "anchor")
+
+
+async def test_the_list_has_each_product_as_it_is_answered_alone(client: httpx.AsyncClient) -> None:
+    items = (await client.get("/v1/products")).json()["items"]
+    assert ROPE in items
+    assert [(await client.get(f"/v1/products/{item['id']}")).json() for item in items] == items
 
 
 async def test_a_404_is_not_made_a_304_by_any_tag(client: httpx.AsyncClient) -> None:

@@ -64,9 +64,9 @@ from orders.messages import (
     RequestPayment,
     SettlePayment,
 )
-from orders.models import OrderStatus
+from orders.models import OrderRef, OrderStatus
 from orders.payments_client import PaymentsClient
-from orders.schemas import OwnedOrder, PlaceOrder
+from orders.schemas import OrderView, PlaceOrder
 from orders.settings import OrdersSettings
 from orders.use_cases import PaymentNews, PaymentStatus, decide_payment
 from redis.asyncio import Redis
@@ -88,7 +88,7 @@ class Orders:
     settings: OrdersSettings
     database: Database
     redis: Redis
-    cache: Cache[OwnedOrder]
+    cache: Cache[OrderView]
     client_of: Callable[..., httpx.AsyncClient]
     client: httpx.AsyncClient
 
@@ -111,7 +111,7 @@ class Orders:
 
     async def apply(
         self, payment_id: UUID, status: PaymentStatus, version: int, reason: str | None = None
-    ) -> UUID | None:
+    ) -> OrderRef | None:
         async with self.database.transaction() as session:
             return await use_cases.apply_payment(session, PaymentNews(payment_id, version, status, reason))
 

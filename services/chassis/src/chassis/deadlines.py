@@ -51,6 +51,16 @@ def deadline(seconds: float, *, clock: Clock = time.monotonic) -> Iterator[None]
         _deadline.reset(token)
 
 
+@contextmanager
+def lifted() -> Iterator[None]:
+    """No deadline for the block: for work that a request has begun and others wait for, or nobody does."""
+    token = _deadline.set(math.inf)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 def remaining(*, clock: Clock = time.monotonic) -> float:
     """Seconds left, negative once the deadline has passed; infinity where there is none."""
     return _deadline.get() - clock()

@@ -4,36 +4,30 @@ from chassis.caching import Cache
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
-from orders.schemas import OwnedOrder, ProductList, ProductView
+from orders.models import OrderRef
+from orders.schemas import OrderView, ProductList, ProductView
 from orders.settings import OrdersSettings
 
 
 def catalogue(redis: Redis, settings: OrdersSettings) -> Cache[ProductList]:
     """The whole catalogue under one key: it is small, and read by every order."""
-    return Cache(
-        redis,
-        TypeAdapter(ProductList),
-        settings.cache,
-        name="orders:catalogue",
-        version=1,
-        timeout=settings.redis.timeout,
-    )
+    return _cache(redis, settings, ProductList, "orders:catalogue")
 
 
 def products(redis: Redis, settings: OrdersSettings) -> Cache[ProductView]:
     """Products by id, for who asks about one."""
-    return Cache(
-        redis,
-        TypeAdapter(ProductView),
-        settings.cache,
-        name="orders:product",
-        version=1,
-        timeout=settings.redis.timeout,
-    )
+    return _cache(redis, settings, ProductView, "orders:product")
 
 
-def orders(redis: Redis, settings: OrdersSettings) -> Cache[OwnedOrder]:
-    """Orders by id; invalidated after the commit that moves one."""
-    return Cache(
-        redis, TypeAdapter(OwnedOrder), settings.cache, name="orders:order", version=1, timeout=settings.redis.timeout
-    )
+def orders(redis: Redis, settings: OrdersSettings) -> Cache[OrderView]:
+    """Orders by `order_key`; invalidated after the commit that moves one."""
+    return _cache(redis, settings, OrderView, "orders:order")
+
+
+def order_key(order: OrderRef) -> str:
+    """An order as its client sees it: with the client in the key, nobody is answered what is cached for another."""
+    return f"{order.id}:{order.client_id}"
+
+
+def _cache[T](redis: Redis, settings: OrdersSettings, kind: type[T], name: str) -> Cache[T]:
+    return Cache(redis, TypeAdapter(kind), settings.cache, name=name, timeout=settings.redis.timeout)

@@ -8,20 +8,21 @@ from chassis.pooling import after_commit
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders import use_cases
+from orders.caches import order_key
 from orders.messages import PaymentEvent
-from orders.schemas import OwnedOrder
+from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
 
 
-async def on_payment(cache: Cache[OwnedOrder], session: AsyncSession, received: Received[PaymentEvent]) -> None:
+async def on_payment(cache: Cache[OrderView], session: AsyncSession, received: Received[PaymentEvent]) -> None:
     """Protocol, row 11: the order moves, and the next read of it does not see the old state."""
     payment = received.payload
     news = PaymentNews(
         payment.payment_id, version=received.aggregate_version, status=payment.status, reason=payment.reason
     )
     try:
-        order_id = await use_cases.apply_payment(session, news)
+        order = await use_cases.apply_payment(session, news)
     except LookupError as error:
         raise Undeliverable(str(error)) from error
-    if order_id is not None:
-        after_commit(session, partial(cache.invalidate_soon, str(order_id)))
+    if order is not None:
+        after_commit(session, partial(cache.invalidate_soon, order_key(order)))

@@ -11,10 +11,11 @@ from chassis.jobs import RunningJob
 from chassis.pooling import Database, after_commit
 
 from orders import use_cases
+from orders.caches import order_key
 from orders.messages import RequestPayment, SettlePayment
 from orders.models import Order, OrderStatus
 from orders.payments_client import Payment, PaymentsClient
-from orders.schemas import OwnedOrder
+from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
 
 CALL_DEADLINE = 5.0  # seconds: one call has 2, the rest is for its queries; below the jobs' time limit
@@ -23,7 +24,7 @@ _UNPROCESSABLE = 422
 
 
 async def request_payment(
-    database: Database, cache: Cache[OwnedOrder], payments: PaymentsClient, job: RunningJob, payload: RequestPayment
+    database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: RequestPayment
 ) -> None:
     """Protocol, row 2: ask payments for the order's payment, once per run; a failure is the job's to repeat."""
     order = await _read(database, payload.order_id)
@@ -38,11 +39,11 @@ async def request_payment(
             payment_method=order.payment_method,
         )
     )
-    await _apply(database, cache, job, order, payment)
+    await _apply(database, cache, job, payment)
 
 
 async def settle_payment(
-    database: Database, cache: Cache[OwnedOrder], payments: PaymentsClient, job: RunningJob, payload: SettlePayment
+    database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: SettlePayment
 ) -> None:
     """Protocol, row 12: have payments bring the net to zero. What comes of it arrives as an event, or is known now."""
     order = await _read(database, payload.order_id)
@@ -53,7 +54,7 @@ async def settle_payment(
             payment_id=order.payment_id, order_id=order.id, amount=order.amount, currency=order.currency
         )
     )
-    await _apply(database, cache, job, order, payment)
+    await _apply(database, cache, job, payment)
 
 
 async def _read(database: Database, order_id: UUID) -> Order:
@@ -72,10 +73,10 @@ async def _call(answer: Awaitable[Payment]) -> Payment:
             raise
 
 
-async def _apply(database: Database, cache: Cache[OwnedOrder], job: RunningJob, order: Order, payment: Payment) -> None:
+async def _apply(database: Database, cache: Cache[OrderView], job: RunningJob, payment: Payment) -> None:
     """What the answer says of the payment, and the job's end, in one transaction."""
     async with database.transaction() as session:
         news = PaymentNews(payment.id, version=payment.version, status=payment.status, reason=payment.reason)
-        if await use_cases.apply_payment(session, news):
-            after_commit(session, partial(cache.invalidate_soon, str(order.id)))
+        if changed := await use_cases.apply_payment(session, news):
+            after_commit(session, partial(cache.invalidate_soon, order_key(changed)))
         await job.complete_in(session)

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from chassis.column_types import COLUMN_TYPES
@@ -28,6 +29,13 @@ ORDER = StateMachine(
         OrderStatus.CANCELLED: (),
     },
 )
+
+
+class OrderRef(NamedTuple):
+    """Which order, and whose."""
+
+    id: UUID
+    client_id: str
 
 
 class Base(DeclarativeBase):

@@ -18,7 +18,9 @@ from chassis.pooling import after_commit
 from fastapi import Depends, Path, Query, Request, Response
 
 from orders import use_cases
-from orders.schemas import MAX_PAGE, OrderPage, OrderView, OwnedOrder, PlaceOrder, ProductList, ProductView
+from orders.caches import order_key
+from orders.models import OrderRef
+from orders.schemas import MAX_PAGE, OrderPage, OrderView, PlaceOrder, ProductList, ProductView
 
 CATALOGUE_KEY = "all"
 
@@ -34,7 +36,7 @@ class Resources(ApiResources):
 
     catalogue: Cache[ProductList]
     products: Cache[ProductView]
-    orders: Cache[OwnedOrder]
+    orders: Cache[OrderView]
 
 
 Given = Annotated[Resources, Depends(resources)]
@@ -42,10 +44,17 @@ Given = Annotated[Resources, Depends(resources)]
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
-@router.get("/products", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
-async def list_products(given: Given) -> ProductList:
-    """The catalogue. Cached: a changed price is seen after the cache's time to live at the latest."""
-    return await _catalogue(given)
+@router.get(
+    "/products",
+    response_model=ProductList,
+    dependencies=[rate_limited()],
+    responses=documented() | CONDITIONAL,
+    openapi_extra=IF_NONE_MATCH | criticality("sheddable"),
+)
+async def list_products(request: Request, given: Given) -> Response:
+    """The catalogue. Cached: a changed price may be seen as late as a minute and a half afterwards."""
+    found = await given.catalogue.get_or_load_json(CATALOGUE_KEY, partial(_load_catalogue, given))
+    return conditional(request, found)
 
 
 @router.get(
@@ -62,10 +71,10 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
         async with given.database.read() as session:
             return await use_cases.find_product(session, product_id)
 
-    found = await given.products.get_or_load(product_id, load)
+    found = await given.products.get_or_load_json(product_id, load)
     if found is None:
         raise ApiError(ErrorCode.NOT_FOUND)
-    return conditional(request, found.model_dump_json().encode())
+    return conditional(request, found)
 
 
 @router.post(
@@ -87,7 +96,7 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
 async def place_order(body: PlaceOrder, caller: Caller, given: Given, idempotency: IdempotencyHeader) -> Response:
     """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
     key = idempotency_key(caller.id, idempotency, body.model_dump_json().encode())
-    catalogue = await _catalogue(given)
+    catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
     async with given.database.transaction() as session:
         answer = await use_cases.place_order(session, body, client_id=caller.id, key=key, catalogue=catalogue)
@@ -106,18 +115,24 @@ async def list_orders(
         return await use_cases.list_orders(session, client_id=caller.id, limit=limit, cursor=cursor)
 
 
-@router.get("/orders/{order_id}", dependencies=[rate_limited()], responses=documented(ErrorCode.NOT_FOUND))
-async def get_order(order_id: UUID, caller: Caller, given: Given) -> OrderView:
+@router.get(
+    "/orders/{order_id}",
+    response_model=OrderView,
+    dependencies=[rate_limited()],
+    responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
+    openapi_extra=IF_NONE_MATCH,
+)
+async def get_order(order_id: UUID, request: Request, caller: Caller, given: Given) -> Response:
     """One order of the caller's. Somebody else's is answered like none at all: that it exists is not for others."""
 
-    async def load() -> OwnedOrder | None:
+    async def load() -> OrderView | None:
         async with given.database.read() as session:
-            return await use_cases.find_order(session, order_id)
+            return await use_cases.find_order(session, order_id, client_id=caller.id)
 
-    found = await given.orders.get_or_load(str(order_id), load)
-    if found is None or found.client_id != caller.id:
+    found = await given.orders.get_or_load_json(order_key(OrderRef(order_id, caller.id)), load)
+    if found is None:
         raise ApiError(ErrorCode.NOT_FOUND)
-    return found.order
+    return conditional(request, found)
 
 
 @router.post(
@@ -131,16 +146,14 @@ async def cancel_order(order_id: UUID, response: Response, caller: Caller, given
     """Cancel an order, at any time. It is `cancelling` until its money is settled, then `cancelled`. Safe to repeat."""
     deadlines.check("the order was cancelled")
     async with given.database.transaction() as session:
-        found, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)
-        after_commit(session, partial(given.orders.invalidate_soon, str(order_id)))
+        order, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)
+        key = order_key(OrderRef(order_id, caller.id))
+        after_commit(session, partial(given.orders.invalidate_soon, key))
     await given.orders.invalidated()  # or the caller, reading at once, might still find the order pending
     response.status_code = 202 if is_new else 200
-    return found.order
+    return order
 
 
-async def _catalogue(given: Resources) -> ProductList:
-    async def load() -> ProductList:
-        async with given.database.read() as session:
-            return await use_cases.list_products(session)
-
-    return await given.catalogue.get_or_load(CATALOGUE_KEY, load) or ProductList(items=[])
+async def _load_catalogue(given: Resources) -> ProductList:
+    async with given.database.read() as session:
+        return await use_cases.list_products(session)

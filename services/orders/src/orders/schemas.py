@@ -80,13 +80,6 @@ class OrderView(BaseModel):
     updated_at: datetime
 
 
-class OwnedOrder(BaseModel):
-    """An order as it is cached: with the client that may see it."""
-
-    client_id: str
-    order: OrderView
-
-
 class OrderSummary(BaseModel):
     id: UUID
     status: Status

@@ -29,13 +29,12 @@ from orders.messages import (
     RequestPayment,
     SettlePayment,
 )
-from orders.models import ORDER, Order, OrderLine, OrderStatus, Product
+from orders.models import ORDER, Order, OrderLine, OrderRef, OrderStatus, Product
 from orders.schemas import (
     OrderLineView,
     OrderPage,
     OrderSummary,
     OrderView,
-    OwnedOrder,
     PlaceOrder,
     ProductList,
     ProductView,
@@ -97,14 +96,14 @@ async def place_order(
     return answer
 
 
-async def find_order(session: AsyncSession, order_id: UUID) -> OwnedOrder | None:
-    """An order and the client it belongs to; None when there is none."""
+async def find_order(session: AsyncSession, order_id: UUID, *, client_id: str) -> OrderView | None:
+    """An order of this client's; None when there is none."""
     order = await session.get(Order, order_id)
-    if order is None:
+    if order is None or order.client_id != client_id:
         return None
     lines = await session.scalars(select(OrderLine).where(OrderLine.order_id == order_id).order_by(OrderLine.position))
     items = [OrderLineView.model_validate(line, from_attributes=True) for line in lines]
-    return OwnedOrder(client_id=order.client_id, order=_view(order, items))
+    return _view(order, items)
 
 
 async def list_orders(session: AsyncSession, *, client_id: str, limit: int, cursor: str | None) -> OrderPage:
@@ -120,7 +119,7 @@ async def list_orders(session: AsyncSession, *, client_id: str, limit: int, curs
     )
 
 
-async def cancel_order(session: AsyncSession, order_id: UUID, *, client_id: str) -> tuple[OwnedOrder, bool]:
+async def cancel_order(session: AsyncSession, order_id: UUID, *, client_id: str) -> tuple[OrderView, bool]:
     """Protocol, row 12: the order is on its way to `cancelled`. Returns it and whether this call has set it going.
 
     Raises `ApiError` (404) when there is no such order of this client's.
@@ -129,12 +128,12 @@ async def cancel_order(session: AsyncSession, order_id: UUID, *, client_id: str)
     if await session.scalar(owned) is None:
         raise ApiError(ErrorCode.NOT_FOUND)
     is_new = await _begin_cancelling(session, Order.id == order_id, reason="requested") != []
-    order = await find_order(session, order_id)
+    order = await find_order(session, order_id, client_id=client_id)
     assert order is not None  # noqa: S101  orders are never deleted
     return order, is_new
 
 
-async def expire_orders(session: AsyncSession, *, after: float, batch: int) -> list[UUID]:
+async def expire_orders(session: AsyncSession, *, after: float, batch: int) -> list[OrderRef]:
     """Protocol, row 12: cancel orders that have been pending for `after` seconds. Their money may be on its way, so
     they are settled like any other cancelled order.
     """
@@ -149,20 +148,20 @@ async def expire_orders(session: AsyncSession, *, after: float, batch: int) -> l
     )
 
 
-async def _begin_cancelling(session: AsyncSession, *which: ColumnElement[bool], reason: str) -> list[UUID]:
-    moved = await session.scalars(
+async def _begin_cancelling(session: AsyncSession, *which: ColumnElement[bool], reason: str) -> list[OrderRef]:
+    moved = await session.execute(
         update(Order)
         .where(*which, Order.status.in_(ORDER.sources(OrderStatus.CANCELLING)))
         .values(status=OrderStatus.CANCELLING.value, reason=reason, updated_at=func.now())
-        .returning(Order.id)
+        .returning(Order.id, Order.client_id)
     )
-    order_ids = list(moved)
-    for order_id in order_ids:
-        await enqueue(session, SettlePayment(order_id=order_id), unique_key=str(order_id))
+    orders = [OrderRef(*row) for row in moved]
+    for order in orders:
+        await enqueue(session, SettlePayment(order_id=order.id), unique_key=str(order.id))
         log_after_commit(
-            session, log.info, "order_moved", order_id=order_id, status=OrderStatus.CANCELLING.value, reason=reason
+            session, log.info, "order_moved", order_id=order.id, status=OrderStatus.CANCELLING.value, reason=reason
         )
-    return order_ids
+    return orders
 
 
 async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
@@ -212,8 +211,8 @@ def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> Order
     return OrderStatus.CANCELLED if is_over else None
 
 
-async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None:
-    """Protocol, row 11: record the news and move the order. Returns the order's id when something changed.
+async def apply_payment(session: AsyncSession, news: PaymentNews) -> OrderRef | None:
+    """Protocol, row 11: record the news and move the order. Returns the order when something changed.
 
     Raises `LookupError` for a payment of no order.
     """
@@ -234,11 +233,11 @@ async def apply_payment(session: AsyncSession, news: PaymentNews) -> UUID | None
     }
     if target is None:
         await session.execute(update(Order).where(Order.id == order.id).values(values))
-        return order.id
+        return OrderRef(order.id, order.client_id)
     await _move(
         session, order, target, values, reason=None if target is OrderStatus.CONFIRMED else order.reason or news.reason
     )
-    return order.id
+    return OrderRef(order.id, order.client_id)
 
 
 async def _move(

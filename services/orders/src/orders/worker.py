@@ -26,7 +26,7 @@ from orders.messages import (
     SettlePayment,
 )
 from orders.payments_client import PaymentsClient
-from orders.schemas import OwnedOrder
+from orders.schemas import OrderView
 from orders.settings import OrdersSettings
 
 
@@ -62,12 +62,12 @@ async def _open_parts(settings: OrdersSettings, resources: WorkerResources) -> A
         await dependency.close()
 
 
-def _schedules(settings: OrdersSettings, cache: Cache[OwnedOrder]) -> list[Schedule]:
+def _schedules(settings: OrdersSettings, cache: Cache[OrderView]) -> list[Schedule]:
     sweeps = settings.sweeps
 
     async def expire(session: AsyncSession) -> None:
-        for order_id in await use_cases.expire_orders(session, after=settings.pending_limit, batch=sweeps.batch):
-            after_commit(session, partial(cache.invalidate_soon, str(order_id)))
+        for order in await use_cases.expire_orders(session, after=settings.pending_limit, batch=sweeps.batch):
+            after_commit(session, partial(cache.invalidate_soon, caches.order_key(order)))
 
     return [
         Schedule(name="expire_orders", every=sweeps.every, run=expire),

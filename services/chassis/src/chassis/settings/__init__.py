@@ -127,6 +127,13 @@ class ServiceSettings(Ruled, BaseSettings):
         Rule("database.connect_timeout", "<", "http.default_deadline", "or the caller has gone before the 503"),
         Rule("database.statement_timeout", "<", "http.default_deadline", "or the caller has gone before the answer"),
         Rule("redis.timeout", "<", "http.default_deadline", "or a limiter decides for a caller who has gone"),
+        Rule(
+            "database.pool_timeout + database.connect_timeout + database.statement_timeout",
+            "<",
+            "cache.lock_ttl",
+            "or the slowest load outlives its lease: another starts beside it and neither is stored",
+        ),
+        Rule("cache.wait_timeout", "<", "http.default_deadline", "or the caller has gone before the reader loads"),
         Rule("cache.bypass_concurrency", "<", "database.pool_size", "or reads without a cache leave none for writes"),
         # A worker's pool also serves the consumer and the scheduler.
         Rule(

@@ -127,20 +127,44 @@ class CacheSettings(Group):
     ttl_jitter: float = Field(
         0.1, ge=0, lt=1, description="Share by which a TTL is shortened at random, so that keys do not expire together."
     )
-    stale_ttl: float = Field(
+    stale_while_revalidate: float = Field(
         30.0,
         ge=0,
         le=86_400,
-        description="Seconds a value is served after that, while it is loaded anew or its origin fails.",
+        description="Seconds after that for which a value is answered at once, while it is loaded anew.",
+    )
+    stale_if_error: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="Seconds after that for which a value is answered when its origin fails or takes longer than "
+        "wait_timeout: five minutes, in which somebody comes to look.",
     )
     negative_ttl: Seconds = Field(5.0, description="Seconds an absence is remembered: short, since creation ends it.")
-    lock_ttl: Timeout = Field(3.0, description="Seconds a recomputation may hold the lock: above its slowest query.")
+    early_beta: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="How early a value is renewed before its TTL is over, in times of its load (XFetch's β). 1: about "
+        "one reader of a busy key does so; 0: none, it turns stale first.",
+    )
+    lock_ttl: Timeout = Field(
+        12.0,
+        description="Seconds a load may hold its lease: above all that it may wait for, since what comes later is not "
+        "stored.",
+    )
+    wait_timeout: Timeout = Field(
+        2.0,
+        description="Seconds a reader waits for another process's load, or for its turn while Redis fails: a hundred "
+        "times a usual load, and short enough to load by itself after it.",
+    )
     bypass_concurrency: int = Field(
         4, ge=1, le=100, description="Loads at once while Redis fails: below database.pool_size, so that writes pass."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule("negative_ttl", "≤", "ttl", "or what is absent is believed for longer than what is there"),
+        Rule("stale_while_revalidate", "≤", "stale_if_error", "or a stale value has gone before its time is over"),
     )
 
 
