@@ -39,6 +39,7 @@ from chassis.logging import (
     request_id_var,
 )
 from chassis.pooling import check_nothing_held
+from chassis.pooling.http_pool import MeasuredConnector
 from chassis.retries import RetryBudget, parse_retry_after, retry
 from chassis.settings import DependencySettings
 from chassis.telemetry import SpanKind, current_traceparent, span
@@ -124,8 +125,8 @@ class HttpDependency:
         self._bulkhead = Bulkhead(name, limit=settings.max_in_flight)
         self._budget = RetryBudget(name, settings.retry)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=settings.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS, resolver=resolver
+            connector=MeasuredConnector(
+                name, limit=settings.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS, resolver=resolver
             ),
             headers={"Authorization": f"Bearer {settings.api_key.get_secret_value()}"},
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -6,6 +6,7 @@ import time
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from chassis.pooling import check_nothing_held
+from chassis.pooling.http_pool import MeasuredConnector
 from chassis.retries import parse_retry_after
 from chassis.ssrf import DestinationRefused, check_url, guarded_socket
 from chassis.webhooks import AttemptAnswer, sign
@@ -25,7 +26,8 @@ class WebhookSender:
     def __init__(self, settings: WebhookSettings, *, resolver: AbstractResolver | None = None) -> None:
         self._settings = settings
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=MeasuredConnector(
+                "customers",
                 # Nothing is kept from one delivery to the next, neither connection nor name: the customer's host may
                 # have closed the one and changed the other, and few deliveries follow each other closely.
                 force_close=True,
@@ -46,7 +48,7 @@ class WebhookSender:
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
         """Whatever comes of it is an answer: nothing is raised for what the customer's side does."""
-        check_nothing_held("customer's webhook endpoint")
+        check_nothing_held("customers")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)
         try:
             check_url(url, self._settings.egress)
