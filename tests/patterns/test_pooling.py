@@ -72,6 +72,8 @@ async def test_an_exhausted_pool_refuses_within_its_time_out(database_settings: 
                         pytest.fail("there was no connection to be had")
         assert refused.value.code is ErrorCode.OVERLOADED
         assert refused.value.code.value.retry_after
+        assert "full" not in refused.value.message  # a stranger is told of no pool
+        assert "pool full" in str(refused.value)
         async with database.read() as session:  # and with connections back, it works again
             assert await session.scalar(text("SELECT 1")) == 1
     assert REGISTRY.get_sample_value("db_client_connection_timeouts_total", {"pool": "full"}) == before + 1
@@ -281,6 +283,8 @@ async def test_a_database_that_is_away_is_answered_503_not_500(database_settings
     async with opened(database_settings, port=free_port()) as database:
         with pytest.raises(DatabaseUnreachable) as away:
             await database.ping()
+    assert away.value.message == "The database cannot be used now."  # a stranger is told of no pool and no driver
+    assert "pool small: ConnectionRefusedError" in str(away.value)
     assert away.value.code.value.status == 503
     assert away.value.code.value.retry_after
     assert isinstance(away.value, PoolExhausted)  # jobs and consumers wait both out
@@ -317,6 +321,37 @@ async def test_redis_is_waited_for_no_longer_than_its_time_out(redis_settings: R
             assert await impatient.ping()
     finally:
         await impatient.aclose()
+
+
+async def test_a_redis_pool_tells_of_its_connections(redis_settings: RedisSettings) -> None:
+    def told(metric: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"db_client_connection_{metric}", {"pool": "measured", **labels}) or 0
+
+    redis = create_redis(redis_settings.model_copy(update={"max_connections": 2}), timeout=0.05, pool="measured")
+    try:
+        await redis.ping()
+        assert (told("count", state="used"), told("count", state="idle")) == (0, 1)
+        async with redis.client(), redis.client():
+            assert (told("count", state="used"), told("count", state="idle")) == (2, 0)
+            waiting = asyncio.create_task(redis.ping())
+            await asyncio.sleep(0)
+            assert told("pending_requests") == 1
+            with pytest.raises(RedisConnectionError):
+                await waiting
+        assert (told("count", state="used"), told("count", state="idle")) == (0, 2)
+        assert (told("max"), told("timeouts_total"), told("pending_requests")) == (2, 1, 0)
+        assert told("wait_time_seconds_count") == 4
+    finally:
+        await redis.aclose()
+
+
+async def test_a_redis_that_is_away_is_no_time_out_of_the_pool(redis_settings: RedisSettings) -> None:
+    redis = create_redis(redis_settings.model_copy(update={"port": free_port()}), timeout=0.05, pool="gone")
+    with pytest.raises(RedisConnectionError):
+        await redis.ping()
+    assert REGISTRY.get_sample_value("db_client_connection_timeouts_total", {"pool": "gone"}) == 0
+    assert REGISTRY.get_sample_value("db_client_connection_count", {"pool": "gone", "state": "used"}) == 0
+    await redis.aclose()
 
 
 async def test_a_line_about_a_change_is_written_when_it_has_committed_and_never_otherwise(database: Database) -> None:

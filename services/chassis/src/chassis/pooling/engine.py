@@ -104,8 +104,10 @@ def _time_statements(engine: Engine) -> None:
         finish(connection, statement, "")
 
     def on_error(context: ExceptionContext) -> None:
-        finish(context.connection, context.statement or "", type(context.original_exception).__name__)
-        if getattr(context.original_exception, "sqlstate", None) in _SERVER_GOES:
+        error = context.original_exception
+        state = getattr(error, "sqlstate", None)
+        finish(context.connection, context.statement or "", state or type(error).__name__)
+        if state in _SERVER_GOES:
             # The driver does not call the connection closed yet: it has the server's word, and its socket is open.
             context.is_disconnect = True
 

@@ -25,7 +25,7 @@ use_seconds = Histogram(
 )
 operation_seconds = Histogram(
     "db_client_operation_duration_seconds",
-    "Duration of statements, by their first word; `error_type` is empty without a failure.",
+    "Duration of statements, by their first word; `error_type` is the SQLSTATE of a failure.",
     ["operation", "error_type"],
     buckets=_DURATIONS,
 )

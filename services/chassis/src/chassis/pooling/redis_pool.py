@@ -31,27 +31,17 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
 
 
 class _MeasuredPool(BlockingConnectionPool):
-    """Counts its connections itself: redis-py has no public way to ask."""
+    """Tells of its connections as a pool of the database does."""
 
     def __init__(self, pool: str, *, max_connections: int, **options: Any) -> None:
         super().__init__(max_connections=max_connections, **options)
-        self._made = self._used = self._pending = 0
+        self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)
-        metrics.count.labels(pool, "used").set_function(lambda: self._used)
-        metrics.count.labels(pool, "idle").set_function(lambda: self._made - self._used)
+        metrics.count.labels(pool, "used").set_function(lambda: len(self._in_use_connections))
+        metrics.count.labels(pool, "idle").set_function(lambda: len(self._available_connections))
         metrics.pending_requests.labels(pool).set_function(lambda: self._pending)
         metrics.maximum.labels(pool).set(max_connections)
-
-    def make_connection(self) -> AbstractConnection:
-        connection: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
-        self._made += 1
-        return connection
-
-    def get_available_connection(self) -> AbstractConnection:
-        connection: AbstractConnection = super().get_available_connection()  # type: ignore[no-untyped-call]
-        self._used += 1
-        return connection
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> AbstractConnection:
         del command_name, keys, options  # nobody gives them any more
@@ -68,7 +58,3 @@ class _MeasuredPool(BlockingConnectionPool):
         finally:
             self._pending -= 1
             self._wait_seconds.observe(time.perf_counter() - started)
-
-    async def release(self, connection: AbstractConnection) -> None:
-        await super().release(connection)
-        self._used -= 1

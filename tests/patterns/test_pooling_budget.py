@@ -1,0 +1,83 @@
+"""All processes together open no more connections than the server has: one sum, compared with its own limit."""
+
+from captured_logs import captured_logs
+from chassis.config import Live
+from chassis.pooling import Database
+from chassis.pooling.budget import Share, check_budget, pool_budget, service_budget
+from chassis.settings import BudgetSettings, DatabaseSettings, ServiceSettings
+from holdfast_local.ports import free_port
+from sqlalchemy import text
+
+
+class Settings(ServiceSettings):
+    service_name = "shop"
+
+
+def live(database: DatabaseSettings, **told: int) -> Live[Settings]:
+    return Live(Settings(database=database.model_copy(update={"budget": BudgetSettings(**told)})))
+
+
+def test_the_sum_counts_every_process_every_connection_beside_its_pool_and_who_else_there_is() -> None:
+    shares = {
+        "orders": Share(pool=10, api_replicas=2, worker_replicas=3, generations=2),
+        "payments": Share(pool=4, api_replicas=1, worker_replicas=0, generations=1),
+    }
+    budget = pool_budget(shares, others=100, reserve=10)
+    # An API has two connections beside its pool, a worker three; each service one migration.
+    assert budget.total == (2 * (2 * 12 + 3 * 13) + 1) + (1 * 6 + 1) + 100 + 10
+    assert str(budget) == (
+        "orders: 2 × (2 × 12 + 3 × 13) + 1 = 127; payments: 1 × (1 × 6 + 0 × 7) + 1 = 7; "
+        "other services: 100; reserve: 10"
+    )
+
+
+def test_a_service_adds_up_what_its_settings_say(database_settings: DatabaseSettings) -> None:
+    told = BudgetSettings(api_replicas=3, worker_replicas=2, generations=2, others=7, reserve=5)
+    settings = database_settings.model_copy(update={"pool_size": 8, "max_overflow": 2, "budget": told})
+    assert service_budget("shop", settings).total == 2 * (3 * 12 + 2 * 13) + 1 + 7 + 5
+    assert service_budget("shop", settings, least_reserve=20).total == 2 * (3 * 12 + 2 * 13) + 1 + 7 + 20
+
+
+async def allowed_by(database: Database) -> int:
+    async with database.read() as session:
+        return int(await session.scalar(text("SHOW max_connections")) or 0)
+
+
+async def test_more_than_the_server_allows_is_told_with_the_sum_and_stops_nobody(
+    database_settings: DatabaseSettings, database: Database
+) -> None:
+    allowed = await allowed_by(database)
+    with captured_logs() as logs:
+        await check_budget(live(database_settings, others=allowed - 36), database)
+        assert logs.of("connection_budget_exceeded") == []
+        await check_budget(live(database_settings, others=allowed - 35), database)
+    line = logs.one("connection_budget_exceeded")
+    assert (line["level"], line["allowed"], line["needed"]) == ("warning", allowed, allowed + 1)
+    assert line["budget"].startswith("shop: 1 × (1 × 12 + 1 × 13) + 1 = 26; other services: ")
+
+
+async def test_what_postgres_keeps_for_superusers_is_in_reserve_whatever_the_settings_say(
+    database_settings: DatabaseSettings, database: Database
+) -> None:
+    with captured_logs() as logs:
+        await check_budget(live(database_settings, reserve=0, others=await allowed_by(database) - 26), database)
+    assert logs.one("connection_budget_exceeded")["budget"].endswith("reserve: 3")
+
+
+async def test_it_is_compared_again_when_a_service_grows(
+    database_settings: DatabaseSettings, database: Database
+) -> None:
+    settings = live(database_settings)
+    with captured_logs() as logs:
+        await check_budget(settings, database)
+        assert logs.of("connection_budget_exceeded") == []
+        settings.replace(live(database_settings, api_replicas=1000).current)
+    assert logs.one("connection_budget_exceeded")["needed"] > 12_000
+
+
+async def test_a_server_that_is_away_keeps_no_process_from_starting(database_settings: DatabaseSettings) -> None:
+    away = Database(database_settings.model_copy(update={"port": free_port()}), pool="away", application_name="test")
+    with captured_logs() as logs:
+        await check_budget(live(database_settings), away)
+    assert "pool away" in logs.one("connection_budget_unchecked")["reason"]
+    await away.close()
