@@ -35,8 +35,8 @@ class Metrics:
         totals = {value: self.total(name, **labels, **{label: value}) for value in values}
         return dict(sorted(((v, n) for v, n in totals.items() if n), key=lambda item: (-item[1], item[0])))
 
-    def quantile(self, histogram: str, q: float) -> float:
+    def quantile(self, histogram: str, q: float, **labels: str) -> float:
         """The upper bound of the bucket that holds quantile `q` (0 to 1) of a histogram; NaN without observations."""
-        buckets = {float(bound): count for bound, count in self.by(f"{histogram}_bucket", "le").items()}
-        rank = q * self.total(f"{histogram}_count")
+        buckets = {float(bound): count for bound, count in self.by(f"{histogram}_bucket", "le", **labels).items()}
+        rank = q * self.total(f"{histogram}_count", **labels)
         return min((bound for bound, count in buckets.items() if count >= rank), default=math.nan)

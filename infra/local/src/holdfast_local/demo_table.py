@@ -41,12 +41,16 @@ def _logging(metrics: Metrics) -> str:
 
 
 def _pooling(metrics: Metrics) -> str:
-    name = "db_client_connection"
+    """Of the pools of requests and jobs; those of health checks and of Redis are not what an order waits for."""
+    name, pools = "db_client_connection", ("requests", "jobs")
+
+    def total(metric: str) -> int:
+        return sum(metrics.total(f"{name}_{metric}", pool=pool) for pool in pools)
+
+    waits = [metrics.quantile(f"{name}_wait_time_seconds", 0.99, pool=pool) for pool in pools]
     return (
-        f"{_count(metrics.total(f'{name}_wait_time_seconds_count'), 'checkout')}, p99 of the wait "
-        f"{_at_most(metrics.quantile(f'{name}_wait_time_seconds', 0.99))}, "
-        f"{_count(metrics.total(f'{name}_timeouts_total'), 'time-out')}; "
-        f"{metrics.total(f'{name}_count')} connections open of at most {metrics.total(f'{name}_max')}"
+        f"{_count(total('wait_time_seconds_count'), 'checkout')}, p99 of the wait {_at_most(max(waits))}, "
+        f"{_count(total('timeouts_total'), 'time-out')}; {total('count')} connections open of at most {total('max')}"
     )
 
 

@@ -24,7 +24,7 @@ from holdfast_local.processes import failure, spawn, stop, unprivileged_account,
 
 SUPERUSER = "postgres"
 MAX_CONNECTIONS = 200
-"""8 service processes x (5 pooled + 5 overflow) = 80; as much again for tests, then migrations, the oracle, psql."""
+"""Four services x (12 of an API, 13 of a worker and a migration) and 10 in reserve = 114; the rest is for tests."""
 START_DEADLINE_SECONDS = 30.0
 """Crash recovery of a small data folder takes one or two seconds; a loaded laptop gets room."""
 STOP_DEADLINE_SECONDS = 20.0
