@@ -194,11 +194,11 @@ async def test_a_worker_at_full_load_has_the_connections_that_the_budget_says(
     async with platform.client.post(url, json=order, headers=headers) as placed:
         assert placed.status == 201
     worker = installed(tmp_path, settings, redis_settings)
-    # A job and two sweeps: those that get a connection beside the one that claims wait for the table.
+    # A job and two sweeps: all three wait for the table, and claims and heartbeats for them.
     sizes = {"database__pool_size": 2, "database__max_overflow": 1, "jobs__concurrency": 1, "sweeps__every": 0.05}
     for name, value in (sizes | {"cache__bypass_concurrency": 1}).items():
         worker.set(name, str(value))
     async with platform.locked_orders(), worker.running("worker"):
-        await platform.until_waiting("orders-worker", 2)
+        await platform.until_waiting("orders-worker", 3)
         opened = await platform.backends("orders-worker", "orders-relay")
         assert opened == process_connections("worker", 3)
