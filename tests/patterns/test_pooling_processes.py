@@ -77,6 +77,10 @@ class Platform:
             application_name,
         )
 
+    async def is_ready(self, installation: OrdersInstallation) -> bool:
+        async with self.client.get(f"{installation.management_url}/readyz") as answer:
+            return answer.status == 200
+
     async def until_waiting(self, application_name: str, count: int) -> None:
         async def are_waiting() -> bool:
             return await self.backends(application_name, waiting=True) == count
@@ -125,6 +129,7 @@ async def test_an_api_at_full_load_has_the_connections_that_the_budget_says_and_
         held = [asyncio.create_task(platform.ask()) for _ in range(POOL)]
         await platform.until_waiting("orders-api", POOL)
         assert await platform.backends("orders-api") == process_connections("api", POOL)
+        assert await platform.is_ready(platform.installation)  # a busy pool is no reason to be taken out
         refused = await asyncio.gather(*(platform.ask() for _ in range(5)))
         assert await platform.backends("orders-api") == process_connections("api", POOL)
     assert [answer.status for answer in await asyncio.gather(*held)] == [200] * POOL
@@ -200,5 +205,6 @@ async def test_a_worker_at_full_load_has_the_connections_that_the_budget_says(
         worker.set(name, str(value))
     async with platform.locked_orders(), worker.running("worker"):
         await platform.until_waiting("orders-worker", 3)
+        assert await platform.is_ready(worker)
         opened = await platform.backends("orders-worker", "orders-relay")
         assert opened == process_connections("worker", 3)
