@@ -1,7 +1,10 @@
 """A process starts as a whole or not at all, says in one line why not, and finishes what it began when told to stop."""
 
 import asyncio
+import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,7 +101,7 @@ async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_one
     assert finished["db_ms"] > 0
 
 
-async def test_a_request_that_outlasts_the_drain_is_sent_elsewhere_and_the_process_stops(
+async def test_a_request_that_outlasts_the_drain_is_sent_elsewhere_and_the_process_ends_with_1(
     orders: OrdersInstallation, orders_database: DatabaseSettings, postgres: RealServer
 ) -> None:
     orders.set("shutdown__drain_timeout", "1")
@@ -117,8 +120,55 @@ async def test_a_request_that_outlasts_the_drain_is_sent_elsewhere_and_the_proce
     assert answer.json()["error"]["code"] == "SHUTTING_DOWN"
     assert answer.headers["Retry-After"] == "1"
     assert "exception" not in ended.stdout
+    assert ended.code == 1
+    (line,) = ended.of("process_failed")
+    assert line["reason"] == "DrainTimedOut: 1 requests were cut off after 1 s"
+
+
+async def test_while_routing_lags_every_answer_ends_its_connection(orders: OrdersInstallation) -> None:
+    orders.set("shutdown__readiness_delay", "2")
+    async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
+        before = await client.get(f"{orders.url}/v1/products")
+        assert "connection" not in before.headers
+        process.terminate()
+
+        async def is_sent_away() -> bool:
+            answer = await client.get(f"{orders.url}/v1/products")
+            return answer.headers.get("connection") == "close"
+
+        await eventually(is_sent_away)
+        assert (await client.get(f"{orders.management_url}/readyz")).status_code == 503
+        ended = await process.end()
     assert ended.code == 0
-    assert ended.of("process_stopped")
+
+
+def test_time_running_out_ends_the_process_with_1_and_says_what_was_left(tmp_path: Path) -> None:
+    """A blocked event loop is the worst that can happen: no timer of its own would ever fire."""
+    script = tmp_path / "stuck.py"
+    script.write_text(_STUCK)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    line = json.loads(ended.stdout.splitlines()[-1])
+    assert (line["event"], line["level"]) == ("process_killed", "critical")
+    assert line["reason"] == "not done 0.2 s after the signal"
+    assert line["requests"] == 3
+
+
+_STUCK = """
+import asyncio, os, signal, time
+from chassis.logging import configure_logging
+from chassis.process import stop_signal
+from chassis.settings import LogSettings
+
+async def main():
+    stopping = stop_signal(seconds=0.2, left=lambda: {"requests": 3})
+    os.kill(os.getpid(), signal.SIGTERM)
+    await stopping.wait()
+    time.sleep(15)
+
+configure_logging(LogSettings(format="json"), service="stuck")
+asyncio.run(main())
+"""
 
 
 async def test_a_worker_told_to_stop_stops_and_exits_with_0(orders: OrdersInstallation) -> None:

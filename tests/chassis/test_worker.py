@@ -1,7 +1,8 @@
 import asyncio
 
 import pytest
-from chassis.worker.stages import DrainTimedOut, Part, PartEnded, run_stages
+from chassis.process import DrainTimedOut
+from chassis.worker.stages import Part, PartEnded, run_stages
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -68,8 +69,15 @@ async def test_a_part_that_ends_unasked_is_a_failure() -> None:
         await recorder.run([return_early, recorder.part("jobs")])
 
 
-async def test_work_left_after_the_drain_time_out_is_not_passed_over_in_silence() -> None:
+async def test_work_left_after_the_drain_time_out_is_named() -> None:
+    async def hang(stop: asyncio.Event) -> None:
+        job = asyncio.create_task(asyncio.Event().wait(), name="job-7")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            job.cancel()
+
     recorder = Recorder()
     recorder.stopping.set()
-    with pytest.RaisesGroup(DrainTimedOut):
-        await recorder.run([recorder.part("jobs", waits_for=asyncio.Event())], drain_timeout=0.05)
+    with pytest.RaisesGroup(pytest.RaisesExc(DrainTimedOut, match=r"left after 0\.05 s: job-7, part-.*hang")):
+        await recorder.run([hang, recorder.part("consumer")], drain_timeout=0.05)

@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import h11
 import orjson
@@ -35,6 +36,7 @@ config_info = Gauge("config_info", "1 for the configuration this process runs wi
 ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
 MAX_HEAD_BYTES = 65_536  # of a request's line and headers, h11's own limit for what has not arrived in full
 _TOO_LARGE = 431
+_DRAIN_POLL_SECONDS = 0.02  # a fifth of what uvicorn waits: a process that has drained should not stay
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
 
@@ -116,8 +118,15 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.msg != "Invalid HTTP request received."
 
 
+class DrainTimedOut(HoldfastError):
+    """The process had to stop before its work was finished or handed back."""
+
+
 class Server(uvicorn.Server):
-    """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds."""
+    """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds.
+
+    Those that take longer are cancelled, and counted in `cut_off`.
+    """
 
     def __init__(self, app: ASGIApp, *, host: str, port: int, drain_timeout: float) -> None:
         logging.getLogger("uvicorn.error").addFilter(_is_news)
@@ -137,23 +146,48 @@ class Server(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=max(1, round(drain_timeout)),
             )
         )
+        self.cut_off = 0
+        self._drain_timeout = drain_timeout
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    @property
+    def requests(self) -> int:
+        """How many are being answered."""
+        return len(self.server_state.tasks)
+
+    def send_clients_away(self) -> None:
+        """From now on every answer ends its connection, so that the next request finds another process."""
+        for headers in (self.config.encoded_headers, self.server_state.default_headers):  # of later answers, and of now
+            headers.append((b"connection", b"close"))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, and only after a moment the connections that carry no request.
 
-        uvicorn does both at once, and so closes, unanswered, connections whose request is just arriving.
+        uvicorn's own closes, unanswered, connections whose request is just arriving, and does not say what it cut off.
         """
+        del sockets  # there are none but those of the servers
         for server in self.servers:
             server.close()
         await asyncio.sleep(ARRIVAL_SECONDS)
-        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self._drain_timeout):
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  nobody tells of them
+                    await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        except TimeoutError:
+            self.cut_off = self.requests
+        if self.cut_off:
+            log.error("requests_cut_off", requests=self.cut_off)
+            for task in list(self.server_state.tasks):
+                task.cancel()
+            await asyncio.sleep(ARRIVAL_SECONDS)  # they still say so to their callers
+        await self.lifespan.shutdown()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -189,16 +223,26 @@ class Server(uvicorn.Server):
             raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}: port taken?") from error
 
 
-def stop_signal() -> asyncio.Event:
-    """An event set by SIGTERM or SIGINT; a second signal ends the process at once with exit code 1."""
+def stop_signal(*, seconds: float, left: Callable[[], Mapping[str, object]]) -> asyncio.Event:
+    """An event set by SIGTERM or SIGINT. From then on the process has `seconds` to end.
+
+    When they are over, or at a second signal, it ends at once, with exit code 1 and `left()` in its log. A thread
+    watches: neither a dependency that hangs nor a blocked event loop holds the process beyond its time.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
+    def end(reason: str) -> None:
+        log.critical("process_killed", reason=reason, **left())
+        flush_logs()
+        os._exit(1)
+
     def on_signal() -> None:
         if stopping.is_set():
-            log.critical("process_killed", reason="second signal while draining")
-            flush_logs()
-            os._exit(1)
+            end("second signal while draining")
+        watch = threading.Timer(seconds, end, [f"not done {seconds:g} s after the signal"])
+        watch.daemon = True  # it is no reason to stay
+        watch.start()
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,7 +23,7 @@ from chassis.config import Live
 from chassis.health import Health, management_app
 from chassis.load_shedding import LoadShedder
 from chassis.logging import get_logger
-from chassis.process import Server, identify, new_event_loop, stop_signal
+from chassis.process import DrainTimedOut, Server, identify, new_event_loop, stop_signal
 from chassis.rate_limiting import default_policy
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
@@ -128,7 +128,6 @@ def run_api[S: ServiceSettings](live: Live[S], app: FastAPI) -> None:
 
 async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[str, str]) -> None:
     settings = live.current
-    stopping = stop_signal()
     health: Health = app.state.health
     drain_timeout = settings.shutdown.drain_timeout
     management = Server(
@@ -138,6 +137,7 @@ async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[
         drain_timeout=1,
     )
     public = Server(app, host=settings.http.host, port=settings.http.port, drain_timeout=drain_timeout)
+    stopping = stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
     error_rendering.marked_fields(app)  # now, or everybody waits while the first wrong request is answered
     async with management.running(), public.running(), reloading(live):
         # What start-up made lives as long as the process: the collector need not look at it again.
@@ -151,8 +151,11 @@ async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[
         )
         await public.wait_until(stopping)
         health.mark_draining()
+        public.send_clients_away()
         log.info("process_draining", seconds=drain_timeout)
         await asyncio.sleep(settings.shutdown.readiness_delay)
+    if public.cut_off:
+        raise DrainTimedOut(f"{public.cut_off} requests were cut off after {drain_timeout:g} s")
     log.info("process_stopped")
 
 

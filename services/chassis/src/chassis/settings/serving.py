@@ -125,6 +125,11 @@ class ShutdownSettings(Group):
         Rule("readiness_delay + drain_timeout + 12", "≤", "grace_period", "or the process is killed before it is done"),
     )
 
+    @property
+    def limit(self) -> float:
+        """Seconds from SIGTERM after which a process that still runs ends itself, with exit code 1."""
+        return self.readiness_delay + self.drain_timeout + 12
+
 
 def _names_its_kind(key_hash: SecretStr) -> SecretStr:
     if not re.fullmatch(r"(hmac-)?sha256:[0-9a-f]{64}", key_hash.get_secret_value()):

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from chassis.errors import HoldfastError
 from chassis.health import Health
 from chassis.logging import get_logger
-from chassis.process import Server, stop_signal
+from chassis.process import DrainTimedOut, Server, stop_signal
 from chassis.settings import ServiceSettings
 
 log = get_logger(__name__)
@@ -23,12 +23,12 @@ GRACE_SECONDS = 5.0
 """Beyond the drain time-out, for handing jobs back and publishing what they wrote."""
 
 
+_PART, _JOB = "part-", "job-"
+"""How the names of tasks begin: ours, and those that the job runner gives to its jobs."""
+
+
 class PartEnded(HoldfastError):
     """A part of the worker returned though nobody asked it to."""
-
-
-class DrainTimedOut(HoldfastError):
-    """The process had to stop before its work was finished or handed back."""
 
 
 async def run_worker(
@@ -38,10 +38,11 @@ async def run_worker(
 
     The relay comes last, so that it still publishes what the last jobs wrote; the management port outlives them all.
     Returns when everything has stopped, within `shutdown.drain_timeout` and `GRACE_SECONDS`, else raises
-    `DrainTimedOut`. When a part fails, the others are cancelled and an `ExceptionGroup` is raised: the process ends
-    and is started again, rather than going on with a part missing.
+    `DrainTimedOut` with what was left. When a part fails, the others are cancelled and an `ExceptionGroup` is raised:
+    the process ends and is started again, rather than going on with a part missing.
     """
-    stopping = stop_signal()
+    loop = asyncio.get_running_loop()
+    stopping = stop_signal(seconds=settings.shutdown.limit, left=lambda: {"left": _work_left(loop)})
     server = Server(
         management, host=settings.management.host, port=settings.management.port, drain_timeout=GRACE_SECONDS
     )
@@ -71,22 +72,37 @@ async def run_stages(
         await stopping.wait()
         on_stopping()
         log.info("worker_draining")
+        left: list[str] = []
         try:
             async with asyncio.timeout(drain_timeout):
                 for stop, running in started:
                     stop.set()
                     await asyncio.wait(running)
-        except TimeoutError as error:
-            raise DrainTimedOut(f"work was left after {drain_timeout:g} s") from error
+        except TimeoutError:
+            left = _work_left(asyncio.get_running_loop())
+        if left:
+            log.error("worker_drain_timed_out", left=left)  # now: what hangs may keep the process from saying more
+            raise DrainTimedOut(f"left after {drain_timeout:g} s: {', '.join(left)}")
     log.info("worker_stopped")
 
 
 def _start(stage: Sequence[Part], tasks: asyncio.TaskGroup) -> tuple[asyncio.Event, list[asyncio.Task[None]]]:
     stop = asyncio.Event()
-    return stop, [tasks.create_task(_watch(part, stop)) for part in stage]
+    return stop, [tasks.create_task(_watch(part, stop), name=_PART + _name(part)) for part in stage]
 
 
 async def _watch(part: Part, stop: asyncio.Event) -> None:
     await part(stop)
     if not stop.is_set():
-        raise PartEnded(f"{part} ended by itself")
+        raise PartEnded(f"{_name(part)} ended by itself")
+
+
+def _name(part: Part) -> str:
+    """`JobRunner` for its method `run`."""
+    return getattr(part, "__qualname__", repr(part)).removesuffix(".run")
+
+
+def _work_left(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """The parts and jobs that still run, by the names of their tasks. May be asked in another thread."""
+    names = (task.get_name() for task in asyncio.all_tasks(loop))
+    return sorted(name for name in names if name.startswith((_PART, _JOB)))

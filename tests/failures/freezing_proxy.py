@@ -1,0 +1,50 @@
+"""A TCP proxy that can fall silent: connections stay open, new ones are taken, and nothing passes any more."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from chassis.settings import DatabaseSettings
+from holdfast_local.ports import LOOPBACK
+
+
+class FreezingProxy:
+    """In front of a database, until `freeze()`."""
+
+    def __init__(self, target: DatabaseSettings) -> None:
+        self._target = target
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    def freeze(self) -> None:
+        self._flowing.clear()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        """The port it listens on."""
+        server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            self._flowing.set()
+            server.close()
+            server.close_clients()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target_reader, target_writer = await asyncio.open_connection(self._target.host, self._target.port)
+        pumps = [
+            asyncio.create_task(self._pump(reader, target_writer)),
+            asyncio.create_task(self._pump(target_reader, writer)),
+        ]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for pump in pumps:
+            pump.cancel()
+        for end in (writer, target_writer):
+            end.close()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                await self._flowing.wait()
+                sink.write(data)
+                await sink.drain()
