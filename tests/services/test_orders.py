@@ -27,7 +27,7 @@ from chassis.errors import (
     PermanentJobError,
 )
 from chassis.http_client import HttpDependency
-from chassis.idempotency import idempotency_key
+from chassis.idempotency import IdempotencyKey
 from chassis.inbox import Undeliverable
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -190,7 +190,7 @@ async def test_placing_writes_order_lines_job_event_and_answer_together(orders: 
 
 async def test_a_transaction_killed_before_its_commit_leaves_nothing(orders: Orders) -> None:
     command = PlaceOrder.model_validate(order())
-    key = idempotency_key(SHOP, "key-1", b"payload")
+    key = IdempotencyKey(SHOP, "key-1", b"fingerprint")
 
     async def place_and_be_killed() -> None:
         async with orders.database.transaction() as session:

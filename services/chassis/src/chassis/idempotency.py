@@ -2,12 +2,14 @@
 
 The record commits in the transaction of the effect, so that there is never one without the other. Two requests with
 the same key at the same time are kept apart by an advisory lock that ends with the transaction: a row that is not yet
-committed would be invisible to the second one.
+committed would be invisible to the second one. Only answers of requests that had their effect are kept: after an error
+the key is free.
 """
 
 import hashlib
 from dataclasses import dataclass
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,14 +29,15 @@ _PRUNE = text(
     "DELETE FROM idempotency_record WHERE (client, key) IN ("
     " SELECT client, key FROM idempotency_record"
     " WHERE created_at < now() - make_interval(secs => CAST(:retention AS double precision)) LIMIT :batch)"
+    " RETURNING 1"
 )
-PRUNE_EVERY = 60.0  # seconds; with the batch below that is 160 a second, above what one service answers for long
-_PRUNE_BATCH = 10_000
+PRUNE_EVERY = 60.0  # seconds
+_PRUNE_BATCH = 10_000  # records in one statement: some 50 ms
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """One client's key for one request; `fingerprint` is the SHA-256 of what it asks for."""
+    """One client's key for one request, and the fingerprint of what it asks for."""
 
     client: str
     key: str
@@ -49,11 +52,24 @@ class StoredAnswer:
     body: bytes
 
 
-def idempotency_key(client: str, header: str | None, payload: bytes) -> IdempotencyKey:
+def idempotency_key(client: str, header: str | None, *, method: str, path: str, body: bytes) -> IdempotencyKey:
     """The key of a request; raises `ApiError` (400) when the header is missing, empty or too long."""
     if not header or len(header) > MAX_KEY_LENGTH:
         raise ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
-    return IdempotencyKey(client, header, hashlib.sha256(payload).digest())
+    return IdempotencyKey(client, header, fingerprint(method, path, body))
+
+
+def fingerprint(method: str, path: str, body: bytes) -> bytes:
+    """SHA-256 of what a request asks for: its method, its path and its body.
+
+    Of a body in JSON what counts is the value that was sent, whatever the spaces and the order of names. It is not
+    read by any model: a field that a later version adds must not make another request of one that is repeated.
+    """
+    try:
+        canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONDecodeError:
+        canonical = body
+    return hashlib.sha256(b"\0".join((method.encode(), path.encode(), canonical))).digest()
 
 
 async def find_answer(session: AsyncSession, key: IdempotencyKey) -> StoredAnswer | None:
@@ -87,4 +103,6 @@ async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: Store
 
 async def prune(session: AsyncSession, *, retention: float) -> None:
     """Forget answers older than `retention` seconds; their keys may then be used for something else."""
-    await session.execute(_PRUNE, {"retention": retention, "batch": _PRUNE_BATCH})
+    values = {"retention": retention, "batch": _PRUNE_BATCH}
+    while len((await session.execute(_PRUNE, values)).all()) == _PRUNE_BATCH:
+        continue

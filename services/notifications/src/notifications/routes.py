@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app import Caller, IdempotencyHeader, rate_limited
+from chassis.app import Caller, Keyed, answer_with, rate_limited
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
 from chassis.errors import ErrorCode
-from chassis.idempotency import StoredAnswer, idempotency_key
 from chassis.ssrf import Resolve
 from fastapi import Depends, Query, Response
 
@@ -67,16 +66,13 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
     dependencies=[rate_limited(cost=SET_URL_COST)],
     responses=documented(*_KEYED, *_WITH_BODY, ErrorCode.STATE_CONFLICT),
 )
-async def create_webhook_endpoint(
-    body: CreateEndpoint, caller: Caller, given: Given, idempotency: IdempotencyHeader
-) -> Response:
+async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: Given, key: Keyed) -> Response:
     """Be told of the caller's orders. The answer alone shows the secret that signs what is sent."""
-    key = idempotency_key(caller.id, idempotency, body.model_dump_json().encode())
     await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     limit = given.webhooks.max_endpoints
     async with given.database.transaction() as session:
         answer = await endpoints.create_endpoint(session, body, client_id=caller.id, key=key, max_endpoints=limit)
-    return _response(answer)
+    return answer_with(answer)
 
 
 @router.get("/webhook-endpoints", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
@@ -128,15 +124,12 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
     dependencies=[rate_limited()],
     responses=documented(*_KEYED, ErrorCode.NOT_FOUND),
 )
-async def rotate_webhook_secret(
-    endpoint_id: UUID, caller: Caller, given: Given, idempotency: IdempotencyHeader
-) -> Response:
+async def rotate_webhook_secret(endpoint_id: UUID, caller: Caller, given: Given, key: Keyed) -> Response:
     """Replace the secret. For a while both sign: accept either, then only the new one."""
-    key = idempotency_key(caller.id, idempotency, f"rotate-secret {endpoint_id}".encode())
     overlap = given.webhooks.secret_overlap
     async with given.database.transaction() as session:
         answer = await endpoints.rotate_secret(session, endpoint_id, client_id=caller.id, key=key, overlap=overlap)
-    return _response(answer)
+    return answer_with(answer)
 
 
 @router.get("/deliveries", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
@@ -172,7 +165,3 @@ async def redeliver(delivery_id: UUID, caller: Caller, given: Given) -> Delivery
     """Try a dead delivery again, under its webhook id, after those that wait already. Safe to repeat."""
     async with given.database.transaction() as session:
         return await deliveries.redeliver(session, delivery_id, client_id=caller.id)
-
-
-def _response(answer: StoredAnswer) -> Response:
-    return Response(answer.body, status_code=answer.status, media_type="application/json")

@@ -6,14 +6,13 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import Caller, IdempotencyHeader, rate_limited
+from chassis.app import Caller, Keyed, answer_with, rate_limited
 from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH, conditional
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
-from chassis.idempotency import idempotency_key
 from chassis.pooling import after_commit
 from fastapi import Depends, Path, Query, Request, Response
 
@@ -93,14 +92,13 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
         ErrorCode.UNSUPPORTED_MEDIA_TYPE,
     ),
 )
-async def place_order(body: PlaceOrder, caller: Caller, given: Given, idempotency: IdempotencyHeader) -> Response:
+async def place_order(body: PlaceOrder, caller: Caller, given: Given, key: Keyed) -> Response:
     """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
-    key = idempotency_key(caller.id, idempotency, body.model_dump_json().encode())
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
     async with given.database.transaction() as session:
         answer = await use_cases.place_order(session, body, client_id=caller.id, key=key, catalogue=catalogue)
-    return Response(answer.body, status_code=answer.status, media_type="application/json")
+    return answer_with(answer)
 
 
 @router.get("/orders", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))

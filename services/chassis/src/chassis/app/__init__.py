@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Request
+from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
@@ -21,6 +21,7 @@ from chassis.app.routing import Router
 from chassis.auth import Authenticator, Principal
 from chassis.config import Live
 from chassis.health import Health, management_app
+from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
 from chassis.load_shedding import LoadShedder
 from chassis.logging import get_logger
 from chassis.process import DrainTimedOut, Server, identify, new_event_loop, stop_signal
@@ -95,7 +96,7 @@ class Authenticated(SecurityBase):
 
 authenticated = Authenticated()
 Caller = Annotated[Principal, Depends(authenticated)]
-IdempotencyHeader = Annotated[
+_IdempotencyHeader = Annotated[
     str,
     Header(
         alias=idempotency.HEADER,
@@ -104,6 +105,19 @@ IdempotencyHeader = Annotated[
         description="A new one for each new request, the same one to repeat it safely.",
     ),
 ]
+
+
+async def _idempotency_key(request: Request, caller: Caller, header: _IdempotencyHeader) -> IdempotencyKey:
+    return idempotency_key(caller.id, header, method=request.method, path=request.url.path, body=await request.body())
+
+
+Keyed = Annotated[IdempotencyKey, Depends(_idempotency_key)]
+"""A route's parameter: the key that its caller must send, and what it asks for. See `chassis.idempotency`."""
+
+
+def answer_with(answer: StoredAnswer) -> Response:
+    """An answer that was kept, or is kept now: the bytes are the same each time."""
+    return Response(answer.body, status_code=answer.status, media_type="application/json")
 
 
 def rate_limited(*, cost: int = 1) -> Any:
