@@ -1,6 +1,12 @@
 """Valkey may forget everything at any moment: what it held is published again, and nothing happens twice."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
 from holdfast_local.chaos_faults import flush
+from notifications.messages import ORDERS_STREAM
+from redis.asyncio import Redis
 from stage import Stage
 
 RELAYS = ("orders-worker", "payments-worker", "webhook-ingest-worker")
@@ -52,3 +58,43 @@ async def test_valkey_is_emptied_again_and_again(stage: Stage):
         orders += await stage.buy(2)
         await flush(stage.platform.installation)
     await assert_published_again_and_nothing_twice(stage, *orders, before=before)
+
+
+@asynccontextmanager
+async def valkey(stage: Stage) -> AsyncIterator[Redis]:
+    client = Redis.from_url(stage.platform.installation.valkey.dsn)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def test_valkey_is_killed_and_starts_again_from_an_older_snapshot(stage: Stage):
+    """The stream it knows ends earlier, and the group has read less, than was once the case."""
+    done = await stage.buy(3)
+    await stage.until_status("confirmed", *done)
+    before = await republished(stage)
+    async with valkey(stage) as client:
+        await client.save()
+        folder = Path((await client.config_get("dir"))["dir"])
+    try:
+        stage.pause("notifications-worker")
+        orders = await stage.buy(5)
+        await stage.until_status("confirmed", *orders)
+        await stage.kill("valkey")
+        stage.resume("notifications-worker")
+        await assert_published_again_and_nothing_twice(stage, *done, *orders, before=before)
+    finally:
+        (folder / "dump.rdb").unlink()
+
+
+async def test_a_stream_is_trimmed_below_a_consumer_that_has_not_read_it(stage: Stage):
+    before = await republished(stage)
+    stage.pause("notifications-worker")
+    orders = await stage.buy(5)
+    await stage.until_status("confirmed", *orders)
+    async with valkey(stage) as client:
+        await client.xtrim(ORDERS_STREAM, maxlen=1, approximate=False)
+    stage.resume("notifications-worker")
+    await assert_published_again_and_nothing_twice(stage, *orders, before=before)
+    assert (await stage.metrics("notifications-worker")).total("messaging_missed_total") > 0
