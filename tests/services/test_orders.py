@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, get_args
 from uuid import UUID, uuid4
 
@@ -51,11 +52,14 @@ from harness import (
     running,
 )
 from holdfast_local.ports import free_port
-from orders import caches, jobs, use_cases
+from orders import caches, jobs, use_cases, worker
 from orders.api import create_app
-from orders.events import on_payment
+from orders.events import on_order, on_payment
 from orders.messages import (
     PAYMENTS_STREAM,
+    STREAM,
+    OrderCancelled,
+    OrderConfirmed,
     PaymentCanceled,
     PaymentCaptured,
     PaymentEvent,
@@ -510,6 +514,42 @@ async def test_a_cached_order_is_not_seen_stale_after_a_payment_event(orders: Or
         return bool((await orders.client.get(path)).json()["status"] == "confirmed")
 
     await eventually(is_confirmed, seconds=2)
+
+
+async def test_an_order_whose_invalidation_was_lost_is_invalidated_by_its_own_event(orders: Orders) -> None:
+    placed = await orders.placed()
+    path = f"/v1/orders/{placed['id']}"
+    assert (await orders.client.get(path)).json()["status"] == "pending"
+    row = await orders.row(placed["id"])
+    await orders.apply(row.payment_id, "captured", 1)  # by a process that dies after its commit
+    assert (await orders.client.get(path)).json()["status"] == "pending"
+
+    told = await one(orders.database, "SELECT * FROM outbox WHERE type = 'order.confirmed'")
+    event = envelope(OrderConfirmed.model_validate(told.payload), aggregate_id=row.id, version=told.aggregate_version)
+    await deliver(
+        orders.redis, orders.database, [(OrderConfirmed, partial(on_order, orders.cache))], event, stream=STREAM
+    )
+
+    async def is_confirmed() -> bool:
+        return bool((await orders.client.get(path)).json()["status"] == "confirmed")
+
+    await eventually(is_confirmed, seconds=2)
+
+
+async def test_the_worker_hears_of_orders_that_have_moved_by_their_own_events(orders: Orders) -> None:
+    heard: dict[str, Any] = {}
+    resources = SimpleNamespace(
+        database=orders.database,
+        redis=orders.redis,
+        job_runner=lambda *_: None,
+        scheduler=lambda *_: None,
+        relay=lambda: None,
+        consumer=lambda streams, handlers: heard.update(streams=streams, types=handlers.keys()),
+    )
+    async with worker._open_parts(orders.settings, resources):
+        pass
+    assert set(heard["streams"]) == {PAYMENTS_STREAM, STREAM}
+    assert heard["types"] >= {OrderConfirmed, OrderCancelled}
 
 
 async def test_a_cached_order_is_not_seen_stale_after_payments_answer(orders: Orders, server: FakeServer) -> None:

@@ -18,6 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from orders import caches, events, jobs, use_cases
 from orders.messages import (
     PAYMENTS_STREAM,
+    STREAM,
+    OrderCancelled,
+    OrderConfirmed,
     PaymentCanceled,
     PaymentCaptured,
     PaymentFailed,
@@ -39,7 +42,7 @@ async def _open_parts(settings: OrdersSettings, resources: WorkerResources) -> A
     dependency = HttpDependency("payments", settings.payments, breakers=BreakerRegistry())
     payments, database = PaymentsClient(dependency), resources.database
     cache = caches.orders(resources.redis, settings)
-    on_payment = partial(events.on_payment, cache)
+    on_payment, on_order = partial(events.on_payment, cache), partial(events.on_order, cache)
     try:
         yield [
             [
@@ -50,8 +53,9 @@ async def _open_parts(settings: OrdersSettings, resources: WorkerResources) -> A
                     }
                 ),
                 resources.consumer(
-                    [PAYMENTS_STREAM],
-                    dict.fromkeys((PaymentCaptured, PaymentFailed, PaymentCanceled, PaymentRefunded), on_payment),
+                    [PAYMENTS_STREAM, STREAM],
+                    dict.fromkeys((PaymentCaptured, PaymentFailed, PaymentCanceled, PaymentRefunded), on_payment)
+                    | dict.fromkeys((OrderConfirmed, OrderCancelled), on_order),
                 ),
                 resources.scheduler(_schedules(settings, cache)),
             ],
