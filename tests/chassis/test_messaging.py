@@ -192,6 +192,19 @@ async def test_what_cannot_be_handled_is_a_dead_event_with_its_reason(
     assert reasons[3:] == ["Undeliverable: no such order", "ConnectionError: never works"]
 
 
+@pytest.mark.parametrize("fields", [{"other": "x"}, {"event": b"\xff\x00"}, {"event": ""}])
+async def test_an_entry_that_is_no_event_of_ours_is_buried_and_holds_nothing_up(
+    redis: Redis, database: Database, seen: asyncpg.Connection, fields: dict[str, Any]
+) -> None:
+    await redis.xadd("orders", fields)
+    await send(redis, "a")
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await has_effects(seen, "a1")
+        await all_is_acknowledged(redis)
+    (reason,) = await dead(seen)
+    assert reason.startswith("it cannot be read")
+
+
 async def test_an_event_that_ended_every_process_that_took_it_is_buried_unread(
     redis: Redis, database: Database, seen: asyncpg.Connection
 ) -> None:

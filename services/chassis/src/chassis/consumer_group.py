@@ -142,7 +142,8 @@ def _entries(
         Entry(
             stream=stream,
             id=entry_id.decode(),
-            text=fields[b"event"].decode(errors="replace"),
+            # Whatever somebody put there: it has to get as far as the dead events, and PostgreSQL takes no NUL.
+            text=fields.get(b"event", b"").decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"),
             deliveries=deliveries.get(entry_id, 1),
         )
         for entry_id, fields in found
