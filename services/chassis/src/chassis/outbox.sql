@@ -32,7 +32,8 @@ FULL JOIN (
 
 -- name: next
 -- The next $2 events of stream $1 in the order they were written, each as the envelope that goes out. While a stream
--- is repeated, those after seq $3, published or not; else ($3 is null) the unpublished ones.
+-- is repeated, those after seq $3, published or not; else ($3 is null) the unpublished ones. `|| ''` lets it go by the
+-- primary key even while there are no statistics: by the index that begins with the stream it would read all of them.
 WITH following AS (
     (
         SELECT * FROM outbox
@@ -42,7 +43,7 @@ WITH following AS (
     UNION ALL
     (
         SELECT * FROM outbox
-        WHERE stream = $1 AND seq > $3
+        WHERE $3 IS NOT NULL AND stream || '' = $1 AND seq > $3
         ORDER BY seq LIMIT $2
     )
 )
