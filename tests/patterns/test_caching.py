@@ -20,6 +20,7 @@ from caching_origin import (
     product_cache,
     until,
 )
+from captured_logs import captured_logs
 from chassis import deadlines
 from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import create_redis
@@ -370,11 +371,13 @@ async def test_without_redis_a_reader_that_cannot_load_in_time_is_told_so(name: 
 
 
 async def test_an_invalidation_that_redis_does_not_take_is_reported_not_raised_after_the_commit(name: str) -> None:
-    async with failing_redis("gone") as redis:
-        cache = product_cache(redis, name)
-        cache.invalidate_soon("book")
-        await cache.close()
+    with captured_logs() as logs:
+        async with failing_redis("gone") as redis:
+            cache = product_cache(redis, name)
+            cache.invalidate_soon("book")
+            await cache.close()
     assert count(name, "error") == 1
+    assert logs.one("cache_invalidation_failed")["key"] == "book"
 
 
 async def test_invalidate_soon_is_done_before_the_cache_closes(redis: Redis, name: str) -> None:

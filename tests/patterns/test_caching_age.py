@@ -18,6 +18,7 @@ from caching_origin import (
     lease_key,
     product_cache,
 )
+from captured_logs import captured_logs
 from chassis.caching import Cache
 from chassis.caching.entries import ABSENT, Entry, is_renewed_early, judge, kept_for, new_entry
 from chassis.logging import canonical_line
@@ -171,13 +172,17 @@ async def test_a_stale_value_is_answered_while_its_origin_fails_and_each_answer_
     cache, origin, clock = await cached(redis, name)
     clock.now += FRESH
     origin.error = OSError("the origin is away")
-    for load in range(2, 5):
-        with canonical_line() as line:
-            assert await cache.get_or_load("book", origin.load) == BOOK
-        assert (line["cache_hits"], line["cache_stale"]) == (1, 1)
-        await landed(cache)
-        assert origin.loads == load
+    with captured_logs() as logs:
+        for load in range(2, 5):
+            with canonical_line() as line:
+                assert await cache.get_or_load("book", origin.load) == BOOK
+            assert (line["cache_hits"], line["cache_stale"]) == (1, 1)
+            await landed(cache)
+            assert origin.loads == load
     assert count(name, "stale") == 3
+    failed = logs.of("cache_refresh_failed")[0]
+    assert (failed["level"], failed["cache"]) == ("warning", name)
+    assert "the origin is away" in failed["error"]
 
 
 async def test_an_expired_value_is_answered_only_if_its_origin_fails(redis: Redis, name: str) -> None:
