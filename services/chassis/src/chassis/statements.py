@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import resources
 
 import asyncpg
 
@@ -29,12 +29,12 @@ class DriverStatement:
         return rows
 
 
-def load_statements(file: str) -> dict[str, str]:
-    """The statements of `file`, which lies beside this module, by name and without their comments.
+def load_statements(file: str, *, package: str = "chassis") -> dict[str, str]:
+    """The statements of `file`, which lies in `package`, by name and without their comments.
 
     A statement starts with the line `-- name: <name>`; the comment lines that follow say what it does.
     """
-    pieces = _NAME.split(Path(__file__).with_name(file).read_text("utf-8"))
+    pieces = _NAME.split(resources.files(package).joinpath(file).read_text("utf-8"))
     return {name: _without_comments(sql) for name, sql in zip(pieces[1::2], pieces[2::2], strict=True)}
 
 

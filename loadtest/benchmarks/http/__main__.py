@@ -1,0 +1,168 @@
+"""What the chassis costs: three endpoints of orders as users run it, against the same three as a bare application.
+
+    make bench-http
+
+Rounds are interleaved, and a figure is the median of all rounds. CPU per request is the steadiest, and the gate: exit
+code 1 when a ratio (bare ÷ ours) is below its threshold. The last line is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+from bare import CLIENT
+from client import ORDER
+from prometheus_client.parser import text_string_to_metric_families
+from servers import BenchError, Server, Stage, running_servers
+
+THRESHOLDS = {"product": 0.55, "order": 0.50, "place": 0.70}
+"""The least that bare CPU per request ÷ ours may be."""
+
+CONNECTIONS = 32
+ROUNDS = 5
+WARM_UP_SECONDS = 1.0
+ORDERS_READ = 500  # as many different ones are read; few enough to be in every cache after the warm-up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Of one slice of load, or the medians of several."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+
+
+def median(of: Sequence[Figures]) -> Figures:
+    return Figures(
+        **{name: statistics.median(getattr(one, name) for one in of) for name in Figures.__dataclass_fields__}
+    )
+
+
+async def measure(server: Server, *, kind: str, seconds: float, key: str, ids: Sequence[str]) -> Figures:
+    """One slice of load from a process of its own; raises BenchError on any answer but the wanted one."""
+    load = {"port": server.port, "kind": kind, "seconds": seconds, "connections": CONNECTIONS, "key": key, "ids": ids}
+    spent = server.cpu_seconds()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        Path(__file__).with_name("client.py"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate(json.dumps(load).encode())
+    spent = server.cpu_seconds() - spent
+    if process.returncode:
+        raise BenchError(f"{kind} on port {server.port}: {errors.decode().strip().splitlines()[-1]}")
+    found = json.loads(output)
+    return Figures(
+        per_second=found["requests"] / found["seconds"],
+        p50_ms=found["p50_ms"],
+        p99_ms=found["p99_ms"],
+        cpu_us=spent / found["requests"] * 1_000_000,
+    )
+
+
+async def compare(stage: Stage, *, rounds: int, seconds: float) -> dict[str, tuple[Figures, Figures]]:
+    """Ours and the bare application's figures by endpoint."""
+    ids = {"product": await _product_ids(stage), "order": await _place_orders(stage, ORDERS_READ), "place": []}
+    found: dict[tuple[str, int], list[Figures]] = {(kind, port): [] for kind in THRESHOLDS for port in _ports(stage)}
+    for round_ in range(rounds + 1):
+        for kind in THRESHOLDS:
+            # Whoever goes second finds a warmer machine: take turns.
+            for server in (stage.orders, stage.bare)[:: 1 if round_ % 2 else -1]:
+                figures = await measure(
+                    server, kind=kind, seconds=seconds if round_ else WARM_UP_SECONDS, key=stage.key, ids=ids[kind]
+                )
+                if round_:
+                    found[kind, server.port].append(figures)
+    return {
+        kind: (median(found[kind, stage.orders.port]), median(found[kind, stage.bare.port])) for kind in THRESHOLDS
+    }
+
+
+def _ports(stage: Stage) -> tuple[int, int]:
+    return stage.orders.port, stage.bare.port
+
+
+async def _product_ids(stage: Stage) -> list[str]:
+    connection = await asyncpg.connect(stage.dsn)
+    try:
+        return [row["id"] for row in await connection.fetch("SELECT id FROM product ORDER BY id")]
+    finally:
+        await connection.close()
+
+
+async def _place_orders(stage: Stage, count: int) -> list[str]:
+    ids = []
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {stage.key}"}) as client:
+        for number in range(count):
+            async with client.post(
+                f"http://127.0.0.1:{stage.orders.port}/v1/orders",
+                json=ORDER,
+                headers={"Idempotency-Key": f"prepared-{number}"},
+            ) as answer:
+                body = await answer.json()
+                if answer.status != 201:
+                    raise BenchError(f"an order was answered {answer.status}: {body}")
+                ids.append(body["id"])
+    return ids
+
+
+async def check_limiter(stage: Stage) -> None:
+    """Raise BenchError unless Redis decided every request: a local decision would be cheaper than a user's."""
+    url = f"http://127.0.0.1:{stage.management_port}/metrics"
+    async with aiohttp.ClientSession() as client, client.get(url) as answer:
+        families = text_string_to_metric_families(await answer.text())
+    decided = [sample for family in families for sample in family.samples if sample.name == "rate_limit_decisions_total"]
+    local = sum(sample.value for sample in decided if sample.labels["backend"] != "redis")
+    if local or not decided:
+        raise BenchError(f"{local:.0f} requests were not decided in Redis: the machine is too busy to measure on")
+
+
+def table(found: Mapping[str, tuple[Figures, Figures]]) -> str:
+    rows = [f"{'':8} {'':5} {'requests/s':>10} {'p50 ms':>7} {'p99 ms':>7} {'CPU µs':>7} {'ratio':>6}"]
+    for kind, (ours, bare) in found.items():
+        for name, one, ratio in (("ours", ours, f"{ratio_of(ours, bare):.2f}"), ("bare", bare, "")):
+            label = kind if one is ours else ""
+            rows.append(
+                f"{label:8} {name:5} {one.per_second:10,.0f} {one.p50_ms:7.1f} {one.p99_ms:7.1f}"
+                f" {one.cpu_us:7.0f} {ratio:>6}"
+            )
+    return "\n".join(rows)
+
+
+def ratio_of(ours: Figures, bare: Figures) -> float:
+    return bare.cpu_us / ours.cpu_us
+
+
+async def main(arguments: argparse.Namespace) -> int:
+    async with running_servers() as stage:
+        found = await compare(stage, rounds=arguments.rounds, seconds=arguments.seconds)
+        await check_limiter(stage)
+    ratios = {kind: round(ratio_of(*figures), 3) for kind, figures in found.items()}
+    print(table(found))
+    missed = [f"{kind} {ratio} < {THRESHOLDS[kind]}" for kind, ratio in ratios.items() if ratio < THRESHOLDS[kind]]
+    if missed:
+        print(f"too slow: {', '.join(missed)}", file=sys.stderr)
+    print(json.dumps({"bench": "http", "ratios": ratios}), flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Orders against a bare application, in CPU per request.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each slice")
+    try:
+        sys.exit(asyncio.run(main(parser.parse_args())))
+    except BenchError as error:
+        sys.exit(f"bench-http: {error}")

@@ -1,0 +1,117 @@
+"""The same three endpoints as a bare application: FastAPI, asyncpg and nothing else. What orders is measured against.
+
+It answers what orders answers, from the same models and with the same statements in the same transactions. It has no
+keys, limits, deadlines, metrics, spans or logs, and keeps its products in a dict for ever.
+
+    BARE_DSN=postgresql://… uvicorn --factory bare:create_app
+"""
+
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+from uuid import UUID
+
+import asyncpg
+from chassis.statements import load_statements
+from fastapi import FastAPI, Header, HTTPException, Response
+from orders.messages import STREAM, OrderPlaced, RequestPayment
+from orders.schemas import OrderLineView, OrderView, PlaceOrder, ProductView
+
+CLIENT = "bench"
+CONNECTIONS = 10
+"""As many as orders opens: pool_size + max_overflow."""
+
+_SQL = load_statements("orders.sql", package="orders")
+
+
+def create_app() -> FastAPI:
+    products: dict[str, ProductView] = {}
+    pool: asyncpg.Pool
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        nonlocal pool
+        async with asyncpg.create_pool(os.environ["BARE_DSN"], min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
+            for row in await pool.fetch("SELECT id, name, price, currency FROM product"):
+                products[row["id"]] = ProductView(**row)
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/v1/products/{product_id}")
+    async def get_product(product_id: str) -> ProductView:
+        if product_id not in products:
+            raise HTTPException(404)
+        return products[product_id]
+
+    @app.get("/v1/orders/{order_id}")
+    async def get_order(order_id: UUID) -> OrderView:
+        rows = await pool.fetch(_SQL["find"], order_id)
+        if not rows or rows[0]["client_id"] != CLIENT:
+            raise HTTPException(404)
+        return OrderView(**rows[0], lines=[OrderLineView(**row) for row in rows])
+
+    @app.post("/v1/orders", status_code=201, response_model=OrderView)
+    async def place_order(order: PlaceOrder, key: Annotated[str, Header(alias="Idempotency-Key")]) -> Response:
+        async with pool.acquire() as connection, connection.transaction():
+            status, body = await _place(connection, order, key, products)
+        return Response(body, status_code=status, media_type="application/json")
+
+    return app
+
+
+async def _place(
+    connection: asyncpg.Connection, order: PlaceOrder, key: str, products: dict[str, ProductView]
+) -> tuple[int, bytes]:
+    fingerprint = hashlib.sha256(order.model_dump_json().encode()).digest()
+    claim = await connection.fetchrow(_SQL["claim"], CLIENT, key)
+    if not claim["is_held"]:
+        raise HTTPException(409)
+    if claim["fingerprint"] is not None:
+        if claim["fingerprint"] != fingerprint:
+            raise HTTPException(422)
+        return claim["status"], claim["body"]
+    if any(line.product_id not in products for line in order.lines):
+        raise HTTPException(422)
+    lines = [
+        OrderLineView(
+            product_id=line.product_id, quantity=line.quantity, unit_price=products[line.product_id].price
+        )
+        for line in order.lines
+    ]
+    placed = OrderView(
+        id=claim["order_id"],
+        status="pending",
+        amount=sum(line.unit_price * line.quantity for line in lines),
+        currency=products[order.lines[0].product_id].currency,
+        lines=lines,
+        reason=None,
+        created_at=claim["placed_at"],
+        updated_at=claim["placed_at"],
+    )
+    body = placed.model_dump_json().encode()
+    job = RequestPayment(order_id=placed.id)
+    event = OrderPlaced(
+        order_id=placed.id,
+        client_id=CLIENT,
+        customer_email=order.customer_email,
+        status=placed.status,
+        amount=placed.amount,
+        currency=placed.currency,
+        reason=None,
+    )
+    await connection.execute(
+        _SQL["place"],
+        *(placed.id, placed.created_at, CLIENT, key, order.customer_email, placed.amount, placed.currency),
+        order.payment_method,
+        [line.product_id for line in lines],
+        [line.quantity for line in lines],
+        [line.unit_price for line in lines],
+        *(job.options.name, job.options.queue, job.options.priority, job.model_dump_json(), job.options.version),
+        *(job.options.max_attempts, None, None),
+        *(STREAM, event.options.type, event.options.version, event.model_dump_json(), None),
+        *(fingerprint, 201, body),
+    )
+    return 201, body

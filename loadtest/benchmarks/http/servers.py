@@ -1,0 +1,178 @@
+"""What is measured, and what it needs: PostgreSQL (durable), Valkey, orders as users run it, and the bare application.
+
+All on loopback, in a temporary folder, gone at the end.
+"""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import psutil
+from aiohttp import web
+from bare import CLIENT
+from chassis.auth import hash_key
+from holdfast_local.databases import create_database
+from holdfast_local.placement import passable_folder
+from holdfast_local.ports import LOOPBACK, free_port
+from holdfast_local.postgres import EmbeddedPostgres
+from holdfast_local.valkey import EmbeddedValkey
+
+_HERE = Path(__file__).parent
+_COMMANDS = Path(sys.executable).parent
+_READY_SECONDS = 30.0
+
+
+class BenchError(Exception):
+    """The comparison cannot be made; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running process: its port, and what it has spent so far."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """Of all its threads, in user and system mode."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    orders: Server
+    bare: Server
+    key: str = field(repr=False)
+    dsn: str = field(repr=False)
+    management_port: int
+
+
+@asynccontextmanager
+async def running_servers(**settings: str) -> AsyncIterator[Stage]:
+    """Both servers over the same PostgreSQL; `settings` go over those of orders."""
+    key, pepper, password = (secrets.token_hex(32) for _ in range(3))
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(passable_folder(prefix="holdfast-bench-"))
+        postgres = EmbeddedPostgres(folder / "postgres", port=free_port(), password=password)
+        stack.callback(postgres.remove)
+        await stack.enter_async_context(postgres)
+        valkey = await stack.enter_async_context(EmbeddedValkey(folder / "valkey", port=free_port(), password=password))
+        await create_database(
+            postgres.dsn, name="orders", owner=("orders_owner", password), runtime=("orders_app", password)
+        )
+        collector = await stack.enter_async_context(_collector())
+        port, management_port, bare_port = free_port(), free_port(), free_port()
+        variables = {
+            "environment": "prod",  # so that one trace in ten is recorded
+            "telemetry__otlp_endpoint": collector,
+            "log__format": "json",
+            "http__port": port,
+            "management__port": management_port,
+            "database__port": postgres.port,
+            "database__name": "orders",
+            "database__user": "orders_app",
+            "database__password": password,
+            "database__migration_user": "orders_owner",
+            "database__migration_password": password,
+            "redis__port": valkey.port,
+            "redis__password": password,
+            # Whoever is not admitted is no load, and whoever is must have been admitted by Redis, on a busy machine too.
+            "rate_limit__rate_per_second": 10_000,
+            "rate_limit__burst": 1_000_000,
+            "redis__timeout": 1,
+            "auth__keys": f'{{"{CLIENT}": ["{hash_key(key, pepper)}"]}}',
+            "auth__peppers": f'["{pepper}"]',
+            "payments__base_url": f"http://{LOOPBACK}:{free_port()}",
+            "payments__api_key": key,
+            **settings,
+        }
+        environment = {f"HOLDFAST_{name.upper()}": str(value) for name, value in variables.items()}
+        orders = _COMMANDS / "orders"
+        await _run(orders, "migrate", environment=environment)
+        dsn = f"postgresql://orders_app:{password}@{LOOPBACK}:{postgres.port}/orders"
+        uvicorn = [_COMMANDS / "uvicorn", "--factory", "bare:create_app", "--port", str(bare_port)]
+        quiet = ["--no-access-log", "--log-level", "warning"]  # a line for each request would be work orders also saves
+        measured = await stack.enter_async_context(_server(orders, "api", environment=environment, port=port))
+        bare = await stack.enter_async_context(
+            _server(*uvicorn, *quiet, "--app-dir", _HERE, environment={"BARE_DSN": dsn}, port=bare_port)
+        )
+        yield Stage(orders=measured, bare=bare, key=key, dsn=dsn, management_port=management_port)
+
+
+@asynccontextmanager
+async def _server(
+    *command: str | Path, environment: Mapping[str, str], port: int
+) -> AsyncIterator[Server]:
+    """The process once its port is open; what it writes is read and thrown away."""
+    process = await _start(*command, environment=environment)
+    assert process.stdout is not None  # noqa: S101
+    reader = asyncio.create_task(_throw_away(process.stdout))
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            while not await _is_open(port):
+                if process.returncode is not None:
+                    raise BenchError(f"{command[0]} ended with code {process.returncode}")
+                await asyncio.sleep(0.05)
+        yield Server(port=port, process=psutil.Process(process.pid))
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        await reader
+
+
+async def _throw_away(stream: asyncio.StreamReader) -> None:
+    while await stream.read(65_536):
+        pass
+
+
+async def _is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _run(*command: str | Path, environment: Mapping[str, str]) -> None:
+    process = await _start(*command, environment=environment)
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise BenchError(f"{command[0]} ended with code {process.returncode}: {output.decode()[-2000:]}")
+
+
+async def _start(*command: str | Path, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    return await asyncio.create_subprocess_exec(
+        *command,
+        env=inherited | environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+
+@asynccontextmanager
+async def _collector() -> AsyncIterator[str]:
+    """The base URL of an OTLP collector that takes every span and keeps none."""
+
+    async def take(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()
+
+    application = web.Application()
+    application.router.add_post("/v1/traces", take)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, LOOPBACK, 0).start()
+        yield f"http://{LOOPBACK}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
