@@ -26,7 +26,7 @@ from servers import BenchError, Server, Stage, running_servers
 THRESHOLDS = {"product": 0.55, "order": 0.50, "place": 0.70}
 """The least that bare CPU per request ÷ ours may be."""
 
-CONNECTIONS = 32
+CONNECTIONS = 16
 ROUNDS = 5
 WARM_UP_SECONDS = 1.0
 ORDERS_READ = 500  # as many different ones are read; few enough to be in every cache after the warm-up

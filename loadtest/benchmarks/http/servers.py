@@ -88,6 +88,7 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
             "rate_limit__rate_per_second": 10_000,
             "rate_limit__burst": 1_000_000,
             "redis__timeout": 1,
+            "database__pool_timeout": 2,
             "auth__keys": f'{{"{CLIENT}": ["{hash_key(key, pepper)}"]}}',
             "auth__peppers": f'["{pepper}"]',
             "payments__base_url": f"http://{LOOPBACK}:{free_port()}",
