@@ -169,7 +169,18 @@ CLOSE = b"host: x\r\nconnection: close\r\n"
         (b"GET /nowhere HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
         (b"GET * HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
         (b"GET /%00%ff HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
-        (b"BREW /here HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.METHOD_NOT_ALLOWED),
+        (b"BREW /here HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.MALFORMED_REQUEST),
+        (b"PURGE /here HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.METHOD_NOT_ALLOWED),
+        (b"CONNECT here:443 HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.MALFORMED_REQUEST),
+        (b"GET /here HTTP/1.1\r\n" + CLOSE + b"host: y\r\n\r\n", ErrorCode.MALFORMED_REQUEST),
+        (
+            b"PUT /here HTTP/1.1\r\n" + CLOSE + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n[]",
+            ErrorCode.MALFORMED_REQUEST,
+        ),
+        (
+            b"PUT /here HTTP/1.1\r\n" + CLOSE + b"transfer-encoding: chunked\r\n\r\nno chunk",
+            ErrorCode.MALFORMED_REQUEST,
+        ),
         (b"OPTIONS /here HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.METHOD_NOT_ALLOWED),
         (b"TRACE /here HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.METHOD_NOT_ALLOWED),
         (
@@ -192,7 +203,7 @@ CLOSE = b"host: x\r\nconnection: close\r\n"
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
         ),
     ],
-    ids=range(20),
+    ids=range(25),
 )
 async def test_what_is_no_request_for_us_is_answered_in_the_envelope(
     port: int, request_bytes: bytes, code: ErrorCode
@@ -213,6 +224,16 @@ async def test_a_body_that_breaks_after_its_answer_ends_the_connection_without_a
         assert (await reader.readuntil(b'"here"')).startswith(b"HTTP/1.1 200")
         writer.write(b"this is no chunk\r\n\r\n")
         assert await reader.read() == b""
+    writer.close()
+
+
+async def test_what_follows_a_request_and_is_none_is_answered_after_it(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /here HTTP/1.1\r\nhost: x\r\n\r\nno request\r\n\r\n")
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert (head.splitlines()[0], body) == (b"HTTP/1.1 200 OK", b'"here"')
+    assert b"connection: close" in head
     writer.close()
 
 

@@ -14,11 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import asyncpg
-from bare import CLIENT
 from client import ORDER
 from prometheus_client.parser import text_string_to_metric_families
 from servers import BenchError, Server, Stage, running_servers
@@ -85,9 +83,7 @@ async def compare(stage: Stage, *, rounds: int, seconds: float) -> dict[str, tup
                 )
                 if round_:
                     found[kind, server.port].append(figures)
-    return {
-        kind: (median(found[kind, stage.orders.port]), median(found[kind, stage.bare.port])) for kind in THRESHOLDS
-    }
+    return {kind: (median(found[kind, stage.orders.port]), median(found[kind, stage.bare.port])) for kind in THRESHOLDS}
 
 
 def _ports(stage: Stage) -> tuple[int, int]:
@@ -123,7 +119,9 @@ async def check_limiter(stage: Stage) -> None:
     url = f"http://127.0.0.1:{stage.management_port}/metrics"
     async with aiohttp.ClientSession() as client, client.get(url) as answer:
         families = text_string_to_metric_families(await answer.text())
-    decided = [sample for family in families for sample in family.samples if sample.name == "rate_limit_decisions_total"]
+    decided = [
+        sample for family in families for sample in family.samples if sample.name == "rate_limit_decisions_total"
+    ]
     local = sum(sample.value for sample in decided if sample.labels["backend"] != "redis")
     if local or not decided:
         raise BenchError(f"{local:.0f} requests were not decided in Redis: the machine is too busy to measure on")

@@ -76,9 +76,7 @@ async def _place(
     if any(line.product_id not in products for line in order.lines):
         raise HTTPException(422)
     lines = [
-        OrderLineView(
-            product_id=line.product_id, quantity=line.quantity, unit_price=products[line.product_id].price
-        )
+        OrderLineView(product_id=line.product_id, quantity=line.quantity, unit_price=products[line.product_id].price)
         for line in order.lines
     ]
     placed = OrderView(

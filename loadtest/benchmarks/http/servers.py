@@ -12,8 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
-import asyncpg
 import psutil
 from aiohttp import web
 from bare import CLIENT
@@ -109,9 +107,7 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def _server(
-    *command: str | Path, environment: Mapping[str, str], port: int
-) -> AsyncIterator[Server]:
+async def _server(*command: str | Path, environment: Mapping[str, str], port: int) -> AsyncIterator[Server]:
     """The process once its port is open; what it writes is read and thrown away."""
     process = await _start(*command, environment=environment)
     assert process.stdout is not None  # noqa: S101

@@ -10,21 +10,17 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-import h11
-import orjson
 import uvicorn
 import uvloop
 from prometheus_client import Gauge
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chassis.config import Live
-from chassis.errors import ApiError, ErrorCode, HoldfastError, answer
+from chassis.errors import HoldfastError
+from chassis.http_protocol import HttpProtocol
 from chassis.logging import configure_logging, flush_logs, get_logger, levels, put_on_every_canonical_line
 from chassis.settings import ServiceSettings
 from chassis.telemetry import configure_tracing
@@ -34,8 +30,6 @@ log = get_logger(__name__)
 config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
 
 ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
-MAX_HEAD_BYTES = 65_536  # of a request's line and headers, h11's own limit for what has not arrived in full
-_TOO_LARGE = 431
 _DRAIN_POLL_SECONDS = 0.02  # a fifth of what uvicorn waits: a process that has drained should not stay
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
@@ -87,28 +81,6 @@ class ServeError(HoldfastError):
     """The server could not start: the port is taken, or opening the process' resources failed."""
 
 
-class HttpProtocol(H11Protocol):
-    """Answers what cannot be parsed, so that no application ever sees it, in the envelope too."""
-
-    def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:  # or an answer has begun already
-            refused = sys.exception()
-            is_too_large = isinstance(refused, h11.RemoteProtocolError) and refused.error_status_hint == _TOO_LARGE
-            code = ErrorCode.HEADERS_TOO_LARGE if is_too_large else ErrorCode.MALFORMED_REQUEST
-            request_id = uuid.uuid4().hex
-            log.info("request_unreadable", request_id=request_id, code=code.name)
-            found = answer(ApiError(code, None if is_too_large else msg), request_id=request_id)
-            body = orjson.dumps(found.body)
-            headers = {**found.headers, "Content-Length": str(len(body)), "Connection": "close"}
-            for event in (
-                h11.Response(status_code=found.status, headers=list(headers.items())),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-
-
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether uvicorn says what no line of ours does.
 
@@ -138,13 +110,14 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 http=HttpProtocol,
-                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 # Whatever is installed: a request to upgrade is answered like any other.
                 ws="none",
                 # Without it uvicorn goes on serving when opening the application's resources fails early.
                 lifespan="on",
                 server_header=False,
                 date_header=False,
+                # uvicorn would believe whatever a caller on this machine says of its address.
+                proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE,
             )
         )

@@ -19,7 +19,6 @@ from chassis import deadlines
 from chassis.app.error_rendering import DOCUMENTATION_KEY, render
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
-from chassis.process import MAX_HEAD_BYTES
 from chassis.settings import HttpSettings
 from chassis.telemetry import Span, SpanKind, StatusCode, span
 
@@ -78,9 +77,6 @@ class RequestContext:
                 active_requests.dec()
 
     async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
-        if _head_bytes(scope) > MAX_HEAD_BYTES:
-            await exchange.refuse(ApiError(ErrorCode.HEADERS_TOO_LARGE))
-            return
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:
@@ -160,15 +156,6 @@ class Exchange:
             self.status = message["status"]
             MutableHeaders(scope=message).update({**self.headers, "X-Request-ID": self.request_id})
         await self._send(message)
-
-
-def _head_bytes(scope: Scope) -> int:
-    """The server stops reading at this size, but not where the head has arrived in full by then."""
-    return (
-        len(scope["path"])
-        + len(scope["query_string"])
-        + sum(len(name) + len(value) for name, value in scope["headers"])
-    )
 
 
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:

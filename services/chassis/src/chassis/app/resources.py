@@ -57,6 +57,6 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         )
 
 
-def resources(request: Request) -> Any:
+async def resources(request: Request) -> Any:
     """A route's dependency: what the composition root opened."""
     return request.app.state.resources
