@@ -21,6 +21,10 @@ _SHARE_OF_LESSER_LINES = 0.9
 """Of the queue; the rest is for ERROR and CRITICAL, which are the last to be dropped."""
 _SEVERE = frozenset({"error", "critical"})
 _MAX_BATCH_BYTES = 65_536  # what a pipe holds: more would only be written in pieces
+_COALESCE_SECONDS = 0.01
+"""Lines of so long are written at once: a thread that is woken for each takes the interpreter from the event loop each
+time, which costs a request more than all else that logging does.
+"""
 
 type Write = Callable[[bytes], object]
 
@@ -40,6 +44,7 @@ class LineWriter:
         self._bytes = 0  # waiting and being written
         self._dropped = 0
         self._is_closing = False
+        self._is_urgent = False  # somebody waits for what is in the queue
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -51,11 +56,14 @@ class LineWriter:
                 return
             self._lines.append((line, level))
             self._bytes += len(line)
-            self._changed.notify_all()
+            if len(self._lines) == 1 or self._bytes > _MAX_BATCH_BYTES:
+                self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
         """Wait until all lines are written, `seconds` at most; whether they are."""
         with self._changed:
+            self._is_urgent = True
+            self._changed.notify_all()
             return self._changed.wait_for(lambda: self._bytes == 0, seconds)
 
     def close(self, seconds: float) -> None:
@@ -94,6 +102,8 @@ class LineWriter:
         """The next lines, as many as fit into a pipe at once; empty once it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._is_closing)
+            self._changed.wait_for(self._is_due, _COALESCE_SECONDS)
+            self._is_urgent = False
             count = size = 0
             for line, _ in self._lines:
                 size += len(line)
@@ -102,6 +112,9 @@ class LineWriter:
                 count += 1
             batch, self._lines = self._lines[:count], self._lines[count:]
             return batch
+
+    def _is_due(self) -> bool:
+        return self._is_urgent or self._is_closing or self._bytes > _MAX_BATCH_BYTES
 
 
 def write_to(stream: TextIO) -> Write:
