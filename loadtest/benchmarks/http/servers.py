@@ -110,7 +110,7 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
 async def _server(*command: str | Path, environment: Mapping[str, str], port: int) -> AsyncIterator[Server]:
     """The process once its port is open; what it writes is read and thrown away."""
     process = await _start(*command, environment=environment)
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdout is not None
     reader = asyncio.create_task(_throw_away(process.stdout))
     try:
         async with asyncio.timeout(_READY_SECONDS):

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from chassis.config import Live
 from chassis.health import Check
-from chassis.pooling import Database, create_redis, open_health_pool
+from chassis.pooling import Database, create_batching_redis, open_health_pool
 from chassis.pooling.budget import check_budget
 from chassis.rate_limiting import RateLimiter
 from chassis.settings import ServiceSettings
@@ -44,7 +44,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         health = open_health_pool(settings.database, application_name=name, passwords=live.passwords)
         stack.push_async_callback(health.close)
         await check_budget(live, health)
-        redis = create_redis(settings.redis, timeout=settings.redis.timeout)
+        redis = create_batching_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
         yield ApiResources(
             database=database,

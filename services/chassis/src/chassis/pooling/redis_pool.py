@@ -10,12 +10,24 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chassis.pooling import metrics
+from chassis.pooling.redis_batches import BatchingRedis
 from chassis.settings import RedisSettings
 
 
 def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> Redis:
     """A Redis client over a bounded pool; `timeout` (seconds) bounds waiting for a connection and for an answer."""
-    connections = _MeasuredPool(
+    return Redis.from_pool(_create_pool(settings, timeout=timeout, pool=pool))
+
+
+def create_batching_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> BatchingRedis:
+    """The same for many short commands at once; `timeout` (seconds) bounds what one costs, all in all."""
+    redis = BatchingRedis.from_pool(_create_pool(settings, timeout=timeout, pool=pool))
+    redis.batch_timeout = timeout
+    return redis
+
+
+def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_MeasuredPool":
+    return _MeasuredPool(
         pool,
         host=settings.host,
         port=settings.port,
@@ -27,7 +39,6 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
         # redis-py retries three times by itself; retrying is decided in one place, by the caller.
         retry=Retry(NoBackoff(), 0),
     )
-    return Redis.from_pool(connections)
 
 
 class _MeasuredPool(BlockingConnectionPool):

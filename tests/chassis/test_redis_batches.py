@@ -1,0 +1,152 @@
+"""Many callers share one round trip to Redis, and nothing that happens to one of them is another's business."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from chassis.pooling import create_batching_redis
+from chassis.pooling.redis_batches import BatchingRedis
+from chassis.settings import RedisSettings
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError, ResponseError
+from waiting import eventually
+
+TIMEOUT = 0.3
+
+
+class Sent:
+    """What goes out, pipeline by pipeline."""
+
+    def __init__(self, batching: BatchingRedis) -> None:
+        self.pipelines: list[Pipeline] = []
+        self._make = batching.pipeline
+        batching.pipeline = self.pipeline  # type: ignore[method-assign]
+
+    def pipeline(self, **options: Any) -> Pipeline:
+        self.pipelines.append(self._make(**options))
+        return self.pipelines[-1]
+
+
+@pytest.fixture
+async def batching(redis: Redis, redis_settings: RedisSettings) -> AsyncIterator[BatchingRedis]:
+    client = create_batching_redis(redis_settings, timeout=TIMEOUT)
+    await client.ping()  # connected: what is measured below is no handshake
+    yield client
+    await client.aclose()
+
+
+async def paused(redis: Redis, seconds: float) -> None:
+    """Redis reads, and answers nobody until the time is over."""
+    await redis.client_pause(round(seconds * 1000))
+
+
+async def failures(*asked: asyncio.Task[Any]) -> list[BaseException | None]:
+    await asyncio.wait(asked)
+    return [one.exception() for one in asked]
+
+
+async def test_what_is_asked_in_one_turn_goes_out_at_once_and_each_gets_its_own_answer(batching: BatchingRedis) -> None:
+    sent = Sent(batching)
+    assert await asyncio.gather(*(batching.incrby("n", n) for n in range(1, 51))) == [
+        n * (n + 1) // 2 for n in range(1, 51)
+    ]
+    assert len(sent.pipelines) == 1
+
+
+async def test_a_batch_that_is_too_large_goes_out_in_pieces_in_order(batching: BatchingRedis) -> None:
+    sent = Sent(batching)
+    assert await asyncio.gather(*(batching.incr("n") for _ in range(1201))) == list(range(1, 1202))
+    assert len(sent.pipelines) == 3
+
+
+async def test_what_is_asked_meanwhile_goes_out_together_when_the_answers_are_there(batching: BatchingRedis) -> None:
+    sent = Sent(batching)
+    first = asyncio.create_task(batching.get("x"))
+    await eventually(lambda: asyncio.sleep(0, bool(sent.pipelines)))
+    later = [asyncio.create_task(batching.incr("n")) for _ in range(10)]
+    assert await asyncio.gather(first, *later) == [None, *range(1, 11)]
+    assert len(sent.pipelines) == 2
+
+
+async def test_an_error_of_one_command_is_raised_for_its_caller_alone(batching: BatchingRedis) -> None:
+    await batching.set("text", "x")
+    before, wrong, after = await asyncio.gather(
+        batching.incr("n"), batching.incr("text"), batching.incr("n"), return_exceptions=True
+    )
+    assert (before, after) == (1, 2)
+    assert isinstance(wrong, ResponseError)
+
+
+async def test_a_caller_that_goes_harms_nobody_and_what_it_had_not_sent_is_not_sent(
+    batching: BatchingRedis, redis: Redis
+) -> None:
+    leaves, stays = (asyncio.create_task(batching.incr(key)) for key in ("left", "stayed"))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    assert await stays == 1
+    assert leaves.cancelled()
+    assert await redis.get("left") is None
+
+
+async def test_a_caller_that_goes_while_its_batch_is_under_way_harms_nobody(
+    batching: BatchingRedis, redis: Redis
+) -> None:
+    sent = Sent(batching)
+    await paused(redis, 0.1)
+    leaves, stays = (asyncio.create_task(batching.incr("n")) for _ in range(2))
+    await eventually(lambda: asyncio.sleep(0, bool(sent.pipelines)))
+    leaves.cancel()
+    assert await stays == 2
+
+
+async def test_redis_that_hangs_costs_each_caller_the_time_out_and_answers_the_next_ones(
+    batching: BatchingRedis, redis: Redis
+) -> None:
+    await paused(redis, TIMEOUT * 2)
+    started = time.monotonic()
+    asked = [asyncio.create_task(batching.get("x")) for _ in range(100)]
+    assert all(isinstance(error, RedisError | TimeoutError) for error in await failures(*asked))
+    assert time.monotonic() - started < TIMEOUT * 1.9
+
+    async def answers() -> bool:
+        try:
+            return await batching.ping()
+        except (RedisError, TimeoutError):
+            return False
+
+    await eventually(answers)
+
+
+async def test_a_broken_connection_fails_what_was_sent_over_it_and_is_opened_again(
+    batching: BatchingRedis, redis: Redis
+) -> None:
+    sent = Sent(batching)
+    asked = [asyncio.create_task(batching.execute_command("BLPOP", "nothing", 0)) for _ in range(3)]
+    await eventually(lambda: asyncio.sleep(0, bool(sent.pipelines)))
+
+    async def is_cut() -> bool:
+        blocked = [client["id"] for client in await redis.client_list() if client["cmd"] == "blpop"]
+        for number in blocked:
+            await redis.client_kill_filter(_id=number)
+        return bool(blocked)
+
+    await eventually(is_cut)
+    assert all(isinstance(error, RedisError) for error in await failures(*asked))
+    assert await batching.incr("n") == 1
+
+
+async def test_a_script_that_redis_has_forgotten_is_sent_again(batching: BatchingRedis, redis: Redis) -> None:
+    script = batching.register_script("return redis.call('INCR', KEYS[1])")
+    await redis.script_flush()
+    assert await asyncio.gather(*(script(keys=["n"]) for _ in range(5))) == [1, 2, 3, 4, 5]
+
+
+async def test_closing_waits_for_what_was_asked(redis: Redis, redis_settings: RedisSettings) -> None:
+    client = create_batching_redis(redis_settings, timeout=5)
+    asked = asyncio.create_task(client.incr("n"))
+    await asyncio.sleep(0)
+    await client.aclose()
+    assert await asked == 1
