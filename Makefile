@@ -38,6 +38,9 @@ bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost,
 	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/jobs
 	@$(BIN)/python loadtest/benchmarks/jobs/run.py
 
+bench-http: $(TOOLS) ## Orders against a bare application, in CPU per request; gated (3 minutes)
+	@$(BIN)/python loadtest/benchmarks/http
+
 test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile
 

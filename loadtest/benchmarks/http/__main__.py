@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -108,7 +109,7 @@ async def _place_orders(stage: Stage, count: int) -> list[str]:
                 headers={"Idempotency-Key": f"prepared-{number}"},
             ) as answer:
                 body = await answer.json()
-                if answer.status != 201:
+                if answer.status != HTTPStatus.CREATED:
                     raise BenchError(f"an order was answered {answer.status}: {body}")
                 ids.append(body["id"])
     return ids

@@ -82,7 +82,7 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
             "database__migration_password": password,
             "redis__port": valkey.port,
             "redis__password": password,
-            # Whoever is not admitted is no load, and whoever is must have been admitted by Redis, on a busy machine too.
+            # Every request is admitted, and by Redis: also on a busy machine.
             "rate_limit__rate_per_second": 10_000,
             "rate_limit__burst": 1_000_000,
             "redis__timeout": 1,
