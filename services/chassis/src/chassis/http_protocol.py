@@ -6,7 +6,7 @@ from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from chassis.errors import ApiError, ErrorCode, answer
 from chassis.logging import get_logger
@@ -71,11 +71,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Close the connection, with this answer if it can only be taken for what could not be read."""
-        last = self.cycle
+        last: RequestResponseCycle | None = self.cycle
         if last is not None and not last.response_complete and not self._is_reading_body:
             last.keep_alive = False  # what came before is answered first, and then the connection ends
             return
-        has_begun = self._is_reading_body and (last.response_started or bool(self.pipeline))
+        has_begun = last is not None and self._is_reading_body and (last.response_started or bool(self.pipeline))
         if not has_begun:
             self._write(error)
         if last is not None:

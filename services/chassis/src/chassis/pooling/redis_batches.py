@@ -9,7 +9,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 
 _MAX_COMMANDS = 500
 """In one pipeline: a millisecond or two of Redis' time, far below the time-out that they share."""
@@ -28,14 +28,14 @@ class BatchingRedis(Redis):
     """A client for short commands, one pipeline at a time: nothing that blocks may be asked here.
 
     Each caller gets its own answer or error, in the order in which they asked. A caller that is cancelled changes
-    nothing for the others. When the connection breaks or `batch_timeout` (seconds) passes, all that were sent
-    together fail, and the next ones go out on a new connection. Pipelines of a caller's own work as ever.
+    nothing for the others. When the connection breaks or `timeout` (seconds) passes, all that were sent together
+    fail, and the next ones go out on a new connection. Pipelines of a caller's own work as ever. It closes the pool.
     """
 
-    batch_timeout: float
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, pool: ConnectionPool, *, timeout: float) -> None:
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+        self._timeout = timeout
         self._waiting: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -65,7 +65,7 @@ class BatchingRedis(Redis):
         for one in batch:
             pipeline.execute_command(*one.command, **one.options)
         try:
-            async with asyncio.timeout(self.batch_timeout):
+            async with asyncio.timeout(self._timeout):
                 answers = await pipeline.execute(raise_on_error=False)
         except Exception as error:  # noqa: BLE001  it is raised where somebody waits for it
             answers = [error] * len(batch)

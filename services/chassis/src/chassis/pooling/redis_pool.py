@@ -21,9 +21,7 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
 
 def create_batching_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> BatchingRedis:
     """The same for many short commands at once; `timeout` (seconds) bounds what one costs, all in all."""
-    redis = BatchingRedis.from_pool(_create_pool(settings, timeout=timeout, pool=pool))
-    redis.batch_timeout = timeout
-    return redis
+    return BatchingRedis(_create_pool(settings, timeout=timeout, pool=pool), timeout=timeout)
 
 
 def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_MeasuredPool":
