@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run load bench-jobs test test-system test-faults test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit run load bench-jobs test test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -49,6 +49,9 @@ test-system: $(TOOLS) ## Start the whole platform: demo, load, traces, logs and 
 
 test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures
+
+test-crash: $(TOOLS) ## Kill each process at each step of an order's life; ROUNDS=1, SEED=1, POINT="send_mail" (7 minutes)
+	@CRASH_ROUNDS=$(ROUNDS) CRASH_SEED=$(SEED) $(BIN)/pytest tests/crash --numprocesses 2 $(if $(POINT),-k "$(POINT)")
 
 test-contract: $(TOOLS) ## Ask each service everything its OpenAPI document allows and more; EXAMPLES=200 for longer
 	@CONTRACT_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/contract

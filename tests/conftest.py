@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """What takes minutes is not collected unless its folder, or something in it, is named on the command line."""
-    if collection_path not in {_TESTS / "failures", _TESTS / "images"}:
+    if collection_path not in {_TESTS / "crash", _TESTS / "failures", _TESTS / "images"}:
         return None
     named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
     return None if any(path.is_relative_to(collection_path) for path in named) else True

@@ -16,10 +16,12 @@ from holdfast_local.postgres import EmbeddedPostgres
 from holdfast_local.programs import Program
 from holdfast_local.runs import ProgramRecord, RunRecord, only_run, record_of
 from holdfast_local.settings import LocalSettings
-from holdfast_local.supervisor import Entry, Event, Supervisor
+from holdfast_local.supervisor import Entry, Event, RestartPolicy, Supervisor
 from holdfast_local.valkey import EmbeddedValkey
 
 type OnEvent = Callable[[Event], None]
+type Adapt = Callable[[Program], Program]
+"""What runs instead of a program of the topology: a test may start a composition root of its own."""
 
 
 @dataclass(kw_only=True)
@@ -70,6 +72,8 @@ async def running_platform(
     *,
     on_event: OnEvent = lambda _: None,
     overrides: topology.Overrides = topology.NO_OVERRIDES,
+    adapt: Adapt = lambda program: program,
+    policy: RestartPolicy | None = None,
 ) -> AsyncIterator[Platform]:
     """Everything, started in order and ready; stopped in reverse at the end, whatever ended it.
 
@@ -78,10 +82,11 @@ async def running_platform(
     """
     started_at = time.monotonic()
     with only_run(settings.state) as record:
-        run = _Run(settings.state, record, on_event)
+        run = _Run(settings.state, record, on_event, policy)
         try:
             installation = Installation.load(settings)
-            servers, services = topology.servers(installation), topology.services(installation, overrides)
+            servers = topology.servers(installation)
+            services = [adapt(program) for program in topology.services(installation, overrides)]
             refuse_taken_ports([*servers, *services])
             await _prepare_servers(installation)
             await run.supervisor.start(servers)
@@ -96,8 +101,8 @@ async def running_platform(
 class _Run:
     """A supervisor whose every change is written to the run record, then passed on."""
 
-    def __init__(self, state: Path, record: RunRecord, on_event: OnEvent) -> None:
-        self.supervisor = Supervisor(on_event=self._note)
+    def __init__(self, state: Path, record: RunRecord, on_event: OnEvent, policy: RestartPolicy | None) -> None:
+        self.supervisor = Supervisor(on_event=self._note, policy=policy)
         self.record = record
         self._state = state
         self._on_event = on_event

@@ -1,0 +1,85 @@
+"""The tests' own composition root: `crash_process.py FOLDER SERVICE ROLE [--set NAME=VALUE]…` is `SERVICE ROLE …` with
+crash points around what it is given. Nothing armed, nothing differs.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from chassis import config
+from chassis.config import Live
+from chassis.settings import DatabaseSettings
+from crash_points import CrashingAnswers, CrashingDatabase, CrashingResources, CrashPoints
+from sqlalchemy import Engine, event
+
+SETTINGS = {
+    "orders": "orders.settings:OrdersSettings",
+    "payments": "payments.settings:PaymentsSettings",
+    "notifications": "notifications.settings:NotificationsSettings",
+    "webhook-ingest": "webhook_ingest.settings:WebhookIngestSettings",
+}
+
+
+def main() -> None:
+    folder, service, role, *options = sys.argv[1:]
+    settings_type = resolve_name(SETTINGS[service])
+    points = CrashPoints(Path(folder), f"{service}-{role}")
+    if role == "migrate":
+        run_migrations(service, config.load_database(settings_type), points)
+        return
+    live = config.load_live(settings_type, [option for option in options if option != "--set"])
+    run = {"api": run_api, "worker": run_worker}[role]
+    run(service, live, points)
+
+
+def run_worker(service: str, live: Live[Any], points: CrashPoints) -> None:
+    from chassis.worker import run_worker_process
+
+    worker = import_module(f"{service.replace('-', '_')}.worker")
+    needs_settings = service != "webhook-ingest"
+    open_parts = partial(worker._open_parts, live.current) if needs_settings else worker._open_parts
+
+    @asynccontextmanager
+    async def open_crashing_parts(resources):
+        async with open_parts(CrashingResources.around(resources, points)) as stages:
+            yield stages
+
+    run_worker_process(live, version="0", open_parts=open_crashing_parts)
+
+
+def run_api(service: str, live: Live[Any], points: CrashPoints) -> None:
+    from chassis.app import run_api as run
+
+    app = import_module(f"{service.replace('-', '_')}.api").create_app(live)
+    lifespan = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def crashing_lifespan(app: Any) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            given = app.state.resources
+            database: Any = CrashingDatabase(given.database, points, program=f"{service}-api")
+            app.state.resources = replace(given, database=database)
+            yield state
+
+    app.router.lifespan_context = crashing_lifespan
+    app.add_middleware(CrashingAnswers, points=points)
+    run(live, app)
+
+
+def run_migrations(service: str, settings: DatabaseSettings, points: CrashPoints) -> None:
+    from chassis.migrations import upgrade
+
+    event.listen(Engine, "commit", lambda _: points.reach("migrate uncommitted"))  # called before it
+    folder = Path(import_module(service.replace("-", "_")).__path__[0]) / "migrations"
+    asyncio.run(upgrade(settings, folder))
+
+
+if __name__ == "__main__":
+    main()
