@@ -1,6 +1,7 @@
 """Connections are taken late, given back early, never waited for long, and replaced when the server drops them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -253,6 +254,39 @@ async def test_requests_after_all_backends_were_killed_do_not_notice(
         assert await asyncio.gather(*(ask() for _ in range(REQUESTS))) == [1] * REQUESTS
 
 
+async def test_a_connection_is_tried_before_use_when_it_idled_and_not_while_it_is_busy(
+    database_settings: DatabaseSettings, database: Database
+) -> None:
+    """What nobody was told of, such as a server whose machine is gone, is only found by asking."""
+
+    async def asked_at() -> object:
+        async with database.read() as session:
+            query = "SELECT query_start FROM pg_stat_activity WHERE application_name = 'test-tried'"
+            return await session.scalar(text(query))
+
+    async with opened(database_settings, pool="tried") as tried:
+
+        async def is_asked() -> bool:
+            """Whether a checkout that sends nothing itself makes the server hear something."""
+            before = await asked_at()
+            async with tried.read():
+                pass
+            return await asked_at() != before
+
+        async def is_trusted() -> bool:
+            return not await is_asked()
+
+        await tried.ping()
+        await eventually(is_trusted)  # at once, but on a machine that takes half a second for two statements
+        used = time.monotonic()
+
+        async def has_idled() -> bool:
+            return time.monotonic() > used + 0.6
+
+        await eventually(has_idled)
+        assert await is_asked()
+
+
 @pytest.mark.parametrize("enter", ["transaction", "read"])
 async def test_a_connection_lost_in_the_middle_is_an_outage_not_a_failure(
     database_settings: DatabaseSettings, database: Database, enter: str
@@ -327,7 +361,7 @@ async def test_a_redis_pool_tells_of_its_connections(redis_settings: RedisSettin
     def told(metric: str, **labels: str) -> float:
         return REGISTRY.get_sample_value(f"db_client_connection_{metric}", {"pool": "measured", **labels}) or 0
 
-    redis = create_redis(redis_settings.model_copy(update={"max_connections": 2}), timeout=0.05, pool="measured")
+    redis = create_redis(redis_settings.model_copy(update={"max_connections": 2}), timeout=0.5, pool="measured")
     try:
         await redis.ping()
         assert (told("count", state="used"), told("count", state="idle")) == (0, 1)
