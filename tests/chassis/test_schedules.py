@@ -1,15 +1,23 @@
 """Schedules: work that recurs, by one process at a time, and that outlives a database that is away."""
 
 import asyncio
+import os
+import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import asyncpg
 import pytest
+from backends import RealServer
 from captured_logs import captured_logs
 from chassis.jobs import JobPayload, enqueue
 from chassis.pooling import Database
-from chassis.schedules import Schedule, Scheduler, runs
+from chassis.schedules import Missed, Plan, Schedule, Scheduler, missed_runs, plan, runs
 from chassis.settings import DatabaseSettings
+from pydantic import TypeAdapter
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
@@ -65,6 +73,127 @@ async def running(database: Database, *schedules: Schedule, chance: float = 0.0)
 
 async def seen(outcome: str, name: str = "test") -> float:
     return float(runs.labels(name, outcome)._value.get())
+
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+async def never(_session: AsyncSession) -> None: ...
+
+
+def hourly(missed: Missed, *, limit: int = 10) -> Schedule:
+    return Schedule(name="test", every=3600, run=never, missed=missed, catch_up_limit=limit)
+
+
+@pytest.mark.parametrize("missed", ["skip", "once", "catch_up"])
+def test_a_run_is_due_from_its_time_on_and_the_next_one_an_interval_later(missed: Missed) -> None:
+    early = plan(hourly(missed), next_at=NOON, now=NOON - timedelta(seconds=1))
+    on_time = plan(hourly(missed), next_at=NOON, now=NOON)
+    a_bit_late = plan(hourly(missed), next_at=NOON, now=NOON + timedelta(seconds=50))
+    assert early == Plan(is_due=False, next_at=NOON)
+    assert on_time == a_bit_late == Plan(is_due=True, next_at=NOON + HOUR)
+
+
+def test_who_skips_missed_runs_waits_for_the_next_due_time() -> None:
+    late = plan(hourly("skip"), next_at=NOON, now=NOON + timedelta(minutes=2))
+    after_an_outage = plan(hourly("skip"), next_at=NOON, now=NOON + 3.5 * HOUR)
+    just_in_time = plan(hourly("skip"), next_at=NOON, now=NOON + 3 * HOUR)
+    assert late == Plan(is_due=False, next_at=NOON + HOUR, left_out=1)
+    assert after_an_outage == Plan(is_due=False, next_at=NOON + 4 * HOUR, left_out=4)
+    assert just_in_time == Plan(is_due=True, next_at=NOON + 4 * HOUR, left_out=3)
+
+
+def test_who_runs_once_makes_one_run_for_all_that_were_missed() -> None:
+    assert plan(hourly("once"), next_at=NOON, now=NOON + 3.5 * HOUR) == Plan(
+        is_due=True, next_at=NOON + 4 * HOUR, left_out=3
+    )
+
+
+def test_who_catches_up_makes_each_run_up_to_the_limit() -> None:
+    made, left_out, next_at = 0, 0, NOON
+    while (planned := plan(hourly("catch_up", limit=3), next_at=next_at, now=NOON + 5.5 * HOUR)).is_due:
+        made, left_out, next_at = made + 1, left_out + planned.left_out, planned.next_at
+    assert (made, left_out, next_at) == (3, 3, NOON + 6 * HOUR)
+
+
+async def test_after_an_outage_a_schedule_does_as_its_policy_says(database: Database) -> None:
+    recorders = {missed: Recorder(missed) for missed in ("skip", "once", "catch_up")}
+    policies: dict[str, Missed] = {"skip": "skip", "once": "once", "catch_up": "catch_up"}
+    schedules = [
+        Schedule(name=name, every=3600, run=recorder.run, missed=policies[name], catch_up_limit=4)
+        for name, recorder in recorders.items()
+    ]
+    async with database.transaction() as session:
+        away = "INSERT INTO schedule SELECT unnest(CAST(:names AS text[])), now() - interval '5 hours 30 minutes'"
+        await session.execute(text(away), {"names": list(recorders)})
+    left_out = missed_runs.labels("catch_up")._value.get()
+
+    async def all_have_moved_on() -> bool:
+        async with database.read() as session:
+            return await session.scalar(text("SELECT min(next_at) > now() FROM schedule")) is True
+
+    async with running(database, *schedules):
+        await eventually(all_have_moved_on)
+    assert {name: recorder.finished for name, recorder in recorders.items()} == {"skip": 0, "once": 1, "catch_up": 4}
+    assert missed_runs.labels("catch_up")._value.get() == left_out + 2
+
+
+async def _start_process(settings: DatabaseSettings, *, takes: float = 0.0) -> Process:
+    password = settings.password.get_secret_value()
+    shown = TypeAdapter(DatabaseSettings).dump_json(settings, include={"host", "port", "name", "user"}).decode()
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        Path(__file__).with_name("schedule_process.py"),
+        env={"PATH": os.environ["PATH"], "DATABASE": shown, "DATABASE_PASSWORD": password, "TAKES": str(takes)},
+    )
+
+
+@pytest.mark.timeout(60)  # three processes start, on a machine that may be busy
+async def test_of_two_processes_one_makes_each_run_and_the_other_goes_on_when_it_is_killed_in_one(
+    database: Database, database_settings: DatabaseSettings, fresh_table_made: None
+) -> None:
+    async def made(*, by: Process | None = None) -> int:
+        query = "SELECT count(*) FROM made" + (f" WHERE pid = {by.pid}" if by else "")
+        async with database.read() as session:
+            return int(await session.scalar(text(query)) or 0)
+
+    async def is_locked() -> bool:
+        query = "SELECT NOT EXISTS (SELECT FROM (SELECT FROM schedule FOR UPDATE SKIP LOCKED) AS free)"
+        async with database.read() as session:
+            exists = await session.scalar(text("SELECT EXISTS (SELECT FROM schedule)"))
+            return bool(exists and await session.scalar(text(query)))
+
+    stuck = await _start_process(database_settings, takes=3600)
+    others: list[Process] = []
+    try:
+        await eventually(is_locked)
+        others = [await _start_process(database_settings) for _ in range(2)]
+        assert await made() == 0
+        stuck.kill()
+
+        async def both_have_made_some() -> bool:
+            return await made() >= 10
+
+        await eventually(both_have_made_some)
+    finally:
+        for process in (stuck, *others):
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+    async with database.read() as session:
+        twice = await session.scalar(text("SELECT count(*) - count(DISTINCT due_at) FROM made"))
+    assert twice == 0
+    assert await made(by=stuck) == 0
+
+
+@pytest.fixture
+async def fresh_table_made(database_settings: DatabaseSettings, postgres: RealServer) -> None:
+    """The table `made`: which due time was served, and by which process."""
+    connection = await asyncpg.connect(postgres.dsn, database=database_settings.name)
+    await connection.execute("CREATE TABLE made (due_at timestamptz, pid int)")
+    await connection.execute("GRANT SELECT, INSERT ON made TO PUBLIC")
+    await connection.close()
 
 
 async def test_work_recurs_until_it_is_stopped_and_not_after(database: Database) -> None:
