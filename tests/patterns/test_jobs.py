@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 from backends import RealServer
 from chassis import dead_letters
+from chassis.dead_letters import Filter
 from chassis.errors import ApiError, ErrorCode, LeaseLost, PermanentJobError
 from chassis.job_runner import Handler, JobRunner, processed
 from chassis.jobs import JobPayload, RunningJob, enqueue
@@ -385,8 +386,12 @@ async def test_replay_gives_chosen_dead_letters_new_attempts_and_a_dry_run_none(
         await reaches(database, first, "dead")
         await reaches(database, second, "dead")
         async with database.transaction() as session:
-            assert await dead_letters.replay(session, name="ship", dry_run=True) == [first, second]
-            assert await dead_letters.replay(session, name="other") == []
+            assert await dead_letters.replay(session, which=Filter(name="ship", error="away"), dry_run=True) == [
+                first,
+                second,
+            ]
+            assert await dead_letters.replay(session, which=Filter(name="other")) == []
+            assert await dead_letters.replay(session, which=Filter(error="%")) == []
             assert {stat.jobs for stat in await dead_letters.stats(session)} == {2}
             assert await dead_letters.replay(session, job_id=first) == [first]
         await reaches(database, first, "gone")

@@ -7,16 +7,18 @@ framework and `orders api` no migrations.
 """
 
 import asyncio
+import getpass
 import json
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,10 +32,18 @@ from chassis.pooling.budget import service_budget
 from chassis.settings import DatabaseSettings, ServiceSettings
 from chassis.wakeup import Wakeups
 
+_DRAIN_LOOK_SECONDS = 0.5  # between looks at a queue that is drained: each counts rows
 EXIT_CONFIGURATION = 2  # as for a wrong option: what was given is wrong, and starting again does not help
 
 Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
+]
+
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter", metavar="NAME=VALUE", help="name=…, queue=… or error=… (a part of the reason). Repeatable."
+    ),
 ]
 
 Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait at most.")]
@@ -151,18 +161,23 @@ def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     return app
 
 
+class Run(Protocol):
+    """Uses the service's database in one transaction."""
+
+    def __call__[T](self, options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T: ...
+
+
 def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
-    app = typer.Typer(help="Look after jobs that no attempt could save.", no_args_is_help=True)
+    app = typer.Typer(help="Look after jobs, above all those that no attempt could save.", no_args_is_help=True)
 
     def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
         return asyncio.run(_in_transaction(config.load_database(settings_type, options or ()), use))
 
     @app.command()
-    def dead(
-        name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None, options: Options = None
-    ) -> None:
+    def dead(filters: Filters = None, options: Options = None) -> None:
         """List the dead letters, the oldest first."""
-        for job in run(options, partial(dead_letters.list_dead, name=name)):
+        which = dead_letters.Filter.parse(filters or ())
+        for job in run(options, partial(dead_letters.list_dead, which=which)):
             typer.echo(f"{job.id}  {job.name}  attempts {job.attempt}/{job.max_attempts}  {job.last_error}")
 
     @app.command()
@@ -171,27 +186,72 @@ def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         _print_job(job_id, run(options, partial(dead_letters.show, job_id=job_id)))
 
     @app.command()
-    def replay(
-        job_id: Annotated[int | None, typer.Argument(metavar="[ID]")] = None,
-        *,
-        every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
-        name: Annotated[str | None, typer.Option(help="With --all: only jobs of this name.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
-        options: Options = None,
-    ) -> None:
-        """Make dead letters ready to run again."""
-        if (job_id is None) != every:
-            raise HoldfastError("say which one: an ID, or --all")
-        replayed = run(options, partial(dead_letters.replay, job_id=job_id, name=name, dry_run=dry_run))
-        typer.echo(f"{'would replay' if dry_run else 'replayed'} {len(replayed)}: {', '.join(map(str, replayed))}")
-
-    @app.command()
     def stats(options: Options = None) -> None:
         """Count the jobs by queue, name and state."""
         for row in run(options, dead_letters.stats):
             typer.echo(f"{row.queue}  {row.name}  {row.status}  {row.jobs}  oldest {row.oldest_age:.1f} s")
 
+    _add_replay(app, run)
+    _add_drain(app, settings_type)
     return app
+
+
+def _add_replay(app: typer.Typer, run: Run) -> None:
+    @app.command()
+    def replay(
+        job_id: Annotated[int | None, typer.Argument(metavar="[ID]")] = None,
+        *,
+        every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+        filters: Filters = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        options: Options = None,
+    ) -> None:
+        """Make dead letters ready to run again."""
+        if (job_id is None) != every or (filters and not every):
+            raise HoldfastError("say which one: an ID, or --all with or without --filter")
+        which = dead_letters.Filter.parse(filters or ())
+        replayed = run(options, partial(dead_letters.replay, job_id=job_id, which=which, dry_run=dry_run))
+        if job_id is not None and not replayed:
+            raise HoldfastError(f"job {job_id} is no dead letter")
+        if replayed and not dry_run:
+            _audit("jobs_replayed", job_ids=list(replayed))
+        typer.echo(f"{'would replay' if dry_run else 'replayed'} {len(replayed)}: {', '.join(map(str, replayed))}")
+
+
+def _add_drain(app: typer.Typer, settings_type: type[ServiceSettings]) -> None:
+    @app.command()
+    def drain(
+        timeout: Timeout = 60.0,
+        queue: Annotated[str | None, typer.Option(help="Only this queue.")] = None,
+        options: Options = None,
+    ) -> None:
+        """Wait until no job is due and none runs. Jobs that are due later do not count: their time has not come."""
+        settings = config.load_database(settings_type, options or ())
+        left = asyncio.run(_drained(settings, queue=queue, timeout_seconds=timeout))
+        if not left.is_drained:
+            raise HoldfastError(f"not drained in {timeout:g} s: {left.due} due, {left.running} running")
+        typer.echo(f"drained; {left.later} due later")
+
+
+async def _drained(settings: DatabaseSettings, *, queue: str | None, timeout_seconds: float) -> dead_letters.WorkLeft:
+    """What is left when the queue is drained, or when the time is over."""
+    database = Database(settings, pool="cli", application_name="cli")
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        while True:
+            async with database.read() as session:
+                left = await dead_letters.work_left(session, queue=queue)
+            if left.is_drained or time.monotonic() >= deadline:
+                return left
+            await asyncio.sleep(min(_DRAIN_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+    finally:
+        await database.close()
+
+
+def _audit(event: str, **fields: object) -> None:
+    """Who changed what, as one line of JSON on standard error: standard output is the command's answer."""
+    line = {"event": event, "by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
+    sys.stderr.write(json.dumps(line) + "\n")
 
 
 def _events_commands(settings_type: type[ServiceSettings]) -> typer.Typer:

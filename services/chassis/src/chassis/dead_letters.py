@@ -3,16 +3,24 @@
 Plain functions over a session, for the command line and the management port.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.errors import HoldfastError
 from chassis.jobs import STATEMENTS, wakeup_channel
+from chassis.logging import get_logger
+from chassis.pooling import log_after_commit
 from chassis.wakeup import wake_after_commit
+
+log = get_logger(__name__)
+
+PRUNE_EVERY = 3600.0
+"""Seconds: a thousand at a time, which no service has in an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +52,44 @@ class JobStats:
     oldest_age: float
 
 
-async def list_dead(session: AsyncSession, *, name: str | None = None, count: int = 100) -> list[JobRecord]:
-    """The oldest `count` dead letters, of one job name or of all."""
-    rows = await session.execute(STATEMENTS["list_dead"], {"name": name, "count": count})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which dead letters: of a job's name, of a queue, with a text in their reason; None: whatever it is."""
+
+    name: str | None = None
+    queue: str | None = None
+    error: str | None = None
+
+    @classmethod
+    def parse(cls, given: Iterable[str]) -> "Filter":
+        """From `name=send_mail` and the like. Raises `HoldfastError` for what is no filter, or given twice."""
+        values: dict[str, str] = {}
+        for text in given:
+            name, equals, value = text.partition("=")
+            if name not in cls.__slots__ or not equals or not value or name in values:
+                raise HoldfastError(f"{text!r} is no filter: once each name=…, queue=…, error=… (a part of the reason)")
+            values[name] = value
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkLeft:
+    """Jobs of a queue, or of all, that are not dead. It is drained when none is due and none runs; what is due later
+    waits for its time, a day perhaps, and is no reason to wait.
+    """
+
+    due: int
+    running: int
+    later: int
+
+    @property
+    def is_drained(self) -> bool:
+        return self.due + self.running == 0
+
+
+async def list_dead(session: AsyncSession, *, which: Filter = Filter(), count: int = 100) -> list[JobRecord]:
+    """The oldest `count` dead letters of those."""
+    rows = await session.execute(STATEMENTS["list_dead"], {**asdict(which), "count": count})
     return [_record(row) for row in rows]
 
 
@@ -60,15 +103,16 @@ async def replay(
     session: AsyncSession,
     *,
     job_id: int | None = None,
-    name: str | None = None,
+    which: Filter = Filter(),
     attempts: int = 3,
     dry_run: bool = False,
 ) -> Sequence[int]:
     """Make dead letters ready again, each with `attempts` attempts, and return their ids.
 
-    One (`job_id`), those of a name, or all. A dry run returns the ids and changes nothing.
+    One (`job_id`), or all of `which`. A dry run returns the ids and changes nothing.
     """
-    found: Sequence[int] = (await session.scalars(STATEMENTS["find_replayable"], {"id": job_id, "name": name})).all()
+    values = {"id": job_id, **asdict(which)}
+    found: Sequence[int] = (await session.scalars(STATEMENTS["find_replayable"], values)).all()
     if found and not dry_run:
         queues = await session.scalars(STATEMENTS["replay"], {"ids": list(found), "attempts": attempts})
         for queue in set(queues):
@@ -79,6 +123,21 @@ async def replay(
 async def stats(session: AsyncSession) -> list[JobStats]:
     """Every queue, job name and status that has jobs."""
     return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  public API
+
+
+async def work_left(session: AsyncSession, *, queue: str | None = None) -> WorkLeft:
+    """What is still to be done, in one queue or in all."""
+    row = (await session.execute(STATEMENTS["work_left"], {"queue": queue})).one()
+    return WorkLeft(due=row.due, running=row.running, later=row.later)
+
+
+async def prune(session: AsyncSession, *, retention: float, count: int = 1000) -> None:
+    """Forget dead letters that were due more than `retention` seconds ago, and say how many."""
+    pruned = (await session.execute(STATEMENTS["prune"], {"retention": retention, "count": count})).all()
+    if pruned:
+        log_after_commit(
+            session, log.info, "dead_letters_pruned", jobs=len(pruned), newest=max(row.id for row in pruned)
+        )
 
 
 def _record(row: Row[Any]) -> JobRecord:

@@ -132,11 +132,27 @@ SELECT
         SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now()
     ) AS has_suspects;
 
+-- name: backlog
+-- How many jobs of a queue wait, delayed ones included, counted up to :limit: what a failing dependency piles up waits
+-- for its next attempt.
+SELECT count(*) FROM (SELECT FROM job WHERE status = 'ready' AND queue = :queue LIMIT :limit) AS waiting;
+
+-- name: prune
+-- Dead letters that were due more than :retention seconds ago are forgotten, :count at a time.
+DELETE FROM job WHERE id IN (
+    SELECT id FROM job
+    WHERE status = 'dead' AND run_at < now() - make_interval(secs => CAST(:retention AS double precision))
+    ORDER BY id LIMIT :count
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING id, name;
+
 -- name: list_dead
--- Dead letters, the oldest first.
+-- Dead letters, the oldest first: of a name, of a queue, with a text in their reason.
 SELECT id, name, queue, status, attempt, max_attempts, payload::text AS payload, payload_version, run_at, traceparent, last_error, created_at
 FROM job
-WHERE status = 'dead' AND (CAST(:name AS text) IS NULL OR name = :name)
+WHERE status = 'dead' AND (CAST(:name AS text) IS NULL OR name = :name) AND (CAST(:queue AS text) IS NULL OR queue = :queue)
+    AND (CAST(:error AS text) IS NULL OR position(:error IN last_error) > 0)
 ORDER BY id
 LIMIT :count;
 
@@ -149,7 +165,9 @@ WHERE id = :id;
 -- name: find_replayable
 -- The dead letters a replay would take, locked until the transaction ends.
 SELECT id FROM job
-WHERE status = 'dead' AND (CAST(:id AS bigint) IS NULL OR id = :id) AND (CAST(:name AS text) IS NULL OR name = :name)
+WHERE status = 'dead' AND (CAST(:id AS bigint) IS NULL OR id = :id)
+    AND (CAST(:name AS text) IS NULL OR name = :name) AND (CAST(:queue AS text) IS NULL OR queue = :queue)
+    AND (CAST(:error AS text) IS NULL OR position(:error IN last_error) > 0)
 ORDER BY id
 FOR UPDATE SKIP LOCKED;
 
@@ -167,3 +185,12 @@ SELECT queue, name, status, count(*) AS jobs, GREATEST(0, extract(epoch FROM now
 FROM job
 GROUP BY queue, name, status
 ORDER BY queue, name, status;
+
+-- name: work_left
+-- Jobs that are due, that run, and that are due later; of one queue or of all.
+SELECT
+    count(*) FILTER (WHERE status = 'ready' AND run_at <= now()) AS due,
+    count(*) FILTER (WHERE status = 'running') AS running,
+    count(*) FILTER (WHERE status = 'ready' AND run_at > now()) AS later
+FROM job
+WHERE status IN ('ready', 'running') AND (CAST(:queue AS text) IS NULL OR queue = :queue);

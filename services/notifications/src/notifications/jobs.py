@@ -33,7 +33,7 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
     if must_wait:
         # Not a failure: a new job takes over, so that waiting uses up no attempts.
         async with database.transaction() as session:
-            await enqueue(session, payload, unique_key=str(payload.mail_id), delay=WAIT_FOR_EARLIER)
+            await enqueue(session, payload, delay=WAIT_FOR_EARLIER)
             await job.complete_in(session)
         return
     status, reason = MailStatus.SENT, None

@@ -8,7 +8,7 @@ from chassis.outbox import Event
 ORDERS_STREAM = "events:orders"
 
 
-class SendMail(JobPayload, job="send_mail", max_attempts=30, time_limit=25):
+class SendMail(JobPayload, job="send_mail", unique=("mail_id",), max_attempts=30, time_limit=25):
     """Hand one mail to the mail server. 30 attempts at up to a minute: it may be away for a quarter of an hour."""
 
     mail_id: UUID

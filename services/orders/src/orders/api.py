@@ -8,6 +8,7 @@ from importlib.metadata import version
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
 from chassis.app.resources import open_api_resources
+from chassis.backlog import BacklogLimit
 from chassis.config import Live
 from fastapi import FastAPI
 
@@ -45,6 +46,7 @@ async def _open_resources(live: Live[OrdersSettings]) -> AsyncIterator[Resources
                 catalogue=catalogue,
                 products=products,
                 orders=orders,
+                backlog=BacklogLimit(base.database, settings.jobs),
             )
         finally:
             await catalogue.close()

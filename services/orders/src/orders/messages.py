@@ -10,13 +10,13 @@ STREAM = "events:orders"
 PAYMENTS_STREAM = "events:payments"
 
 
-class RequestPayment(JobPayload, job="request_payment", max_attempts=50, time_limit=10):
+class RequestPayment(JobPayload, job="request_payment", unique=("order_id",), max_attempts=50, time_limit=10):
     """Ask payments to take the order's money. 50 attempts at up to a minute: payments may be away for half an hour."""
 
     order_id: UUID
 
 
-class SettlePayment(JobPayload, job="settle_payment", max_attempts=50, time_limit=10):
+class SettlePayment(JobPayload, job="settle_payment", unique=("order_id",), max_attempts=50, time_limit=10):
     """Ask payments to bring the net of a cancelled order's payment to zero."""
 
     order_id: UUID

@@ -11,6 +11,7 @@ from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH, conditional
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
+from chassis.backlog import BacklogLimit
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import after_commit
@@ -36,6 +37,7 @@ class Resources(ApiResources):
     catalogue: Cache[ProductList]
     products: Cache[ProductView]
     orders: Cache[OrderView]
+    backlog: BacklogLimit
 
 
 Given = Annotated[Resources, Depends(resources)]
@@ -94,6 +96,7 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
 )
 async def place_order(body: PlaceOrder, caller: Caller, given: Given, key: Keyed) -> Response:
     """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
+    await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
     async with given.database.transaction() as session:

@@ -88,7 +88,7 @@ async def place_order(
         insert(OrderLine),
         [{"order_id": order.id, "position": n, **line.model_dump()} for n, line in enumerate(lines, 1)],
     )
-    await enqueue(session, RequestPayment(order_id=order.id), unique_key=str(order.id))
+    await enqueue(session, RequestPayment(order_id=order.id))
     await _publish(session, order, OrderPlaced)
     answer = StoredAnswer(201, _view(order, lines).model_dump_json().encode())
     await idempotency.store_answer(session, key, answer)
@@ -157,7 +157,7 @@ async def _begin_cancelling(session: AsyncSession, *which: ColumnElement[bool], 
     )
     orders = [OrderRef(*row) for row in moved]
     for order in orders:
-        await enqueue(session, SettlePayment(order_id=order.id), unique_key=str(order.id))
+        await enqueue(session, SettlePayment(order_id=order.id))
         log_after_commit(
             session, log.info, "order_moved", order_id=order.id, status=OrderStatus.CANCELLING.value, reason=reason
         )
@@ -183,7 +183,7 @@ async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> Non
     for order in stale:
         is_pending = order.status == OrderStatus.PENDING
         job = RequestPayment(order_id=order.id) if is_pending else SettlePayment(order_id=order.id)
-        await enqueue(session, job, unique_key=str(order.id))
+        await enqueue(session, job)
 
 
 async def read_order(session: AsyncSession, order_id: UUID) -> Order:
@@ -225,7 +225,7 @@ async def apply_payment(session: AsyncSession, news: PaymentNews) -> OrderRef | 
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
         # The protocol cannot get here; if it does, money was taken for a cancelled order and has to go back.
         log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
-        await enqueue(session, SettlePayment(order_id=order.id), unique_key=str(order.id))
+        await enqueue(session, SettlePayment(order_id=order.id))
     values = {
         "payment_version": news.version,
         "paid_amount": order.amount if news.status == "captured" else 0,

@@ -10,25 +10,25 @@ STREAM = "events:payments"
 PROVIDER_STREAM = "events:webhook-ingest"
 
 
-class ChargePayment(JobPayload, job="charge_payment", max_attempts=50, time_limit=20):
+class ChargePayment(JobPayload, job="charge_payment", unique=("payment_id",), max_attempts=50, time_limit=20):
     """Charge the provider. 50 attempts at up to a minute: the provider may be away for half an hour."""
 
     payment_id: UUID
 
 
-class MakeRefund(JobPayload, job="make_refund", max_attempts=50, time_limit=20):
+class MakeRefund(JobPayload, job="make_refund", unique=("refund_id",), max_attempts=50, time_limit=20):
     """Ask the provider for a refund, under the refund's own key."""
 
     refund_id: UUID
 
 
-class ReconcileCharge(JobPayload, job="reconcile_charge", max_attempts=50, time_limit=20):
+class ReconcileCharge(JobPayload, job="reconcile_charge", unique=("payment_id",), max_attempts=50, time_limit=20):
     """Ask the provider what became of a charge. As patient as the charge: an outage needs no person."""
 
     payment_id: UUID
 
 
-class ReconcileRefund(JobPayload, job="reconcile_refund", max_attempts=50, time_limit=20):
+class ReconcileRefund(JobPayload, job="reconcile_refund", unique=("refund_id",), max_attempts=50, time_limit=20):
     """Ask the provider what became of a refund, as patiently."""
 
     refund_id: UUID

@@ -8,7 +8,7 @@ from chassis.outbox import Event
 STREAM = "events:webhook-ingest"
 
 
-class PublishEvent(JobPayload, job="publish_event", max_attempts=10, time_limit=10):
+class PublishEvent(JobPayload, job="publish_event", unique=("id",), max_attempts=10, time_limit=10):
     """Turn a stored webhook into an event; `id` is the row's."""
 
     id: UUID

@@ -45,7 +45,7 @@ async def store_event(session: AsyncSession, *, provider: Provider, event_id: st
     )
     if row_id is None:
         return False
-    await enqueue(session, PublishEvent(id=row_id), unique_key=str(row_id))
+    await enqueue(session, PublishEvent(id=row_id))
     return True
 
 

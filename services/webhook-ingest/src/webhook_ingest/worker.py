@@ -20,4 +20,4 @@ def run(live: Live[WebhookIngestSettings]) -> None:
 @asynccontextmanager
 async def _open_parts(resources: WorkerResources) -> AsyncIterator[Stages]:
     job_runner = resources.job_runner({PublishEvent: partial(jobs.publish_event, resources.database)})
-    yield [[job_runner], [resources.relay()]]
+    yield [[job_runner, resources.scheduler([])], [resources.relay()]]

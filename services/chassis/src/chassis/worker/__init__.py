@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
+from chassis import dead_letters, job_routes, watchdog
 from chassis.config import Live
 from chassis.health import Check, Health, management_app
 from chassis.job_runner import Handler as JobHandler
@@ -46,10 +48,11 @@ class WorkerResources:
         return settings
 
     def job_runner(self, handlers: Mapping[type[JobPayload], JobHandler]) -> Part:
-        """Runs the service's jobs."""
+        """Runs those of the service's jobs that belong to this worker's queue."""
+        queue = self.settings.jobs.queue
         return JobRunner(
             self.database,
-            handlers,
+            {kind: handler for kind, handler in handlers.items() if kind.options.queue == queue},
             self.settings.jobs,
             wakeups=self.wakeups,
             drain_timeout=self.settings.shutdown.drain_timeout,
@@ -67,8 +70,10 @@ class WorkerResources:
         ).run
 
     def scheduler(self, schedules: Sequence[Schedule]) -> Part:
-        """Runs what recurs, one process at a time."""
-        return Scheduler(self.database, schedules).run
+        """Runs what recurs, one process at a time; that old dead letters are forgotten is every service's."""
+        prune = partial(dead_letters.prune, retention=self.settings.jobs.dead_retention)
+        pruning = Schedule(name="prune_dead_letters", every=dead_letters.PRUNE_EVERY, run=prune)
+        return Scheduler(self.database, [*schedules, pruning]).run
 
     def relay(self) -> Part:
         """Publishes this service's outbox."""
@@ -92,9 +97,19 @@ def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_
     """Run a worker process until SIGTERM or SIGINT. Returns when all is stopped and closed."""
 
     async def main(info: Mapping[str, str]) -> None:
-        async with _open_worker_resources(live) as resources, open_parts(resources) as stages, reloading(live):
+        async with (
+            watchdog.watching(live.current.jobs.loop_limit),
+            _open_worker_resources(live) as resources,
+            open_parts(resources) as stages,
+            reloading(live),
+        ):
             health = Health(resources.checks)
-            management = management_app(health, info, token=lambda: live.current.management.token)
+            management = management_app(
+                health,
+                info,
+                token=lambda: live.current.management.token,
+                routes=job_routes.routes(resources.database),
+            )
             await run_worker(live.current, health=health, management=management, stages=stages)
 
     with (

@@ -58,7 +58,7 @@ async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID
         .returning(Mail.id)
     )
     assert mail_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
-    await enqueue(session, SendMail(mail_id=mail_id), unique_key=str(mail_id))
+    await enqueue(session, SendMail(mail_id=mail_id))
     await session.execute(
         update(OrderProgress).where(OrderProgress.order_id == event.order_id).values(last_version=version)
     )

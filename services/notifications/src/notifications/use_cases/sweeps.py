@@ -24,7 +24,7 @@ async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> Non
         .limit(batch)
     )
     for mail_id in mails:
-        await enqueue(session, SendMail(mail_id=mail_id), unique_key=str(mail_id))
+        await enqueue(session, SendMail(mail_id=mail_id))
     endpoints = await session.scalars(
         select(WebhookDelivery.endpoint_id)
         .where(

@@ -35,7 +35,7 @@ async def request_refund(session: AsyncSession, payment: Payment) -> None:
         insert(Refund).values(payment_id=payment.id, n=len(made) + 1, amount=payment.amount).returning(Refund.id)
     )
     assert refund_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
-    await enqueue(session, MakeRefund(refund_id=refund_id), unique_key=str(refund_id))
+    await enqueue(session, MakeRefund(refund_id=refund_id))
     log_after_commit(
         session, log.info, "refund_requested", payment_id=payment.id, refund_id=refund_id, amount=payment.amount
     )

@@ -37,7 +37,7 @@ async def request_payment(session: AsyncSession, command: RequestPayment) -> tup
         .returning(Payment)
     )
     if inserted is not None:
-        await enqueue(session, ChargePayment(payment_id=inserted.id), unique_key=str(inserted.id))
+        await enqueue(session, ChargePayment(payment_id=inserted.id))
         log_after_commit(
             session,
             log.info,

@@ -40,7 +40,7 @@ async def _sweep_payments(session: AsyncSession, *, is_stale: ColumnElement[bool
     for payment in payments:
         must_ask = payment.status == PaymentStatus.SUBMITTED or payment.is_late
         kind = ReconcileCharge if must_ask else ChargePayment
-        await enqueue(session, kind(payment_id=payment.id), unique_key=str(payment.id))
+        await enqueue(session, kind(payment_id=payment.id))
 
 
 async def _sweep_refunds(session: AsyncSession, *, is_stale: ColumnElement[bool], batch: int) -> None:
@@ -57,4 +57,4 @@ async def _sweep_refunds(session: AsyncSession, *, is_stale: ColumnElement[bool]
     for refund in refunds:
         must_ask = refund.status == RefundStatus.SUBMITTED or refund.is_late
         kind = ReconcileRefund if must_ask else MakeRefund
-        await enqueue(session, kind(refund_id=refund.id), unique_key=str(refund.id))
+        await enqueue(session, kind(refund_id=refund.id))
