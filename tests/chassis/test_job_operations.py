@@ -107,7 +107,11 @@ async def test_a_question_it_cannot_answer_is_an_error_in_the_envelope_and_chang
 
 
 async def test_the_command_replays_what_its_filters_leave_and_says_who_did_it(
-    tmp_path: Path, database_settings: DatabaseSettings, redis_settings: RedisSettings, database: Database, dead: list[int]
+    tmp_path: Path,
+    database_settings: DatabaseSettings,
+    redis_settings: RedisSettings,
+    database: Database,
+    dead: list[int],
 ) -> None:
     orders = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
     listed = await orders.run("jobs", "dead", "--filter", "name=ship")
@@ -137,7 +141,11 @@ async def test_the_command_replays_what_its_filters_leave_and_says_who_did_it(
     ],
 )
 async def test_a_command_that_makes_no_sense_is_told_so_in_a_line(
-    tmp_path: Path, database_settings: DatabaseSettings, redis_settings: RedisSettings, arguments: list[str], problem: str
+    tmp_path: Path,
+    database_settings: DatabaseSettings,
+    redis_settings: RedisSettings,
+    arguments: list[str],
+    problem: str,
 ) -> None:
     orders = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
     ended = await orders.run("jobs", *arguments)

@@ -1,4 +1,6 @@
 import asyncio
+import json
+import math
 import os
 import signal
 import sys
@@ -15,9 +17,11 @@ import pytest
 from backends import RealServer
 from chassis import dead_letters
 from chassis.dead_letters import Filter
-from chassis.errors import ApiError, ErrorCode, LeaseLost, PermanentJobError
+from chassis.errors import ApiError, ErrorCode, HoldfastError, LeaseLost, PermanentJobError
+from chassis.job_decisions import Claim, decide_claim
 from chassis.job_runner import Handler, JobRunner, processed
-from chassis.jobs import JobPayload, RunningJob, enqueue
+from chassis.job_tending import DrainEstimate
+from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, enqueue
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, JobSettings
 from chassis.telemetry import current_traceparent, span
@@ -331,7 +335,275 @@ async def test_a_job_past_its_time_limit_is_stopped_and_counts_as_failed(databas
     assert row.last_error == "TimeoutError: not done within its time limit of 0.05 s"
 
 
+async def test_while_one_batch_ends_no_more_finished_jobs_pile_up_than_run_at_once(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    """The end of a job that is not committed is what a crash would repeat."""
+    started = 0
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        nonlocal started
+        started += 1
+
+    for _ in range(20):
+        await add(database, Ship())
+    transaction = effects.transaction()
+    await transaction.start()
+    # A lock that lets rows be claimed and extended, and keeps them from being deleted.
+    await effects.execute(
+        "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_advisory_lock(1); PERFORM pg_advisory_unlock(1); RETURN OLD; END'"
+    )
+    await effects.execute("CREATE TRIGGER held BEFORE DELETE ON job FOR EACH ROW EXECUTE FUNCTION held()")
+    await transaction.commit()
+    await effects.execute("SELECT pg_advisory_lock(1)")
+    async with running(database, wakeups, {Ship: ship}, QUICK.model_copy(update={"lease": 60})):
+
+        async def as_many_as_may() -> bool:
+            return started >= 2 * QUICK.concurrency
+
+        await eventually(as_many_as_may)
+        await asyncio.sleep(3 * QUICK.poll_interval)  # time for one too many
+        assert started == 2 * QUICK.concurrency
+        await effects.execute("SELECT pg_advisory_unlock(1)")
+
+        async def all_are_gone() -> bool:
+            return await effects.fetchval("SELECT count(*) FROM job") == 0
+
+        await eventually(all_are_gone)
+    assert started == 20
+
+
+async def test_the_end_of_a_job_outlasts_an_outage_within_its_lease(
+    database: Database, wakeups: Wakeups, database_settings: DatabaseSettings, effects: asyncpg.Connection
+) -> None:
+    attempts = []
+
+    async def ship(job: RunningJob, _payload: Ship) -> None:
+        attempts.append(job.attempt)
+        # Every connection is cut while the job runs; its end has to be committed by another one.
+        await effects.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+            database_settings.name,
+        )
+
+    async with running(database, wakeups, {Ship: ship}, QUICK.model_copy(update={"lease": 60})):
+        for _ in range(3):
+            await reaches(database, await add(database, Ship()), "gone")
+    assert attempts == [1, 1, 1]
+
+
+def test_a_claim_asks_for_half_the_slots_and_never_for_more_than_are_free() -> None:
+    def asked(running: int, unended: int = 0, *, concurrency: int = 8) -> int:
+        claim = decide_claim(
+            running=running, unended=unended, concurrency=concurrency, has_suspects=False, is_suspect_running=False
+        )
+        return claim.count if claim else 0
+
+    assert [asked(running) for running in (0, 3, 4, 7, 8)] == [4, 4, 4, 1, 0]
+    assert [asked(0, unended) for unended in (8, 14, 16)] == [4, 2, 0]
+    assert asked(0, concurrency=1) == 1
+
+
+@pytest.mark.parametrize(
+    ("running", "unended", "is_suspect_running", "claim"),
+    [(0, 0, False, Claim(1, suspects=True)), (1, 0, False, None), (0, 1, False, None), (1, 0, True, None)],
+)
+def test_a_suspect_is_claimed_once_nothing_else_is_left_in_the_process(
+    running: int, unended: int, *, is_suspect_running: bool, claim: Claim | None
+) -> None:
+    found = decide_claim(
+        running=running,
+        unended=unended,
+        concurrency=8,
+        has_suspects=True,
+        is_suspect_running=is_suspect_running,
+    )
+    assert found == claim
+
+
+# Queues and priorities
+
+
+async def test_a_low_priority_does_not_starve_however_many_of_a_higher_one_come(
+    database: Database, wakeups: Wakeups
+) -> None:
+    class Urgent(JobPayload, job="urgent", priority=10):
+        pass
+
+    low_is_done = asyncio.Event()
+    urgent_done = 0
+
+    async def urgent(_job: RunningJob, _payload: Urgent) -> None:
+        nonlocal urgent_done
+        urgent_done += 1
+        if not low_is_done.is_set():
+            await add(database, Urgent())  # there is always another one
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        low_is_done.set()
+
+    await add(database, Ship())
+    for _ in range(8):
+        await add(database, Urgent())
+    one_at_once = QUICK.model_copy(update={"concurrency": 1})
+    async with running(database, wakeups, {Urgent: urgent, Ship: ship}, one_at_once):
+        await asyncio.wait_for(low_is_done.wait(), 10)
+    assert 1 <= urgent_done <= 8
+
+
+async def test_a_higher_priority_goes_first(database: Database, wakeups: Wakeups) -> None:
+    class Urgent(JobPayload, job="urgent", priority=10):
+        pass
+
+    order: list[str] = []
+
+    async def note(job: RunningJob, _payload: JobPayload) -> None:
+        order.append(job.name)
+
+    for _ in range(2):
+        await add(database, Ship())
+    await add(database, Urgent())
+    async with running(database, wakeups, {Urgent: note, Ship: note}, QUICK.model_copy(update={"concurrency": 1})):
+
+        async def all_are_done() -> bool:
+            return len(order) == 3
+
+        await eventually(all_are_done)
+    assert order[0] == "urgent"
+
+
+async def test_a_claim_does_not_read_the_delayed_jobs_of_a_higher_priority(
+    database: Database, effects: asyncpg.Connection
+) -> None:
+    await effects.execute(
+        "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, run_at) "
+        "SELECT 'later', 'default', 10, '{}', 1, 3, now() + interval '1 hour' FROM generate_series(1, 20000)"
+    )
+    await add(database, Ship())
+    await effects.execute("ANALYZE job")
+    claim = DRIVER_STATEMENTS["claim"]
+    values = {"queue": "default", "worker": "test", "lease": 15.0, "count": 20, "suspects": False}
+    explained = await effects.fetch(
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claim.sql}", *(values[name] for name in claim.names)
+    )
+    (plan,) = json.loads(explained[0][0])
+    touched = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
+    assert touched < 100  # of some 400 that hold the index, and 2,000 in all
+
+
+async def test_a_worker_refuses_jobs_of_a_queue_it_does_not_serve(database: Database, wakeups: Wakeups) -> None:
+    class Elsewhere(JobPayload, job="elsewhere", queue="mail"):
+        pass
+
+    async def never(_job: RunningJob, _payload: Elsewhere) -> None: ...
+
+    with pytest.raises(HoldfastError, match="would never see Elsewhere"):
+        JobRunner(database, {Elsewhere: never}, QUICK, wakeups=wakeups, drain_timeout=1)
+    done = asyncio.Event()
+
+    async def deliver(_job: RunningJob, _payload: Elsewhere) -> None:
+        done.set()
+
+    await add(database, Elsewhere())
+    async with running(database, wakeups, {Elsewhere: deliver}, QUICK.model_copy(update={"queue": "mail"})):
+        await asyncio.wait_for(done.wait(), 10)
+
+
+def test_a_queue_is_drained_at_the_rate_it_shrinks() -> None:
+    estimate = DrainEstimate()
+    assert estimate.update(1000, now=0) == math.inf
+    for second in range(1, 301):
+        seconds = estimate.update(10_000 - 20 * second, now=second)
+    assert seconds == pytest.approx(4000 / 20, rel=0.05)
+    assert estimate.update(20_000, now=302) == math.inf
+    assert estimate.update(0, now=303) == 0
+
+
+# Declared in one place
+
+
+async def test_two_jobs_about_the_same_are_one_while_it_waits(database: Database) -> None:
+    class Settle(JobPayload, job="settle", unique=("order", "step")):
+        order: int
+        step: str
+
+    async with database.transaction() as session:
+        assert await enqueue(session, Settle(order=1, step="a")) is not None
+        assert await enqueue(session, Settle(order=1, step="a")) is None
+        assert await enqueue(session, Settle(order=1, step="b")) is not None
+        assert await enqueue(session, Settle(order=2, step="a")) is not None
+
+
+@pytest.mark.parametrize(
+    "options", [{"unique": ("nothing",)}, {"max_attempts": 0}, {"time_limit": 0}, {"priority": 1000}]
+)
+def test_a_job_that_cannot_be_meant_is_refused_where_it_is_declared(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Wrong has no nothing|wrong: max_attempts"):
+
+        class Wrong(JobPayload, job="wrong", **options):
+            pass
+
+
+async def test_jobs_of_an_older_version_are_run_by_its_own_handler(database: Database, wakeups: Wakeups) -> None:
+    class Deliver(JobPayload, job="deliver", version=2):
+        orders: list[int]
+
+    class DeliverV1(JobPayload, job="deliver", version=1):
+        order: int
+
+    ran: list[list[int]] = []
+
+    async def deliver(_job: RunningJob, payload: Deliver) -> None:
+        ran.append(payload.orders)
+
+    async def deliver_v1(job: RunningJob, payload: DeliverV1) -> None:
+        await deliver(job, Deliver(orders=[payload.order]))
+
+    for job_id in (await add(database, DeliverV1(order=1)), await add(database, Deliver(orders=[2, 3]))):
+        async with running(database, wakeups, {Deliver: deliver, DeliverV1: deliver_v1}):
+            await reaches(database, job_id, "gone")
+    assert sorted(ran) == [[1], [2, 3]]
+
+
 # Dead letters
+
+
+async def test_a_job_at_its_last_attempt_does_not_die_of_a_neighbour_that_killed_their_worker(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    """The first expired lease says nothing of who is to blame: it is run once more, alone. The second one does."""
+    job_id = await add(database, Ship())
+    expired = (
+        "UPDATE job SET status = 'running', attempt = attempt + 1, lease_until = now() - interval '1 s', worker = 'x'"
+    )
+    await effects.execute("UPDATE job SET attempt = 2")
+    await effects.execute(expired)
+    async with database.driver() as connection:
+        (row,) = await DRIVER_STATEMENTS["reap"].fetch(connection)
+        assert (row["status"], row["attempt"]) == ("ready", 3)
+        await effects.execute(expired)
+        (row,) = await DRIVER_STATEMENTS["reap"].fetch(connection)
+    assert (row["status"], row["attempt"]) == ("dead", 4)
+    assert await status(database, job_id) == "dead"
+
+
+async def test_an_attempt_that_ends_by_itself_clears_a_job_of_the_suspicion(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        raise ConnectionError("away")
+
+    job_id = await add(database, Ship())
+    await effects.execute("UPDATE job SET is_suspect = true")
+    async with running(
+        database,
+        wakeups,
+        {Ship: ship},
+        JobSettings(backoff_base=100, poll_interval=0.05, lease=0.6, backoff_cap=100, loop_limit=1),
+    ):
+        row = await eventually(partial(_failed, database, job_id, 1))
+    assert row.is_suspect is False
 
 
 async def test_what_no_attempt_can_save_is_a_dead_letter_with_its_reason(database: Database, wakeups: Wakeups) -> None:

@@ -14,11 +14,12 @@ import asyncpg
 from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
 
-from chassis.errors import ApiError, HoldfastError, LeaseLost, PermanentJobError
+from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
 from chassis.job_completion import Completions
+from chassis.job_decisions import Claim, Outcome, decide_claim, judge
 from chassis.job_tending import Tending
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, wakeup_channel
-from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
+from chassis.logging import bind, canonical_line, debugging_for, get_logger
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
@@ -40,61 +41,14 @@ pick_up_seconds = Histogram(
     ["queue"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
-type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_back"]
 # A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
 type Handler = Callable[[RunningJob, Any], Awaitable[None]]
 
 OLDEST_EVERY = 4
 """One claim in so many takes the longest due first, whatever their priority: a quarter of the capacity is nobody's to
 take away, so that no priority can starve another."""
-_MAX_REASON_LENGTH = 2000
 _CANCELLATION_SECONDS = 2.0
 """What a cancelled handler gets to clean up; the fencing token makes it harmless if it takes longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What an attempt came to, and the statement that records it."""
-
-    outcome: Outcome
-    statement: Literal["complete", "retry", "bury"]
-    values: Mapping[str, float | str]
-
-
-def _judge(job: RunningJob, error: Exception | None, delay: Callable[[], float]) -> _Verdict:
-    """How the attempt ends; `delay()` is the wait before another in seconds, which a Retry-After can only lengthen."""
-    if error is None:
-        return _Verdict("completed", "complete", {})
-    reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
-    if isinstance(error, PermanentJobError) or job.attempt >= job.max_attempts:
-        return _Verdict("dead", "bury", {"error": reason})
-    asked = (isinstance(error, ApiError) and error.retry_after) or 0.0
-    return _Verdict("retried", "retry", {"error": reason, "delay": max(delay(), asked)})
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What to ask the queue for."""
-
-    count: int
-    suspects: bool
-
-
-def decide_claim(
-    *, running: int, unended: int, concurrency: int, has_suspects: bool, is_suspect_running: bool
-) -> Claim | None:
-    """What may be claimed now; None: nothing, until a job ends. Pure.
-
-    `running` handlers are at work, and of `unended` jobs the handler is done but the end not committed yet. Those are
-    held to `concurrency` too: they are what a crash would repeat. At most half of the slots are asked for at once, so
-    that the next jobs are on their way while these run. A suspect waits until it is alone in the process.
-    """
-    if is_suspect_running or (has_suspects and running + unended):
-        return None
-    if has_suspects:
-        return Claim(1, suspects=True)
-    free = min(concurrency - running, 2 * concurrency - running - unended)
-    return Claim(min(free, -(-concurrency // 2)), suspects=False) if free > 0 else None
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -334,7 +288,7 @@ class JobRunner:
     async def _settle(self, run: _Run, error: Exception | None) -> Outcome:
         job = run.job
         job.is_finishing = True
-        verdict = _judge(job, error, lambda: self._delay(run))
+        verdict = judge(job, error, lambda: self._delay(run))
         if verdict.statement == "complete":
             is_ours = await self._completions.complete(job.id, job.attempt, lease_until=lambda: run.lease_until)
         else:
