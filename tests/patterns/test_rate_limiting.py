@@ -73,7 +73,8 @@ def test_remaining_is_what_can_be_spent_at_once_and_no_unit_more(sequence: list[
         assert left == one.burst or not decide(decision.tat, one.now, cost=left + 1, **one.limit).allowed
 
 
-@given(tat=st.integers(0, NOW * 2), rate=rates, burst=bursts)
+@given(tat=st.integers(NOW - MICROSECONDS, NOW + 10_000 * MICROSECONDS), rate=rates, burst=bursts)
+@example(tat=2 * NOW, rate=1.0, burst=5)
 def test_a_clock_that_steps_back_locks_nobody_out_for_longer_than_a_burst(tat: int, rate: float, burst: int) -> None:
     lockout = burst * _interval(rate)
     decision = decide(tat, NOW, rate=rate, burst=burst, cost=1)
