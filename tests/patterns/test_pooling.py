@@ -307,6 +307,13 @@ async def test_a_connection_lost_in_the_middle_is_an_outage_not_a_failure(
             assert await session.scalar(text("SELECT 1")) == 1
 
 
+async def test_a_backend_that_says_it_goes_is_lost_while_its_socket_is_still_open(database: Database) -> None:
+    with pytest.raises(DatabaseUnreachable):
+        async with database.read() as session:
+            await session.execute(text("DO $$ BEGIN RAISE 'terminating' USING ERRCODE = '57P01'; END $$"))
+    await database.ping()
+
+
 async def test_a_mistake_in_a_statement_is_no_outage(database: Database) -> None:
     with pytest.raises(ProgrammingError):
         async with database.read() as session:
