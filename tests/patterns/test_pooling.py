@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
-from chassis.errors import DatabaseUnreachable, ErrorCode, PoolExhausted
+from chassis.errors import DatabaseBusy, DatabaseUnreachable, ErrorCode, PoolExhausted
 from chassis.logging import canonical_line
 from chassis.pooling import Database, after_commit, create_redis, log_after_commit
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -205,9 +205,10 @@ async def test_what_is_given_to_after_commit_never_runs_after_a_rollback(databas
 
 async def test_the_server_ends_a_statement_that_takes_too_long(database_settings: DatabaseSettings) -> None:
     async with opened(database_settings, statement_timeout=0.1, lock_timeout=0.05) as database:
-        async with asyncio.timeout(2), database.read() as session:
-            with pytest.raises(DBAPIError, match="statement timeout"):
+        with pytest.raises(DatabaseBusy, match="statement timeout") as refused:
+            async with asyncio.timeout(2), database.read() as session:
                 await session.execute(text("SELECT pg_sleep(10)"))
+        assert (refused.value.code, refused.value.retry_after) == (ErrorCode.OVERLOADED, 1)
         await database.ping()  # the connection survives its statement
 
 
@@ -230,7 +231,7 @@ async def test_the_server_ends_a_transaction_that_idles(
 async def test_a_lock_is_not_waited_for_longer_than_its_time_out(database_settings: DatabaseSettings) -> None:
     async with opened(database_settings, lock_timeout=0.05) as database, database.transaction() as holder:
         await holder.execute(text("LOCK TABLE idempotency_record IN ROW EXCLUSIVE MODE"))
-        with pytest.raises(DBAPIError, match="lock timeout"):
+        with pytest.raises(DatabaseBusy, match="lock timeout"):
             async with database.transaction() as other:
                 await other.execute(text("LOCK TABLE idempotency_record IN SHARE MODE"))
 

@@ -8,7 +8,8 @@
     └── ApiError                  answered to the caller in the envelope, by its catalogue code
         ├── RateLimited           429
         ├── PoolExhausted         503: no connection within the pool's time-out
-        │   └── DatabaseUnreachable   503: none can be opened
+        │   ├── DatabaseUnreachable   503: none can be opened
+        │   └── DatabaseBusy          503: a statement ran out of time
         ├── DeadlineExceeded      504: the caller's time is spent
         ├── InvalidSignature      401: a webhook that its sender did not sign
         └── DependencyError       a call to a dependency failed; `outcome` says whether it can have run
@@ -236,6 +237,14 @@ class DatabaseUnreachable(PoolExhausted):
 
     def __init__(self, pool: str, reason: str) -> None:
         ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, "The database cannot be used now.")
+        self.args = (f"database: pool {pool}: {reason}",)
+
+
+class DatabaseBusy(PoolExhausted):
+    """A statement waited too long for a lock, or took too long: the server has ended it."""
+
+    def __init__(self, pool: str, reason: str) -> None:
+        ApiError.__init__(self, ErrorCode.OVERLOADED, retry_after=1)
         self.args = (f"database: pool {pool}: {reason}",)
 
 

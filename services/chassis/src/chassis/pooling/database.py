@@ -12,12 +12,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
-from chassis.errors import DatabaseUnreachable, PoolExhausted
-from chassis.logging import add_to_canonical_line
+from chassis.errors import DatabaseBusy, DatabaseUnreachable, PoolExhausted
+from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.checkouts import Checkouts
 from chassis.pooling.engine import Passwords, create_engine
 from chassis.settings import DatabaseSettings
+
+log = get_logger(__name__)
 
 NOTIFY = "chassis.notify"
 """Where a session's `info` holds its database's `notify`."""
@@ -32,6 +34,9 @@ _CONNECT_ERRORS = (
     DBAPIError,
     InvalidRequestError,
 )
+
+_TIMED_OUT = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
+"""What the server says at the end of `lock_timeout` and `statement_timeout`."""
 
 
 class Database:
@@ -80,12 +85,12 @@ class Database:
         """A session whose work commits when the block ends and rolls back when it raises.
 
         What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time, and its
-        kind `DatabaseUnreachable` when none can be opened or the one in use is lost: what it was about to commit may
-        then have been committed.
+        kinds: `DatabaseUnreachable` when none can be opened or the one in use is lost (what it was about to commit may
+        then have been committed), `DatabaseBusy` when a statement ran out of time (nothing was committed).
         """
         async with AsyncSession(self._engine, expire_on_commit=False, autoflush=False, info=self._info) as session:
             await self._connect(session)
-            with self._checkouts.checkout(), _lost_connections_named(self.pool):
+            with self._checkouts.checkout(), _outages_named(self.pool):
                 yield session
                 started = time.perf_counter()
                 await session.commit()
@@ -98,7 +103,7 @@ class Database:
         """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
         async with AsyncSession(self._autocommit, expire_on_commit=False, autoflush=False, info=self._info) as session:
             await self._connect(session)
-            with self._checkouts.checkout(), _lost_connections_named(self.pool):
+            with self._checkouts.checkout(), _outages_named(self.pool):
                 yield session
 
     @asynccontextmanager
@@ -147,14 +152,18 @@ def open_health_pool(settings: DatabaseSettings, *, application_name: str, passw
 
 
 @contextmanager
-def _lost_connections_named(pool: str) -> Iterator[None]:
-    """A server that goes away in the middle is an outage to come back after, not a failure of ours."""
+def _outages_named(pool: str) -> Iterator[None]:
+    """A server that goes away in the middle, or has too much to do, is to be come back to, not a failure of ours."""
     try:
         yield
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        if error.connection_invalidated:
+            raise DatabaseUnreachable(pool, "the connection was lost") from error
+        if getattr(error.orig, "sqlstate", None) not in _TIMED_OUT:
             raise
-        raise DatabaseUnreachable(pool, "the connection was lost") from error
+        # A caller can only come again; that a statement is too slow is for whoever runs the database.
+        log.warning("statement_timed_out", pool=pool, reason=str(error.orig))
+        raise DatabaseBusy(pool, str(error.orig)) from error
 
 
 def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
