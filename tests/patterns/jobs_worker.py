@@ -5,10 +5,13 @@ What it does it writes into the table `effect`, where the tests read it.
 
 import asyncio
 import os
+import resource
+import signal
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
-from chassis import config
+from chassis import config, watchdog
 from chassis.health import Health, management_app
 from chassis.job_runner import Handler, JobRunner
 from chassis.jobs import JobPayload, RunningJob
@@ -35,7 +38,15 @@ class Crash(JobPayload, job="crash", max_attempts=2):
     """It ends the process."""
 
 
-class Innocent(JobPayload, job="innocent", max_attempts=2):
+class Swallow(JobPayload, job="swallow", max_attempts=2):
+    """It takes more memory than its process may have, which then ends as if the kernel had killed it."""
+
+
+class Block(JobPayload, job="block", max_attempts=2):
+    """It holds the event loop and never lets go: no heartbeat, no probe, no signal gets through."""
+
+
+class Innocent(JobPayload, job="innocent", max_attempts=1):
     """It does nothing wrong: it takes until the test releases it, or an attempt that runs alone."""
 
 
@@ -43,36 +54,56 @@ async def write_effect(session: AsyncSession, job: RunningJob, what: str) -> Non
     await session.execute(_EFFECT, {"job_id": job.id, "attempt": job.attempt, "pid": os.getpid(), "what": what})
 
 
+async def note(database: Database, job: RunningJob, what: str) -> None:
+    async with database.transaction() as session:
+        await write_effect(session, job, what)
+
+
+async def wait_for_release(database: Database) -> None:
+    while True:
+        async with database.read() as session:
+            if await session.scalar(_IS_RELEASED):
+                return
+        await asyncio.sleep(0.02)
+
+
+async def hold(database: Database, job: RunningJob, _: Hold) -> None:
+    await note(database, job, "started")
+    if job.attempt == 1:
+        await wait_for_release(database)
+    async with database.transaction() as session:
+        await write_effect(session, job, "done")
+        await job.complete_in(session)
+
+
+async def crash(database: Database, job: RunningJob, _: Crash) -> None:
+    await note(database, job, "poison")
+    os._exit(9)
+
+
+async def swallow(database: Database, job: RunningJob, _: Swallow) -> None:
+    await note(database, job, "poison")
+    try:
+        bytearray(int(os.environ["MEMORY_LIMIT"]))
+    except MemoryError:
+        os.kill(os.getpid(), signal.SIGKILL)  # what a container's limit does
+
+
+async def block(database: Database, job: RunningJob, _: Block) -> None:
+    await note(database, job, "poison")
+    while True:
+        pass
+
+
+async def innocent(database: Database, job: RunningJob, _: Innocent) -> None:
+    await note(database, job, "started")
+    if job.attempt == 1:
+        await wait_for_release(database)
+
+
 def handlers(database: Database) -> Mapping[type[JobPayload], Handler]:
-    async def note(job: RunningJob, what: str) -> None:
-        async with database.transaction() as session:
-            await write_effect(session, job, what)
-
-    async def wait_for_release() -> None:
-        while True:
-            async with database.read() as session:
-                if await session.scalar(_IS_RELEASED):
-                    return
-            await asyncio.sleep(0.02)
-
-    async def hold(job: RunningJob, _: Hold) -> None:
-        await note(job, "started")
-        if job.attempt == 1:
-            await wait_for_release()
-        async with database.transaction() as session:
-            await write_effect(session, job, "done")
-            await job.complete_in(session)
-
-    async def crash(job: RunningJob, _: Crash) -> None:
-        await note(job, "crashing")
-        os._exit(9)
-
-    async def innocent(job: RunningJob, _: Innocent) -> None:
-        await note(job, "started")
-        if job.attempt == 1:
-            await wait_for_release()
-
-    return {Hold: hold, Crash: crash, Innocent: innocent}
+    by_kind = {Hold: hold, Crash: crash, Swallow: swallow, Block: block, Innocent: innocent}
+    return {kind: partial(handler, database) for kind, handler in by_kind.items()}
 
 
 async def main() -> None:
@@ -87,7 +118,7 @@ async def main() -> None:
         drain_timeout=settings.shutdown.drain_timeout,
     )
     health = Health({"database": database.ping})
-    async with wakeups:
+    async with wakeups, watchdog.watching(settings.jobs.loop_limit):
         await run_worker(
             settings, health=health, management=management_app(health, {}, token=lambda: None), stages=[[jobs.run]]
         )
@@ -95,4 +126,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    if limit := int(os.environ.get("MEMORY_LIMIT", "0")):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     asyncio.run(main())
