@@ -27,6 +27,7 @@ from chassis.jobs import RunningJob
 from chassis.messaging import Consumer
 from chassis.outbox import _SCRIPT
 from chassis.pooling import Database, after_commit
+from chassis.pooling.database import _AFTER_COMMIT
 from chassis.schedules import Schedule
 from chassis.worker import WorkerResources
 from redis.asyncio import Redis
@@ -268,6 +269,8 @@ class CrashingResources(WorkerResources):
         async def run(session):
             session.info[_STEP] = f"{self.settings.service_name} {schedule.name}"
             await schedule.run(session)
+            if _AFTER_COMMIT not in session.info:  # it found nothing: what it writes is only that it ran
+                del session.info[_STEP]
 
         return replace(schedule, run=run)
 
