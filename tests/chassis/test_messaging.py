@@ -9,6 +9,7 @@ import orjson
 import pytest
 from backends import RealServer
 from chassis import consumer_group, dead_events
+from chassis.consumer_group import ConsumerGroup
 from chassis.inbox import Kinds, Received, Undeliverable, in_order
 from chassis.messaging import Consumer, Handler, consumed, dead_letters
 from chassis.outbox import Event, Relay, publish
@@ -244,6 +245,18 @@ async def test_entries_of_a_dead_consumer_are_taken_over(
     async with consuming(redis, database, {OrderPlaced: see}, claim_after=0.05):
         await has_effects(seen, "a1")
         await all_is_acknowledged(redis)
+
+
+async def test_entries_trimmed_between_reading_and_trying_again_end_the_epoch_and_are_given_up(redis: Redis) -> None:
+    await send(redis, "a")
+    await redis.set("orders:epoch", "1")
+    group = ConsumerGroup(redis, group="mail", name="one", streams=["orders"], batch=10)
+    await group.create()
+    assert len(await group.read_new(block=0.01)) == 1
+    await redis.xtrim("orders", 0, approximate=False)
+    assert await group.read_pending("orders") == ([], False)
+    assert await redis.get("orders:epoch") is None
+    assert (await redis.xinfo_groups("orders"))[0]["pending"] == 0
 
 
 async def test_a_handler_continues_the_trace_of_the_event(

@@ -63,6 +63,7 @@ async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_one
     orders.set("cache__lock_ttl", "30")
     async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:
         async with locked_catalogue(postgres, orders_database) as lock:
+            idle, writer = await asyncio.open_connection("127.0.0.1", orders.http_port)
             slow = asyncio.create_task(client.get(f"{orders.url}/v1/products", headers=CALLER))
             await eventually(lambda: lock.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
             process.terminate()
@@ -83,6 +84,8 @@ async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_one
 
             await eventually(is_draining)
             await eventually(refuses)
+            assert await idle.read() == b""  # the drain has begun
+            writer.close()
             assert (await client.get(f"{orders.management_url}/livez")).status_code == 200
             assert not slow.done()
         answer = await slow
