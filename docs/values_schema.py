@@ -130,6 +130,7 @@ _SERVICE: Schema = {
     "worker": _object({"replicas": {"type": "integer", "minimum": 0}, "resources": _ref("resources")}),
     "existingSecret": _TEXT,
     "existingMigrationSecret": _TEXT,
+    "clientScopes": {"type": "array", "items": _NAME, "uniqueItems": True},
 }
 
 _VALUES: Schema = {

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from api_keys import keep_keys
 from backends import VARIABLE, Backend, FreshDatabase, RealServer, UnknownBackend, choose
 from chassis.migrations import upgrade
 from chassis.pooling import Database, create_redis
@@ -109,6 +110,7 @@ async def _migrated_template(postgres: RealServer, package: str) -> str:
     await create_database(postgres.dsn, name=name, owner=("test_owner", PASSWORD), runtime=("test_app", PASSWORD))
     folders = [Path(import_module(package).__path__[0]) / "migrations"] if package else []
     await upgrade(_settings(postgres, name), *folders)
+    await keep_keys(postgres.dsn, name, package)
     return name
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from chassis.auth import hash_key
+from api_keys import PEPPER, caller, key_of
 from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.ports import free_port, is_taken
 from waiting import eventually
 
-KEY = "key-of-acme-" + "0" * 52
-PEPPER = "pepper-of-the-tests-" + "0" * 44
-CALLER = {"Authorization": f"Bearer {KEY}"}
+KEY = key_of("acme")
+CALLER = caller("acme")
 
 _COMMANDS = Path(sys.executable).parent
 
@@ -37,8 +36,7 @@ class OrdersInstallation:
     @classmethod
     def create(cls, folder: Path, database: DatabaseSettings, redis: RedisSettings) -> "OrdersInstallation":
         installation = cls.bare(folder, database, redis)
-        installation.secret("payments__api_key", "key-of-orders")
-        installation.secret("auth__keys", json.dumps({"acme": [hash_key(KEY, PEPPER)]}))
+        installation.secret("payments__token_secret", "t" * 64)
         installation.secret("auth__peppers", json.dumps([PEPPER]))
         installation.set("payments__base_url", f"http://127.0.0.1:{free_port()}")
         return installation

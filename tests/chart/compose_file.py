@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from holdfast_local.secrets import SERVICES
+from holdfast_local.secrets import SCOPES, SERVICES
 
 INFRA = Path(__file__).parents[2] / "infra"
 FILE: Mapping[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text(encoding="utf-8"))
@@ -14,9 +14,11 @@ CONTAINERS: Mapping[str, Any] = FILE["services"]
 
 PROCESSES = [f"{service}-{role}" for service in SERVICES for role in ("api", "worker")]
 MIGRATIONS = [f"{service}-migrate" for service in SERVICES]
+KEYS = [f"{service}-keys" for service in SCOPES]
+"""What tells a database the keys of its clients."""
 AT_HAND = ["customer", "oracle"]
 """Started by hand, and done after a while."""
-STAYING = [name for name in CONTAINERS if name not in MIGRATIONS + AT_HAND]
+STAYING = [name for name in CONTAINERS if name not in MIGRATIONS + KEYS + AT_HAND]
 
 
 def service_of(container: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import pytest
-from chassis.auth import hash_key
+from chassis.api_keys import prefix_of
 from chassis.config import settings_of
 from holdfast_local.ports import free_port
 from holdfast_local.valkey import EmbeddedValkey
@@ -140,15 +140,26 @@ def test_postgres_keeps_a_data_folder_that_it_accepts_and_has_time_to_close_it(p
     assert set(pod["containers"][0]) >= {"startupProbe", "readinessProbe"}
 
 
-def test_services_know_the_hashes_of_their_callers_keys(platform: Rendering) -> None:
+def test_each_client_has_a_key_of_ours_that_only_one_job_of_each_service_sees(platform: Rendering) -> None:
     generated = secret(platform, "generated")
     clients = {name.removeprefix("client_"): key for name, key in generated.items() if name.startswith("client_")}
     assert clients.keys() == {"acme", "globex", "initech"}
-    hashes = {client: [hash_key(key)] for client, key in clients.items()}
-    assert json.loads(secret(platform, "orders")["auth__keys"]) == hashes
-    assert json.loads(secret(platform, "notifications")["auth__keys"]) == hashes
-    orders = hash_key(secret(platform, "orders")["payments__api_key"])
-    assert json.loads(secret(platform, "payments")["auth__keys"]) == {"orders": [orders]}
+    assert len({prefix_of(key) for key in clients.values()}) == len(clients)
+    for service, peppers in {
+        name: secret(platform, name)["auth__peppers"] for name in ("orders", "notifications")
+    }.items():
+        (job,) = (one for one in platform.workloads if one.name.startswith(f"Job/holdfast-{service}-migrate"))
+        (container,) = job.pod["containers"]
+        found = {str(path): content for path, content in files_of(platform, job, container).items()}
+        assert {found[f"/run/secrets/clients/{client}"] for client in clients} == set(clients.values())
+        assert found["/run/secrets/holdfast/auth__peppers"] == peppers
+        scopes = container["args"][3:]
+        assert {scope for scope in scopes if scope != "--scope"} == SETTINGS[service].scopes
+
+
+def test_orders_signs_with_what_payments_knows_of_it(platform: Rendering) -> None:
+    signed_with = secret(platform, "orders")["payments__token_secret"]
+    assert json.loads(secret(platform, "payments")["auth__service_secrets"]) == {"orders": [signed_with]}
 
 
 def test_the_page_names_every_key_that_a_secret_of_ones_own_must_have(platform: Rendering) -> None:

@@ -15,6 +15,7 @@ from compose_file import (
     CONTAINERS,
     FILE,
     INFRA,
+    KEYS,
     MIGRATIONS,
     PROCESSES,
     STAYING,
@@ -25,6 +26,7 @@ from compose_file import (
     service_of,
 )
 from holdfast_local.compose_secrets import make_secrets
+from holdfast_local.secrets import SCOPES
 from holdfast_local.settings import LocalSettings
 from notifications.settings import NotificationsSettings
 from oracle.sources import Sources
@@ -128,7 +130,19 @@ def test_a_migration_finds_its_role_and_no_other_secret(
     assert database.migration_user == f"{database.name}_owner"
     assert database.migration_password
     given = {file.name for file in (secrets / name).iterdir()}
-    assert given == {"database__password", "database__migration_password"}
+    registers = {"auth__peppers"} if f"{service_of(name)}-keys" in KEYS else set()
+    assert given == {"database__password", "database__migration_password"} | registers
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_clients_keys_are_registered_once_the_schema_is_there(name: str) -> None:
+    container = CONTAINERS[name]
+    assert secrets_folder(name) == f"{service_of(name)}-migrate"
+    assert mounts(name)["/run/secrets/clients"][0] == "../.holdfast/compose/clients"
+    assert container["depends_on"] == {f"{service_of(name)}-migrate": {"condition": "service_completed_successfully"}}
+    scopes = [word for scope in SCOPES[service_of(name)] for word in ("--scope", scope)]
+    assert container["command"] == ["api-keys", "register", "/run/secrets/clients", *scopes]
+    assert set(SCOPES[service_of(name)]) == SETTINGS[service_of(name)].scopes
 
 
 @pytest.mark.usefixtures("as_container")
@@ -169,8 +183,9 @@ def test_postgres_has_connections_for_every_pool(secrets: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_process_waits_for_its_schema(name: str) -> None:
+    before = [one for one in (f"{service_of(name)}-migrate", f"{service_of(name)}-keys") if one in CONTAINERS]
     assert CONTAINERS[name]["depends_on"] == {
-        f"{service_of(name)}-migrate": {"condition": "service_completed_successfully"},
+        **{one: {"condition": "service_completed_successfully"} for one in before},
         "valkey": {"condition": "service_healthy"},
     }
 

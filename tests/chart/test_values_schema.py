@@ -130,7 +130,7 @@ def others(value: object) -> list[object]:
         case str():
             return [f"{value}-other", "2Gi", "2mb", "dev", "writable"]
         case list():
-            return [["other"]]
+            return [["other"], ["other:read"]]
         case _:
             return [{"HOLDFAST_LOG__LEVEL": "DEBUG"}, {"limits": {"memory": "1Mi"}}]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from chassis.auth import hash_key
 from chassis.logging.debugging import judge
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
-from service_process import CALLER, KEY, PEPPER, OrdersInstallation
+from service_process import CALLER, KEY, OrdersInstallation
 from sqlalchemy import text
 
 
@@ -25,7 +24,7 @@ async def test_a_wrong_configuration_ends_the_command_with_2_before_it_logs_or_l
 ) -> None:
     orders.set("http__port", "99999")
     orders.set("htpp__port", "8001")
-    orders.secret("auth__keys", json.dumps({"acme": KEY}))
+    orders.secret("auth__peppers", json.dumps([KEY[:31]]))
     ended = await orders.run(command, "--set", "cache.ttl=-1")
     assert ended.code == 2
     assert ended.stdout == ""
@@ -33,12 +32,12 @@ async def test_a_wrong_configuration_ends_the_command_with_2_before_it_logs_or_l
     first, *problems = ended.stderr.splitlines()
     assert first == "The configuration is not valid:"
     assert sorted(problem.strip().partition(":")[0] for problem in problems) == [
-        "HOLDFAST_AUTH__KEYS",
+        "HOLDFAST_AUTH__PEPPERS",
         "HOLDFAST_CACHE__TTL",
         "HOLDFAST_HTPP__PORT",
         "HOLDFAST_HTTP__PORT",
     ]
-    assert KEY not in ended.stderr
+    assert KEY[:31] not in ended.stderr
 
 
 async def test_explain_shows_each_value_and_its_layer_and_no_secret(orders: OrdersInstallation) -> None:
@@ -48,7 +47,7 @@ async def test_explain_shows_each_value_and_its_layer_and_no_secret(orders: Orde
     assert settings["http.port"] == "8009  [command line] (shadows: environment)"
     assert settings["cache.ttl"].endswith("[default]")
     assert settings["database.password"].startswith("secret:")
-    assert settings["auth.keys"].startswith("{acme: [secret:")
+    assert settings["auth.peppers"].startswith("[secret:")
     for path in (orders.folder / "secrets").iterdir():
         assert not path.read_text() or path.read_text() not in ended.stdout
 
@@ -67,22 +66,6 @@ async def test_explain_tells_machines_the_same_as_json(orders: OrdersInstallatio
     assert found["database.password"]["value"].startswith("secret:")
     *lines, _budget = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
     assert [line.partition(" = ")[0] for line in lines] == list(found)
-
-
-async def test_hash_key_prints_what_auth_keys_holds_of_the_key_on_standard_input(orders: OrdersInstallation) -> None:
-    ended = await orders.run("hash-key", stdin=f"{KEY}\n")
-    assert (ended.code, ended.stdout) == (0, f"{hash_key(KEY, PEPPER)}\n")
-    (orders.folder / "secrets" / "auth__peppers").unlink()
-    (orders.folder / "secrets" / "auth__keys").unlink()
-    ended = await orders.run("hash-key", stdin=KEY)
-    assert (ended.code, ended.stdout) == (0, f"{hash_key(KEY)}\n")
-
-
-@pytest.mark.parametrize("key", ["", "\n", "Schlüssel\n"])
-async def test_hash_key_has_nothing_to_say_of_what_no_header_can_hold(orders: OrdersInstallation, key: str) -> None:
-    ended = await orders.run("hash-key", stdin=key)
-    assert (ended.code, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("standard input must have a key")
 
 
 async def test_dead_events_are_listed_and_replayed_by_the_service_s_command(

@@ -21,7 +21,7 @@ from chassis.errors import (
     DependencyTimeout,
     DependencyUnavailable,
 )
-from chassis.http_client import HttpDependency, Response, request_seconds
+from chassis.http_client import HttpDependency, Response, bearer, request_seconds
 from chassis.logging import request_id_var
 from chassis.logging.debugging import HEADER, DebugRequests, sign
 from chassis.settings import BreakerSettings, DependencySettings, RetrySettings
@@ -114,9 +114,14 @@ async def dependency(
     **changes: object,
 ) -> AsyncIterator[HttpDependency]:
     limits: dict[str, object] = {"attempt_timeout": 5.0, "retry": QUICK, "breaker": PATIENT} | changes
-    settings = DependencySettings.model_validate({"base_url": base_url, "api_key": SecretStr("key"), **limits})
+    settings = DependencySettings.model_validate({"base_url": base_url, **limits})
     opened = HttpDependency(
-        name, settings, breakers=breakers or BreakerRegistry(), is_external=is_external, resolver=resolver
+        name,
+        settings,
+        authorization=bearer(SecretStr("key")),
+        breakers=breakers or BreakerRegistry(),
+        is_external=is_external,
+        resolver=resolver,
     )
     try:
         yield opened
@@ -591,4 +596,4 @@ async def test_each_attempt_is_measured_by_status_or_error(server: Server) -> No
 )
 def test_limits_that_could_never_take_effect_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="must"):
-        DependencySettings.model_validate({"base_url": "http://provider", "api_key": "key", **changes})
+        DependencySettings.model_validate({"base_url": "http://provider", **changes})

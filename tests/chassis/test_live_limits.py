@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from api_keys import authenticator, caller
 from chassis.app import create_app, rate_limited
 from chassis.app.limits import limits_of, spend
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
-from chassis.auth import hash_key
 from chassis.config import Live
 from chassis.pooling import Database, create_redis
 from chassis.rate_limiting import Policy, RateLimiter
@@ -17,9 +17,6 @@ from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings,
 from fastapi import Request
 from pydantic import ValidationError
 from redis.asyncio import Redis
-
-PEPPER = "p" * 32
-KEYS = {name: [hash_key(f"key-of-{name}", PEPPER)] for name in ("acme", "globex")}
 
 router = Router()
 
@@ -40,9 +37,7 @@ class Settings(ServiceSettings):
 
 
 def settings(database: DatabaseSettings, **rate_limit: object) -> Settings:
-    return Settings.model_validate(
-        {"database": database, "auth": {"keys": KEYS, "peppers": [PEPPER]}, "rate_limit": rate_limit}
-    )
+    return Settings.model_validate({"database": database, "rate_limit": rate_limit})
 
 
 @pytest.fixture
@@ -55,7 +50,8 @@ async def client(live: Live[Settings], database: Database, redis: Redis) -> Asyn
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
         limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop", timeout=5)
-        yield ApiResources(database=database, redis=redis, rate_limiter=limiter, checks={})
+        known = await authenticator(database)
+        yield ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
 
     app = create_app(live, version="1", routers=[router], open_resources=open_resources)
     transport = httpx.ASGITransport(app)
@@ -64,11 +60,11 @@ async def client(live: Live[Settings], database: Database, redis: Redis) -> Asyn
 
 
 async def look_as_acme(client: httpx.AsyncClient) -> httpx.Response:
-    return await client.get("/", headers={"Authorization": "Bearer key-of-acme"})
+    return await client.get("/", headers=caller("acme"))
 
 
 async def quota(client: httpx.AsyncClient, principal: str = "acme") -> str:
-    answer = await client.get("/", headers={"Authorization": f"Bearer key-of-{principal}"})
+    answer = await client.get("/", headers=caller(principal))
     assert answer.status_code == 200
     return answer.headers["RateLimit-Policy"].partition(";w=")[0]
 
@@ -109,7 +105,7 @@ async def test_a_route_spends_from_any_key_under_any_policy_and_the_answer_names
     client: httpx.AsyncClient, live: Live[Settings], database_settings: DatabaseSettings
 ) -> None:
     live.replace(settings(database_settings, unauthenticated={"rate_per_second": 0.001, "burst": 2}))
-    headers = {"Authorization": "Bearer key-of-acme"}
+    headers = caller("acme")
     answers = [await client.get(f"/from/{address}", headers=headers) for address in ("a", "b", "a", "a")]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[0].headers["RateLimit-Policy"] == '"default";q=50;w=5, "unauthenticated";q=2;w=2000'

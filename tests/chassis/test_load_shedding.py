@@ -6,17 +6,20 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 from backends import FreshDatabase
+from chassis.api_keys import ApiKeys
 from chassis.app import Caller, create_app
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router, criticality
+from chassis.auth import Authenticator
 from chassis.config import Live
 from chassis.errors import ApiError, ErrorCode
 from chassis.load_shedding import Criticality, LoadShedder, has_place, load_shed
-from chassis.settings import DatabaseSettings, HttpSettings, RedisSettings, ServiceSettings
+from chassis.settings import AuthSettings, DatabaseSettings, HttpSettings, RedisSettings, ServiceSettings
 from fastapi import FastAPI
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -115,7 +118,9 @@ def live() -> Live[Settings]:
 def app(live: Live[Settings]) -> FastAPI:
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
-        yield ApiResources(database=None, redis=None, rate_limiter=None, checks={})  # type: ignore[arg-type]
+        none: Any = None
+        nobody = Authenticator(ApiKeys(none, AuthSettings), AuthSettings, service="shop")
+        yield ApiResources(database=none, redis=none, rate_limiter=none, authenticator=nobody, checks={})
 
     return create_app(live, version="1", routers=[router], open_resources=open_resources)
 

@@ -12,7 +12,7 @@ from chassis.config import Live, config_hash, load_live
 from chassis.logging import levels
 from chassis.process import identify
 from chassis.reloading import Result, allow_list, reload, reloading, take_over
-from chassis.settings import BudgetSettings, DependencySettings, RedisSettings, Rule, ServiceSettings
+from chassis.settings import BudgetSettings, ExternalDependencySettings, RedisSettings, Rule, ServiceSettings
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from waiting import eventually
@@ -21,7 +21,7 @@ from waiting import eventually
 class Settings(ServiceSettings):
     service_name: ClassVar[str] = "shop"
 
-    supplier: DependencySettings
+    supplier: ExternalDependencySettings
 
 
 class Mount:
@@ -283,11 +283,14 @@ def test_the_allow_list_is_what_the_models_mark() -> None:
         "database.password",
         "database.next_password",
         *(f"database.budget.{setting}" for setting in BudgetSettings.model_fields),
-        "auth.keys",
-        "auth.peppers",
         "http.max_concurrent_requests",
         "http.default_share",
         "http.sheddable_share",
+        "auth.peppers",
+        "auth.key_refresh",
+        "auth.key_grace",
+        "auth.service_secrets",
+        "auth.service_scopes",
         "rate_limit.rate_per_second",
         "rate_limit.burst",
         "rate_limit.tiers",

@@ -10,26 +10,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import httpx
 import orders
 import pytest
+from api_keys import PEPPER, keep_keys
 from backends import RealServer
 from chassis import webhooks
-from chassis.auth import hash_key
+from chassis.api_keys import prefix_of
 from chassis.migrations import upgrade
+from chassis.service_tokens import TokenSource
 from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.databases import create_database, scram_verifier
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from redis.asyncio import Redis
-from service_process import CALLER, KEY, PEPPER, Ended, OrdersInstallation
+from service_process import CALLER, KEY, Ended, OrdersInstallation
 from waiting import eventually
 
 OLD, NEW = "old-password", "new-password"
 NEW_PEPPER = "n" * 64
 IN_FLIGHT = 8
+KEY_REFRESH = 0.1
 MIGRATIONS = Path(orders.__path__[0]) / "migrations"
 
 # Some seconds on a machine of its own; each step waits for processes that share this one with everything else.
@@ -101,6 +105,7 @@ async def change(installation: OrdersInstallation, **files: str | None) -> None:
 
 def quick(installation: OrdersInstallation) -> OrdersInstallation:
     installation.set("reload__interval", "0.1")
+    installation.set("auth__key_refresh", str(KEY_REFRESH))
     installation.set("rate_limit__rate_per_second", "10000")
     installation.set("rate_limit__burst", "1000000")
     return installation
@@ -131,6 +136,7 @@ async def database(postgres: RealServer) -> AsyncIterator[DatabaseSettings]:
         migration_password=SecretStr(owner[1]),
     )
     await upgrade(settings, MIGRATIONS)
+    await keep_keys(postgres.dsn, "rotating", "orders")
     yield settings
     await execute(postgres, "DROP DATABASE rotating WITH (FORCE)")
 
@@ -264,32 +270,93 @@ async def test_the_pepper_and_a_key_are_replaced_without_a_failed_request(
     tmp_path: Path, database: DatabaseSettings, redis_settings: RedisSettings, redis: Redis
 ) -> None:
     api = quick(OrdersInstallation.create(tmp_path, database, redis_settings))
-    new_key = "new-key-of-acme-" + "0" * 48
+    operator = as_owner(OrdersInstallation.create(tmp_path / "operator", database, redis_settings), database)
     key_in_use = KEY
 
     async def ask(client: httpx.AsyncClient, _number: int) -> httpx.Response:
         return await client.get("/v1/orders", headers={"Authorization": f"Bearer {key_in_use}"})
 
-    def keys(*known: str) -> str:
-        return json.dumps({"acme": known})
+    async def register() -> str:
+        (operator.folder / "clients").mkdir()
+        (operator.folder / "clients" / "acme").write_text(KEY)
+        ended = await operator.run("api-keys", "register", "clients", "--scope", "orders:read")
+        assert ended.code == 0, ended.stderr
+        return ended.stderr
 
     load = Load()
     async with api.running("api") as process:
         async with load.running(api.url, ask):
             await load.more()
             await change(api, auth__peppers=json.dumps([NEW_PEPPER, PEPPER]))
-            await load.more()
-            await change(api, auth__keys=keys(hash_key(KEY, NEW_PEPPER)))
-            await load.more()
+            operator.secret("auth__peppers", json.dumps([NEW_PEPPER, PEPPER]))
+            assert await register() == f"{prefix_of(KEY)} of acme: brought up to date\n"
+            await looks(load)
             await change(api, auth__peppers=json.dumps([NEW_PEPPER]))
+            operator.secret("auth__peppers", json.dumps([NEW_PEPPER]))
             await load.more()
-            await change(api, auth__keys=keys(hash_key(KEY, NEW_PEPPER), hash_key(new_key, NEW_PEPPER)))
+            made = await operator.run("api-keys", "create", "acme", "--scope", "orders:read")
+            await looks(load)
+            key_in_use = made.stdout.strip()
             await load.more()
-            key_in_use = new_key
-            await load.more()
-            await change(api, auth__keys=keys(hash_key(new_key, NEW_PEPPER)))
+            assert (await operator.run("api-keys", "revoke", prefix_of(KEY))).code == 0
+            await looks(load)
         async with httpx.AsyncClient(base_url=api.url) as client:
             assert (await client.get("/v1/orders", headers=CALLER)).status_code == 401
+        process.terminate()
+        ended = await process.end()
+    no_failure(ended, load)
+
+
+def as_owner(installation: OrdersInstallation, database: DatabaseSettings) -> OrdersInstallation:
+    """As whoever migrates it has it."""
+    assert database.migration_user
+    assert database.migration_password
+    installation.set("database__migration_user", database.migration_user)
+    installation.secret("database__migration_password", database.migration_password.get_secret_value())
+    return installation
+
+
+async def looks(load: Load) -> None:
+    """Until the process has read its keys again, and some requests more."""
+    await asyncio.sleep(3 * KEY_REFRESH)
+    await load.more()
+
+
+# What two services sign with
+
+
+async def test_the_secret_between_two_services_is_replaced_without_a_failed_call(
+    tmp_path: Path,
+    fresh_database: Callable[[str], Awaitable[DatabaseSettings]],
+    redis_settings: RedisSettings,
+    redis: Redis,
+) -> None:
+    database = await fresh_database("payments")
+    payments = quick(OrdersInstallation.bare(tmp_path, database, redis_settings, command="payments"))
+    payments.secret("provider__api_key", "not asked for")
+    payments.set("provider__base_url", "http://127.0.0.1:9")
+    payments.set("auth__service_scopes", '{"orders": ["payments:read"]}')
+    old, new = SecretStr("o" * 64), SecretStr("n" * 64)
+    payments.secret("auth__service_secrets", json.dumps({"orders": ["o" * 64]}))
+    secret = old
+    tokens = TokenSource(issuer="orders", audience="payments", secret=lambda: secret)
+
+    async def ask(client: httpx.AsyncClient, _number: int) -> httpx.Response:
+        answer = await client.get(f"/v1/payments/{uuid4()}", headers={"Authorization": tokens()})
+        return httpx.Response(200) if answer.status_code == 404 else answer  # there is no such payment: it was let in
+
+    load = Load()
+    async with payments.running("api") as process:
+        async with load.running(payments.url, ask):
+            await load.more()
+            await change(payments, auth__service_secrets=json.dumps({"orders": ["n" * 64, "o" * 64]}))
+            await load.more()
+            secret = new
+            await load.more()
+            await change(payments, auth__service_secrets=json.dumps({"orders": ["n" * 64]}))
+        secret = old
+        async with httpx.AsyncClient(base_url=payments.url) as client:
+            assert (await ask(client, 0)).status_code == 401
         process.terminate()
         ended = await process.end()
     no_failure(ended, load)

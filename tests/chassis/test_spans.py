@@ -10,7 +10,7 @@ from chassis import telemetry
 from chassis.app.middleware import RequestContext
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import DependencyError
-from chassis.http_client import HttpDependency
+from chassis.http_client import HttpDependency, bearer
 from chassis.inbox import Received
 from chassis.job_runner import JobRunner
 from chassis.jobs import JobPayload, RunningJob, enqueue
@@ -133,8 +133,8 @@ async def test_each_attempt_of_a_call_is_a_span_with_its_status_and_a_url_withou
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
-    settings = DependencySettings(base_url=f"http://127.0.0.1:{port}/api/", api_key=SecretStr("k3y"))
-    provider = HttpDependency("provider", settings, breakers=BreakerRegistry())
+    settings = DependencySettings(base_url=f"http://127.0.0.1:{port}/api/")
+    provider = HttpDependency("provider", settings, authorization=bearer(SecretStr("k3y")), breakers=BreakerRegistry())
     with pytest.raises(DependencyError):
         await provider.request("GET", "/charges", operation="find", params={"q": "s3cret"})
     await provider.close()

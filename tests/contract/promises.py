@@ -21,7 +21,7 @@ import webhook_ingest.messages
 from chassis.config import Live
 from chassis.errors import ErrorCode
 from chassis.outbox import Event
-from chassis.settings import DatabaseSettings, DependencySettings
+from chassis.settings import DatabaseSettings, ExternalDependencySettings, ServiceDependencySettings
 from compatibility import broken_catalogue, broken_document, broken_event
 from fastapi import FastAPI
 from notifications.settings import NotificationsSettings
@@ -58,11 +58,12 @@ def applications() -> Mapping[str, FastAPI]:
     """Each service's application, with nothing behind it."""
     secret = SecretStr("0" * 64)
     database = DatabaseSettings(name="none", user="none", password=secret)
-    elsewhere = DependencySettings(base_url="http://elsewhere", api_key=secret)
+    provider = ExternalDependencySettings(base_url="http://elsewhere", api_key=secret)
+    internal = ServiceDependencySettings(base_url="http://elsewhere", token_secret=secret)
     signing = WebhookSecretSettings(payment_provider=[SecretStr("whsec_" + "YWJj" * 10)])
     return {
-        "orders": orders.api.create_app(Live(OrdersSettings(database=database, payments=elsewhere))),
-        "payments": payments.api.create_app(Live(PaymentsSettings(database=database, provider=elsewhere))),
+        "orders": orders.api.create_app(Live(OrdersSettings(database=database, payments=internal))),
+        "payments": payments.api.create_app(Live(PaymentsSettings(database=database, provider=provider))),
         "notifications": notifications.api.create_app(Live(NotificationsSettings(database=database))),
         "webhook-ingest": webhook_ingest.api.create_app(
             Live(WebhookIngestSettings(database=database, webhook_secrets=signing))

@@ -16,12 +16,19 @@ import orders.api
 import payments.api
 import pytest
 import webhook_ingest.api
+from api_keys import PEPPER, PEPPERS, key_of
 from captured_logs import captured_logs
-from chassis.auth import hash_key
+from chassis.api_keys import hash_key
 from chassis.config import Live
 from chassis.errors import PROBLEM_JSON
 from chassis.process import Server
-from chassis.settings import AuthSettings, DatabaseSettings, DependencySettings, RateLimitSettings, RedisSettings
+from chassis.settings import (
+    DatabaseSettings,
+    ExternalDependencySettings,
+    RateLimitSettings,
+    RedisSettings,
+    ServiceDependencySettings,
+)
 from chassis.webhooks import sign
 from conftest import PASSWORD, FreshDatabase
 from fastapi import FastAPI
@@ -36,14 +43,16 @@ from requests.auth import AuthBase
 from webhook_ingest.settings import WebhookIngestSettings, WebhookSecretSettings
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES") or 80)
-KEY = "key-of-acme-" + "0" * 52
-PEPPER = "pepper-" + "0" * 32
-HASH = hash_key(KEY, PEPPER)
+KEY = key_of("acme")
+HASH = hash_key(KEY, PEPPER.encode()).hex()
+TOKEN_SECRET = "t" * 64
 SIGNING_SECRET = "whsec_" + "YWJj" * 10
 DEPENDENCY_KEY = "key-for-a-dependency"
-SECRETS = (PASSWORD, KEY, HASH, PEPPER, SIGNING_SECRET, DEPENDENCY_KEY)
+SECRETS = (PASSWORD, KEY, HASH, PEPPER, SIGNING_SECRET, DEPENDENCY_KEY, TOKEN_SECRET)
 
-ELSEWHERE = DependencySettings(base_url="http://127.0.0.1:9", api_key=SecretStr(DEPENDENCY_KEY))
+NOWHERE = "http://127.0.0.1:9"
+PROVIDER = ExternalDependencySettings(base_url=NOWHERE, api_key=SecretStr(DEPENDENCY_KEY))
+PAYMENTS = ServiceDependencySettings(base_url=NOWHERE, token_secret=SecretStr(TOKEN_SECRET))
 
 
 class Asking(AuthBase):
@@ -88,7 +97,7 @@ class Provider(Asking):
 class Stranger(Asking):
     """Without a key, with one of nobody's, with what is none; never signs."""
 
-    _TRIED = (None, "", "Bearer", "Bearer key-of-nobody", f"Basic {KEY}", KEY, f"Bearer {HASH}", "Bearer \xff")
+    _TRIED = (None, "", "Bearer", f"Bearer {key_of('nobody')}", f"Basic {KEY}", KEY, f"Bearer {HASH}", "Bearer \xff")
 
     def identify(self, _request: PreparedRequest, turn: int) -> Mapping[str, str]:
         tried = self._TRIED[turn % len(self._TRIED)]
@@ -96,14 +105,13 @@ class Stranger(Asking):
 
 
 def application(service: str, database: DatabaseSettings, redis: RedisSettings) -> FastAPI:
-    auth = AuthSettings(keys={"acme": (SecretStr(HASH),)}, peppers=(SecretStr(PEPPER),))
     limits = RateLimitSettings(rate_per_second=10_000, burst=100_000)
-    common = {"database": database, "redis": redis, "auth": auth, "rate_limit": limits}
+    common = {"database": database, "redis": redis, "auth": PEPPERS, "rate_limit": limits}
     match service:
         case "orders":
-            return orders.api.create_app(Live(OrdersSettings(**common, payments=ELSEWHERE)))
+            return orders.api.create_app(Live(OrdersSettings(**common, payments=PAYMENTS)))
         case "payments":
-            return payments.api.create_app(Live(PaymentsSettings(**common, provider=ELSEWHERE)))
+            return payments.api.create_app(Live(PaymentsSettings(**common, provider=PROVIDER)))
         case "notifications":
             return notifications.api.create_app(Live(NotificationsSettings(**common)))
         case _:

@@ -19,7 +19,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
-from chassis.auth import hash_key
+from chassis.api_keys import prefix_of
 from holdfast_local import topology
 from holdfast_local.errors import RunnerError
 from holdfast_local.installation import Installation
@@ -197,14 +197,17 @@ def test_no_secret_is_on_a_command_line_or_in_an_environment(settings):
     assert not [value for value in values if value in repr(installation.secrets)]
 
 
-def test_secrets_are_private_stable_and_keys_of_callers_are_only_known_as_hashes(tmp_path):
+def test_secrets_are_private_and_stable_and_a_service_is_not_told_its_callers_keys(tmp_path):
     secrets = load_or_create(tmp_path / "secrets")
     for path in (tmp_path / "secrets").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
-    keys = json.loads((secrets.of("orders") / "auth__keys").read_text())
-    (pepper,) = json.loads((secrets.of("orders") / "auth__peppers").read_text())
-    expected = {name: [hash_key(key, pepper)] for name, key in secrets.client_keys.items()}
-    assert keys == expected
+    assert all(prefix_of(key) for key in secrets.client_keys.values())
+    for service in ("orders", "notifications"):
+        given = {path.name: path.read_text() for path in secrets.of(service).iterdir()}
+        assert not set(secrets.client_keys.values()) & set(given.values())
+        assert given["auth__peppers"] == (secrets.of(f"{service}-migrate") / "auth__peppers").read_text()
+    (signed_with,) = json.loads((secrets.of("payments") / "auth__service_secrets").read_text())["orders"]
+    assert signed_with == (secrets.of("orders") / "payments__token_secret").read_text()
     assert "database__migration_password" not in {path.name for path in secrets.of("orders").iterdir()}
     assert load_or_create(tmp_path / "secrets") == secrets
 

@@ -52,7 +52,7 @@ def test_every_variable_of_the_example_is_one_and_has_its_default(
         ("database.user", "app"),
         ("database.password", "x"),
         ("payments.base_url", "http://payments"),
-        ("payments.api_key", "x"),
+        ("payments.token_secret", "x" * 32),
     ]
     options = [f"{name}={value}" for name, value in required]
     monkeypatch.chdir(tmp_path)

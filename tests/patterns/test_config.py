@@ -6,17 +6,18 @@ from typing import ClassVar
 import pytest
 from chassis.config import Explained, config_hash, explain, load, load_database, load_log, settings_of, variable
 from chassis.errors import ConfigurationError
-from chassis.settings import DependencySettings, Group, ServiceSettings
+from chassis.settings import ExternalDependencySettings, Group, ServiceSettings
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-KEY_HASH, PEPPER = "hmac-sha256:" + "0" * 64, "p" * 32
+SHARED, PEPPER = "s" * 32, "p" * 32
 
 
 class Settings(ServiceSettings):
     service_name: ClassVar[str] = "shop"
+    scopes: ClassVar[frozenset[str]] = frozenset({"goods:read"})
 
-    supplier: DependencySettings
+    supplier: ExternalDependencySettings
 
 
 class Layers:
@@ -210,13 +211,14 @@ def test_settings_cannot_be_changed_and_take_no_unknown_name(layers: Layers) -> 
 
 
 def test_secrets_come_from_files_and_are_shown_by_nobody(layers: Layers) -> None:
-    layers.secret("auth__keys", f'{{"acme": ["{KEY_HASH}"]}}')
+    layers.secret("auth__service_secrets", f'{{"orders": ["{SHARED}"]}}')
     layers.secret("auth__peppers", f'["{PEPPER}"]')
+    layers.variables(HOLDFAST_AUTH__SERVICE_SCOPES='{"orders": ["goods:read"]}')
     settings = load(Settings)
     assert settings.database.password.get_secret_value() == "from-a-file"
-    assert settings.auth.keys == {"acme": (SecretStr(KEY_HASH),)}
+    assert settings.auth.service_secrets == {"orders": (SecretStr(SHARED),)}
     shown = f"{settings!r} {settings} {explain(Settings)}"
-    for secret in ("from-a-file", "key-of-supplier", KEY_HASH, PEPPER):
+    for secret in ("from-a-file", "key-of-supplier", SHARED, PEPPER):
         assert secret not in shown
     assert explained("database.password").value.startswith("secret:")
 
@@ -229,11 +231,11 @@ def test_the_same_secret_has_the_same_fingerprint_and_another_one_another(layers
 
 
 def test_a_wrong_secret_is_not_repeated_in_the_problem(layers: Layers) -> None:
-    layers.secret("auth__keys", '{"acme": ["plain-text-key"]}')
-    layers.secret("auth__peppers", f'["{PEPPER}"]')
+    layers.secret("auth__peppers", '["hunter2"]')
     (problem,) = problems()
-    assert problem == (
-        "HOLDFAST_AUTH__KEYS: acme.0: must be hmac-sha256: or sha256: and 64 of 0-9 and a-f (from: secret files)"
+    assert (
+        problem
+        == "HOLDFAST_AUTH__PEPPERS: 0: Value should have at least 32 items after validation, not 7 (from: secret files)"
     )
 
 
@@ -305,6 +307,7 @@ def test_migrations_need_no_secret_but_that_of_the_database(layers: Layers) -> N
 
 
 def test_the_hash_tells_configurations_apart_but_not_their_secrets(layers: Layers) -> None:
+    layers.variables(HOLDFAST_AUTH__SERVICE_SCOPES='{"orders": ["goods:read"]}')
     first = config_hash(load(Settings))
     assert config_hash(load(Settings, ["http.port=8000"])) == first  # the default, said aloud
     assert config_hash(load(Settings, ["http.port=8001"])) != first
@@ -313,7 +316,7 @@ def test_the_hash_tells_configurations_apart_but_not_their_secrets(layers: Layer
     layers.secret("database__next_password", "soon")  # the first step of a rotation
     layers.secret("management__token", "t" * 64)
     layers.secret("auth__peppers", f'["{PEPPER}"]')
-    layers.secret("auth__keys", f'{{"acme": ["{KEY_HASH}"]}}')
+    layers.secret("auth__service_secrets", f'{{"orders": ["{SHARED}"]}}')
     assert config_hash(load(Settings)) == first
 
 

@@ -32,15 +32,22 @@ REQUIRED: Mapping[str, Any] = {
     "password": "of-the-database",
     "base_url": "http://elsewhere:8000",
     "api_key": "our-key-there",
+    "token_secret": "s" * 32,
     "payment_provider": ["whsec_" + "YWJj" * 10],
 }
-PEPPER = "p" * 32
 # Rules that are more than an order of two sums: model and validator → settings that break it, what is said of it.
 OTHER_RULES: Mapping[tuple[str, str], tuple[Mapping[str, Any], str]] = {
-    ("AuthSettings", "_keys_have_a_pepper"): (
-        {"auth.keys": {"acme": ["hmac-sha256:" + "0" * 64]}},
-        "keys need peppers",
+    ("AuthSettings", "_callers_have_scopes"): (
+        {"auth.service_secrets": {"orders": ["s" * 32]}},
+        "does not have: orders",
     ),
+    **{
+        (f"{service}Settings", "_scopes_exist"): (
+            {"auth.service_scopes": {"orders": ["orders:wirte"]}},
+            "does not: orders:wirte",
+        )
+        for service in ("Orders", "Payments", "Notifications", "WebhookIngest")
+    },
     ("RateLimitSettings", "_tiers_exist"): ({"rate_limit.tier_of": {"acme": "gold"}}, "does not have: gold"),
     ("RateLimitSettings", "_tiers_keep_the_bounds"): (
         {"rate_limit.tiers": {"gold": 1000}, "rate_limit.rate_per_second": 100},

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
+from api_keys import PEPPERS, authenticator, key_of
 from captured_logs import CapturedLogs, captured_logs
 from chassis.app import Caller, create_app, rate_limited
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
-from chassis.auth import hash_key
 from chassis.config import Live
 from chassis.errors import (
     ApiError,
@@ -29,7 +29,7 @@ from fastapi import FastAPI, Header
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
-KEY = "k" * 64
+KEY = key_of("acme")
 CARD = "4111111111111111"
 PROBLEM = {"accept": "application/problem+json"}
 
@@ -114,13 +114,19 @@ def app(database: Database, database_settings: DatabaseSettings, redis: Redis) -
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
         limiter = RateLimiter(redis, lambda: limits, namespace="shop", timeout=5)
-        yield ApiResources(database=database, redis=redis, rate_limiter=limiter, checks={"database": database.ping})
+        yield ApiResources(
+            database=database,
+            redis=redis,
+            rate_limiter=limiter,
+            authenticator=await authenticator(database),
+            checks={"database": database.ping},
+        )
 
     settings = Settings(
         database=database_settings,
         http=HttpSettings(max_body_bytes=2000, max_concurrent_requests=1),
         rate_limit=limits,
-        auth={"keys": {"acme": [hash_key(KEY, "p" * 32)]}, "peppers": ["p" * 32]},
+        auth=PEPPERS,
     )
     return create_app(Live(settings), version="1", routers=[router], open_resources=open_resources)
 

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from captured_logs import captured_logs
 from chassis.circuit_breaker import BreakerRegistry
-from chassis.http_client import HttpDependency
+from chassis.http_client import HttpDependency, bearer
 from chassis.pooling import ConnectionHeld, Database, check_nothing_held
 from chassis.settings import DatabaseSettings, DependencySettings
 from holdfast_local.ports import free_port
@@ -41,8 +41,10 @@ def counted(metric: str, **labels: str) -> float:
 
 
 async def over_http() -> None:
-    settings = DependencySettings(base_url=f"http://127.0.0.1:{free_port()}", api_key=SecretStr("key"))
-    dependency = HttpDependency("payments", settings, breakers=BreakerRegistry())
+    settings = DependencySettings(base_url=f"http://127.0.0.1:{free_port()}")
+    dependency = HttpDependency(
+        "payments", settings, authorization=bearer(SecretStr("key")), breakers=BreakerRegistry()
+    )
     try:
         await dependency.request("GET", "/", operation="look")
     finally:
@@ -248,8 +250,10 @@ async def test_an_http_pool_tells_of_its_connections() -> None:
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
-    settings = DependencySettings(base_url=f"http://127.0.0.1:{port}", api_key=SecretStr("key"), max_connections=17)
-    dependency = HttpDependency("measured", settings, breakers=BreakerRegistry())
+    settings = DependencySettings(base_url=f"http://127.0.0.1:{port}", max_connections=17)
+    dependency = HttpDependency(
+        "measured", settings, authorization=bearer(SecretStr("key")), breakers=BreakerRegistry()
+    )
     call = asyncio.create_task(dependency.request("GET", "/", operation="look"))
     await arrived.wait()
     assert (told("open_connections", state="active"), told("open_connections", state="idle")) == (1, 0)

@@ -24,7 +24,8 @@ _EMPTY = """
 SET session_replication_role = replica;
 DO $$ DECLARE place text; BEGIN
     FOR place IN
-        SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'product')
+        SELECT tablename FROM pg_tables
+        WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'product', 'api_key')
     LOOP
         EXECUTE format('DELETE FROM %I', place);
     END LOOP;

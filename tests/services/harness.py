@@ -13,20 +13,23 @@ from uuid import UUID, uuid4
 import httpx
 import orjson
 from aiohttp import web
-from chassis.auth import hash_key
+from api_keys import PEPPERS, caller
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import LeaseLost, PermanentJobError
+from chassis.http_client import HttpDependency, bearer
 from chassis.inbox import Received
 from chassis.jobs import STATEMENTS, JobPayload, RunningJob
 from chassis.messaging import Consumer, Handler
 from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.settings import (
-    AuthSettings,
     BreakerSettings,
     DependencySettings,
+    ExternalDependencySettings,
     OutboxSettings,
     RateLimitSettings,
     RetrySettings,
+    ServiceDependencySettings,
 )
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -34,26 +37,34 @@ from redis.asyncio import Redis
 from sqlalchemy import Row, text
 from waiting import eventually
 
+AUTH = PEPPERS
 SHOP, OTHER_SHOP = "shop", "other-shop"
-PEPPER = "pepper-of-the-tests-" + "0" * 44
-AUTH = AuthSettings(
-    keys={name: (hash_key(f"key-of-{name}", PEPPER),) for name in (SHOP, OTHER_SHOP)}, peppers=(PEPPER,)
-)
 UNLIMITED = RateLimitSettings(rate_per_second=10_000, burst=100_000)
 
 _UUID = re.compile(r"\{[a-z_]+\}")
 
 
-def dependency(url: str) -> DependencySettings:
+def dependency(url: str) -> ExternalDependencySettings:
     """A dependency whose limits are those of a test: a hanging answer costs 0.2 s, a breaker stays closed."""
-    return DependencySettings(
-        base_url=url,
-        api_key=SecretStr("key"),
-        connect_timeout=0.2,
-        attempt_timeout=0.2,
-        retry=RetrySettings(max_attempts=3, base_delay=0.001, max_delay=0.002, total_timeout=2, budget_floor=100),
-        breaker=BreakerSettings(minimum_calls=20, window_size=20, slow_call_duration=0.19),
-    )
+    return ExternalDependencySettings(base_url=url, api_key=SecretStr("key"), **_QUICK)
+
+
+def own_service(url: str) -> ServiceDependencySettings:
+    """The same of a service of ours."""
+    return ServiceDependencySettings(base_url=url, token_secret=SecretStr("t" * 64), **_QUICK)
+
+
+_QUICK = {
+    "connect_timeout": 0.2,
+    "attempt_timeout": 0.2,
+    "retry": RetrySettings(max_attempts=3, base_delay=0.001, max_delay=0.002, total_timeout=2, budget_floor=100),
+    "breaker": BreakerSettings(minimum_calls=20, window_size=20, slow_call_duration=0.19),
+}
+
+
+def http_client(name: str, settings: DependencySettings) -> HttpDependency:
+    """A client of somebody who lets everybody in."""
+    return HttpDependency(name, settings, authorization=bearer(SecretStr("key")), breakers=BreakerRegistry())
 
 
 @asynccontextmanager
@@ -75,7 +86,7 @@ async def running(app: FastAPI) -> AsyncIterator[Callable[..., httpx.AsyncClient
         return httpx.AsyncClient(
             transport=httpx.ASGITransport(app),
             base_url="http://service",
-            headers={"Authorization": f"Bearer key-of-{principal}"} if principal else {},
+            headers=caller(principal) if principal else {},
             event_hooks={"response": [check]},
         )
 

@@ -19,7 +19,6 @@ import pytest
 import test_orders
 from aiohttp import web
 from captured_logs import captured_logs
-from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.errors import (
     DependencyError,
@@ -30,7 +29,6 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.http_client import HttpDependency
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import (
@@ -45,8 +43,10 @@ from harness import (
     dependency,
     events,
     execute,
+    http_client,
     job_statuses,
     one,
+    own_service,
     rows,
     running,
 )
@@ -116,7 +116,7 @@ async def age(service: Orders) -> None:
 @asynccontextmanager
 async def settling(service: Orders) -> AsyncIterator[Callable[[], Awaitable[Exception | None]]]:
     """Yields how to make one attempt at the job `settle_payment`."""
-    http = HttpDependency("payments", service.settings.payments, breakers=BreakerRegistry())
+    http = http_client("payments", service.settings.payments)
     try:
         handler = partial(jobs.settle_payment, service.database, service.cache, PaymentsClient(http))
         yield partial(attempt, service.database, SettlePayment, handler)
@@ -164,7 +164,7 @@ async def test_an_order_of_somebody_else_or_of_nobody_is_not_found_alike_and_not
 
 def test_cancelling_is_documented_with_each_of_its_answers() -> None:
     database = DatabaseSettings(name="none", user="none", password=SecretStr("none"))
-    settings = OrdersSettings(database=database, payments=dependency("http://payments"))
+    settings = OrdersSettings(database=database, payments=own_service("http://payments"))
     operation = orders.api.create_app(Live(settings)).openapi()["paths"]["/v1/orders/{order_id}/cancel"]["post"]
     assert {"200", "202", "401", "404", "422", "429", "503"} <= operation["responses"].keys()
     shown = [operation["responses"][status]["content"]["application/json"]["schema"] for status in ("200", "202")]
@@ -596,7 +596,7 @@ async def together(
         provider=dependency(server.url),
     )
     patient = service.settings.payments.model_copy(update={"attempt_timeout": 2.0})
-    http = [HttpDependency(name, patient, breakers=BreakerRegistry()) for name in ("payments", "provider")]
+    http = [http_client(name, patient) for name in ("payments", "provider")]
     async with running(payments.api.create_app(Live(settings))) as client_of, client_of() as client:
 
         async def answer(request: web.Request) -> web.StreamResponse:

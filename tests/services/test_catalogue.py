@@ -7,7 +7,7 @@ import httpx
 import pytest
 from chassis.config import Live
 from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings
-from harness import AUTH, dependency, running
+from harness import AUTH, own_service, running
 from orders.api import create_app
 from orders.settings import OrdersSettings
 from prometheus_client import REGISTRY
@@ -25,7 +25,7 @@ async def client(
         redis=patient_redis,
         auth=AUTH,
         rate_limit=RateLimitSettings(rate_per_second=1, burst=500),
-        payments=dependency("http://127.0.0.1:1"),
+        payments=own_service("http://127.0.0.1:1"),
     )
     async with running(create_app(Live(settings))) as client_of, client_of() as client:
         yield client

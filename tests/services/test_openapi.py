@@ -10,9 +10,9 @@ import pytest
 import webhook_ingest.api
 from chassis.config import Live
 from chassis.errors import ErrorCode
-from chassis.settings import DatabaseSettings
+from chassis.settings import DatabaseSettings, ServiceSettings
 from fastapi import FastAPI
-from harness import dependency
+from harness import dependency, own_service
 from notifications.settings import NotificationsSettings
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from orders.settings import OrdersSettings
@@ -24,7 +24,7 @@ DATABASE = DatabaseSettings(name="none", user="none", password=SecretStr("none")
 SECRETS = WebhookSecretSettings(payment_provider=[SecretStr("whsec_" + "YWJj" * 10)])
 
 APPS: Mapping[str, FastAPI] = {
-    "orders": orders.api.create_app(Live(OrdersSettings(database=DATABASE, payments=dependency("http://payments")))),
+    "orders": orders.api.create_app(Live(OrdersSettings(database=DATABASE, payments=own_service("http://payments")))),
     "payments": payments.api.create_app(
         Live(PaymentsSettings(database=DATABASE, provider=dependency("http://provider")))
     ),
@@ -102,7 +102,19 @@ def test_a_route_that_reads_a_body_documents_how_reading_it_fails(document: dict
 
 def test_every_route_asks_for_a_key_unless_its_callers_sign(document: dict[str, Any]) -> None:
     for operation in operations(document):
-        expected: object = None if operation["operationId"] in SIGNED_INSTEAD else [{"key": []}]
-        assert operation.get("security") == expected
+        assert ("security" in operation) == (operation["operationId"] not in SIGNED_INSTEAD)
+        assert ("403" in operation["responses"]) == ("security" in operation)
     if any(operation.get("security") for operation in operations(document)):
         assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+
+
+@pytest.mark.parametrize("service", [OrdersSettings, PaymentsSettings, NotificationsSettings, WebhookIngestSettings])
+def test_every_route_names_one_scope_and_every_scope_is_some_route_s(service: type[ServiceSettings]) -> None:
+    found = [
+        scopes
+        for operation in operations(APPS[service.service_name].openapi())
+        for requirement in operation.get("security", ())
+        for scopes in requirement.values()
+    ]
+    assert all(len(scopes) == 1 for scopes in found)
+    assert {scope for scopes in found for scope in scopes} == service.scopes

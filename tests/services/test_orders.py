@@ -15,7 +15,6 @@ import httpx
 import orjson
 import pytest
 from chassis.caching import Cache
-from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.errors import (
     DatabaseUnreachable,
@@ -27,7 +26,6 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.http_client import HttpDependency
 from chassis.idempotency import IdempotencyKey
 from chassis.inbox import Undeliverable
 from chassis.pooling import Database
@@ -45,8 +43,10 @@ from harness import (
     envelope,
     events,
     execute,
+    http_client,
     job_statuses,
     one,
+    own_service,
     received,
     rows,
     running,
@@ -137,7 +137,7 @@ async def orders(
         redis=patient_redis,
         auth=AUTH,
         rate_limit=UNLIMITED,
-        payments=dependency(server.url),
+        payments=own_service(server.url),
     )
     cache = caches.orders(redis, settings)
     async with running(create_app(Live(settings))) as client_of, client_of() as client:
@@ -576,7 +576,7 @@ async def requesting(orders: Orders, url: str | None = None) -> AsyncIterator[Re
     """Yields how to make one attempt at the job `request_payment`."""
     settings = dependency(url) if url else orders.settings.payments
     async with AsyncExitStack() as stack:
-        http = HttpDependency("payments", settings, breakers=BreakerRegistry())
+        http = http_client("payments", settings)
         stack.push_async_callback(http.close)
         handler = partial(jobs.request_payment, orders.database, orders.cache, PaymentsClient(http))
         yield partial(attempt, orders.database, RequestPayment, handler)
@@ -738,7 +738,7 @@ async def test_a_cancelled_order_is_cancelling_until_its_money_is_settled(orders
     assert await job_statuses(orders.database, "settle_payment") == ["ready"]
     row = await orders.row(placed["id"])
     answer_with(server, row, "canceled", version=1)
-    http = HttpDependency("payments", orders.settings.payments, breakers=BreakerRegistry())
+    http = http_client("payments", orders.settings.payments)
     handler = partial(jobs.settle_payment, orders.database, orders.cache, PaymentsClient(http))
     assert await attempt(orders.database, SettlePayment, handler) is None
     await http.close()

@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from aiohttp import web
-from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.errors import (
     DependencyFailed,
@@ -21,7 +20,6 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.http_client import HttpDependency
 from chassis.messaging import Handler
 from chassis.outbox import Event
 from chassis.pooling import Database
@@ -37,6 +35,7 @@ from harness import (
     envelope,
     events,
     execute,
+    http_client,
     job_statuses,
     one,
     rows,
@@ -159,7 +158,7 @@ type Charge = Callable[[], Awaitable[Exception | None]]
 async def charging(payments: Payments, url: str | None = None) -> AsyncIterator[Charge]:
     """Yields how to make one attempt at the job `charge_payment`."""
     settings = dependency(url) if url else payments.settings.provider
-    http = HttpDependency("provider", settings, breakers=BreakerRegistry())
+    http = http_client("provider", settings)
     try:
         handler = partial(jobs.charge_payment, payments.database, ProviderClient(http))
         yield partial(attempt, payments.database, ChargePayment, handler)
@@ -513,7 +512,7 @@ async def test_a_webhook_that_comes_before_the_answer_wins(payments: Payments, s
     server.answer = answer_late
     # Its consumer needs more time than one attempt has in these tests.
     slow = payments.settings.provider.model_copy(update={"attempt_timeout": 5.0})
-    http = HttpDependency("provider", slow, breakers=BreakerRegistry())
+    http = http_client("provider", slow)
     handler = partial(jobs.charge_payment, payments.database, ProviderClient(http))
     assert await attempt(payments.database, ChargePayment, handler) is None
     await http.close()
@@ -646,7 +645,7 @@ async def test_a_refund_is_asked_for_under_a_key_of_its_own_and_told_of(payments
     payment_id = await payments.captured()
     await payments.void(payment_id)
     refund = await one(payments.database, "SELECT * FROM refund")
-    http = HttpDependency("provider", payments.settings.provider, breakers=BreakerRegistry())
+    http = http_client("provider", payments.settings.provider)
     handler = partial(jobs.make_refund, payments.database, ProviderClient(http))
     server.answers(503)
     assert isinstance(await attempt(payments.database, MakeRefund, handler), DependencyFailed)
@@ -712,7 +711,7 @@ async def test_reconciling_believes_what_the_provider_has_and_nothing_else(
     await payments.report(ChargeReport(payment_id, "accepted"))
     await execute(payments.database, "UPDATE job SET name = 'reconcile_charge'")
     server.answers(200, {"data": found})
-    http = HttpDependency("provider", payments.settings.provider, breakers=BreakerRegistry())
+    http = http_client("provider", payments.settings.provider)
     handler = partial(jobs.reconcile_charge, payments.database, ProviderClient(http))
     assert await attempt(payments.database, ReconcileCharge, handler) is None
     await http.close()

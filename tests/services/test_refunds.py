@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 import pytest
 import test_payments
 from captured_logs import captured_logs
-from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import (
     DependencyFailed,
     DependencyRejected,
@@ -21,11 +20,23 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.http_client import HttpDependency
 from chassis.jobs import JobPayload, enqueue
 from chassis.messaging import Handler
 from chassis.outbox import Event
-from harness import FakeServer, attempt, count, deliver, dependency, envelope, events, execute, job_statuses, one, rows
+from harness import (
+    FakeServer,
+    attempt,
+    count,
+    deliver,
+    dependency,
+    envelope,
+    events,
+    execute,
+    http_client,
+    job_statuses,
+    one,
+    rows,
+)
 from holdfast_local.ports import free_port
 from overlapping import Work, overlapping, waits_or_is_done
 from payments import jobs, use_cases
@@ -112,9 +123,7 @@ class Worker:
 
 @asynccontextmanager
 async def working(payments: Payments, url: str | None = None) -> AsyncIterator[Worker]:
-    http = HttpDependency(
-        "provider", dependency(url) if url else payments.settings.provider, breakers=BreakerRegistry()
-    )
+    http = http_client("provider", dependency(url) if url else payments.settings.provider)
     try:
         yield Worker(payments, ProviderClient(http))
     finally:

@@ -9,7 +9,7 @@ import httpx
 import orjson
 from chassis.config import Live
 from chassis.settings import DatabaseSettings, RedisSettings
-from harness import AUTH, SHOP, UNLIMITED, dependency, running
+from harness import AUTH, SHOP, UNLIMITED, own_service, running
 from orders.api import create_app
 from orders.settings import OrdersSettings
 
@@ -40,7 +40,7 @@ class Robot:
     async def _correct(self, error: dict[str, Any]) -> None:
         match error["code"]:
             case "UNAUTHENTICATED":
-                self._headers["Authorization"] = f"Bearer key-of-{SHOP}"
+                self._headers |= caller(SHOP)
             case "UNSUPPORTED_MEDIA_TYPE":
                 self._headers["Content-Type"] = re.findall(r"\w+/\w+", error["message"])[0]
             case "IDEMPOTENCY_KEY_MISSING" | "IDEMPOTENCY_KEY_REUSED":
@@ -82,7 +82,7 @@ async def test_a_client_that_reads_nothing_but_errors_gets_its_order(
         redis=patient_redis,
         auth=AUTH,
         rate_limit=UNLIMITED,
-        payments=dependency("http://127.0.0.1:9"),
+        payments=own_service("http://127.0.0.1:9"),
     )
     wrong = {"lines": [{"product_id": "ropes", "quantity": 5000, "colour": "red"}], "comment": "please"}
     async with running(create_app(Live(settings))) as client_of, client_of() as known, client_of(None) as client:

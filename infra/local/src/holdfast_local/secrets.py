@@ -1,16 +1,16 @@
 """Passwords, keys and tokens of one installation: generated once, kept in the state folder, one file each.
 
-Every process gets a folder with exactly the settings it may know (`<service>/database__password`). Services learn
-only hashes of their callers' keys, each under a pepper of its own; the keys themselves are in `clients/` for curl and
-the demo. Folders have mode 0700, files 0600.
+Every process gets a folder with exactly the settings it may know (`<service>/database__password`). The keys of clients
+are in `clients/`, for curl and the demo; a service's database learns their hashes, under a pepper of its own. The
+folder `<service>-migrate` is that of whoever owns the schema: it migrates, and makes and revokes keys. Folders have
+mode 0700, files 0600.
 """
 
 import base64
-import hashlib
-import hmac
 import json
 import os
 import secrets
+import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,10 @@ from pathlib import Path
 CLIENTS = ("acme", "globex", "initech")
 """The three demo clients; each uses the same key with orders and notifications."""
 SERVICES = ("webhook-ingest", "payments", "orders", "notifications")
-CALLED_WITH_KEYS = ("payments", "orders", "notifications")
-"""Whoever posts to webhook-ingest signs instead."""
+SCOPES = {"orders": ("orders:read", "orders:write"), "notifications": ("mails:read", "webhooks:manage")}
+"""What clients may do, by the services that know their keys: payments is called by a service, and webhook-ingest by
+whoever signs.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +35,10 @@ class Secrets:
     log_debug_key: str = field(repr=False)
     provider_api_key: str = field(repr=False)
     webhook_secret: str = field(repr=False)
-    payments_api_key: str = field(repr=False)
+    payments_token_secret: str = field(repr=False)
     client_keys: dict[str, str] = field(repr=False)
     owner_passwords: dict[str, str] = field(repr=False)
     runtime_passwords: dict[str, str] = field(repr=False)
-    peppers: dict[str, str] = field(repr=False)
 
     def of(self, process: str) -> Path:
         """The folder of one service, of its migrations (`orders-migrate`) or of a simulator."""
@@ -57,11 +58,10 @@ def load_or_create(folder: Path, *, redis_password: str | None = None) -> Secret
         log_debug_key=_keep(folder / "platform" / "log_debug_key"),
         provider_api_key=_keep(folder / "payment-provider" / "api_key"),
         webhook_secret=_keep(folder / "payment-provider" / "webhook_secret", new=_new_webhook_secret),
-        payments_api_key=_keep(folder / "orders" / "payments__api_key"),
-        client_keys={client: _keep(folder / "clients" / client) for client in CLIENTS},
+        payments_token_secret=_keep(folder / "orders" / "payments__token_secret"),
+        client_keys={client: _keep(folder / "clients" / client, new=_new_client_key) for client in CLIENTS},
         owner_passwords={s: _keep(folder / f"{s}-migrate" / "database__migration_password") for s in SERVICES},
         runtime_passwords={s: _keep(folder / s / "database__password") for s in SERVICES},
-        peppers={s: _newest(_keep(folder / s / "auth__peppers", new=_new_peppers)) for s in CALLED_WITH_KEYS},
     )
     _derive(found, found.valkey_password if redis_password is None else redis_password)
     return found
@@ -69,14 +69,10 @@ def load_or_create(folder: Path, *, redis_password: str | None = None) -> Secret
 
 def _derive(found: Secrets, redis_password: str) -> None:
     """Write what follows from the generated values into the folders of those who need it."""
-    callers = {
-        "orders": found.client_keys,
-        "notifications": found.client_keys,
-        "payments": {"orders": found.payments_api_key},
-    }
-    for service in CALLED_WITH_KEYS:
-        hashes = {name: [_hash(key, found.peppers[service])] for name, key in callers[service].items()}
-        _write(found.of(service) / "auth__keys", json.dumps(hashes))
+    for service in SCOPES:
+        peppers = _keep(found.of(service) / "auth__peppers", new=_new_peppers)
+        _write(found.of(f"{service}-migrate") / "auth__peppers", peppers)
+    _write(found.of("payments") / "auth__service_secrets", json.dumps({"orders": [found.payments_token_secret]}))
     for service in SERVICES:
         _write_or_remove(found.of(service) / "redis__password", redis_password)
         _write(found.of(service) / "management__token", found.management_token)
@@ -123,12 +119,7 @@ def _new_peppers() -> str:
     return json.dumps([secrets.token_hex(32)])
 
 
-def _newest(peppers: str) -> str:
-    """Keys are hashed under the first one; whoever replaces it puts the new one before it."""
-    newest: str = json.loads(peppers)[0]
-    return newest
-
-
-def _hash(key: str, pepper: str) -> str:
-    """As `chassis.auth` keeps a key: its HMAC-SHA256 under the pepper, in hex."""
-    return "hmac-sha256:" + hmac.digest(pepper.encode(), key.encode(), hashlib.sha256).hex()
+def _new_client_key() -> str:
+    """As `orders api-keys create` makes it: a public prefix, and 43 letters and digits, which are 256 random bits."""
+    prefix = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12))
+    return f"hf_{prefix}_{''.join(secrets.choice(string.ascii_letters + string.digits) for _ in range(43))}"

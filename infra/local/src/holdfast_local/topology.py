@@ -15,7 +15,7 @@ from holdfast_local.postgres import ENVIRONMENT as POSTGRES_ENVIRONMENT
 from holdfast_local.postgres import EmbeddedPostgres
 from holdfast_local.probes import ready_over_http
 from holdfast_local.programs import Program
-from holdfast_local.secrets import SERVICES
+from holdfast_local.secrets import SCOPES, SERVICES
 from holdfast_local.settings import PROJECT
 from holdfast_local.valkey import EmbeddedValkey
 
@@ -49,12 +49,15 @@ def servers(installation: Installation) -> list[Program]:
 
 
 def services(installation: Installation, overrides: Overrides = NO_OVERRIDES) -> list[Program]:
-    """Migrations, simulators and services, for a machine where both servers answer."""
+    """Migrations, clients' keys, simulators and services, for a machine where both servers answer."""
     ours = frozenset(program.name for program in servers(installation))
     programs = [_payment_provider(installation), _mailbox(installation), _customer_endpoint(installation)]
     for service in SERVICES:
-        programs.append(_migration(installation, service, after=ours & {"postgres"}))
+        programs.append(_as_owner(installation, service, "migrate", "migrate", after=ours & {"postgres"}))
         after = _AFTER[service] | {f"{service}-migrate"} | ours
+        if service in SCOPES:
+            programs.append(_registration(installation, service))
+            after |= {f"{service}-keys"}
         programs += [_service(installation, service, role, overrides, after=after) for role in ("api", "worker")]
     return programs
 
@@ -141,12 +144,20 @@ def _customer_endpoint(installation: Installation) -> Program:
     )
 
 
-def _migration(installation: Installation, service: str, *, after: frozenset[str]) -> Program:
-    name = f"{service}-migrate"
+def _registration(installation: Installation, service: str) -> Program:
+    """The service's database learns the clients' keys."""
+    scopes = [word for scope in SCOPES[service] for word in ("--scope", scope)]
+    command = ("api-keys", "register", str(installation.secrets.of("clients")), *scopes)
+    return _as_owner(installation, service, "keys", *command, after=frozenset({f"{service}-migrate"}))
+
+
+def _as_owner(installation: Installation, service: str, purpose: str, *command: str, after: frozenset[str]) -> Program:
+    """A command of the service's that runs once, with the login that owns the schema."""
+    name = f"{service}-{purpose}"
     return Program(
         name=name,
-        command=[_COMMANDS / service, "migrate"],
-        env=_service_environment(installation, service, secrets_of=name, extra={}),
+        command=[_COMMANDS / service, *command],
+        env=_service_environment(installation, service, secrets_of=f"{service}-migrate", extra={}),
         log=installation.log(name),
         after=after,
     )
@@ -176,8 +187,9 @@ def _service(
 
 
 def command_of(installation: Installation, service: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """A service's own command as this installation's worker would run it, and its environment."""
-    environment = _service_environment(installation, service, secrets_of=service, extra={})
+    """A service's own command and its environment: that of a worker, but keys are made by who owns the schema."""
+    secrets_of = f"{service}-migrate" if arguments[:1] == ["api-keys"] else service
+    environment = _service_environment(installation, service, secrets_of=secrets_of, extra={})
     return [str(_COMMANDS / service), *arguments], environment
 
 

@@ -1,59 +1,62 @@
-"""Authentication: `Authorization: Bearer <key>`, for clients and for services alike.
+"""Authentication: `Authorization: Bearer …`, a client's API key or the token that another service signed.
 
-Keys are 256 random bits, kept only as a hash that names its kind: a slow one protects guessable passwords, which these
-are not. `hmac-sha256:…`, under a pepper: whoever reads it cannot even tell whether a key belongs to it. `sha256:…`: all
-that Helm's templates can make of a generated key. Peppers, keys and who has them may change while the process runs;
-several peppers and several keys of one principal are valid at once, so that each can be replaced without a gap.
+Who calls, and what for: a principal with its scopes. Whatever is not valid is refused in the same words.
 """
 
-import hashlib
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chassis.api_keys import MARK, ApiKeys
 from chassis.errors import ApiError, ErrorCode
+from chassis.logging import get_logger
+from chassis.service_tokens import TokenVerifier
 from chassis.settings import AuthSettings
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: the id that its key stands for."""
+    """Who calls, and what it may do here."""
 
     id: str
+    scopes: frozenset[str]
+
+    def require(self, scope: str) -> None:
+        """Raise `ApiError` (403) unless it has the scope."""
+        if scope not in self.scopes:
+            raise ApiError(ErrorCode.FORBIDDEN, f"This needs the scope {scope}, which the key does not have.")
 
 
 class Authenticator:
-    """Knows the principals of one service; `current` returns the settings that are valid now."""
+    """Knows the callers of `service`: clients by their keys, services by their tokens.
 
-    def __init__(self, current: Callable[[], AuthSettings]) -> None:
+    `current` returns the settings that are valid now.
+    """
+
+    def __init__(self, keys: ApiKeys, current: Callable[[], AuthSettings], *, service: str) -> None:
+        self._keys = keys
         self._current = current
+        self._tokens = TokenVerifier(current, audience=service)
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """The principal that the header's key belongs to; raises `ApiError` (401) without a valid one."""
+        """Who shows this header; raises `ApiError`: 401 for nobody, 503 while no key can be looked up."""
         scheme, _, given = (authorization or "").partition(" ")
-        key = given.strip()
-        if scheme.lower() != "bearer" or not key:
-            raise ApiError(ErrorCode.UNAUTHENTICATED)
-        principal = _find(key, self._current())
+        shown = given.strip()
+        principal = None
+        if scheme.lower() == "bearer":
+            principal = self._client(shown) if shown.startswith(MARK) else self._service(shown)
         if principal is None:
             raise ApiError(ErrorCode.UNAUTHENTICATED)
-        return Principal(principal)
+        return principal
 
+    def _client(self, key: str) -> Principal | None:
+        found = self._keys.find(key)
+        if found is None:
+            return None
+        log.debug("api_key_recognised", principal=found.principal, prefix=found.prefix)
+        return Principal(found.principal, found.scopes)
 
-def _find(key: str, settings: AuthSettings) -> str | None:
-    """Every hash is compared, in constant time each: how long it takes says nothing of which one matched."""
-    hashes = [hash_key(key), *(hash_key(key, pepper.get_secret_value()) for pepper in settings.peppers)]
-    found = None
-    for principal, known in settings.keys.items():
-        for one in known:
-            for hashed in hashes:
-                if hmac.compare_digest(hashed, one.get_secret_value()):
-                    found = principal
-    return found
-
-
-def hash_key(key: str, pepper: str | None = None) -> str:
-    """How a key is kept: `hmac-sha256:` or, without a pepper, `sha256:`, and the digest in hex; texts are UTF-8."""
-    if pepper is None:
-        return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
-    return f"hmac-sha256:{hmac.digest(pepper.encode(), key.encode(), hashlib.sha256).hex()}"
+    def _service(self, token: str) -> Principal | None:
+        caller = self._tokens.verify(token)
+        return Principal(caller, frozenset(self._current().service_scopes.get(caller, ()))) if caller else None

@@ -24,7 +24,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config, dead_events, dead_letters
-from chassis.auth import hash_key
+from chassis.api_key_commands import api_key_commands
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 from chassis.pooling import Database
@@ -103,18 +103,10 @@ def build_cli[S: ServiceSettings](
         value = debugging.sign(key.get_secret_value(), expires=int(time.time()) + seconds)
         typer.echo(f"{debugging.HEADER}: {value}")
 
-    @app.command("hash-key")
-    def print_key_hash(options: Options = None) -> None:
-        """Print how auth.keys holds the key on standard input: its hash, under the newest pepper if there is one."""
-        peppers = config.load_auth(settings_type, options or ()).peppers
-        key = sys.stdin.readline().strip()
-        if not key or not key.isascii():
-            raise HoldfastError("standard input must have a key, in ASCII: that is all a header can hold")
-        typer.echo(hash_key(key, peppers[0].get_secret_value() if peppers else None))
-
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")
     app.add_typer(_events_commands(settings_type), name="events")
+    app.add_typer(api_key_commands(settings_type), name="api-keys")
     return lambda: _run(app)
 
 

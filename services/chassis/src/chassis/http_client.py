@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 from aiohttp.abc import AbstractResolver
 from prometheus_client import Histogram
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from chassis import deadlines
 from chassis.bulkhead import Bulkhead
@@ -104,8 +104,8 @@ class _Call:
 class HttpDependency:
     """One dependency over HTTP, made in a composition root (inside the running loop) and closed after draining.
 
-    `is_external`: somebody else's, who is told the trace but not given the means to turn our DEBUG on. `resolver`
-    replaces the system's name resolution.
+    `authorization` gives the header that says who we are, for each attempt anew. `is_external`: somebody else's, who
+    is told the trace but not given the means to turn our DEBUG on. `resolver` replaces the system's name resolution.
     """
 
     def __init__(
@@ -113,11 +113,13 @@ class HttpDependency:
         name: str,
         settings: DependencySettings,
         *,
+        authorization: Callable[[], str],
         breakers: BreakerRegistry,
         is_external: bool = False,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self.name = name
+        self._authorization = authorization
         self._is_external = is_external
         self._settings = settings
         self._single_attempt = settings.retry.model_copy(update={"max_attempts": 1})
@@ -128,7 +130,6 @@ class HttpDependency:
             connector=MeasuredConnector(
                 name, limit=settings.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS, resolver=resolver
             ),
-            headers={"Authorization": f"Bearer {settings.api_key.get_secret_value()}"},
             cookie_jar=aiohttp.DummyCookieJar(),
             middlewares=[_send_once],
         )
@@ -270,7 +271,12 @@ class HttpDependency:
             self._settings.base_url.rstrip("/") + call.path,
             params=call.params,
             data=call.body,
-            headers=self._propagated_headers(seconds) | _content_type(call.body) | dict(call.headers),
+            headers={
+                "Authorization": self._authorization(),
+                **self._propagated_headers(seconds),
+                **_content_type(call.body),
+                **call.headers,
+            },
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout),
         ) as answer:
@@ -329,6 +335,11 @@ async def _send_once(
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _ConnectionLost(_name(error)) from error
+
+
+def bearer(key: SecretStr) -> Callable[[], str]:
+    """The header of who shows the same key each time."""
+    return lambda: f"Bearer {key.get_secret_value()}"
 
 
 def _content_type(body: bytes | None) -> dict[str, str]:

@@ -58,6 +58,7 @@ class WebhookSettings(Group):
 
 class NotificationsSettings(ServiceSettings):
     service_name: ClassVar[str] = "notifications"
+    scopes: ClassVar[frozenset[str]] = frozenset({"mails:read", "webhooks:manage"})
 
     smtp: SmtpSettings = SmtpSettings()
     webhooks: WebhookSettings = WebhookSettings()

@@ -42,6 +42,7 @@ async def _open_resources(live: Live[OrdersSettings]) -> AsyncIterator[Resources
                 database=base.database,
                 redis=base.redis,
                 rate_limiter=base.rate_limiter,
+                authenticator=base.authenticator,
                 checks=base.checks,
                 catalogue=catalogue,
                 products=products,

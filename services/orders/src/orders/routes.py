@@ -6,7 +6,7 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import Caller, Keyed, answer_with, rate_limited
+from chassis.app import Caller, Keyed, allowed, answer_with, rate_limited
 from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH, conditional
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
@@ -48,7 +48,7 @@ ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", exa
 @router.get(
     "/products",
     response_model=ProductList,
-    dependencies=[rate_limited()],
+    dependencies=[rate_limited(), allowed("orders:read")],
     responses=documented() | CONDITIONAL,
     openapi_extra=IF_NONE_MATCH | criticality("sheddable"),
 )
@@ -61,7 +61,7 @@ async def list_products(request: Request, given: Given) -> Response:
 @router.get(
     "/products/{product_id}",
     response_model=ProductView,
-    dependencies=[rate_limited()],
+    dependencies=[rate_limited(), allowed("orders:read")],
     responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
     openapi_extra=IF_NONE_MATCH,
 )
@@ -83,7 +83,7 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
     status_code=201,
     openapi_extra=criticality("critical"),
     response_model=OrderView,
-    dependencies=[rate_limited(cost=PLACE_ORDER_COST)],
+    dependencies=[rate_limited(cost=PLACE_ORDER_COST), allowed("orders:write")],
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,
         ErrorCode.IDEMPOTENCY_KEY_MISSING,
@@ -104,7 +104,7 @@ async def place_order(body: PlaceOrder, caller: Caller, given: Given, key: Keyed
     return answer_with(answer)
 
 
-@router.get("/orders", dependencies=[rate_limited()], openapi_extra=criticality("sheddable"))
+@router.get("/orders", dependencies=[rate_limited(), allowed("orders:read")], openapi_extra=criticality("sheddable"))
 async def list_orders(
     caller: Caller,
     given: Given,
@@ -119,7 +119,7 @@ async def list_orders(
 @router.get(
     "/orders/{order_id}",
     response_model=OrderView,
-    dependencies=[rate_limited()],
+    dependencies=[rate_limited(), allowed("orders:read")],
     responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
     openapi_extra=IF_NONE_MATCH,
 )
@@ -140,7 +140,7 @@ async def get_order(order_id: UUID, request: Request, caller: Caller, given: Giv
     "/orders/{order_id}/cancel",
     status_code=202,
     openapi_extra=criticality("critical"),
-    dependencies=[rate_limited(cost=PLACE_ORDER_COST)],
+    dependencies=[rate_limited(cost=PLACE_ORDER_COST), allowed("orders:write")],
     responses=documented(ErrorCode.NOT_FOUND) | {200: {"model": OrderView, "description": "It was cancelled before."}},
 )
 async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:

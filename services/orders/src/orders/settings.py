@@ -2,14 +2,22 @@
 
 from typing import ClassVar
 
-from chassis.settings import DependencySettings, IdempotencySettings, Period, Rule, ServiceSettings, SweepSettings
+from chassis.settings import (
+    IdempotencySettings,
+    Period,
+    Rule,
+    ServiceDependencySettings,
+    ServiceSettings,
+    SweepSettings,
+)
 from pydantic import Field
 
 
 class OrdersSettings(ServiceSettings):
     service_name: ClassVar[str] = "orders"
+    scopes: ClassVar[frozenset[str]] = frozenset({"orders:read", "orders:write"})
 
-    payments: DependencySettings
+    payments: ServiceDependencySettings
     idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()
     pending_limit: Period = Field(

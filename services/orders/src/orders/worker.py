@@ -12,6 +12,7 @@ from chassis.config import Live
 from chassis.http_client import HttpDependency
 from chassis.pooling import after_commit
 from chassis.schedules import Schedule
+from chassis.service_tokens import TokenSource
 from chassis.worker import Stages, WorkerResources, run_worker_process
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -34,12 +35,16 @@ from orders.settings import OrdersSettings
 
 
 def run(live: Live[OrdersSettings]) -> None:
-    run_worker_process(live, version=version("holdfast-orders"), open_parts=partial(_open_parts, live.current))
+    run_worker_process(live, version=version("holdfast-orders"), open_parts=partial(_open_parts, live))
 
 
 @asynccontextmanager
-async def _open_parts(settings: OrdersSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
-    dependency = HttpDependency("payments", settings.payments, breakers=BreakerRegistry())
+async def _open_parts(live: Live[OrdersSettings], resources: WorkerResources) -> AsyncIterator[Stages]:
+    settings = live.current
+    tokens = TokenSource(
+        issuer=settings.service_name, audience="payments", secret=lambda: live.current.payments.token_secret
+    )
+    dependency = HttpDependency("payments", settings.payments, authorization=tokens, breakers=BreakerRegistry())
     payments, database = PaymentsClient(dependency), resources.database
     cache = caches.orders(resources.redis, settings)
     on_payment, on_order = partial(events.on_payment, cache), partial(events.on_order, cache)

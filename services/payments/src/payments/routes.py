@@ -4,7 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import authenticated, rate_limited
+from chassis.app import allowed, rate_limited
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
@@ -14,7 +14,7 @@ from fastapi import Depends, Response
 from payments import use_cases
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
 
-router = Router(prefix="/v1/payments", responses=documented(), dependencies=[Depends(authenticated), rate_limited()])
+router = Router(prefix="/v1/payments", responses=documented(), dependencies=[rate_limited()])
 
 
 Given = Annotated[ApiResources, Depends(resources)]
@@ -23,6 +23,7 @@ Given = Annotated[ApiResources, Depends(resources)]
 @router.post(
     "",
     status_code=202,
+    dependencies=[allowed("payments:write")],
     openapi_extra=criticality("critical"),
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,
@@ -41,7 +42,7 @@ async def request_payment(body: RequestPayment, response: Response, given: Given
     return payment
 
 
-@router.get("/{payment_id}", responses=documented(ErrorCode.NOT_FOUND))
+@router.get("/{payment_id}", dependencies=[allowed("payments:read")], responses=documented(ErrorCode.NOT_FOUND))
 async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     """One payment."""
     async with given.database.read() as session:
@@ -54,6 +55,7 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
 @router.post(
     "/{payment_id}/refund",
     status_code=202,
+    dependencies=[allowed("payments:write")],
     openapi_extra=criticality("critical"),
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,

@@ -2,13 +2,14 @@
 
 from typing import ClassVar
 
-from chassis.settings import DependencySettings, Rule, ServiceSettings, SweepSettings
+from chassis.settings import ExternalDependencySettings, Rule, ServiceSettings, SweepSettings
 
 
 class PaymentsSettings(ServiceSettings):
     service_name: ClassVar[str] = "payments"
+    scopes: ClassVar[frozenset[str]] = frozenset({"payments:read", "payments:write"})
 
-    provider: DependencySettings
+    provider: ExternalDependencySettings
     sweeps: SweepSettings = SweepSettings()
 
     rules: ClassVar[tuple[Rule, ...]] = (

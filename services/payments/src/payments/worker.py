@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
-from chassis.http_client import HttpDependency
+from chassis.http_client import HttpDependency, bearer
 from chassis.schedules import Schedule
 from chassis.worker import Stages, WorkerResources, run_worker_process
 
@@ -33,7 +33,13 @@ def run(live: Live[PaymentsSettings]) -> None:
 
 @asynccontextmanager
 async def _open_parts(settings: PaymentsSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
-    provider = HttpDependency("provider", settings.provider, breakers=BreakerRegistry(), is_external=True)
+    provider = HttpDependency(
+        "provider",
+        settings.provider,
+        authorization=bearer(settings.provider.api_key),
+        breakers=BreakerRegistry(),
+        is_external=True,
+    )
     client = ProviderClient(provider)
     database, sweeps = resources.database, settings.sweeps
     sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)

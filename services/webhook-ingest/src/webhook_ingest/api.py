@@ -37,6 +37,7 @@ async def _open_resources(live: Live[WebhookIngestSettings]) -> AsyncIterator[Re
             database=base.database,
             redis=base.redis,
             rate_limiter=base.rate_limiter,
+            authenticator=base.authenticator,
             checks=base.checks,
             secrets=lambda: _valid_secrets(live.current.webhook_secrets),
         )

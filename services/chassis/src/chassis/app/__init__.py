@@ -7,18 +7,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request, Response
-from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
-from fastapi.security.base import SecurityBase
-from structlog.contextvars import bind_contextvars
 
 from chassis import idempotency
 from chassis.app import error_documents, error_rendering
+from chassis.app.authentication import Caller, allowed
 from chassis.app.limits import limits_of, spend
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
-from chassis.auth import Authenticator, Principal
 from chassis.config import Live
 from chassis.health import Health, management_app
 from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
@@ -28,6 +25,8 @@ from chassis.process import DrainTimedOut, Server, identify, new_event_loop, sto
 from chassis.rate_limiting import default_policy
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
+
+__all__ = ["Caller", "Keyed", "allowed", "answer_with", "create_app", "rate_limited", "run_api"]
 
 log = get_logger(__name__)
 
@@ -69,7 +68,6 @@ def create_app[S: ServiceSettings](
     app.state.health = Health()
     app.state.live = live
     app.state.load_shedder = LoadShedder(lambda: live.current.http)
-    app.state.authenticator = Authenticator(lambda: live.current.auth)
     for router in routers:
         app.include_router(router)
     app.add_middleware(RequestContext, settings=settings.http)
@@ -78,24 +76,6 @@ def create_app[S: ServiceSettings](
     return app
 
 
-class Authenticated(SecurityBase):
-    """A route's dependency: who calls; raises 401 without a valid key.
-
-    A security scheme of the framework's kind, so that the OpenAPI document says which routes want a key.
-    """
-
-    scheme_name = "key"
-    model = HTTPBearer()
-
-    async def __call__(self, request: Request) -> Principal:
-        authenticator: Authenticator = request.app.state.authenticator
-        principal = authenticator.authenticate(request.headers.get("authorization"))
-        bind_contextvars(principal=principal.id)
-        return principal
-
-
-authenticated = Authenticated()
-Caller = Annotated[Principal, Depends(authenticated)]
 _IdempotencyHeader = Annotated[
     str,
     Header(

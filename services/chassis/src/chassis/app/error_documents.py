@@ -26,7 +26,7 @@ _ALWAYS = (
     ErrorCode.SHUTTING_DOWN,
     ErrorCode.DEADLINE_EXCEEDED,
 )
-_WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.RATE_LIMITED)
+_WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED)
 
 _RETRY_AFTER = {"description": "Seconds to wait before repeating.", "schema": {"type": "integer", "minimum": 1}}
 

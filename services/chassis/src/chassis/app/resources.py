@@ -8,6 +8,8 @@ from typing import Any
 from redis.asyncio import Redis
 from starlette.requests import Request
 
+from chassis.api_keys import ApiKeys
+from chassis.auth import Authenticator
 from chassis.config import Live
 from chassis.health import Check
 from chassis.pooling import Database, create_batching_redis, open_health_pool
@@ -24,12 +26,13 @@ class ApiResources:
     database: Database
     redis: Redis
     rate_limiter: RateLimiter
+    authenticator: Authenticator
     checks: Mapping[str, Check]
 
 
 @asynccontextmanager
 async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator[ApiResources]:
-    """The database (which wakes workers after a commit), Redis for limits and caches, and the readiness checks."""
+    """The database (which wakes workers after a commit), its API keys, Redis for limits and caches, and the checks."""
     settings = live.current
 
     name = f"{settings.service_name}-api"
@@ -44,6 +47,9 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         health = open_health_pool(settings.database, application_name=name, passwords=live.passwords)
         stack.push_async_callback(health.close)
         await check_budget(live, health)
+        # On that connection, too: that a key is revoked must be heard while requests wait for one.
+        keys = ApiKeys(health, lambda: live.current.auth)
+        await stack.enter_async_context(keys.followed())
         redis = create_batching_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
         yield ApiResources(
@@ -52,6 +58,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
             rate_limiter=RateLimiter(
                 redis, lambda: live.current.rate_limit, namespace=settings.service_name, timeout=settings.redis.timeout
             ),
+            authenticator=Authenticator(keys, lambda: live.current.auth, service=settings.service_name),
             # Without Redis requests are still answered, so it is no reason to be taken out.
             checks={"database": health.ping},
         )

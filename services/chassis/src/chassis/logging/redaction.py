@@ -27,7 +27,8 @@ _SECRET_PATTERNS = (
     re.compile(r"(?i)\bbearer\s{1,8}[A-Za-z0-9._~+/=-]+"),
     re.compile(r"(?<=://)[^/\s:@]{0,256}:[^/\s@]{1,256}(?=@)"),  # user:password@ of a URL
     re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}"),  # the form of a payment provider's keys
-    re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # our own keys, and hashes of them
+    re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,64}"),  # our API keys; what is before it is public
+    re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # tokens and peppers of ours, and hashes
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JSON Web Token
 )
 _EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
@@ -44,7 +45,7 @@ _DIGITS = re.compile(
 _GROUP = re.compile("[0-9]+")
 _CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812-1
 # What each of those has in it: most texts are done after this one look. Rare first characters, so that it is quick.
-_SUSPICIOUS = re.compile(r"[@=:]|[Bb][Ee][Aa][Rr][Ee][Rr]|whsec_|_(?:live|test)_|(?<=ey)J|[0-9](?:[ -]?[0-9]){12}")
+_SUSPICIOUS = re.compile(r"[@=:]|[Bb][Ee][Aa][Rr][Ee][Rr]|whsec_|hf_|_(?:live|test)_|(?<=ey)J|[0-9](?:[ -]?[0-9]){12}")
 _LONG_HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _KEY_LENGTH = 64
 _MAX_REMEMBERED = 128

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from chassis.errors import ConfigurationError, HoldfastError
+from chassis.errors import HoldfastError
 from chassis.settings import DatabaseSettings
 
 _HERE = Path(__file__).parent
@@ -175,15 +175,12 @@ def _config(service_migrations: tuple[Path, ...], **attributes: object) -> Confi
 
 
 def _owner_url(settings: DatabaseSettings) -> URL:
-    if settings.migration_user is None or settings.migration_password is None:
-        raise ConfigurationError(
-            [f"HOLDFAST_DATABASE__{name} is needed to migrate" for name in ("MIGRATION_USER", "MIGRATION_PASSWORD")]
-        )
+    owner = settings.as_owner()
     return URL.create(
         "postgresql+asyncpg",
-        username=settings.migration_user,
-        password=settings.migration_password.get_secret_value(),
-        host=settings.host,
-        port=settings.port,
-        database=settings.name,
+        username=owner.user,
+        password=owner.password.get_secret_value(),
+        host=owner.host,
+        port=owner.port,
+        database=owner.name,
     )

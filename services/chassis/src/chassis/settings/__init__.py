@@ -5,12 +5,19 @@ settings model derives from `ServiceSettings`; `chassis.config.load` fills it fr
 reference page and `.env.example` are generated from these models.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from chassis.settings.dependencies import BreakerSettings, DependencySettings, EgressSettings, RetrySettings
+from chassis.settings.dependencies import (
+    BreakerSettings,
+    DependencySettings,
+    EgressSettings,
+    ExternalDependencySettings,
+    RetrySettings,
+    ServiceDependencySettings,
+)
 from chassis.settings.model import (
     BROKEN_RULE,
     RELOADED,
@@ -23,17 +30,18 @@ from chassis.settings.model import (
     Ruled,
     Seconds,
     Secret,
+    ServiceSecret,
     Timeout,
     Url,
 )
 from chassis.settings.serving import (
     AuthSettings,
     HttpSettings,
-    KeyHash,
     Level,
     LimitSettings,
     LogSettings,
     ManagementSettings,
+    PrincipalName,
     RateLimitSettings,
     ReloadSettings,
     ShutdownSettings,
@@ -60,13 +68,13 @@ __all__ = [
     "DatabaseSettings",
     "DependencySettings",
     "EgressSettings",
+    "ExternalDependencySettings",
     "Group",
     "Host",
     "HttpSettings",
     "IdempotencySettings",
     "Identifier",
     "JobSettings",
-    "KeyHash",
     "Level",
     "LimitSettings",
     "LogSettings",
@@ -74,6 +82,7 @@ __all__ = [
     "OutboxSettings",
     "Period",
     "Port",
+    "PrincipalName",
     "RateLimitSettings",
     "RedisSettings",
     "ReloadSettings",
@@ -82,6 +91,8 @@ __all__ = [
     "Ruled",
     "Seconds",
     "Secret",
+    "ServiceDependencySettings",
+    "ServiceSecret",
     "ServiceSettings",
     "ShutdownSettings",
     "SweepSettings",
@@ -103,6 +114,8 @@ class ServiceSettings(Ruled, BaseSettings):
         nested_model_default_partial_update=True,
     )
     service_name: ClassVar[str]
+    scopes: ClassVar[frozenset[str]] = frozenset()
+    """What there is to be allowed here: a key with another scope is refused, as a mistake."""
 
     environment: Literal["dev", "test", "prod"] = Field(
         "dev", description="Which installation this is; it stands on every line, and decides on telemetry's default."
@@ -150,6 +163,13 @@ class ServiceSettings(Ruled, BaseSettings):
             "or a relay loses the lead while it waits for Redis",
         ),
     )
+
+    @model_validator(mode="after")
+    def _scopes_exist(self) -> Self:
+        unknown = sorted({scope for found in self.auth.service_scopes.values() for scope in found} - self.scopes)
+        if unknown:
+            raise ValueError(f"auth.service_scopes has scopes that {self.service_name} does not: {', '.join(unknown)}")
+        return self
 
     @property
     def trace_sample_ratio(self) -> float:

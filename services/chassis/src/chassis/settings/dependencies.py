@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from chassis.settings.model import Group, Port, Rule, Seconds, Secret, Timeout, Url
+from chassis.settings.model import RELOADED, Group, Port, Rule, Seconds, Secret, ServiceSecret, Timeout, Url
 
 
 class RetrySettings(Group):
@@ -68,7 +68,6 @@ class DependencySettings(Group):
     """One HTTP dependency: where it is, and how a call to it is bounded."""
 
     base_url: Url = Field(description="Scheme, host and port; paths are the client's.")
-    api_key: Secret = Field(description="Our key there, sent as `Authorization: Bearer`.")
     connect_timeout: Timeout = Field(1.0, description="Seconds to get a connection, the pool's queue included.")
     attempt_timeout: Timeout = Field(2.0, description="Seconds for one attempt, from sending to the last byte.")
     max_connections: int = Field(20, ge=1, le=1000, description="Connections of one process to this dependency.")
@@ -86,6 +85,21 @@ class DependencySettings(Group):
         Rule("attempt_timeout", "≤", "retry.total_timeout", "or it never takes effect"),
         Rule("breaker.slow_call_duration", "<", "attempt_timeout", "or no call is ever slow"),
         Rule("max_in_flight", "≤", "max_connections", "or calls wait in the pool's queue"),
+    )
+
+
+class ExternalDependencySettings(DependencySettings):
+    """Somebody else's service."""
+
+    api_key: Secret = Field(description="Our key there, sent as `Authorization: Bearer`.")
+
+
+class ServiceDependencySettings(DependencySettings):
+    """A service of this platform."""
+
+    token_secret: ServiceSecret = Field(
+        description="What we sign our tokens for it with; it has the same under our name in `auth.service_secrets`.",
+        json_schema_extra=RELOADED,
     )
 
 

@@ -27,6 +27,8 @@ type Identifier = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[
 """PostgreSQL cuts a longer name off at 63 bytes, and then means another one."""
 type Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
 """Never empty. A longer one is a file that got there by mistake: the largest key in use is under 4 KiB."""
+type ServiceSecret = Annotated[SecretStr, Field(min_length=32, max_length=256)]
+"""What two services sign tokens with: at least 32 characters, 128 random bits in hex."""
 
 RELOADED: Final[JsonDict] = {"reloaded": True}
 """Marks a setting whose new value is taken over while the process runs; every other one needs a restart."""

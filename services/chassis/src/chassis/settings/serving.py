@@ -1,12 +1,11 @@
 """Settings of what faces callers and operators: logs, ports, callers' keys, limits, the end of the process."""
 
-import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from chassis.errors import DOCUMENTATION_URL
-from chassis.settings.model import RELOADED, Group, Host, Port, Rule, Seconds, Timeout, Url
+from chassis.settings.model import RELOADED, Group, Host, Period, Port, Rule, Seconds, ServiceSecret, Timeout, Url
 
 type Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -131,39 +130,56 @@ class ShutdownSettings(Group):
         return self.readiness_delay + self.drain_timeout + 12
 
 
-def _names_its_kind(key_hash: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"(hmac-)?sha256:[0-9a-f]{64}", key_hash.get_secret_value()):
-        raise ValueError("must be hmac-sha256: or sha256: and 64 of 0-9 and a-f")
-    return key_hash
-
-
-type KeyHash = Annotated[SecretStr, Field(max_length=76), AfterValidator(_names_its_kind)]
-type Principal = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+type PrincipalName = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+type Scope = Annotated[str, Field(max_length=63, pattern=r"^[a-z][a-z-]*:[a-z][a-z-]*$")]
+"""What one may do, as `orders:write`. Each service has its own."""
 
 
 class AuthSettings(Group):
-    keys: Annotated[dict[Principal, Annotated[tuple[KeyHash, ...], Field(min_length=1, max_length=5)]], Field()] = (
-        Field(
-            default_factory=dict,
-            max_length=1000,
-            description="Who may call: principal → `hmac-sha256:…` (under a pepper) or `sha256:…` of each of its keys; "
-            "several while one is replaced. All are compared at each request, and a thousand cost 0.2 ms.",
-            json_schema_extra=RELOADED,
-        )
-    )
+    """Who may call: clients, whose keys are in the database, and services, which sign tokens."""
+
     peppers: tuple[Annotated[SecretStr, Field(min_length=32, max_length=256)], ...] = Field(
         (),
         max_length=5,
         description="JSON list of the secrets that keys are hashed under, the newest first; all are valid, so that "
-        "one can be replaced without a gap. At least 32 characters: 128 random bits in hex. Each costs a hash.",
+        "one can be replaced without a gap. At least 32 characters: 128 random bits in hex.",
+        json_schema_extra=RELOADED,
+    )
+    key_refresh: Seconds = Field(
+        2.0,
+        description="Seconds between looks at the keys in the database: for so long a revoked one still works, and a "
+        "new one does not yet. A thousand keys cost 3 ms.",
+        json_schema_extra=RELOADED,
+    )
+    key_grace: Period = Field(
+        300.0,
+        description="Seconds that the keys last seen go on when the database is gone; then nobody can say whose a key "
+        "is, and the answer is 503. Five minutes: a failover takes one.",
+        json_schema_extra=RELOADED,
+    )
+    service_secrets: dict[PrincipalName, Annotated[tuple[ServiceSecret, ...], Field(min_length=1, max_length=5)]] = (
+        Field(
+            default_factory=dict,
+            max_length=100,
+            description="JSON object: service that calls → the secrets that it may sign its tokens with; several while "
+            "one is replaced.",
+            json_schema_extra=RELOADED,
+        )
+    )
+    service_scopes: dict[PrincipalName, Annotated[tuple[Scope, ...], Field(min_length=1, max_length=20)]] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="Service that calls → what it may do here.",
         json_schema_extra=RELOADED,
     )
 
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("key_refresh", "<", "key_grace", "or no key works between two looks"),)
+
     @model_validator(mode="after")
-    def _keys_have_a_pepper(self) -> Self:
-        hashes = [one.get_secret_value() for known in self.keys.values() for one in known]
-        if not self.peppers and any(one.startswith("hmac-") for one in hashes):
-            raise ValueError("keys need peppers: an hmac-sha256 without one matches no key")
+    def _callers_have_scopes(self) -> Self:
+        without = sorted(set(self.service_secrets) - set(self.service_scopes))
+        if without:
+            raise ValueError(f"service_secrets names services that service_scopes does not have: {', '.join(without)}")
         return self
 
 
@@ -247,7 +263,7 @@ class RateLimitSettings(LimitSettings):
         description="Tier → factor on rate_per_second and burst; `standard` has 1. At most 16: a label of metrics.",
         json_schema_extra=RELOADED,
     )
-    tier_of: dict[Principal, TierName] = Field(
+    tier_of: dict[PrincipalName, TierName] = Field(
         default_factory=dict,
         max_length=1000,
         description="Principal → its tier; who is not named here is `standard`. As many as there may be keys.",

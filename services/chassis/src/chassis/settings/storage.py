@@ -1,9 +1,10 @@
 """Settings of what is kept: database, Redis, caches, jobs, the outbox and what looks after them."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr
 
+from chassis.errors import ConfigurationError
 from chassis.settings.model import RELOADED, Group, Host, Identifier, Period, Port, Rule, Seconds, Secret, Timeout
 
 
@@ -96,6 +97,14 @@ class DatabaseSettings(Group):
     budget: BudgetSettings = BudgetSettings()
 
     rules: ClassVar[tuple[Rule, ...]] = (Rule("lock_timeout", "<", "statement_timeout", "or it never takes effect"),)
+
+    def as_owner(self) -> Self:
+        """The same database for the role that owns the schema; raises `ConfigurationError` without its login."""
+        if self.migration_user is None or self.migration_password is None:
+            names = ("MIGRATION_USER", "MIGRATION_PASSWORD")
+            raise ConfigurationError([f"HOLDFAST_DATABASE__{name} is needed for this" for name in names])
+        login = {"user": self.migration_user, "password": self.migration_password, "next_password": None}
+        return self.model_copy(update=login)
 
     @property
     def passwords(self) -> tuple[SecretStr, ...]:

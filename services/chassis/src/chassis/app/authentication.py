@@ -1,0 +1,47 @@
+"""Who calls a route, and whether it may: dependencies of the framework's kind, so that the OpenAPI document says so."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
+from structlog.contextvars import bind_contextvars
+
+from chassis.auth import Authenticator, Principal
+
+_PRINCIPAL_KEY = "holdfast.principal"
+"""Where a request's scope keeps who it was found to be from: a route asks for its limit, its scope and its caller."""
+
+
+class Authenticated(SecurityBase):
+    """A route's dependency: who calls; raises 401 without a valid key or token."""
+
+    scheme_name = "key"
+    model = HTTPBearer()
+
+    async def __call__(self, request: Request) -> Principal:
+        principal: Principal | None = request.scope.get(_PRINCIPAL_KEY)
+        if principal is None:
+            authenticator: Authenticator = request.app.state.resources.authenticator
+            principal = authenticator.authenticate(request.headers.get("authorization"))
+            request.scope[_PRINCIPAL_KEY] = principal
+            bind_contextvars(principal=principal.id)
+        return principal
+
+
+class _Allowed(Authenticated):
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+
+    async def __call__(self, request: Request) -> Principal:
+        principal = await super().__call__(request)
+        principal.require(self._scope)
+        return principal
+
+
+Caller = Annotated[Principal, Depends(Authenticated())]
+
+
+def allowed(scope: str) -> Any:
+    """A route's dependency: who calls must have this scope, or is answered 403."""
+    return Security(_Allowed(scope), scopes=[scope])
