@@ -165,7 +165,7 @@ CLOSE = b"host: x\r\nconnection: close\r\n"
         (b"GET /here HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 70_000, ErrorCode.HEADERS_TOO_LARGE),
         (b"GET /" + b"y" * 70_000, ErrorCode.HEADERS_TOO_LARGE),
         (b"GET /here HTTP/1.1\r\n" + CLOSE + b"x: " + b"y" * 70_000 + b"\r\n\r\n", ErrorCode.HEADERS_TOO_LARGE),
-        (b"GET /here?" + b"y" * 70_000 + b" HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.HEADERS_TOO_LARGE),
+        (b"GET /here?" + b"y" * 70_000 + b" HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.URI_TOO_LONG),
         (b"GET /nowhere HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
         (b"GET * HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),
         (b"GET /%00%ff HTTP/1.1\r\n" + CLOSE + b"\r\n", ErrorCode.NOT_FOUND),

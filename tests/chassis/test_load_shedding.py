@@ -19,7 +19,16 @@ from chassis.auth import Authenticator
 from chassis.config import Live
 from chassis.errors import ApiError, ErrorCode
 from chassis.load_shedding import Criticality, LoadShedder, has_place, load_shed
-from chassis.settings import AuthSettings, DatabaseSettings, HttpSettings, RedisSettings, ServiceSettings
+from chassis.pooling import create_redis
+from chassis.rate_limiting import RateLimiter
+from chassis.settings import (
+    AuthSettings,
+    DatabaseSettings,
+    HttpSettings,
+    RateLimitSettings,
+    RedisSettings,
+    ServiceSettings,
+)
 from fastapi import FastAPI
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -120,7 +129,10 @@ def app(live: Live[Settings]) -> FastAPI:
     async def open_resources() -> AsyncIterator[ApiResources]:
         none: Any = None
         nobody = Authenticator(ApiKeys(none, AuthSettings), AuthSettings, service="shop")
-        yield ApiResources(database=none, redis=none, rate_limiter=none, authenticator=nobody, checks={})
+        # Strangers are limited, too: here by this process alone, since nothing listens on that port.
+        redis = create_redis(RedisSettings(port=9), timeout=1)
+        limiter = RateLimiter(redis, RateLimitSettings, namespace="shop", timeout=1)
+        yield ApiResources(database=none, redis=none, rate_limiter=limiter, authenticator=nobody, checks={})
 
     return create_app(live, version="1", routers=[router], open_resources=open_resources)
 

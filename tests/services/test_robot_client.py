@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import orjson
+from api_keys import caller
 from chassis.config import Live
 from chassis.settings import DatabaseSettings, RedisSettings
 from harness import AUTH, SHOP, UNLIMITED, own_service, running

@@ -87,7 +87,16 @@ class ErrorCode(Enum):
         "Repeat the request with the same key after Retry-After: you get the first one's answer.",
         retry_after=1,
     )
+    REQUEST_TIMEOUT = ErrorSpec(
+        408,
+        "The request did not arrive within its time.",
+        "Send it at once, over a faster connection, or allow more time in X-Request-Timeout-Ms.",
+        retry_after=1,
+    )
     PAYLOAD_TOO_LARGE = ErrorSpec(413, "The body is larger than this route takes.", "Send less in one request.")
+    URI_TOO_LONG = ErrorSpec(
+        414, "The path and query are longer than 8 KiB.", "Ask for less at once: no route needs a tenth of it."
+    )
     UNSUPPORTED_MEDIA_TYPE = ErrorSpec(
         415, "This route takes application/json.", "Send JSON, and say so in Content-Type."
     )
@@ -101,7 +110,7 @@ class ErrorCode(Enum):
         422, "A product in this order is not in the catalogue.", "Read GET /v1/products; details names the lines."
     )
     HEADERS_TOO_LARGE = ErrorSpec(
-        431, "The request's line and headers are larger than 64 KiB.", "Send less in headers and in the query."
+        431, "The request's headers are larger than 64 KiB, or more than 100.", "Send fewer and shorter headers."
     )
     RATE_LIMITED = ErrorSpec(
         429,

@@ -1,5 +1,8 @@
-"""HTTP/1.1 as this platform accepts it: heads are bounded, and what is no request is answered in the envelope too."""
+"""HTTP/1.1 as this platform accepts it: heads are bounded in size and time, and what is no request is answered in the
+envelope too.
+"""
 
+import asyncio
 import sys
 import uuid
 from typing import Any
@@ -13,27 +16,55 @@ from chassis.logging import get_logger
 
 log = get_logger(__name__)
 
+_MALFORMED = ErrorCode.MALFORMED_REQUEST
+
 MAX_HEAD_BYTES = 65_536
 """Of a request's line and headers: as much as a body may have by default. Proxies stop at 8 or 16 KiB."""
 
+MAX_URL_BYTES = 8_192
+"""Of a request's target: RFC 9110 wants 8,000 to be taken."""
+MAX_HEADERS = 100
+"""Of a request: a browser sends 20, and proxies add 10."""
+HEAD_SECONDS = 10.0
+"""For a connection's first request to begin, and for each head to arrive once it has begun: 64 KiB at 6 KiB/s."""
 
-class HeadTooLarge(httptools.HttpParserError):
-    """A request's line and headers are larger than `MAX_HEAD_BYTES`."""
+
+class HeadRefused(httptools.HttpParserError):
+    """A request's line or headers are more than is taken."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(code.name)
+        self.code = code
 
 
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on llhttp, Node's parser, which neither bounds a head nor asks for Host.
 
-    In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it.
+    In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it. Neither has uvicorn
+    an end to waiting for the first request of a connection, or for the rest of a head: somebody with some thousand
+    sockets would leave none for others.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._is_reading_head = self._is_reading_body = False
         self._head_bytes = 0
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._is_reading_head:
+            self._await_head()  # once: a further byte gives it no more time
+        else:
+            self._stop_waiting()
         if self._is_reading_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -45,12 +76,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_reading_head = False
+        if len(self.url) > MAX_URL_BYTES:
+            raise HeadRefused(ErrorCode.URI_TOO_LONG)
         head_bytes, hosts = len(self.url), 0
         for name, value in self.headers:
             head_bytes += len(name) + len(value)
             hosts += name == b"host"
-        if head_bytes > MAX_HEAD_BYTES:  # it has arrived at once
-            raise HeadTooLarge
+        if head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:  # it has arrived at once
+            raise HeadRefused(ErrorCode.HEADERS_TOO_LARGE)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             raise httptools.HttpParserError("one Host is needed")  # RFC 9112, section 3.2
         super().on_headers_complete()
@@ -64,10 +97,17 @@ class HttpProtocol(HttpToolsProtocol):
         """It is answered like any other request, and any stranger could fill the log with warnings."""
 
     def send_400_response(self, msg: str) -> None:
-        refused = sys.exception()
-        is_too_large = refused is not None and isinstance(refused.__context__, HeadTooLarge)
-        code = ErrorCode.HEADERS_TOO_LARGE if is_too_large else ErrorCode.MALFORMED_REQUEST
-        self._refuse(ApiError(code, None if is_too_large else msg))
+        cause = getattr(sys.exception(), "__context__", None)
+        self._refuse(ApiError(cause.code) if isinstance(cause, HeadRefused) else ApiError(_MALFORMED, msg))
+
+    def _await_head(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _refuse(self, error: ApiError) -> None:
         """Close the connection, with this answer if it can only be taken for what could not be read."""

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 import uvloop
@@ -97,10 +97,13 @@ class DrainTimedOut(HoldfastError):
 class Server(uvicorn.Server):
     """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds.
 
-    Those that take longer are cancelled, and counted in `cut_off`.
+    Those that take longer are cancelled, and counted in `cut_off`. `trusted_proxies`: networks of proxies that append
+    to X-Forwarded-For whom they were asked by; the last one there that is not of them is the client.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, drain_timeout: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, host: str, port: int, drain_timeout: float, trusted_proxies: Sequence[str] = ()
+    ) -> None:
         logging.getLogger("uvicorn.error").addFilter(_is_news)
         super().__init__(
             uvicorn.Config(
@@ -112,6 +115,9 @@ class Server(uvicorn.Server):
                 http=HttpProtocol,
                 # Whatever is installed: a request to upgrade is answered like any other.
                 ws="none",
+                # What a caller says of where it comes from is believed of these networks alone.
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=list(trusted_proxies),
                 # Without it uvicorn goes on serving when opening the application's resources fails early.
                 lifespan="on",
                 server_header=False,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from chassis.app.error_documents import documented
-from chassis.app.limits import limits_of, spend
+from chassis.app.limits import limits_of, spend, spend_as_stranger
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
@@ -69,6 +69,7 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
     except InvalidSignature:
         webhook_received.labels(sender, "bad_signature").inc()
         # After the signature, so that nobody can use up what lets the real sender in.
+        await spend_as_stranger(request)
         await spend(request, f"provider:{sender}", Policy.of("bad_credentials", limits_of(request).bad_credentials))
         raise
     async with given.database.transaction() as session:

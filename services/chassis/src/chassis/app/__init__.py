@@ -130,7 +130,13 @@ async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[
         port=settings.management.port,
         drain_timeout=1,
     )
-    public = Server(app, host=settings.http.host, port=settings.http.port, drain_timeout=drain_timeout)
+    public = Server(
+        app,
+        host=settings.http.host,
+        port=settings.http.port,
+        drain_timeout=drain_timeout,
+        trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
+    )
     stopping = stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
     error_rendering.marked_fields(app)  # now, or everybody waits while the first wrong request is answered
     async with management.running(), public.running(), reloading(live):

@@ -7,14 +7,16 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 from structlog.contextvars import bind_contextvars
 
+from chassis.app.limits import spend_as_stranger
 from chassis.auth import Authenticator, Principal
+from chassis.errors import ApiError, ErrorCode
 
 _PRINCIPAL_KEY = "holdfast.principal"
 """Where a request's scope keeps who it was found to be from: a route asks for its limit, its scope and its caller."""
 
 
 class Authenticated(SecurityBase):
-    """A route's dependency: who calls; raises 401 without a valid key or token."""
+    """A route's dependency: who calls; raises 401 without a valid key or token, and 429 where too many have none."""
 
     scheme_name = "key"
     model = HTTPBearer()
@@ -23,7 +25,12 @@ class Authenticated(SecurityBase):
         principal: Principal | None = request.scope.get(_PRINCIPAL_KEY)
         if principal is None:
             authenticator: Authenticator = request.app.state.resources.authenticator
-            principal = authenticator.authenticate(request.headers.get("authorization"))
+            try:
+                principal = authenticator.authenticate(request.headers.get("authorization"))
+            except ApiError as refused:
+                if refused.code is ErrorCode.UNAUTHENTICATED:
+                    await spend_as_stranger(request)
+                raise
             request.scope[_PRINCIPAL_KEY] = principal
             bind_contextvars(principal=principal.id)
         return principal

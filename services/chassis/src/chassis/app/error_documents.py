@@ -19,6 +19,8 @@ type ErrorCodeName = Annotated[
 # What the server, the frame around each request and the database may answer at any time.
 _ALWAYS = (
     ErrorCode.VALIDATION_FAILED,
+    ErrorCode.REQUEST_TIMEOUT,
+    ErrorCode.URI_TOO_LONG,
     ErrorCode.HEADERS_TOO_LARGE,
     ErrorCode.INTERNAL_ERROR,
     ErrorCode.DEPENDENCY_UNAVAILABLE,

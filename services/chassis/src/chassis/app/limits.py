@@ -1,5 +1,7 @@
 """What a request spends of somebody's limit."""
 
+from ipaddress import IPv4Address, IPv6Network, ip_address
+
 from starlette.requests import Request
 
 from chassis.app.middleware import Exchange
@@ -7,11 +9,34 @@ from chassis.errors import RateLimited
 from chassis.rate_limiting import Policy, RateLimiter, add_fields
 from chassis.settings import RateLimitSettings
 
+_IPV6_PREFIX = 64
+
 
 def limits_of(request: Request) -> RateLimitSettings:
     """The limits that are valid now."""
     limits: RateLimitSettings = request.app.state.live.current.rate_limit
     return limits
+
+
+async def spend_as_stranger(request: Request) -> None:
+    """Take one from what the address has that this request came from, or raise `RateLimited`.
+
+    For who has shown nothing valid, and only afterwards: whoever can prove who he is, is not refused for what others at
+    his address have done.
+    """
+    policy = Policy.of("unauthenticated", limits_of(request).unauthenticated)
+    await spend(request, f"ip:{network_of(request.client.host if request.client else '')}", policy)
+
+
+def network_of(host: str) -> str:
+    """What is limited together: an IPv4 address, or the /64 of an IPv6 one, which one customer has to himself."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return "unknown"  # a proxy's mistake, or a socket without addresses: together they are one
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or IPv6Network((address, _IPV6_PREFIX), strict=False))
 
 
 async def spend(request: Request, key: str, policy: Policy, *, cost: int = 1) -> None:

@@ -35,6 +35,7 @@ active_requests = Gauge("http_server_active_requests", "Requests being answered.
 _MAX_PATH = 256  # characters of it that are recorded: no route has more, and looking for secrets in it takes time
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
+_LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read, and paid for, to be thrown away
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -144,7 +145,11 @@ class Exchange:
             await render(self._scope, error)(self._scope, self.receive, self.send)
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408) from None  # a body that trickles in would hold its place for ever
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
             # Starlette's exception, since the framework turns any other one raised in here into a 400.
@@ -154,7 +159,10 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message).update({**self.headers, "X-Request-ID": self.request_id})
+            headers = MutableHeaders(scope=message)
+            headers.update({**self.headers, "X-Request-ID": self.request_id})
+            if self.status in _LEFT_UNREAD:
+                headers["Connection"] = "close"
         await self._send(message)
 
 

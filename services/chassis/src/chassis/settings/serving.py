@@ -1,5 +1,6 @@
 """Settings of what faces callers and operators: logs, ports, callers' keys, limits, the end of the process."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -73,6 +74,12 @@ class HttpSettings(Group):
     default_deadline: Timeout = Field(
         10.0,
         description="Seconds a request may take when its caller sends no deadline; above every call time-out.",
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        max_length=16,
+        description="Networks of the proxies before us, such as 10.0.0.0/8: what they say in X-Forwarded-For of whom "
+        "they were asked by is believed, and of nobody else. Without them everybody behind a proxy has one address.",
     )
     documentation_url: Url = Field(
         DOCUMENTATION_URL,
