@@ -124,7 +124,7 @@ def live() -> Live[Settings]:
 
 
 @pytest.fixture
-def app(live: Live[Settings]) -> FastAPI:
+async def app(live: Live[Settings]) -> AsyncIterator[FastAPI]:
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
         none: Any = None
@@ -134,7 +134,9 @@ def app(live: Live[Settings]) -> FastAPI:
         limiter = RateLimiter(redis, RateLimitSettings, namespace="shop", timeout=1)
         yield ApiResources(database=none, redis=none, rate_limiter=limiter, authenticator=nobody, checks={})
 
-    return create_app(live, version="1", routers=[router], open_resources=open_resources)
+    app = create_app(live, version="1", routers=[router], open_resources=open_resources)
+    async with app.router.lifespan_context(app):
+        yield app
 
 
 async def ask(app: FastAPI, path: str, *, hears: bool = True) -> SimpleNamespace:

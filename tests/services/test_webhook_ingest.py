@@ -105,7 +105,7 @@ async def test_bad_signatures_are_limited_by_the_claimed_sender_and_its_own_webh
     refused = await ingest.post(body_of(), headers)
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
-    assert refused.headers["RateLimit"].startswith('"bad_credentials";r=0')
+    assert '"bad_credentials";r=0' in refused.headers["RateLimit"]
     assert (await ingest.send(body_of())).status_code == 200
     assert await count(ingest.database, "provider_event") == 1
 
