@@ -122,8 +122,6 @@ class Server(uvicorn.Server):
                 lifespan="on",
                 server_header=False,
                 date_header=False,
-                # uvicorn would believe whatever a caller on this machine says of its address.
-                proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE,
             )
         )
