@@ -40,9 +40,9 @@ class HeadRefused(httptools.HttpParserError):
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on llhttp, Node's parser, which neither bounds a head nor asks for Host.
 
-    In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it. uvicorn also waits
-    for ever for the first request of a connection, and for the rest of a head: somebody with some thousand sockets
-    would leave none for others.
+    In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it. uvicorn waits for
+    ever for the first request of a connection and for the rest of a head: somebody with some thousand sockets would
+    leave none for others.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
