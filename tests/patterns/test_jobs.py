@@ -18,6 +18,7 @@ from backends import RealServer
 from chassis import dead_letters
 from chassis.dead_letters import Filter
 from chassis.errors import ApiError, DatabaseUnreachable, ErrorCode, HoldfastError, LeaseLost, PermanentJobError
+from chassis.job_completion import Completions
 from chassis.job_decisions import Claim, decide_claim
 from chassis.job_runner import Handler, JobRunner, processed
 from chassis.job_tending import DrainEstimate
@@ -399,6 +400,29 @@ async def test_the_end_of_a_job_outlasts_an_outage_within_its_lease(
             await eventually(is_gone)
         await database.close()  # its other connections are cut too
     assert attempts == [1, 1]
+
+
+async def test_a_batch_of_ends_is_fenced_and_outlives_its_connection(
+    database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
+) -> None:
+    mine, lost, later = [await add(database, Ship()) for _ in range(3)]
+    await effects.execute("UPDATE job SET status = 'running', attempt = 1")
+    await effects.execute("UPDATE job SET attempt = 2 WHERE id = $1", lost)  # somebody else's by now
+    completions = Completions(database)
+    task = asyncio.create_task(completions.run())
+    try:
+        ends = [completions.complete(job_id, 1, lease_until=lambda: math.inf) for job_id in (mine, lost)]
+        assert await asyncio.gather(*ends) == [True, False]
+        await effects.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+            database_settings.name,
+        )
+        end = completions.complete(later, 1, lease_until=lambda: math.inf)
+        assert await asyncio.wait_for(end, 10)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    assert await effects.fetchval("SELECT array_agg(id) FROM job") == [lost]
 
 
 def test_a_claim_asks_for_half_the_slots_and_never_for_more_than_are_free() -> None:
