@@ -74,7 +74,6 @@ from orders.schemas import OrderView, PlaceOrder
 from orders.settings import OrdersSettings
 from orders.use_cases import PaymentNews, PaymentStatus, decide_payment
 from redis.asyncio import Redis
-from sqlalchemy import text
 from waiting import eventually
 
 EVENTS: dict[str, type[PaymentEvent]] = {
@@ -197,10 +196,11 @@ async def test_a_transaction_killed_before_its_commit_leaves_nothing(orders: Ord
     key = IdempotencyKey(SHOP, "key-1", b"fingerprint")
 
     async def place_and_be_killed() -> None:
-        async with orders.database.transaction() as session:
+        async with orders.database.read() as session:
             catalogue = await use_cases.list_products(session)
-            await use_cases.place_order(session, command, client_id=SHOP, key=key, catalogue=catalogue)
-            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+        async with orders.database.hot_transaction() as hot:
+            await use_cases.place_order(hot, command, client_id=SHOP, key=key, catalogue=catalogue)
+            pid = await hot.connection.fetchval("SELECT pg_backend_pid()")
             await rows(orders.database, "SELECT pg_terminate_backend(:pid)", pid=pid)
 
     with pytest.raises(DatabaseUnreachable):

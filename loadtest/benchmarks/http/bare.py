@@ -6,7 +6,6 @@ keys, limits, deadlines, metrics, spans or logs, and keeps its products in a dic
     BARE_DSN=postgresql://… uvicorn --factory bare:create_app
 """
 
-import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,8 +13,9 @@ from typing import Annotated
 from uuid import UUID
 
 import asyncpg
-from chassis.statements import load_statements
-from fastapi import FastAPI, Header, HTTPException, Response
+from chassis.idempotency import fingerprint
+from chassis.statements import DriverStatement, load_statements
+from fastapi import FastAPI, Header, HTTPException, Request, Response
 from orders.messages import STREAM, OrderPlaced, RequestPayment
 from orders.schemas import OrderLineView, OrderView, PlaceOrder, ProductView
 
@@ -23,7 +23,7 @@ CLIENT = "bench"
 CONNECTIONS = 10
 """As many as orders opens: pool_size + max_overflow."""
 
-_SQL = load_statements("orders.sql", package="orders")
+_SQL = {name: DriverStatement.of(sql) for name, sql in load_statements("orders.sql", package="orders").items()}
 
 
 def create_app() -> FastAPI:
@@ -48,29 +48,32 @@ def create_app() -> FastAPI:
 
     @app.get("/v1/orders/{order_id}")
     async def get_order(order_id: UUID) -> OrderView:
-        rows = await pool.fetch(_SQL["find"], order_id)
-        if not rows or rows[0]["client_id"] != CLIENT:
+        async with pool.acquire() as connection:
+            rows = await _SQL["find"].fetch(connection, order_id=order_id, client=CLIENT)
+        if not rows:
             raise HTTPException(404)
         return OrderView(**rows[0], lines=[OrderLineView(**row) for row in rows])
 
     @app.post("/v1/orders", status_code=201, response_model=OrderView)
-    async def place_order(order: PlaceOrder, key: Annotated[str, Header(alias="Idempotency-Key")]) -> Response:
+    async def place_order(
+        order: PlaceOrder, request: Request, key: Annotated[str, Header(alias="Idempotency-Key")]
+    ) -> Response:
+        asked = fingerprint(request.method, request.url.path, await request.body())
         async with pool.acquire() as connection, connection.transaction():
-            status, body = await _place(connection, order, key, products)
+            status, body = await _place(connection, order, key, asked, products)
         return Response(body, status_code=status, media_type="application/json")
 
     return app
 
 
 async def _place(
-    connection: asyncpg.Connection, order: PlaceOrder, key: str, products: dict[str, ProductView]
+    connection: asyncpg.Connection, order: PlaceOrder, key: str, asked: bytes, products: dict[str, ProductView]
 ) -> tuple[int, bytes]:
-    fingerprint = hashlib.sha256(order.model_dump_json().encode()).digest()
-    claim = await connection.fetchrow(_SQL["claim"], CLIENT, key)
+    (claim,) = await _SQL["claim"].fetch(connection, client=CLIENT, key=key)
     if not claim["is_held"]:
         raise HTTPException(409)
     if claim["fingerprint"] is not None:
-        if claim["fingerprint"] != fingerprint:
+        if claim["fingerprint"] != asked:
             raise HTTPException(422)
         return claim["status"], claim["body"]
     if any(line.product_id not in products for line in order.lines):
@@ -100,16 +103,38 @@ async def _place(
         currency=placed.currency,
         reason=None,
     )
-    await connection.execute(
-        _SQL["place"],
-        *(placed.id, placed.created_at, CLIENT, key, order.customer_email, placed.amount, placed.currency),
-        order.payment_method,
-        [line.product_id for line in lines],
-        [line.quantity for line in lines],
-        [line.unit_price for line in lines],
-        *(job.options.name, job.options.queue, job.options.priority, job.model_dump_json(), job.options.version),
-        *(job.options.max_attempts, None, None),
-        *(STREAM, event.options.type, event.options.version, event.model_dump_json(), None),
-        *(fingerprint, 201, body),
+    await _SQL["place"].fetch(
+        connection,
+        order_id=placed.id,
+        placed_at=placed.created_at,
+        client=CLIENT,
+        key=key,
+        customer_email=order.customer_email,
+        amount=placed.amount,
+        currency=placed.currency,
+        payment_method=order.payment_method,
+        products=[line.product_id for line in lines],
+        quantities=[line.quantity for line in lines],
+        prices=[line.unit_price for line in lines],
+        job_name=job.options.name,
+        job_queue=job.options.queue,
+        job_priority=job.options.priority,
+        job_payload=job.model_dump_json(),
+        job_version=job.options.version,
+        job_max_attempts=job.options.max_attempts,
+        job_unique_key=job.unique_key,
+        job_traceparent=None,
+        job_debug=None,
+        event_stream=STREAM,
+        event_type=event.options.type,
+        event_schema=event.options.version,
+        event_aggregate_id=str(placed.id),
+        event_aggregate_version=1,
+        event_payload=event.model_dump_json(),
+        event_traceparent=None,
+        event_debug=None,
+        fingerprint=asked,
+        status=201,
+        body=body,
     )
     return 201, body

@@ -8,6 +8,7 @@ the key is free.
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import orjson
 from sqlalchemy import text
@@ -72,19 +73,39 @@ def fingerprint(method: str, path: str, body: bytes) -> bytes:
     return hashlib.sha256(b"\0".join((method.encode(), path.encode(), canonical))).digest()
 
 
+class Record(Protocol):
+    """A row of idempotency_record, whoever has read it."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+
+
+def judge(key: IdempotencyKey, *, is_held: bool, record: Record | None) -> StoredAnswer | None:
+    """The answer in the key's record (fingerprint, status, body), if there is one and this transaction holds the key.
+
+    Pure. Raises as `find_answer` does.
+    """
+    if not is_held:
+        raise in_progress()
+    if record is None or record["fingerprint"] is None:
+        return None
+    if record["fingerprint"] != key.fingerprint:
+        raise ApiError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
+    return StoredAnswer(record["status"], record["body"])
+
+
+def in_progress() -> ApiError:
+    """What a request is answered while another one holds its key."""
+    return ApiError(ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS, retry_after=1)
+
+
 async def find_answer(session: AsyncSession, key: IdempotencyKey) -> StoredAnswer | None:
     """The answer already given for this key, or None: then this transaction holds the key and must `store_answer`.
 
     Raises `ApiError`: 409 while another request holds the key, 422 when it was used with another payload.
     """
-    if not await session.scalar(_LOCK, {"client": key.client, "key": key.key}):
-        raise ApiError(ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS, retry_after=1)
-    row = (await session.execute(_FIND, {"client": key.client, "key": key.key})).one_or_none()
-    if row is None:
-        return None
-    if row.fingerprint != key.fingerprint:
-        raise ApiError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
-    return StoredAnswer(row.status, row.body)
+    is_held = await session.scalar(_LOCK, {"client": key.client, "key": key.key})
+    row = (await session.execute(_FIND, {"client": key.client, "key": key.key})).mappings().one_or_none()
+    return judge(key, is_held=bool(is_held), record=row)
 
 
 async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: StoredAnswer) -> None:

@@ -11,7 +11,7 @@ The statements are in `outbox.sql`, the script that publishes in `outbox.lua`.
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import HoldfastError
 from chassis.logging import debug_header, get_logger
-from chassis.pooling import Passwords
+from chassis.pooling import HotSession, Passwords
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.statements import load_statements
 from chassis.telemetry import SpanKind, current_traceparent, span
@@ -91,21 +91,35 @@ async def publish(
     `aggregate_version` counts the published events of this aggregate from 1 without gaps; take it under the lock of the
     aggregate's row. Raises `IntegrityError` when that version was published before.
     """
-    kind = event.options.type
-    with span(f"publish {kind}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(stream)):
-        values = {
-            "stream": stream,
-            "type": kind,
-            "schema": event.options.version,
-            "aggregate_id": str(aggregate_id),
-            "aggregate_version": aggregate_version,
-            "payload": event.model_dump_json(),
-            "traceparent": current_traceparent(),
-            "debug": debug_header(),
-        }
+    with _producing(event, stream):
+        values = _values(event, stream, aggregate_id, aggregate_version)
         event_id: UUID = (await session.execute(_PUBLISH, values)).scalar_one()
     wake_after_commit(session, WAKEUP_CHANNEL)
     return event_id
+
+
+def to_insert(session: HotSession, event: Event, *, stream: str, aggregate_id: UUID | str) -> dict[str, Any]:
+    """`publish` for a hot statement of a service, which inserts these values into `outbox`: a new aggregate's first."""
+    wake_after_commit(session, WAKEUP_CHANNEL)
+    with _producing(event, stream):
+        return _values(event, stream, aggregate_id, 1)
+
+
+def _producing(event: Event, stream: str) -> AbstractContextManager[object]:
+    return span(f"publish {event.options.type}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(stream))
+
+
+def _values(event: Event, stream: str, aggregate_id: UUID | str, aggregate_version: int) -> dict[str, Any]:
+    return {
+        "stream": stream,
+        "type": event.options.type,
+        "schema": event.options.version,
+        "aggregate_id": str(aggregate_id),
+        "aggregate_version": aggregate_version,
+        "payload": event.model_dump_json(),
+        "traceparent": current_traceparent(),
+        "debug": debug_header(),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

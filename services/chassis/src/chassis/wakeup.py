@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import PoolExhausted
 from chassis.logging import get_logger
-from chassis.pooling import NOTIFY, Passwords, after_commit, open_connection
+from chassis.pooling import NOTIFY, HotSession, Passwords, after_commit, open_connection
 from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)
@@ -47,7 +47,7 @@ BUGS = (ProgrammingError, asyncpg.SyntaxOrAccessError)
 """A statement that the server will never take."""
 
 
-def wake_after_commit(session: AsyncSession, channel: str) -> None:
+def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:
     """Wake who waits on `channel` once the session's transaction has committed.
 
     Does nothing in a session whose `Database` was made without `notify`: polling finds the row.

@@ -99,7 +99,7 @@ async def place_order(body: PlaceOrder, caller: Caller, given: Given, key: Keyed
     await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
-    async with given.database.transaction() as session:
+    async with given.database.hot_transaction() as session:
         answer = await use_cases.place_order(session, body, client_id=caller.id, key=key, catalogue=catalogue)
     return answer_with(answer)
 

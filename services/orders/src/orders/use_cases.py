@@ -8,16 +8,18 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
-from chassis import idempotency, outbox
+from asyncpg import UniqueViolationError
+from chassis import idempotency, jobs, outbox
 from chassis.errors import ApiError, ErrorCode, ErrorDetail, IllegalTransition
 from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
-from sqlalchemy import ColumnElement, func, insert, select, update
+from chassis.pooling import HotSession, log_after_commit
+from chassis.statements import DriverStatement, load_statements
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders.messages import (
@@ -29,7 +31,7 @@ from orders.messages import (
     RequestPayment,
     SettlePayment,
 )
-from orders.models import ORDER, Order, OrderLine, OrderRef, OrderStatus, Product
+from orders.models import ORDER, Order, OrderRef, OrderStatus, Product
 from orders.schemas import (
     OrderLineView,
     OrderPage,
@@ -41,6 +43,10 @@ from orders.schemas import (
 )
 
 log = get_logger(__name__)
+
+_SQL = load_statements("orders.sql", package="orders")
+_HOT = {name: DriverStatement.of(_SQL[name]) for name in ("claim", "place")}
+_FIND = text(_SQL["find"])
 
 _UNPAID = frozenset({"failed", "canceled", "refunded"})
 _SETTLED = _UNPAID | {"captured"}
@@ -61,49 +67,84 @@ async def find_product(session: AsyncSession, product_id: str) -> ProductView | 
 
 
 async def place_order(
-    session: AsyncSession, command: PlaceOrder, *, client_id: str, key: IdempotencyKey, catalogue: ProductList
+    session: HotSession, command: PlaceOrder, *, client_id: str, key: IdempotencyKey, catalogue: ProductList
 ) -> StoredAnswer:
     """Protocol, row 1: the order, its key record with the answer's bytes, its first job and its first event.
 
     The answer is a 201 with the order; for a key seen before it is the first answer. Raises `ApiError`: 409 while the
     first request is in progress, 422 for a reused key or an unknown product.
     """
-    if (stored := await idempotency.find_answer(session, key)) is not None:
+    (claim,) = await session.fetch(_HOT["claim"], client=key.client, key=key.key)
+    if (stored := idempotency.judge(key, is_held=claim["is_held"], record=claim)) is not None:
         return stored
     lines = _price(command, catalogue)
-    order = await session.scalar(
-        insert(Order)
-        .values(
-            client_id=client_id,
-            idempotency_key=key.key,
-            customer_email=command.customer_email,
-            amount=sum(line.unit_price * line.quantity for line in lines),
-            currency=catalogue.items[0].currency,
-            payment_method=command.payment_method,
-        )
-        .returning(Order)
+    order = OrderView(
+        id=claim["order_id"],
+        status="pending",
+        amount=sum(line.unit_price * line.quantity for line in lines),
+        currency=catalogue.items[0].currency,
+        lines=lines,
+        reason=None,
+        created_at=claim["placed_at"],
+        updated_at=claim["placed_at"],
     )
-    assert order is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
-    await session.execute(
-        insert(OrderLine),
-        [{"order_id": order.id, "position": n, **line.model_dump()} for n, line in enumerate(lines, 1)],
-    )
-    await enqueue(session, RequestPayment(order_id=order.id))
-    await _publish(session, order, OrderPlaced)
-    answer = StoredAnswer(201, _view(order, lines).model_dump_json().encode())
-    await idempotency.store_answer(session, key, answer)
+    answer = StoredAnswer(201, order.model_dump_json().encode())
+    try:
+        await session.fetch(_HOT["place"], **_row_1(session, command, order, client_id, key, answer))
+    except UniqueViolationError as error:
+        if error.constraint_name != "idempotency_record_pkey":
+            raise
+        raise idempotency.in_progress() from error  # it has been answered since this transaction looked
     log_after_commit(session, log.info, "order_placed", order_id=order.id, amount=order.amount, currency=order.currency)
     return answer
 
 
+def _row_1(
+    session: HotSession,
+    command: PlaceOrder,
+    order: OrderView,
+    client_id: str,
+    key: IdempotencyKey,
+    answer: StoredAnswer,
+) -> dict[str, Any]:
+    """What the statement `place` writes."""
+    placed = OrderPlaced(
+        order_id=order.id,
+        client_id=client_id,
+        customer_email=command.customer_email,
+        status=order.status,
+        amount=order.amount,
+        currency=order.currency,
+        reason=order.reason,
+    )
+    job = jobs.to_insert(session, RequestPayment(order_id=order.id))
+    event = outbox.to_insert(session, placed, stream=STREAM, aggregate_id=order.id)
+    return {
+        "order_id": order.id,
+        "placed_at": order.created_at,
+        "client": client_id,
+        "key": key.key,
+        "customer_email": command.customer_email,
+        "amount": order.amount,
+        "currency": order.currency,
+        "payment_method": command.payment_method,
+        "products": [line.product_id for line in order.lines],
+        "quantities": [line.quantity for line in order.lines],
+        "prices": [line.unit_price for line in order.lines],
+        **{f"job_{name}": value for name, value in job.items()},
+        **{f"event_{name}": value for name, value in event.items()},
+        "fingerprint": key.fingerprint,
+        "status": answer.status,
+        "body": answer.body,
+    }
+
+
 async def find_order(session: AsyncSession, order_id: UUID, *, client_id: str) -> OrderView | None:
     """An order of this client's; None when there is none."""
-    order = await session.get(Order, order_id)
-    if order is None or order.client_id != client_id:
+    rows = (await session.execute(_FIND, {"order_id": order_id, "client": client_id})).mappings().all()
+    if not rows:
         return None
-    lines = await session.scalars(select(OrderLine).where(OrderLine.order_id == order_id).order_by(OrderLine.position))
-    items = [OrderLineView.model_validate(line, from_attributes=True) for line in lines]
-    return _view(order, items)
+    return OrderView.model_validate({**rows[0], "lines": [OrderLineView.model_validate(row) for row in rows]})
 
 
 async def list_orders(session: AsyncSession, *, client_id: str, limit: int, cursor: str | None) -> OrderPage:

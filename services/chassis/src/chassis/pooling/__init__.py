@@ -7,12 +7,14 @@ A request or job takes a connection late, gives it back early and never holds it
 from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held
 from chassis.pooling.database import NOTIFY, Database, after_commit, log_after_commit, open_health_pool
 from chassis.pooling.engine import Passwords, open_connection
+from chassis.pooling.hot import HotSession
 from chassis.pooling.redis_pool import create_batching_redis, create_redis
 
 __all__ = [
     "NOTIFY",
     "ConnectionHeld",
     "Database",
+    "HotSession",
     "Passwords",
     "after_commit",
     "check_nothing_held",

@@ -1,7 +1,7 @@
 """One pool of connections to the database, and the ways to one of them."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -17,6 +17,7 @@ from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.checkouts import Checkouts
 from chassis.pooling.engine import Passwords, create_engine
+from chassis.pooling.hot import ConnectionLost, HotSession, hot_transaction
 from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)
@@ -89,7 +90,7 @@ class Database:
         then have been committed), `DatabaseBusy` when a statement ran out of time (nothing was committed).
         """
         async with AsyncSession(self._engine, expire_on_commit=False, autoflush=False, info=self._info) as session:
-            await self._connect(session)
+            await self._connect(session.connection())
             with self._checkouts.checkout(), _outages_named(self.pool):
                 yield session
                 started = time.perf_counter()
@@ -99,10 +100,20 @@ class Database:
             callback()
 
     @asynccontextmanager
+    async def hot_transaction(self) -> AsyncIterator[HotSession]:
+        """`transaction` for hot statements: the driver's connection. What the driver raises is not wrapped."""
+        pooled = await self._connect(self._engine.raw_connection())
+        with self._checkouts.checkout(), _outages_named(self.pool):
+            async with hot_transaction(pooled, dict(self._info)) as session:
+                yield session
+        for callback in session.info.pop(_AFTER_COMMIT, ()):
+            callback()
+
+    @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
         async with AsyncSession(self._autocommit, expire_on_commit=False, autoflush=False, info=self._info) as session:
-            await self._connect(session)
+            await self._connect(session.connection())
             with self._checkouts.checkout(), _outages_named(self.pool):
                 yield session
 
@@ -114,7 +125,7 @@ class Database:
         It is no checkout, which whatever is started inside the block would inherit: a loop starts other people's work.
         """
         async with AsyncSession(self._autocommit) as session:
-            await self._connect(session)
+            await self._connect(session.connection())
             pooled = await (await session.connection()).get_raw_connection()
             assert pooled.driver_connection is not None  # noqa: S101  it has been connected just now
             yield pooled.driver_connection
@@ -128,11 +139,11 @@ class Database:
         self._checkouts.close()
         await self._engine.dispose()
 
-    async def _connect(self, session: AsyncSession) -> None:
+    async def _connect[T](self, opening: Awaitable[T]) -> T:
         started = time.perf_counter()
         self._pending += 1
         try:
-            await session.connection()
+            return await opening
         except PoolTimeout as error:
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
@@ -156,17 +167,20 @@ def _outages_named(pool: str) -> Iterator[None]:
     """A server that goes away in the middle, or has too much to do, is to be come back to, not a failure of ours."""
     try:
         yield
-    except DBAPIError as error:
-        if error.connection_invalidated:
+    except ConnectionLost as error:
+        raise DatabaseUnreachable(pool, "the connection was lost") from error
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
             raise DatabaseUnreachable(pool, "the connection was lost") from error
-        if getattr(error.orig, "sqlstate", None) not in _TIMED_OUT:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if getattr(cause, "sqlstate", None) not in _TIMED_OUT:
             raise
         # A caller can only come again; that a statement is too slow is for whoever runs the database.
-        log.warning("statement_timed_out", pool=pool, reason=str(error.orig))
-        raise DatabaseBusy(pool, str(error.orig)) from error
+        log.warning("statement_timed_out", pool=pool, reason=str(cause))
+        raise DatabaseBusy(pool, str(cause)) from error
 
 
-def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
+def after_commit(session: AsyncSession | HotSession, callback: Callable[[], object]) -> None:
     """Call `callback` once the session's transaction has committed; never when it rolls back.
 
     The same callback given twice runs once. It must not block or raise: it wakes somebody up, nothing more.
@@ -176,6 +190,8 @@ def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
         callbacks.append(callback)
 
 
-def log_after_commit(session: AsyncSession, write: Callable[..., object], event: str, **fields: object) -> None:
+def log_after_commit(
+    session: AsyncSession | HotSession, write: Callable[..., object], event: str, **fields: object
+) -> None:
     """`write(event, **fields)` once the transaction has committed: a line about what rolled back would be a lie."""
     after_commit(session, partial(write, event, **fields))

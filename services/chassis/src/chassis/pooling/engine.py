@@ -28,7 +28,7 @@ _TRUSTED_SECONDS = 0.5
 """After its last use a connection is trusted for so long, as HikariCP does: a busy pool asks nobody."""
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
 
-_SERVER_GOES = ("57P01", "57P02", "57P03")
+SERVER_GOES = ("57P01", "57P02", "57P03")
 """An administrator ended the session, the server crashed, or it is starting: what a backend says before it goes."""
 
 
@@ -120,6 +120,12 @@ async def _ask(connection: asyncpg.Connection) -> None:
     await connection.execute("SELECT 1")  # the simple protocol: one round trip, nothing prepared
 
 
+def note_statement(statement: str, seconds: float, error_type: str) -> None:
+    """Measure a statement, also for the canonical line; `error_type` is empty for one that did not fail."""
+    add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
+    metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
+
+
 def _time_statements(engine: Engine) -> None:
     """Measure each statement, also for the canonical line; those that fail count too."""
 
@@ -129,9 +135,7 @@ def _time_statements(engine: Engine) -> None:
     def finish(connection: Connection | None, statement: str, error_type: str) -> None:
         started = connection.info.pop(_STARTED, None) if connection is not None else None
         if started is not None:
-            seconds = time.perf_counter() - started
-            add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
-            metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
+            note_statement(statement, time.perf_counter() - started, error_type)
 
     def on_success(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
         finish(connection, statement, "")
@@ -140,7 +144,7 @@ def _time_statements(engine: Engine) -> None:
         error = context.original_exception
         state = getattr(error, "sqlstate", None)
         finish(context.connection, context.statement or "", state or type(error).__name__)
-        if state in _SERVER_GOES:
+        if state in SERVER_GOES:
             # The driver does not call the connection closed yet: it has the server's word, and its socket is open.
             context.is_disconnect = True
 
