@@ -21,7 +21,7 @@ from orders.schemas import OrderLineView, OrderView, PlaceOrder, ProductView
 
 CLIENT = "bench"
 CONNECTIONS = 10
-"""As many as orders opens: pool_size + max_overflow."""
+"""To the database, as many as orders has here."""
 
 _SQL = {name: DriverStatement.of(sql) for name, sql in load_statements("orders.sql", package="orders").items()}
 
