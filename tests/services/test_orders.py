@@ -8,28 +8,32 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import orjson
 import pytest
 from chassis.caching import Cache
 from chassis.config import Live
 from chassis.errors import (
+    ApiError,
     DatabaseUnreachable,
     DependencyError,
     DependencyFailed,
     DependencyRejected,
     DependencyTimeout,
     DependencyUnavailable,
+    ErrorCode,
     LeaseLost,
     PermanentJobError,
 )
 from chassis.idempotency import IdempotencyKey
 from chassis.inbox import Undeliverable
-from chassis.pooling import Database
+from chassis.pooling import Database, HotSession
 from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.statements import DriverStatement
 from harness import (
     AUTH,
     OTHER_SHOP,
@@ -189,6 +193,38 @@ async def test_placing_writes_order_lines_job_event_and_answer_together(orders: 
     assert event.payload["customer_email"] == "ada@example.com"
     record = await one(orders.database, "SELECT * FROM idempotency_record")
     assert (record.client, record.key, record.status, record.body) == (SHOP, "key-1", 201, placed.content)
+
+
+async def test_a_key_that_is_answered_after_this_request_looked_is_in_progress_and_orders_nothing(
+    orders: Orders,
+) -> None:
+    """The look-up and the lock share a snapshot, and whoever commits between the two has given the lock back."""
+    command = PlaceOrder.model_validate(order())
+    key = IdempotencyKey(SHOP, "key-1", b"fingerprint")
+    async with orders.database.read() as session:
+        catalogue = await use_cases.list_products(session)
+
+    async def place_too_late() -> None:
+        async with orders.database.hot_transaction() as hot:
+            fetch = hot.fetch
+
+            async def fetch_late(statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
+                found = await fetch(statement, **values)
+                await execute(
+                    orders.database,
+                    "INSERT INTO idempotency_record VALUES (:client, 'key-1', :fingerprint, 201, '')",
+                    client=SHOP,
+                    fingerprint=b"fingerprint",
+                )
+                return found
+
+            late = SimpleNamespace(fetch=fetch_late, info=hot.info)
+            await use_cases.place_order(cast("HotSession", late), command, client_id=SHOP, key=key, catalogue=catalogue)
+
+    with pytest.raises(ApiError) as refused:
+        await place_too_late()
+    assert refused.value.code is ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS
+    assert await count(orders.database, "orders") == 0
 
 
 async def test_a_transaction_killed_before_its_commit_leaves_nothing(orders: Orders) -> None:
