@@ -20,7 +20,7 @@ from api_keys import PEPPER, PEPPERS, key_of
 from captured_logs import captured_logs
 from chassis.api_keys import hash_key
 from chassis.config import Live
-from chassis.errors import PROBLEM_JSON
+from chassis.error_answers import PROBLEM_JSON
 from chassis.process import Server
 from chassis.settings import (
     DatabaseSettings,

@@ -178,7 +178,7 @@ async def test_a_connection_held_for_long_is_told_once_with_the_place_that_took_
     assert first["seconds"] >= 0.05
     assert "test_pooling_checkouts.py" in first["taken_by"]
     assert first["taken_by"].endswith(".leak")
-    assert [line.rpartition(".")[2] for line in first["stack"][:2]] == ["leak", "forgotten"]
+    assert [line.rpartition(".")[2] for line in first["waits_at"][:2]] == ["leak", "forgotten"]
     assert second["taken_by"].endswith("what_it_waits_for")
 
 

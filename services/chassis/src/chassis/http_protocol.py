@@ -11,7 +11,8 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from chassis.errors import ApiError, ErrorCode, answer
+from chassis.error_answers import answer
+from chassis.errors import ApiError, ErrorCode
 from chassis.logging import get_logger
 
 log = get_logger(__name__)

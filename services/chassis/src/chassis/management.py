@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.config import fingerprint
-from chassis.errors import ApiError, ErrorCode, answer
+from chassis.error_answers import answer
+from chassis.errors import ApiError, ErrorCode
 from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var
 
 log = get_logger(__name__)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from chassis.errors import PROBLEM_JSON, ErrorCode
+from chassis.error_answers import PROBLEM_JSON
+from chassis.errors import ErrorCode
 
 type ErrorCodeName = Annotated[
     str,

@@ -16,7 +16,8 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from chassis import idempotency
-from chassis.errors import DOCUMENTATION_URL, ApiError, ErrorCode, ErrorDetail, answer
+from chassis.error_answers import answer
+from chassis.errors import DOCUMENTATION_URL, ApiError, ErrorCode, ErrorDetail
 from chassis.logging import get_logger, is_sensitive, put_on_canonical_line, request_id_var, shown_back
 
 log = get_logger(__name__)

@@ -118,7 +118,7 @@ class Checkout:
 
     def where(self) -> dict[str, Any]:
         """Where it was taken, and what its task waits for by now, the outermost first."""
-        return {"taken_by": self.taken_by, "stack": _awaited(self.task) if self.task else []}
+        return {"taken_by": self.taken_by, "waits_at": _awaited(self.task) if self.task else []}
 
     def called_across(self, dependency: str) -> None:
         """Refuse the call, or count and tell it."""
