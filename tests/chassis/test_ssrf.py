@@ -76,6 +76,13 @@ def refusal(address: str, settings: EgressSettings = STRICT) -> str | None:
         pytest.param("64:ff9b:1::7f00:1", id="loopback by local NAT64"),
         pytest.param("2002:7f00:1::", id="loopback by 6to4"),
         pytest.param("2001:0:7f00:1::", id="Teredo"),
+        pytest.param("2001:20::1", id="ORCHID, a hash that is no host"),
+        pytest.param("2606:4700::5efe:7f00:1", id="loopback by ISATAP"),
+        pytest.param("2606:4700::200:5efe:a00:1", id="private by ISATAP, the other kind"),
+        pytest.param("::ffff:0:7f00:1", id="loopback, translated"),
+        pytest.param("3fff::1", id="documentation, the newer range"),
+        pytest.param("192.88.99.1", id="relay to 6to4"),
+        pytest.param("192.0.0.9", id="our own gateway's port control"),
     ],
 )
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
@@ -112,6 +119,15 @@ def test_an_allowed_network_is_allowed_and_its_neighbour_is_not() -> None:
     assert refusal("127.0.0.1", dev) is None
     assert refusal("10.0.0.1", dev) is not None
     assert refusal("::ffff:127.0.0.1", dev) is not None
+
+
+def test_a_refused_network_is_refused_though_it_is_public_or_allowed() -> None:
+    ours = EgressSettings(
+        allowed_networks=(IPv4Network("127.0.0.0/8"),),
+        refused_networks=(IPv4Network("93.184.215.0/24"), IPv4Network("127.0.0.9/32")),
+    )
+    assert refusal(PUBLIC, ours) == refusal("127.0.0.9", ours) == "its address is in a network that is refused here"
+    assert refusal("127.0.0.1", ours) is None
 
 
 @pytest.mark.parametrize(
@@ -163,10 +179,78 @@ def test_http_and_other_ports_are_allowed_where_settings_say_so() -> None:
     assert check_url("http://127.0.0.1:8103/webhooks", dev) == Destination("127.0.0.1", 8103)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "::1"])
-async def test_no_spelling_of_loopback_gets_past_the_resolver(host: str) -> None:
-    with pytest.raises(DestinationRefused, match="loopback"):
-        await check_addresses(Destination(host, 443), STRICT, resolve=resolve)
+# The first row of each kind is how it is usually written.
+SPELLINGS = [
+    *("127.0.0.1", "127.1", "127.0.1", "127.000.000.001", "127.255.255.254"),
+    *("2130706433", "0x7f000001", "0x7F.0.0.1", "0x7f.1", "017700000001", "0177.0.0.1", "0177.1", "00000177.0.0.1"),
+    *("0.0.0.0", "0", "0x0", "00"),
+    *("localhost", "LOCALHOST", "LocalHost"),
+    *("169.254.169.254", "2852039166", "0xa9fea9fe", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376", "169.254.43518"),
+    *("10.0.0.1", "167772161", "0xa000001", "012.1", "192.168.257", "172.16.1", "100.100.100.200", "168.63.129.16"),
+    *("[::1]", "[0:0:0:0:0:0:0:1]", "[0000::0001]", "[::]", "[::1%251]", "[fe80::1%lo]", "[fe80::1]"),
+    *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:FFFF:127.0.0.1]", "[::127.0.0.1]", "[::ffff:127.0.0.1%251]"),
+    *(
+        "[64:ff9b::a9fe:a9fe]",
+        "[64:ff9b::169.254.169.254]",
+        "[2002:7f00:1::]",
+        "[2002:a9fe:a9fe::]",
+        "[2001:0:7f00:1::]",
+    ),
+    *(
+        "[fd00:ec2::254]",
+        "[ff02::1]",
+        "127.0.0.1:443",
+        "[::1]:443",
+        "127.0.0.1:",
+        "127.1#@example.com",
+        "127.1?@example.com",
+    ),
+]
+UNREADABLE = [
+    *("127.0.0.1.", "127.0.0.1..", "%31%32%37.0.0.1", "127.0.0.1%00.example", "127.0.0.1%2f.example", "4294967297"),
+    *("[fe80::1%25nowhere]", "[v1.fe80::1]", "0x", ".", "1.2.3.4.5"),
+]
+MISLEADING = [
+    *("example.com@127.0.0.1", "127.0.0.1@example.com", "example.com:443@127.0.0.1", "127.0.0.1%2f@example.com"),
+    *(
+        "example.com\\@127.0.0.1",
+        "127.0.0.1\\.example.com",
+        "127.0.0.1\t",
+        "127.0.0.1\n.example.com",
+        "example.com@@10.1",
+    ),
+    *("\u2460\u2461\u2466.0.0.1", "\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "127\uff0e0\uff0e0\uff0e1"),
+    *("\u0661\u0662\u0667.0.0.1", "\uff2c\uff2f\uff23\uff21\uff2c\uff28\uff2f\uff33\uff34", "local\u00adhost"),
+    *("/127.0.0.1", "[::1", "[::1]x", "127.0.0.1:80:443", "127.0.0.1:22", "[::1]:6379"),
+]
+
+
+async def test_no_spelling_of_an_address_of_ours_gets_past_registration() -> None:
+    """Read as the system reads them: a number in any base, with parts left out, wrapped, or with an interface."""
+    assert len(SPELLINGS) > 40
+    for spelling in SPELLINGS:
+        with pytest.raises(DestinationRefused, match="its address is"):
+            await check_addresses(check_url(f"https://{spelling}/", STRICT), STRICT, resolve=resolve)
+
+
+async def test_what_the_resolver_cannot_read_has_no_address() -> None:
+    for spelling in UNREADABLE:
+        with pytest.raises(DestinationRefused, match="its host has no address"):
+            await check_addresses(check_url(f"https://{spelling}/", STRICT), STRICT, resolve=resolve)
+
+
+@pytest.mark.parametrize("spelling", MISLEADING, ids=ascii)
+def test_what_two_readers_may_understand_differently_is_refused_as_text(spelling: str) -> None:
+    with pytest.raises(DestinationRefused):
+        check_url(f"https://{spelling}/", STRICT)
+
+
+async def test_no_spelling_gets_past_the_connection_either() -> None:
+    """Without any check before it: the client reads the URL in its own way, and the socket refuses the address."""
+    async with session(STRICT) as client:
+        for spelling in (*SPELLINGS, *UNREADABLE, "127.0.0.1@127.0.0.1", "\uff11\uff12\uff17.0.0.1"):
+            with pytest.raises((DestinationRefused, aiohttp.ClientConnectorDNSError, aiohttp.InvalidURL, UnicodeError)):
+                await client.get(f"http://{spelling}/")
 
 
 async def test_one_private_address_among_public_ones_is_enough_to_be_refused() -> None:
@@ -181,9 +265,12 @@ async def test_a_name_without_an_address_is_refused() -> None:
     async def nothing(_host: str, _port: int) -> Sequence[str]:
         raise socket.gaierror
 
-    for host in ("example.com", "a" * 64 + ".example"):
+    async def empty(_host: str, _port: int) -> Sequence[str]:
+        return []
+
+    for host, ask in (("example.com", nothing), ("example.com", empty), ("a" * 64 + ".example", resolve)):
         with pytest.raises(DestinationRefused, match="its host has no address"):
-            await check_addresses(Destination(host, 443), STRICT, resolve=nothing if host == "example.com" else resolve)
+            await check_addresses(Destination(host, 443), STRICT, resolve=ask)
 
 
 async def test_a_resolver_that_does_not_answer_does_not_hold_up_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:

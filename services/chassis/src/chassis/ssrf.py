@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,9 +26,13 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 # No spaces, controls or backslashes: what two parsers read differently cannot be checked by one for the other.
 _PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 # What the IANA hands out. Outside of it lie the loopback, private, link-local and multicast ranges, and those that wrap
-# an IPv4 address: mapped (::ffff:0:0/96), compatible (::/96), NAT64 (64:ff9b::/96).
+# an IPv4 address: mapped (::ffff:0:0/96), translated (::ffff:0:0:0/96), compatible (::/96), NAT64 (64:ff9b::/96).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-_6TO4 = IPv6Network("2002::/16")  # it wraps an IPv4 address as well
+# Inside of what is public, and still nobody's host: what belongs to protocols (Teredo, ORCHID; 192.0.0.9 and .10 lead
+# to our own gateway) and the relays to 6to4. 6to4 itself, 2002::/16, is not global.
+_SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23")))
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""The third quarter of an IPv6 address whose last one is an IPv4 address, in whatever network (RFC 5214)."""
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
 """Azure's, the one that has a public address; the other clouds' are link-local, private or shared."""
 
@@ -72,7 +76,12 @@ def check_url(url: str, settings: EgressSettings) -> Destination:
 
 def check_address(text: str, settings: EgressSettings) -> None:
     """Raise `DestinationRefused` unless a request may go to this address."""
-    address = ip_address(text)
+    try:
+        address = ip_address(text)
+    except ValueError:  # whoever looks names up passes on what looks like an address, such as v1.fe80::1
+        raise DestinationRefused("its address cannot be read") from None
+    if any(address in network for network in settings.refused_networks):
+        raise DestinationRefused("its address is in a network that is refused here")
     if any(address in network for network in settings.allowed_networks):
         return
     if (kind := _kind(address)) is not None:
@@ -85,7 +94,9 @@ async def check_addresses(destination: Destination, settings: EgressSettings, *,
         async with asyncio.timeout(RESOLVE_SECONDS):
             addresses = await resolve(destination.host, destination.port)
     except (OSError, TimeoutError, UnicodeError):
-        raise DestinationRefused("its host has no address") from None
+        addresses = ()
+    if not addresses:
+        raise DestinationRefused("its host has no address")
     for address in addresses:
         check_address(address, settings)
 
@@ -119,6 +130,10 @@ def _kind(address: Address) -> str | None:
     for kind in ("unspecified", "loopback", "link_local", "multicast"):
         if getattr(address, f"is_{kind}"):
             return kind.replace("_", "-")
-    if isinstance(address, IPv6Address) and (address not in _GLOBAL_UNICAST or address in _6TO4):
+    if isinstance(address, IPv6Address) and (
+        address not in _GLOBAL_UNICAST or int(address) >> 32 & 0xFFFFFFFF in _ISATAP
+    ):
         return "private, reserved or wraps an IPv4 address"
-    return None if address.is_global else "private or reserved"
+    if not address.is_global or any(address in network for network in _SPECIAL):
+        return "private or reserved"
+    return None

@@ -118,3 +118,8 @@ class EgressSettings(Group):
         max_length=16,
         description="Networks that are allowed though they are not public, such as 127.0.0.0/8 in development.",
     )
+    refused_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        max_length=64,
+        description="Networks that are refused in any case: our own public addresses, our network's NAT64 prefix.",
+    )
