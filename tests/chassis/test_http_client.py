@@ -27,6 +27,7 @@ from chassis.logging.debugging import HEADER, DebugRequests, sign
 from chassis.settings import BreakerSettings, DependencySettings, RetrySettings
 from opentelemetry.sdk.trace import TracerProvider
 from pydantic import BaseModel, SecretStr, ValidationError
+from waiting import eventually
 
 QUICK = RetrySettings(base_delay=0.001, max_delay=0.002)
 PATIENT = BreakerSettings(minimum_calls=20, slow_call_duration=0.09)
@@ -490,6 +491,65 @@ async def test_an_open_breaker_sends_nothing_begins_no_attempt_and_is_not_retrie
         server.answers(200)
         await provider.request("POST", "/refunds", operation="refund")
     assert [request.path for request in server.requests] == ["/charges", "/charges", "/refunds"]
+
+
+async def test_of_a_thousand_concurrent_callers_exactly_the_permits_reach_a_recovering_server(server: Server) -> None:
+    now = 0.0
+    server.answers(500)
+    breaker = BreakerSettings(minimum_calls=2, window_size=2, open_seconds=10, half_open_calls=2)
+    async with dependency(server.url, breakers=BreakerRegistry(clock=lambda: now), breaker=breaker) as provider:
+        for _ in range(2):
+            with pytest.raises(DependencyFailed):
+                await charge(provider)
+        now = 20
+        server.answer, before = server.hang, len(server.requests)
+        callers = [asyncio.create_task(charge(provider, retrying=True)) for _ in range(1000)]
+        refused, trying = await asyncio.wait(callers, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+        while len(refused) < 998:
+            more, trying = await asyncio.wait(trying, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+            refused |= more
+        assert all(isinstance(task.exception(), BreakerOpen) for task in refused)
+        server.release.set()
+        assert [task.result().status for task in (await asyncio.wait(trying))[0]] == [201, 201]
+        assert len(server.requests) - before == 2
+        assert (await charge(provider)).status == 201
+
+
+async def test_a_trial_that_is_cancelled_or_cut_off_lets_the_next_caller_try(server: Server) -> None:
+    now = 0.0
+    server.answers(500)
+    breaker = BreakerSettings(minimum_calls=1, window_size=1, open_seconds=10)
+    async with dependency(server.url, breakers=BreakerRegistry(clock=lambda: now), breaker=breaker) as provider:
+        with pytest.raises(DependencyFailed):
+            await charge(provider)
+        await server.arrived.acquire()
+        now, server.answer = 20, server.hang
+        for _ in range(3):
+            trial = asyncio.create_task(charge(provider))
+            await server.arrived.acquire()
+            with pytest.raises(BreakerOpen):
+                await charge(provider)
+            trial.cancel()
+            await asyncio.wait([trial])
+        with pytest.raises(DependencyTimeout), deadlines.deadline(0.05):
+            await charge(provider)
+        now, server.answer = 60, server.ok
+        assert (await charge(provider)).status == 201
+
+
+async def test_a_wait_between_attempts_holds_no_place_in_the_bulkhead(server: Server) -> None:
+    server.answers(429, 201, headers={"Retry-After": "1"})
+    async with dependency(server.url, max_in_flight=1) as provider:
+        waiting = asyncio.create_task(charge(provider, retrying=True))
+        await server.arrived.acquire()
+
+        async def is_waiting() -> bool:
+            return provider._bulkhead.in_flight == 0
+
+        await eventually(is_waiting)
+        assert (await charge(provider)).status == 201
+        waiting.cancel()
+        await asyncio.wait([waiting])
 
 
 async def test_a_full_bulkhead_rejects_at_once_and_does_not_open_the_breaker(server: Server) -> None:

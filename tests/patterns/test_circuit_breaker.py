@@ -1,20 +1,25 @@
 """Circuit breaker: opens on rates, lets exactly its permits try, and recovers without help."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
+from captured_logs import captured_logs
 from chassis.circuit_breaker import (
     Admitted,
     BreakerRegistry,
     BreakerSnapshot,
     CircuitBreaker,
+    Mode,
     Refused,
     StateMachine,
     Verdict,
     classify,
     failures,
+    mode_gauge,
+    overruled,
     rejections,
     state_gauge,
     transitions,
@@ -54,6 +59,7 @@ SETTINGS = BreakerSettings(
     half_open_calls=2,
 )
 VERDICTS: list[Verdict] = ["success", "failure", "ignored"]
+MODES: list[Mode] = ["automatic", "forced_open", "disabled", "observe_only"]
 FAILED = DependencyFailed("d", "answered 500", status=500)
 
 
@@ -99,6 +105,33 @@ def test_half_of_the_calls_failing_opens_it_even_though_no_two_fail_in_a_row() -
         call(m, "success")
         call(m, "failure")
     assert state_of(m) == "open"
+
+
+class CountsConsecutiveFailures:
+    """The usual listing: five failures in a row open it, and any success starts the count over."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.in_a_row >= 5
+
+    def settle(self, verdict: Verdict) -> None:
+        self.in_a_row = self.in_a_row + 1 if verdict == "failure" else 0
+
+
+def test_a_breaker_that_counts_consecutive_failures_never_opens_while_four_calls_in_five_fail() -> None:
+    usual, ours = CountsConsecutiveFailures(), machine()
+    opened_after = None
+    for n in range(1000):
+        verdict: Verdict = "success" if n % 5 == 4 else "failure"
+        usual.settle(verdict)
+        assert not usual.is_open
+        if opened_after is None:
+            call(ours, verdict)
+            opened_after = n + 1 if state_of(ours) == "open" else None
+    assert opened_after == SETTINGS.minimum_calls
 
 
 def test_less_than_the_failure_rate_leaves_it_closed() -> None:
@@ -374,6 +407,87 @@ def test_the_metrics_tell_state_failures_rejections_and_transitions() -> None:
         assert transitions.labels(*labels, source, target)._value.get() == 1
 
 
+def in_mode(mode: Mode, clock: FakeClock, *, seconds: float = 60) -> CircuitBreaker:
+    b = breaker(mode, clock)
+    b.set_mode(mode, seconds=seconds)
+    return b
+
+
+def test_forced_open_it_refuses_a_healthy_dependency_for_the_stated_time_and_ends_in_a_trial() -> None:
+    clock = FakeClock()
+    b = in_mode("forced_open", clock)
+    assert (state_of(b), state_gauge.labels("forced_open", "charge")._value.get()) == ("open", 1)
+    clock.now = 59.9
+    with pytest.raises(BreakerOpen), b.permit():
+        pytest.fail("the call was made")
+    clock.now = 60
+    with b.permit():
+        assert state_of(b) == "half_open"
+    assert b.snapshot().mode == "automatic"
+
+
+def test_forced_open_for_hours_it_sends_nobody_away_for_longer_than_the_longest_open_time() -> None:
+    b = in_mode("forced_open", FakeClock(), seconds=7200)
+    with pytest.raises(BreakerOpen) as refused, b.permit():
+        pass
+    assert refused.value.retry_after == 30
+
+
+def test_forced_open_and_let_go_early_it_tries_with_its_permits() -> None:
+    clock = FakeClock()
+    b = in_mode("forced_open", clock, seconds=7200)
+    b.set_mode("automatic", seconds=1)
+    admitted_now = [b.admit(), b.admit()]
+    with pytest.raises(BreakerOpen):
+        b.admit()
+    for trial in admitted_now:
+        b.settle(trial, None, started=0)
+    assert state_of(b) == "closed"
+
+
+def test_disabled_it_lets_everything_through_and_afterwards_holds_nothing_of_it_against_the_dependency() -> None:
+    clock = FakeClock()
+    b = breaker("disabled", clock)
+    fail(b)
+    b.set_mode("disabled", seconds=60)
+    fail(b, times=100)
+    assert (state_of(b), failures.labels("disabled", "charge")._value.get()) == ("closed", 104)
+    clock.now = 60
+    fail(b, times=3)
+    assert state_of(b) == "closed"
+    fail(b, times=1)
+    assert state_of(b) == "open"
+
+
+def test_observing_only_it_judges_as_ever_refuses_nothing_and_counts_what_it_would_have_refused() -> None:
+    clock = FakeClock()
+    b = in_mode("observe_only", clock)
+    labels = ("observe_only", "charge")
+    fail(b, times=14)
+    assert state_of(b) == "open"
+    assert overruled.labels(*labels)._value.get() == 10
+    assert rejections.labels(*labels)._value.get() == 0
+    clock.now = 10
+    for _ in range(2):
+        with b.permit():
+            pass
+    assert state_of(b) == "closed"
+
+
+def test_a_mode_is_a_metric_and_a_line_of_the_log_when_it_begins_and_when_its_time_is_over() -> None:
+    clock = FakeClock()
+    gauge = mode_gauge.labels("disabled", "charge")
+    with captured_logs() as logs:
+        b = in_mode("disabled", clock)
+        assert (gauge._value.get(), b.snapshot().mode_seconds_left) == (2, 60)
+        clock.now = 60
+        with b.permit():
+            pass
+        assert (gauge._value.get(), b.snapshot().mode_seconds_left) == (0, None)
+        told = [(line["source"], line["target"]) for line in logs.of("circuit_breaker_mode_changed")]
+    assert told == [("automatic", "disabled"), ("disabled", "automatic")]
+
+
 def test_a_process_has_one_breaker_for_each_dependency_and_operation() -> None:
     registry = BreakerRegistry(clock=FakeClock())
     charge = registry.get("provider", "charge", SETTINGS)
@@ -381,8 +495,8 @@ def test_a_process_has_one_breaker_for_each_dependency_and_operation() -> None:
     fail(charge)
     registry.get("provider", "refund", SETTINGS)
     assert registry.snapshot() == [
-        BreakerSnapshot("provider", "charge", "open"),
-        BreakerSnapshot("provider", "refund", "closed"),
+        BreakerSnapshot("provider", "charge", "open", "automatic", None),
+        BreakerSnapshot("provider", "refund", "closed", "automatic", None),
     ]
 
 
@@ -396,6 +510,8 @@ class Model:
     in_flight: int = 0
     open_until: float = 0.0
     opened: int = 0
+    mode: Mode = "automatic"
+    mode_until: float = math.inf
 
     def enter(self, state: str) -> None:
         self.state, self.results, self.in_flight = state, [], 0
@@ -406,7 +522,28 @@ class Model:
         self.opened += 1
         self.enter("open")
 
+    def set_mode(self, mode: Mode, *, until: float, now: float) -> None:
+        """An operator decides until then."""
+        if self.mode == "forced_open":
+            self.open_until = now
+        self.mode, self.mode_until = mode, math.inf if mode == "automatic" else until
+        if mode == "forced_open":
+            self.open_until = until
+            self.enter("open")
+        if mode == "disabled":
+            self.opened = 0
+            self.enter("closed")
+
     def admit(self, now: float) -> int | None:
+        """The term of the call, -1 if it counts for nothing, None if it is refused."""
+        if now >= self.mode_until:
+            self.set_mode("automatic", until=math.inf, now=now)
+        if self.mode == "disabled":
+            return -1
+        term = self.decide(now)
+        return -1 if term is None and self.mode == "observe_only" else term
+
+    def decide(self, now: float) -> int | None:
         if self.state == "open" and now >= self.open_until:
             self.enter("half_open")
         if self.state == "open" or (self.state == "half_open" and self.in_flight + len(self.results) >= 2):
@@ -438,6 +575,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
     """Any interleaving of calls, results and time: the breaker and its model agree at every step."""
 
     calls: Bundle[tuple[Admitted, int]] = Bundle("calls")
+    changes_mode = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -448,6 +586,12 @@ class BreakerAgainstModel(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0, 0.5, 1, 5, 10, 30, 60]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
+
+    @precondition(lambda self: self.changes_mode)
+    @rule(mode=st.sampled_from(MODES), seconds=st.sampled_from([1, 10, 60]))
+    def overrule(self, mode: Mode, seconds: float) -> None:
+        self.real.set_mode(mode, until=self.now + seconds, now=self.now)
+        self.model.set_mode(mode, until=self.now + seconds, now=self.now)
 
     @rule(target=calls)
     def call(self) -> tuple[Admitted, int] | MultipleResults[tuple[Admitted, int]]:
@@ -484,7 +628,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def same_state(self) -> None:
-        assert state_of(self.real) == self.model.state
+        assert (state_of(self.real), self.real.mode) == (self.model.state, self.model.mode)
         if self.real.state == "half_open":
             assert 0 <= self.real._in_flight <= SETTINGS.half_open_calls
         assert self.real._window.calls <= SETTINGS.window_size
@@ -492,3 +636,15 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
 BreakerAgainstModel.TestCase.settings = hypothesis_settings(max_examples=100, stateful_step_count=60, deadline=None)
 TestBreakerAgainstModel = BreakerAgainstModel.TestCase
+
+
+class OverruledBreakerAgainstModel(BreakerAgainstModel):
+    """The same while operators overrule it at any moment."""
+
+    changes_mode = True
+
+
+OverruledBreakerAgainstModel.TestCase.settings = hypothesis_settings(
+    max_examples=60, stateful_step_count=60, deadline=None
+)
+TestOverruledBreakerAgainstModel = OverruledBreakerAgainstModel.TestCase

@@ -6,9 +6,11 @@
                                                          └──one failed or was slow──┘
 
 `StateMachine` decides and knows no clock; `CircuitBreaker` is what calls go through; `BreakerRegistry` holds one per
-dependency and operation, since a provider whose refunds hang may still charge.
+dependency and operation, since a provider whose refunds hang may still charge. An operator may overrule one for a
+stated time: that is its `Mode`, set through the management port (`breaker_routes`).
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,22 +38,27 @@ _LABELS = ["dependency", "operation"]
 state_gauge = Gauge("circuit_breaker_state", "0 closed, 1 open, 2 half-open.", _LABELS)
 failures = Counter("circuit_breaker_failures", "Calls the breaker counted as failed.", _LABELS)
 rejections = Counter("circuit_breaker_rejections", "Calls refused without trying.", _LABELS)
+overruled = Counter("circuit_breaker_overruled", "Calls let through by observe_only, else refused.", _LABELS)
+mode_gauge = Gauge("circuit_breaker_mode", "0 automatic, 1 forced open, 2 disabled, 3 observing only.", _LABELS)
 transitions = Counter("circuit_breaker_transitions", "Changes of state.", [*_LABELS, "from", "to"])
 
 type State = Literal["closed", "open", "half_open"]
+type Mode = Literal["automatic", "forced_open", "disabled", "observe_only"]
+"""Who decides: the breaker, or an operator. `observe_only` lets it judge and count, and refuse nothing."""
 type Verdict = Literal["success", "failure", "ignored"]
 
 # How soon to ask again while others are trying: about as long as an attempt takes.
 _TRIAL_SECONDS = 1.0
 
 _STATE_NUMBER: dict[State, int] = {"closed": 0, "open": 1, "half_open": 2}
+_MODE_NUMBER: dict[Mode, int] = {"automatic": 0, "forced_open": 1, "disabled": 2, "observe_only": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The call may go ahead; its result counts only while the machine is still in the same `term`."""
+    """The call may go ahead; its result counts only while the machine is still in the same `term`. None: never."""
 
-    term: int
+    term: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +84,45 @@ class StateMachine:
         self._times_opened = 0
         self._in_flight = 0
         self._succeeded = 0
+        self._mode_until = math.inf
         self.state: State = "closed"
+        self.mode: Mode = "automatic"
+
+    def set_mode(self, mode: Mode, *, until: float, now: float) -> None:
+        """Let `mode` hold until then. Forced open ends in a trial, as every open time does."""
+        if self.mode == "forced_open":
+            self._open_until = now
+        if mode == "forced_open":
+            self._open_until = until
+            self._enter("open")
+        elif mode == "disabled":
+            self._times_opened = 0
+            self._enter("closed")
+        self.mode = mode
+        self._mode_until = math.inf if mode == "automatic" else until
+
+    def mode_seconds_left(self, now: float) -> float:
+        """How long the mode goes on to hold, which is for ever when it is automatic; one that is over ends here."""
+        if now >= self._mode_until:
+            self.set_mode("automatic", until=math.inf, now=now)
+        return self._mode_until - now
 
     def admit(self, now: float) -> Admitted | Refused:
+        self.mode_seconds_left(now)
+        if self.mode == "disabled":
+            return Admitted(None)
+        decision = self._decide(now)
+        if self.mode == "observe_only" and isinstance(decision, Refused):
+            return Admitted(None)
+        return decision
+
+    def _decide(self, now: float) -> Admitted | Refused:
         if self.state == "open" and now >= self._open_until:
             self._enter("half_open")
         if self.state == "open":
-            return Refused(self._open_until - now)
+            # Forced open may last for hours, and end sooner: nobody is sent away for longer than the cap.
+            longest = self._settings.max_open_seconds * (1 + self._settings.open_jitter)
+            return Refused(min(self._open_until - now, longest))
         if self.state == "half_open":
             # Counted in flight: were successes alone counted, every concurrent caller would be let through.
             if self._in_flight + self._succeeded >= self._settings.half_open_calls:
@@ -198,6 +237,9 @@ class CircuitBreaker:
         self._clock = clock
         self._machine = StateMachine(settings, random)
         self._seen: State = "closed"
+        self._seen_mode: Mode = "automatic"
+        self._overruled = overruled.labels(dependency, operation)
+        self._mode_gauge = mode_gauge.labels(dependency, operation)
         self._failures = failures.labels(dependency, operation)
         self._rejections = rejections.labels(dependency, operation)
         self._gauge = state_gauge.labels(dependency, operation)
@@ -207,6 +249,20 @@ class CircuitBreaker:
     def state(self) -> State:
         """The state as of the last call; an open breaker turns half-open when the next call comes."""
         return self._machine.state
+
+    def set_mode(self, mode: Mode, *, seconds: float) -> None:
+        """Overrule the breaker for `seconds`; automatic ends that at once."""
+        now = self._clock()
+        self._machine.set_mode(mode, until=now + seconds, now=now)
+        self._publish()
+
+    def snapshot(self) -> "BreakerSnapshot":
+        left = self._machine.mode_seconds_left(self._clock())
+        self._publish()
+        mode = self._machine.mode
+        return BreakerSnapshot(
+            self.dependency, self.operation, self.state, mode, None if mode == "automatic" else round(left, 1)
+        )
 
     def permit(self) -> "Permit":
         """A context manager around one call: entering it raises `BreakerOpen` when the call may not go ahead."""
@@ -218,6 +274,8 @@ class CircuitBreaker:
         if isinstance(decision, Refused):
             self._rejections.inc()
             raise BreakerOpen(self.dependency, retry_after=decision.retry_after)
+        if decision.term is None and self._machine.mode == "observe_only":
+            self._overruled.inc()
         return decision
 
     def settle(self, call: Admitted, error: BaseException | None, *, started: float) -> None:
@@ -229,7 +287,9 @@ class CircuitBreaker:
         self._publish()
 
     def _publish(self) -> None:
-        state = self._machine.state
+        state, mode = self._machine.state, self._machine.mode
+        if mode != self._seen_mode:
+            self._publish_mode(mode)
         if state == self._seen:
             return
         transitions.labels(self.dependency, self.operation, self._seen, state).inc()
@@ -242,6 +302,17 @@ class CircuitBreaker:
             target=state,
         )
         self._seen = state
+
+    def _publish_mode(self, mode: Mode) -> None:
+        self._mode_gauge.set(_MODE_NUMBER[mode])
+        log.warning(
+            "circuit_breaker_mode_changed",
+            dependency=self.dependency,
+            operation=self.operation,
+            source=self._seen_mode,
+            target=mode,
+        )
+        self._seen_mode = mode
 
 
 class Permit:
@@ -275,6 +346,9 @@ class BreakerSnapshot:
     dependency: str
     operation: str
     state: State
+    mode: Mode
+    mode_seconds_left: float | None
+    """Seconds until it is automatic again; None when it is."""
 
 
 class BreakerRegistry:
@@ -294,8 +368,9 @@ class BreakerRegistry:
             )
         return self._breakers[key]
 
+    def find(self, dependency: str, operation: str) -> CircuitBreaker | None:
+        """The breaker of this operation if it has been called yet."""
+        return self._breakers.get((dependency, operation))
+
     def snapshot(self) -> list[BreakerSnapshot]:
-        return [
-            BreakerSnapshot(breaker.dependency, breaker.operation, breaker.state)
-            for _, breaker in sorted(self._breakers.items())
-        ]
+        return [breaker.snapshot() for _, breaker in sorted(self._breakers.items())]

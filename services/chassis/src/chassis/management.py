@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 
 import orjson
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.config import fingerprint
 from chassis.error_answers import answer
-from chassis.errors import ApiError, ErrorCode
-from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var
+from chassis.errors import ApiError, ErrorCode, ErrorDetail
+from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var, shown_back
 
 log = get_logger(__name__)
 
@@ -27,6 +27,8 @@ type Token = Callable[[], SecretStr | None]
 """The management token that is valid now, if there is one: it may be replaced while the process runs."""
 
 _OPEN_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_MAX_BODY_BYTES = 1024
+_MAX_SHOWN = 100  # characters of a wrong value that are shown back
 _REQUEST_ID_KEY = "holdfast.request_id"
 """Where a request's scope keeps its id for who answers outside the guard: the framework's last resort does."""
 
@@ -92,6 +94,38 @@ def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr
     if scheme.lower() != "bearer" or not is_right:
         raise ApiError(ErrorCode.UNAUTHENTICATED, "The management token is needed: Authorization: Bearer <token>.")
     return token
+
+
+async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
+    """What an endpoint is asked for; raises `ApiError` (400, 413 or 422) naming everything that is wrong with it."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        raise ApiError(ErrorCode.MALFORMED_REQUEST, "The body is not valid JSON.")
+    details = [
+        ErrorDetail(
+            shown(".".join(map(str, problem["loc"]))) or "body",
+            problem["msg"],
+            # What an unknown field holds nobody knows: a misspelt `tokn` may be one.
+            None if problem["type"] == "extra_forbidden" else shown(problem["input"]),
+        )
+        for problem in problems
+    ]
+    raise ApiError(ErrorCode.VALIDATION_FAILED, details=details)
+
+
+def shown(value: object) -> str | None:
+    """A wrong value as it was given; a whole object says nothing that the field's name does not."""
+    if not isinstance(value, str | int | float):
+        return None
+    return shown_back(str(value), _MAX_SHOWN)
 
 
 def _client(scope: Scope) -> str:

@@ -7,7 +7,6 @@ from importlib.metadata import version
 
 from chassis import idempotency
 from chassis.caching import Cache
-from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.http_client import HttpDependency
 from chassis.pooling import after_commit
@@ -44,7 +43,7 @@ async def _open_parts(live: Live[OrdersSettings], resources: WorkerResources) ->
     tokens = TokenSource(
         issuer=settings.service_name, audience="payments", secret=lambda: live.current.payments.token_secret
     )
-    dependency = HttpDependency("payments", settings.payments, authorization=tokens, breakers=BreakerRegistry())
+    dependency = HttpDependency("payments", settings.payments, authorization=tokens, breakers=resources.breakers)
     payments, database = PaymentsClient(dependency), resources.database
     cache = caches.orders(resources.redis, settings)
     on_payment, on_order = partial(events.on_payment, cache), partial(events.on_order, cache)

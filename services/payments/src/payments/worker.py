@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.http_client import HttpDependency, bearer
 from chassis.schedules import Schedule
@@ -37,7 +36,7 @@ async def _open_parts(settings: PaymentsSettings, resources: WorkerResources) ->
         "provider",
         settings.provider,
         authorization=bearer(settings.provider.api_key),
-        breakers=BreakerRegistry(),
+        breakers=resources.breakers,
         is_external=True,
     )
     client = ProviderClient(provider)

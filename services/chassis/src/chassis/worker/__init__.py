@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
-from chassis import dead_letters, job_routes, watchdog
+from chassis import breaker_routes, dead_letters, job_routes, watchdog
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.health import Check, Health, management_app
 from chassis.job_runner import Handler as JobHandler
@@ -40,6 +41,7 @@ class WorkerResources:
     streams: Redis
     wakeups: Wakeups
     checks: Mapping[str, Check]
+    breakers: BreakerRegistry
 
     @property
     def settings(self) -> ServiceSettings:
@@ -108,7 +110,7 @@ def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_
                 health,
                 info,
                 token=lambda: live.current.management.token,
-                routes=job_routes.routes(resources.database),
+                routes=[*job_routes.routes(resources.database), *breaker_routes.routes(resources.breakers)],
             )
             await run_worker(live.current, health=health, management=management, stages=stages)
 
@@ -146,4 +148,5 @@ async def _open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIter
             streams=streams,
             wakeups=wakeups,
             checks={"database": health.ping},
+            breakers=BreakerRegistry(),
         )
