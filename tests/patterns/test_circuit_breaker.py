@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from captured_logs import captured_logs
@@ -386,6 +388,16 @@ def test_time_before_the_restart_is_not_counted_as_the_dependencys() -> None:
             permit.restart()
             clock.now += 0.1
     assert state_of(b) == "closed"
+
+
+def test_each_preset_of_the_page_is_one_that_the_settings_allow() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "patterns" / "circuit_breaker.md").read_text()
+    presets = re.findall(r"^\| [a-z, ]+ \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    assert len(presets) == 4
+    for minimum_calls, open_seconds, max_open_seconds in presets:
+        BreakerSettings.model_validate(
+            {"minimum_calls": minimum_calls, "open_seconds": open_seconds, "max_open_seconds": max_open_seconds}
+        )
 
 
 def test_the_metrics_tell_state_failures_rejections_and_transitions() -> None:

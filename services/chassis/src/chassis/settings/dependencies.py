@@ -32,7 +32,7 @@ class RetrySettings(Group):
 
 
 class BreakerSettings(Group):
-    """The preset for a flaky external dependency; `docs/patterns/circuit_breaker.md` has the others."""
+    """For what an order waits for, so it is tried soon; `docs/patterns/circuit_breaker.md` has presets for others."""
 
     failure_rate: float = Field(0.5, gt=0, le=1, description="Share of failed calls in the window that opens it.")
     slow_call_rate: float = Field(0.8, gt=0, le=1, description="Share of slow calls in the window that opens it.")
