@@ -10,16 +10,8 @@ import pytest
 from captured_logs import captured_logs
 from chassis.app import error_documents, error_rendering
 from chassis.app.middleware import RequestContext
-from chassis.errors import (
-    PROBLEM_JSON,
-    Answer,
-    ApiError,
-    BreakerOpen,
-    ErrorCode,
-    ErrorDetail,
-    answer,
-    wants_problem,
-)
+from chassis.error_answers import PROBLEM_JSON, Answer, answer, wants_problem
+from chassis.errors import ApiError, BreakerOpen, ErrorCode, ErrorDetail
 from chassis.health import Health, management_app
 from chassis.process import Server
 from chassis.settings import HttpSettings
