@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from chassis import webhooks
+from chassis import dead_letters, webhooks
 from chassis.config import Live
-from chassis.errors import DatabaseUnreachable, LeaseLost
+from chassis.dead_letters import Filter
+from chassis.errors import DatabaseUnreachable, LeaseLost, PermanentJobError
 from chassis.jobs import RunningJob
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings
-from harness import attempt, count, job_statuses, one, rows, running
+from harness import attempt, count, execute, job_statuses, one, rows, running
 from pydantic import SecretStr
 from sqlalchemy import text
 from standardwebhooks import Webhook
@@ -220,15 +221,36 @@ UNREADABLE = [
 ]
 
 
-async def test_a_signed_body_that_cannot_be_read_is_stored_then_dead(ingest: Ingest) -> None:
+async def test_a_signed_body_that_cannot_be_read_is_stored_then_dead_as_is_its_job(ingest: Ingest) -> None:
     for n, body in enumerate(UNREADABLE):
         answer = await ingest.send(body, f"evt_{n}")
         assert (answer.status_code, answer.json()) == (200, {"status": "accepted"}), body[:80]
-        assert await ingest.publish() is None
+        assert isinstance(await ingest.publish(), PermanentJobError)
         stored = await one(ingest.database, "SELECT * FROM provider_event WHERE event_id = :id", id=f"evt_{n}")
         assert (stored.status, stored.body) == ("dead", body), body[:80]
         assert stored.reason.startswith("unreadable")
-    assert await count(ingest.database, "outbox") == await count(ingest.database, "job") == 0
+    assert await job_statuses(ingest.database, "publish_event") == ["dead"] * len(UNREADABLE)
+    assert await count(ingest.database, "outbox") == 0
+
+
+async def test_a_dead_event_is_published_once_its_job_is_replayed_after_a_fix(ingest: Ingest) -> None:
+    async def replay() -> None:
+        async with ingest.database.transaction() as session:
+            assert len(await dead_letters.replay(session, which=Filter(name="publish_event"))) == 1
+
+    await ingest.send(body_of(amount="a lot"))
+    await ingest.publish()
+    await replay()
+    assert isinstance(await ingest.publish(), PermanentJobError)
+    assert (await ingest.stored()).status == "dead"
+    # It stands for a fix of what reads the body.
+    await execute(ingest.database, "UPDATE provider_event SET body = :body", body=body_of())
+    await replay()
+    assert await ingest.publish() is None
+    stored = await ingest.stored()
+    assert (stored.status, stored.reason) == ("published", None)
+    assert await count(ingest.database, "outbox") == 1
+    assert await job_statuses(ingest.database, "publish_event") == []
 
 
 @pytest.mark.parametrize(

@@ -49,23 +49,28 @@ async def store_event(session: AsyncSession, *, provider: Provider, event_id: st
     return True
 
 
-async def publish_event(session: AsyncSession, row_id: UUID) -> None:
-    """Protocol, row 8: the event in the outbox. A type that nobody handles is kept and ignored; what cannot be read
-    is dead, since no further attempt will read it either.
+async def publish_event(session: AsyncSession, row_id: UUID) -> str | None:
+    """Protocol, row 8: the event in the outbox. A type that nobody handles is kept and ignored.
+
+    What cannot be read is dead until somebody asks again, after a fix of whatever reads it; returns what is wrong.
     """
     stored = (await session.scalars(select(ProviderEvent).where(ProviderEvent.id == row_id).with_for_update())).one()
+    if stored.status == ProviderEventStatus.DEAD:
+        await _move(session, stored, ProviderEventStatus.STORED, None)
     if stored.status != ProviderEventStatus.STORED:
-        return
+        return None
     try:
         event = _read(stored)
     except ValidationError as error:
-        await _move(session, stored, ProviderEventStatus.DEAD, f"unreadable: {error.error_count()} problems")
-        return
+        problem = f"unreadable: {error.error_count()} problems"
+        await _move(session, stored, ProviderEventStatus.DEAD, problem)
+        return problem
     if event is None:
         await _move(session, stored, ProviderEventStatus.IGNORED, "unknown type")
-        return
+        return None
     await _move(session, stored, ProviderEventStatus.PUBLISHED, None)
     await outbox.publish(session, event, stream=STREAM, aggregate_id=str(stored.id), aggregate_version=1)
+    return None
 
 
 def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
