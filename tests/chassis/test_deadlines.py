@@ -2,10 +2,22 @@
 
 import asyncio
 import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import httpx
 import pytest
 from chassis import deadlines
+from chassis.app import error_rendering
+from chassis.app.middleware import RequestContext
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import DeadlineExceeded
+from chassis.http_client import HttpDependency, bearer
+from chassis.process import Server
+from chassis.settings import DependencySettings, HttpSettings
+from fastapi import FastAPI
+from holdfast_local.ports import free_port
+from pydantic import SecretStr
 
 
 class FakeClock:
@@ -82,3 +94,88 @@ def test_a_callers_header_is_clamped_and_nonsense_is_ignored(header: str | None,
 def test_the_next_hop_is_granted_whole_milliseconds_rounded_down_and_never_a_negative_time() -> None:
     assert deadlines.to_header(1.2349) == "1234"
     assert deadlines.to_header(-3) == "0"
+
+
+# Over real hops
+
+
+class Hops:
+    """Two services: `/ask` of the first works for a while, then calls the second, which keeps how much time it has."""
+
+    def __init__(self) -> None:
+        self.works_for = 0.0
+        self.begun: list[str] = []
+        self.left: list[float] = []
+        self.url = ""
+
+
+@pytest.fixture
+async def hops() -> AsyncIterator[Hops]:
+    hops = Hops()
+    first, second = FastAPI(), FastAPI()
+    async with AsyncExitStack() as stack:
+
+        @second.get("/told")
+        async def told() -> str:
+            hops.left.append(deadlines.remaining())
+            return "told"
+
+        url = await stack.enter_async_context(serving(second))
+        settings = DependencySettings(base_url=url, attempt_timeout=3.0)
+        client = HttpDependency("second", settings, authorization=bearer(SecretStr("key")), breakers=BreakerRegistry())
+        stack.push_async_callback(client.close)
+
+        @first.get("/ask")
+        async def ask() -> str:
+            hops.begun.append("ask")
+            await asyncio.sleep(hops.works_for)
+            await client.request("GET", "/told", operation="told")
+            return "answered"
+
+        hops.url = await stack.enter_async_context(serving(first))
+        yield hops
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """The application on a port of its own, in the frame of every request."""
+    error_rendering.install(app)
+    app.add_middleware(RequestContext, settings=HttpSettings())
+    port = free_port()
+    async with Server(app, host="127.0.0.1", port=port, drain_timeout=1).running():
+        yield f"http://127.0.0.1:{port}"
+
+
+async def ask(hops: Hops, milliseconds: str | None) -> httpx.Response:
+    headers = {} if milliseconds is None else {deadlines.HEADER: milliseconds}
+    async with httpx.AsyncClient() as client:
+        return await client.get(f"{hops.url}/ask", headers=headers)
+
+
+async def test_a_deadline_enters_with_the_request_and_is_shorter_after_each_hop(hops: Hops) -> None:
+    hops.works_for = 0.2
+    assert (await ask(hops, "2000")).status_code == 200
+    assert 1.0 < hops.left[0] <= 1.8
+
+
+async def test_the_next_hop_is_granted_no_more_than_one_attempt_has(hops: Hops) -> None:
+    assert (await ask(hops, None)).status_code == 200
+    assert 2.0 < hops.left[0] <= 3.0
+
+
+async def test_work_whose_time_was_spent_before_the_next_hop_is_refused_there_and_counted(hops: Hops) -> None:
+    hops.works_for, before = 0.2, deadlines.deadline_exceeded._value.get()
+    answer = await ask(hops, "100")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (504, "DEADLINE_EXCEEDED")
+    assert "Retry-After" in answer.headers
+    assert (hops.begun, hops.left) == (["ask"], [])
+    assert deadlines.deadline_exceeded._value.get() == before + 1
+
+
+async def test_a_request_that_arrives_with_no_time_left_is_not_begun(hops: Hops) -> None:
+    before = deadlines.deadline_exceeded._value.get()
+    answer = await ask(hops, "0")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "DEADLINE_EXCEEDED")
+    assert (hops.begun, hops.left) == ([], [])
+    assert deadlines.deadline_exceeded._value.get() == before + 1

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 from backends import RealServer
-from chassis import dead_letters
+from chassis import dead_letters, deadlines
 from chassis.dead_letters import Filter
 from chassis.errors import ApiError, DatabaseUnreachable, ErrorCode, HoldfastError, LeaseLost, PermanentJobError
 from chassis.job_completion import Completions
@@ -636,6 +636,36 @@ async def test_an_attempt_that_ends_by_itself_clears_a_job_of_the_suspicion(
     ):
         row = await eventually(partial(_failed, database, job_id, 1))
     assert row.is_suspect is False
+
+
+async def test_a_jobs_calls_get_what_is_left_of_its_time_limit_and_of_its_deadline(
+    database: Database, wakeups: Wakeups
+) -> None:
+    class Brief(JobPayload, job="brief", time_limit=2.0):
+        pass
+
+    left: dict[str, float] = {}
+
+    async def handle(job: RunningJob, _payload: JobPayload) -> None:
+        left[job.name] = deadlines.remaining()
+
+    jobs = [await add(database, Brief()), await add(database, Ship(), deadline=20)]
+    async with running(database, wakeups, {Brief: handle, Ship: handle}):
+        for job_id in jobs:
+            await reaches(database, job_id, "gone")
+    assert 1 < left["brief"] <= 2
+    assert 10 < left["ship"] <= 20
+
+
+async def test_a_job_that_is_late_is_counted_and_not_begun(database: Database, wakeups: Wakeups) -> None:
+    async def ship(_job: RunningJob, _payload: Ship) -> None:
+        pytest.fail("it was begun")
+
+    before = deadlines.deadline_exceeded._value.get()
+    job_id = await add(database, Ship(), deadline=-1)
+    async with running(database, wakeups, {Ship: ship}):
+        await reaches(database, job_id, "dead")
+    assert deadlines.deadline_exceeded._value.get() == before + 1
 
 
 async def test_what_no_attempt_can_save_is_a_dead_letter_with_its_reason(database: Database, wakeups: Wakeups) -> None:

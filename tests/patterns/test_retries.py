@@ -1,6 +1,7 @@
 """Retries: only what can succeed and may be repeated, randomly spread, within budget and deadline."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from chassis.retries import (
     RetryBudget,
     Stop,
     Wait,
+    amplification,
     decide,
     full_jitter,
     is_retryable,
@@ -259,6 +261,35 @@ async def test_each_attempt_is_counted_by_its_outcome() -> None:
     with pytest.raises(BreakerOpen):
         await run(Dependency(BreakerOpen("counted", retry_after=1)), name="counted")
     assert [count(outcome) for outcome in ("unknown", "not_run", "success", "refused_here")] == [1, 1, 1, 1]
+
+
+async def test_the_amplification_is_attempts_made_on_the_dependency_over_calls() -> None:
+    async def run_all(*errors: DependencyError) -> None:
+        with contextlib.suppress(DependencyError, DeadlineExceeded):
+            await run(Dependency(*errors), name="amplified")
+
+    child = amplification.labels("amplified")
+    await run_all()
+    await run_all(TIMEOUT, REFUSED)
+    await run_all(RESET, RESET, RESET)
+    await run_all(BreakerOpen("amplified", retry_after=1))
+    await run_all(TIMEOUT, BulkheadFull("amplified", 1))
+    assert child._sum.get() == 1 + 3 + 3 + 0 + 1
+    assert sum(bucket.get() for bucket in child._buckets) == 5
+
+
+async def test_a_cancelled_call_is_counted_as_well() -> None:
+    async def hang(_attempt: int) -> None:
+        await asyncio.Event().wait()
+
+    policy = RetrySettings()
+    task = asyncio.create_task(
+        retry(hang, policy=policy, budget=RetryBudget("gone", policy), idempotent=True, dependency="gone")
+    )
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert sum(bucket.get() for bucket in amplification.labels("gone")._buckets) == 1
 
 
 @pytest.mark.parametrize(

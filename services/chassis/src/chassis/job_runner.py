@@ -14,6 +14,7 @@ import asyncpg
 from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
 
+from chassis import deadlines
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
 from chassis.job_completion import Completions
 from chassis.job_decisions import Claim, Outcome, decide_claim, judge
@@ -264,10 +265,11 @@ class JobRunner:
 
     async def _handle(self, run: _Run) -> None:
         payload, handler = self._load(run.row)
-        limit = payload.options.time_limit
+        limit, left = payload.options.time_limit, run.row["seconds_left"]
         try:
-            async with asyncio.timeout(limit) as timer:
-                await handler(run.job, payload)
+            with deadlines.deadline(limit if left is None else min(limit, left)):
+                async with asyncio.timeout(limit) as timer:
+                    await handler(run.job, payload)
         except TimeoutError as error:
             if timer.expired():
                 raise TimeoutError(f"not done within its time limit of {limit:g} s") from error
@@ -275,7 +277,8 @@ class JobRunner:
 
     def _load(self, row: asyncpg.Record) -> tuple[JobPayload, Handler]:
         """The payload and its handler. Raises `PermanentJobError` when no further attempt can change that."""
-        if row["is_late"]:
+        if row["seconds_left"] is not None and row["seconds_left"] <= 0:
+            deadlines.deadline_exceeded.inc()
             raise PermanentJobError("its deadline passed before it was started")
         kind, handler = self._handlers.get((row["name"], row["payload_version"]), (None, None))
         if kind is None or handler is None:

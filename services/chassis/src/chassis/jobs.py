@@ -104,8 +104,9 @@ async def enqueue(
 ) -> int | None:
     """Add the job to the session's transaction and return its id: it exists if and only if that commits.
 
-    It runs after `delay` seconds, and is not started more than `deadline` seconds from now. None when a job of this
-    name with the same `unique_key` waits already; one that runs does not count, since it may have read older state.
+    It runs after `delay` seconds, and is not started more than `deadline` seconds from now; its calls get what is
+    left of those. None when a job of this name with the same `unique_key` waits already; one that runs does not count,
+    since it may have read older state.
     """
     with _producing(payload.options):
         values = _values(payload) | {"delay": delay, "deadline": deadline}

@@ -33,7 +33,7 @@ SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NU
 FROM claimable
 WHERE job.id = claimable.id
 RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
-    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
+    extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left;
 
 -- name: claim_oldest
 -- The same, but the longest due first, whatever their priority: every few claims, so that no priority can starve.
@@ -50,7 +50,7 @@ SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NU
 FROM claimable
 WHERE job.id = claimable.id
 RETURNING job.id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
-    extract(epoch FROM now() - run_at)::float8 AS waited, COALESCE(deadline < now(), false) AS is_late;
+    extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left;
 
 -- name: complete
 -- A finished job leaves no row. No row comes back when its lease was lost.

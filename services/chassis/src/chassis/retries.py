@@ -5,14 +5,15 @@ One layer only: where a job is rescheduled on failure, its call is a single atte
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from random import random as uniform
 from typing import Literal
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from chassis import deadlines
 from chassis.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, DependencyError
@@ -23,6 +24,12 @@ log = get_logger(__name__)
 
 retry_attempts = Counter("retry_attempts", "Attempts, the first ones included, by outcome.", ["dependency", "outcome"])
 retry_stopped = Counter("retry_stopped", "Calls given up, by what forbade a further attempt.", ["dependency", "reason"])
+amplification = Histogram(
+    "retry_amplification",
+    "Attempts that each call made on the dependency: sum ÷ count is the amplification factor.",
+    ["dependency"],
+    buckets=(0, 1, 2, 3, 5, 10),  # attempts; a policy has at most 10
+)
 retry_budget_balance = Gauge("retry_budget_balance", "Retries the budget would allow now.", ["dependency"])
 
 # 408, 429 and the gateway's 502, 503, 504: the server did not do the work, or may be able to in a moment.
@@ -76,11 +83,16 @@ def is_retryable(error: DependencyError, *, idempotent: bool) -> bool:
     after transport errors, time-outs (both have no status) and the retryable statuses. Never what this process itself
     refused: repeating against an open breaker or a full bulkhead is the load that they exist to keep away.
     """
-    if isinstance(error, BreakerOpen | BulkheadFull):
+    if _was_refused_here(error):
         return False
     if error.outcome == "not_run":
         return True
     return idempotent and (error.status is None or error.status in RETRYABLE_STATUSES)
+
+
+def _was_refused_here(error: DependencyError) -> bool:
+    """Whether this process did not let it out: then it was no attempt on the dependency."""
+    return isinstance(error, BreakerOpen | BulkheadFull)
 
 
 _MAX_EXPONENT = 32
@@ -167,8 +179,8 @@ async def retry[T](
     """
     budget.earn(clock())
     uncertain: DependencyError | None = None
-    attempt = 0
-    with deadlines.deadline(policy.total_timeout, clock=clock):
+    attempt = made = 0
+    with _measured_amplification(dependency, lambda: made), deadlines.deadline(policy.total_timeout, clock=clock):
         while True:
             attempt += 1
             try:
@@ -178,6 +190,7 @@ async def retry[T](
                     raise uncertain from error
                 raise
             except DependencyError as error:
+                made += not _was_refused_here(error)
                 uncertain = error if error.outcome == "unknown" else uncertain
                 remaining = deadlines.remaining(clock=clock)
                 decision = decide(
@@ -191,15 +204,23 @@ async def retry[T](
                         raise uncertain from error
                     raise
             else:
+                made += 1
                 retry_attempts.labels(dependency, "success").inc()
                 return result
             await sleep(decision.seconds)
 
 
+@contextmanager
+def _measured_amplification(dependency: str, made: Callable[[], int]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        amplification.labels(dependency).observe(made())
+
+
 def _record_failure(dependency: str, attempt: int, error: DependencyError, decision: Wait | Stop) -> None:
-    # What this process refused was never sent, so it is no attempt on the dependency.
-    refused_here = isinstance(error, BreakerOpen | BulkheadFull)
-    retry_attempts.labels(dependency, "refused_here" if refused_here else error.outcome).inc()
+    outcome = "refused_here" if _was_refused_here(error) else error.outcome
+    retry_attempts.labels(dependency, outcome).inc()
     fields = {"dependency": dependency, "attempt": attempt, "outcome": error.outcome, "reason": error.reason}
     if isinstance(decision, Wait):
         add_to_canonical_line(retries=1)
