@@ -155,17 +155,17 @@ async def ask(hops: Hops, milliseconds: str | None) -> httpx.Response:
 async def test_a_deadline_enters_with_the_request_and_is_shorter_after_each_hop(hops: Hops) -> None:
     hops.works_for = 0.2
     assert (await ask(hops, "2000")).status_code == 200
-    assert 1.0 < hops.left[0] <= 1.8
+    assert 0 < hops.left[0] <= 1.8
 
 
 async def test_the_next_hop_is_granted_no_more_than_one_attempt_has(hops: Hops) -> None:
     assert (await ask(hops, None)).status_code == 200
-    assert 2.0 < hops.left[0] <= 3.0
+    assert 1.0 < hops.left[0] <= 3.0
 
 
 async def test_work_whose_time_was_spent_before_the_next_hop_is_refused_there_and_counted(hops: Hops) -> None:
-    hops.works_for, before = 0.2, deadlines.deadline_exceeded._value.get()
-    answer = await ask(hops, "100")
+    hops.works_for, before = 0.5, deadlines.deadline_exceeded._value.get()
+    answer = await ask(hops, "400")
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (504, "DEADLINE_EXCEEDED")
     assert "Retry-After" in answer.headers

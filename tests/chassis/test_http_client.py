@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -343,6 +344,33 @@ async def test_a_connection_lost_or_garbled_after_sending_may_have_run(connectio
     assert (raised.value.outcome, raised.value.status) == ("unknown", None)
 
 
+async def loses_the_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: list[bytes]) -> None:
+    received.append(await reader.readuntil(b"\r\n\r\n"))
+    if len(received) > 1:
+        writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+
+async def test_a_loop_that_waits_for_the_builtin_errors_never_repeats_a_lost_connection_and_ours_does() -> None:
+    """The usual listing: `except (ConnectionError, TimeoutError)` around a client whose errors are neither."""
+    for_the_loop: list[bytes] = []
+
+    async def usual(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(5):
+                try:
+                    await session.post(url)
+                except (ConnectionError, TimeoutError):
+                    continue
+
+    async with raw_server(lambda *ends: loses_the_first(*ends, for_the_loop)) as url:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await usual(url)
+    for_us: list[bytes] = []
+    async with raw_server(lambda *ends: loses_the_first(*ends, for_us)) as url, dependency(url) as provider:
+        assert (await charge(provider, retrying=True)).status == 201
+    assert (len(for_the_loop), len(for_us)) == (1, 2)
+
+
 async def test_a_lost_put_is_sent_once_and_not_reported_as_refused() -> None:
     """Left to itself, aiohttp repeats a lost PUT; refused the second time, it would report the refusal."""
     received = 0
@@ -497,21 +525,24 @@ async def test_of_a_thousand_concurrent_callers_exactly_the_permits_reach_a_reco
     now = 0.0
     server.answers(500)
     breaker = BreakerSettings(minimum_calls=2, window_size=2, open_seconds=10, half_open_calls=2)
-    async with dependency(server.url, breakers=BreakerRegistry(clock=lambda: now), breaker=breaker) as provider:
+    async with dependency(
+        server.url, breakers=BreakerRegistry(clock=lambda: now), breaker=breaker, attempt_timeout=7, connect_timeout=7
+    ) as provider:
         for _ in range(2):
             with pytest.raises(DependencyFailed):
                 await charge(provider)
-        now = 20
-        server.answer, before = server.hang, len(server.requests)
+            await server.arrived.acquire()
+        now, server.answer = 20, server.hang
         callers = [asyncio.create_task(charge(provider, retrying=True)) for _ in range(1000)]
-        refused, trying = await asyncio.wait(callers, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
-        while len(refused) < 998:
-            more, trying = await asyncio.wait(trying, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
-            refused |= more
+        for _ in range(2):
+            await server.arrived.acquire()
+        refused = [task for task in callers if task.done()]
+        assert len(refused) == 998
         assert all(isinstance(task.exception(), BreakerOpen) for task in refused)
         server.release.set()
-        assert [task.result().status for task in (await asyncio.wait(trying))[0]] == [201, 201]
-        assert len(server.requests) - before == 2
+        answers = await asyncio.gather(*(task for task in callers if task not in refused))
+        assert [answer.status for answer in answers] == [201, 201]
+        assert len(server.requests) == 2 + 2
         assert (await charge(provider)).status == 201
 
 
@@ -531,7 +562,7 @@ async def test_a_trial_that_is_cancelled_or_cut_off_lets_the_next_caller_try(ser
                 await charge(provider)
             trial.cancel()
             await asyncio.wait([trial])
-        with pytest.raises(DependencyTimeout), deadlines.deadline(0.05):
+        with pytest.raises(DependencyTimeout), deadlines.deadline(0.2):
             await charge(provider)
         now, server.answer = 60, server.ok
         assert (await charge(provider)).status == 201
