@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 from aiohttp import web
 from bare import CLIENT, CONNECTIONS
-from chassis.auth import hash_key
 from holdfast_local.databases import create_database
 from holdfast_local.placement import passable_folder
 from holdfast_local.ports import LOOPBACK, free_port
 from holdfast_local.postgres import EmbeddedPostgres
 from holdfast_local.valkey import EmbeddedValkey
 
+SCOPES = ("orders:read", "orders:write")
 _HERE = Path(__file__).parent
 _COMMANDS = Path(sys.executable).parent
 _READY_SECONDS = 30.0
@@ -56,7 +56,7 @@ class Stage:
 @asynccontextmanager
 async def running_servers(**settings: str) -> AsyncIterator[Stage]:
     """Both servers over the same PostgreSQL; `settings` go over those of orders."""
-    key, pepper, password = (secrets.token_hex(32) for _ in range(3))
+    pepper, password = secrets.token_hex(32), secrets.token_hex(32)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(passable_folder(prefix="holdfast-bench-"))
         postgres = EmbeddedPostgres(folder / "postgres", port=free_port(), password=password)
@@ -91,15 +91,16 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
             "database__pool_size": CONNECTIONS,
             "database__max_overflow": 0,
             "jobs__backlog_limit": 100_000,  # nobody works on what is placed here
-            "auth__keys": f'{{"{CLIENT}": ["{hash_key(key, pepper)}"]}}',
             "auth__peppers": f'["{pepper}"]',
             "payments__base_url": f"http://{LOOPBACK}:{free_port()}",
-            "payments__api_key": key,
+            "payments__token_secret": password,
             **settings,
         }
         environment = {f"HOLDFAST_{name.upper()}": str(value) for name, value in variables.items()}
         orders = _COMMANDS / "orders"
         await _run(orders, "migrate", environment=environment)
+        scopes = [part for scope in SCOPES for part in ("--scope", scope)]
+        key = await _run(orders, "api-keys", "create", CLIENT, *scopes, environment=environment)
         dsn = f"postgresql://orders_app:{password}@{LOOPBACK}:{postgres.port}/orders"
         uvicorn = [_COMMANDS / "uvicorn", "--factory", "bare:create_app", "--port", str(bare_port)]
         quiet = ["--no-access-log", "--log-level", "warning"]  # a line for each request would be work orders also saves
@@ -144,11 +145,13 @@ async def _is_open(port: int) -> bool:
     return True
 
 
-async def _run(*command: str | Path, environment: Mapping[str, str]) -> None:
+async def _run(*command: str | Path, environment: Mapping[str, str]) -> str:
+    """The command's last line."""
     process = await _start(*command, environment=environment)
     output, _ = await process.communicate()
     if process.returncode:
         raise BenchError(f"{command[0]} ended with code {process.returncode}: {output.decode()[-2000:]}")
+    return output.decode().strip().rpartition("\n")[2]
 
 
 async def _start(*command: str | Path, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
