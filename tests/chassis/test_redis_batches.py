@@ -10,7 +10,6 @@ from chassis.pooling import create_batching_redis
 from chassis.pooling.redis_batches import BatchingRedis
 from chassis.settings import RedisSettings
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 from waiting import eventually
 
@@ -18,16 +17,16 @@ TIMEOUT = 0.3
 
 
 class Sent:
-    """What goes out, pipeline by pipeline."""
+    """What goes out, batch by batch."""
 
     def __init__(self, batching: BatchingRedis) -> None:
-        self.pipelines: list[Pipeline] = []
-        self._make = batching.pipeline
-        batching.pipeline = self.pipeline  # type: ignore[method-assign]
+        self.batches: list[int] = []
+        self._send = batching._send
+        batching._send = self.send  # type: ignore[method-assign]
 
-    def pipeline(self, **options: Any) -> Pipeline:
-        self.pipelines.append(self._make(**options))
-        return self.pipelines[-1]
+    async def send(self, batch: list[Any]) -> None:
+        self.batches.append(len(batch))
+        await self._send(batch)
 
 
 @pytest.fixture
@@ -53,22 +52,22 @@ async def test_what_is_asked_in_one_turn_goes_out_at_once_and_each_gets_its_own_
     assert await asyncio.gather(*(batching.incrby("n", n) for n in range(1, 51))) == [
         n * (n + 1) // 2 for n in range(1, 51)
     ]
-    assert len(sent.pipelines) == 1
+    assert len(sent.batches) == 1
 
 
 async def test_a_batch_that_is_too_large_goes_out_in_pieces_in_order(batching: BatchingRedis) -> None:
     sent = Sent(batching)
     assert await asyncio.gather(*(batching.incr("n") for _ in range(1201))) == list(range(1, 1202))
-    assert len(sent.pipelines) == 3
+    assert len(sent.batches) == 3
 
 
 async def test_what_is_asked_meanwhile_goes_out_together_when_the_answers_are_there(batching: BatchingRedis) -> None:
     sent = Sent(batching)
     first = asyncio.create_task(batching.get("x"))
-    await eventually(lambda: asyncio.sleep(0, bool(sent.pipelines)))
+    await eventually(lambda: asyncio.sleep(0, bool(sent.batches)))
     later = [asyncio.create_task(batching.incr("n")) for _ in range(10)]
     assert await asyncio.gather(first, *later) == [None, *range(1, 11)]
-    assert len(sent.pipelines) == 2
+    assert len(sent.batches) == 2
 
 
 async def test_an_error_of_one_command_is_raised_for_its_caller_alone(batching: BatchingRedis) -> None:
@@ -78,6 +77,12 @@ async def test_an_error_of_one_command_is_raised_for_its_caller_alone(batching: 
     )
     assert (before, after) == (1, 2)
     assert isinstance(wrong, ResponseError)
+
+
+async def test_what_cannot_be_sent_fails_its_caller_alone(batching: BatchingRedis) -> None:
+    wrong, right = await asyncio.gather(batching.set("x", object()), batching.incr("n"), return_exceptions=True)  # type: ignore[arg-type]
+    assert isinstance(wrong, RedisError)
+    assert right == 1
 
 
 async def test_a_caller_that_goes_harms_nobody_and_what_it_had_not_sent_is_not_sent(
@@ -97,7 +102,7 @@ async def test_a_caller_that_goes_while_its_batch_is_under_way_harms_nobody(
     sent = Sent(batching)
     await paused(redis, 0.1)
     leaves, stays = (asyncio.create_task(batching.incr("n")) for _ in range(2))
-    await eventually(lambda: asyncio.sleep(0, bool(sent.pipelines)))
+    await eventually(lambda: asyncio.sleep(0, bool(sent.batches)))
     leaves.cancel()
     assert await stays == 2
 
@@ -125,7 +130,7 @@ async def test_a_broken_connection_fails_what_was_sent_over_it_and_is_opened_aga
 ) -> None:
     sent = Sent(batching)
     asked = [asyncio.create_task(batching.execute_command("BLPOP", "nothing", 0)) for _ in range(3)]
-    await eventually(lambda: asyncio.sleep(0, bool(sent.pipelines)))
+    await eventually(lambda: asyncio.sleep(0, bool(sent.batches)))
 
     async def is_cut() -> bool:
         blocked = [client["id"] for client in await redis.client_list() if client["cmd"] == "blpop"]

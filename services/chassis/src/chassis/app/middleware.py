@@ -6,8 +6,8 @@ because Starlette's BaseHTTPMiddleware costs more than everything in here togeth
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from prometheus_client import Gauge, Histogram
@@ -54,8 +54,9 @@ class RequestContext:
         exchange = Exchange(scope, receive, send, self._settings.max_body_bytes)
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
+        exchange.request_id = request_id_from(headers.get("x-request-id", ""))
+        request_id_var.set(exchange.request_id)  # a request is a task of its own, so nobody else sees it
         with (
-            _request_id(headers, exchange),
             self._deadline(headers),
             debugging_for(headers.get(debugging.HEADER)),
             canonical_line() as fields,
@@ -99,7 +100,7 @@ class RequestContext:
     def _record(exchange: "Exchange", fields: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - exchange.started
         status = exchange.status or 499  # the caller went away before there was an answer
-        request_seconds.labels(exchange.method, exchange.route, status).observe(seconds)
+        _seconds_of(exchange.method, exchange.route, status).observe(seconds)
         log.info(
             "request_completed",
             method=exchange.method,
@@ -169,6 +170,11 @@ class Exchange:
         await self._send(message)
 
 
+@lru_cache(maxsize=1024)  # finding it costs as much as what it then does
+def _seconds_of(method: str, route: str, status: int) -> Histogram:
+    return request_seconds.labels(method, route, status)
+
+
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
     """Without query and headers, which may hold secrets."""
     return {
@@ -189,13 +195,3 @@ def _describe(current: Span, exchange: Exchange) -> None:
         if exchange.status >= _SERVER_ERROR:
             current.set_attribute("error.type", str(exchange.status))
             current.set_status(StatusCode.ERROR)
-
-
-@contextmanager
-def _request_id(headers: Headers, exchange: Exchange) -> Iterator[None]:
-    exchange.request_id = request_id_from(headers.get("x-request-id", ""))
-    token = request_id_var.set(exchange.request_id)
-    try:
-        yield
-    finally:
-        request_id_var.reset(token)

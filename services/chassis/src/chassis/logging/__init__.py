@@ -70,6 +70,7 @@ FLUSH_SECONDS = 2.0
 
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
 _SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}
+_events_of = {name: log_events.labels(name) for name in _SEVERITY}
 _NEVER_SUPPRESSED = CANONICAL_EVENTS | {"repeats_suppressed", "log_events_dropped"}
 """Whoever adds up what is missing needs each of these, too."""
 _LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVERITY}
@@ -104,10 +105,10 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            _add_request_id,
             structlog.processors.format_exc_info,
             _redact_event,
-            # What follows is ours and needs no redaction.
+            # What follows is ours, or was looked at when it came in, and needs no redaction.
+            _add_request_id,
             _Identity(identity),
             _add_severity_and_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -232,7 +233,7 @@ class Logger(structlog.BoundLoggerBase):
         line: Any = {**self._context, **fields, "event": event}
         for process in self._processors:
             line = process(self._logger, level, line)
-        log_events.labels(level).inc()
+        _events_of[level].inc()
         self._logger.write(level, line)
 
 

@@ -9,7 +9,9 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.connection import HiredisRespSerializer
+from redis.exceptions import ResponseError
 
 _MAX_COMMANDS = 500
 """In one pipeline: a millisecond or two of Redis' time, far below the time-out that they share."""
@@ -19,7 +21,8 @@ _MAX_COMMANDS = 500
 class _Waiting:
     """A command and who waits for its answer. A caller that is gone leaves a future that is done."""
 
-    command: tuple[Any, ...]
+    name: str
+    packed: list[bytes]
     options: dict[str, Any]
     answer: asyncio.Future[Any]
 
@@ -36,12 +39,13 @@ class BatchingRedis(Redis):
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
         self._timeout = timeout
+        self._packer = HiredisRespSerializer()
         self._waiting: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
 
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(command, options, answer))
+        self._waiting.append(_Waiting(command[0], self._packer.pack(*command), options, answer))
         if self._sender is None:
             # In a context of its own: it outlives the request that started it, and sends for others.
             self._sender = asyncio.create_task(self._send_waiting(), name="redis-batches", context=Context())
@@ -61,12 +65,10 @@ class BatchingRedis(Redis):
             self._sender = None
 
     async def _send(self, batch: list[_Waiting]) -> None:
-        pipeline = self.pipeline(transaction=False)
-        for one in batch:
-            pipeline.execute_command(*one.command, **one.options)
+        answers: list[Any]
         try:
             async with asyncio.timeout(self._timeout):
-                answers = await pipeline.execute(raise_on_error=False)
+                answers = await self._round_trip(batch)
         except Exception as error:  # noqa: BLE001  it is raised where somebody waits for it
             answers = [error] * len(batch)
         for one, answer in zip(batch, answers, strict=True):
@@ -76,3 +78,18 @@ class BatchingRedis(Redis):
                 one.answer.set_exception(answer)
             else:
                 one.answer.set_result(answer)
+
+    async def _round_trip(self, batch: list[_Waiting]) -> list[Any]:
+        """The answers in order; the connection closes itself when this is cut short, so that none is left in it."""
+        connection: Connection = await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command([piece for one in batch for piece in one.packed])
+            return [await self._read(connection, one) for one in batch]
+        finally:
+            await self.connection_pool.release(connection)
+
+    async def _read(self, connection: Connection, one: _Waiting) -> Any:
+        try:
+            return await self.parse_response(connection, one.name, **one.options)
+        except ResponseError as error:
+            return error
