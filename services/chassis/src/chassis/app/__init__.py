@@ -11,8 +11,7 @@ from fastapi.routing import APIRoute
 
 from chassis import idempotency
 from chassis.app import error_documents, error_rendering
-from chassis.app.authentication import Caller, allowed
-from chassis.app.limits import limits_of, spend
+from chassis.app.authentication import Caller, allowed, rate_limited
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
@@ -22,7 +21,6 @@ from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
 from chassis.load_shedding import LoadShedder
 from chassis.logging import get_logger
 from chassis.process import DrainTimedOut, Server, identify, new_event_loop, stop_signal
-from chassis.rate_limiting import default_policy
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
 
@@ -98,17 +96,6 @@ Keyed = Annotated[IdempotencyKey, Depends(_idempotency_key)]
 def answer_with(answer: StoredAnswer) -> Response:
     """An answer that was kept, or is kept now: the bytes are the same each time."""
     return Response(answer.body, status_code=answer.status, media_type="application/json")
-
-
-def rate_limited(*, cost: int = 1) -> Any:
-    """A route's dependency: spend `cost` of the caller's limit, or answer 429. The fields go on every answer."""
-
-    async def spend_of_caller(request: Request, caller: Caller) -> None:
-        limits = limits_of(request)
-        policy = default_policy(limits, tier=limits.tier_of.get(caller.id, "standard"))
-        await spend(request, caller.id, policy, cost=cost)
-
-    return Depends(spend_of_caller)
 
 
 def run_api[S: ServiceSettings](live: Live[S], app: FastAPI) -> None:

@@ -7,9 +7,10 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 from structlog.contextvars import bind_contextvars
 
-from chassis.app.limits import spend_as_stranger
+from chassis.app.limits import limits_of, spend, spend_as_stranger
 from chassis.auth import Authenticator, Principal
 from chassis.errors import ApiError, ErrorCode
+from chassis.rate_limiting import default_policy
 
 _PRINCIPAL_KEY = "holdfast.principal"
 """Where a request's scope keeps who it was found to be from: a route asks for its limit, its scope and its caller."""
@@ -46,9 +47,26 @@ class _Allowed(Authenticated):
         return principal
 
 
+class _Spending(Authenticated):
+    def __init__(self, cost: int) -> None:
+        self._cost = cost
+
+    async def __call__(self, request: Request) -> Principal:
+        principal = await super().__call__(request)
+        limits = limits_of(request)
+        policy = default_policy(limits, tier=limits.tier_of.get(principal.id, "standard"))
+        await spend(request, principal.id, policy, cost=self._cost)
+        return principal
+
+
 Caller = Annotated[Principal, Depends(Authenticated())]
 
 
 def allowed(scope: str) -> Any:
     """A route's dependency: who calls must have this scope, or is answered 403."""
     return Security(_Allowed(scope), scopes=[scope])
+
+
+def rate_limited(*, cost: int = 1) -> Any:
+    """A route's dependency: spend `cost` of the caller's limit, or answer 429. The fields go on every answer."""
+    return Depends(_Spending(cost))
