@@ -12,7 +12,7 @@ from chassis.api_keys import ApiKeys
 from chassis.auth import Authenticator
 from chassis.config import Live
 from chassis.health import Check
-from chassis.pooling import Database, create_batching_redis, open_health_pool
+from chassis.pooling import Database, create_shared_redis, open_health_pool
 from chassis.pooling.budget import check_budget
 from chassis.rate_limiting import RateLimiter
 from chassis.settings import ServiceSettings
@@ -50,7 +50,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         # On that connection, too: that a key is revoked must be heard while requests wait for one.
         keys = ApiKeys(health, lambda: live.current.auth)
         await stack.enter_async_context(keys.followed())
-        redis = create_batching_redis(settings.redis, timeout=settings.redis.timeout)
+        redis = create_shared_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
         yield ApiResources(
             database=database,

@@ -8,7 +8,7 @@ from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held
 from chassis.pooling.database import NOTIFY, Database, after_commit, log_after_commit, open_health_pool
 from chassis.pooling.engine import Passwords, open_connection
 from chassis.pooling.hot import HotSession
-from chassis.pooling.redis_pool import create_batching_redis, create_redis
+from chassis.pooling.redis_pool import create_redis, create_shared_redis
 
 __all__ = [
     "NOTIFY",
@@ -18,8 +18,8 @@ __all__ = [
     "Passwords",
     "after_commit",
     "check_nothing_held",
-    "create_batching_redis",
     "create_redis",
+    "create_shared_redis",
     "log_after_commit",
     "open_connection",
     "open_health_pool",

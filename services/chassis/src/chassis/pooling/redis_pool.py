@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chassis.pooling import metrics
-from chassis.pooling.redis_batches import BatchingRedis
+from chassis.pooling.shared_redis import SharedRedis
 from chassis.settings import RedisSettings
 
 
@@ -19,9 +19,9 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
     return Redis.from_pool(_create_pool(settings, timeout=timeout, pool=pool))
 
 
-def create_batching_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> BatchingRedis:
-    """The same for many short commands at once; `timeout` (seconds) bounds what one costs, all in all."""
-    return BatchingRedis(_create_pool(settings, timeout=timeout, pool=pool), timeout=timeout)
+def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> SharedRedis:
+    """The same for many short commands at once, which share a connection; an answer takes `timeout` at most."""
+    return SharedRedis(_create_pool(settings, timeout=timeout, pool=pool), timeout=timeout)
 
 
 def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_MeasuredPool":
