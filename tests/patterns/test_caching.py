@@ -1,6 +1,7 @@
 """One load per cold key, no stale value after an invalidation, and answers while Redis fails."""
 
 import asyncio
+import math
 from functools import partial
 from uuid import uuid4
 
@@ -22,6 +23,8 @@ from caching_origin import (
 )
 from captured_logs import captured_logs
 from chassis import deadlines
+from chassis.caching.entries import new_entry
+from chassis.caching.flights import Flights, Loaded
 from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import create_redis
 from chassis.settings import CacheSettings, RedisSettings
@@ -200,6 +203,24 @@ async def test_a_cancelled_reader_leaves_the_load_to_the_others(redis: Redis, na
     origin.answers.set()
     assert await second == BOOK
     assert origin.loads == 1
+
+
+async def test_a_load_that_is_over_is_joined_by_nobody_even_in_the_same_turn_of_the_loop() -> None:
+    """Its reader would wait for it again and again, and never let the loop take it away."""
+    flights = Flights()
+
+    async def load() -> Loaded:
+        return Loaded(new_entry(b"1", SETTINGS, now=0, delta=0, chance=0), covers=-math.inf)
+
+    async def join() -> asyncio.Task[Loaded]:
+        assert over.done()
+        assert flights._by_key["book"] is over
+        return flights.start("book", load)
+
+    over = flights.start("book", load)
+    joined = asyncio.create_task(join())
+    assert await joined is not over
+    await flights.close()
 
 
 async def test_the_deadline_of_the_reader_that_started_a_load_is_not_the_others(redis: Redis, name: str) -> None:

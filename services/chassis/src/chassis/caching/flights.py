@@ -40,12 +40,13 @@ class Flights:
 
     def start(self, key: str, load: Load) -> asyncio.Task[Loaded]:
         """The load of `key`, begun unless there is one."""
-        if key not in self._by_key:
-            flight = asyncio.create_task(load())
-            self._by_key[key] = flight
+        flight = self._by_key.get(key)
+        # One that is over is still there until the loop's next turn, and who waited for it in a loop would never end.
+        if flight is None or flight.done():
+            flight = self._by_key[key] = asyncio.create_task(load())
             self._tasks.add(flight)
             flight.add_done_callback(partial(self._landed, key))
-        return self._by_key[key]
+        return flight
 
     def forget(self, key: str) -> None:
         """Nobody may join the load of `key` from now on."""
