@@ -177,6 +177,13 @@ async def test_the_state_of_a_principal_expires_once_its_burst_is_back(redis: Re
     assert 10 <= await redis.ttl(key) <= 11
 
 
+async def test_a_state_that_is_no_number_counts_as_none_and_is_no_failure_of_redis(redis: Redis) -> None:
+    policy = Policy("unreadable", "standard", rate=0.001, burst=5)
+    await redis.set("rate_limit:orders:unreadable:standard:a", "from another release")
+    assert [(await limiter(redis).check("a", policy)).remaining for _ in range(2)] == [4, 3]
+    assert count(policy, decision="allowed", backend="redis") == 2
+
+
 async def test_a_flushed_server_is_given_the_script_again(redis: Redis) -> None:
     limits = limiter(redis)
     policy = Policy("flushed", "standard", rate=0.001, burst=5)

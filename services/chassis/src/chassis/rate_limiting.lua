@@ -17,7 +17,8 @@ if not now then
 end
 
 local capacity = burst * interval
-local stored = tonumber(redis.call('GET', KEYS[1]) or 0)
+-- What is no number counts as none: an error would be taken for a Redis that fails.
+local stored = tonumber(redis.call('GET', KEYS[1])) or 0
 -- Further ahead than a spent burst only if the clock stepped back or the policy shrank: forgive the excess.
 local tat = math.min(math.max(stored, now), now + capacity)
 
