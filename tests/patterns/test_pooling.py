@@ -4,19 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 
 import pytest
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, ErrorCode, PoolExhausted
 from chassis.logging import canonical_line
-from chassis.pooling import Database, after_commit, create_redis, log_after_commit
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.pooling import Database, open_health_pool
+from chassis.settings import DatabaseSettings
+from freezing_proxy import FreezingProxy
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
 REQUESTS = 8
@@ -183,26 +182,6 @@ async def test_work_is_rolled_back_when_the_block_raises(database: Database) -> 
         assert await session.scalar(text("SELECT count(*) FROM idempotency_record")) == 1
 
 
-async def test_what_is_given_to_after_commit_runs_once_and_only_after_the_commit(database: Database) -> None:
-    happened: list[str] = []
-    note = partial(happened.append, "told")
-    async with database.transaction() as session:
-        after_commit(session, note)
-        after_commit(session, note)
-        await session.execute(text("SELECT 1"))
-        assert happened == []
-    assert happened == ["told"]
-
-
-async def test_what_is_given_to_after_commit_never_runs_after_a_rollback(database: Database) -> None:
-    happened: list[str] = []
-    with suppress(LookupError):
-        async with database.transaction() as session:
-            after_commit(session, partial(happened.append, "told"))
-            raise LookupError
-    assert happened == []
-
-
 async def test_the_server_ends_a_statement_that_takes_too_long(database_settings: DatabaseSettings) -> None:
     async with opened(database_settings, statement_timeout=0.1, lock_timeout=0.05) as database:
         with pytest.raises(DatabaseBusy, match="statement timeout") as refused:
@@ -288,6 +267,64 @@ async def test_a_connection_is_tried_before_use_when_it_idled_and_not_while_it_i
         assert await is_asked()
 
 
+async def test_a_server_that_has_fallen_silent_is_asked_no_longer_than_a_connection_is_waited_for(
+    database_settings: DatabaseSettings,
+) -> None:
+    proxy = FreezingProxy(database_settings)
+    async with (
+        proxy.listening() as port,
+        opened(database_settings, port=port, pool_timeout=0.1, connect_timeout=0.1) as silent,
+    ):
+        await silent.ping()
+        used = time.monotonic()
+
+        async def has_idled() -> bool:
+            return time.monotonic() > used + 0.6
+
+        await eventually(has_idled)
+        proxy.freeze()
+        with pytest.raises(DatabaseUnreachable):
+            # The library gives closing a connection 2 s. A statement would be waited for for 6.
+            async with asyncio.timeout(5):
+                await silent.ping()
+
+
+async def test_the_connection_used_last_is_used_first(database_settings: DatabaseSettings) -> None:
+    async def backend(session: AsyncSession) -> int:
+        return int(await session.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+    async with opened(database_settings, pool_size=2, max_overflow=0) as database:
+        async with database.read() as outer, database.read() as inner:
+            first, last = await backend(inner), await backend(outer)
+        assert first != last
+        for _ in range(3):
+            async with database.read() as session:
+                assert await backend(session) == last
+
+
+async def test_a_connection_is_replaced_when_it_is_old(database_settings: DatabaseSettings) -> None:
+    async def backend(database: Database) -> object:
+        async with database.read() as session:
+            return await session.scalar(text("SELECT pg_backend_pid()"))
+
+    async with opened(database_settings, pool_recycle=0) as database:
+        assert await backend(database) != await backend(database)
+
+
+async def test_no_error_repeats_the_values_of_its_statement(database: Database) -> None:
+    with pytest.raises(DBAPIError) as failed:
+        async with database.read() as session:
+            await session.execute(text("SELECT 1/(length(:secret) - 7)"), {"secret": "hunter2"})
+    assert "hunter2" not in str(failed.value)
+
+
+async def test_health_has_one_connection(database_settings: DatabaseSettings) -> None:
+    health = open_health_pool(database_settings, application_name="test", passwords=lambda: database_settings.passwords)
+    for metric in ("max", "idle_max"):
+        assert REGISTRY.get_sample_value(f"db_client_connection_{metric}", {"pool": "health"}) == 1
+    await health.close()
+
+
 @pytest.mark.parametrize("enter", ["transaction", "read"])
 async def test_a_connection_lost_in_the_middle_is_an_outage_not_a_failure(
     database_settings: DatabaseSettings, database: Database, enter: str
@@ -349,68 +386,3 @@ async def test_what_the_database_cost_stands_on_the_canonical_line(database: Dat
     assert fields["db_queries"] == 3
     assert fields["db_ms"] >= 20
     assert "pool_wait_ms" in fields
-
-
-async def test_redis_is_waited_for_no_longer_than_its_time_out(redis_settings: RedisSettings) -> None:
-    impatient = create_redis(redis_settings.model_copy(update={"max_connections": 1}), timeout=0.05)
-    try:
-        async with asyncio.timeout(2):
-            with pytest.raises(RedisTimeoutError):  # the server says nothing
-                await impatient.blpop(["nothing"], timeout=0)
-            async with impatient.client():
-                with pytest.raises(RedisConnectionError):  # the only connection is in use
-                    await impatient.ping()
-            assert await impatient.ping()
-    finally:
-        await impatient.aclose()
-
-
-async def test_a_redis_pool_tells_of_its_connections(redis_settings: RedisSettings) -> None:
-    def told(metric: str, **labels: str) -> float:
-        return REGISTRY.get_sample_value(f"db_client_connection_{metric}", {"pool": "measured", **labels}) or 0
-
-    redis = create_redis(redis_settings.model_copy(update={"max_connections": 2}), timeout=0.5, pool="measured")
-    try:
-        await redis.ping()
-        assert (told("count", state="used"), told("count", state="idle")) == (0, 1)
-        async with redis.client(), redis.client():
-            assert (told("count", state="used"), told("count", state="idle")) == (2, 0)
-            waiting = asyncio.create_task(redis.ping())
-            await asyncio.sleep(0)
-            assert told("pending_requests") == 1
-            with pytest.raises(RedisConnectionError):
-                await waiting
-        assert (told("count", state="used"), told("count", state="idle")) == (0, 2)
-        assert (told("max"), told("timeouts_total"), told("pending_requests")) == (2, 1, 0)
-        assert told("wait_time_seconds_count") == 4
-    finally:
-        await redis.aclose()
-
-
-async def test_a_redis_that_is_away_is_no_time_out_of_the_pool(redis_settings: RedisSettings) -> None:
-    redis = create_redis(redis_settings.model_copy(update={"port": free_port()}), timeout=0.05, pool="gone")
-    with pytest.raises(RedisConnectionError):
-        await redis.ping()
-    assert REGISTRY.get_sample_value("db_client_connection_timeouts_total", {"pool": "gone"}) == 0
-    assert REGISTRY.get_sample_value("db_client_connection_count", {"pool": "gone", "state": "used"}) == 0
-    await redis.aclose()
-
-
-async def test_a_line_about_a_change_is_written_when_it_has_committed_and_never_otherwise(database: Database) -> None:
-    lines: list[tuple[str, int]] = []
-
-    def write(event: str, *, order: int) -> None:
-        lines.append((event, order))
-
-    async def change(order: int, failure: Exception | None) -> None:
-        async with database.transaction() as session:
-            log_after_commit(session, write, "order_moved", order=order)
-            assert lines == []
-            if failure:
-                raise failure
-
-    with pytest.raises(LookupError):
-        await change(1, LookupError())
-    assert lines == []
-    await change(2, None)
-    assert lines == [("order_moved", 2)]

@@ -1,10 +1,16 @@
 """All processes together open no more connections than the server has: one sum, compared with its own limit."""
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
 from captured_logs import captured_logs
+from chassis.app.resources import open_api_resources
 from chassis.config import Live
 from chassis.pooling import Database
 from chassis.pooling.budget import Share, check_budget, pool_budget, service_budget
 from chassis.settings import BudgetSettings, DatabaseSettings, ServiceSettings
+from chassis.worker import _open_worker_resources
 from holdfast_local.ports import free_port
 from sqlalchemy import text
 
@@ -54,6 +60,16 @@ async def test_more_than_the_server_allows_is_told_with_the_sum_and_stops_nobody
     line = logs.one("connection_budget_exceeded")
     assert (line["level"], line["allowed"], line["needed"]) == ("warning", allowed, allowed + 1)
     assert line["budget"].startswith("shop: 1 × (1 × 12 + 1 × 13) + 1 = 26; other services: ")
+
+
+@pytest.mark.parametrize("start", [open_api_resources, _open_worker_resources])
+async def test_an_api_and_a_worker_compare_when_they_start(
+    database_settings: DatabaseSettings, start: Callable[[Live[Settings]], AbstractAsyncContextManager[object]]
+) -> None:
+    with captured_logs() as logs:
+        async with start(live(database_settings, others=10_000)):
+            pass
+    logs.one("connection_budget_exceeded")
 
 
 async def test_what_postgres_keeps_for_superusers_is_in_reserve_whatever_the_settings_say(

@@ -65,7 +65,7 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
         },
     )
     _time_statements(engine.sync_engine)
-    _try_before_use(engine.sync_engine)
+    _try_before_use(engine.sync_engine, seconds=settings.pool_timeout)
     return engine
 
 
@@ -91,8 +91,8 @@ async def _open_measured(pool: str, passwords: Passwords, **arguments: Any) -> a
     return connection
 
 
-def _try_before_use(engine: Engine) -> None:
-    """Replace a connection whose backend has gone, before a request gets it.
+def _try_before_use(engine: Engine, *, seconds: float) -> None:
+    """Replace a connection whose backend has gone, before a request gets it; who is asked has `seconds` to answer.
 
     The library's pre-ping asks the server each time, in three round trips: half of what a read costs. The driver knows
     without asking when the server has closed a connection; only where nobody would have told it (a router that forgot
@@ -108,7 +108,7 @@ def _try_before_use(engine: Engine) -> None:
         used_at = record.info.get(_USED_AT)
         if used_at is not None and time.monotonic() - used_at > _TRUSTED_SECONDS:
             try:
-                adapted.run_async(_ask)
+                adapted.run_async(partial(_ask, seconds=seconds))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 raise InvalidatePoolError from error
 
@@ -116,8 +116,8 @@ def _try_before_use(engine: Engine) -> None:
     event.listen(engine, "checkout", on_checkout)
 
 
-async def _ask(connection: asyncpg.Connection) -> None:
-    await connection.execute("SELECT 1")  # the simple protocol: one round trip, nothing prepared
+async def _ask(connection: asyncpg.Connection, *, seconds: float) -> None:
+    await connection.execute("SELECT 1", timeout=seconds)  # the simple protocol: one round trip, nothing prepared
 
 
 def note_statement(statement: str, seconds: float, error_type: str) -> None:

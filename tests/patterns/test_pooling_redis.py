@@ -1,0 +1,56 @@
+"""Connections to Redis are bounded, waited for no longer than its time-out, and counted."""
+
+import asyncio
+
+import pytest
+from chassis.pooling import create_redis
+from chassis.settings import RedisSettings
+from holdfast_local.ports import free_port
+from prometheus_client import REGISTRY
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+
+async def test_redis_is_waited_for_no_longer_than_its_time_out(redis_settings: RedisSettings) -> None:
+    impatient = create_redis(redis_settings.model_copy(update={"max_connections": 1}), timeout=0.05)
+    try:
+        async with asyncio.timeout(2):
+            with pytest.raises(RedisTimeoutError):  # the server says nothing
+                await impatient.blpop(["nothing"], timeout=0)
+            async with impatient.client():
+                with pytest.raises(RedisConnectionError):  # the only connection is in use
+                    await impatient.ping()
+            assert await impatient.ping()
+    finally:
+        await impatient.aclose()
+
+
+async def test_a_redis_pool_tells_of_its_connections(redis_settings: RedisSettings) -> None:
+    def told(metric: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"db_client_connection_{metric}", {"pool": "measured", **labels}) or 0
+
+    redis = create_redis(redis_settings.model_copy(update={"max_connections": 2}), timeout=0.5, pool="measured")
+    try:
+        await redis.ping()
+        assert (told("count", state="used"), told("count", state="idle")) == (0, 1)
+        async with redis.client(), redis.client():
+            assert (told("count", state="used"), told("count", state="idle")) == (2, 0)
+            waiting = asyncio.create_task(redis.ping())
+            await asyncio.sleep(0)
+            assert told("pending_requests") == 1
+            with pytest.raises(RedisConnectionError):
+                await waiting
+        assert (told("count", state="used"), told("count", state="idle")) == (0, 2)
+        assert (told("max"), told("timeouts_total"), told("pending_requests")) == (2, 1, 0)
+        assert told("wait_time_seconds_count") == 4
+    finally:
+        await redis.aclose()
+
+
+async def test_a_redis_that_is_away_is_no_time_out_of_the_pool(redis_settings: RedisSettings) -> None:
+    redis = create_redis(redis_settings.model_copy(update={"port": free_port()}), timeout=0.05, pool="gone")
+    with pytest.raises(RedisConnectionError):
+        await redis.ping()
+    assert REGISTRY.get_sample_value("db_client_connection_timeouts_total", {"pool": "gone"}) == 0
+    assert REGISTRY.get_sample_value("db_client_connection_count", {"pool": "gone", "state": "used"}) == 0
+    await redis.aclose()
