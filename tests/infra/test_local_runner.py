@@ -35,7 +35,7 @@ COMMANDS = ("orders", "payments", "notifications", "webhook-ingest", "payment-pr
 STAND_IN = f"""#!{sys.executable}
 import os, socket, sys
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-if sys.argv[1] == "migrate":
+if sys.argv[1] in ("migrate", "api-keys"):
     sys.exit(0)
 port = options.get("--port") or options.get("--http-port") or os.environ["HOLDFAST_MANAGEMENT__PORT"]
 server = socket.create_server(("127.0.0.1", int(port)))
