@@ -113,11 +113,11 @@ async def test_same_key_gets_the_same_bytes_and_one_charge(http: httpx.AsyncClie
 
 
 async def test_twenty_concurrent_posts_with_one_key_make_one_charge(http: httpx.AsyncClient, reference: str) -> None:
-    await put_faults(http, latency_seconds=0.2)
+    await put_faults(http, latency_seconds=0.5)
     answers = await asyncio.gather(*(charge(http, reference) for _ in range(20)))
-    statuses = [answer.status_code for answer in answers]
-    assert statuses.count(202) == 1
-    assert statuses.count(409) == 19
+    # On a busy machine some arrive after the first has been answered, and are answered like it.
+    assert {answer.status_code for answer in answers} == {202, 409}
+    assert len({answer.content for answer in answers if answer.status_code == 202}) == 1
     (row,) = (await ledger(http, reference))["charges"]
     assert row["requests"] == 20
 

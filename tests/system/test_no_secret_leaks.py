@@ -5,20 +5,24 @@ not in a log line, a span, an error, a metric, `/info` or a list of processes.
 import json
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import asyncpg
 import httpx
 import pytest
+from chassis.service_tokens import sign
 from holdfast_local.chaos_settings import HURRIED, passing_settings
 from holdfast_local.platform import Platform, running_platform
 from holdfast_local.postgres import EmbeddedPostgres
 from holdfast_local.secrets import SERVICES
 from platform_logs import PROGRAMS, PlatformLogs
+from pydantic import SecretStr
 from trace_collector import Collector
 from waiting import eventually
 
@@ -31,6 +35,9 @@ ADDRESS = "marked.o'neil+order@secret-shop.example"
 # Each is a card's by its check sum, and nothing else here has these digits.
 CARDS = ("4929371846520180", "5379 1846 5201 8370", "3742-846520-18370", "6011846520183704")
 WRONG_KEY = "f0" * 32
+UNKNOWN_KEY = f"hf_unknown0key0_{'Wq7' * 14}x"
+TOKEN = re.compile(r"eyJ[\w-]{10,}\.[\w-]{10,}")
+"""A JSON Web Token's head and claims: whoever signed it, none is to be seen."""
 
 
 def with_check_digit(card: str) -> str:
@@ -63,12 +70,17 @@ class Heist:
         found |= {f"webhook secret {n}": secret for n, secret in enumerate(self.endpoint_secrets)}
         found |= {f"card {n}": card for n, card in enumerate(self.cards)}
         found |= {f"card {n}, digits": re.sub(r"\D", "", card) for n, card in enumerate(self.cards)}
-        return found | {
-            "e-mail address": ADDRESS,
-            "e-mail address, quoted": quote(ADDRESS),
-            "its local part": ADDRESS.partition("@")[0],
-            "a key that is not valid": WRONG_KEY,
-        }
+        return (
+            found
+            | {
+                "e-mail address": ADDRESS,
+                "e-mail address, quoted": quote(ADDRESS),
+                "its local part": ADDRESS.partition("@")[0],
+                "a key that is not valid": WRONG_KEY,
+                "a key that nobody has": UNKNOWN_KEY,
+            }
+            | {f"{name}'s key without its prefix": key[-43:] for name, key in installation.secrets.client_keys.items()}
+        )
 
     async def ask(self, method: str, port: str, path: str, **options: Any) -> httpx.Response:
         answer = await self.client.request(method, f"{self.platform.installation.url(port)}{path}", **options)
@@ -128,6 +140,7 @@ async def test_no_secret_reaches_a_log_a_span_an_error_a_metric_or_info(heist: H
         for place, text in places.items()
         if secret in text
     ]
+    leaks += [f"a token in {place}: {found[0]}" for place, text in places.items() if (found := TOKEN.search(text))]
     assert not leaks, "\n".join(leaks)
 
 
@@ -191,9 +204,11 @@ async def put_secrets_where_callers_can(heist: Heist) -> None:
     await heist.ask(
         "POST", "notifications", "/v1/webhook-endpoints", json=body, headers=heist.key | {"Idempotency-Key": "url"}
     )
-    for authorization in (f"Bearer {WRONG_KEY}", f"Bearer {digits}", f"Basic {WRONG_KEY}", WRONG_KEY):
+    wrong = (f"Bearer {WRONG_KEY}", f"Bearer {digits}", f"Basic {WRONG_KEY}", WRONG_KEY, UNKNOWN_KEY)
+    for authorization in (*wrong, f"Bearer {UNKNOWN_KEY}", f"Bearer {heist.key['Authorization'][7:-1]}?"):
         answer = await heist.ask("GET", "orders", "/v1/orders", headers={"Authorization": authorization})
         assert answer.status_code == 401
+    await show_tokens(heist)
     forged = {"webhook-id": digits, "webhook-timestamp": digits, "webhook-signature": f"v1,{WRONG_KEY}"}
     secret = heist.platform.installation.secrets.webhook_secret
     for headers in (forged, forged | {"webhook-signature": secret}):
@@ -201,6 +216,18 @@ async def put_secrets_where_callers_can(heist: Heist) -> None:
             "POST", "webhook_ingest", "/v1/webhooks/payment-provider", json={"card": digits}, headers=headers
         )
         assert answer.status_code == 401
+
+
+async def show_tokens(heist: Heist) -> None:
+    """One that is taken, one for somebody else, and one where a key is expected."""
+    secret = SecretStr(
+        (heist.platform.installation.secrets.of("orders") / "payments__token_secret").read_text().strip()
+    )
+    for audience, status in (("payments", 404), ("orders", 401)):
+        token = sign({"iss": "orders", "aud": audience}, secret, now=int(time.time()))
+        shown = {"Authorization": f"Bearer {token}", "X-Request-ID": token, "Idempotency-Key": token}
+        assert (await heist.ask("GET", "payments", f"/v1/payments/{UUID(int=1)}", headers=shown)).status_code == status
+        assert (await heist.ask("GET", "orders", f"/v1/orders?cursor={token}", headers=shown)).status_code == 401
 
 
 async def put_secrets_where_operators_can(heist: Heist) -> None:
@@ -250,7 +277,7 @@ async def fail_everywhere(heist: Heist) -> None:
     await heist.platform.until_ready("valkey")
 
     async def was_noticed() -> bool:
-        return "outbox_database_failed" in logs.text("orders-worker")
+        return "outbox_leadership_lost" in logs.text("orders-worker")
 
     await eventually(was_noticed, seconds=30)
 
