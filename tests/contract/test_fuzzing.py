@@ -105,7 +105,8 @@ class Stranger(Asking):
 
 
 def application(service: str, database: DatabaseSettings, redis: RedisSettings) -> FastAPI:
-    limits = RateLimitSettings(rate_per_second=10_000, burst=100_000)
+    everybody = {"rate_per_second": 10_000, "burst": 100_000}
+    limits = RateLimitSettings.model_validate({**everybody, "unauthenticated": everybody})
     common = {"database": database, "redis": redis, "auth": PEPPERS, "rate_limit": limits}
     match service:
         case "orders":
