@@ -9,6 +9,7 @@ code 1 when a ratio (bare ÷ ours) is below its threshold. The last line is one 
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -154,8 +155,25 @@ def ratio_of(ours: Figures, bare: Figures) -> float:
     return bare.cpu_us / ours.cpu_us
 
 
+async def print_layers(stage: Stage) -> None:
+    """Let `layers.py` say what each layer costs; its log lines are read and thrown away."""
+    script = Path(__file__).with_name("layers.py")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        script,
+        env={**os.environ, **stage.environment, "BENCH_KEY": stage.key},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    await process.communicate()
+    if process.returncode:
+        raise BenchError(f"layers.py ended with code {process.returncode}")
+
+
 async def main(arguments: argparse.Namespace) -> int:
     async with running_servers() as stage:
+        if arguments.layers:
+            await print_layers(stage)
+            return 0
         found = await compare(stage, rounds=arguments.rounds, seconds=arguments.seconds)
         await check_limiter(stage)
     ratios = {kind: round(ratio_of(*figures), 3) for kind, figures in found.items()}
@@ -171,6 +189,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Orders against a bare application, in CPU per request.")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each slice")
+    parser.add_argument("--layers", action="store_true", help="what each layer costs, instead")
     try:
         sys.exit(asyncio.run(main(parser.parse_args())))
     except BenchError as error:

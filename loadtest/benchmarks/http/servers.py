@@ -50,6 +50,8 @@ class Stage:
     bare: Server
     key: str = field(repr=False)
     dsn: str = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
+    """The settings of orders."""
     management_port: int
 
 
@@ -108,7 +110,9 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
         bare = await stack.enter_async_context(
             _server(*uvicorn, *quiet, "--app-dir", _HERE, environment={"BARE_DSN": dsn}, port=bare_port)
         )
-        yield Stage(orders=measured, bare=bare, key=key, dsn=dsn, management_port=management_port)
+        yield Stage(
+            orders=measured, bare=bare, key=key, dsn=dsn, environment=environment, management_port=management_port
+        )
 
 
 @asynccontextmanager
