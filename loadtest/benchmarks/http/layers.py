@@ -28,8 +28,8 @@ from orders.settings import OrdersSettings
 from servers import SCOPES
 
 AT_ONCE = 16
-REQUESTS = 40 * AT_ONCE
-ROUNDS = 8
+REQUESTS = 20 * AT_ONCE
+ROUNDS = 20
 
 _PATH = "/v1/products/rope"
 _PRODUCT = b'{"id":"rope","name":"Mooring rope, 10 m","price":1999,"currency":"EUR"}'
