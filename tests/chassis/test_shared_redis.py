@@ -9,6 +9,7 @@ import pytest
 from chassis.pooling import create_shared_redis
 from chassis.pooling.shared_redis import SharedRedis
 from chassis.settings import RedisSettings
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from waiting import eventually
@@ -143,6 +144,24 @@ async def test_a_broken_connection_fails_what_was_sent_over_it_and_is_opened_aga
     await eventually(is_cut)
     assert all(isinstance(error, RedisError) for error in await failures(*asked))
     assert await shared.incr("n") == 1
+
+
+async def test_who_is_not_let_in_leaves_no_connection_behind(redis: Redis, redis_settings: RedisSettings) -> None:
+    async def connections() -> int:
+        return len(await redis.client_list())
+
+    before = await connections()
+    wrong = redis_settings.model_copy(update={"password": SecretStr("of yesterday")})
+    client = create_shared_redis(wrong, timeout=TIMEOUT)
+    for _ in range(5):
+        with pytest.raises(ResponseError):
+            await client.ping()
+
+    async def are_gone() -> bool:
+        return await connections() <= before
+
+    await eventually(are_gone)
+    await client.aclose()
 
 
 async def test_a_script_that_redis_has_forgotten_is_sent_again(shared: SharedRedis, redis: Redis) -> None:

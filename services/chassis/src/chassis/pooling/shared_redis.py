@@ -69,8 +69,14 @@ class SharedRedis(Redis):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout):
-                _, link = await loop.create_connection(lambda: _Link(self._timeout), address["host"], address["port"])
-                await link.ask(self._packer.pack(*hello))
+                transport, link = await loop.create_connection(
+                    lambda: _Link(self._timeout), address["host"], address["port"]
+                )
+                try:
+                    await link.ask(self._packer.pack(*hello))
+                except BaseException:
+                    transport.abort()  # it is nobody's, and would stay open
+                    raise
         except TimeoutError as error:
             raise RedisTimeoutError("Redis did not let us in in time") from error
         except OSError as error:
