@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
-from chassis.pooling import create_redis
+from chassis.pooling import create_redis, create_shared_redis
 from chassis.settings import RedisSettings
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from waiting import eventually
 
 
 async def test_redis_is_waited_for_no_longer_than_its_time_out(redis_settings: RedisSettings) -> None:
@@ -54,3 +55,25 @@ async def test_a_redis_that_is_away_is_no_time_out_of_the_pool(redis_settings: R
     assert REGISTRY.get_sample_value("db_client_connection_timeouts_total", {"pool": "gone"}) == 0
     assert REGISTRY.get_sample_value("db_client_connection_count", {"pool": "gone", "state": "used"}) == 0
     await redis.aclose()
+
+
+async def test_the_connection_that_commands_share_counts_as_used_while_it_is_open(
+    redis_settings: RedisSettings,
+) -> None:
+    def told(metric: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(f"db_client_connection_{metric}", {"pool": "shared", **labels})
+
+    shared = create_shared_redis(redis_settings.model_copy(update={"max_connections": 2}), timeout=5, pool="shared")
+    assert (told("count", state="used"), told("max")) == (0, 3)
+    await shared.ping()
+    assert told("count", state="used") == 1
+    async with shared.pipeline() as pipeline:
+        await pipeline.ping().execute()
+        assert told("count", state="used") == 1
+        assert told("count", state="idle") == 1
+    await shared.aclose()
+
+    async def is_gone() -> bool:
+        return told("count", state="used") == 0
+
+    await eventually(is_gone)

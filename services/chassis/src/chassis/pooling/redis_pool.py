@@ -21,7 +21,11 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
 
 def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> SharedRedis:
     """The same for many short commands at once, which share a connection; an answer takes `timeout` at most."""
-    return SharedRedis(_create_pool(settings, timeout=timeout, pool=pool), timeout=timeout)
+    others = _create_pool(settings, timeout=timeout, pool=pool)
+    shared = SharedRedis(others, timeout=timeout)
+    metrics.count.labels(pool, "used").set_function(lambda: others.in_use + shared.is_connected)
+    metrics.maximum.labels(pool).set(settings.max_connections + 1)
+    return shared
 
 
 def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_MeasuredPool":
@@ -47,10 +51,14 @@ class _MeasuredPool(BlockingConnectionPool):
         self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)
-        metrics.count.labels(pool, "used").set_function(lambda: len(self._in_use_connections))
+        metrics.count.labels(pool, "used").set_function(lambda: self.in_use)
         metrics.count.labels(pool, "idle").set_function(lambda: len(self._available_connections))
         metrics.pending_requests.labels(pool).set_function(lambda: self._pending)
         metrics.maximum.labels(pool).set(max_connections)
+
+    @property
+    def in_use(self) -> int:
+        return len(self._in_use_connections)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> AbstractConnection:
         del command_name, keys, options  # nobody gives them any more

@@ -35,6 +35,10 @@ class SharedRedis(Redis):
         self._link: _Link | None = None
         self._opening: asyncio.Task[_Link] | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        return self._link is not None and not self._link.is_closed
+
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         packed = self._packer.pack(*command)
         link = self._link
