@@ -70,9 +70,9 @@ class Platform:
         )
 
     async def kill(self, application_name: str) -> int:
-        """End every backend of that name; returns how many."""
+        """End every backend of that name, and wait until they have gone; returns how many."""
         return await self.superuser.fetchval(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = $1",
             application_name,
         )
