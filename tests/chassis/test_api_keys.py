@@ -1,7 +1,10 @@
 """A key is known by heart: no request asks the database, a revoked one ends with a look, an outage is outlived."""
 
+import getpass
+import json
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import asyncpg
@@ -15,7 +18,7 @@ from chassis.logging import redact
 from chassis.pooling import Database
 from chassis.settings import AuthSettings, DatabaseSettings, RedisSettings
 from pydantic import SecretStr
-from service_process import OrdersInstallation
+from service_process import Ended, OrdersInstallation
 
 NEW_PEPPER = "n" * 64
 OLD = AuthSettings(peppers=(SecretStr(PEPPER),), key_refresh=1, key_grace=60)
@@ -191,16 +194,27 @@ async def test_the_command_prints_a_new_key_once_lists_it_without_its_secret_and
 ) -> None:
     made = await operator.run("api-keys", "create", "umbrella", "--scope", "orders:read", "--expires-in-days", "30")
     key = made.stdout.removesuffix("\n")
-    assert (made.code, prefix_of(key) in made.stderr, key in made.stderr) == (0, True, False)
+    assert made.code == 0
+    assert key[16:] not in made.stderr
+    assert_audited(made, "api_key_created", prefix=prefix_of(key), principal="umbrella", scopes=["orders:read"])
     (line,) = [line for line in (await operator.run("api-keys", "list")).stdout.splitlines() if "umbrella" in line]
     assert line.startswith(f"{prefix_of(key)}  umbrella  orders:read  made ")
     assert key[16:] not in line
-    assert (await operator.run("api-keys", "revoke", prefix_of(key))).code == 0
+    revoked = await operator.run("api-keys", "revoke", prefix_of(key))
+    assert_audited(revoked, "api_key_revoked", prefix=prefix_of(key), principal="umbrella")
     assert "revoked" in next(
         line for line in (await operator.run("api-keys", "list")).stdout.splitlines() if prefix_of(key) in line
     )
     unknown = await operator.run("api-keys", "revoke", "000000000000")
     assert (unknown.code, unknown.stderr) == (1, "there is no key 000000000000\n")
+
+
+def assert_audited(ended: Ended, event: str, **fields: object) -> None:
+    """It has ended well, and has said who changed what and when."""
+    line = json.loads(ended.stderr)
+    assert (ended.code, line["event"], line["by"]) == (0, event, getpass.getuser())
+    assert datetime.fromisoformat(line["at"])
+    assert line.items() >= fields.items()
 
 
 @pytest.mark.parametrize(

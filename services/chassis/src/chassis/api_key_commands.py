@@ -1,7 +1,6 @@
 """`orders api-keys …`: a client's key is made, registered, listed and revoked by an operator, never by the API."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import api_keys, config
+from chassis.commands import Options, audit, in_transaction
 from chassis.errors import HoldfastError
-from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, PrincipalName, ServiceSettings
+from chassis.settings import PrincipalName, ServiceSettings
 
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
-]
 Scopes = Annotated[list[str], typer.Option("--scope", help="What it may do; repeatable.")]
 
 _PRINCIPAL: TypeAdapter[str] = TypeAdapter(PrincipalName)
@@ -30,7 +26,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
 
     def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]], *, as_owner: bool = True) -> T:
         settings = config.load_database(settings_type, options or ())
-        return asyncio.run(_in_transaction(settings.as_owner() if as_owner else settings, use))
+        return asyncio.run(in_transaction(settings.as_owner() if as_owner else settings, use))
 
     def peppers(options: Options) -> dict[str, bytes]:
         return api_keys.peppers_of(config.load_auth(settings_type, options or ()))
@@ -52,7 +48,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
         )
         if not run(options, add):
             raise HoldfastError("its prefix is taken, which happens once in 10^14 times: try again")
-        _tell(f"{api_keys.prefix_of(key)} is {principal}'s for {', '.join(sorted(scopes))}; it works in some seconds")
+        audit("api_key_created", prefix=api_keys.prefix_of(key), principal=principal, scopes=sorted(scopes), days=days)
         typer.echo(key)
 
     @app.command()
@@ -73,7 +69,8 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
             }
 
         for principal, outcome in run(options, register_all).items():
-            _tell(f"{api_keys.prefix_of(keys[principal])} of {principal}: {outcome}")
+            prefix = api_keys.prefix_of(keys[principal])
+            audit("api_key_registered", prefix=prefix, principal=principal, scopes=sorted(scopes), outcome=outcome)
 
     @app.command("list")
     def list_keys(options: Options = None) -> None:
@@ -91,7 +88,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
         if found is None:
             raise HoldfastError(f"there is no key {prefix}")
         principal, since = found
-        _tell(f"{prefix} of {principal} is revoked since {since:%Y-%m-%d %H:%M:%S}")
+        audit("api_key_revoked", prefix=prefix, principal=principal, since=since.isoformat(timespec="seconds"))
 
     return app
 
@@ -121,17 +118,3 @@ def _read_keys(folder: Path) -> dict[str, str]:
         except HoldfastError as error:
             raise HoldfastError(f"{folder / principal}: {error}") from None
     return keys
-
-
-def _tell(text: str) -> None:
-    """Beside the output: that is for the key alone, so that it can be written to a file."""
-    sys.stderr.write(f"{text}\n")
-
-
-async def _in_transaction[T](settings: DatabaseSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    database = Database(settings, pool="cli", application_name="cli")
-    try:
-        async with database.transaction() as session:
-            return await use(session)
-    finally:
-        await database.close()

@@ -7,14 +7,12 @@ framework and `orders api` no migrations.
 """
 
 import asyncio
-import getpass
 import json
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -25,19 +23,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config, dead_events, dead_letters
 from chassis.api_key_commands import api_key_commands
+from chassis.commands import Options, audit, in_transaction
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 from chassis.pooling import Database
 from chassis.pooling.budget import service_budget
 from chassis.settings import DatabaseSettings, ServiceSettings
-from chassis.wakeup import Wakeups
 
 _DRAIN_LOOK_SECONDS = 0.5  # between looks at a queue that is drained: each counts rows
 EXIT_CONFIGURATION = 2  # as for a wrong option: what was given is wrong, and starting again does not help
-
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
-]
 
 Filters = Annotated[
     list[str] | None,
@@ -163,7 +157,7 @@ def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     app = typer.Typer(help="Look after jobs, above all those that no attempt could save.", no_args_is_help=True)
 
     def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        return asyncio.run(_in_transaction(config.load_database(settings_type, options or ()), use))
+        return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
 
     @app.command()
     def dead(filters: Filters = None, options: Options = None) -> None:
@@ -206,7 +200,7 @@ def _add_replay(app: typer.Typer, run: Run) -> None:
         if job_id is not None and not replayed:
             raise HoldfastError(f"job {job_id} is no dead letter")
         if replayed and not dry_run:
-            _audit("jobs_replayed", job_ids=list(replayed))
+            audit("jobs_replayed", job_ids=list(replayed))
         typer.echo(f"{'would replay' if dry_run else 'replayed'} {len(replayed)}: {', '.join(map(str, replayed))}")
 
 
@@ -240,17 +234,11 @@ async def _drained(settings: DatabaseSettings, *, queue: str | None, timeout_sec
         await database.close()
 
 
-def _audit(event: str, **fields: object) -> None:
-    """Who changed what, as one line of JSON on standard error: standard output is the command's answer."""
-    line = {"event": event, "by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
-    sys.stderr.write(json.dumps(line) + "\n")
-
-
 def _events_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     app = typer.Typer(help="Look after events that this service could not handle.", no_args_is_help=True)
 
     def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        return asyncio.run(_in_transaction(config.load_database(settings_type, options or ()), use))
+        return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
 
     @app.command()
     def dead(options: Options = None) -> None:
@@ -290,13 +278,3 @@ def _print_job(job_id: int, job: dead_letters.JobRecord | None) -> None:
         raise HoldfastError(f"there is no job {job_id}: it has completed, or never was")
     for field in fields(job):
         typer.echo(f"{field.name}: {getattr(job, field.name)}")
-
-
-async def _in_transaction[T](settings: DatabaseSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    async with Wakeups(settings, application_name="cli") as wakeups:
-        database = Database(settings, pool="cli", application_name="cli", notify=wakeups.notify)
-        try:
-            async with database.transaction() as session:
-                return await use(session)
-        finally:
-            await database.close()

@@ -229,7 +229,7 @@ def _origin(name: str, layers: Sequence[Layer]) -> str:
 
 
 def _split(location: Sequence[str | int], settings: Mapping[str, FieldInfo]) -> tuple[str, str]:
-    """The setting or group that an error is in, dotted, and where in its value: `("auth.keys", "acme: ")`."""
+    """The setting or group that an error is in, dotted, and where in its value: `("rate_limit.tiers", "gold: ")`."""
     parts = [str(part) for part in location]
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])

@@ -37,7 +37,7 @@ class Layer:
     problems: list[str]
 
     def gives(self, name: str) -> bool:
-        """Whether it gives this setting, as a whole or in part (`auth.keys.acme` is a part of `auth.keys`)."""
+        """Whether it gives this setting, as a whole or in part (of `rate_limit.tiers`: `rate_limit.tiers.gold`)."""
         return is_given(name, _names(self.values))
 
 

@@ -1,0 +1,36 @@
+"""What the commands of an operator share: how settings are given, one transaction, and who did it."""
+
+import getpass
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings
+from chassis.wakeup import Wakeups
+
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
+]
+
+
+async def in_transaction[T](settings: DatabaseSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    """What `use` returns, once its transaction has committed and waiting workers were woken."""
+    async with Wakeups(settings, application_name="cli") as wakeups:
+        database = Database(settings, pool="cli", application_name="cli", notify=wakeups.notify)
+        try:
+            async with database.transaction() as session:
+                return await use(session)
+        finally:
+            await database.close()
+
+
+def audit(event: str, **fields: object) -> None:
+    """Who changed what, as one line of JSON on standard error: standard output is the command's answer."""
+    line = {"event": event, "by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
+    sys.stderr.write(json.dumps(line) + "\n")
