@@ -1,5 +1,6 @@
 """A key is known by heart: no request asks the database, a revoked one ends with a look, an outage is outlived."""
 
+import asyncio
 import getpass
 import json
 import re
@@ -12,6 +13,7 @@ import pytest
 from api_keys import CALLERS, PEPPER, key_of
 from backends import FreshDatabase, RealServer
 from captured_logs import captured_logs
+from chassis import api_keys
 from chassis.api_keys import ApiKeys, add_key, list_keys, new_key, peppers_of, prefix_of, register_key, revoke_key
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import redact
@@ -19,6 +21,7 @@ from chassis.pooling import Database
 from chassis.settings import AuthSettings, DatabaseSettings, RedisSettings
 from pydantic import SecretStr
 from service_process import Ended, OrdersInstallation
+from waiting import eventually
 
 NEW_PEPPER = "n" * 64
 OLD = AuthSettings(peppers=(SecretStr(PEPPER),), key_refresh=1, key_grace=60)
@@ -99,6 +102,44 @@ async def test_a_key_ends_when_it_expires_between_two_looks(database: Database, 
     assert keys.find(key)
     now = found.expires
     assert keys.find(key) is None
+
+
+async def test_an_expired_key_is_not_even_read(database: Database, owner: Database) -> None:
+    key = new_key()
+    async with owner.transaction() as session:
+        await add_key(session, key, principal="umbrella", scopes=["a:b"], peppers=peppers_of(OLD), days=-1)
+    keys = ApiKeys(database, lambda: OLD, now=lambda: 0.0)  # by this clock it would be valid
+    await keys.look()
+    assert keys.find(key) is None
+
+
+async def test_a_service_has_a_largest_number_of_keys(owner: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_keys, "MAX_KEYS", len(CALLERS) + 1)
+    await register(owner)
+    with pytest.raises(HoldfastError, match="revoke some"):
+        await register(owner, key_of("initech"), principal="initech")
+
+
+async def test_a_look_that_fails_in_a_way_that_nobody_knew_is_not_the_last(database: Database, owner: Database) -> None:
+    turns: asyncio.Queue[None] = asyncio.Queue()
+    keys = ApiKeys(database, lambda: OLD, sleep=lambda _: turns.get())
+    with captured_logs() as logs:
+        async with keys.followed():
+            keys._database = object()  # type: ignore[assignment]
+            turns.put_nowait(None)
+
+            async def has_failed() -> bool:
+                return bool(logs.of("api_keys_look_failed"))
+
+            await eventually(has_failed)
+            keys._database = database
+            await register(owner)
+            turns.put_nowait(None)
+
+            async def is_known() -> bool:
+                return keys.find(KEY) is not None
+
+            await eventually(is_known)
 
 
 async def test_known_keys_outlive_the_database_for_the_grace_and_then_nobody_is_guessed_at(database: Database) -> None:

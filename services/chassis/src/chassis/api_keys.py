@@ -125,10 +125,6 @@ class ApiKeys:
         self._peppers: Mapping[str, bytes] = {}
         key_age.set_function(lambda: self._clock() - self._seen_at)
 
-    def knows(self, key: str) -> bool:
-        """Whether there is a valid key with this one's prefix."""
-        return key[_PREFIX] in self._keys
-
     def find(self, key: str) -> ApiKey | None:
         """What is known of the key; None for one that is not valid.
 
