@@ -222,8 +222,8 @@ class CrashingResources(WorkerResources):
         given["streams"] = crashing_streams(resources.streams, points)
         return cls(**given, points=points)
 
-    def job_runner(self, handlers):
-        return WorkerResources.job_runner(self, {kind: self._job(call) for kind, call in handlers.items()})
+    def job_runner(self, handlers, **options):
+        return WorkerResources.job_runner(self, {kind: self._job(call) for kind, call in handlers.items()}, **options)
 
     def consumer(self, streams, handlers):
         return Consumer(

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import orjson
 from aiohttp import web
+from chassis.bulkhead import Bulkhead
 from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.settings import EgressSettings
@@ -102,7 +103,7 @@ async def customer_server() -> AsyncIterator[Customer]:
 def webhook_settings(port: int, **changes: Any) -> WebhookSettings:
     """Loopback and the customer's port are allowed; a hanging customer costs 0.3 s."""
     egress = EgressSettings(allow_insecure=True, allowed_ports=(443, port), allowed_networks=(LOOPBACK,))
-    fields = {"egress": egress, "attempt_timeout": 0.3, "connect_timeout": 0.2, "jitter": 0.0}
+    fields = {"egress": egress, "attempt_timeout": 0.3, "connect_timeout": 0.2, "slow_after": 0.2, "jitter": 0.0}
     return WebhookSettings(**(fields | changes))
 
 
@@ -116,6 +117,7 @@ class Webhooks:
     customer: Customer
     settings: WebhookSettings
     sender: WebhookSender
+    suspects: Bulkhead = field(default_factory=lambda: Bulkhead("suspect_customers", limit=1))
 
     async def create(self, *, client: str = SHOP, key: str | None = None, **changes: Any) -> Json:
         """A new endpoint, the customer's server, as its client sees it."""
@@ -146,7 +148,7 @@ class Webhooks:
     async def attempt(self, chance: Callable[[], float] = random.random) -> Exception | None:
         """One attempt at the job `deliver_webhook` that is due first; mails are none of these tests' business."""
         await execute(self.database, "DELETE FROM job WHERE name = 'send_mail'")
-        handler = partial(jobs.deliver_webhook, self.database, self.sender, self.settings, chance)
+        handler = partial(jobs.deliver_webhook, self.database, self.sender, self.suspects, self.settings, chance)
         return await attempt(self.database, DeliverWebhook, handler)
 
     async def work(self) -> None:

@@ -112,9 +112,9 @@ class Wired(WorkerResources):
     jobs: ClassVar[set[type[JobPayload]]]
     schedules: ClassVar[list[Schedule]]
 
-    def job_runner(self, handlers: Mapping[type[JobPayload], Any]) -> Part:
+    def job_runner(self, handlers: Mapping[type[JobPayload], Any], **options: Any) -> Part:
         type(self).jobs = set(handlers)
-        return super().job_runner(handlers)
+        return super().job_runner(handlers, **options)
 
     def scheduler(self, schedules: Sequence[Schedule]) -> Part:
         type(self).schedules = list(schedules)

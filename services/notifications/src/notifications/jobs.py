@@ -1,7 +1,12 @@
 """The handlers of notifications' jobs."""
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from uuid import UUID
 
+from chassis.bulkhead import Bulkhead
+from chassis.errors import BulkheadFull
 from chassis.jobs import RunningJob, enqueue
 from chassis.logging import add_to_canonical_line, put_on_canonical_line
 from chassis.pooling import Database
@@ -49,6 +54,7 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
 async def deliver_webhook(
     database: Database,
     sender: WebhookSender,
+    suspects: Bulkhead,
     settings: WebhookSettings,
     random: Callable[[], float],
     job: RunningJob,
@@ -56,18 +62,43 @@ async def deliver_webhook(
 ) -> None:
     """Protocol, row 14b: make the attempt that is due at the endpoint, if any, then record what came of it.
 
-    A crash in between makes one more attempt, with the same webhook id, once the lease of this one is over.
+    An endpoint whose latest attempt failed or took long needs one of the `suspects`' places, or waits for as long as
+    an attempt may take: a dead customer may cost others the place of one attempt, not of all that follow.
+    """
+    async with database.read() as session:
+        is_suspect = await deliveries.is_suspect(session, payload.endpoint_id)
+    try:
+        with suspects if is_suspect else nullcontext():
+            await _deliver(database, sender, settings, random, job, payload.endpoint_id)
+    except BulkheadFull:
+        async with database.transaction() as session:
+            await deliveries.postpone(session, payload.endpoint_id, delay=settings.attempt_timeout)
+            await job.complete_in(session)
+
+
+async def _deliver(
+    database: Database,
+    sender: WebhookSender,
+    settings: WebhookSettings,
+    random: Callable[[], float],
+    job: RunningJob,
+    endpoint_id: UUID,
+) -> None:
+    """A crash between the two transactions makes one more attempt, with the same webhook id, once the lease of this one
+    is over.
     """
     async with database.transaction() as session:
         lease = settings.attempt_timeout + RECORDING_SECONDS
-        attempt = await deliveries.begin_attempt(session, payload.endpoint_id, lease=lease)
+        attempt = await deliveries.begin_attempt(session, endpoint_id, lease=lease)
         if attempt is None:
             await job.complete_in(session)
             return
+    started = time.perf_counter()
     answer = await _send(sender, attempt)
+    suspect = answer.result != "delivered" or time.perf_counter() - started > settings.slow_after
     verdict = judge(answer, attempt=attempt.number, schedule=settings.schedule, jitter=settings.jitter, random=random)
     async with database.transaction() as session:
-        await deliveries.record_attempt(session, attempt, answer, verdict)
+        await deliveries.record_attempt(session, attempt, answer, verdict, suspect=suspect)
         await job.complete_in(session)
 
 

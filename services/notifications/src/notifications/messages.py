@@ -14,7 +14,11 @@ class SendMail(JobPayload, job="send_mail", unique=("mail_id",), max_attempts=30
     mail_id: UUID
 
 
-class DeliverWebhook(JobPayload, job="deliver_webhook", max_attempts=30, time_limit=30):
+WEBHOOKS_QUEUE = "webhooks"
+"""With places of its own in the worker: customers who do not answer keep no mail waiting."""
+
+
+class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, max_attempts=30, time_limit=30):
     """See to the first delivery in the queue of one endpoint. Attempts at a delivery are counted in its row; those of
     the job only where the process or the database failed.
     """

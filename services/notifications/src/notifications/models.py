@@ -87,6 +87,8 @@ class WebhookEndpoint(Base):
     events: Mapped[list[str]] = mapped_column(ARRAY(Text))
     is_enabled: Mapped[bool] = mapped_column(server_default="true")
     disabled_reason: Mapped[str | None]
+    # Its latest attempt failed, or took long: only so many of these are tried at once.
+    is_suspect: Mapped[bool] = mapped_column(server_default="false")
     # Readable, since signing needs them: whoever reads this table can sign as we do. None once deleted.
     secret: Mapped[str | None]
     old_secret: Mapped[str | None]

@@ -46,6 +46,19 @@ class WebhookSettings(Group):
         15.0, description="Seconds until the answer's status line; Standard Webhooks advises 15 to 30. A job has 30."
     )
     connect_timeout: Timeout = Field(5.0, description="Seconds to resolve, connect and agree on TLS.")
+    concurrency: int = Field(
+        32, ge=2, le=100, description="Attempts one worker makes at once; each waits, and holds no database connection."
+    )
+    suspect_concurrency: int = Field(
+        8,
+        ge=1,
+        le=99,
+        description="How many of them may be at endpoints whose latest attempt failed or took long: a quarter, so that "
+        "dead customers delay nobody else.",
+    )
+    slow_after: Timeout = Field(
+        3.0, description="Seconds after which even a 2xx makes an endpoint suspect: ten times what a customer needs."
+    )
     secret_overlap: Period = Field(
         86_400.0, description="Seconds that a replaced secret signs along: a day to bring the new one into service."
     )
@@ -53,7 +66,11 @@ class WebhookSettings(Group):
         10, ge=1, le=100, description="Endpoints of one client: each makes a delivery of every event."
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = (Rule("connect_timeout", "≤", "attempt_timeout", "or it never takes effect"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("connect_timeout", "≤", "attempt_timeout", "or it never takes effect"),
+        Rule("suspect_concurrency", "<", "concurrency", "or dead customers may take every place"),
+        Rule("slow_after", "≤", "attempt_timeout", "or it never takes effect"),
+    )
 
 
 class NotificationsSettings(ServiceSettings):

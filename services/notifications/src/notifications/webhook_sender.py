@@ -14,7 +14,7 @@ from chassis.webhooks import AttemptAnswer, sign
 from notifications.settings import WebhookSettings
 
 _GONE = 410
-_MAX_CONNECTIONS = 100  # as many as jobs.concurrency may be: the job runner decides, and nothing waits here
+_MAX_CONNECTIONS = 100  # as many as webhooks.concurrency may be: the job runner decides, and nothing waits here
 
 
 class WebhookSender:

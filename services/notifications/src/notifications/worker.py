@@ -7,13 +7,14 @@ from functools import partial
 from importlib.metadata import version
 
 from chassis import idempotency
+from chassis.bulkhead import Bulkhead
 from chassis.config import Live
 from chassis.schedules import Schedule
 from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from notifications import events, jobs, use_cases
 from notifications.mailer import Mailer
-from notifications.messages import ORDERS_STREAM, DeliverWebhook, SendMail
+from notifications.messages import ORDERS_STREAM, WEBHOOKS_QUEUE, DeliverWebhook, SendMail
 from notifications.settings import NotificationsSettings
 from notifications.webhook_sender import WebhookSender
 
@@ -28,8 +29,12 @@ async def _open_parts(settings: NotificationsSettings, resources: WorkerResource
     job_runner = resources.job_runner(
         {
             SendMail: partial(jobs.send_mail, resources.database, Mailer(settings.smtp)),
-            DeliverWebhook: partial(jobs.deliver_webhook, resources.database, sender, settings.webhooks, random.random),
         }
+    )
+    suspects = Bulkhead("suspect_customers", limit=settings.webhooks.suspect_concurrency)
+    deliver = partial(jobs.deliver_webhook, resources.database, sender, suspects, settings.webhooks, random.random)
+    webhook_runner = resources.job_runner(
+        {DeliverWebhook: deliver}, queue=WEBHOOKS_QUEUE, concurrency=settings.webhooks.concurrency
     )
     consumer = resources.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
     sweep = partial(use_cases.sweep, stale_after=settings.sweeps.stale_after, batch=settings.sweeps.batch)
@@ -41,6 +46,6 @@ async def _open_parts(settings: NotificationsSettings, resources: WorkerResource
         ]
     )
     try:
-        yield [[job_runner, consumer, scheduler]]
+        yield [[job_runner, webhook_runner, consumer, scheduler]]
     finally:
         await sender.close()

@@ -49,13 +49,22 @@ class WorkerResources:
         settings: ServiceSettings = self.live.current
         return settings
 
-    def job_runner(self, handlers: Mapping[type[JobPayload], JobHandler]) -> Part:
-        """Runs those of the service's jobs that belong to this worker's queue."""
-        queue = self.settings.jobs.queue
+    def job_runner(
+        self,
+        handlers: Mapping[type[JobPayload], JobHandler],
+        *,
+        queue: str | None = None,
+        concurrency: int | None = None,
+    ) -> Part:
+        """Runs those of the service's jobs that belong to this worker's queue; or to another one beside it, with places
+        of its own, so that neither takes the other's.
+        """
+        jobs = self.settings.jobs
+        queue = queue or jobs.queue
         return JobRunner(
             self.database,
             {kind: handler for kind, handler in handlers.items() if kind.options.queue == queue},
-            self.settings.jobs,
+            jobs.model_copy(update={"queue": queue, "concurrency": concurrency or jobs.concurrency}),
             wakeups=self.wakeups,
             drain_timeout=self.settings.shutdown.drain_timeout,
         ).run

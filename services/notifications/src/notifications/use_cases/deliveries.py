@@ -115,7 +115,19 @@ async def begin_attempt(session: AsyncSession, endpoint_id: UUID, *, lease: floa
     return _attempt(endpoint, first, number=number or 1, now=now)
 
 
-async def record_attempt(session: AsyncSession, attempt: Attempt, answer: AttemptAnswer, verdict: Verdict) -> None:
+async def is_suspect(session: AsyncSession, endpoint_id: UUID) -> bool:
+    """Whether the endpoint's latest attempt failed or took long."""
+    return bool(await session.scalar(select(WebhookEndpoint.is_suspect).where(WebhookEndpoint.id == endpoint_id)))
+
+
+async def postpone(session: AsyncSession, endpoint_id: UUID, *, delay: float) -> None:
+    """Of all that found no place for this endpoint, one looks again in `delay` seconds."""
+    await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id), unique_key=str(endpoint_id), delay=delay)
+
+
+async def record_attempt(
+    session: AsyncSession, attempt: Attempt, answer: AttemptAnswer, verdict: Verdict, *, suspect: bool
+) -> None:
     """What came of an attempt; and a job for whoever is first in the queue now.
 
     Changes nothing but that when the delivery was settled meanwhile, or given to another attempt.
@@ -141,6 +153,11 @@ async def record_attempt(session: AsyncSession, attempt: Attempt, answer: Attemp
     )
     if recorded is not None:
         _log(attempt, answer, verdict)
+        await session.execute(
+            update(WebhookEndpoint)
+            .where(WebhookEndpoint.id == attempt.endpoint_id, WebhookEndpoint.is_suspect != suspect)
+            .values(is_suspect=suspect)
+        )
         if status is DeliveryStatus.DISABLED:
             await endpoints.disable_endpoint(session, attempt.endpoint_id, answer.reason or "")
     if (first := await session.scalar(_first(attempt.endpoint_id))) is not None:
