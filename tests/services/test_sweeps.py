@@ -12,6 +12,7 @@ import payments.worker
 import pytest
 import test_orders
 import test_payments
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.jobs import STATEMENTS, JobPayload
 from chassis.pooling import Database
@@ -130,6 +131,7 @@ async def wired(service: Orders | Payments) -> tuple[set[str], dict[str, Schedul
         streams=service.redis,
         wakeups=Wakeups(service.settings.database, application_name="test"),
         checks={},
+        breakers=BreakerRegistry(),
     )
     parts = (
         orders.worker._open_parts(service.settings, resources)
