@@ -134,7 +134,7 @@ async def wired(service: Orders | Payments) -> tuple[set[str], dict[str, Schedul
         breakers=BreakerRegistry(),
     )
     parts = (
-        orders.worker._open_parts(service.settings, resources)
+        orders.worker._open_parts(resources.live, resources)
         if isinstance(service, Orders)
         else payments.worker._open_parts(service.settings, resources)
     )
