@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 from chassis.errors import DatabaseBusy, DatabaseUnreachable
-from chassis.pooling import Database, after_commit
+from chassis.pooling import Database, after_commit, fetch_in
 from chassis.settings import DatabaseSettings
 from chassis.statements import DriverStatement
+from sqlalchemy import text
 from waiting import eventually
 
 ADD = DriverStatement.of("INSERT INTO idempotency_record VALUES ('shop', :key, '', 201, '')")
@@ -89,6 +90,46 @@ async def test_a_statement_that_runs_out_of_time_is_a_busy_database(of_one: Data
     async def be_slow() -> None:
         async with of_one.hot_transaction() as session:
             await session.fetch(SLEEP, seconds=5)
+
+    with pytest.raises(DatabaseBusy):
+        await be_slow()
+    assert await keys(of_one) == []
+
+
+async def test_a_hot_statement_in_a_session_is_in_its_transaction_even_as_the_first(of_one: Database) -> None:
+    async def add_and_fail() -> None:
+        async with of_one.transaction() as session:
+            await fetch_in(session, ADD, key="a")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await add_and_fail()
+    assert await keys(of_one) == []
+    async with of_one.transaction() as session:
+        await fetch_in(session, ADD, key="a")
+        await session.execute(text("SELECT 1"))
+    assert await keys(of_one) == ["a"]
+
+
+async def test_a_server_that_goes_away_under_a_hot_statement_of_a_session_is_an_outage(
+    of_one: Database, database: Database
+) -> None:
+    async def be_killed() -> None:
+        async with of_one.transaction() as session:
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            async with database.hot_transaction() as other:
+                await other.connection.execute("SELECT pg_terminate_backend($1)", pid)
+            await fetch_in(session, ADD, key="a")
+
+    with pytest.raises(DatabaseUnreachable):
+        await be_killed()
+    assert await keys(of_one) == []
+
+
+async def test_a_hot_statement_of_a_session_that_runs_out_of_time_is_a_busy_database(of_one: Database) -> None:
+    async def be_slow() -> None:
+        async with of_one.transaction() as session:
+            await fetch_in(session, SLEEP, seconds=5)
 
     with pytest.raises(DatabaseBusy):
         await be_slow()

@@ -23,7 +23,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.errors import LeaseLost
 from chassis.logging import debug_header
-from chassis.pooling import HotSession, after_commit
+from chassis.pooling import HotSession, after_commit, fetch_in
 from chassis.statements import DriverStatement, load_statements
 from chassis.telemetry import SpanKind, current_traceparent, span
 from chassis.wakeup import wake_after_commit
@@ -31,7 +31,7 @@ from chassis.wakeup import wake_after_commit
 _SQL = load_statements("jobs.sql")
 STATEMENTS = {name: text(sql) for name, sql in _SQL.items()}
 DRIVER_STATEMENTS = {name: DriverStatement.of(sql) for name, sql in _SQL.items()}
-"""The same for `Database.driver`: the runner's, which run all the time."""
+"""The same for the driver's own connection: the runner's, which run all the time, and `enqueue`."""
 
 _JOB = table(
     "job",
@@ -112,9 +112,12 @@ async def enqueue(
         values = _values(payload) | {"delay": delay, "deadline": deadline}
         if unique_key:
             values["unique_key"] = unique_key
-        job_id: int | None = await session.scalar(STATEMENTS["enqueue"], values)
-    if job_id is not None and delay <= 0:
+        rows = await fetch_in(session, DRIVER_STATEMENTS["enqueue"], **values)
+    if not rows:
+        return None
+    if delay <= 0:
         wake_after_commit(session, wakeup_channel(payload.options.queue))
+    job_id: int = rows[0]["id"]
     return job_id
 
 

@@ -7,7 +7,7 @@ A request or job takes a connection late, gives it back early and never holds it
 from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held
 from chassis.pooling.database import NOTIFY, Database, after_commit, log_after_commit, open_health_pool
 from chassis.pooling.engine import Passwords, open_connection
-from chassis.pooling.hot import HotSession
+from chassis.pooling.hot import HotSession, fetch_in
 from chassis.pooling.redis_pool import create_redis, create_shared_redis
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "check_nothing_held",
     "create_redis",
     "create_shared_redis",
+    "fetch_in",
     "log_after_commit",
     "open_connection",
     "open_health_pool",

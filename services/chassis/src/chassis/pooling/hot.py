@@ -5,18 +5,25 @@ longer than the statement. Everything else belongs in a session.
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from chassis.logging import add_to_canonical_line
 from chassis.pooling.engine import SERVER_GOES, note_statement
 from chassis.statements import DriverStatement
+
+
+_DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_BEGIN = text("SELECT 1")
+"""SQLAlchemy begins a transaction with the first statement of its own."""
 
 
 class ConnectionLost(Exception):
@@ -32,14 +39,44 @@ class HotSession:
 
     async def fetch(self, statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
         """The rows of a statement, which is measured like those of any session."""
-        started, error_type = time.perf_counter(), ""
-        try:
-            return await statement.fetch(self.connection, **values)
-        except Exception as error:
-            error_type = getattr(error, "sqlstate", None) or type(error).__name__
-            raise
-        finally:
-            note_statement(statement.sql, time.perf_counter() - started, error_type)
+        return await _measured(self.connection, statement, values)
+
+
+async def fetch_in(session: AsyncSession, statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
+    """The rows of a hot statement in the transaction of a session from `Database.transaction`.
+
+    What the driver raises is not wrapped. Raises `ConnectionLost` when the server goes away; the session then ends
+    without it.
+    """
+    outer = session.sync_session.connection()  # it is connected: there is nothing to wait for
+    connection = outer.connection.driver_connection
+    assert isinstance(connection, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
+    if not connection.is_in_transaction():
+        await session.execute(_BEGIN)
+    try:
+        return await _measured(connection, statement, values)
+    except _DRIVER_ERRORS as error:
+        if _is_lost(connection, error):
+            outer.invalidate(error)
+            raise ConnectionLost from error
+        raise
+
+
+async def _measured(
+    connection: asyncpg.Connection, statement: DriverStatement, values: Mapping[str, object]
+) -> list[asyncpg.Record]:
+    started, error_type = time.perf_counter(), ""
+    try:
+        return await statement.fetch(connection, **values)
+    except Exception as error:
+        error_type = getattr(error, "sqlstate", None) or type(error).__name__
+        raise
+    finally:
+        note_statement(statement.sql, time.perf_counter() - started, error_type)
+
+
+def _is_lost(connection: asyncpg.Connection, error: BaseException) -> bool:
+    return connection.is_closed() or getattr(error, "sqlstate", None) in SERVER_GOES
 
 
 @asynccontextmanager
@@ -61,13 +98,12 @@ async def hot_transaction(pooled: PoolProxiedConnection, info: dict[Any, Any]) -
         started = time.perf_counter()
         await transaction.commit()
         add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        if getattr(error, "sqlstate", None) in SERVER_GOES:
+    except _DRIVER_ERRORS as error:
+        if _is_lost(connection, error):
             connection.terminate()
-        if connection.is_closed():
             raise ConnectionLost from error
         raise
     finally:
-        if connection.is_in_transaction():
+        if not connection.is_closed() and connection.is_in_transaction():
             connection.terminate()  # a rollback that was cut short: nobody may go on in there
         await greenlet_spawn(pooled.close)
