@@ -35,7 +35,7 @@ def decide_claim(
     if has_suspects:
         return Claim(1, suspects=True)
     free = min(concurrency - running, 2 * concurrency - running - unended)
-    return Claim(min(free, -(-concurrency // 2)), suspects=False) if free > 0 else None
+    return Claim(free, suspects=False) if free > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
