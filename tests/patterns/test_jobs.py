@@ -425,15 +425,15 @@ async def test_a_batch_of_ends_is_fenced_and_outlives_its_connection(
     assert await effects.fetchval("SELECT array_agg(id) FROM job") == [lost]
 
 
-def test_a_claim_asks_for_half_the_slots_and_never_for_more_than_are_free() -> None:
+def test_a_claim_asks_for_all_slots_that_are_free_and_never_for_more() -> None:
     def asked(running: int, unended: int = 0, *, concurrency: int = 8) -> int:
         claim = decide_claim(
             running=running, unended=unended, concurrency=concurrency, has_suspects=False, is_suspect_running=False
         )
         return claim.count if claim else 0
 
-    assert [asked(running) for running in (0, 3, 4, 7, 8)] == [4, 4, 4, 1, 0]
-    assert [asked(0, unended) for unended in (8, 14, 16)] == [4, 2, 0]
+    assert [asked(running) for running in (0, 3, 4, 7, 8)] == [8, 5, 4, 1, 0]
+    assert [asked(0, unended) for unended in (8, 14, 16)] == [8, 2, 0]
     assert asked(0, concurrency=1) == 1
 
 

@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 
 from chassis.job_runner import JobRunner
 from chassis.jobs import JobPayload, RunningJob, enqueue
-from chassis.logging import configure_logging
+from chassis.logging import configure_logging, flush_logs
 from chassis.migrations import upgrade
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, JobSettings, LogSettings
-from chassis.wakeup import Wakeups
 from chassis.telemetry import LIMITS
+from chassis.wakeup import Wakeups
+from measuring import Queue, main
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from measuring import Queue, main
 from sqlalchemy import text
 
 _THING = text("INSERT INTO thing (name) VALUES (:name)")
@@ -99,6 +99,7 @@ async def opened() -> AsyncIterator[Queue]:
 
         yield Queue(enqueue=add, worker=worker, add_in_transaction=add_in_transaction)
         await database.close()
+    flush_logs()  # the last line of all is the figure
 
 
 if __name__ == "__main__":

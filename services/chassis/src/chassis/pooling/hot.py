@@ -1,7 +1,7 @@
 """The driver's own connection in a transaction of the pool's, for the hot statements: those that most requests pay for.
 
 The same pool, checks, limits and errors as a session's, without what SQLAlchemy does around each statement, which takes
-longer than the statement. Everything else belongs in a session.
+longer than the statement. Everything else belongs in a session, where `fetch_in` takes a single hot statement along.
 """
 
 import time
@@ -19,7 +19,6 @@ from sqlalchemy.util import greenlet_spawn
 from chassis.logging import add_to_canonical_line
 from chassis.pooling.engine import SERVER_GOES, note_statement
 from chassis.statements import DriverStatement
-
 
 _DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _BEGIN = text("SELECT 1")
