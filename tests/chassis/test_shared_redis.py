@@ -11,6 +11,7 @@ from chassis.pooling.shared_redis import SharedRedis
 from chassis.settings import RedisSettings
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from waiting import eventually
 
@@ -142,7 +143,7 @@ async def test_a_broken_connection_fails_what_was_sent_over_it_and_is_opened_aga
         return bool(blocked)
 
     await eventually(is_cut)
-    assert all(isinstance(error, RedisError) for error in await failures(*asked))
+    assert all(isinstance(error, RedisConnectionError) for error in await failures(*asked))
     assert await shared.incr("n") == 1
 
 
