@@ -43,8 +43,8 @@ def run_worker(service: str, live: Live[Any], points: CrashPoints) -> None:
     from chassis.worker import run_worker_process
 
     worker = import_module(f"{service.replace('-', '_')}.worker")
-    needs_settings = service != "webhook-ingest"
-    open_parts = partial(worker._open_parts, live.current) if needs_settings else worker._open_parts
+    needs = {"orders": [live], "webhook-ingest": []}.get(service, [live.current])
+    open_parts = partial(worker._open_parts, *needs)
 
     @asynccontextmanager
     async def open_crashing_parts(resources):

@@ -16,6 +16,7 @@ import httpx
 import orjson
 import pytest
 from chassis.caching import Cache
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.errors import (
     ApiError,
@@ -577,12 +578,13 @@ async def test_the_worker_hears_of_orders_that_have_moved_by_their_own_events(or
     resources = SimpleNamespace(
         database=orders.database,
         redis=orders.redis,
+        breakers=BreakerRegistry(),
         job_runner=lambda *_: None,
         scheduler=lambda *_: None,
         relay=lambda: None,
         consumer=lambda streams, handlers: heard.update(streams=streams, types=handlers.keys()),
     )
-    async with worker._open_parts(orders.settings, resources):
+    async with worker._open_parts(Live(orders.settings), resources):
         pass
     assert set(heard["streams"]) == {PAYMENTS_STREAM, STREAM}
     assert heard["types"] >= {OrderConfirmed, OrderCancelled}
