@@ -69,7 +69,6 @@ class WebhookSettings(Group):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule("connect_timeout", "≤", "attempt_timeout", "or it never takes effect"),
         Rule("suspect_concurrency", "<", "concurrency", "or dead customers may take every place"),
-        Rule("slow_after", "≤", "attempt_timeout", "or it never takes effect"),
     )
 
 
