@@ -63,8 +63,10 @@ WRONG = {
     "without an end": lambda: token(exp=None),
     "without a beginning": lambda: token(iat=None),
     "longer than any of ours": lambda: token(more="x" * 2000),
+    "with an end that is no number": lambda: token(exp=[NOW + 60]),
     "no token": lambda: "a.b.c",
     "with a header that is no object": lambda: f"{base64.urlsafe_b64encode(b'[1]').decode()}.e30.e30",
+    "with a key id that is no text": lambda: f"{base64.urlsafe_b64encode(b'{"kid": []}').decode()}.e30.e30",
 }
 
 

@@ -91,6 +91,6 @@ class TokenVerifier:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["iss", "aud", "iat", "exp"], "strict_aud": True},
             )
-        except (jwt.InvalidTokenError, KeyError, TypeError):
+        except (jwt.InvalidTokenError, KeyError):
             return None
         return caller if int(claims["exp"]) - int(claims["iat"]) <= LIFETIME_SECONDS else None
