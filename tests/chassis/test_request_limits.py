@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -155,6 +155,21 @@ async def test_a_connection_whose_request_does_not_arrive_is_ended(
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
     client = await serve()
     assert await exchange(client, *pieces, pause=0.15) == b""
+
+
+async def test_a_line_now_and_then_gives_a_head_no_more_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
+    client = await serve()
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(b"GET /mine HTTP/1.1\r\n")
+    ended = asyncio.create_task(reader.read())
+    async with asyncio.timeout(10):
+        while not ended.done():
+            writer.write(b"X: 1\r\n")
+            await asyncio.wait([ended], timeout=0.05)
+    with suppress(ConnectionError):
+        assert await ended == b""
+    writer.close()
 
 
 async def test_a_connection_that_was_served_may_wait_for_longer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
