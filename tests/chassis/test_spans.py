@@ -64,6 +64,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(telemetry, "_recorded_share", 1.0)
     yield Spans(exporter)
     provider.shutdown()
 
