@@ -22,7 +22,7 @@ class Case(NamedTuple):
     overflow: int | None = None
 
 
-COMMON = (5, 5)
+COMMON = (10, 0)
 GRID: tuple[tuple[Case, ...], ...] = (
     (),
     (Case("orders", replicas=2),),
@@ -87,7 +87,7 @@ def test_a_variable_that_changes_a_pool_is_counted() -> None:
 
 @pytest.mark.parametrize("service", SETTINGS)
 def test_every_process_is_told_the_same_sum_as_the_chart_makes(enter: Enter, service: str) -> None:
-    cases = (Case("orders", replicas=2, workers=3), Case("payments", size=7))
+    cases = (Case("orders", replicas=2, workers=3), Case("payments", size=17))
     rendering = render(HOLDFAST, values_for(cases), nested("postgres.maxConnections", value=10_000))
     workload = rendering.workload(f"Deployment/holdfast-{service}")
     enter(rendering, workload, workload.pod["containers"][0])

@@ -53,7 +53,7 @@ async def test_explain_shows_each_value_and_its_layer_and_no_secret(orders: Orde
 
 
 async def test_explain_writes_out_the_sum_of_connections(orders: OrdersInstallation) -> None:
-    given = ("database.pool_size=7", "database.budget.worker_replicas=3", "database.budget.others=60")
+    given = ("database.pool_size=12", "database.budget.worker_replicas=3", "database.budget.others=60")
     ended = await orders.run("config", "explain", *(word for each in given for word in ("--set", each)))
     sums = "orders: 1 × (1 × 14 + 3 × 15) + 1 = 60; other services: 60; reserve: 10 (130 in all)"
     assert ended.stdout.splitlines()[-1] == f"# connections to the database, at most: {sums}"

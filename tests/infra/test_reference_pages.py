@@ -59,6 +59,6 @@ def test_every_variable_of_the_example_is_one_and_has_its_default(
     without = load(OrdersSettings, options)
     example = (PROJECT / ".env.example").read_text()
     given = [line[1:] for line in example.splitlines() if line.startswith("#HOLDFAST_") and not line.endswith("=")]
-    assert f"{variable('database.pool_size')}=5" in given
+    assert f"{variable('database.pool_size')}=10" in given
     (tmp_path / ".env").write_text("\n".join(given))
     assert load(OrdersSettings, options) == without

@@ -100,10 +100,10 @@ def test_each_layer_wins_over_those_below_it(layers: Layers) -> None:
 
 
 def test_a_layer_changes_what_it_names_and_nothing_beside_it(layers: Layers) -> None:
-    layers.common_file("database: {pool_size: 7}")
+    layers.common_file("database: {pool_size: 17}")
     layers.variables(HOLDFAST_DATABASE__PORT="5433", HOLDFAST_SUPPLIER__RETRY__MAX_ATTEMPTS="2")
     settings = load(Settings)
-    assert (settings.database.name, settings.database.pool_size, settings.database.port) == ("shop", 7, 5433)
+    assert (settings.database.name, settings.database.pool_size, settings.database.port) == ("shop", 17, 5433)
     assert settings.supplier.retry.max_attempts == 2
     assert settings.supplier.base_url == "http://supplier"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 from aiohttp import web
-from bare import CLIENT, CONNECTIONS
+from bare import CLIENT
 from holdfast_local.databases import create_database
 from holdfast_local.placement import passable_folder
 from holdfast_local.ports import LOOPBACK, free_port
@@ -89,9 +89,6 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
             "rate_limit__burst": 1_000_000,
             "redis__timeout": 1,
             "database__pool_timeout": 2,
-            # As many as the bare application has, and none that is opened and closed for a moment's burst.
-            "database__pool_size": CONNECTIONS,
-            "database__max_overflow": 0,
             "jobs__backlog_limit": 100_000,  # nobody works on what is placed here
             "auth__peppers": f'["{pepper}"]',
             "payments__base_url": f"http://{LOOPBACK}:{free_port()}",

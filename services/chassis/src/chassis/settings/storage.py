@@ -58,14 +58,18 @@ class DatabaseSettings(Group):
     migration_user: Identifier | None = Field(None, description="The role that owns the schema; only `migrate` has it.")
     migration_password: Secret | None = Field(None, description="Of the role that owns the schema.")
     pool_size: int = Field(
-        5,
+        10,
         ge=1,
         le=100,
         description="Connections kept. N = λ × hold time: 200 requests/s × 15 ms = 3, and room for bursts. "
         "100 is all that a PostgreSQL allows by default.",
     )
     max_overflow: int = Field(
-        5, ge=0, le=100, description="Connections beyond pool_size, closed when given back: as many again for a burst."
+        0,
+        ge=0,
+        le=100,
+        description="Connections beyond pool_size, closed when given back. None: in a burst each would log in and "
+        "prepare its statements anew, all the time.",
     )
     pool_timeout: Annotated[float, Field(gt=0, le=2)] = Field(
         1.0,
