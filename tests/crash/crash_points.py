@@ -28,6 +28,7 @@ from chassis.messaging import Consumer
 from chassis.outbox import _SCRIPT
 from chassis.pooling import Database, after_commit
 from chassis.pooling.database import _AFTER_COMMIT
+from chassis.pooling.hot import HotSession
 from chassis.schedules import Schedule
 from chassis.worker import WorkerResources
 from redis.asyncio import Redis
@@ -51,7 +52,7 @@ _BURY_EVENT = INBOX["bury"]
 _OF_RUNNER = {JOBS[name].sql: f"jobs {name.replace('_', ' ')}" for name in ("retry", "bury", "reap", "hand_back")}
 """What the job runner commits by itself. A claim is not among them, since `claimed` follows it; nor is what completes
 a job, since nothing follows that and `jobs returned` comes before it."""
-_HAS_WRITTEN = text("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
+_HAS_WRITTEN = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL"
 
 _job: ContextVar[RunningJob | None] = ContextVar("job", default=None)
 _written_by: ContextVar[list[str] | None] = ContextVar("written_by", default=None)
@@ -114,6 +115,9 @@ class CrashingDatabase:
     def transaction(self) -> Any:
         return self._transaction(sys._getframe(1).f_code)
 
+    def hot_transaction(self) -> Any:
+        return self._hot_transaction(sys._getframe(1).f_code)
+
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[Any]:
         async with self._database.driver() as connection:
@@ -125,10 +129,20 @@ class CrashingDatabase:
             statements = _watch_statements(session)
             yield session
             step = self._step(session, caller, statements)
-            if step and await session.scalar(_HAS_WRITTEN):
-                if not step.endswith(_ATTEMPT):
-                    self._points.reach(f"{step} uncommitted")
-                after_commit(session, lambda: self._after(step))
+            if step and await session.scalar(text(_HAS_WRITTEN)):
+                self._before(step, session)
+
+    @asynccontextmanager
+    async def _hot_transaction(self, caller: CodeType) -> AsyncIterator[HotSession]:
+        async with self._database.hot_transaction() as session:
+            yield session
+            if await session.connection.fetchval(_HAS_WRITTEN):
+                self._before(f"{self._program} {caller.co_name}", session)
+
+    def _before(self, step: str, session: AsyncSession | HotSession) -> None:
+        if not step.endswith(_ATTEMPT):
+            self._points.reach(f"{step} uncommitted")
+        after_commit(session, lambda: self._after(step))
 
     def _after(self, step: str) -> None:
         self._points.reach(f"{step} committed")
