@@ -38,10 +38,8 @@ class CrashStage(Stage):
         for armed in self.folder.glob("*.armed"):
             armed.unlink()
 
-    async def until_dead(self, program: str, point: str) -> None:
-        """Once the process has killed itself there, and a successor is ready. Its word is checked against the kernel's:
-        the process of that id has ended by SIGKILL.
-        """
+    async def until_reached(self, program: str, point: str) -> int:
+        """Once the process is killing itself there; its id. Its successor has not started yet."""
         self._signalled.add(program)
         reached = self.folder / f"{program}.reached"
 
@@ -49,7 +47,13 @@ class CrashStage(Stage):
             return reached.exists()
 
         await self.until(look, what=f"{program} comes to: {point}")
-        pid = int(reached.read_text())
+        return int(reached.read_text())
+
+    async def until_dead(self, program: str, point: str) -> None:
+        """Once the process has killed itself there, and a successor is ready. Its word is checked against the kernel's:
+        the process of that id has ended by SIGKILL.
+        """
+        pid = await self.until_reached(program, point)
 
         async def has_ended() -> list[str]:
             return [e.detail for e in self.events if (e.program, e.pid, e.change) == (program, pid, Change.CRASHED)]

@@ -117,11 +117,11 @@ async def provider_away(act: Act) -> None:
 
 
 async def lease_expired(act: Act) -> None:
-    """A first death leaves a job behind; the second one is that of whoever finds it."""
-    first = Act(stage=act.stage, program=act.program, point="charge_payment claimed")
-    act.stage.arm(first.program, first.point)
+    """A first death leaves a job behind; the second one is that of whoever finds it, which may be at its start."""
+    claimed = "charge_payment claimed"
+    act.stage.arm(act.program, claimed)
     await act.buy()
-    await first.death()
+    await act.stage.until_reached(act.program, claimed)
     act.stage.arm(act.program, act.point)
 
 
