@@ -18,7 +18,7 @@ import secrets
 import string
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from prometheus_client import Gauge
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.background import beside
 from chassis.config import fingerprint
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import get_logger
@@ -161,13 +162,8 @@ class ApiKeys:
     async def followed(self) -> AsyncIterator[None]:
         """Look now, and while the block runs again and again."""
         await self.look()
-        task = asyncio.create_task(self._follow(), name="api-keys")
-        try:
+        async with beside(self._follow(), name="api-keys"):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def _follow(self) -> None:
         while True:

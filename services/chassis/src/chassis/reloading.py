@@ -12,12 +12,13 @@ kubelet, which writes a new folder and swaps the link `..data`. The allow-list i
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Literal, get_args
 
 from prometheus_client import Counter
 from pydantic import ValidationError
 
+from chassis.background import beside
 from chassis.config import Live, differences, settings_of
 from chassis.config_layers import digest_of_files
 from chassis.errors import ConfigurationError
@@ -93,13 +94,8 @@ async def reloading[S: ServiceSettings](
     live: Live[S], *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> AsyncIterator[None]:
     """While the block runs, look at the files every `reload.interval` seconds."""
-    task = asyncio.create_task(_keep_looking(live, sleep), name="reloading")
-    try:
+    async with beside(_keep_looking(live, sleep), name="reloading"):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _keep_looking[S: ServiceSettings](live: Live[S], sleep: Callable[[float], Awaitable[object]]) -> None:

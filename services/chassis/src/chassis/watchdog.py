@@ -10,6 +10,8 @@ import faulthandler
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from chassis.background import beside
+
 TURNS = 4
 """Times within the limit that the timer is set back."""
 
@@ -19,11 +21,10 @@ async def watching(limit: float) -> AsyncIterator[None]:
     """While the block runs, a loop that stands still for `limit` seconds writes every thread's stack to standard error
     and ends the process with exit code 1.
     """
-    beating = asyncio.create_task(_beat(limit), name="watchdog")
     try:
-        yield
+        async with beside(_beat(limit), name="watchdog"):
+            yield
     finally:
-        beating.cancel()
         faulthandler.cancel_dump_traceback_later()
 
 
