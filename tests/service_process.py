@@ -23,6 +23,18 @@ CALLER = caller("acme")
 _COMMANDS = Path(sys.executable).parent
 
 
+def database_variables(settings: DatabaseSettings) -> dict[str, str]:
+    """The environment of a process of the tests' own that needs a database and nothing else."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOLDFAST_DATABASE__HOST": settings.host,
+        "HOLDFAST_DATABASE__PORT": str(settings.port),
+        "HOLDFAST_DATABASE__NAME": settings.name,
+        "HOLDFAST_DATABASE__USER": settings.user,
+        "HOLDFAST_DATABASE__PASSWORD": settings.password.get_secret_value(),
+    }
+
+
 @dataclass(kw_only=True)
 class OrdersInstallation:
     """What `orders` needs to run, in a folder; `variables` is its environment and may be changed before it starts."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from chassis.settings import DatabaseSettings
-from holdfast_local.ports import LOOPBACK
+from proxying import listening, pass_on
 
 
 class FreezingProxy:
@@ -22,25 +22,17 @@ class FreezingProxy:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
         """The port it listens on."""
-        server = await asyncio.start_server(self._serve, LOOPBACK, 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            self._flowing.set()
-            server.close()
-            server.close_clients()
+        async with listening(self._serve) as port:
+            try:
+                yield port
+            finally:
+                self._flowing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         target_reader, target_writer = await asyncio.open_connection(self._target.host, self._target.port)
-        pumps = [
-            asyncio.create_task(self._pump(reader, target_writer)),
-            asyncio.create_task(self._pump(target_reader, writer)),
-        ]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
-        for end in (writer, target_writer):
-            end.close()
+        await pass_on(
+            self._pump(reader, target_writer), self._pump(target_reader, writer), ends=(writer, target_writer)
+        )
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):

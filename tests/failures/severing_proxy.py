@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from holdfast_local.ports import LOOPBACK
+from proxying import listening, pass_on
 
 # A simple query: type Q, length, text, NUL (https://www.postgresql.org/docs/current/protocol-message-formats.html).
 COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
@@ -33,13 +34,11 @@ class SeveringProxy:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
         """The port it listens on."""
-        server = await asyncio.start_server(self._serve, LOOPBACK, 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            self.sever()
-            server.close()
-            server.close_clients()
+        async with listening(self._serve) as port:
+            try:
+                yield port
+            finally:
+                self.sever()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -48,15 +47,11 @@ class SeveringProxy:
             writer.close()
             return
         connection = _Connection(self)
-        pumps = [
-            asyncio.create_task(connection.pass_requests(reader, target_writer)),
-            asyncio.create_task(connection.pass_answers(target_reader, writer)),
-        ]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
-        for end in (writer, target_writer):
-            end.close()
+        await pass_on(
+            connection.pass_requests(reader, target_writer),
+            connection.pass_answers(target_reader, writer),
+            ends=(writer, target_writer),
+        )
 
     def takes(self, request: bytes) -> bool:
         """Whether this request is the COMMIT that it was armed for."""

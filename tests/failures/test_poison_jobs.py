@@ -4,7 +4,6 @@ Each ends in the dead letters after its maximum attempts, and no innocent job di
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from chassis.jobs import JobPayload, enqueue
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings
 from holdfast_local.ports import free_port
+from service_process import database_variables
 from sqlalchemy import text
 from waiting import eventually
 
@@ -34,12 +34,7 @@ MEMORY_LIMIT = 1_500_000_000
 async def supervised_worker(settings: DatabaseSettings) -> AsyncIterator[list[int]]:
     """A worker that is started again each time it ends, as a kubelet does; yields the exit codes so far."""
     environment = {
-        "PATH": os.environ["PATH"],
-        "HOLDFAST_DATABASE__HOST": settings.host,
-        "HOLDFAST_DATABASE__PORT": str(settings.port),
-        "HOLDFAST_DATABASE__NAME": settings.name,
-        "HOLDFAST_DATABASE__USER": settings.user,
-        "HOLDFAST_DATABASE__PASSWORD": settings.password.get_secret_value(),
+        **database_variables(settings),
         "HOLDFAST_JOBS__LEASE": "1",
         "HOLDFAST_JOBS__LOOP_LIMIT": "2.5",
         "HOLDFAST_JOBS__POLL_INTERVAL": "0.1",

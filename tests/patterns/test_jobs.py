@@ -1,7 +1,6 @@
 import asyncio
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -29,6 +28,7 @@ from chassis.telemetry import current_traceparent, span
 from chassis.wakeup import Wakeups
 from holdfast_local.ports import free_port
 from jobs_worker import Crash, Hold, Innocent
+from service_process import database_variables
 from sqlalchemy import Row, text
 
 pytestmark = pytest.mark.timeout(25)
@@ -836,12 +836,7 @@ async def test_an_outage_of_the_database_is_sat_out(
 async def worker(settings: DatabaseSettings, *, drain_timeout: float = 5) -> AsyncIterator[Process]:
     """A worker process; the end of the block kills it if it still runs."""
     environment = {
-        "PATH": os.environ["PATH"],
-        "HOLDFAST_DATABASE__HOST": settings.host,
-        "HOLDFAST_DATABASE__PORT": str(settings.port),
-        "HOLDFAST_DATABASE__NAME": settings.name,
-        "HOLDFAST_DATABASE__USER": settings.user,
-        "HOLDFAST_DATABASE__PASSWORD": settings.password.get_secret_value(),
+        **database_variables(settings),
         "HOLDFAST_MANAGEMENT__PORT": str(free_port()),
         "HOLDFAST_JOBS__LEASE": "0.6",
         "HOLDFAST_JOBS__POLL_INTERVAL": "0.1",
