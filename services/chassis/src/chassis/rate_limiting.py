@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Literal
 
@@ -29,6 +30,7 @@ decisions = Counter(
     "Decisions, by outcome (allowed, refused; would_refuse in a dark launch) and by who decided (redis, local).",
     ["policy", "tier", "decision", "backend"],
 )
+_decisions = cache(decisions.labels)  # policies and tiers are few, and looking one up costs as much as counting
 
 MICROSECONDS = 1_000_000
 
@@ -65,6 +67,7 @@ def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decisio
     return _describe(allowed, tat, now, interval=interval, burst=burst, cost=cost)
 
 
+@lru_cache(maxsize=256)  # rates are settings: few
 def _interval(rate: float) -> int:
     """Microseconds in which one unit comes back, rounded up so that the rate is never exceeded."""
     numerator, denominator = rate.as_integer_ratio()
@@ -172,7 +175,7 @@ class RateLimiter:
             outcome = "would_refuse"
             put_on_canonical_line(rate_limit_would_refuse=policy.name)
             decision = replace(decision, allowed=True, retry_after=0.0)
-        decisions.labels(policy.name, policy.tier, outcome, backend).inc()
+        _decisions(policy.name, policy.tier, outcome, backend).inc()
         return decision
 
     async def _decide(self, key: str, policy: Policy, cost: int) -> tuple[Decision, Backend]:

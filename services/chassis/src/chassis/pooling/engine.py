@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import asyncpg
@@ -27,6 +27,8 @@ _USED_AT = "chassis.used_at"
 _TRUSTED_SECONDS = 0.5
 """After its last use a connection is trusted for so long, as HikariCP does: a busy pool asks nobody."""
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
+
+_operation_seconds = cache(metrics.operation_seconds.labels)  # looking one up costs a statement more than counting it
 
 SERVER_GOES = ("57P01", "57P02", "57P03")
 """An administrator ended the session, the server crashed, or it is starting: what a backend says before it goes."""
@@ -123,7 +125,7 @@ async def _ask(connection: asyncpg.Connection, *, seconds: float) -> None:
 def note_statement(statement: str, seconds: float, error_type: str) -> None:
     """Measure a statement, also for the canonical line; `error_type` is empty for one that did not fail."""
     add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
-    metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
+    _operation_seconds(_operation(statement), error_type).observe(seconds)
 
 
 def _time_statements(engine: Engine) -> None:
@@ -153,6 +155,7 @@ def _time_statements(engine: Engine) -> None:
     event.listen(engine, "handle_error", on_error)
 
 
+@lru_cache(maxsize=1024)
 def _operation(statement: str) -> str:
     """Its first word, or `_OTHER` where that is none of few."""
     word = statement.split(None, 1)[0].upper() if statement else ""
