@@ -147,11 +147,12 @@ async def test_a_broken_connection_fails_what_was_sent_over_it_and_is_opened_aga
     assert await shared.incr("n") == 1
 
 
-async def test_who_is_not_let_in_leaves_no_connection_behind(redis: Redis, redis_settings: RedisSettings) -> None:
-    async def connections() -> int:
-        return len(await redis.client_list())
+async def connections(redis: Redis) -> int:
+    return len(await redis.client_list())
 
-    before = await connections()
+
+async def test_who_is_not_let_in_leaves_no_connection_behind(redis: Redis, redis_settings: RedisSettings) -> None:
+    before = await connections(redis)
     wrong = redis_settings.model_copy(update={"password": SecretStr("of yesterday")})
     client = create_shared_redis(wrong, timeout=TIMEOUT)
     for _ in range(5):
@@ -159,7 +160,7 @@ async def test_who_is_not_let_in_leaves_no_connection_behind(redis: Redis, redis
             await client.ping()
 
     async def are_gone() -> bool:
-        return await connections() <= before
+        return await connections(redis) <= before
 
     await eventually(are_gone)
     await client.aclose()
@@ -177,3 +178,23 @@ async def test_closing_waits_for_what_was_asked(redis: Redis, redis_settings: Re
     await asyncio.sleep(0)
     await client.aclose()
     assert await asked == 1
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["its caller waits", "its caller has gone"])
+async def test_a_connection_that_is_being_opened_while_the_client_is_closed_is_closed_too(
+    redis: Redis, redis_settings: RedisSettings, *, stays: bool
+) -> None:
+    before = await connections(redis)
+    client = create_shared_redis(redis_settings, timeout=5)
+    asked = asyncio.create_task(client.incr("n"))
+    await asyncio.sleep(0)
+    if not stays:
+        asked.cancel()
+    await client.aclose()
+    await asyncio.wait([asked])
+    assert asked.cancelled() or asked.result() == 1
+
+    async def is_gone() -> bool:
+        return await connections(redis) <= before
+
+    await eventually(is_gone)

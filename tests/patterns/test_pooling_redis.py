@@ -64,8 +64,13 @@ async def test_the_connection_that_commands_share_counts_as_used_while_it_is_ope
         return REGISTRY.get_sample_value(f"db_client_connection_{metric}", {"pool": "shared", **labels})
 
     shared = create_shared_redis(redis_settings.model_copy(update={"max_connections": 2}), timeout=5, pool="shared")
-    assert (told("count", state="used"), told("max")) == (0, 3)
-    await shared.ping()
+    assert (told("count", state="used"), told("max"), told("pending_requests")) == (0, 3, 0)
+    first = [asyncio.create_task(shared.ping()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert told("pending_requests") == 3
+    await asyncio.gather(*first)
+    await shared.ping()  # it waits for nothing
+    assert (told("pending_requests"), told("wait_time_seconds_count")) == (0, 3)
     assert told("count", state="used") == 1
     async with shared.pipeline() as pipeline:
         await pipeline.ping().execute()

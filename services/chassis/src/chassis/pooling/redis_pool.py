@@ -22,8 +22,9 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
 def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> SharedRedis:
     """The same for many short commands at once, which share a connection; an answer takes `timeout` at most."""
     others = _create_pool(settings, timeout=timeout, pool=pool)
-    shared = SharedRedis(others, timeout=timeout)
+    shared = SharedRedis(others, name=pool, timeout=timeout)
     metrics.count.labels(pool, "used").set_function(lambda: others.in_use + shared.is_connected)
+    metrics.pending_requests.labels(pool).set_function(lambda: others.pending + shared.pending)
     metrics.maximum.labels(pool).set(settings.max_connections + 1)
     return shared
 
@@ -48,12 +49,12 @@ class _MeasuredPool(BlockingConnectionPool):
 
     def __init__(self, pool: str, *, max_connections: int, **options: Any) -> None:
         super().__init__(max_connections=max_connections, **options)
-        self._pending = 0
+        self.pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)
         metrics.count.labels(pool, "used").set_function(lambda: self.in_use)
         metrics.count.labels(pool, "idle").set_function(lambda: len(self._available_connections))
-        metrics.pending_requests.labels(pool).set_function(lambda: self._pending)
+        metrics.pending_requests.labels(pool).set_function(lambda: self.pending)
         metrics.maximum.labels(pool).set(max_connections)
 
     @property
@@ -63,7 +64,7 @@ class _MeasuredPool(BlockingConnectionPool):
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> AbstractConnection:
         del command_name, keys, options  # nobody gives them any more
         started = time.perf_counter()
-        self._pending += 1
+        self.pending += 1
         try:
             connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
         except RedisConnectionError:
@@ -73,5 +74,5 @@ class _MeasuredPool(BlockingConnectionPool):
         else:
             return connection
         finally:
-            self._pending -= 1
+            self.pending -= 1
             self._wait_seconds.observe(time.perf_counter() - started)

@@ -5,6 +5,7 @@ process that asks Redis twice in each request has many of them waiting at any mo
 """
 
 import asyncio
+import time
 from collections import deque
 from contextvars import Context
 from typing import Any
@@ -16,6 +17,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from chassis.pooling import metrics
+
 _NOTHING = object()
 
 
@@ -25,11 +28,14 @@ class SharedRedis(Redis):
     Each caller gets its own answer or error. A caller that is cancelled changes nothing for the others. When the
     connection breaks, or an answer takes longer than `timeout` (seconds), all that wait on it fail, and the next
     command opens another. A pipeline of a caller's own has a connection of `pool`, which this client closes, too.
+    `name` is the pool's in metrics: its connection is never taken, so it is waited for only while it is opened.
     """
 
-    def __init__(self, pool: ConnectionPool, *, timeout: float) -> None:
+    def __init__(self, pool: ConnectionPool, *, name: str, timeout: float) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
+        self.pending = 0
+        self._wait_seconds = metrics.wait_seconds.labels(name)
         self._timeout = timeout
         self._packer = HiredisRespSerializer()
         self._link: _Link | None = None
@@ -50,6 +56,8 @@ class SharedRedis(Redis):
         return shape(answer, **options) if shape else answer
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
+        if self._opening is not None:
+            await asyncio.wait([self._opening])  # who waits for it is answered, and it is closed with the rest
         if self._link is not None:
             await self._link.close()
         await super().aclose(close_connection_pool)
@@ -59,7 +67,13 @@ class SharedRedis(Redis):
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), context=Context())
             self._opening.add_done_callback(self._has_opened)
-        return await asyncio.shield(self._opening)
+        started = time.perf_counter()
+        self.pending += 1
+        try:
+            return await asyncio.shield(self._opening)
+        finally:
+            self.pending -= 1
+            self._wait_seconds.observe(time.perf_counter() - started)
 
     def _has_opened(self, opening: "asyncio.Task[_Link]") -> None:
         self._opening = None
