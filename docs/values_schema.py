@@ -153,6 +153,7 @@ _VALUES: Schema = {
             "enabled": _SWITCH,
             "image": _NAME,
             "maxConnections": {"type": "integer", "minimum": 1},
+            "reservedConnections": {"type": "integer", "minimum": 0, "maximum": 10_000},
             "storage": _ref("quantity"),
             "resources": _ref("resources"),
         }

@@ -46,7 +46,7 @@ def values_for(cases: tuple[Case, ...]) -> Values:
     return merge(*given)
 
 
-def budget_for(cases: tuple[Case, ...]) -> Budget:
+def budget_for(cases: tuple[Case, ...], *, reserve: int = BudgetSettings().reserve) -> Budget:
     given = {case.service: case for case in cases}
     shares = {}
     for service in SETTINGS:
@@ -56,7 +56,7 @@ def budget_for(cases: tuple[Case, ...]) -> Budget:
         shares[service] = Share(
             pool=size + overflow, api_replicas=case.replicas, worker_replicas=case.workers, generations=2
         )
-    return pool_budget(shares, reserve=BudgetSettings().reserve)
+    return pool_budget(shares, reserve=reserve)
 
 
 def refusal(*values: Values) -> str:
@@ -85,14 +85,23 @@ def test_a_variable_that_changes_a_pool_is_counted() -> None:
     assert str(budget_for((Case("orders", size=30, overflow=0),))) in said
 
 
+def test_who_keeps_more_in_reserve_is_told_so_in_the_sum() -> None:
+    reserve = nested("postgres.reservedConnections", value=30)
+    budget = budget_for((), reserve=30)
+    said = refusal(reserve, nested("postgres.maxConnections", value=budget.total - 1))
+    assert f"{budget.total} connections may be open: {budget}" in said
+    render(HOLDFAST, reserve, nested("postgres.maxConnections", value=budget.total))
+
+
 @pytest.mark.parametrize("service", SETTINGS)
 def test_every_process_is_told_the_same_sum_as_the_chart_makes(enter: Enter, service: str) -> None:
     cases = (Case("orders", replicas=2, workers=3), Case("payments", size=17))
-    rendering = render(HOLDFAST, values_for(cases), nested("postgres.maxConnections", value=10_000))
+    given = merge(nested("postgres.maxConnections", value=10_000), nested("postgres.reservedConnections", value=31))
+    rendering = render(HOLDFAST, values_for(cases), given)
     workload = rendering.workload(f"Deployment/holdfast-{service}")
     enter(rendering, workload, workload.pod["containers"][0])
     told = service_budget(service, config.load(SETTINGS[service]).database)
-    whole = budget_for(cases)
+    whole = budget_for(cases, reserve=31)
     assert told.shares[service] == whole.shares[service]
     assert told.total == whole.total
 

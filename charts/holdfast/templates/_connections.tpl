@@ -17,9 +17,9 @@ end, so that all of them may still drain when the last new one starts. 1: the mi
 {{- dict "sum" $sum "total" $total | toJson -}}
 {{- end -}}
 
-{{/* What all of them may open, with the chassis' default of database.budget.reserve, in the same form. */}}
+{{/* What all of them may open, with what stays in reserve, in the same form. */}}
 {{- define "holdfast.allConnections" -}}
-{{- $reserve := 10 -}}
+{{- $reserve := int .Values.postgres.reservedConnections -}}
 {{- $total := $reserve -}}
 {{- $terms := list -}}
 {{- range $name, $_ := .Values.services -}}
