@@ -159,14 +159,19 @@ class Webhooks:
 
     async def pass_time(self) -> float:
         """What waits is due now. Returns how many seconds the delivery that is first would have waited."""
-        waits = await one(
+        first = await one(
             self.database,
-            "SELECT extract(epoch FROM min(next_attempt_at) - now())::float8 AS seconds"
-            " FROM webhook_delivery WHERE status = 'pending'",
+            "SELECT extract(epoch FROM next_attempt_at - now())::float8 AS waits"
+            " FROM webhook_delivery WHERE status = 'pending' ORDER BY sequence LIMIT 1",
+        )
+        await execute(
+            self.database,
+            "UPDATE webhook_endpoint SET failing_since = failing_since - make_interval(secs => :waited)",
+            waited=max(0.0, first.waits),
         )
         await execute(self.database, "UPDATE webhook_delivery SET next_attempt_at = now() WHERE status = 'pending'")
         await execute(self.database, "UPDATE job SET run_at = now()")
-        seconds: float = waits.seconds
+        seconds: float = first.waits
         return seconds
 
     async def delivery(self) -> Row[Any]:

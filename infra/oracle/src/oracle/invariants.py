@@ -244,8 +244,9 @@ def each_order_event_is_mailed_once(world: World) -> Finding:
     """Exactly one Message-ID per (order, event), unless the mail is dead; and no mail about what never happened."""
     events = {e.event_id: e for e in world.services["orders"].outbox if e.type.startswith("order.")}
     dead = {mail.event_id for mail in world.mails if mail.status == "dead"}
-    versions = {order.id: order.version for order in world.orders}
-    happened = {mail.event_id for mail in world.mails if mail.version <= versions.get(mail.order_id, 0)} | events.keys()
+    versions: dict[str | None, int] = {order.id: order.version for order in world.orders}
+    happened = {m.event_id for m in world.mails if m.version is None or m.version <= versions.get(m.order_id, 0)}
+    happened |= events.keys()
     ids = set(world.message_ids)
     arrived = _grouped(ids, event_id_of)
 

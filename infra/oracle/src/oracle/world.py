@@ -67,11 +67,13 @@ class ProviderEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
-    """What notifications meant to send; `event_id` is the local part of the Message-ID."""
+    """What notifications meant to send; `event_id` is the local part of the Message-ID. A notice to a client is about
+    no order, and has no version.
+    """
 
     event_id: str
-    order_id: str
-    version: int
+    order_id: str | None
+    version: int | None
     client_id: str
     event_type: str
     status: str

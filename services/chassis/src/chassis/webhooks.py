@@ -15,6 +15,7 @@ import re
 import secrets as random_bits
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
 
 from prometheus_client import Counter, Histogram
@@ -32,6 +33,9 @@ webhook_ack_duration = Histogram(
 )
 # Counted by the service that sends: `result` is an `AttemptResult`.
 webhook_delivery_attempts = Counter("webhook_delivery_attempts", "Attempts to deliver a webhook.", ["result"])
+webhook_endpoints_disabled = Counter(
+    "webhook_endpoints_disabled", "Endpoints that were disabled by what they answered: gone, or failing.", ["reason"]
+)
 
 # What Standard Webhooks' and Stripe's own libraries allow: enough for clocks that differ, too little to replay later.
 TOLERANCE_SECONDS = 300
@@ -164,6 +168,14 @@ def judge(
         return Verdict("dead")
     wait = schedule[attempt - 1] * (1 + jitter * (2 * random() - 1))
     return Verdict("pending", max(wait, answer.retry_after or 0.0))
+
+
+def has_failed_for_long(failing_since: datetime | None, *, now: datetime, disable_after: float) -> bool:
+    """Whether an endpoint at which every attempt since `failing_since` has failed, the latest one `now`, is given up.
+
+    A quiet endpoint makes no attempts, and so is not given up: only a failure tells that it is still not there.
+    """
+    return failing_since is not None and (now - failing_since).total_seconds() >= disable_after
 
 
 def signing_key(secret: str) -> bytes:

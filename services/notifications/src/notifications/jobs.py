@@ -98,7 +98,9 @@ async def _deliver(
     suspect = answer.result != "delivered" or time.perf_counter() - started > settings.slow_after
     verdict = judge(answer, attempt=attempt.number, schedule=settings.schedule, jitter=settings.jitter, random=random)
     async with database.transaction() as session:
-        await deliveries.record_attempt(session, attempt, answer, verdict, suspect=suspect)
+        await deliveries.record_attempt(
+            session, attempt, answer, verdict, suspect=suspect, disable_after=settings.disable_after
+        )
         await job.complete_in(session)
 
 

@@ -59,12 +59,14 @@ class OrderProgress(Base):
 
 
 class Mail(Base):
+    """To a customer about an event of an order; or a notice to a client, which has neither order nor version."""
+
     __tablename__ = "mail"
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
     event_id: Mapped[UUID]  # names the mail in its Message-ID, the same over all attempts
-    order_id: Mapped[UUID]
-    version: Mapped[int]
+    order_id: Mapped[UUID | None]
+    version: Mapped[int | None]
     client_id: Mapped[str]
     event_type: Mapped[str]
     recipient: Mapped[str]
@@ -87,6 +89,9 @@ class WebhookEndpoint(Base):
     events: Mapped[list[str]] = mapped_column(ARRAY(Text))
     is_enabled: Mapped[bool] = mapped_column(server_default="true")
     disabled_reason: Mapped[str | None]
+    contact_email: Mapped[str | None]  # who is told when it is disabled
+    # When the first attempt after the latest success failed; None while attempts succeed.
+    failing_since: Mapped[datetime | None]
     # Its latest attempt failed, or took long: only so many of these are tried at once.
     is_suspect: Mapped[bool] = mapped_column(server_default="false")
     # Readable, since signing needs them: whoever reads this table can sign as we do. None once deleted.

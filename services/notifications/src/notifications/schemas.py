@@ -47,6 +47,18 @@ class MailList(BaseModel):
     items: list[MailView]
 
 
+# RFC 5321's limit; what a mail server makes of it is seen when a mail is sent.
+type ContactEmail = Annotated[
+    str,
+    Field(
+        max_length=254,
+        pattern=r"^[!-?A-~]+@[A-Za-z0-9.-]+$",
+        description="Who gets a mail when the endpoint is disabled because of what it answers; null: nobody.",
+        examples=["webhooks@shop.example.com"],
+    ),
+]
+
+
 class Input(BaseModel):
     """What a client sends: a field that is not known is an error, since a typo must not be ignored."""
 
@@ -57,6 +69,7 @@ class CreateEndpoint(Input):
     url: EndpointUrl
     events: EventFilter = ["order.placed", "order.confirmed", "order.cancelled"]
     enabled: bool = True
+    contact_email: ContactEmail | None = None
 
 
 class UpdateEndpoint(Input):
@@ -65,6 +78,7 @@ class UpdateEndpoint(Input):
     url: EndpointUrl | None = None
     events: EventFilter | None = None
     enabled: bool | None = Field(None, description="When false, what has not been delivered yet never will be.")
+    contact_email: ContactEmail | None = None
 
 
 class EndpointView(BaseModel):
@@ -73,6 +87,10 @@ class EndpointView(BaseModel):
     events: list[EventType]
     enabled: bool
     disabled_reason: str | None = Field(description="Why it was disabled, if not by you; null otherwise.")
+    failing_since: datetime | None = Field(
+        description="Since when every attempt has failed; null while they succeed. Long enough, and it is disabled."
+    )
+    contact_email: str | None
     created_at: datetime
     updated_at: datetime
 

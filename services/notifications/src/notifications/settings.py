@@ -62,6 +62,11 @@ class WebhookSettings(Group):
     secret_overlap: Period = Field(
         86_400.0, description="Seconds that a replaced secret signs along: a day to bring the new one into service."
     )
+    disable_after: Period = Field(
+        432_000.0,
+        description="Seconds for which every attempt at an endpoint has failed before it is disabled and its client "
+        "told: five days, in which one delivery has had all its attempts and the next most of them.",
+    )
     max_endpoints: int = Field(
         10, ge=1, le=100, description="Endpoints of one client: each makes a delivery of every event."
     )

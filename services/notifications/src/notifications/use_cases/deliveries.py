@@ -13,7 +13,7 @@ from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
 from chassis.telemetry import current_traceparent
-from chassis.webhooks import AttemptAnswer, Verdict
+from chassis.webhooks import AttemptAnswer, Verdict, has_failed_for_long
 from pydantic import BaseModel
 from sqlalchemy import Select, any_, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -126,13 +126,20 @@ async def postpone(session: AsyncSession, endpoint_id: UUID, *, delay: float) ->
 
 
 async def record_attempt(
-    session: AsyncSession, attempt: Attempt, answer: AttemptAnswer, verdict: Verdict, *, suspect: bool
+    session: AsyncSession,
+    attempt: Attempt,
+    answer: AttemptAnswer,
+    verdict: Verdict,
+    *,
+    suspect: bool,
+    disable_after: float,
 ) -> None:
-    """What came of an attempt; and a job for whoever is first in the queue now.
+    """What came of an attempt; and a job for whoever is first in the queue now. An endpoint that is gone is disabled,
+    and so is one that has done nothing but fail for `disable_after` seconds.
 
     Changes nothing but that when the delivery was settled meanwhile, or given to another attempt.
     """
-    _, now = await _lock(session, attempt.endpoint_id)
+    endpoint, now = await _lock(session, attempt.endpoint_id)
     status = DeliveryStatus(verdict.state)
     is_settled = status is not DeliveryStatus.PENDING
     recorded = await session.scalar(
@@ -153,13 +160,20 @@ async def record_attempt(
     )
     if recorded is not None:
         _log(attempt, answer, verdict)
-        await session.execute(
-            update(WebhookEndpoint)
-            .where(WebhookEndpoint.id == attempt.endpoint_id, WebhookEndpoint.is_suspect != suspect)
-            .values(is_suspect=suspect)
-        )
+        failing_since = None if answer.result == "delivered" else endpoint.failing_since or now
+        if (endpoint.is_suspect, endpoint.failing_since) != (suspect, failing_since):
+            await session.execute(
+                update(WebhookEndpoint)
+                .where(WebhookEndpoint.id == attempt.endpoint_id)
+                .values(is_suspect=suspect, failing_since=failing_since)
+            )
         if status is DeliveryStatus.DISABLED:
-            await endpoints.disable_endpoint(session, attempt.endpoint_id, answer.reason or "")
+            await endpoints.disable_endpoint(session, endpoint, "gone", answer.reason or "")
+        elif endpoint.is_enabled and has_failed_for_long(failing_since, now=now, disable_after=disable_after):
+            reason = (
+                f"every attempt since {failing_since:%Y-%m-%d %H:%M} UTC failed, the last one because: {answer.reason}"
+            )
+            await endpoints.disable_endpoint(session, endpoint, "failing", reason)
     if (first := await session.scalar(_first(attempt.endpoint_id))) is not None:
         await _look_again(session, first, now)
 

@@ -2,25 +2,34 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from chassis import idempotency
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
+from chassis.pooling import after_commit, log_after_commit
 from chassis.settings import EgressSettings
 from chassis.ssrf import DestinationRefused, Resolve, check_addresses, check_url
-from chassis.webhooks import new_secret
+from chassis.webhooks import new_secret, webhook_endpoints_disabled
 from sqlalchemy import Select, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.models import WEBHOOK_DELIVERY, DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from notifications.schemas import CreateEndpoint, EndpointList, EndpointView, EndpointWithSecret, UpdateEndpoint
+from notifications.use_cases.mails import write_notice
 
 log = get_logger(__name__)
 
+# The URL's query may hold what only its owner should read; it is the owner who reads this.
+_NOTICE = """We no longer send webhooks to {url}.
+
+Why: {reason}
+
+What was still waiting for it will not be delivered. Once it answers again, enable it:
+PATCH /v1/webhook-endpoints/{id} with {{"enabled": true}}
+"""
 _LOCK_CLIENT = text("SELECT pg_advisory_xact_lock(hashtextextended('webhook_endpoint:' || :client_id, 0))")
 
 
@@ -51,6 +60,7 @@ async def create_endpoint(
             url=command.url,
             events=command.events,
             is_enabled=command.enabled,
+            contact_email=command.contact_email,
             secret=new_secret(),
         )
         .returning(WebhookEndpoint)
@@ -79,6 +89,8 @@ async def update_endpoint(
     given = command.model_dump(exclude_none=True)
     if (enabled := given.pop("enabled", None)) is not None:
         given |= {"is_enabled": enabled, "disabled_reason": None}
+    if enabled or "url" in given:  # it is given another chance, and all its time
+        given |= {"failing_since": None, "is_suspect": False}
     endpoint = await _change(session, endpoint_id, given)
     if enabled is False:
         await settle_pending(session, endpoint_id, "the endpoint was disabled")
@@ -86,9 +98,12 @@ async def update_endpoint(
 
 
 async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: str) -> None:
-    """Forget its secrets and give up its pending deliveries; those it had stay listed. Raises `ApiError` (404)."""
+    """Forget its secrets and contact, and give up its pending deliveries; those it had stay listed.
+
+    Raises `ApiError` (404).
+    """
     await _own_locked(session, endpoint_id, client_id)
-    nothing = dict.fromkeys(("secret", "old_secret", "old_secret_until"))
+    nothing = dict.fromkeys(("secret", "old_secret", "old_secret_until", "contact_email"))
     await _change(session, endpoint_id, {"is_enabled": False, "deleted_at": func.now(), **nothing})
     await settle_pending(session, endpoint_id, "the endpoint was deleted")
     log_after_commit(session, log.info, "webhook_endpoint_deleted", endpoint_id=endpoint_id)
@@ -111,11 +126,32 @@ async def rotate_secret(
     return await _answer_with_secret(session, changed, key, status=200)
 
 
-async def disable_endpoint(session: AsyncSession, endpoint_id: UUID, reason: str) -> None:
-    """The endpoint said that it wants no more; its client sees why, and may enable it again."""
-    await _change(session, endpoint_id, {"is_enabled": False, "disabled_reason": reason})
-    await settle_pending(session, endpoint_id, reason)
-    log.warning("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=reason)
+async def disable_endpoint(
+    session: AsyncSession, endpoint: WebhookEndpoint, cause: Literal["gone", "failing"], reason: str
+) -> None:
+    """The endpoint wants no more, or fails for ever. Its client is told why, and may enable it again."""
+    await _change(session, endpoint.id, {"is_enabled": False, "disabled_reason": reason})
+    await settle_pending(session, endpoint.id, reason)
+    if endpoint.contact_email is not None:
+        await write_notice(
+            session,
+            client_id=endpoint.client_id,
+            recipient=endpoint.contact_email,
+            event_type="webhook_endpoint.disabled",
+            subject="Your webhook endpoint was disabled",
+            text=_NOTICE.format(url=endpoint.url, reason=reason, id=endpoint.id),
+        )
+    after_commit(session, webhook_endpoints_disabled.labels(cause).inc)
+    log_after_commit(
+        session,
+        log.warning,
+        "webhook_endpoint_disabled",
+        endpoint_id=endpoint.id,
+        client_id=endpoint.client_id,
+        cause=cause,
+        reason=reason,
+        is_told=endpoint.contact_email is not None,
+    )
 
 
 async def settle_pending(session: AsyncSession, endpoint_id: UUID, reason: str) -> None:

@@ -64,6 +64,26 @@ async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID
     )
 
 
+async def write_notice(
+    session: AsyncSession, *, client_id: str, recipient: str, event_type: str, subject: str, text: str
+) -> None:
+    """A mail to a client about something of its own, and its job."""
+    mail_id = await session.scalar(
+        insert(Mail)
+        .values(
+            event_id=func.uuidv7(),
+            client_id=client_id,
+            event_type=event_type,
+            recipient=recipient,
+            subject=subject,
+            text=text,
+        )
+        .returning(Mail.id)
+    )
+    assert mail_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    await enqueue(session, SendMail(mail_id=mail_id))
+
+
 async def read_mail(session: AsyncSession, mail_id: UUID) -> Mail:
     """The mail that a job is about; it exists, since the job committed with it."""
     return (await session.scalars(select(Mail).where(Mail.id == mail_id))).one()
@@ -71,6 +91,8 @@ async def read_mail(session: AsyncSession, mail_id: UUID) -> Mail:
 
 async def has_earlier_pending(session: AsyncSession, mail: Mail) -> bool:
     """Whether an earlier mail of the same order is not settled yet: a customer reads them in order."""
+    if mail.version is None:  # a notice
+        return False
     earlier = select(Mail.id).where(
         Mail.order_id == mail.order_id, Mail.version < mail.version, Mail.status == MailStatus.PENDING.value
     )
@@ -101,7 +123,7 @@ async def list_mails(session: AsyncSession, *, client_id: str, order_id: UUID) -
         items=[
             MailView(
                 id=mail.id,
-                order_id=mail.order_id,
+                order_id=order_id,
                 event=mail.event_type,
                 recipient=mail.recipient,
                 subject=mail.subject,
