@@ -60,7 +60,7 @@ SETTINGS = BreakerSettings(
     open_jitter=0,
     half_open_calls=2,
 )
-VERDICTS: list[Verdict] = ["success", "failure", "ignored"]
+VERDICTS: list[Verdict] = ["success", "failure", "cut_short", "ignored"]
 MODES: list[Mode] = ["automatic", "forced_open", "disabled", "observe_only"]
 FAILED = DependencyFailed("d", "answered 500", status=500)
 
@@ -269,6 +269,7 @@ def test_open_time_is_jittered_so_that_replicas_do_not_try_together(u: float, se
         (None, "success"),
         (DependencyRejected("d", 404, b""), "success"),
         (DependencyTimeout("d", 1), "failure"),
+        (DependencyTimeout("d", 1, cut_short=True), "cut_short"),
         (FAILED, "failure"),
         (DependencyUnavailable("d", "no connection"), "failure"),
         (DependencyUnavailable("d", "answered 429", status=429), "ignored"),
@@ -567,7 +568,7 @@ class Model:
         if term != self.term:
             return
         self.in_flight -= 1
-        if verdict == "ignored":
+        if verdict == "ignored" or (verdict == "cut_short" and not slow):
             return
         self.results.append((now, verdict, slow))
         if self.state == "half_open":

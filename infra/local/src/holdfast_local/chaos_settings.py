@@ -35,7 +35,7 @@ HURRIED: Overrides = {
     for service in SERVICES
     for role in ("api", "worker")
 }
-"""Leases of 2 s for 15 s, sweeps each second for what is 3 s old, breakers that try after 1 s for 10 s."""
+"""Leases of 2 s for 15 s, sweeps each second for what is 3 s old, breakers that try after 1 s for 15 s."""
 
 # Below Linux's ephemeral ports (32768 up): while a server is down, one of its clients' own connections must not get its
 # port, which on a loopback address even happens by connecting to oneself.

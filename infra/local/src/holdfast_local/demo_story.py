@@ -35,7 +35,7 @@ from holdfast_local.secrets import CLIENTS, SERVICES
 
 # Limits for a broken platform; nothing waits for them. Each is several times what a busy machine needs.
 _STEP_SECONDS = 60.0  # for what takes a second or two on an idle machine
-_SETTLE_SECONDS = 120.0  # for what takes a lease of 15 s, or a breaker's 12 s and the back-off of its jobs
+_SETTLE_SECONDS = 120.0  # for what takes a lease of 15 s, or a breaker's 18 s and the back-off of its jobs
 _MOST_READS = 2000  # of the catalogue: a burst of 50 is spent long before
 
 

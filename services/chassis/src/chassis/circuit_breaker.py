@@ -45,7 +45,8 @@ transitions = Counter("circuit_breaker_transitions", "Changes of state.", [*_LAB
 type State = Literal["closed", "open", "half_open"]
 type Mode = Literal["automatic", "forced_open", "disabled", "observe_only"]
 """Who decides: the breaker, or an operator. `observe_only` lets it judge and count, and refuse nothing."""
-type Verdict = Literal["success", "failure", "ignored"]
+type Verdict = Literal["success", "failure", "cut_short", "ignored"]
+"""`cut_short`: our own deadline ended it, so it proves only that the dependency took that long."""
 
 # How soon to ask again while others are trying: about as long as an attempt takes.
 _TRIAL_SECONDS = 1.0
@@ -135,6 +136,9 @@ class StateMachine:
         if call.term != self._term:
             return
         slow = duration >= self._settings.slow_call_duration
+        if verdict == "cut_short":
+            # Without this, callers in a hurry would open it for everybody; or never see that it hangs.
+            verdict = "success" if slow else "ignored"
         if self.state == "half_open":
             self._settle_trial(verdict, slow=slow, now=now)
         elif verdict != "ignored":
@@ -214,6 +218,8 @@ def classify(error: BaseException | None) -> Verdict:
             return "success"
         case BulkheadFull() | BreakerOpen():
             return "ignored"
+        case DependencyTimeout(cut_short=True):
+            return "cut_short"
         case DependencyTimeout() | DependencyFailed() | DependencyUnavailable(status=None):
             return "failure"
         case _:

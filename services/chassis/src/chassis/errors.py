@@ -325,15 +325,19 @@ class BulkheadFull(DependencyUnavailable):
 
 
 class DependencyTimeout(DependencyError):
-    """No answer within the time-out (seconds); the call may have run or may run later."""
+    """No answer within the time-out (seconds); the call may have run or may run later.
 
-    def __init__(self, dependency: str, timeout: float) -> None:
+    `cut_short`: the caller's deadline ended it before the dependency had the time that its policy grants.
+    """
+
+    def __init__(self, dependency: str, timeout: float, *, cut_short: bool = False) -> None:
         super().__init__(
             dependency,
             f"no answer within {timeout:.3g} s",
             code=ErrorCode.DEPENDENCY_TIMEOUT,
             outcome="unknown",
         )
+        self.cut_short = cut_short
 
 
 class DependencyFailed(DependencyError):

@@ -261,7 +261,7 @@ class HttpDependency:
             # No connection, no name or no TLS: the only errors after which certainly nothing was sent.
             raise DependencyUnavailable(self.name, "no connection") from error
         except TimeoutError as error:
-            raise DependencyTimeout(self.name, seconds) from error
+            raise DependencyTimeout(self.name, seconds, cut_short=seconds < self._settings.attempt_timeout) from error
         except aiohttp.ClientError as error:
             raise DependencyFailed(self.name, f"connection lost or answer unreadable ({_name(error)})") from error
 

@@ -15,7 +15,7 @@ from chassis.webhooks import AttemptAnswer, judge, webhook_delivery_attempts
 
 from notifications import use_cases
 from notifications.mailer import Mailer, MailRefused
-from notifications.messages import DeliverWebhook, SendMail
+from notifications.messages import DeliverWebhook, MisplacedDelivery, SendMail
 from notifications.models import MailStatus
 from notifications.settings import WebhookSettings
 from notifications.use_cases import deliveries
@@ -74,6 +74,13 @@ async def deliver_webhook(
         async with database.transaction() as session:
             await deliveries.postpone(session, payload.endpoint_id, delay=settings.attempt_timeout)
             await job.complete_in(session)
+
+
+async def move_to_its_queue(database: Database, job: RunningJob, payload: MisplacedDelivery) -> None:
+    """A delivery that an older process has put among the mails, which must not wait for customers."""
+    async with database.transaction() as session:
+        await enqueue(session, DeliverWebhook(endpoint_id=payload.endpoint_id))
+        await job.complete_in(session)
 
 
 async def _deliver(

@@ -26,6 +26,14 @@ class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, ma
     endpoint_id: UUID
 
 
+class MisplacedDelivery(JobPayload, job="deliver_webhook", max_attempts=30):
+    """`DeliverWebhook` as processes from before notifications_0003 enqueue it, beside ours in a rolling update: on the
+    queue of mails.
+    """
+
+    endpoint_id: UUID
+
+
 class OrderEvent(Event):
     """What notifications reads of an order's events."""
 

@@ -14,7 +14,7 @@ from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from notifications import events, jobs, use_cases
 from notifications.mailer import Mailer
-from notifications.messages import ORDERS_STREAM, WEBHOOKS_QUEUE, DeliverWebhook, SendMail
+from notifications.messages import ORDERS_STREAM, WEBHOOKS_QUEUE, DeliverWebhook, MisplacedDelivery, SendMail
 from notifications.settings import NotificationsSettings
 from notifications.webhook_sender import WebhookSender
 
@@ -29,6 +29,7 @@ async def _open_parts(settings: NotificationsSettings, resources: WorkerResource
     job_runner = resources.job_runner(
         {
             SendMail: partial(jobs.send_mail, resources.database, Mailer(settings.smtp)),
+            MisplacedDelivery: partial(jobs.move_to_its_queue, resources.database),
         }
     )
     suspects = Bulkhead("suspect_customers", limit=settings.webhooks.suspect_concurrency)

@@ -45,7 +45,7 @@ class BreakerSettings(Group):
     )
     window_seconds: Seconds = Field(60.0, description="Seconds after which a call leaves the window.")
     open_seconds: Seconds = Field(
-        10.0, description="Seconds open before it lets calls try; doubled each time it fails."
+        15.0, description="Seconds open before it lets calls try: most restarts are over; doubled each time it fails."
     )
     max_open_seconds: Seconds = Field(60.0, description="Seconds; cap of that doubling.")
     open_jitter: float = Field(
