@@ -172,6 +172,29 @@ async def test_a_line_now_and_then_gives_a_head_no_more_time(serve: Serve, monke
     writer.close()
 
 
+async def test_the_rest_of_a_body_that_nobody_reads_has_an_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
+    client = await serve()
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(b"POST /none HTTP/1.1\r\nHost: shop\r\nContent-Length: 1000000\r\n\r\n")
+    assert await reader.readline() == b"HTTP/1.1 404 Not Found\r\n"
+    ended = asyncio.create_task(reader.read())
+    async with asyncio.timeout(10):
+        while not ended.done():
+            writer.write(b"x")
+            await asyncio.wait([ended], timeout=0.05)
+    with suppress(ConnectionError):
+        assert b"NOT_FOUND" in await ended
+    writer.close()
+
+
+async def test_whoever_sends_the_rest_of_such_a_body_in_time_may_go_on(serve: Serve) -> None:
+    client = await serve()
+    head = b"POST /none HTTP/1.1\r\nHost: shop\r\nContent-Length: 4\r\n\r\nxx"
+    last = b"GET /none HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
+    assert (await exchange(client, head, b"xx" + last, pause=0.1)).count(b"HTTP/1.1 404 ") == 2
+
+
 async def test_a_connection_that_was_served_may_wait_for_longer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     client = await serve()

@@ -27,7 +27,8 @@ MAX_URL_BYTES = 8_192
 MAX_HEADERS = 100
 """Of a request: a browser sends 20, and proxies add 10."""
 HEAD_SECONDS = 10.0
-"""For a connection's first request to begin, and for each head to arrive once it has begun: 64 KiB at 6 KiB/s."""
+"""For a connection's first request to begin, for each head to arrive once it has begun (64 KiB at 6 KiB/s), and for the
+rest of a body that was answered before it was all there."""
 
 
 class HeadRefused(httptools.HttpParserError):
@@ -42,8 +43,8 @@ class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on llhttp, Node's parser, which neither bounds a head nor asks for Host.
 
     In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it. uvicorn waits for
-    ever for the first request of a connection and for the rest of a head: somebody with some thousand sockets would
-    leave none for others.
+    ever for the first request of a connection, for the rest of a head, and for that of a body that nobody reads any more:
+    somebody with some thousand sockets would leave none for others.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -62,7 +63,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._is_reading_head:
+        last: RequestResponseCycle | None = self.cycle
+        if self._is_reading_head or last is None or last.response_complete:
             self._await_head()  # once: a further byte gives it no more time
         else:
             self._stop_waiting()
