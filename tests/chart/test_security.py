@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from chassis.api_keys import prefix_of
 from our_services import SERVICES
 from pod_files import decoded, files_of
 from pod_security import house_problems, restricted_problems
@@ -256,6 +257,17 @@ def test_a_new_client_gets_a_key_and_nobody_else_another() -> None:
     before, after = secrets_of(first), secrets_of(second)
     assert after.keys() - before.keys() == {"holdfast-generated.client_umbrella"}
     assert {name for name, value in before.items() if after[name] != value} == set()
+
+
+def test_whoever_takes_a_client_away_is_told_that_its_key_still_works_and_how_to_end_it() -> None:
+    first = render(HOLDFAST)
+    keys = {client: secrets_of(first)[f"holdfast-generated.client_{client}"] for client in CLIENTS}
+    second = render(HOLDFAST, nested("secrets.clients", value=["acme"]), revision=2, existing=first.objects)
+    assert f"globex ({prefix_of(keys['globex'])}), initech ({prefix_of(keys['initech'])})" in second.notes
+    assert prefix_of(keys["acme"]) not in second.notes
+    assert not [key for key in keys.values() if key in second.notes]
+    assert "WARNING" not in first.notes
+    assert "WARNING" not in render(HOLDFAST, revision=2, existing=first.objects).notes
 
 
 def test_a_new_client_restarts_no_pod_and_a_job_of_its_own_registers_it() -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import getpass
+import hmac
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -14,11 +16,22 @@ from api_keys import CALLERS, PEPPER, key_of
 from backends import FreshDatabase, RealServer
 from captured_logs import captured_logs
 from chassis import api_keys
-from chassis.api_keys import ApiKeys, add_key, list_keys, new_key, peppers_of, prefix_of, register_key, revoke_key
+from chassis.api_keys import (
+    ApiKeys,
+    ListedKey,
+    add_key,
+    list_keys,
+    new_key,
+    peppers_of,
+    prefix_of,
+    register_key,
+    revoke_key,
+)
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import redact
 from chassis.pooling import Database
 from chassis.settings import AuthSettings, DatabaseSettings, RedisSettings
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from service_process import Ended, OrdersInstallation
 from waiting import eventually
@@ -89,6 +102,32 @@ async def test_a_revoked_key_ends_with_the_next_look_and_the_log_says_so(databas
     assert KEY[16:] not in logs.text
 
 
+class Compared:
+    """`hmac` that remembers what it compared."""
+
+    digest = staticmethod(hmac.digest)
+
+    def __init__(self) -> None:
+        self.lengths: list[tuple[int, int]] = []
+
+    def compare_digest(self, given: bytes, kept: bytes) -> bool:
+        self.lengths.append((len(given), len(kept)))
+        return hmac.compare_digest(given, kept)
+
+
+async def test_whatever_is_shown_costs_one_comparison_in_constant_time_of_two_hashes(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ApiKeys(database, lambda: OLD)
+    await keys.look()
+    compared = Compared()
+    monkeypatch.setattr(api_keys, "hmac", compared)
+    valid = key_of("acme")
+    shown = [valid, f"{valid[:-1]}x", f"{valid[:16]}{'0' * 43}", key_of("nobody"), "hf_", ""]
+    assert [keys.find(key) is not None for key in shown] == [True, False, False, False, False, False]
+    assert compared.lengths == [(32, 32)] * len(shown)
+
+
 async def test_a_key_ends_when_it_expires_between_two_looks(database: Database, owner: Database) -> None:
     now = 0.0
     keys = ApiKeys(database, lambda: OLD, now=lambda: now)
@@ -118,6 +157,22 @@ async def test_a_service_has_a_largest_number_of_keys(owner: Database, monkeypat
     await register(owner)
     with pytest.raises(HoldfastError, match="revoke some"):
         await register(owner, key_of("initech"), principal="initech")
+    await revoke(owner)
+    await register(owner, key_of("initech"), principal="initech")  # whose place that was
+
+
+async def test_a_key_that_is_revoked_again_was_revoked_when_it_was_first(owner: Database) -> None:
+    await register(owner)
+    await revoke(owner)
+    (first,) = [key.revoked_at for key in await listed(owner) if key.principal == "umbrella"]
+    await revoke(owner)
+    assert first
+    assert [key.revoked_at for key in await listed(owner) if key.principal == "umbrella"] == [first]
+
+
+async def listed(owner: Database) -> list[ListedKey]:
+    async with owner.read() as session:
+        return await list_keys(session)
 
 
 async def test_a_look_that_fails_in_a_way_that_nobody_knew_is_not_the_last(database: Database, owner: Database) -> None:
@@ -142,7 +197,9 @@ async def test_a_look_that_fails_in_a_way_that_nobody_knew_is_not_the_last(datab
             await eventually(is_known)
 
 
-async def test_known_keys_outlive_the_database_for_the_grace_and_then_nobody_is_guessed_at(database: Database) -> None:
+async def test_known_keys_outlive_the_database_for_the_grace_and_then_nobody_is_guessed_at(
+    database: Database, database_settings: DatabaseSettings
+) -> None:
     clock = 0.0
     keys = ApiKeys(database, lambda: OLD, clock=lambda: clock)
     await keys.look()
@@ -154,11 +211,25 @@ async def test_known_keys_outlive_the_database_for_the_grace_and_then_nobody_is_
         await keys.look()
     assert len(logs.of("api_keys_not_read")) == 1
     assert keys.find(key_of("acme"))
+    assert REGISTRY.get_sample_value("api_keys_age_seconds") == 59
     clock = 61.0
     for key in (key_of("acme"), key_of("nobody")):
         with pytest.raises(ApiError) as refused:
             keys.find(key)
         assert refused.value.code is ErrorCode.DEPENDENCY_UNAVAILABLE
+    async with another(database_settings) as keys._database:
+        with captured_logs() as logs:
+            await keys.look()
+            await keys.look()
+    assert len(logs.of("api_keys_read_again")) == 1
+    assert keys.find(key_of("acme"))
+
+
+@asynccontextmanager
+async def another(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    database = Database(settings, pool="another", application_name="test")
+    yield database
+    await database.close()
 
 
 def unreachable() -> Database:
@@ -202,6 +273,19 @@ async def test_the_role_of_run_time_reads_keys_and_can_make_none(database: Datab
     with pytest.raises(Exception, match="permission denied for table api_key"):
         async with database.transaction() as session:
             await revoke_key(session, prefix_of(key_of("acme")))
+
+
+async def test_of_all_that_may_be_done_to_the_table_the_role_of_run_time_may_read_it(
+    postgres: RealServer, database_settings: DatabaseSettings
+) -> None:
+    connection = await asyncpg.connect(postgres.dsn, database=database_settings.name)
+    rows = await connection.fetch(
+        "SELECT right_ FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER',"
+        " 'MAINTAIN']) AS right_ WHERE has_table_privilege($1, 'api_key', right_)",
+        database_settings.user,
+    )
+    await connection.close()
+    assert [row["right_"] for row in rows] == ["SELECT"]
 
 
 async def test_the_table_holds_no_key(

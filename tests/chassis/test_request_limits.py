@@ -45,6 +45,11 @@ async def body(given: dict[str, str]) -> int:
     return len(given)
 
 
+@router.post("/mine")
+async def add_to_mine(caller: Caller, given: dict[str, str]) -> str:
+    return f"{caller.id}: {len(given)}"
+
+
 class Settings(ServiceSettings):
     service_name = "shop"
 
@@ -57,13 +62,13 @@ async def serve(database: Database, database_settings: DatabaseSettings, redis: 
     """Starts the application behind a real port; `client` then has its address."""
     opened: list[Any] = []
 
-    async def start(*, trusted_proxies: tuple[str, ...] = (), **limits: Any) -> httpx.AsyncClient:
+    async def start(*, trusted_proxies: tuple[str, ...] = (), places: int = 200, **limits: Any) -> httpx.AsyncClient:
         policy = {"unauthenticated": {"rate_per_second": 0.01, "burst": 3}} | limits
         settings = Settings(
             database=database_settings,
             auth=PEPPERS,
             rate_limit=RateLimitSettings.model_validate(policy),
-            http=HttpSettings(default_deadline=6, max_body_bytes=1000),
+            http=HttpSettings(default_deadline=6, max_body_bytes=1000, max_concurrent_requests=places),
         )
 
         @asynccontextmanager
@@ -142,6 +147,45 @@ async def test_a_body_that_is_too_large_is_413_before_it_is_all_there(
     answer = await exchange(client, request_of_1200_bytes)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer.lower()
+
+
+# A body is read before its sender is known: what it may cost until then.
+
+
+async def test_a_stranger_s_body_without_end_is_ended_where_anybody_s_is(serve: Serve) -> None:
+    client = await serve()
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(HEAD.replace(b"/body", b"/mine") + b"Transfer-Encoding: chunked\r\n\r\n")
+    ended, sent = asyncio.create_task(reader.read()), 0
+    with suppress(ConnectionError):
+        async with asyncio.timeout(10):
+            while not ended.done():
+                writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
+                await writer.drain()
+                await asyncio.sleep(0)
+                sent += 1024
+    with suppress(ConnectionError):
+        assert (await ended).startswith(b"HTTP/1.1 413 ")
+    assert 1000 < sent < 16_000_000  # what the system's buffers take is not ours
+    writer.close()
+
+
+async def test_strangers_who_do_not_finish_have_the_places_of_a_class_at_most_and_only_until_their_deadline(
+    serve: Serve,
+) -> None:
+    client = await serve(places=4)  # three of them are for what is not critical
+    head = HEAD.replace(b"/body", b"/mine") + b"X-Request-Timeout-Ms: 1000\r\nContent-Length: 1000\r\n\r\n"
+
+    async def status() -> bytes:
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(head + b"x" * 999)
+        line = await asyncio.wait_for(reader.readline(), timeout=10)
+        writer.close()
+        return line[9:12]
+
+    assert sorted(await asyncio.gather(*(status() for _ in range(6)))) == [b"408"] * 3 + [b"503"] * 3
+    served = await client.post("/mine", json={"a": "b"}, headers=caller("acme"))
+    assert (served.status_code, served.json()) == (200, "acme: 1")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ class ApiKey:
 
 
 _NOBODY = ApiKey("", secrets.token_bytes(32), "", "", frozenset(), math.inf)
-"""What an unknown prefix is compared with, so that it takes the path, and the time, of a wrong secret."""
+"""What an unknown prefix is compared with, so that it takes the path, and the time, of a wrong secret. Nothing has this
+hash."""
 _NO_PEPPER = secrets.token_bytes(32)
 
 
@@ -95,8 +96,7 @@ def peppers_of(settings: AuthSettings) -> dict[str, bytes]:
 
 def matches(key: str, known: ApiKey, peppers: Mapping[str, bytes]) -> bool:
     """Whether it is the key that this is known of. Compares in constant time, with a pepper that is gone too."""
-    digest = hash_key(key, peppers.get(known.pepper, _NO_PEPPER))
-    return hmac.compare_digest(digest, known.hash) and known is not _NOBODY
+    return hmac.compare_digest(hash_key(key, peppers.get(known.pepper, _NO_PEPPER)), known.hash)
 
 
 class ApiKeys:

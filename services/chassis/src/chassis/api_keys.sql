@@ -16,8 +16,7 @@ ON CONFLICT DO NOTHING RETURNING prefix;
 SELECT count(*) FROM api_key WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now());
 
 -- name: find
--- One key, locked against whoever else would change it.
-SELECT prefix, hash, pepper, principal, scopes, expires_at, revoked_at FROM api_key WHERE prefix = :prefix FOR UPDATE;
+SELECT prefix, hash, pepper, principal, scopes, expires_at, revoked_at FROM api_key WHERE prefix = :prefix;
 
 -- name: bring_up_to_date
 -- The same key under the newest pepper, with these scopes.

@@ -43,8 +43,8 @@ class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on llhttp, Node's parser, which neither bounds a head nor asks for Host.
 
     In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it. uvicorn waits for
-    ever for the first request of a connection, for the rest of a head, and for that of a body that nobody reads any more:
-    somebody with some thousand sockets would leave none for others.
+    ever for the first request of a connection, for the rest of a head, and for the rest of a body that nobody reads any
+    more: somebody with some thousand sockets would leave none for others.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
