@@ -54,6 +54,16 @@ async def locked_catalogue(postgres: RealServer, settings: DatabaseSettings) -> 
         await connection.close()
 
 
+async def test_a_process_believes_the_proxies_that_its_settings_name(orders: OrdersInstallation) -> None:
+    orders.set("http__trusted_proxies", '["127.0.0.0/8"]')
+    orders.set("rate_limit__unauthenticated__rate_per_second", "0.001")
+    orders.set("rate_limit__unauthenticated__burst", "1")
+    async with orders.running("api"), httpx.AsyncClient(base_url=orders.url) as client:
+        strangers = ("198.51.100.1", "198.51.100.1", "198.51.100.2")
+        answers = [await client.get("/v1/products", headers={"X-Forwarded-For": stranger}) for stranger in strangers]
+    assert [answer.status_code for answer in answers] == [401, 429, 401]
+
+
 async def test_sigterm_lets_the_request_under_way_finish_and_refuses_further_ones(
     orders: OrdersInstallation, orders_database: DatabaseSettings, postgres: RealServer
 ) -> None:

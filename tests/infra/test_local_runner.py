@@ -26,7 +26,7 @@ from holdfast_local.installation import Installation
 from holdfast_local.platform import Platform, running_platform
 from holdfast_local.ports import free_port
 from holdfast_local.runs import ProcessRecord, ProgramRecord, RunRecord, end_leftovers, only_run, read_record
-from holdfast_local.secrets import load_or_create
+from holdfast_local.secrets import SCOPES, load_or_create
 from holdfast_local.settings import LocalSettings, load_settings
 from holdfast_local.state import remove_state
 from holdfast_local.supervisor import Change, Event
@@ -210,6 +210,21 @@ def test_secrets_are_private_and_stable_and_a_service_is_not_told_its_callers_ke
     assert signed_with == (secrets.of("orders") / "payments__token_secret").read_text()
     assert "database__migration_password" not in {path.name for path in secrets.of("orders").iterdir()}
     assert load_or_create(tmp_path / "secrets") == secrets
+
+
+def test_clients_are_registered_after_the_migration_by_its_role_and_before_anybody_is_answered(settings):
+    installation = Installation.load(settings)
+    programs = {program.name: program for program in topology.services(installation)}
+    assert {name for name in programs if name.endswith("-keys")} == {f"{service}-keys" for service in SCOPES}
+    for service, scopes in SCOPES.items():
+        registration = programs[f"{service}-keys"]
+        assert registration.after == {f"{service}-migrate"}
+        assert f"{service}-keys" in programs[f"{service}-api"].after
+        given = [word for scope in scopes for word in ("--scope", scope)]
+        assert registration.command[1:] == ["api-keys", "register", str(installation.secrets.of("clients")), *given]
+        _, by_hand = topology.command_of(installation, service, ["api-keys", "list"])
+        for environment in (registration.env, by_hand):
+            assert environment["HOLDFAST_SECRETS_DIR"] == str(installation.secrets.of(f"{service}-migrate"))
 
 
 def test_a_wrong_setting_is_named_without_a_traceback(settings, run_command, monkeypatch):
