@@ -43,7 +43,13 @@ async def _apply_refund(
     session: AsyncSession, refund: ProviderRefundEvent, status: Literal["succeeded", "failed"], reason: str | None
 ) -> None:
     try:
-        report = RefundReport(UUID(refund.reference), status, provider_refund_id=refund.provider_id, reason=reason)
+        report = RefundReport(
+            UUID(refund.reference),
+            status,
+            provider_refund_id=refund.provider_id,
+            reason=reason,
+            object_version=refund.object_version,
+        )
         await use_cases.apply_refund_report(session, report)
     except (LookupError, ValueError) as error:
         raise Undeliverable(f"reference {refund.reference}: {error}") from error
@@ -54,7 +60,13 @@ async def _apply_charge(
 ) -> None:
     """Matched by our reference, since the provider's own id may not be known here yet."""
     try:
-        report = ChargeReport(UUID(charge.reference), status, provider_charge_id=charge.provider_id, reason=reason)
+        report = ChargeReport(
+            UUID(charge.reference),
+            status,
+            provider_charge_id=charge.provider_id,
+            reason=reason,
+            object_version=charge.object_version,
+        )
         await use_cases.apply_charge_report(session, report)
     except (LookupError, ValueError) as error:
         raise Undeliverable(f"reference {charge.reference}: {error}") from error

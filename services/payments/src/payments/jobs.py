@@ -90,12 +90,24 @@ async def reconcile_refund(
 
 def _report(payment_id: UUID, charge: Charge) -> ChargeReport:
     status = "accepted" if charge.status == "pending" else charge.status
-    return ChargeReport(payment_id, status, provider_charge_id=charge.id, reason=charge.failure_code)
+    return ChargeReport(
+        payment_id,
+        status,
+        provider_charge_id=charge.id,
+        reason=charge.failure_code,
+        object_version=charge.object_version,
+    )
 
 
 def _refund_report(refund_id: UUID, refund: Refund) -> RefundReport:
     status = "accepted" if refund.status == "pending" else refund.status
-    return RefundReport(refund_id, status, provider_refund_id=refund.id, reason=refund.failure_code)
+    return RefundReport(
+        refund_id,
+        status,
+        provider_refund_id=refund.id,
+        reason=refund.failure_code,
+        object_version=refund.object_version,
+    )
 
 
 async def _charge(database: Database, provider: ProviderClient, payment: Payment) -> ChargeReport | None:

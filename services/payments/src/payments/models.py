@@ -85,6 +85,8 @@ class Payment(Base):
     # "Bring the net to zero": a capture that comes later is refunded by itself.
     void: Mapped[bool] = mapped_column(server_default="false")
     provider_charge_id: Mapped[str | None]
+    # Of the charge, as the provider counts: what it told of an older one is late.
+    charge_version: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]
     # The version of the event that was published last; 0 before there is news.
     version: Mapped[int] = mapped_column(server_default="0")
@@ -114,6 +116,7 @@ class Refund(Base):
     amount: Mapped[int]  # minor units
     status: Mapped[str] = mapped_column(server_default=RefundStatus.REQUESTED.value)
     provider_refund_id: Mapped[str | None]
+    provider_version: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -9,11 +9,15 @@ from pydantic import BaseModel, Field
 # What PostgreSQL can keep: no NUL, and nothing that was not meant as an id or a code.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
+# It grows with each change of the object; PostgreSQL's bigint has to hold it.
+type Version = Annotated[int, Field(ge=0, lt=2**63)]
+
 
 class Charge(BaseModel):
     """What the provider answers to a charge; accepted (`pending`) is not captured."""
 
     id: Text
+    object_version: Version | None = None
     status: Literal["pending", "captured", "failed"]
     failure_code: Text | None = None
 
@@ -34,6 +38,7 @@ class Refund(BaseModel):
     """What the provider answers to a refund."""
 
     id: Text
+    object_version: Version | None = None
     status: Literal["pending", "succeeded", "failed"]
     failure_code: Text | None = None
 

@@ -7,6 +7,9 @@ from pydantic import BaseModel, Field
 # PostgreSQL keeps no NUL in text or JSON, and no id or code that is meant has control characters.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
+# What PostgreSQL's bigint can hold; money and versions are never below nothing.
+type Number = Annotated[int, Field(ge=0, lt=2**63)]
+
 
 class Received(BaseModel):
     """The answer to a webhook: it is stored, now or before. `duplicate` tells the sender's engineers, nobody else."""
@@ -19,8 +22,8 @@ class ProviderObject(BaseModel):
 
     id: Text
     reference: Text
-    object_version: int
-    amount: int
+    object_version: Number
+    amount: Number
     failure_code: Text | None = None
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from uuid import UUID
 
 from chassis.logging import get_logger
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, case, func, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -76,19 +76,23 @@ def has_open_attempt(
 
 @dataclass(frozen=True, slots=True)
 class ChargeReport:
-    """What became of a charge, wherever that was learned: an answer, an event, or asking."""
+    """What became of a charge, wherever that was learned: an answer, an event, or asking.
+
+    `object_version` is the provider's count of the charge's changes; None where it was not told.
+    """
 
     payment_id: UUID
     status: Literal["accepted", "captured", "failed"]
     provider_charge_id: str | None = None
     reason: str | None = None
+    object_version: int | None = None
 
 
 async def apply_charge_report(session: AsyncSession, report: ChargeReport) -> bool:
     """Protocol, row 5: the one function for the HTTP answer, the event and reconciliation. Whether it changed a state.
 
-    News that comes late finds no row to move and only fills in the provider's id. Raises `LookupError` for a payment
-    that is not ours.
+    News that comes late (the state has moved on, or a newer version of the charge is known) moves nothing and only
+    fills in the provider's id. Raises `LookupError` for a payment that is not ours.
     """
     target = {
         "accepted": PaymentStatus.SUBMITTED,
@@ -96,20 +100,38 @@ async def apply_charge_report(session: AsyncSession, report: ChargeReport) -> bo
         "failed": PaymentStatus.FAILED,
     }[report.status]
     charge_id = func.coalesce(Payment.provider_charge_id, report.provider_charge_id)
-    moved = await move(session, report.payment_id, target, {"provider_charge_id": charge_id, "reason": report.reason})
+    learned = {"provider_charge_id": charge_id, "charge_version": _newest(report)}
+    values = learned | {"reason": report.reason}
+    moved = await move(session, report.payment_id, target, values, _is_not_late(report))
     if moved is not None:
         if moved.void and target is PaymentStatus.CAPTURED:
             await request_refund(session, moved)
         return True
     known = await session.scalar(
-        update(Payment)
-        .where(Payment.id == report.payment_id)
-        .values(provider_charge_id=charge_id)
-        .returning(Payment.id)
+        update(Payment).where(Payment.id == report.payment_id).values(learned).returning(Payment.id)
     )
     if known is None:
         raise LookupError(f"there is no payment {report.payment_id}")
     return False
+
+
+def _newest(report: ChargeReport) -> ColumnElement[int]:
+    """Of two charges for one payment, which the provider must never make, only the first one's versions count."""
+    if report.object_version is None:
+        return Payment.charge_version.expression
+    newest = func.greatest(Payment.charge_version, report.object_version)
+    return case((_is_of_its_charge(report), newest), else_=Payment.charge_version)
+
+
+def _is_not_late(report: ChargeReport) -> ColumnElement[bool]:
+    """The version that is known already is not late: it may have been known without its state."""
+    if report.object_version is None:
+        return true()
+    return or_(~_is_of_its_charge(report), Payment.charge_version <= report.object_version)
+
+
+def _is_of_its_charge(report: ChargeReport) -> ColumnElement[bool]:
+    return func.coalesce(Payment.provider_charge_id, report.provider_charge_id) == report.provider_charge_id
 
 
 async def no_charge_found(session: AsyncSession, payment_id: UUID) -> bool:

@@ -61,6 +61,7 @@ class RefundReport:
     status: Literal["accepted", "succeeded", "failed"]
     provider_refund_id: str | None = None
     reason: str | None = None
+    object_version: int | None = None  # the provider's count of the refund's changes; None where it was not told
 
 
 async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bool:
@@ -73,10 +74,15 @@ async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bo
     payment = await _lock_payment_of(session, report.refund_id)
     refund = await session.scalar(
         update(Refund)
-        .where(Refund.id == report.refund_id, Refund.status.in_(REFUND.sources(target)))
+        .where(
+            Refund.id == report.refund_id,
+            Refund.status.in_(REFUND.sources(target)),
+            Refund.provider_version <= (version := func.coalesce(report.object_version, Refund.provider_version)),
+        )
         .values(
             status=target.value,
             provider_refund_id=func.coalesce(Refund.provider_refund_id, report.provider_refund_id),
+            provider_version=version,
             reason=report.reason,
             updated_at=func.now(),
         )

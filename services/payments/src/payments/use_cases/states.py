@@ -6,7 +6,7 @@ from uuid import UUID
 from chassis import outbox
 from chassis.logging import get_logger
 from chassis.pooling import log_after_commit
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from payments.messages import (
@@ -34,13 +34,16 @@ async def move(
     payment_id: UUID,
     target: PaymentStatus,
     values: Mapping[str, object],
+    *conditions: ColumnElement[bool],
     **event_fields: object,
 ) -> Payment | None:
-    """Compare-and-set on the state, and the event that tells of it if there is one; None when it may not move there."""
+    """Compare-and-set on the state, and the event that tells of it if there is one; None when it may not move there, or
+    not under these conditions.
+    """
     event = _EVENTS.get(target)
     payment = await session.scalar(
         update(Payment)
-        .where(Payment.id == payment_id, Payment.status.in_(PAYMENT.sources(target)))
+        .where(Payment.id == payment_id, Payment.status.in_(PAYMENT.sources(target)), *conditions)
         .values(
             {
                 **values,
