@@ -11,11 +11,12 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from types import MappingProxyType
 from typing import Annotated, Protocol
 
 import typer
@@ -44,12 +45,17 @@ Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long
 
 
 def build_cli[S: ServiceSettings](
-    settings_type: type[S], *, api: str, worker: str, migrations: Path
+    settings_type: type[S],
+    *,
+    api: str,
+    worker: str,
+    migrations: Path,
+    groups: Mapping[str, typer.Typer] = MappingProxyType({}),
 ) -> Callable[[], None]:
     """The service's command.
 
     `api` and `worker` name the functions (`"orders.api:run"`) that are called with the live settings; `migrations` is
-    the folder of the service's Alembic revisions.
+    the folder of the service's Alembic revisions, `groups` are commands of its own.
     """
     app = typer.Typer(
         name=settings_type.service_name,
@@ -101,6 +107,8 @@ def build_cli[S: ServiceSettings](
     app.add_typer(_jobs_commands(settings_type), name="jobs")
     app.add_typer(_events_commands(settings_type), name="events")
     app.add_typer(api_key_commands(settings_type), name="api-keys")
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
     return lambda: _run(app)
 
 

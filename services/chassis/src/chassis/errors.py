@@ -30,6 +30,7 @@ from typing import Literal
 
 DOCUMENTATION_URL = "https://github.com/holdfast-platform/holdfast/blob/main/docs/reference/errors.md"
 
+type SignatureProblem = Literal["malformed", "bad_signature", "stale", "future"]
 type CallOutcome = Literal["not_run", "unknown", "answered"]
 
 
@@ -262,10 +263,14 @@ class DeadlineExceeded(ApiError):
 
 
 class InvalidSignature(ApiError):
-    """The webhook is not authentic: a wrong, missing or badly formed signature, or a time out of tolerance."""
+    """The webhook is not authentic: a wrong, missing or badly formed signature, or a time out of tolerance.
 
-    def __init__(self, reason: str) -> None:
+    `problem` is which of these, for metrics; the sender is told `reason`.
+    """
+
+    def __init__(self, reason: str, *, problem: SignatureProblem = "malformed") -> None:
         super().__init__(ErrorCode.SIGNATURE_INVALID, f"The webhook was refused: {reason}.")
+        self.problem: SignatureProblem = problem
 
 
 class DependencyError(ApiError):

@@ -21,10 +21,12 @@ from typing import Literal, Protocol
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel, ValidationError
 
-from chassis.errors import InvalidSignature
+from chassis.errors import InvalidSignature, SignatureProblem
 
-# Counted by the service that receives: `result` is accepted, duplicate, or why it was refused.
+# Counted by the service that receives: `result` is a `ReceivedResult`.
 webhook_received = Counter("webhook_received", "Webhooks received.", ["provider", "result"])
+# Counted by its worker, since nothing is parsed before the answer: `result` is a `ProcessedResult`.
+webhook_processed = Counter("webhook_processed", "Stored webhooks that were worked on.", ["provider", "result"])
 webhook_ack_duration = Histogram(
     "webhook_ack_duration_seconds",
     "Time until a webhook is stored and answered.",
@@ -36,6 +38,10 @@ webhook_delivery_attempts = Counter("webhook_delivery_attempts", "Attempts to de
 webhook_endpoints_disabled = Counter(
     "webhook_endpoints_disabled", "Endpoints that were disabled by what they answered: gone, or failing.", ["reason"]
 )
+
+type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_large", "too_slow", "failed"]
+"""`failed`: whatever kept us from storing it, so that its sender will come again."""
+type ProcessedResult = Literal["published", "unknown_type", "unreadable"]
 
 # What Standard Webhooks' and Stripe's own libraries allow: enough for clocks that differ, too little to replay later.
 TOLERANCE_SECONDS = 300
@@ -245,13 +251,13 @@ def _timestamp(text: str, now: float) -> int:
         raise InvalidSignature("the timestamp is not in Unix seconds")
     timestamp = int(text)
     if timestamp < now - TOLERANCE_SECONDS:
-        raise InvalidSignature("the timestamp is too old")
+        raise InvalidSignature("the timestamp is too old", problem="stale")
     if timestamp > now + TOLERANCE_SECONDS:
-        raise InvalidSignature("the timestamp is in the future")
+        raise InvalidSignature("the timestamp is in the future", problem="future")
     return timestamp
 
 
 def _require_match(given: Iterable[str], expected: Sequence[str]) -> None:
     """Raise unless one signature given is one expected, comparing text in constant time."""
     if not any(hmac.compare_digest(ours.encode(), theirs.encode()) for theirs in given for ours in expected):
-        raise InvalidSignature("no signature matches")
+        raise InvalidSignature("no signature matches", problem="bad_signature")

@@ -19,7 +19,7 @@ class Provider(StrEnum):
 
 
 class ProviderEventStatus(StrEnum):
-    """`ignored`: of a type that nobody here handles; kept all the same."""
+    """`ignored`: of a type that nobody here handled; kept, until somebody does."""
 
     STORED = "stored"
     PUBLISHED = "published"
@@ -35,9 +35,10 @@ PROVIDER_EVENT = StateMachine(
             ProviderEventStatus.DEAD,
             ProviderEventStatus.IGNORED,
         ),
-        ProviderEventStatus.DEAD: (ProviderEventStatus.STORED,),  # redrive
+        # Redriven, once what reads them was mended or taught.
+        ProviderEventStatus.DEAD: (ProviderEventStatus.STORED,),
         ProviderEventStatus.PUBLISHED: (),
-        ProviderEventStatus.IGNORED: (),
+        ProviderEventStatus.IGNORED: (ProviderEventStatus.STORED,),
     },
 )
 

@@ -1,9 +1,10 @@
 """The public API of webhook-ingest: providers post here. Signed, so that no key of ours is needed."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from chassis.app.error_documents import documented
 from chassis.app.limits import limits_of, spend, spend_as_stranger
@@ -11,8 +12,9 @@ from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
 from chassis.rate_limiting import Policy
-from chassis.webhooks import VERIFIERS, Verifier, webhook_ack_duration, webhook_received
+from chassis.webhooks import VERIFIERS, ReceivedResult, Verifier, webhook_ack_duration, webhook_received
 from fastapi import Depends, Path, Request
+from starlette.exceptions import HTTPException
 
 from webhook_ingest import use_cases
 from webhook_ingest.models import Provider
@@ -23,6 +25,8 @@ _VERIFIERS: Mapping[Provider, Verifier] = {
     Provider.STRIPE: VERIFIERS["stripe"],
     Provider.GITHUB: VERIFIERS["github"],
 }
+
+_UNREAD: Mapping[int, ReceivedResult] = {408: "too_slow", 413: "too_large"}
 
 router = Router(prefix="/v1/webhooks", responses=documented(needs_key=False))
 
@@ -63,20 +67,35 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
     started = time.perf_counter()
     secrets = given.secrets()
     sender = _configured(provider, secrets)
-    body = await request.body()
-    try:
-        webhook = _VERIFIERS[sender](request.headers.items(), body, secrets[sender], now=time.time())
-    except InvalidSignature:
-        webhook_received.labels(sender, "bad_signature").inc()
-        # After the signature, so that nobody can use up what lets the real sender in.
-        await spend_as_stranger(request)
-        await spend(request, f"provider:{sender}", Policy.of("bad_credentials", limits_of(request).bad_credentials))
-        raise
-    async with given.database.transaction() as session:
-        is_new = await use_cases.store_event(session, provider=sender, event_id=webhook.id, body=body)
-    webhook_received.labels(sender, "accepted" if is_new else "duplicate").inc()
+    with _counting(sender) as count_as:
+        body = await request.body()
+        try:
+            webhook = _VERIFIERS[sender](request.headers.items(), body, secrets[sender], now=time.time())
+        except InvalidSignature as error:
+            count_as(error.problem)
+            # After the signature, so that nobody can use up what lets the real sender in.
+            await spend_as_stranger(request)
+            await spend(request, f"provider:{sender}", Policy.of("bad_credentials", limits_of(request).bad_credentials))
+            raise
+        async with given.database.transaction() as session:
+            is_new = await use_cases.store_event(session, provider=sender, event_id=webhook.id, body=body)
+        status: Literal["accepted", "duplicate"] = "accepted" if is_new else "duplicate"
+        count_as(status)
     webhook_ack_duration.labels(sender).observe(time.perf_counter() - started)
-    return Received(status="accepted" if is_new else "duplicate")
+    return Received(status=status)
+
+
+@contextmanager
+def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
+    """Count what comes of a webhook, once: as what the block says, else as why its body did not arrive, or `failed`."""
+    results: list[ReceivedResult] = []
+    try:
+        yield results.append
+    except HTTPException as error:
+        results.append(_UNREAD.get(error.status_code, "failed"))
+        raise
+    finally:
+        webhook_received.labels(sender, results[0] if results else "failed").inc()
 
 
 def _configured(name: str, secrets: Mapping[Provider, Sequence[str]]) -> Provider:

@@ -1,14 +1,16 @@
 """What webhook-ingest does: store each webhook once, then turn it into an event."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from uuid import UUID
 
 from chassis import outbox
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
+from chassis.pooling import after_commit, log_after_commit
+from chassis.webhooks import ProcessedResult, webhook_processed
 from pydantic import ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,6 +27,16 @@ from webhook_ingest.models import PROVIDER_EVENT, Provider, ProviderEvent, Provi
 from webhook_ingest.schemas import ProviderObjectPayload, ProviderPayload
 
 log = get_logger(__name__)
+
+_FORGET_DEAD_LETTER = text("DELETE FROM job WHERE name = :name AND status = 'dead' AND payload ->> 'id' = :id")
+
+
+class Redrivable(StrEnum):
+    """The statuses that an operator may have tried again."""
+
+    IGNORED = ProviderEventStatus.IGNORED.value
+    DEAD = ProviderEventStatus.DEAD.value
+
 
 # The payment provider's types. Of the other senders nobody here handles any.
 _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
@@ -64,13 +76,43 @@ async def publish_event(session: AsyncSession, row_id: UUID) -> str | None:
     except ValidationError as error:
         problem = f"unreadable: {error.error_count()} problems"
         await _move(session, stored, ProviderEventStatus.DEAD, problem)
+        _count(session, stored, "unreadable")
         return problem
     if event is None:
         await _move(session, stored, ProviderEventStatus.IGNORED, "unknown type")
+        _count(session, stored, "unknown_type")
         return None
     await _move(session, stored, ProviderEventStatus.PUBLISHED, None)
+    _count(session, stored, "published")
     await outbox.publish(session, event, stream=STREAM, aggregate_id=str(stored.id), aggregate_version=1)
     return None
+
+
+async def redrive(
+    session: AsyncSession, *, which: Redrivable, provider: Provider | None, dry_run: bool
+) -> Sequence[tuple[str, str]]:
+    """Have all events of that status (of that provider) worked on again, from the bodies as they were signed; returns
+    their providers and ids. A dry run changes nothing.
+
+    The dead letters of dead events go: the new jobs stand for them.
+    """
+    query = select(ProviderEvent).where(ProviderEvent.status == which.value).order_by(ProviderEvent.id)
+    if provider is not None:
+        query = query.where(ProviderEvent.provider == provider.value)
+    found = (await session.scalars(query.with_for_update())).all()
+    for event in () if dry_run else found:
+        await session.execute(
+            update(ProviderEvent)
+            .where(ProviderEvent.id == event.id)
+            .values(status=ProviderEventStatus.STORED.value, reason=None)
+        )
+        await session.execute(_FORGET_DEAD_LETTER, {"name": PublishEvent.options.name, "id": str(event.id)})
+        await enqueue(session, PublishEvent(id=event.id))
+    return [(event.provider, event.event_id) for event in found]
+
+
+def _count(session: AsyncSession, event: ProviderEvent, result: ProcessedResult) -> None:
+    after_commit(session, webhook_processed.labels(event.provider, result).inc)
 
 
 def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
