@@ -32,6 +32,7 @@ class Pipe:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.error: OSError | None = None
+        self.has_written = threading.Event()
         self.is_stalled = threading.Event()
         self.flows = threading.Event()
         self.flows.set()
@@ -46,6 +47,7 @@ class Pipe:
         if self.error is not None:
             raise self.error
         self.written.append(data)
+        self.has_written.set()
 
 
 class Stage:
@@ -73,6 +75,34 @@ def test_lines_are_written_in_the_order_in_which_they_came() -> None:
     assert stage.writer.flush(10)
     assert b"".join(stage.pipe.written) == b"".join(lines)
     stage.writer.close(1)
+
+
+def test_lines_that_come_soon_after_one_another_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is woken for each takes the interpreter from the event loop each time."""
+    monkeypatch.setattr("chassis.logging.writer._COALESCE_SECONDS", 60)
+    stage = Stage(lines=1000)
+    for _ in range(3):
+        stage.writer.put(LINE, "info")
+        assert not stage.pipe.has_written.wait(0.05)
+    assert stage.writer.flush(10)  # whoever waits for them does not wait for more
+    assert stage.pipe.written == [3 * LINE]
+    stage.writer.close(1)
+
+
+def test_a_single_line_is_written_though_no_other_one_comes() -> None:
+    stage = Stage(lines=10)
+    stage.writer.put(LINE, "info")
+    assert stage.pipe.has_written.wait(10)
+    stage.writer.close(1)
+
+
+def test_as_much_as_a_pipe_holds_is_written_without_waiting_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chassis.logging.writer._COALESCE_SECONDS", 60)
+    stage = Stage(lines=10_000)
+    for _ in range(65_536 // len(LINE) + 1):
+        stage.writer.put(LINE, "info")
+    assert stage.pipe.has_written.wait(10)
+    stage.writer.close(10)
 
 
 def test_a_stalled_reader_costs_the_writer_nothing_and_what_finds_no_room_is_counted() -> None:

@@ -123,6 +123,29 @@ async def exchange(client: httpx.AsyncClient, *pieces: bytes, pause: float = 0.0
 HEAD = b"POST /body HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
 
 
+LONG = b"GET /mine HTTP/1.1\r\nHost: shop\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 9990) for n in range(7))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [(LONG[:60_000], LONG[60_000:] + b"\r\n"), (LONG[:60_000], LONG[60_000:])],
+    ids=["that ends before anybody looks at it", "that does not end"],
+)
+async def test_a_head_is_bounded_however_it_arrives(serve: Serve, pieces: tuple[bytes, ...]) -> None:
+    answer = await exchange(await serve(), *pieces, pause=0.05)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"HEADERS_TOO_LARGE" in answer
+
+
+async def test_each_head_of_a_connection_may_be_as_long_as_the_first(serve: Serve) -> None:
+    request = LONG[:50_000] + b"\r\n\r\n"
+    last = request.replace(b"Host: shop\r\n", b"Host: shop\r\nConnection: close\r\n")
+    answer = await exchange(
+        await serve(), request[:40_000], request[40_000:] + last[:40_000], last[40_000:], pause=0.05
+    )
+    assert answer.count(b"HTTP/1.1 401 ") == 2
+
+
 async def test_a_body_that_does_not_arrive_within_the_deadline_is_408_and_the_connection_ends(serve: Serve) -> None:
     client = await serve()
     answer = await exchange(client, HEAD + b'X-Request-Timeout-Ms: 200\r\nContent-Length: 100\r\n\r\n{"a": ')

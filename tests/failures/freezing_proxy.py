@@ -1,4 +1,4 @@
-"""A TCP proxy that can fall silent: connections stay open, new ones are taken, and nothing passes any more."""
+"""A TCP proxy that can fall silent: connections stay open, and nothing passes on them any more."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +9,26 @@ from proxying import listening, pass_on
 
 
 class FreezingProxy:
-    """In front of a database, until `freeze()`."""
+    """In front of a database, until `freeze()` or `forget()`."""
 
     def __init__(self, target: DatabaseSettings) -> None:
         self._target = target
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing: list[asyncio.Event] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        flowing = asyncio.Event()
+        flowing.set()
+        self._flowing.append(flowing)
 
     def freeze(self) -> None:
-        self._flowing.clear()
+        """From now on nothing passes; new connections are taken."""
+        self._flowing[-1].clear()
+
+    def forget(self) -> None:
+        """On connections that are open nothing passes any more, as after a router's restart; on new ones all does."""
+        self.freeze()
+        self._begin()
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
@@ -26,17 +37,21 @@ class FreezingProxy:
             try:
                 yield port
             finally:
-                self._flowing.set()
+                for flowing in self._flowing:
+                    flowing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         target_reader, target_writer = await asyncio.open_connection(self._target.host, self._target.port)
+        flowing = self._flowing[-1]
         await pass_on(
-            self._pump(reader, target_writer), self._pump(target_reader, writer), ends=(writer, target_writer)
+            self._pump(flowing, reader, target_writer),
+            self._pump(flowing, target_reader, writer),
+            ends=(writer, target_writer),
         )
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, flowing: asyncio.Event, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(65_536):
-                await self._flowing.wait()
+                await flowing.wait()
                 sink.write(data)
                 await sink.drain()

@@ -10,7 +10,6 @@ from chassis.errors import DatabaseBusy, DatabaseUnreachable, ErrorCode, PoolExh
 from chassis.logging import canonical_line
 from chassis.pooling import Database, open_health_pool
 from chassis.settings import DatabaseSettings
-from freezing_proxy import FreezingProxy
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
 from sqlalchemy import text
@@ -265,28 +264,6 @@ async def test_a_connection_is_tried_before_use_when_it_idled_and_not_while_it_i
 
         await eventually(has_idled)
         assert await is_asked()
-
-
-async def test_a_server_that_has_fallen_silent_is_asked_no_longer_than_a_connection_is_waited_for(
-    database_settings: DatabaseSettings,
-) -> None:
-    proxy = FreezingProxy(database_settings)
-    async with (
-        proxy.listening() as port,
-        opened(database_settings, port=port, pool_timeout=0.1, connect_timeout=0.1) as silent,
-    ):
-        await silent.ping()
-        used = time.monotonic()
-
-        async def has_idled() -> bool:
-            return time.monotonic() > used + 0.6
-
-        await eventually(has_idled)
-        proxy.freeze()
-        with pytest.raises(DatabaseUnreachable):
-            # The library gives closing a connection 2 s. A statement would be waited for for 6.
-            async with asyncio.timeout(5):
-                await silent.ping()
 
 
 async def test_the_connection_used_last_is_used_first(database_settings: DatabaseSettings) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 from captured_logs import captured_logs
@@ -11,7 +12,10 @@ from chassis.pooling import Database
 from chassis.pooling.budget import Share, check_budget, pool_budget, service_budget
 from chassis.settings import BudgetSettings, DatabaseSettings, ServiceSettings
 from chassis.worker import _open_worker_resources
+from holdfast_local.placement import passable_folder
 from holdfast_local.ports import free_port
+from holdfast_local.postgres import EmbeddedPostgres
+from pydantic import SecretStr
 from sqlalchemy import text
 
 
@@ -78,6 +82,29 @@ async def test_what_postgres_keeps_for_superusers_is_in_reserve_whatever_the_set
     with captured_logs() as logs:
         await check_budget(live(database_settings, reserve=0, others=await allowed_by(database) - 26), database)
     assert logs.one("connection_budget_exceeded")["budget"].endswith("reserve: 3")
+
+
+class WithConnectionsForItsOwn(EmbeddedPostgres):
+    def command(self) -> list[str | Path]:
+        return [*super().command(), "-c", "superuser_reserved_connections=4", "-c", "reserved_connections=11"]
+
+
+async def test_what_postgres_keeps_for_roles_with_pg_use_reserved_connections_is_in_reserve_too() -> None:
+    """A server of its own: that setting is read at its start."""
+    with passable_folder(prefix="holdfast-test-") as folder:
+        server = WithConnectionsForItsOwn(folder / "postgres", port=free_port(), password="of-a-test", durable=False)
+        settings = DatabaseSettings(
+            host=server.host, port=server.port, name="postgres", user="postgres", password=SecretStr("of-a-test")
+        )
+        try:
+            async with server:
+                database = Database(settings, pool="reserved", application_name="test")
+                with captured_logs() as logs:
+                    await check_budget(live(settings, others=10_000), database)
+                await database.close()
+        finally:
+            server.remove()
+    assert logs.one("connection_budget_exceeded")["budget"].endswith("reserve: 15")
 
 
 async def test_it_is_compared_again_when_a_service_grows(

@@ -1,12 +1,15 @@
 """Connections to Redis are bounded, waited for no longer than its time-out, and counted."""
 
 import asyncio
+import socket
+from collections.abc import Iterator
 
 import pytest
 from chassis.pooling import create_redis, create_shared_redis
 from chassis.settings import RedisSettings
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
+from proxying import listening
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from waiting import eventually
@@ -24,6 +27,45 @@ async def test_redis_is_waited_for_no_longer_than_its_time_out(redis_settings: R
             assert await impatient.ping()
     finally:
         await impatient.aclose()
+
+
+@pytest.fixture
+def port_that_takes_nobody() -> Iterator[int]:
+    """Its queue is full, and the system drops what else knocks: as a firewall does, or a machine that is gone."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port: int = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            yield port
+
+
+async def test_a_connection_that_is_not_taken_is_given_up_at_the_time_out(
+    redis_settings: RedisSettings, port_that_takes_nobody: int
+) -> None:
+    settings = redis_settings.model_copy(update={"port": port_that_takes_nobody})
+    pooled, shared = create_redis(settings, timeout=0.05), create_shared_redis(settings, timeout=0.05)
+    for redis in (pooled, shared):
+        async with asyncio.timeout(0.9):  # the system itself knocks again after a second
+            with pytest.raises(RedisTimeoutError):
+                await redis.ping()
+        await redis.aclose()
+
+
+async def test_a_command_that_fails_is_not_sent_again(redis_settings: RedisSettings) -> None:
+    """Whoever asks decides on that, and knows how much time is left: retries in two layers multiply."""
+    commands: list[bytes] = []
+
+    async def hear_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        commands.append(await reader.read(65_536))
+        writer.close()
+
+    async with listening(hear_and_hang_up) as port:
+        settings = redis_settings.model_copy(update={"port": port})
+        pooled, shared = create_redis(settings, timeout=5), create_shared_redis(settings, timeout=5)
+        for redis in (pooled, shared):
+            with pytest.raises(RedisConnectionError):
+                await redis.ping()
+            await redis.aclose()
+    assert len(commands) == 2
 
 
 async def test_a_redis_pool_tells_of_its_connections(redis_settings: RedisSettings) -> None:

@@ -16,8 +16,8 @@ from chassis.errors import DatabaseBusy, DatabaseUnreachable, PoolExhausted
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.checkouts import Checkouts
-from chassis.pooling.engine import Passwords, create_engine
-from chassis.pooling.hot import ConnectionLost, HotSession, hot_transaction
+from chassis.pooling.engine import ConnectionLost, Passwords, create_engine
+from chassis.pooling.hot import HotSession, hot_transaction
 from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)

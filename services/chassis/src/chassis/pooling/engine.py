@@ -34,6 +34,10 @@ SERVER_GOES = ("57P01", "57P02", "57P03")
 """An administrator ended the session, the server crashed, or it is starting: what a backend says before it goes."""
 
 
+class ConnectionLost(Exception):
+    """The connection broke, the server has said that it goes, or it says nothing any more."""
+
+
 def create_engine(settings: DatabaseSettings, *, pool: str, application_name: str, passwords: Passwords) -> AsyncEngine:
     """An engine with its pool, whose connections show the passwords that are current when they are opened."""
     engine = create_async_engine(
@@ -142,17 +146,22 @@ def _time_statements(engine: Engine) -> None:
     def on_success(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
         finish(connection, statement, "")
 
-    def on_error(context: ExceptionContext) -> None:
+    def on_error(context: ExceptionContext) -> Exception | None:
         error = context.original_exception
         state = getattr(error, "sqlstate", None)
         finish(context.connection, context.statement or "", state or type(error).__name__)
         if state in SERVER_GOES:
             # The driver does not call the connection closed yet: it has the server's word, and its socket is open.
             context.is_disconnect = True
+        if isinstance(error, TimeoutError):
+            # The driver's own, after `command_timeout`: the server did not even say that its time-out is over.
+            context.is_disconnect = True
+            return ConnectionLost("the server has fallen silent")
+        return None
 
     event.listen(engine, "before_cursor_execute", start)
     event.listen(engine, "after_cursor_execute", on_success)
-    event.listen(engine, "handle_error", on_error)
+    event.listen(engine, "handle_error", on_error, retval=True)
 
 
 @lru_cache(maxsize=1024)

@@ -17,16 +17,12 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from chassis.logging import add_to_canonical_line
-from chassis.pooling.engine import SERVER_GOES, note_statement
+from chassis.pooling.engine import SERVER_GOES, ConnectionLost, note_statement
 from chassis.statements import DriverStatement
 
 _DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _BEGIN = text("SELECT 1")
 """SQLAlchemy begins a transaction with the first statement of its own."""
-
-
-class ConnectionLost(Exception):
-    """The connection broke, or the server has said that it goes."""
 
 
 @dataclass(frozen=True, slots=True)
