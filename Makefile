@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit run load bench-http bench-jobs test test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit explain run load bench-http bench-jobs test test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -27,6 +27,9 @@ demo: $(SYNCED) ## Start everything, place orders, kill a worker, ask the oracle
 
 audit: $(SYNCED) ## Ask the oracle about the running platform
 	@$(BIN)/holdfast-local audit
+
+explain: $(SYNCED) ## One order's story over all services: ORDER=its id; JSON=1
+	@$(BIN)/holdfast-local explain order $(ORDER) $(if $(JSON),--json)
 
 run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders jobs dead"
 	@$(BIN)/holdfast-local run $(CMD)

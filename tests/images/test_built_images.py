@@ -18,7 +18,7 @@ LIMIT_BYTES = 120_000_000
 READY_SECONDS = 3.0
 REBUILD_SECONDS = 20.0
 STARTS = 5
-PROGRAMS = ("payment-provider", "mailbox", "customer-endpoint", "customer", "oracle", "locust")
+PROGRAMS = ("payment-provider", "mailbox", "customer-endpoint", "customer", "oracle", "holdfast", "locust")
 
 each_image = pytest.mark.parametrize("what", [*SERVICES, "tools"])
 each_service = pytest.mark.parametrize("service", SERVICES)

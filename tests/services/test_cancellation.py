@@ -134,6 +134,7 @@ async def test_cancelling_sets_an_open_or_paid_order_going_and_tells_nobody_yet(
     assert (answer.status_code, answer.json()["status"], answer.json()["reason"]) == (202, "cancelling", "requested")
     after = await service.row(str(row.id))
     assert (after.status, after.version, after.paid_amount) == ("cancelling", row.version, row.paid_amount)
+    assert (row.cancelling_at, after.cancelling_at) == (None, after.updated_at)
     job = await one(service.database, "SELECT * FROM job")
     assert (job.name, job.payload) == ("settle_payment", {"order_id": str(row.id)})
     assert len(await events(service.database, row.id)) == row.version

@@ -92,6 +92,11 @@ class Payments:
         query = "SELECT n, outcome FROM charge_attempt WHERE payment_id = :id ORDER BY n"
         return [(row.n, row.outcome) for row in await rows(self.database, query, id=payment_id)]
 
+    async def answers(self, payment_id: UUID) -> list[tuple[str | None, bool]]:
+        """Of each attempt: what was answered, and whether it has an end."""
+        query = "SELECT answer, ended_at IS NOT NULL AS is_over FROM charge_attempt WHERE payment_id = :id ORDER BY n"
+        return [(row.answer, row.is_over) for row in await rows(self.database, query, id=payment_id)]
+
     async def begin(self, payment_id: UUID) -> int | None:
         async with self.database.transaction() as session:
             return await use_cases.begin_attempt(session, payment_id)
@@ -291,6 +296,7 @@ async def test_each_turn_of_the_retry_loop_is_an_attempt_under_one_key(payments:
         server.answers(201, charge())
         assert await attempt_charge() is None
     assert await payments.attempts(payment_id) == [(1, "open"), (2, "open"), (3, "open"), (4, "open")]
+    assert await payments.answers(payment_id) == [(None, False), (None, False), (None, False), ("accepted", True)]
     assert {asked.headers["Idempotency-Key"] for asked in server.asked} == {f"charge:{payment_id}"}
     assert all(asked.json == server.asked[0].json for asked in server.asked)
     assert server.asked[0].json == {
@@ -308,6 +314,7 @@ async def test_a_429_did_not_run_and_leaves_the_payment_as_created(payments: Pay
         raised = await attempt_charge()
     assert isinstance(raised, DependencyUnavailable)
     assert await payments.attempts(payment_id) == [(n, "not_run") for n in range(1, len(server.asked) + 1)]
+    assert set(await payments.answers(payment_id)) == {(None, True)}
     assert (await payments.row(payment_id)).status == "created"
     assert await job_statuses(payments.database, "charge_payment") == ["ready"]
 
@@ -376,6 +383,7 @@ async def test_a_refusal_for_good_fails_the_payment_with_its_event(
         assert await attempt_charge() is None
     row = await payments.row(payment_id)
     assert (row.status, row.reason, row.version) == ("failed", code, 1)
+    assert await payments.answers(payment_id) == [(code, True)]
     assert await events(payments.database, payment_id) == [(1, "payment.failed")]
     assert await job_statuses(payments.database, "charge_payment") == []
 

@@ -1,4 +1,6 @@
-"""Asking the oracle about the running platform: it is told the addresses and passwords of this installation."""
+"""Asking the oracle about the running platform, or for an order's story: it is told the addresses and passwords of this
+installation.
+"""
 
 import json
 import subprocess
@@ -12,14 +14,29 @@ from holdfast_local.runs import RunRecord, running_record
 from holdfast_local.settings import LocalSettings
 
 _ORACLE = Path(sys.executable).with_name("oracle")
+_HOLDFAST = Path(sys.executable).with_name("holdfast")
 
 
 def audit_running(settings: LocalSettings, options: Sequence[str]) -> int:
     """`run_oracle` about the platform that runs in the state folder. Raises RunnerError when none does."""
+    return run_oracle(Installation.load(settings), _running(settings), options)
+
+
+def explain_running(settings: LocalSettings, arguments: Sequence[str]) -> int:
+    """Run `holdfast explain` about the platform that runs in the state folder, and return its exit code: 0 told, 1 not
+    found, 2 unreadable. Raises RunnerError when none runs.
+    """
+    _running(settings)
+    command: list[str | Path] = [_HOLDFAST, "explain", *arguments, "--config", "-"]
+    configuration = _configuration(Installation.load(settings))
+    return subprocess.run(command, input=configuration, text=True, check=False).returncode
+
+
+def _running(settings: LocalSettings) -> RunRecord:
     record = running_record(settings.state)
     if record is None:
         raise RunnerError("Holdfast is not running: start it with `make up`")
-    return run_oracle(Installation.load(settings), record, options)
+    return record
 
 
 def run_oracle(installation: Installation, record: RunRecord, options: Sequence[str] = ()) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from holdfast_local.audit import audit_running
+from holdfast_local.audit import audit_running, explain_running
 from holdfast_local.errors import RunnerError
 from holdfast_local.installation import Installation
 from holdfast_local.logs import print_logs
@@ -69,6 +69,12 @@ def logs(
 def audit(context: typer.Context) -> None:
     """Ask the oracle about the running platform; options for it may follow: --wait, --crashes, --json …"""
     raise typer.Exit(audit_running(load_settings(), context.args))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def explain(context: typer.Context) -> None:
+    """What the databases remember of one order: `explain order ID`; `--json` may follow."""
+    raise typer.Exit(explain_running(load_settings(), context.args))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import asyncpg
 
+from oracle.snapshots import CONNECT_SECONDS, READ_SECONDS, reason, snapshot
 from oracle.sources import NoVerdict, Sources
 from oracle.world import (
     Charge,
@@ -28,11 +29,6 @@ from oracle.world import (
     Refund,
     World,
 )
-
-CONNECT_SECONDS = 5.0
-READ_SECONDS = 60.0  # one whole table after a load test, on a machine that has other things to do
-
-_SESSION = {"default_transaction_read_only": "on", "application_name": "oracle"}
 
 _ORDERS = """
     SELECT id::text, client_id, idempotency_key, payment_id::text, status, amount, currency, paid_amount, version,
@@ -116,20 +112,9 @@ async def _read[R](
     dsn: str, service: str, read: Callable[[asyncpg.Connection], Awaitable[R]]
 ) -> tuple[R, Mechanics, datetime]:
     """What `read` reads, the chassis' tables and the server's time, in one snapshot of the service's database."""
-    try:
-        connection = await asyncpg.connect(
-            dsn, timeout=CONNECT_SECONDS, command_timeout=READ_SECONDS, server_settings=_SESSION
-        )
-        try:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                now = await connection.fetchval("SELECT now()")
-                return await read(connection), await _read_mechanics(connection, service), now
-        finally:
-            await connection.close(timeout=CONNECT_SECONDS)
-    except (ValueError, asyncpg.InterfaceError):  # its message may hold a part of the password
-        raise NoVerdict(f"cannot read the database of {service}: its DSN is not understood") from None
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        raise NoVerdict(f"cannot read the database of {service}: {_reason(error)}") from error
+    async with snapshot(dsn, service) as connection:
+        now = await connection.fetchval("SELECT now()")
+        return await read(connection), await _read_mechanics(connection, service), now
 
 
 async def _read_orders(connection: asyncpg.Connection) -> tuple[tuple[Order, ...], tuple[KeyRecord, ...]]:
@@ -224,6 +209,4 @@ def _message_ids(body: Any) -> tuple[str, ...]:
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return f"it answered {error.status}"
-    if isinstance(error, TimeoutError):
-        return "it does not answer in time"
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return reason(error)

@@ -140,5 +140,10 @@ async def prune(session: AsyncSession, *, retention: float, count: int = 1000) -
         )
 
 
+async def prune_failures(session: AsyncSession, *, retention: float, count: int = 20_000) -> None:
+    """Forget failed attempts of more than `retention` seconds ago: in an hour, more than an outage makes in one."""
+    await session.execute(STATEMENTS["prune_failures"], {"retention": retention, "count": count})
+
+
 def _record(row: Row[Any]) -> JobRecord:
     return JobRecord(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name, underscored to stay clear of columns

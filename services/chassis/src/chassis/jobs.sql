@@ -91,19 +91,30 @@ WITH held AS (
 SELECT id, attempt FROM held;
 
 -- name: retry
--- A failed attempt: ready again in :delay seconds. It came to an end, so it is no longer suspected of killing its worker.
-UPDATE job
-SET status = 'ready', is_suspect = false, run_at = now() + make_interval(secs => CAST(:delay AS double precision)),
-    last_error = :error, lease_until = NULL, worker = NULL
-WHERE id = :id AND attempt = :attempt AND status = 'running'
-RETURNING id;
+-- A failed attempt: ready again in :delay seconds. It came to an end, so it is no longer suspected of killing its
+-- worker. The failure is remembered: the job's row goes once it succeeds.
+WITH failed AS (
+    UPDATE job
+    SET status = 'ready', is_suspect = false, run_at = now() + make_interval(secs => CAST(:delay AS double precision)),
+        last_error = :error, lease_until = NULL, worker = NULL
+    WHERE id = :id AND attempt = :attempt AND status = 'running'
+    RETURNING id, name, payload, attempt, last_error, run_at
+)
+INSERT INTO job_failure (job_id, name, payload, attempt, error, retry_at)
+SELECT id, name, payload, attempt, last_error, run_at FROM failed
+RETURNING job_id;
 
 -- name: bury
 -- No attempt is left, or none can help: a dead letter with its reason.
-UPDATE job
-SET status = 'dead', last_error = :error, lease_until = NULL, worker = NULL
-WHERE id = :id AND attempt = :attempt AND status = 'running'
-RETURNING id;
+WITH buried AS (
+    UPDATE job
+    SET status = 'dead', last_error = :error, lease_until = NULL, worker = NULL
+    WHERE id = :id AND attempt = :attempt AND status = 'running'
+    RETURNING id, name, payload, attempt, last_error
+)
+INSERT INTO job_failure (job_id, name, payload, attempt, error)
+SELECT id, name, payload, attempt, last_error FROM buried
+RETURNING job_id;
 
 -- name: hand_back
 -- A worker that stops gives its jobs back. The attempt is not taken back but granted anew: the token only ever grows.
@@ -118,15 +129,20 @@ RETURNING job.id;
 -- time another job beside it may be to blame, so it gets one more attempt, alone: nothing dies of its neighbours.
 WITH expired AS (
     SELECT id FROM job WHERE status = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED
+), reaped AS (
+    UPDATE job
+    SET status = CASE WHEN is_suspect AND attempt >= max_attempts THEN 'dead' ELSE 'ready' END,
+        max_attempts = CASE WHEN is_suspect THEN max_attempts ELSE GREATEST(max_attempts, attempt + 1) END,
+        last_error = 'the lease of attempt ' || attempt || ' expired on ' || worker,
+        is_suspect = true, lease_until = NULL, worker = NULL
+    FROM expired
+    WHERE job.id = expired.id
+    RETURNING job.id, name, queue, payload, attempt, status, last_error
+), remembered AS (
+    INSERT INTO job_failure (job_id, name, payload, attempt, error, retry_at)
+    SELECT id, name, payload, attempt, last_error, CASE status WHEN 'ready' THEN now() END FROM reaped
 )
-UPDATE job
-SET status = CASE WHEN is_suspect AND attempt >= max_attempts THEN 'dead' ELSE 'ready' END,
-    max_attempts = CASE WHEN is_suspect THEN max_attempts ELSE GREATEST(max_attempts, attempt + 1) END,
-    last_error = 'the lease of attempt ' || attempt || ' expired on ' || worker,
-    is_suspect = true, lease_until = NULL, worker = NULL
-FROM expired
-WHERE job.id = expired.id
-RETURNING job.id, name, queue, attempt, status;
+SELECT id, name, queue, attempt, status FROM reaped;
 
 -- name: sample
 -- The state of a queue: jobs that are due (counted up to :limit), age of the oldest of them (seconds), dead letters,
@@ -158,6 +174,15 @@ DELETE FROM job WHERE id IN (
     FOR UPDATE SKIP LOCKED
 )
 RETURNING id, name;
+
+-- name: prune_failures
+-- Failed attempts of more than :retention seconds ago are forgotten. It looks at the oldest :count only, so that its
+-- cost is bounded.
+WITH oldest AS (
+    SELECT id, failed_at FROM job_failure ORDER BY id LIMIT :count
+)
+DELETE FROM job_failure USING oldest
+WHERE job_failure.id = oldest.id AND oldest.failed_at < now() - make_interval(secs => CAST(:retention AS double precision));
 
 -- name: list_dead
 -- Dead letters, the oldest first: of a name, of a queue, with a text in their reason.

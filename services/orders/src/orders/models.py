@@ -72,6 +72,7 @@ class Order(Base):
     version: Mapped[int] = mapped_column(server_default="1")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    cancelling_at: Mapped[datetime | None]
 
 
 class OrderLine(Base):

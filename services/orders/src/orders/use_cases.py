@@ -193,7 +193,7 @@ async def _begin_cancelling(session: AsyncSession, *which: ColumnElement[bool], 
     moved = await session.execute(
         update(Order)
         .where(*which, Order.status.in_(ORDER.sources(OrderStatus.CANCELLING)))
-        .values(status=OrderStatus.CANCELLING.value, reason=reason, updated_at=func.now())
+        .values(status=OrderStatus.CANCELLING.value, reason=reason, updated_at=func.now(), cancelling_at=func.now())
         .returning(Order.id, Order.client_id)
     )
     orders = [OrderRef(*row) for row in moved]

@@ -31,10 +31,12 @@ async def charge_payment(database: Database, provider: ProviderClient, job: Runn
         payment = await use_cases.read_payment(session, payload.payment_id)
     if payment.status not in {PaymentStatus.CREATED, PaymentStatus.SUBMITTING}:
         return
+    attempts = _Attempts(database, payment.id)
     with deadlines.deadline(CALL_DEADLINE):
-        report = await _charge(database, provider, payment)
+        report = await _charge(provider, payment, attempts)
     async with database.transaction() as session:
         if report is not None:
+            await use_cases.attempt_answered(session, payment.id, attempts.last, report.reason or report.status)
             await use_cases.apply_charge_report(session, report)
         await job.complete_in(session)
 
@@ -110,11 +112,10 @@ def _refund_report(refund_id: UUID, refund: Refund) -> RefundReport:
     )
 
 
-async def _charge(database: Database, provider: ProviderClient, payment: Payment) -> ChargeReport | None:
+async def _charge(provider: ProviderClient, payment: Payment, attempts: "_Attempts") -> ChargeReport | None:
     """Charge; None when the payment moved on while this was about to start."""
     if payment.payment_method is None:
         return None
-    attempts = _Attempts(database, payment.id)
     try:
         charge = await provider.charge(
             payment_id=payment.id,
@@ -162,6 +163,11 @@ class _Attempts:
     _database: Database
     _payment_id: UUID
     _numbers: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        """The row of the latest one; there is one once the provider has answered."""
+        return max(self._numbers.values())
 
     async def begin(self, turn: int) -> None:
         async with self._database.transaction() as session:

@@ -95,14 +95,20 @@ class Payment(Base):
 
 
 class ChargeAttempt(Base):
-    """One POST to the provider, written before it is sent: each turn of a retry loop is a new row."""
+    """One POST to the provider, written before it is sent: each turn of a retry loop is a new row.
+
+    `answer` is the provider's status of the charge, or the code of its refusal. What got no such answer has none, and
+    no end unless it is known not to have run.
+    """
 
     __tablename__ = "charge_attempt"
 
     payment_id: Mapped[UUID] = mapped_column(ForeignKey("payment.id"), primary_key=True)
     n: Mapped[int] = mapped_column(primary_key=True)
     outcome: Mapped[str] = mapped_column(server_default=AttemptOutcome.OPEN.value)
+    answer: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
 
 
 class Refund(Base):

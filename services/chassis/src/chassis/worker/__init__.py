@@ -81,10 +81,17 @@ class WorkerResources:
         ).run
 
     def scheduler(self, schedules: Sequence[Schedule]) -> Part:
-        """Runs what recurs, one process at a time; that old dead letters are forgotten is every service's."""
-        prune = partial(dead_letters.prune, retention=self.settings.jobs.dead_retention)
-        pruning = Schedule(name="prune_dead_letters", every=dead_letters.PRUNE_EVERY, run=prune)
-        return Scheduler(self.database, [*schedules, pruning]).run
+        """Runs what recurs, one process at a time; that old dead letters and failures are forgotten is every service's.
+
+        Failed attempts are kept as long as events are: both tell how something went.
+        """
+        prune_dead = partial(dead_letters.prune, retention=self.settings.jobs.dead_retention)
+        prune_failures = partial(dead_letters.prune_failures, retention=self.settings.outbox.retention)
+        pruning = [
+            Schedule(name="prune_dead_letters", every=dead_letters.PRUNE_EVERY, run=prune_dead),
+            Schedule(name="prune_job_failures", every=dead_letters.PRUNE_EVERY, run=prune_failures),
+        ]
+        return Scheduler(self.database, [*schedules, *pruning]).run
 
     def relay(self) -> Part:
         """Publishes this service's outbox."""

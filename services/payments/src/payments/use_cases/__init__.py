@@ -6,6 +6,7 @@ The states and moves are those of `models`; the steps are those of docs/referenc
 from payments.use_cases.charges import (
     ChargeReport,
     apply_charge_report,
+    attempt_answered,
     attempt_not_run,
     begin_attempt,
     no_charge_found,
@@ -20,6 +21,7 @@ __all__ = [
     "RefundReport",
     "apply_charge_report",
     "apply_refund_report",
+    "attempt_answered",
     "attempt_not_run",
     "begin_attempt",
     "find_payment",

@@ -51,7 +51,7 @@ async def attempt_not_run(session: AsyncSession, payment_id: UUID, n: int) -> No
     await session.execute(
         update(ChargeAttempt)
         .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)
-        .values(outcome=AttemptOutcome.NOT_RUN.value)
+        .values(outcome=AttemptOutcome.NOT_RUN.value, ended_at=func.now())
     )
     is_open = await session.scalar(select(has_open_attempt(payment_id)))
     if payment.status != PaymentStatus.SUBMITTING or is_open:
@@ -60,6 +60,15 @@ async def attempt_not_run(session: AsyncSession, payment_id: UUID, n: int) -> No
         await move(session, payment_id, PaymentStatus.CANCELED, {"reason": "voided"})
     else:
         await move(session, payment_id, PaymentStatus.CREATED, {})
+
+
+async def attempt_answered(session: AsyncSession, payment_id: UUID, n: int, answer: str) -> None:
+    """What the provider said to attempt `n`: for whoever asks how the order went. Nothing is decided by it."""
+    await session.execute(
+        update(ChargeAttempt)
+        .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)
+        .values(answer=answer, ended_at=func.now())
+    )
 
 
 def has_open_attempt(

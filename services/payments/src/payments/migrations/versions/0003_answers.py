@@ -1,0 +1,19 @@
+"""When an attempt to charge ended, and what the provider answered."""
+
+from alembic import op
+
+revision = "payments_0003"
+down_revision = "payments_0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # Without a default: the table is not written anew, and code that does not know the columns goes on working.
+    op.execute("ALTER TABLE charge_attempt ADD COLUMN ended_at timestamptz")
+    op.execute("ALTER TABLE charge_attempt ADD COLUMN answer text")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE charge_attempt DROP COLUMN answer")
+    op.execute("ALTER TABLE charge_attempt DROP COLUMN ended_at")
