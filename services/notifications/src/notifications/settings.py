@@ -7,6 +7,7 @@ from chassis.settings import (
     Group,
     Host,
     IdempotencySettings,
+    JobSettings,
     Period,
     Port,
     Rule,
@@ -83,5 +84,19 @@ class NotificationsSettings(ServiceSettings):
 
     smtp: SmtpSettings = SmtpSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    # Mails at once: two fewer than elsewhere, for the connections of the second runner, which delivers webhooks.
+    jobs: JobSettings = JobSettings(concurrency=6)
     idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *ServiceSettings.rules,
+        # Consumer and scheduler, and of the second runner what claims deliveries and what commits their ends. A
+        # delivery has one for some milliseconds before its attempt and after it, and none meanwhile.
+        Rule(
+            "jobs.concurrency + 4",
+            "≤",
+            "database.pool_size + database.max_overflow",
+            "or mails and deliveries wait for a connection and fail for want of one",
+        ),
+    )

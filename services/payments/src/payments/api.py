@@ -1,15 +1,19 @@
 """The composition root of the API process: what it opens, and what its routes are given."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
 from chassis.app.resources import open_api_resources
+from chassis.backlog import BacklogLimit
 from chassis.config import Live
 from fastapi import FastAPI
 
 from payments import routes
+from payments.routes import Resources
 from payments.settings import PaymentsSettings
 
 
@@ -18,9 +22,22 @@ def create_app(live: Live[PaymentsSettings]) -> FastAPI:
         live,
         version=version("holdfast-payments"),
         routers=[routes.router],
-        open_resources=partial(open_api_resources, live),
+        open_resources=partial(_open_resources, live),
     )
 
 
 def run(live: Live[PaymentsSettings]) -> None:
     run_api(live, create_app(live))
+
+
+@asynccontextmanager
+async def _open_resources(live: Live[PaymentsSettings]) -> AsyncIterator[Resources]:
+    async with open_api_resources(live) as base:
+        yield Resources(
+            database=base.database,
+            redis=base.redis,
+            rate_limiter=base.rate_limiter,
+            authenticator=base.authenticator,
+            checks=base.checks,
+            backlog=BacklogLimit(base.database, live.current.jobs),
+        )

@@ -1,5 +1,6 @@
 """The API of payments, for services."""
 
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from chassis.app import allowed, rate_limited
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
+from chassis.backlog import BacklogLimit
 from chassis.errors import ApiError, ErrorCode
 from fastapi import Depends, Response
 
@@ -17,7 +19,14 @@ from payments.schemas import PaymentView, RequestPayment, VoidPayment
 router = Router(prefix="/v1/payments", responses=documented(), dependencies=[rate_limited()])
 
 
-Given = Annotated[ApiResources, Depends(resources)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources(ApiResources):
+    """What the routes are given by the composition root."""
+
+    backlog: BacklogLimit
+
+
+Given = Annotated[Resources, Depends(resources)]
 
 
 @router.post(
@@ -35,6 +44,7 @@ Given = Annotated[ApiResources, Depends(resources)]
 )
 async def request_payment(body: RequestPayment, response: Response, given: Given) -> PaymentView:
     """Record that a payment is to be made; a job makes it. Safe to repeat: `payment_id` is the key."""
+    await given.backlog.check()
     deadlines.check("the payment was written")
     async with given.database.transaction() as session:
         payment, is_new = await use_cases.request_payment(session, body)
