@@ -140,8 +140,9 @@ def _settings(model: type[BaseModel]) -> list[Setting]:
 
 
 def _own_settings(service: type[ServiceSettings]) -> list[Setting]:
-    common = {setting.name for setting in _settings(ServiceSettings)}
-    return [setting for setting in _settings(service) if setting.name not in common]
+    """What no other service has, or not with this default."""
+    common = set(_settings(ServiceSettings))
+    return [setting for setting in _settings(service) if setting not in common]
 
 
 def _walk(

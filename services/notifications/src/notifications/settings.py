@@ -78,14 +78,25 @@ class WebhookSettings(Group):
     )
 
 
+class MailJobSettings(JobSettings):
+    """The jobs of the worker's queue, which are mails; deliveries have places of their own."""
+
+    concurrency: int = Field(
+        6,
+        ge=1,
+        le=100,
+        description="Mails one worker sends at once: two fewer than elsewhere, for the connections of the second job "
+        "runner, which delivers webhooks.",
+    )
+
+
 class NotificationsSettings(ServiceSettings):
     service_name: ClassVar[str] = "notifications"
     scopes: ClassVar[frozenset[str]] = frozenset({"mails:read", "webhooks:manage"})
 
     smtp: SmtpSettings = SmtpSettings()
     webhooks: WebhookSettings = WebhookSettings()
-    # Mails at once: two fewer than elsewhere, for the connections of the second runner, which delivers webhooks.
-    jobs: JobSettings = JobSettings(concurrency=6)
+    jobs: MailJobSettings = MailJobSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()
 
