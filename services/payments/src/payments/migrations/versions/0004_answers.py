@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "payments_0003"
-down_revision = "payments_0002"
+revision = "payments_0004"
+down_revision = "payments_0003"
 branch_labels = None
 depends_on = None
 
