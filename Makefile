@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load bench-http bench-jobs test test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit explain run load bench-http bench-jobs test model test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -46,6 +46,9 @@ bench-http: $(TOOLS) ## Orders against a bare application, in CPU per request; g
 
 test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+model: ## Check the protocol of an order over all interleavings, and that each seeded mistake is caught (1 minute)
+	@python3 docs/reference/protocol_model.py
 
 test-system: $(TOOLS) ## Start the whole platform: demo, load, traces, logs and secrets as they are there (2 minutes)
 	@$(BIN)/pytest tests/system

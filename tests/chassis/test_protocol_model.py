@@ -1,6 +1,6 @@
 """The part of the protocol's model that is about outbox, streams and inbox: it holds, and each mistake in it is caught.
 
-The whole takes a minute: `.venv/bin/python docs/reference/protocol_model.py`.
+The whole takes a minute: `make model`.
 """
 
 import importlib.util

@@ -11,6 +11,7 @@ from chassis.jobs import JobPayload, RunningJob, enqueue
 from chassis.logging import configure_logging, flush_logs
 from chassis.migrations import upgrade
 from chassis.pooling import Database
+from chassis.process import keep_start_up
 from chassis.settings import DatabaseSettings, JobSettings, LogSettings
 from chassis.telemetry import LIMITS, span
 from chassis.wakeup import Wakeups
@@ -102,6 +103,7 @@ async def opened() -> AsyncIterator[Queue]:
                     if with_job:
                         await enqueue(session, Ship(order_id=1))
 
+        keep_start_up()  # as a worker does
         yield Queue(enqueue=add, worker=worker, add_in_transaction=add_in_transaction)
         await database.close()
     flush_logs()  # the last line of all is the figure

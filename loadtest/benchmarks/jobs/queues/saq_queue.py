@@ -7,13 +7,19 @@ from contextlib import asynccontextmanager
 
 import saq
 from measuring import Queue, in_background, main
+from redis.asyncio import BlockingConnectionPool, Redis
+from saq.queue.redis import RedisQueue
+
+MAX_CONNECTIONS = 250  # twice the most places and some more
 
 logging.disable(logging.WARNING)
 
 
 @asynccontextmanager
 async def opened() -> AsyncIterator[Queue]:
-    queue = saq.Queue.from_url(os.environ["BENCH_REDIS"])
+    # Each place of a worker waits on a connection of its own, and redis-py's pool refuses the hundred-and-first.
+    pool = BlockingConnectionPool.from_url(os.environ["BENCH_REDIS"], max_connections=MAX_CONNECTIONS)
+    queue = RedisQueue(Redis(connection_pool=pool))
     await queue.connect()
 
     async def enqueue(jobs: int) -> None:

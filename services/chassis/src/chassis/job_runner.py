@@ -14,6 +14,7 @@ from typing import Any, Literal
 import asyncpg
 from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
+from structlog.contextvars import bind_contextvars
 
 from chassis import deadlines
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
@@ -21,7 +22,7 @@ from chassis.job_completion import Completions
 from chassis.job_decisions import Claim, Outcome, decide_claim, judge
 from chassis.job_tending import Tending
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, wakeup_channel
-from chassis.logging import bind, canonical_line, debugging_for, get_logger
+from chassis.logging import canonical_line, debugging_for, get_logger
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
@@ -56,6 +57,9 @@ _CANCELLATION_SECONDS = 2.0
 """What a cancelled handler gets to clean up; the fencing token makes it harmless if it takes longer."""
 
 
+type _Ending = Literal["lease_lost", "handed_back", "timed_out"]
+
+
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Run:
     """A claimed job in this process. `lease_until` is on the monotonic clock, from before the lease was asked for."""
@@ -64,11 +68,14 @@ class _Run:
     row: asyncpg.Record
     lease_until: float
     task: asyncio.Task[None] | None = None
-    ended_by: Literal["lease_lost", "handed_back"] | None = None
+    ended_by: _Ending | None = None
 
-    def end(self, reason: Literal["lease_lost", "handed_back"]) -> None:
-        """Cancel the handler, unless it is committing the end of its job just now: then the database decides."""
-        if self.task is not None and self.ended_by is None and not self.job.is_finishing:
+    def end(self, reason: _Ending) -> None:
+        """Cancel the handler. One that is committing the end of its job just now is left to the database, unless it
+        takes too long.
+        """
+        may_be_cancelled = not self.job.is_finishing or reason == "timed_out"
+        if self.task is not None and self.ended_by is None and may_be_cancelled:
             self.ended_by = reason
             self.task.cancel()
 
@@ -216,9 +223,9 @@ class JobRunner:
                 attributes=lambda: self._attributes(job),
             ) as current,
             debugging_for(run.row["debug"]),
-            bind(job=job.name, job_id=job.id, attempt=job.attempt),
             canonical_line() as line,
         ):
+            bind_contextvars(job=job.name, job_id=job.id, attempt=job.attempt)  # the task's own: it ends with it
             log.debug("job_started", queue=self._queue, max_attempts=job.max_attempts)
             try:
                 outcome, error = await self._attempt(run)
@@ -258,7 +265,9 @@ class JobRunner:
         except asyncio.CancelledError:
             if run.ended_by is None:
                 raise
-            return run.ended_by, None
+            if run.ended_by != "timed_out":
+                return run.ended_by, None
+            error = self._timed_out(run)
         except LeaseLost as lost:
             return "lease_lost", lost
         except Exception as raised:  # noqa: BLE001  the edge of a job: whatever it raises is judged and recorded
@@ -271,14 +280,20 @@ class JobRunner:
     async def _handle(self, run: _Run) -> None:
         payload, handler = self._load(run.row)
         limit, left = payload.options.time_limit, run.row["seconds_left"]
+        timer = asyncio.get_running_loop().call_later(
+            limit, run.end, "timed_out"
+        )  # a third of `asyncio.timeout`'s cost
         try:
             with deadlines.deadline(limit if left is None else min(limit, left)):
-                async with asyncio.timeout(limit) as timer:
-                    await handler(run.job, payload)
-        except TimeoutError as error:
-            if timer.expired():
-                raise TimeoutError(f"not done within its time limit of {limit:g} s") from error
-            raise
+                await handler(run.job, payload)
+        finally:
+            timer.cancel()
+
+    def _timed_out(self, run: _Run) -> TimeoutError:
+        if run.task is not None:
+            run.task.uncancel()  # it goes on: the attempt's end is still to be recorded
+        options = self._handlers[run.row["name"], run.row["payload_version"]][0].options
+        return TimeoutError(f"not done within its time limit of {options.time_limit:g} s")
 
     def _load(self, row: asyncpg.Record) -> tuple[JobPayload, Handler]:
         """The payload and its handler. Raises `PermanentJobError` when no further attempt can change that."""

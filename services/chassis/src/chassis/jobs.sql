@@ -146,15 +146,16 @@ SELECT id, name, queue, attempt, status FROM reaped;
 
 -- name: sample
 -- The state of a queue: jobs that are due (counted up to :limit), age of the oldest of them (seconds), dead letters,
--- and whether a suspect is due.
+-- and whether a suspect is due. Suspects lie apart in the index, so each kind has its own oldest.
 SELECT
     (SELECT count(*) FROM (
-        SELECT FROM job WHERE status = 'ready' AND queue = :queue AND run_at <= now() LIMIT :limit
+        SELECT FROM job
+        WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at <= now() LIMIT :limit
     ) AS due) AS depth,
-    COALESCE((
-        SELECT extract(epoch FROM now() - min(run_at))
-        FROM job WHERE status = 'ready' AND queue = :queue AND run_at <= now()
-    ), 0)::float8 AS oldest_age,
+    GREATEST(0, extract(epoch FROM now() - LEAST(
+        (SELECT min(run_at) FROM job WHERE status = 'ready' AND queue = :queue AND NOT is_suspect),
+        (SELECT min(run_at) FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect)
+    )))::float8 AS oldest_age,
     (SELECT count(*) FROM job WHERE status = 'dead' AND queue = :queue) AS dead_letters,
     EXISTS (
         SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now()

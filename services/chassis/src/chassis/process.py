@@ -6,6 +6,7 @@ stops things in the right order.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -68,6 +69,12 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
         raise SystemExit(1) from error
     finally:
         stop_tracing()
+
+
+def keep_start_up() -> None:
+    """What start-up made lives as long as the process: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _causes(error: Exception) -> list[Exception]:

@@ -1,7 +1,6 @@
 """The HTTP application of a service, and the process that serves it on two ports until it is told to stop."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ from chassis.health import Health, management_app
 from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
 from chassis.load_shedding import LoadShedder
 from chassis.logging import get_logger
-from chassis.process import DrainTimedOut, Server, identify, new_event_loop, stop_signal
+from chassis.process import DrainTimedOut, Server, identify, keep_start_up, new_event_loop, stop_signal
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
 
@@ -127,9 +126,7 @@ async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[
     stopping = stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
     error_rendering.marked_fields(app)  # now, or everybody waits while the first wrong request is answered
     async with management.running(), public.running(), reloading(live):
-        # What start-up made lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        keep_start_up()
         health.mark_started()
         log.info(
             "process_started",

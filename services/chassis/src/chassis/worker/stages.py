@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from chassis.errors import HoldfastError
 from chassis.health import Health
 from chassis.logging import get_logger
-from chassis.process import DrainTimedOut, Server, stop_signal
+from chassis.process import DrainTimedOut, Server, keep_start_up, stop_signal
 from chassis.settings import ServiceSettings
 
 log = get_logger(__name__)
@@ -47,6 +47,7 @@ async def run_worker(
         management, host=settings.management.host, port=settings.management.port, drain_timeout=GRACE_SECONDS
     )
     async with server.running():
+        keep_start_up()
         await run_stages(
             stages,
             stopping,
