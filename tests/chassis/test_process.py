@@ -19,9 +19,13 @@ from chassis.errors import HoldfastError
 from chassis.process import ServeError, Server, identify
 from chassis.settings import DatabaseSettings, RedisSettings, ServiceSettings
 from holdfast_local.ports import free_port
+from loopback import has_ipv6_loopback
 from redis.asyncio import Redis
 from service_process import CALLER, OrdersInstallation
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from waiting import eventually
 
 type FreshDatabase = Callable[[str], Awaitable[DatabaseSettings]]
@@ -208,6 +212,20 @@ async def test_a_taken_port_is_said_clearly_and_without_a_traceback(
     assert line["level"] == "critical"
     assert f"127.0.0.1:{port}" in line["reason"]
     assert not ended.of("process_started")
+
+
+async def test_a_star_is_every_address_of_both_kinds() -> None:
+    """A pod has IPv4, IPv6 or both; on two sockets, each caller's address is one of its own kind."""
+    port = free_port()
+    hosts = ["127.0.0.1", *(["[::1]"] if has_ipv6_loopback() else [])]
+    server = Server(Starlette(routes=[Route("/", caller)]), host="*", port=port, drain_timeout=1)
+    async with server.running(), httpx.AsyncClient() as client:
+        seen = [(await client.get(f"http://{host}:{port}/")).text for host in hosts]
+    assert seen == [host.strip("[]") for host in hosts]
+
+
+async def caller(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(request.client.host if request.client else "")
 
 
 async def test_an_application_that_cannot_open_its_resources_is_not_served() -> None:

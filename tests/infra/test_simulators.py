@@ -1,12 +1,15 @@
 """What the three simulators have in common as processes."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loopback import has_ipv6_loopback
 from simulator_process import Simulator, customer_endpoint, mailbox, payment_provider
+from simulators.process import listen
 
 MEMORY_LIMIT_KB = 45_000
 
@@ -46,6 +49,13 @@ def test_wrong_start_ends_with_one_line_and_no_traceback(simulators: list[Simula
         assert ended.stderr.count("\n") == 1
     usage = subprocess.run([*good, "--webhook-schedule", "1,-2"], capture_output=True, text=True, check=False)
     assert (usage.returncode, "Traceback" in usage.stderr) == (2, False)
+
+
+def test_a_star_is_every_address_of_both_kinds() -> None:
+    with listen("*", 0) as listener:
+        port = listener.getsockname()[1]
+        for host in ("127.0.0.1", *(["::1"] if has_ipv6_loopback() else [])):
+            socket.create_connection((host, port), timeout=5).close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

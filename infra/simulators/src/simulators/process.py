@@ -42,13 +42,19 @@ class JsonLines(logging.Handler):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. A port that is taken ends the process with one line."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    """A listening socket; port 0 takes a free one. A port that is taken ends the process with one line.
+
+    The host `*` is every address of the machine, of IPv4 and of IPv6 where it has that.
+    """
+    is_dual = host == "*" and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_dual or ":" in host else socket.AF_INET
     # The protocol is named because asyncio sets TCP_NODELAY only where it is: else each answer takes 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_dual:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
-        listener.bind((host, port))
+        listener.bind(("" if host == "*" else host, port))
         listener.listen()
     except (OSError, OverflowError) as error:
         sys.exit(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")

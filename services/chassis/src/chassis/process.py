@@ -104,6 +104,8 @@ class DrainTimedOut(HoldfastError):
 class Server(uvicorn.Server):
     """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds.
 
+    The host `*` is every address of the machine: a socket for IPv4 and one for IPv6, where it has both.
+
     Those that take longer are cancelled, and counted in `cut_off`. `trusted_proxies`: networks of proxies that append
     to X-Forwarded-For whom they were asked by; the last one there that is not of them is the client.
     """
@@ -115,7 +117,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                host=host,
+                host="" if host == "*" else host,
                 port=port,
                 log_config=None,
                 access_log=False,

@@ -21,6 +21,8 @@ type Period = Annotated[float, Field(gt=0, le=31_622_400)]
 type Port = Annotated[int, Field(ge=1, le=65_535)]
 type Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9_.:-]+$")]
 """A host name (253 is DNS' limit) or an address."""
+type ListenHost = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^(\*|[A-Za-z0-9_.:-]+)$")]
+"""The same, or `*`: every address that the machine has, of IPv4 and of IPv6."""
 type Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")]
 """Without user and password: they belong into a secret file. 2048 is what every proxy takes."""
 type Identifier = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[^\s\x00-\x1f]+$")]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from chassis.errors import DOCUMENTATION_URL
-from chassis.settings.model import RELOADED, Group, Host, Period, Port, Rule, Seconds, ServiceSecret, Timeout, Url
+from chassis.settings.model import RELOADED, Group, ListenHost, Period, Port, Rule, Seconds, ServiceSecret, Timeout, Url
 
 type Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -38,7 +38,10 @@ class LogSettings(Group):
 class HttpSettings(Group):
     """The public port."""
 
-    host: Host = Field("127.0.0.1", description="Loopback, so that nothing is exposed by accident; pods set 0.0.0.0.")
+    host: ListenHost = Field(
+        "127.0.0.1",
+        description="Loopback, so that nothing is exposed by accident; pods set `*`: every address, IPv4 and IPv6.",
+    )
     port: Port = Field(8000, description="The public port; one per process, so containers all use the same.")
     max_body_bytes: int = Field(
         65_536,
@@ -94,7 +97,7 @@ class HttpSettings(Group):
 class ManagementSettings(Group):
     """The management port: probes, metrics and who this is."""
 
-    host: Host = Field("127.0.0.1", description="Loopback; pods set 0.0.0.0: whoever reaches the pod may read.")
+    host: ListenHost = Field("127.0.0.1", description="Loopback; pods set `*`: whoever reaches the pod may read.")
     port: Port = Field(9000, description="Never routed from outside, so it is not the public one.")
     token: Annotated[SecretStr, Field(min_length=32, max_length=256)] | None = Field(
         None,
