@@ -119,11 +119,20 @@ def chart_values_schema() -> str:
     )
 
 
+def chart_reloaded() -> str:
+    """What the chart may change without a restart: the settings that every service takes over while it runs."""
+    reloaded = {setting.name for service in SERVICES for setting in _settings(service) if setting.is_reloaded}
+    secret = {setting.name for service in SERVICES for setting in _settings(service) if setting.is_secret}
+    head = "# Written by docs/generate.py from the settings models: a change of these starts no pod (_config.tpl).\n"
+    return head + "".join(f"- {name}\n" for name in sorted(reloaded - secret))
+
+
 PAGES: Mapping[Path, Callable[[], str]] = {
     PROJECT / "docs" / "reference" / "errors.md": errors_page,
     PROJECT / "docs" / "reference" / "configuration.md": configuration_page,
     PROJECT / ".env.example": env_example,
     PROJECT / "charts" / "holdfast" / "values.schema.json": chart_values_schema,
+    PROJECT / "charts" / "holdfast" / "files" / "reloaded.yaml": chart_reloaded,
 }
 
 _GENERATED = "<!-- Written by docs/generate.py: change the code, then run it. -->"

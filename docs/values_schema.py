@@ -20,8 +20,9 @@ THE_CHARTS_OWN = {
     "HttpSettings": {"host", "port"},
     "ManagementSettings": {"host", "port"},
     "RateLimitSettings": {"replicas"},
+    "ShutdownSettings": {"grace_period"},
 }
-"""Settings that follow from the rest of the chart: the ports of Services and probes, the numbers of replicas."""
+"""Settings that follow from the rest of the chart: ports of Services and probes, numbers of replicas, a pod's end."""
 
 
 type IsSecret = Callable[[Schema, Schema], bool]
@@ -80,7 +81,10 @@ def _or_template(schema: Schema) -> Schema:
 
 
 def _variables(secrets: Sequence[str]) -> Schema:
-    own = [variable(name) for name in ("http.host", "http.port", "management.host", "management.port")]
+    own = [
+        variable(name)
+        for name in ("http.host", "http.port", "management.host", "management.port", "shutdown.grace_period")
+    ]
     return {
         "type": "object",
         "properties": dict.fromkeys([*LOCATIONS, *own, *secrets], False),
@@ -121,13 +125,41 @@ _DEFINITIONS: Schema = {
         "properties": {"requests": _ref("quantities"), "limits": _ref("quantities")},
         "additionalProperties": False,
     },
+    "selector": {
+        "type": "object",
+        "properties": {"matchLabels": {"type": "object"}, "matchExpressions": {"type": "array"}},
+        "additionalProperties": False,
+    },
+    "peer": {
+        "type": "object",
+        "description": "A NetworkPolicyPeer of Kubernetes.",
+        "properties": {
+            "namespaceSelector": _ref("selector"),
+            "podSelector": _ref("selector"),
+            "ipBlock": {
+                "type": "object",
+                "properties": {"cidr": {"type": "string"}, "except": {"type": "array", "items": {"type": "string"}}},
+                "required": ["cidr"],
+                "additionalProperties": False,
+            },
+        },
+        "minProperties": 1,
+        "additionalProperties": False,
+    },
 }
+
+_HOST: Schema = {"type": "string", "pattern": "^$|^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"}
+_TEXTS: Schema = {"type": "object", "additionalProperties": _TEXT}
+_PEERS: Schema = {"type": "array", "items": _ref("peer")}
 
 _SERVICE: Schema = {
     "image": _NAME,
     "replicas": _REPLICAS,
+    "maxReplicas": _REPLICAS,
     "resources": _ref("resources"),
-    "worker": _object({"replicas": {"type": "integer", "minimum": 0}, "resources": _ref("resources")}),
+    "worker": _object(
+        {"replicas": {"type": "integer", "minimum": 0}, "maxReplicas": _REPLICAS, "resources": _ref("resources")}
+    ),
     "existingSecret": _TEXT,
     "existingMigrationSecret": _TEXT,
     "clientScopes": {"type": "array", "items": _NAME, "uniqueItems": True},
@@ -135,7 +167,14 @@ _SERVICE: Schema = {
 
 _VALUES: Schema = {
     "global": {"type": "object", "description": "Helm's own: values that a chart around this one shares."},
-    "image": _object({"registry": _TEXT, "tag": _TEXT, "pullSecrets": {"type": "array", "items": _NAME}}),
+    "image": _object(
+        {
+            "registry": _TEXT,
+            "tag": _TEXT,
+            "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+            "pullSecrets": {"type": "array", "items": _NAME},
+        }
+    ),
     "rootFilesystem": {"enum": ["read-only", "writable"]},
     "resources": _object({"api": _ref("resources"), "worker": _ref("resources"), "migration": _ref("resources")}),
     "secrets": _object(
@@ -167,5 +206,45 @@ _VALUES: Schema = {
         }
     ),
     "simulators": _object({"enabled": _SWITCH}),
+    "helmTest": _object({"enabled": _SWITCH}),
+    "autoscaling": _object(
+        {
+            "apis": _object({"enabled": _SWITCH, "averageCPU": _ref("quantity")}),
+            "workers": _object(
+                {
+                    "enabled": _SWITCH,
+                    "queueAgeSeconds": {"type": "number", "exclusiveMinimum": 0},
+                    "prometheus": {"type": "string", "pattern": "^https?://"},
+                    "query": _NAME,
+                }
+            ),
+        }
+    ),
+    "preStopSeconds": {"type": "integer", "minimum": 0, "maximum": 300},
+    "priorityClassNames": _object({"api": _TEXT, "worker": _TEXT, "migration": _TEXT}),
+    "podAnnotations": _TEXTS,
+    "ingress": _object(
+        {
+            "enabled": _SWITCH,
+            "className": _TEXT,
+            "annotations": _TEXTS,
+            "hosts": _object({"orders": _HOST, "notifications": _HOST, "webhook-ingest": _HOST}),
+            "tlsSecret": _TEXT,
+        }
+    ),
+    "networkPolicies": _object(
+        {
+            "enabled": _SWITCH,
+            "peers": _object(
+                dict.fromkeys(
+                    ("dns", "ingressController", "prometheus", "collector", "database", "redis", "provider", "mail"),
+                    _PEERS,
+                )
+            ),
+        }
+    ),
+    "podMonitor": _object(
+        {"enabled": _SWITCH, "labels": _TEXTS, "interval": {"type": "string", "pattern": "^[0-9]+(s|m)$"}}
+    ),
     "tools": _object({"image": _NAME, "resources": _ref("resources")}),
 }

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -33,6 +34,8 @@ ALONG_WITH: Mapping[str, Values] = {
         nested("services.payments.config.provider.base_url", value="https://provider.example.com"),
         nested("services.notifications.config.smtp.host", value="mail.example.com"),
     ),
+    "autoscaling.apis.enabled=true": nested("postgres.maxConnections", value=700),
+    "autoscaling.workers.enabled=true": nested("postgres.maxConnections", value=700),
     "secrets.generate=false": values_of(HOLDFAST, "values-prod.yaml"),
     "postgres.enabled=true": OWN_SECRETS,
     "valkey.enabled=true": OWN_SECRETS,
@@ -41,13 +44,20 @@ ALONG_WITH: Mapping[str, Values] = {
 """What has to be said along with a switch: where the thing is that is switched off, or that its secrets are ours."""
 
 
+@cache
 def variants() -> Mapping[str, Values]:
-    """The chart's own values, each values file, and on top of each of those every switch turned the other way."""
+    """The chart's own values, each values file, and every switch turned the other way, alone.
+
+    values.yaml turns each on that it has off, values-prod.yaml each off that it has on; what only another file has is
+    turned on top of that one.
+    """
     files = {"values.yaml": {}} | {file: values_of(HOLDFAST, file) for file in values_files(HOLDFAST)}
     found: dict[str, Values] = dict(files)
+    own = {path for path, value in leaves(values_of(HOLDFAST)) if isinstance(value, bool)}
     for file, values in files.items():
-        for path, value in leaves(merge(values_of(HOLDFAST), values)):
-            if isinstance(value, bool):
+        given = values if file not in {"values.yaml", "values-prod.yaml"} else merge(values_of(HOLDFAST), values)
+        for path, value in leaves(given):
+            if isinstance(value, bool) and (given is not values or path not in own):
                 switch = f"{path}={str(not value).lower()}"
                 found[f"{file}, {switch}"] = merge(values, ALONG_WITH.get(switch, {}), nested(path, value=not value))
     return found

@@ -2,9 +2,10 @@
 
 import base64
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from rendering import Json, Rendering, Workload
+from rendering import HOLDFAST, Json, Rendering, Workload, render
 
 type Enter = Callable[[Rendering, Workload, Json], None]
 """The fixture `enter`: shows this process what the container would see."""
@@ -20,6 +21,13 @@ def files_of(rendering: Rendering, workload: Workload, container: Json) -> Mappi
         for source in _sources(volumes[mount["name"]])
         for name, content in _files(rendering, source)
     }
+
+
+def with_secrets(rendering: Rendering) -> Rendering:
+    """With the Secrets that somebody else makes where the chart makes none."""
+    if rendering.of_kind("Secret"):
+        return rendering
+    return replace(rendering, objects=(*rendering.objects, *render(HOLDFAST).of_kind("Secret")))
 
 
 def write(files: Mapping[PurePosixPath, str], root: Path) -> None:

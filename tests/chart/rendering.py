@@ -6,6 +6,7 @@ a test compares with `[]` and a failure says everything at once.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import extensions
 import helm_python
 import kubernetes_validate
 import yaml
@@ -74,6 +76,14 @@ class Rendering:
 
     def names(self, kind: str) -> set[str]:
         return {found["metadata"]["name"] for found in self.of_kind(kind)}
+
+    def configuration(self, name: str) -> Json:
+        """The file of one service, or the `common` one, whose ConfigMap is named after what is in it."""
+        (found,) = (
+            it for it in self.of_kind("ConfigMap") if re.search(rf"-{name}-[0-9a-f]{{10}}$", it["metadata"]["name"])
+        )
+        parsed: Json = yaml.safe_load(found["data"]["config.yaml"])
+        return parsed
 
     @property
     def workloads(self) -> list[Workload]:
@@ -181,7 +191,18 @@ def lint(chart: Path, *values: Values) -> list[str]:
 
 
 def schema_problems(found: Json) -> list[str]:
-    """What Kubernetes' schemas hold against an object, in the oldest and the newest version; unknown fields too."""
+    """What Kubernetes' schemas hold against an object, in the oldest and the newest version; unknown fields too.
+
+    Kinds of operators have schemas of their own in `extensions`.
+    """
+    return list(_schema_problems(json.dumps(found)))
+
+
+@cache  # most objects are the same in most renderings
+def _schema_problems(text: str) -> tuple[str, ...]:
+    found = json.loads(text)
+    if found.get("apiVersion") in extensions.SCHEMAS:
+        return tuple(f"{identity(found)}: {problem}" for problem in extensions.problems(found))
     problems = []
     for version in KUBERNETES:
         try:
@@ -191,7 +212,7 @@ def schema_problems(found: Json) -> list[str]:
             problems.append(f"{identity(found)} on Kubernetes {version}: {where}: {error.message}")
         except kubernetes_validate.SchemaNotFoundError as error:
             problems.append(f"{identity(found)}: {error.message}")
-    return problems
+    return tuple(problems)
 
 
 def copy_of(chart: Path, folder: Path, edits: Mapping[str, tuple[str, str]]) -> Path:

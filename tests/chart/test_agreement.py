@@ -1,7 +1,6 @@
 """The chart and the code agree: what is rendered starts the real settings; ports, paths and times are the code's."""
 
 import json
-from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -15,7 +14,7 @@ from chassis.health import CHECK_TIMEOUT, Health, management_app
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from our_services import SETTINGS
-from pod_files import Enter
+from pod_files import Enter, with_secrets
 from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, merge, nested, render, values_files, values_of
 from starlette.routing import Route
 
@@ -43,11 +42,16 @@ def port(container: Json, name: str) -> int:
 
 @pytest.fixture(scope="session", params=["values.yaml", *values_files(HOLDFAST)])
 def installed(request: pytest.FixtureRequest) -> Rendering:
-    """One rendering for each environment, with the Secrets that somebody else makes where the chart makes none."""
-    rendering = render(HOLDFAST, values_of(HOLDFAST, request.param))
-    if not rendering.of_kind("Secret"):
-        rendering = replace(rendering, objects=(*rendering.objects, *render(HOLDFAST).of_kind("Secret")))
-    return rendering
+    """One rendering for each environment, with Secrets."""
+    return with_secrets(render(HOLDFAST, values_of(HOLDFAST, request.param)))
+
+
+def scaled_to(rendering: Rendering, service: str) -> int | None:
+    """The most APIs that a HorizontalPodAutoscaler makes, if there is one."""
+    found = [
+        it for it in rendering.of_kind("HorizontalPodAutoscaler") if it["metadata"]["name"] == f"holdfast-{service}"
+    ]
+    return found[0]["spec"]["maxReplicas"] if found else None
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -57,12 +61,13 @@ def test_what_is_rendered_starts_the_real_settings(enter: Enter, installed: Rend
     container = main(workload)
     enter(installed, workload, container)
     settings = config.load(SETTINGS[service])
-    assert (settings.http.host, settings.management.host) == ("0.0.0.0", "0.0.0.0")
+    assert (settings.http.host, settings.management.host) == ("*", "*")  # a pod has IPv4, IPv6 or both
     assert settings.management.port == port(container, "management")
     if role == "api":
         assert settings.http.port == port(container, "http")
-        assert settings.rate_limit.replicas == workload.object["spec"]["replicas"]
-    assert settings.shutdown.readiness_delay >= 5  # routing lags behind readiness
+        assert settings.rate_limit.replicas == workload.object["spec"].get("replicas", scaled_to(installed, service))
+    # Routing lags behind readiness; a developer's single node less, and he waits for it at each change.
+    assert settings.shutdown.readiness_delay >= (1 if settings.environment == "dev" else 5)
 
 
 @pytest.mark.parametrize("service", SETTINGS)
@@ -131,7 +136,7 @@ def test_a_variable_reaches_every_container_of_its_service_and_no_other(enter: E
 @pytest.mark.parametrize(
     ("file", "old", "new", "problem"),
     [
-        ("templates/configmap.yaml", 'dict "host" "0.0.0.0"', 'dict "hots" "0.0.0.0"', "HOLDFAST_HTTP__HOTS: no such"),
+        ("templates/_config.tpl", 'dict "host" "*"', 'dict "hots" "*"', "HOLDFAST_HTTP__HOTS: no such"),
         (
             "templates/secret.yaml",
             '"database__password"',
@@ -216,22 +221,3 @@ def test_a_migration_is_tried_again_unless_what_it_was_told_is_wrong(platform: R
         assert rule["action"] == "FailJob"
         assert rule["onExitCodes"] == {"operator": "In", "values": [EXIT_CONFIGURATION]}
         assert spec["ttlSecondsAfterFinished"] >= 3600  # long enough to look at what went wrong
-
-
-@pytest.mark.parametrize(
-    ("values", "seconds"),
-    [
-        ({}, 40),
-        (nested("config.shutdown.grace_period", value=300), 300),
-        (nested("services.orders.config.shutdown.grace_period", value=50.5), 51),
-    ],
-)
-def test_a_pod_has_the_time_that_its_process_takes_to_stop(enter: Enter, values: Json, seconds: int) -> None:
-    rendering = render(HOLDFAST, values)
-    for role in ROLES:
-        workload = deployment(rendering, "orders", role)
-        enter(rendering, workload, main(workload))
-        # What it takes is checked by the settings themselves.
-        assert config.load(OrdersSettings).shutdown.grace_period <= seconds
-        assert workload.pod["terminationGracePeriodSeconds"] == seconds
-        assert isinstance(workload.pod["terminationGracePeriodSeconds"], int)

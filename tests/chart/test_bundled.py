@@ -78,7 +78,7 @@ class RenderedValkey(EmbeddedValkey):
         configuration = self._files[self._words[1]]
         for old, new in {
             "aclfile /run/secrets/valkey/": f"aclfile {self._folder}/",
-            "bind *": f"bind {self.host}",
+            "bind * -::*": f"bind {self.host}",
             "port 6379": f"port {self.port}",
             "dir /tmp": f"dir {self._folder}",
         }.items():
@@ -197,7 +197,7 @@ def test_every_tool_takes_its_arguments_and_listens_where_its_service_leads(
     (container,) = platform.workload(name).containers
     ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
     if ports:
-        assert parsed["host"] == "0.0.0.0"
+        assert parsed["host"] == "*"
         assert ports.pop("smtp", None) == parsed.get("smtp_port")
         assert ports == {"http": parsed.get("port") or parsed["http_port"]}
         assert writable(container, parsed["database"])

@@ -269,5 +269,5 @@ def meta(kind: str, name: str) -> str:
 def test_the_platform_chart_takes_the_collectors_address(observability):
     endpoint = re.search(r"http://observability-collector:\d+", observability.notes).group()
     told = render(HOLDFAST, nested("config.telemetry.otlp_endpoint", value=endpoint))
-    common = yaml.safe_load(told.get("ConfigMap", "holdfast-common")["data"]["config.yaml"])
+    common = told.configuration("common")
     assert common["telemetry"]["otlp_endpoint"] == endpoint

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from our_services import SERVICES
 from pod_files import decoded
-from rendering import HOLDFAST, Rendering, copy_of, leaves, render
+from rendering import CHARTS, HOLDFAST, Rendering, copy_of, leaves, render
 from wiring import reference_problems, selector_problems, service_problems
 
 BREAKS = [
     ("service.yaml", "targetPort: http", "targetPort: htttp", "names no port 'htttp'"),
     ("_helpers.tpl", "app.kubernetes.io/component: {{ index . 2 }}", "", "selects the pods of ['Deployment/"),
-    ("deployment.yaml", '(list $ "common")', '(list $ "comon")', "there is no ConfigMap/holdfast-comon"),
+    ("deployment.yaml", '{{ include "holdfast.commonConfigMap" $ }}', "holdfast-comon", "no ConfigMap/holdfast-comon"),
     ("job.yaml", "{key: database__password,", "{key: database__passwrod,", "has no key database__passwrod"),
     ("job.yaml", "serviceAccountName: {{ $.Release.Name }}", "serviceAccountName: jobs", "no ServiceAccount/jobs"),
 ]
@@ -59,9 +59,10 @@ def _host_and_port(url: str) -> tuple[str, int]:
 
 def unreachable(rendering: Rendering) -> list[str]:
     """Addresses inside the namespace at which no Service of ours listens. A name with a dot is somewhere else."""
+    beside = render(CHARTS / "observability", release="observability")
     ports = {
         (service["metadata"]["name"], port["port"])
-        for service in rendering.of_kind("Service")
+        for service in (*rendering.of_kind("Service"), *beside.of_kind("Service"))
         for port in service["spec"]["ports"]
     }
     return [

@@ -1,4 +1,4 @@
-{{/* Names, labels and images; nothing else. Each takes a list that begins with the root context. */}}
+{{/* Names, labels, images and settings; nothing else. Each takes a list that begins with the root context. */}}
 
 {{/* (list $ "orders-worker") → holdfast-orders-worker */}}
 {{- define "holdfast.name" -}}
@@ -25,6 +25,14 @@ app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/* (list $ "orders-worker" "orders" "worker"): the metadata of an object: its name, and whose it is. */}}
+{{- define "holdfast.metadata" -}}
+name: {{ include "holdfast.name" (list (index . 0) (index . 1)) }}
+namespace: {{ (index . 0).Release.Namespace }}
+labels:
+  {{- include "holdfast.labels" (list (index . 0) (index . 2) (index . 3)) | nindent 2 }}
+{{- end -}}
+
 {{/* (list $ "holdfast/orders") → registry.example.com/holdfast/orders:0.1.0. One that has a tag or digest stays. */}}
 {{- define "holdfast.image" -}}
 {{- $image := (index . 0).Values.image -}}
@@ -33,5 +41,35 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- $name -}}
 {{- else -}}
 {{- with $image.registry }}{{ . }}/{{ end }}{{ $name }}:{{ $image.tag | default (index . 0).Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/*
+(list $ "orders" "database.port" 5432) → what its processes will find: the variable, the service's file, the common one, or
+else the code's default. Lists are JSON.
+*/}}
+{{- define "holdfast.setting" -}}
+{{- $root := index . 0 -}}
+{{- $service := index $root.Values.services (index . 1) -}}
+{{- $path := index . 2 -}}
+{{- $value := index . 3 -}}
+{{- range $config := list $root.Values.config $service.config -}}
+{{- $found := $config -}}
+{{- range splitList "." $path -}}
+{{- $found = kindIs "map" $found | ternary $found dict | dig . nil -}}
+{{- end -}}
+{{- if not (kindIs "invalid" $found) -}}
+{{- $value = $found -}}
+{{- end -}}
+{{- end -}}
+{{- with get $service.env (printf "HOLDFAST_%s" ($path | replace "." "__" | upper)) -}}
+{{- $value = . -}}
+{{- end -}}
+{{- if not (kindIs "string" $value) -}}
+{{- toJson $value -}}
+{{- else if contains "{{" $value -}}
+{{- tpl $value $root -}}
+{{- else -}}
+{{- $value -}}
 {{- end -}}
 {{- end -}}
