@@ -155,19 +155,17 @@ async def test_a_body_that_does_not_arrive_within_the_deadline_is_408_and_the_co
 
 
 @pytest.mark.parametrize(
-    "request_of_1200_bytes",
+    "pieces",
     [
-        HEAD + b"Content-Length: 1200\r\n\r\n" + b"x" * 1200,
-        HEAD + b"Content-Length: 99999999\r\n\r\n" + b"x" * 1200,
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + 4 * (b"12c\r\n" + b"x" * 300 + b"\r\n"),
+        [HEAD + b"Content-Length: 1200\r\n\r\n" + b"x" * 1200],
+        [HEAD + b"Content-Length: 99999999\r\n\r\n" + b"x" * 1200],
+        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *4 * [b"12c\r\n" + b"x" * 300 + b"\r\n"]],
     ],
-    ids=["as long as it says", "shorter than it says", "in chunks"],
+    ids=["as long as it says", "shorter than it says", "in chunks, one after the other"],
 )
-async def test_a_body_that_is_too_large_is_413_before_it_is_all_there(
-    serve: Serve, request_of_1200_bytes: bytes
-) -> None:
+async def test_a_body_that_is_too_large_is_413_before_it_is_all_there(serve: Serve, pieces: list[bytes]) -> None:
     client = await serve()
-    answer = await exchange(client, request_of_1200_bytes)
+    answer = await exchange(client, *pieces, pause=0.05)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer.lower()
 
