@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load bench-http bench-jobs test model test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit explain run load lab bench-http bench-jobs test model test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -43,6 +43,12 @@ bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost,
 
 bench-http: $(TOOLS) ## Orders against a bare application, in CPU per request; gated (3 minutes)
 	@$(BIN)/python loadtest/benchmarks/http
+
+lab: $(TOOLS) ## The lab: five patterns, each with it and without it (4 minutes); lab-retries runs one, PUBLISH=1 keeps it
+	@cd loadtest && ../$(BIN)/python -m experiments $(if $(PUBLISH),--publish)
+
+lab-%: $(TOOLS)
+	@cd loadtest && ../$(BIN)/python -m experiments $* $(if $(PUBLISH),--publish)
 
 test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile
@@ -111,7 +117,7 @@ lint: $(TOOLS) types ## Format, lint, types, imports
 	@$(BIN)/lint-imports
 
 types: $(TOOLS)
-	@$(BIN)/mypy $(wildcard services/*/src infra/*/src)
+	@$(BIN)/mypy $(wildcard services/*/src infra/*/src) loadtest/experiments
 
 check: lint test ## What has to pass before a commit: lint and tests
 

@@ -1,0 +1,1 @@
+"""What the experiments share: load, servers and processes, results, charts."""
