@@ -14,6 +14,7 @@ from chassis.config import rules_of, variable
 from chassis.errors import ErrorCode
 from chassis.settings import Rule, ServiceSettings
 from holdfast_local.settings import PROJECT, LocalSettings
+from metrics_page import metrics_page
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from payments.settings import PaymentsSettings
@@ -130,6 +131,7 @@ def chart_reloaded() -> str:
 PAGES: Mapping[Path, Callable[[], str]] = {
     PROJECT / "docs" / "reference" / "errors.md": errors_page,
     PROJECT / "docs" / "reference" / "configuration.md": configuration_page,
+    PROJECT / "docs" / "reference" / "metrics.md": lambda: metrics_page(_GENERATED),
     PROJECT / ".env.example": env_example,
     PROJECT / "charts" / "holdfast" / "values.schema.json": chart_values_schema,
     PROJECT / "charts" / "holdfast" / "files" / "reloaded.yaml": chart_reloaded,

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from holdfast_local.settings import PROJECT
 from orders.settings import OrdersSettings
 
-PAGES = ["docs/reference/errors.md", "docs/reference/configuration.md", ".env.example"]
+PAGES = ["docs/reference/errors.md", "docs/reference/configuration.md", "docs/reference/metrics.md", ".env.example"]
 
 
 def test_the_generated_pages_are_current() -> None:

@@ -8,6 +8,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -17,8 +18,9 @@ from chassis.errors import ApiError, ErrorCode, ErrorDetail, IllegalTransition
 from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
-from chassis.pooling import HotSession, log_after_commit
+from chassis.pooling import HotSession, after_commit, log_after_commit
 from chassis.statements import DriverStatement, load_statements
+from prometheus_client import Histogram
 from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -44,10 +46,19 @@ from orders.schemas import (
 
 log = get_logger(__name__)
 
+settle_seconds = Histogram(
+    "order_settle_seconds",
+    "Time from an order's placing until it was final, by what it became (confirmed, cancelled); no refund later on.",
+    ["outcome"],
+    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600),  # `pending_limit` is 900
+)
+
 _SQL = load_statements("orders.sql", package="orders")
 _HOT = {name: DriverStatement.of(_SQL[name]) for name in ("claim", "place")}
 _FIND = text(_SQL["find"])
 
+_FIRST_FINAL_VERSION = 2
+"""Of the event that tells of an order's first final state: 1 was its placing, 3 is a refund after it was confirmed."""
 _UNPAID = frozenset({"failed", "canceled", "refunded"})
 _SETTLED = _UNPAID | {"captured"}
 
@@ -295,6 +306,9 @@ async def _move(
     if moved is None:
         raise IllegalTransition(ORDER.name, order.status, target)
     await _publish(session, moved, OrderConfirmed if target is OrderStatus.CONFIRMED else OrderCancelled)
+    if moved.version == _FIRST_FINAL_VERSION:
+        seconds = (moved.updated_at - moved.created_at).total_seconds()
+        after_commit(session, partial(settle_seconds.labels(target.value).observe, seconds))
     log_after_commit(session, log.info, "order_moved", order_id=order.id, status=target.value, reason=reason)
 
 

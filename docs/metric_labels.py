@@ -1,0 +1,93 @@
+"""What the labels of metrics may be, and when a metric is not there: what the page says and the tests hold it to.
+
+A label's values are listed, from the code wherever it lists them itself, or bounded by a number and a reason.
+"""
+# ruff: noqa: INP001  beside the script that uses it, not a package
+
+from typing import Any, NamedTuple, get_args
+
+from chassis import caching, circuit_breaker, load_shedding, messaging, rate_limiting, reloading, webhooks
+from chassis.errors import ErrorCode
+from chassis.job_decisions import Outcome as JobOutcome
+from chassis.logging import debugging
+from chassis.retries import StopReason
+from webhook_ingest.models import Provider
+
+
+class Bound(NamedTuple):
+    """Either all `values` there may be, or how many there are `at_most` and of `what`."""
+
+    values: tuple[str, ...] = ()
+    at_most: int = 0
+    what: str = ""
+
+
+def _of(*values: str) -> Bound:
+    return Bound(values=values)
+
+
+def _literal(alias: Any) -> Bound:
+    return Bound(values=get_args(alias.__value__))
+
+
+_STATES = _literal(circuit_breaker.State)
+
+LABELS: dict[str, Bound] = {
+    "cache": Bound(at_most=5, what="names of caches, `<service>:<what>`"),
+    "code": Bound(values=tuple(code.name for code in ErrorCode)),
+    "criticality": _literal(load_shedding.Criticality),
+    "decision": _of("allowed", "refused", "would_refuse"),
+    "backend": _literal(rate_limiting.Backend),
+    "dependency": _of("payments", "provider", "customers", "suspect_customers"),
+    "error_type": Bound(at_most=40, what="SQLSTATEs, or names of exceptions"),
+    "from": _STATES,
+    "group": _of("orders", "payments", "notifications"),
+    "hash": Bound(at_most=1, what="the first 12 digits of a SHA-256"),
+    "job": Bound(at_most=8, what="names of jobs"),
+    "level": _of("debug", "info", "warning", "error", "critical"),
+    "method": Bound(at_most=34, what="the methods that HTTP knows"),
+    "operation": Bound(at_most=12, what="names of calls, or first words of statements"),
+    "policy": _of("default", "unauthenticated", "bad_credentials"),
+    "pool": _of("requests", "jobs", "health", "redis", "streams", "cli"),
+    "provider": Bound(values=tuple(provider.value for provider in Provider)),
+    "queue": _of("default", "webhooks"),
+    "reason": _literal(StopReason),
+    "route": Bound(at_most=20, what="templates of routes, and `unmatched`"),
+    "schedule": Bound(at_most=8, what="names of schedules"),
+    "status": Bound(at_most=60, what="HTTP's status codes; empty where there was no answer"),
+    "stream": _of("events:orders", "events:payments", "events:webhook-ingest"),
+    "tier": Bound(at_most=5, what="tiers of `rate_limit.tiers`, `standard`, and `stranger`"),
+    "to": _STATES,
+    "type": Bound(at_most=20, what="types of events"),
+}
+"""By label. What is different at one metric stands in `LABELS_OF`."""
+
+LABELS_OF: dict[tuple[str, str], Bound] = {
+    ("cache_requests", "result"): _literal(caching.Result),
+    ("config_reload", "result"): _literal(reloading.Result),
+    ("log_debug_headers", "result"): _literal(debugging.Verdict),
+    ("trace_spans_exported", "result"): _of("sent", "lost"),
+    ("webhook_delivery_attempts", "result"): _literal(webhooks.AttemptResult),
+    ("webhook_received", "result"): _of("accepted", "duplicate", "bad_signature"),
+    ("jobs_processed", "outcome"): _literal(JobOutcome),
+    ("messaging_consumed", "outcome"): _literal(messaging.Outcome),
+    ("order_settle_seconds", "outcome"): _of("confirmed", "cancelled"),
+    ("retry_attempts", "outcome"): _of("success", "not_run", "unknown", "answered", "refused_here"),
+    ("schedule_runs", "outcome"): _of("done", "early", "elsewhere", "failed"),
+    ("db_client_connection_count", "state"): _of("idle", "used"),
+    ("http_client_open_connections", "state"): _of("active", "idle"),
+    ("messaging_client_operation_duration_seconds", "operation"): _of("send", "receive"),
+}
+
+ABSENT: dict[str, str] = {
+    "db_client_connection_held_calls": "a call while a connection is held fails where `database.held_calls` refuses it",
+    "job_backlog_refused": "too many jobs have to wait",
+    "messaging_missed": "Redis has to trim what a group has not read",
+    "schedule_runs_missed": "no worker may have run for a while",
+}
+"""Metrics without a sample in a run where nothing of this happens."""
+
+
+def bound_of(metric: str, label: str) -> Bound:
+    """Raises KeyError for a label that nobody has bounded."""
+    return LABELS_OF.get((metric, label)) or LABELS[label]
