@@ -5,10 +5,10 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load lab bench-http bench-jobs test model test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit explain run load lab bench-http bench-jobs test model test-observability test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
 
 up: $(SYNCED) ## Start the platform and stay; Ctrl-C stops it
 	@$(BIN)/holdfast-local up
@@ -58,6 +58,11 @@ model: ## Check the protocol of an order over all interleavings, and that each s
 
 test-system: $(TOOLS) ## Start the whole platform: demo, load, traces, logs and secrets as they are there (2 minutes)
 	@$(BIN)/pytest tests/system
+
+test-observability: $(TOOLS) ## Alerts and every PromQL expression on a real Prometheus; docs/reference/metrics.md (4 minutes)
+	@for program in promtool prometheus amtool; do command -v $$program >/dev/null || { \
+		echo "$$program is not here: apt-get install prometheus prometheus-alertmanager" >&2; exit 1; }; done
+	@$(BIN)/pytest tests/observability
 
 test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures
@@ -121,8 +126,9 @@ types: $(TOOLS)
 
 check: lint test ## What has to pass before a commit: lint and tests
 
-docs: $(TOOLS) ## Write the reference pages and .env.example again from the code
+docs: $(TOOLS) ## Write the reference pages, .env.example and the dashboards again from the code
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python infra/dashboards/dashboards.py
 
 fmt: $(TOOLS) ## Format the code
 	@$(BIN)/ruff format .

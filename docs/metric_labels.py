@@ -4,7 +4,8 @@ A label's values are listed, from the code wherever it lists them itself, or bou
 """
 # ruff: noqa: INP001  beside the script that uses it, not a package
 
-from typing import Any, NamedTuple, get_args
+from itertools import chain
+from typing import Any, NamedTuple, TypeAliasType, get_args
 
 from chassis import caching, circuit_breaker, load_shedding, messaging, rate_limiting, reloading, webhooks
 from chassis.errors import ErrorCode
@@ -27,7 +28,9 @@ def _of(*values: str) -> Bound:
 
 
 def _literal(alias: Any) -> Bound:
-    return Bound(values=get_args(alias.__value__))
+    """The values of a `type X = Literal[…]`, which may name another one."""
+    parts = (_literal(it).values if isinstance(it, TypeAliasType) else (it,) for it in get_args(alias.__value__))
+    return Bound(values=tuple(chain.from_iterable(parts)))
 
 
 _STATES = _literal(circuit_breaker.State)
@@ -68,7 +71,9 @@ LABELS_OF: dict[tuple[str, str], Bound] = {
     ("log_debug_headers", "result"): _literal(debugging.Verdict),
     ("trace_spans_exported", "result"): _of("sent", "lost"),
     ("webhook_delivery_attempts", "result"): _literal(webhooks.AttemptResult),
-    ("webhook_received", "result"): _of("accepted", "duplicate", "bad_signature"),
+    ("webhook_endpoints_disabled", "reason"): _of("gone", "failing"),
+    ("webhook_processed", "result"): _literal(webhooks.ProcessedResult),
+    ("webhook_received", "result"): _literal(webhooks.ReceivedResult),
     ("jobs_processed", "outcome"): _literal(JobOutcome),
     ("messaging_consumed", "outcome"): _literal(messaging.Outcome),
     ("order_settle_seconds", "outcome"): _of("confirmed", "cancelled"),
@@ -83,6 +88,7 @@ ABSENT: dict[str, str] = {
     "db_client_connection_held_calls": "a call while a connection is held fails where `database.held_calls` refuses it",
     "job_backlog_refused": "too many jobs have to wait",
     "messaging_missed": "Redis has to trim what a group has not read",
+    "webhook_endpoints_disabled": "a customer's endpoint has to be gone, or to fail for days",
     "schedule_runs_missed": "no worker may have run for a while",
 }
 """Metrics without a sample in a run where nothing of this happens."""

@@ -1,4 +1,4 @@
-"""charts/observability: the three programs are wired to each other and to the platform."""
+"""charts/observability: its programs are wired to each other and to the platform."""
 
 import importlib
 import json
@@ -21,9 +21,11 @@ from rendering import CHARTS, HOLDFAST, Json, Rendering, Workload, leaves, lint,
 from wiring import reference_problems, selector_problems, service_problems
 
 OBSERVABILITY = CHARTS / "observability"
-PROGRAMS = ("collector", "jaeger", "prometheus")
-COLLECTORS = ("collector", "jaeger")
+PROGRAMS = ("collector", "jaeger", "prometheus", "alertmanager", "victorialogs", "grafana")
+COLLECTORS = ("collector", "logs", "jaeger")
 """Jaeger 2 is configured as a collector is."""
+LOGS = "logs"
+"""The one that is on each node."""
 NUMBER = "__meta_kubernetes_pod_container_port_number"
 ANNOTATIONS = ("prometheus.io/scrape", "prometheus.io/port", "prometheus.io/path")
 
@@ -33,16 +35,23 @@ def observability() -> Rendering:
     return render(OBSERVABILITY, release="observability")
 
 
-def configuration(rendering: Rendering, program: str) -> Json:
-    return yaml.safe_load(rendering.get("ConfigMap", f"observability-{program}")["data"]["config.yaml"])
+def configuration(rendering: Rendering, program: str, file: str = "") -> Json:
+    data = rendering.get("ConfigMap", f"observability-{program}")["data"]
+    return yaml.safe_load(data[file or f"{program}.yaml"])
 
 
 def workload(rendering: Rendering, program: str) -> Workload:
-    return rendering.workload(f"Deployment/observability-{program}")
+    kind = "DaemonSet" if program == LOGS else "Deployment"
+    return rendering.workload(f"{kind}/observability-{program}")
 
 
 def container_ports(workload: Workload) -> dict[str, int]:
     return {port["name"]: port["containerPort"] for each in workload.containers for port in each.get("ports", [])}
+
+
+def variables(workload: Workload) -> dict[str, str]:
+    (container,) = workload.containers
+    return {variable["name"]: variable["value"] for variable in container["env"]}
 
 
 def port_of(endpoint: str) -> int:
@@ -94,9 +103,9 @@ def test_every_component_is_defined_and_used(observability, program):
 
 
 def test_the_collector_limits_memory_before_anything_else(observability):
-    assert configuration(observability, "collector")["service"]["pipelines"]["traces"]["processors"][0] == (
-        "memory_limiter"
-    )
+    for program, signal in (("collector", "traces"), ("logs", "logs")):
+        pipeline = configuration(observability, program)["service"]["pipelines"][signal]
+        assert pipeline["processors"][0] == "memory_limiter"
 
 
 def test_jaeger_keeps_and_shows_the_same_traces(observability):
@@ -106,7 +115,7 @@ def test_jaeger_keeps_and_shows_the_same_traces(observability):
     assert config["exporters"]["jaeger_storage_exporter"]["trace_storage"] == backend
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [*PROGRAMS, LOGS])
 def test_programs_listen_where_services_probes_and_prometheus_look(observability, program):
     found = workload(observability, program)
     ports = container_ports(found)
@@ -129,7 +138,8 @@ def listening(config: Json) -> Iterator[int]:
 
 
 def test_the_collector_sends_to_jaegers_service(observability):
-    endpoint = configuration(observability, "collector")["exporters"]["otlp_http/jaeger"]["endpoint"]
+    assert configuration(observability, "collector")["exporters"]["otlp_http/jaeger"]["endpoint"] == "${env:JAEGER}"
+    endpoint = variables(workload(observability, "collector"))["JAEGER"]
     jaeger = observability.get("Service", "observability-jaeger")
     name, port = re.fullmatch(r"http://([a-z-]+):(\d+)", endpoint).groups()
     assert name == "observability-jaeger"
@@ -147,9 +157,7 @@ def test_a_changed_setting_rolls_the_pod():
     )
     changed = {program for program in PROGRAMS if workload(before, program) != workload(after, program)}
     assert changed == {"jaeger"}
-    assert configuration(after, "jaeger")["extensions"]["jaeger_storage"]["backends"]["newest"]["memory"] == {
-        "max_traces": 10
-    }
+    assert variables(workload(after, "jaeger"))["TRACES_KEPT"] == "10"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +167,11 @@ def test_a_changed_setting_rolls_the_pod():
         (nested("jaeger.image", value=""), "image"),
         (nested("jaeger.image", value="docker.io/jaegertracing/jaeger"), "image"),
         (nested("prometheus.resources.limits", value={"memroy": "1Gi"}), "memroy"),
-        (nested("grafana", value={}), "grafana"),
+        (nested("loki", value={}), "loki"),
+        (nested("alertmanager.receiver", value={"webhooks": []}), "webhooks"),
+        (nested("traces.sharePercent", value=101), "sharePercent"),
+        (nested("logs.namespace", value="Not A Name"), "namespace"),
+        (nested("grafana.logsPlugin", value="the latest"), "logsPlugin"),
         (nested("metrics.interval", value="often"), "interval"),
     ],
 )
@@ -179,14 +191,14 @@ def pods(platform: Rendering, observability: Rendering) -> list[Workload]:
 def test_what_asks_to_be_scraped_names_a_port_that_its_pod_has(pods):
     """Prometheus finds a pod once per declared port and keeps the one in the annotation."""
     asking = [found for found in pods if found.annotations.get(ANNOTATIONS[0]) == "true"]
-    assert len(asking) == 4 * 2 + len(PROGRAMS)
+    assert len(asking) == 4 * 2 + len(PROGRAMS) + 1
     for found in asking:
         assert int(found.annotations["prometheus.io/port"]) in container_ports(found).values(), found.name
         assert found.annotations["prometheus.io/path"] == "/metrics"
 
 
 def test_rules_read_annotations_and_labels_that_pods_have(observability, pods):
-    (job,) = configuration(observability, "prometheus")["scrape_configs"]
+    (job,) = configuration(observability, "prometheus", "scrape.yaml")["scrape_configs"]
     read = set(chain.from_iterable(rule["source_labels"] for rule in job["relabel_configs"]))
     known = {f"__meta_kubernetes_pod_{it}" for it in ("name", "phase")}
     known |= {meta("annotation", name) for name in ANNOTATIONS}
@@ -201,7 +213,7 @@ def test_labels_of_the_platforms_metrics_and_of_their_pods_do_not_collide(observ
         if not re.search("migrations|__main__", module.name):
             importlib.import_module(module.name)
     metrics = {label for collector in REGISTRY._names_to_collectors.values() for label in collector_labels(collector)}
-    (job,) = configuration(observability, "prometheus")["scrape_configs"]
+    (job,) = configuration(observability, "prometheus", "scrape.yaml")["scrape_configs"]
     added = {rule["target_label"] for rule in job["relabel_configs"] if rule.get("action", "replace") == "replace"}
     assert metrics & (added | {"job", "instance"}) == {"job"}
     assert job["honor_labels"] is True
@@ -213,7 +225,7 @@ def collector_labels(collector: object) -> tuple[str, ...]:
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not here: `apt-get install prometheus`")
 def test_prometheus_scrapes_each_process_once_under_its_name(observability, pods, tmp_path):
-    config = configuration(observability, "prometheus")
+    config = configuration(observability, "prometheus", "scrape.yaml")
     (job,) = config["scrape_configs"]
     del job["kubernetes_sd_configs"]
     evicted = discovered(pods[0], phase="Failed")
@@ -229,9 +241,9 @@ def test_prometheus_scrapes_each_process_once_under_its_name(observability, pods
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not here: `apt-get install prometheus`")
 def test_prometheus_accepts_its_configuration(observability, tmp_path):
-    path = tmp_path / "prometheus.yaml"
-    path.write_text(observability.get("ConfigMap", "observability-prometheus")["data"]["config.yaml"])
-    subprocess.run(["promtool", "check", "config", "--syntax-only", path], check=True)
+    for name, text in observability.get("ConfigMap", "observability-prometheus")["data"].items():
+        (tmp_path / name).write_text(text)
+    subprocess.run(["promtool", "check", "config", "--lint=all", tmp_path / "prometheus.yaml"], check=True)
 
 
 def discovered(found: Workload, phase: str = "Running") -> list[Json]:
