@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from chassis.bulkhead import Bulkhead, in_flight_calls
+from chassis.bulkhead import Bulkhead
 from chassis.errors import BulkheadFull
+from prometheus_client import REGISTRY
 
 
 async def test_only_as_many_calls_as_allowed_run_at_once_and_the_others_are_rejected_without_waiting() -> None:
@@ -22,10 +23,10 @@ async def test_only_as_many_calls_as_allowed_run_at_once_and_the_others_are_reje
     rejected, _ = await asyncio.wait(calls[3:])
     assert reached == 3
     assert all(isinstance(task.exception(), BulkheadFull) for task in rejected)
-    assert in_flight_calls.labels("sick")._value.get() == 3
+    assert REGISTRY.get_sample_value("bulkhead_in_flight", {"dependency": "sick"}) == 3
     release.set()
     await asyncio.gather(*calls[:3])
-    assert in_flight_calls.labels("sick")._value.get() == 0
+    assert REGISTRY.get_sample_value("bulkhead_in_flight", {"dependency": "sick"}) == 0
 
 
 async def test_a_place_comes_back_after_an_error_and_after_cancellation() -> None:

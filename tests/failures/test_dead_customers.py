@@ -69,7 +69,8 @@ async def delivering(settings: DatabaseSettings, webhooks: WebhookSettings) -> A
         sender = WebhookSender(webhooks)
         stack.push_async_callback(sender.close)
         suspects = Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency)
-        deliver = partial(jobs.deliver_webhook, database, sender, suspects, webhooks, random.random)
+        turns = asyncio.Semaphore(5)
+        deliver = partial(jobs.deliver_webhook, database, sender, suspects, turns, webhooks, random.random)
         runner = JobRunner(
             database,
             {DeliverWebhook: deliver},

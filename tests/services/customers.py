@@ -118,6 +118,7 @@ class Webhooks:
     settings: WebhookSettings
     sender: WebhookSender
     suspects: Bulkhead = field(default_factory=lambda: Bulkhead("suspect_customers", limit=1))
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(5))
 
     async def create(self, *, client: str = SHOP, key: str | None = None, **changes: Any) -> Json:
         """A new endpoint, the customer's server, as its client sees it."""
@@ -148,7 +149,9 @@ class Webhooks:
     async def attempt(self, chance: Callable[[], float] = random.random) -> Exception | None:
         """One attempt at the job `deliver_webhook` that is due first; mails are none of these tests' business."""
         await execute(self.database, "DELETE FROM job WHERE name = 'send_mail'")
-        handler = partial(jobs.deliver_webhook, self.database, self.sender, self.suspects, self.settings, chance)
+        handler = partial(
+            jobs.deliver_webhook, self.database, self.sender, self.suspects, self.turns, self.settings, chance
+        )
         return await attempt(self.database, DeliverWebhook, handler)
 
     async def work(self) -> None:

@@ -32,6 +32,7 @@ async def handlers_of_mails(webhooks: Webhooks) -> Handlers:
     settings = SimpleNamespace(
         webhooks=webhooks.settings,
         smtp=SmtpSettings(),
+        database=SimpleNamespace(pool_size=10),
         sweeps=SimpleNamespace(every=60, stale_after=60, batch=1),
         idempotency=SimpleNamespace(retention=60),
     )

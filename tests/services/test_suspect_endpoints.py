@@ -1,9 +1,13 @@
 """Endpoints that failed last time or take long share a few places: dead customers delay nobody else."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from chassis.bulkhead import Bulkhead
+from chassis.pooling import Database
+from chassis.settings import DatabaseSettings
 from customers import Webhooks, webhook_settings
 from harness import execute, one, rows
 from notifications import worker
@@ -11,6 +15,7 @@ from notifications.messages import DeliverWebhook
 from notifications.settings import WebhookSettings
 from notifications.webhook_sender import WebhookSender
 from pydantic import ValidationError
+from sqlalchemy import text
 from waiting import eventually
 
 
@@ -86,6 +91,37 @@ async def test_of_many_suspects_due_at_once_no_more_are_called_than_have_a_place
     await asyncio.gather(*attempts, return_exceptions=True)
     await webhooks.sender.close()
     assert webhooks.suspects.in_flight == 0
+
+
+async def test_deliveries_that_wait_at_the_database_leave_connections_for_others(
+    empty_database: Callable[[str], Awaitable[DatabaseSettings]], webhooks: Webhooks
+) -> None:
+    """Or an attempt that was made could not be recorded, and a job not kept alive, while the others hold the pool."""
+    few = (await empty_database("notifications")).model_copy(update={"pool_size": 2, "pool_timeout": 0.2})
+    webhooks.turns = asyncio.Semaphore(1)
+    for _ in range(5):
+        await webhooks.create()
+    await webhooks.happen(1)
+    await execute(webhooks.database, "DELETE FROM job WHERE name = 'send_mail'")
+    whole, webhooks.database = webhooks.database, Database(few, pool="few", application_name="few")
+    try:
+        async with whole.transaction() as session:
+            await session.execute(text("SELECT FROM webhook_endpoint FOR UPDATE"))
+            attempts = [asyncio.create_task(webhooks.attempt()) for _ in range(2)]
+            await eventually(partial(is_waiting_for_a_lock, whole))
+            assert (await one(webhooks.database, "SELECT 1 AS one")).one == 1
+        assert await asyncio.gather(*attempts) == [None, None]
+    finally:
+        await webhooks.database.close()
+        webhooks.database = whole
+    assert len(webhooks.customer.arrived) == 2
+
+
+async def is_waiting_for_a_lock(database: Database) -> bool:
+    query = (
+        "SELECT count(*) AS waiting FROM pg_stat_activity WHERE application_name = 'few' AND wait_event_type = 'Lock'"
+    )
+    return bool((await one(database, query)).waiting)
 
 
 def test_deliveries_have_a_queue_of_their_own_and_suspects_never_all_of_its_places() -> None:

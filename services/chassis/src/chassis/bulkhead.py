@@ -17,14 +17,12 @@ class Bulkhead:
         self.dependency = dependency
         self.limit = limit
         self.in_flight = 0
-        self._gauge = in_flight_calls.labels(dependency)
+        in_flight_calls.labels(dependency).set_function(lambda: self.in_flight)
 
     def __enter__(self) -> None:
         if self.in_flight >= self.limit:
             raise BulkheadFull(self.dependency, self.limit)
         self.in_flight += 1
-        self._gauge.set(self.in_flight)
 
     def __exit__(self, *_error: object) -> None:
         self.in_flight -= 1
-        self._gauge.set(self.in_flight)

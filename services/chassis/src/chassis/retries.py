@@ -5,11 +5,11 @@ One layer only: where a job is rescheduled on failure, its call is a single atte
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import cache
 from random import random as uniform
 from typing import Literal
 
@@ -31,6 +31,9 @@ amplification = Histogram(
     buckets=(0, 1, 2, 3, 5, 10),  # attempts; a policy has at most 10
 )
 retry_budget_balance = Gauge("retry_budget_balance", "Retries the budget would allow now.", ["dependency"])
+
+# The children by their labels, remembered: looking one up costs more than the decision it counts.
+_retry_attempts, _amplification = cache(retry_attempts.labels), cache(amplification.labels)
 
 # 408, 429 and the gateway's 502, 503, 504: the server did not do the work, or may be able to in a moment.
 # A plain 500 is a defect that a repetition meets again.
@@ -136,29 +139,24 @@ class RetryBudget:
         self._ratio = policy.budget_ratio
         self._refill_per_second = policy.budget_floor / policy.budget_refill_seconds
         self._updated: float | None = None
-        self._gauge = retry_budget_balance.labels(dependency)
         self.balance = policy.budget_floor
-        self._gauge.set(self.balance)
+        retry_budget_balance.labels(dependency).set_function(lambda: self.balance)
 
     def earn(self, now: float) -> None:
         """Count a call's first attempt; `now` in seconds of any monotonic clock."""
-        self._set(self._refilled(now) + self._ratio)
+        self.balance = self._refilled(now) + self._ratio
 
     def spend(self, now: float) -> bool:
         """Take one retry from the budget if it has one."""
         balance = self._refilled(now)
         affordable = balance >= 1
-        self._set(balance - affordable)
+        self.balance = balance - affordable
         return affordable
 
     def _refilled(self, now: float) -> float:
         elapsed = 0.0 if self._updated is None else now - self._updated
         self._updated = now
         return min(self._capacity, self.balance + elapsed * self._refill_per_second)
-
-    def _set(self, balance: float) -> None:
-        self.balance = balance
-        self._gauge.set(self.balance)
 
 
 async def retry[T](
@@ -180,47 +178,42 @@ async def retry[T](
     budget.earn(clock())
     uncertain: DependencyError | None = None
     attempt = made = 0
-    with _measured_amplification(dependency, lambda: made), deadlines.deadline(policy.total_timeout, clock=clock):
-        while True:
-            attempt += 1
-            try:
-                result = await call(attempt)
-            except DeadlineExceeded as error:
-                if uncertain is not None:
-                    raise uncertain from error
-                raise
-            except DependencyError as error:
-                made += not _was_refused_here(error)
-                uncertain = error if error.outcome == "unknown" else uncertain
-                remaining = deadlines.remaining(clock=clock)
-                decision = decide(
-                    error, attempt=attempt, policy=policy, idempotent=idempotent, remaining=remaining, random=random
-                )
-                if isinstance(decision, Wait) and not budget.spend(clock()):
-                    decision = Stop("budget")
-                _record_failure(dependency, attempt, error, decision)
-                if isinstance(decision, Stop):
-                    if uncertain is not None and error.outcome == "not_run":
+    try:
+        with deadlines.deadline(policy.total_timeout, clock=clock):
+            while True:
+                attempt += 1
+                try:
+                    result = await call(attempt)
+                except DeadlineExceeded as error:
+                    if uncertain is not None:
                         raise uncertain from error
                     raise
-            else:
-                made += 1
-                retry_attempts.labels(dependency, "success").inc()
-                return result
-            await sleep(decision.seconds)
-
-
-@contextmanager
-def _measured_amplification(dependency: str, made: Callable[[], int]) -> Iterator[None]:
-    try:
-        yield
+                except DependencyError as error:
+                    made += not _was_refused_here(error)
+                    uncertain = error if error.outcome == "unknown" else uncertain
+                    remaining = deadlines.remaining(clock=clock)
+                    decision = decide(
+                        error, attempt=attempt, policy=policy, idempotent=idempotent, remaining=remaining, random=random
+                    )
+                    if isinstance(decision, Wait) and not budget.spend(clock()):
+                        decision = Stop("budget")
+                    _record_failure(dependency, attempt, error, decision)
+                    if isinstance(decision, Stop):
+                        if uncertain is not None and error.outcome == "not_run":
+                            raise uncertain from error
+                        raise
+                else:
+                    made += 1
+                    _retry_attempts(dependency, "success").inc()
+                    return result
+                await sleep(decision.seconds)
     finally:
-        amplification.labels(dependency).observe(made())
+        _amplification(dependency).observe(made)
 
 
 def _record_failure(dependency: str, attempt: int, error: DependencyError, decision: Wait | Stop) -> None:
     outcome = "refused_here" if _was_refused_here(error) else error.outcome
-    retry_attempts.labels(dependency, outcome).inc()
+    _retry_attempts(dependency, outcome).inc()
     fields = {"dependency": dependency, "attempt": attempt, "outcome": error.outcome, "reason": error.reason}
     if isinstance(decision, Wait):
         add_to_canonical_line(retries=1)

@@ -1,5 +1,6 @@
 """The handlers of notifications' jobs."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -55,6 +56,7 @@ async def deliver_webhook(
     database: Database,
     sender: WebhookSender,
     suspects: Bulkhead,
+    turns: asyncio.Semaphore,
     settings: WebhookSettings,
     random: Callable[[], float],
     job: RunningJob,
@@ -63,15 +65,17 @@ async def deliver_webhook(
     """Protocol, row 14b: make the attempt that is due at the endpoint, if any, then record what came of it.
 
     An endpoint whose latest attempt failed or took long needs one of the `suspects`' places, or waits for as long as
-    an attempt may take: a dead customer may cost others the place of one attempt, not of all that follow.
+    an attempt may take: a dead customer may cost others the place of one attempt, not of all that follow. More
+    deliveries are under way than the pool has connections, so they take `turns` at the database: an attempt that was
+    made and not recorded, since no connection became free, would be made again.
     """
-    async with database.read() as session:
+    async with turns, database.read() as session:
         is_suspect = await deliveries.is_suspect(session, payload.endpoint_id)
     try:
         with suspects if is_suspect else nullcontext():
-            await _deliver(database, sender, settings, random, job, payload.endpoint_id)
+            await _deliver(database, sender, turns, settings, random, job, payload.endpoint_id)
     except BulkheadFull:
-        async with database.transaction() as session:
+        async with turns, database.transaction() as session:
             await deliveries.postpone(session, payload.endpoint_id, delay=settings.attempt_timeout)
             await job.complete_in(session)
 
@@ -86,6 +90,7 @@ async def move_to_its_queue(database: Database, job: RunningJob, payload: Mispla
 async def _deliver(
     database: Database,
     sender: WebhookSender,
+    turns: asyncio.Semaphore,
     settings: WebhookSettings,
     random: Callable[[], float],
     job: RunningJob,
@@ -94,7 +99,7 @@ async def _deliver(
     """A crash between the two transactions makes one more attempt, with the same webhook id, once the lease of this one
     is over.
     """
-    async with database.transaction() as session:
+    async with turns, database.transaction() as session:
         lease = settings.attempt_timeout + RECORDING_SECONDS
         attempt = await deliveries.begin_attempt(session, endpoint_id, lease=lease)
         if attempt is None:
@@ -104,7 +109,7 @@ async def _deliver(
     answer = await _send(sender, attempt)
     suspect = answer.result != "delivered" or time.perf_counter() - started > settings.slow_after
     verdict = judge(answer, attempt=attempt.number, schedule=settings.schedule, jitter=settings.jitter, random=random)
-    async with database.transaction() as session:
+    async with turns, database.transaction() as session:
         await deliveries.record_attempt(
             session, attempt, answer, verdict, suspect=suspect, disable_after=settings.disable_after
         )

@@ -1,5 +1,6 @@
 """The composition root of the worker process: which jobs it runs, which events it consumes, and with what."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,7 +34,11 @@ async def _open_parts(settings: NotificationsSettings, resources: WorkerResource
         }
     )
     suspects = Bulkhead("suspect_customers", limit=settings.webhooks.suspect_concurrency)
-    deliver = partial(jobs.deliver_webhook, resources.database, sender, suspects, settings.webhooks, random.random)
+    # Half of the pool: the rest is for mails, events, and the heartbeats of all jobs.
+    turns = asyncio.Semaphore(max(1, settings.database.pool_size // 2))
+    deliver = partial(
+        jobs.deliver_webhook, resources.database, sender, suspects, turns, settings.webhooks, random.random
+    )
     webhook_runner = resources.job_runner(
         {DeliverWebhook: deliver}, queue=WEBHOOKS_QUEUE, concurrency=settings.webhooks.concurrency
     )
