@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from api_keys import authenticator, caller
-from chassis.app import create_app, rate_limited
+from chassis.app import access, create_app
 from chassis.app.limits import limits_of, spend
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
@@ -21,12 +21,12 @@ from redis.asyncio import Redis
 router = Router()
 
 
-@router.get("/", dependencies=[rate_limited()])
+@router.get("/", openapi_extra=access("orders:read"))
 async def look() -> str:
     return "seen"
 
 
-@router.get("/from/{address}", dependencies=[rate_limited()])
+@router.get("/from/{address}", openapi_extra=access("orders:read"))
 async def look_from(address: str, request: Request) -> str:
     await spend(request, f"ip:{address}", Policy.of("unauthenticated", limits_of(request).unauthenticated))
     return "seen"
@@ -49,7 +49,7 @@ def live(database_settings: DatabaseSettings) -> Live[Settings]:
 async def client(live: Live[Settings], database: Database, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
-        limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop", timeout=5)
+        limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop")
         known = await authenticator(database)
         yield ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
 
@@ -117,7 +117,7 @@ async def test_another_number_of_replicas_holds_without_a_restart(
     live: Live[Settings], database_settings: DatabaseSettings
 ) -> None:
     unreachable = create_redis(RedisSettings(port=1), timeout=1)
-    limiter = RateLimiter(unreachable, lambda: live.current.rate_limit, namespace="shop", timeout=1)
+    limiter = RateLimiter(unreachable, lambda: live.current.rate_limit, namespace="shop")
     policy = Policy("shared", "standard", rate=0.001, burst=8)
     assert (await limiter.check("a", policy)).remaining == 7
     live.replace(settings(database_settings, replicas=4))

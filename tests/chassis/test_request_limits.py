@@ -10,7 +10,7 @@ import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, caller
 from chassis import http_protocol
-from chassis.app import Caller, allowed, create_app
+from chassis.app import Caller, access, create_app
 from chassis.app.limits import network_of
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
@@ -25,19 +25,24 @@ from redis.asyncio import Redis
 router = Router()
 
 
-@router.get("/mine")
+@router.get("/mine", openapi_extra=access("orders:read"))
 async def mine(caller: Caller) -> str:
     return caller.id
 
 
-@router.get("/read", dependencies=[allowed("orders:read")])
+@router.get("/read", openapi_extra=access("orders:read"))
 async def read() -> str:
     return "read"
 
 
-@router.get("/clean", dependencies=[allowed("shop:clean")])
+@router.get("/clean", openapi_extra=access("shop:clean"))
 async def clean() -> str:
     return "cleaned"
+
+
+@router.post("/upload", openapi_extra=access("orders:write"))
+async def upload(given: dict[str, str]) -> int:
+    return len(given)
 
 
 @router.post("/body")
@@ -73,7 +78,7 @@ async def serve(database: Database, database_settings: DatabaseSettings, redis: 
 
         @asynccontextmanager
         async def open_resources() -> AsyncIterator[ApiResources]:
-            limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop", timeout=5)
+            limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
             known = await authenticator(database)
             yield ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
 
@@ -258,6 +263,14 @@ async def test_whoever_sends_the_rest_of_such_a_body_in_time_may_go_on(serve: Se
     head = b"POST /none HTTP/1.1\r\nHost: shop\r\nContent-Length: 4\r\n\r\nxx"
     last = b"GET /none HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
     assert (await exchange(client, head, b"xx" + last, pause=0.1)).count(b"HTTP/1.1 404 ") == 2
+
+
+async def test_a_stranger_is_refused_by_the_head_without_a_byte_of_the_body(serve: Serve) -> None:
+    client = await serve()
+    answer = await exchange(
+        client, HEAD.replace(b"/body", b"/upload") + b"Connection: close\r\nContent-Length: 100\r\n\r\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 401 ")
 
 
 async def test_a_connection_that_was_served_may_wait_for_longer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from chassis.caching import Cache
-from chassis.pooling import create_redis
+from chassis.pooling import create_shared_redis
 from chassis.settings import CacheSettings, RedisSettings
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, TypeAdapter
@@ -68,14 +68,13 @@ def product_cache(
     redis: Redis,
     name: str,
     *,
-    timeout: float = 10,
     settings: CacheSettings = SETTINGS,
     chance: Callable[[], float] = lambda: 0.0,
     clock: Callable[[], float] | None = None,
     kind: type[Product] = Product,
 ) -> Cache[Product]:
     """A cache that never renews early and does not jitter, unless `chance` says so."""
-    return Cache(redis, TypeAdapter(kind), settings, name=name, timeout=timeout, chance=chance, clock=clock or Clock())
+    return Cache(redis, TypeAdapter(kind), settings, name=name, chance=chance, clock=clock or Clock())
 
 
 def entries_key(name: str, key: str = "book") -> str:
@@ -102,12 +101,12 @@ async def landed(cache: Cache[Product]) -> None:
 
 
 @asynccontextmanager
-async def failing_redis(failure: str) -> AsyncIterator[Redis]:
+async def failing_redis(failure: str, *, within: float = 10) -> AsyncIterator[Redis]:
     """A client of a closed port ("gone"), or of a listener that accepts and never answers ("hanging")."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if failure == "hanging":
             listener.listen()
-        redis = create_redis(RedisSettings(port=listener.getsockname()[1]), timeout=10)
+        redis = create_shared_redis(RedisSettings(port=listener.getsockname()[1]), timeout=within)
         yield redis
         await redis.aclose()

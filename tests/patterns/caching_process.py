@@ -32,7 +32,6 @@ async def main() -> None:
         TypeAdapter(int),
         CacheSettings.model_validate(given["cache"]),
         name="things",
-        timeout=10,
         clock=lambda: time.time() + later,
     )
 

@@ -366,8 +366,8 @@ async def test_a_value_that_this_release_no_longer_takes_is_loaded_anew(redis: R
 async def test_without_redis_readers_share_loads_and_few_run_at_once(failure: str, name: str) -> None:
     origin = Origin()
     origin.answers.clear()
-    async with failing_redis(failure) as redis:
-        cache = product_cache(redis, name, timeout=0.05)
+    async with failing_redis(failure, within=0.05) as redis:
+        cache = product_cache(redis, name)
         readers = [asyncio.create_task(cache.get_or_load(f"key-{n % 10}", origin.load)) for n in range(30)]
         await until(lambda: count(name, "bypass") == 30 and origin.concurrent == SETTINGS.bypass_concurrency)
         origin.answers.set()

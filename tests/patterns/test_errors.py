@@ -9,7 +9,7 @@ import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, key_of
 from captured_logs import CapturedLogs, captured_logs
-from chassis.app import Caller, create_app, rate_limited
+from chassis.app import Caller, access, create_app
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
 from chassis.config import Live
@@ -69,12 +69,12 @@ async def fail(name: str) -> None:
     raise RAISED[name]
 
 
-@router.get("/mine")
+@router.get("/mine", openapi_extra=access("orders:read"))
 async def mine(caller: Caller) -> str:
     return caller.id
 
 
-@router.get("/limited", dependencies=[rate_limited(cost=2)])
+@router.get("/limited", openapi_extra=access("orders:read", cost=2))
 async def limited() -> str:
     return "served"
 
@@ -113,7 +113,7 @@ def app(database: Database, database_settings: DatabaseSettings, redis: Redis) -
 
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
-        limiter = RateLimiter(redis, lambda: limits, namespace="shop", timeout=5)
+        limiter = RateLimiter(redis, lambda: limits, namespace="shop")
         yield ApiResources(
             database=database,
             redis=redis,

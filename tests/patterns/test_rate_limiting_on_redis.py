@@ -16,7 +16,7 @@ import pytest
 from arrivals import Arrival, decided, unsteady_arrivals
 from backends import FreshDatabase
 from chassis.logging import canonical_line
-from chassis.pooling import create_redis
+from chassis.pooling import create_redis, create_shared_redis
 from chassis.rate_limiting import MICROSECONDS, Decision, Policy, RateLimiter, _describe, _interval
 from chassis.settings import RateLimitSettings, RedisSettings
 from holdfast_local.valkey import EmbeddedValkey, temporary_valkey
@@ -69,7 +69,7 @@ async def test_callers_at_once_are_admitted_as_if_they_had_come_one_after_the_ot
 ) -> None:
     policy = Policy("exact", "standard", rate=200.0, burst=20)
     other = create_redis(redis_settings, timeout=10)
-    limiters = [limiter(redis, timeout=10), limiter(other, timeout=10)]
+    limiters = [limiter(redis), limiter(other)]
     decisions: list[Decision] = []
 
     async def keep_calling(n: int) -> None:
@@ -126,7 +126,7 @@ async def test_callers_between_a_get_and_its_set_all_pass(redis: Redis) -> None:
     assert await redis.get("counter") == b"1"
 
     policy = Policy("atomic", "standard", rate=0.001, burst=limit)
-    limits = limiter(redis, timeout=10)
+    limits = limiter(redis)
     decisions = await asyncio.gather(*(limits.check("a", policy) for _ in range(callers)))
     assert sum(decision.allowed for decision in decisions) == limit
 
@@ -206,14 +206,14 @@ async def test_without_redis_this_process_admits_its_share_and_decides_within_th
 
 async def test_a_server_that_stops_is_done_without_until_it_goes_on() -> None:
     clock, policy = ManualClock(), Policy("stopped", "standard", rate=0.001, burst=50)
-    async with temporary_valkey() as server, failing_redis(server) as redis:
-        limits = limiter(redis, replicas=5, clock=clock, timeout=0.5)
+    async with temporary_valkey() as server, failing_redis(server, within=0.5) as redis:
+        limits = limiter(redis, replicas=5, clock=clock)
         assert server.pid
         for round_trip in range(1, 3):
             await check_at_once(limits, policy, times=5)
             os.kill(server.pid, signal.SIGSTOP)
             try:
-                _, late = await check_at_once(limits, policy, times=30)
+                _, late = await check_at_once(limits, policy, times=30, within=0.5)
             finally:
                 os.kill(server.pid, signal.SIGCONT)
             assert late < SLACK
@@ -253,7 +253,9 @@ async def test_redis_decides_again_once_it_is_back(redis: Redis) -> None:
     assert count(policy, decision="allowed", backend="redis") == 2
 
 
-async def check_at_once(limits: RateLimiter, policy: Policy, *, times: int) -> tuple[int, float]:
+async def check_at_once(
+    limits: RateLimiter, policy: Policy, *, times: int, within: float = REDIS_TIMEOUT
+) -> tuple[int, float]:
     """How many of so many callers were allowed, and the seconds that the slowest waited beyond the time-out.
 
     Less what a busy machine adds to a sleep as long as the time-out.
@@ -265,7 +267,7 @@ async def check_at_once(limits: RateLimiter, policy: Policy, *, times: int) -> t
         return time.perf_counter() - started
 
     checks = [asyncio.ensure_future(limits.check("a", policy)) for _ in range(times)]
-    asleep, *waited = await asyncio.gather(seconds_of(asyncio.sleep(limits._timeout)), *map(seconds_of, checks))
+    asleep, *waited = await asyncio.gather(seconds_of(asyncio.sleep(within)), *map(seconds_of, checks))
     return sum(check.result().allowed for check in checks), max(waited) - asleep
 
 
@@ -290,12 +292,11 @@ def limiter(
     redis: Redis,
     *,
     namespace: str = "orders",
-    timeout: float = REDIS_TIMEOUT,
     replicas: int = 1,
     clock: ManualClock | None = None,
 ) -> RateLimiter:
     limits = RateLimitSettings(replicas=replicas)
-    return RateLimiter(redis, lambda: limits, namespace=namespace, timeout=timeout, clock=clock or ManualClock())
+    return RateLimiter(redis, lambda: limits, namespace=namespace, clock=clock or ManualClock())
 
 
 def count(policy: Policy, *, decision: str, backend: str) -> float:
@@ -304,7 +305,7 @@ def count(policy: Policy, *, decision: str, backend: str) -> float:
 
 
 @asynccontextmanager
-async def failing_redis(failure: str | EmbeddedValkey) -> AsyncIterator[Redis]:
+async def failing_redis(failure: str | EmbeddedValkey, *, within: float = REDIS_TIMEOUT) -> AsyncIterator[Redis]:
     """A client of a closed port ("gone"), of a listener that accepts and never answers ("hanging"), or of a server."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -313,6 +314,6 @@ async def failing_redis(failure: str | EmbeddedValkey) -> AsyncIterator[Redis]:
         port, password = listener.getsockname()[1], None
         if isinstance(failure, EmbeddedValkey):
             port, password = failure.port, SecretStr(urlsplit(failure.dsn).password or "")
-        redis = create_redis(RedisSettings(port=port, password=password), timeout=10)
+        redis = create_shared_redis(RedisSettings(port=port, password=password), timeout=within)
         yield redis
         await redis.aclose()

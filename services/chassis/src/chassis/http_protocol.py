@@ -39,6 +39,35 @@ class HeadRefused(httptools.HttpParserError):
         self.code = code
 
 
+class Gathering:
+    """A transport that writes once in a turn of the event loop: uvicorn writes an answer's head and body one by one.
+
+    A system call, with the reader that it wakes, costs as much as a route's match.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._pieces and not self._transport.is_closing():
+            self._transport.write(b"".join(self._pieces))
+        self._pieces.clear()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on llhttp, Node's parser, which neither bounds a head nor asks for Host.
 
@@ -54,7 +83,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Gathering(transport))  # type: ignore[arg-type]
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

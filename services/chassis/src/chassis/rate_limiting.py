@@ -6,19 +6,19 @@ window admits twice its limit around a boundary. Times are integers in microseco
 `rate_limiting.lua` agree exactly.
 """
 
-import asyncio
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from hashlib import sha1
 from importlib import resources
 from typing import Literal
 
 from prometheus_client import Counter
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from chassis.logging import get_logger, put_on_canonical_line
 from chassis.settings import LimitSettings, RateLimitSettings
@@ -141,9 +141,9 @@ def add_fields(fields: MutableMapping[str, str], decision: Decision, policy: Pol
 class RateLimiter:
     """Decides for all processes that share `redis`; keys carry `namespace`, the service's name.
 
-    `timeout` (seconds) bounds what Redis may cost a request. When it fails, this process decides alone, with its
-    share of the limit, and asks Redis again after `redis_pause`, with one request at a time. `current` returns the
-    settings that are valid now.
+    The time-out of `redis` bounds what it may cost a request. When it fails, this process decides alone, with its share
+    of the limit, and asks Redis again after `redis_pause`, with one request at a time. `current` returns the settings
+    that are valid now.
     """
 
     def __init__(
@@ -152,13 +152,13 @@ class RateLimiter:
         current: Callable[[], RateLimitSettings],
         *,
         namespace: str,
-        timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._script = redis.register_script(resources.files("chassis").joinpath("rate_limiting.lua").read_text())
+        self._redis = redis
+        self._script = resources.files("chassis").joinpath("rate_limiting.lua").read_text()
+        self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._current = current
         self._namespace = namespace
-        self._timeout = timeout
         self._clock = clock
         self._local = LocalLimiter(max_keys=current().local_keys, clock=clock)
         self._ask_redis_again_at: float | None = None  # None: Redis answers
@@ -181,8 +181,7 @@ class RateLimiter:
     async def _decide(self, key: str, policy: Policy, cost: int) -> tuple[Decision, Backend]:
         if self._may_ask_redis():
             try:
-                async with asyncio.timeout(self._timeout):
-                    decision = await self._ask_redis(key, policy, cost)
+                decision = await self._ask_redis(key, policy, cost)
             except (RedisError, TimeoutError) as error:
                 self._redis_failed(error)
             else:
@@ -192,9 +191,11 @@ class RateLimiter:
 
     async def _ask_redis(self, key: str, policy: Policy, cost: int) -> Decision:
         interval, cost = _interval(policy.rate), min(cost, policy.burst)
-        allowed, tat, now = await self._script(
-            keys=[f"rate_limit:{self._namespace}:{key}"], args=[interval, policy.burst, cost]
-        )
+        asked = f"rate_limit:{self._namespace}:{key}", interval, policy.burst, cost
+        try:
+            allowed, tat, now = await self._redis.evalsha(self._sha, 1, *asked)
+        except NoScriptError:  # Redis is new, or has restarted
+            allowed, tat, now = await self._redis.eval(self._script, 1, *asked)
         return _describe(allowed == 1, tat, now, interval=interval, burst=policy.burst, cost=cost)
 
     def _may_ask_redis(self) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app import Caller, Keyed, allowed, answer_with, rate_limited
+from chassis.app import Caller, Keyed, access, answer_with
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
@@ -52,7 +52,7 @@ _KEYED = (
 _WITH_BODY = (ErrorCode.MALFORMED_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 
 
-@router.get("/mails", dependencies=[rate_limited(), allowed("mails:read")], openapi_extra=criticality("sheddable"))
+@router.get("/mails", openapi_extra=access("mails:read") | criticality("sheddable"))
 async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: Given) -> MailList:
     """What the customer of one of the caller's orders was sent, and what is on its way."""
     async with given.database.read() as session:
@@ -63,7 +63,7 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
     "/webhook-endpoints",
     status_code=201,
     response_model=EndpointWithSecret,
-    dependencies=[rate_limited(cost=SET_URL_COST), allowed("webhooks:manage")],
+    openapi_extra=access("webhooks:manage", cost=SET_URL_COST),
     responses=documented(*_KEYED, *_WITH_BODY, ErrorCode.STATE_CONFLICT),
 )
 async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: Given, key: Keyed) -> Response:
@@ -77,8 +77,7 @@ async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: G
 
 @router.get(
     "/webhook-endpoints",
-    dependencies=[rate_limited(), allowed("webhooks:manage")],
-    openapi_extra=criticality("sheddable"),
+    openapi_extra=access("webhooks:manage") | criticality("sheddable"),
 )
 async def list_webhook_endpoints(caller: Caller, given: Given) -> EndpointList:
     """The caller's endpoints, the oldest first."""
@@ -88,7 +87,7 @@ async def list_webhook_endpoints(caller: Caller, given: Given) -> EndpointList:
 
 @router.get(
     "/webhook-endpoints/{endpoint_id}",
-    dependencies=[rate_limited(), allowed("webhooks:manage")],
+    openapi_extra=access("webhooks:manage"),
     responses=documented(ErrorCode.NOT_FOUND),
 )
 async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> EndpointView:
@@ -99,7 +98,7 @@ async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) 
 
 @router.patch(
     "/webhook-endpoints/{endpoint_id}",
-    dependencies=[rate_limited(cost=SET_URL_COST), allowed("webhooks:manage")],
+    openapi_extra=access("webhooks:manage", cost=SET_URL_COST),
     responses=documented(*_WITH_BODY, ErrorCode.NOT_FOUND),
 )
 async def update_webhook_endpoint(
@@ -115,7 +114,7 @@ async def update_webhook_endpoint(
 @router.delete(
     "/webhook-endpoints/{endpoint_id}",
     status_code=204,
-    dependencies=[rate_limited(), allowed("webhooks:manage")],
+    openapi_extra=access("webhooks:manage"),
     responses=documented(ErrorCode.NOT_FOUND),
 )
 async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> None:
@@ -127,7 +126,7 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
 @router.post(
     "/webhook-endpoints/{endpoint_id}/rotate-secret",
     response_model=EndpointWithSecret,
-    dependencies=[rate_limited(), allowed("webhooks:manage")],
+    openapi_extra=access("webhooks:manage"),
     responses=documented(*_KEYED, ErrorCode.NOT_FOUND),
 )
 async def rotate_webhook_secret(endpoint_id: UUID, caller: Caller, given: Given, key: Keyed) -> Response:
@@ -138,9 +137,7 @@ async def rotate_webhook_secret(endpoint_id: UUID, caller: Caller, given: Given,
     return answer_with(answer)
 
 
-@router.get(
-    "/deliveries", dependencies=[rate_limited(), allowed("webhooks:manage")], openapi_extra=criticality("sheddable")
-)
+@router.get("/deliveries", openapi_extra=access("webhooks:manage") | criticality("sheddable"))
 async def list_deliveries(
     caller: Caller,
     given: Given,
@@ -158,7 +155,7 @@ async def list_deliveries(
 
 @router.get(
     "/deliveries/{delivery_id}",
-    dependencies=[rate_limited(), allowed("webhooks:manage")],
+    openapi_extra=access("webhooks:manage"),
     responses=documented(ErrorCode.NOT_FOUND),
 )
 async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
@@ -170,7 +167,7 @@ async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> Deliv
 @router.post(
     "/deliveries/{delivery_id}/redeliver",
     status_code=202,
-    dependencies=[rate_limited(), allowed("webhooks:manage")],
+    openapi_extra=access("webhooks:manage"),
     responses=documented(ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT),
 )
 async def redeliver(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:

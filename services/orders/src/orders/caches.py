@@ -11,16 +11,16 @@ from orders.settings import OrdersSettings
 
 def catalogue(redis: Redis, settings: OrdersSettings) -> Cache[ProductList]:
     """The whole catalogue under one key: it is small, and read by every order."""
-    return _cache(redis, settings, ProductList, "orders:catalogue")
+    return _cache(redis, settings, ProductList, "orders:catalogue", near_ttl=settings.cache.near_ttl)
 
 
 def products(redis: Redis, settings: OrdersSettings) -> Cache[ProductView]:
     """Products by id, for who asks about one."""
-    return _cache(redis, settings, ProductView, "orders:product")
+    return _cache(redis, settings, ProductView, "orders:product", near_ttl=settings.cache.near_ttl)
 
 
 def orders(redis: Redis, settings: OrdersSettings) -> Cache[OrderView]:
-    """Orders by `order_key`; invalidated after the commit that moves one."""
+    """Orders by `order_key`; invalidated after the commit that moves one, for the next read of any process."""
     return _cache(redis, settings, OrderView, "orders:order")
 
 
@@ -29,5 +29,5 @@ def order_key(order: OrderRef) -> str:
     return f"{order.id}:{order.client_id}"
 
 
-def _cache[T](redis: Redis, settings: OrdersSettings, kind: type[T], name: str) -> Cache[T]:
-    return Cache(redis, TypeAdapter(kind), settings.cache, name=name, timeout=settings.redis.timeout)
+def _cache[T](redis: Redis, settings: OrdersSettings, kind: type[T], name: str, *, near_ttl: float = 0.0) -> Cache[T]:
+    return Cache(redis, TypeAdapter(kind), settings.cache, name=name, near_ttl=near_ttl)

@@ -6,7 +6,7 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import Caller, Keyed, allowed, answer_with, rate_limited
+from chassis.app import Caller, Keyed, access, answer_with
 from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH, conditional
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
@@ -48,9 +48,8 @@ ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", exa
 @router.get(
     "/products",
     response_model=ProductList,
-    dependencies=[rate_limited(), allowed("orders:read")],
     responses=documented() | CONDITIONAL,
-    openapi_extra=IF_NONE_MATCH | criticality("sheddable"),
+    openapi_extra=access("orders:read") | IF_NONE_MATCH | criticality("sheddable"),
 )
 async def list_products(request: Request, given: Given) -> Response:
     """The catalogue. Cached: a changed price may be seen as late as a minute and a half afterwards."""
@@ -61,9 +60,8 @@ async def list_products(request: Request, given: Given) -> Response:
 @router.get(
     "/products/{product_id}",
     response_model=ProductView,
-    dependencies=[rate_limited(), allowed("orders:read")],
     responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
-    openapi_extra=IF_NONE_MATCH,
+    openapi_extra=access("orders:read") | IF_NONE_MATCH,
 )
 async def get_product(product_id: ProductId, request: Request, given: Given) -> Response:
     """One product of the catalogue. Cached like the whole of it; that there is none, for some seconds."""
@@ -81,9 +79,8 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
 @router.post(
     "/orders",
     status_code=201,
-    openapi_extra=criticality("critical"),
+    openapi_extra=access("orders:write", cost=PLACE_ORDER_COST) | criticality("critical"),
     response_model=OrderView,
-    dependencies=[rate_limited(cost=PLACE_ORDER_COST), allowed("orders:write")],
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,
         ErrorCode.IDEMPOTENCY_KEY_MISSING,
@@ -104,7 +101,7 @@ async def place_order(body: PlaceOrder, caller: Caller, given: Given, key: Keyed
     return answer_with(answer)
 
 
-@router.get("/orders", dependencies=[rate_limited(), allowed("orders:read")], openapi_extra=criticality("sheddable"))
+@router.get("/orders", openapi_extra=access("orders:read") | criticality("sheddable"))
 async def list_orders(
     caller: Caller,
     given: Given,
@@ -119,9 +116,8 @@ async def list_orders(
 @router.get(
     "/orders/{order_id}",
     response_model=OrderView,
-    dependencies=[rate_limited(), allowed("orders:read")],
     responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
-    openapi_extra=IF_NONE_MATCH,
+    openapi_extra=access("orders:read") | IF_NONE_MATCH,
 )
 async def get_order(order_id: UUID, request: Request, caller: Caller, given: Given) -> Response:
     """One order of the caller's. Somebody else's is answered like none at all: that it exists is not for others."""
@@ -139,8 +135,7 @@ async def get_order(order_id: UUID, request: Request, caller: Caller, given: Giv
 @router.post(
     "/orders/{order_id}/cancel",
     status_code=202,
-    openapi_extra=criticality("critical"),
-    dependencies=[rate_limited(cost=PLACE_ORDER_COST), allowed("orders:write")],
+    openapi_extra=access("orders:write", cost=PLACE_ORDER_COST) | criticality("critical"),
     responses=documented(ErrorCode.NOT_FOUND) | {200: {"model": OrderView, "description": "It was cancelled before."}},
 )
 async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:

@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import allowed, rate_limited
+from chassis.app import access
 from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
@@ -16,7 +16,7 @@ from fastapi import Depends, Response
 from payments import use_cases
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
 
-router = Router(prefix="/v1/payments", responses=documented(), dependencies=[rate_limited()])
+router = Router(prefix="/v1/payments", responses=documented())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,7 @@ Given = Annotated[Resources, Depends(resources)]
 @router.post(
     "",
     status_code=202,
-    dependencies=[allowed("payments:write")],
-    openapi_extra=criticality("critical"),
+    openapi_extra=access("payments:write") | criticality("critical"),
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,
         ErrorCode.STATE_CONFLICT,
@@ -52,7 +51,7 @@ async def request_payment(body: RequestPayment, response: Response, given: Given
     return payment
 
 
-@router.get("/{payment_id}", dependencies=[allowed("payments:read")], responses=documented(ErrorCode.NOT_FOUND))
+@router.get("/{payment_id}", openapi_extra=access("payments:read"), responses=documented(ErrorCode.NOT_FOUND))
 async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     """One payment."""
     async with given.database.read() as session:
@@ -65,8 +64,7 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
 @router.post(
     "/{payment_id}/refund",
     status_code=202,
-    dependencies=[allowed("payments:write")],
-    openapi_extra=criticality("critical"),
+    openapi_extra=access("payments:write") | criticality("critical"),
     responses=documented(
         ErrorCode.MALFORMED_REQUEST,
         ErrorCode.STATE_CONFLICT,

@@ -6,11 +6,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request, Response
-from fastapi.routing import APIRoute
 
 from chassis import idempotency
+from chassis.app import access as callers_access
 from chassis.app import error_documents, error_rendering
-from chassis.app.authentication import Caller, allowed, rate_limited
+from chassis.app.access import Caller, access
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
@@ -23,7 +23,7 @@ from chassis.process import DrainTimedOut, Server, identify, keep_start_up, new_
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
 
-__all__ = ["Caller", "Keyed", "allowed", "answer_with", "create_app", "rate_limited", "run_api"]
+__all__ = ["Caller", "Keyed", "access", "answer_with", "create_app", "run_api"]
 
 log = get_logger(__name__)
 
@@ -53,8 +53,6 @@ def create_app[S: ServiceSettings](
         title=f"Holdfast {settings.service_name}",
         version=version,
         lifespan=lifespan,
-        # Clients generated from the document get the function's name, not one made of path and method.
-        generate_unique_id_function=_operation_id,
         # Our own span is cheaper and decides on sampling first; two would count every request twice.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.
@@ -66,10 +64,11 @@ def create_app[S: ServiceSettings](
     app.state.live = live
     app.state.load_shedder = LoadShedder(lambda: live.current.http)
     for router in routers:
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # `include_router` would look for each request's route twice
     app.add_middleware(RequestContext, settings=settings.http)
     error_rendering.install(app)
     error_documents.install(app)
+    callers_access.install(app)
     return app
 
 
@@ -141,7 +140,3 @@ async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[
     if public.cut_off:
         raise DrainTimedOut(f"{public.cut_off} requests were cut off after {drain_timeout:g} s")
     log.info("process_stopped")
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name

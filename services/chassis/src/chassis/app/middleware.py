@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 from prometheus_client import Gauge, Histogram
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +35,9 @@ _MAX_PATH = 256  # characters of it that are recorded: no route has more, and lo
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
 _LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read, and paid for, to be thrown away
+_DEADLINE = deadlines.HEADER.lower().encode()
+_DEBUG = debugging.HEADER.lower().encode()
+_READ = frozenset({b"x-request-id", b"traceparent", _DEADLINE, _DEBUG})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -50,15 +52,16 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        # The first of each name, as it is on the wire; what looks through all headers for each is slower than all else.
+        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"]) if name in _READ}
         exchange = Exchange(scope, receive, send, self._settings.max_body_bytes)
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
-        exchange.request_id = request_id_from(headers.get("x-request-id", ""))
+        exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
         request_id_var.set(exchange.request_id)  # a request is a task of its own, so nobody else sees it
         with (
-            self._deadline(headers),
-            debugging_for(headers.get(debugging.HEADER)),
+            deadlines.deadline(deadlines.from_header(headers.get(_DEADLINE), self._settings.default_deadline)),
+            debugging_for(headers.get(_DEBUG)),
             canonical_line() as fields,
         ):
             active_requests.inc()
@@ -66,7 +69,7 @@ class RequestContext:
                 with span(
                     exchange.method,
                     kind=SpanKind.SERVER,
-                    traceparent=headers.get("traceparent"),
+                    traceparent=headers.get(b"traceparent"),
                     attributes=lambda: _attributes(scope, exchange),
                 ) as current:
                     log.debug("request_received", method=exchange.method, path=scope["path"][:_MAX_PATH])
@@ -92,9 +95,6 @@ class RequestContext:
             # Only the server cancels a request, when the drain's time is up, and this is where its task ends.
             log.warning("request_cancelled", route=exchange.route)
             await exchange.refuse(ApiError(ErrorCode.SHUTTING_DOWN, retry_after=1))
-
-    def _deadline(self, headers: Headers) -> Any:
-        return deadlines.deadline(deadlines.from_header(headers.get(deadlines.HEADER), self._settings.default_deadline))
 
     @staticmethod
     def _record(exchange: "Exchange", fields: Mapping[str, Any]) -> None:
@@ -163,10 +163,11 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers.update({**self.headers, "X-Request-ID": self.request_id})
+            added = {**self.headers, "X-Request-ID": self.request_id}
             if self.status in _LEFT_UNREAD:
-                headers["Connection"] = "close"
+                added["Connection"] = "close"
+            ours = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in added.items()}
+            message["headers"] = [pair for pair in message["headers"] if pair[0] not in ours] + list(ours.items())
         await self._send(message)
 
 

@@ -55,9 +55,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         yield ApiResources(
             database=database,
             redis=redis,
-            rate_limiter=RateLimiter(
-                redis, lambda: live.current.rate_limit, namespace=settings.service_name, timeout=settings.redis.timeout
-            ),
+            rate_limiter=RateLimiter(redis, lambda: live.current.rate_limit, namespace=settings.service_name),
             authenticator=Authenticator(keys, lambda: live.current.auth, service=settings.service_name),
             # Without Redis requests are still answered, so it is no reason to be taken out.
             checks={"database": health.ping},

@@ -1,11 +1,13 @@
-"""Routes that load shedding knows: each says how critical it is, and is refused before its body is read."""
+"""Routes that declare whom they let in, and whom first: whoever is refused is refused before the body is read."""
 
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from chassis.app.access import Access
 from chassis.load_shedding import Criticality, LoadShedder
 
 _KEY = "x-criticality"
@@ -20,16 +22,19 @@ def criticality(of_route: Criticality) -> dict[str, Any]:
 
 
 class Route(APIRoute):
-    """A route that takes a place of the process before anything of the request is looked at but path and method."""
+    """A route that takes a place of the process, and then looks who calls, before it looks at anything else."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         extra: dict[str, Any] = self.openapi_extra or {}
         self._criticality: Criticality = extra.get(_KEY, "default")
+        self._access = Access.declared_in(self.openapi_extra)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         shedder: LoadShedder = scope["app"].state.load_shedder
         with shedder.place(self._criticality):
+            if self._access is not None and scope["method"] in (self.methods or ()):  # or it is answered 405
+                await self._access.check(Request(scope))
             await super().handle(scope, receive, send)
 
 
@@ -37,4 +42,9 @@ class Router(APIRouter):
     """What a service's routes are declared on."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(route_class=Route, **options)
+        super().__init__(route_class=Route, generate_unique_id_function=_operation_id, **options)
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Clients generated from the document get the function's name, not one made of path and method."""
+    return route.name

@@ -1,6 +1,7 @@
 """Caching: cache-aside whose cold keys cost one load, whose invalidations win over loads begun before them.
 
-    read ─ fresh ───▶ value; near its end one reader of many renews it in the background (XFetch)
+    read ─ near ────▶ value, read by this process less than `near_ttl` ago: for values that may be so much older
+         ─ fresh ───▶ value; near its end one reader of many renews it in the background (XFetch)
          ─ stale ───▶ value, and one load in the background
          ─ expired ─▶ one load; the old value if that fails
          ─ nothing ─▶ one load in this process (a flight), and among all processes one that holds the key's lease
@@ -10,7 +11,8 @@ The lease is lock and version in one: a random token beside the value, without w
 changes the origin commits, then invalidates, which deletes value and lease in one command. Memcached's leases are
 the source: Nishtala et al., Scaling Memcache at Facebook, NSDI 2013, section 3.2.1.
 
-`entries` decides what a stored value is worth, `store` has all that is done on Redis, `flights` the loads under way.
+`entries` decides what a stored value is worth, `store` has all that is done on Redis, `flights` the loads under way,
+`near` what was read lately.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any, Literal, overload
 from uuid import uuid4
@@ -31,6 +33,7 @@ from redis.asyncio import Redis
 from chassis import deadlines
 from chassis.caching.entries import ABSENT, Entry, Worth, judge, kept_for, new_entry
 from chassis.caching.flights import Flights, Loaded
+from chassis.caching.near import Near
 from chassis.caching.store import STORE_ERRORS, Store
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import add_to_canonical_line, get_logger
@@ -69,9 +72,12 @@ class Cache[T]:
     """The values of one kind, under `name`: unique on this Redis, so it starts with the service's.
 
     What is stored carries the fingerprint of T's schema: releases that disagree on it do not read each other's values.
-    `timeout` (seconds) bounds each step on Redis. A loader returns None for "there is none", which is remembered for
+    The time-out of `redis` bounds each step on it. A loader returns None for "there is none", which is remembered for
     `negative_ttl`; it opens its own connection and has its own time-out, since it is shared with other readers and may
     outlive the request that started it.
+
+    `near_ttl` (seconds): a process answers from its own memory what it read so lately. An invalidation takes hold so
+    much later, and readers share the decoded value, which none of them may change.
     """
 
     def __init__(
@@ -81,7 +87,7 @@ class Cache[T]:
         settings: CacheSettings,
         *,
         name: str,
-        timeout: float,
+        near_ttl: float = 0.0,
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -90,7 +96,9 @@ class Cache[T]:
         self._name = name
         self._chance = chance
         self._clock = clock
-        self._store = Store(redis, prefix=f"cache:{name}", field=_fingerprint(adapter), timeout=timeout)
+        self._store = Store(redis, prefix=f"cache:{name}", field=_fingerprint(adapter))
+        self._near = Near(ttl=near_ttl)
+        self._decoded = lru_cache(maxsize=128 if near_ttl else 0)(adapter.validate_json)
         self._flights = Flights()
         self._invalidations: set[asyncio.Task[None]] = set()
         self._bypass_slots = asyncio.Semaphore(settings.bypass_concurrency)
@@ -122,16 +130,24 @@ class Cache[T]:
         A reader that is cancelled leaves the load to the others. Raises what the loader raises, and ApiError
         OVERLOADED when no load may start in time while Redis fails.
         """
+        entry = self._near.get(key)
+        if entry is not None:
+            self._note_hit("negative" if entry.payload == ABSENT else "hit", entry, self._clock())
+        else:
+            entry = await self._read(key, loader)
+            if self._clock() < entry.fresh_until:
+                self._near.put(key, entry)
+        return None if entry.payload == ABSENT else entry.payload
+
+    async def _read(self, key: str, loader: Loader[T]) -> Entry:
         began = time.monotonic()
         try:
             entry = await self._store.read(key)
         except STORE_ERRORS:
             self._count("error")
             self._note_miss(key, "bypass")
-            entry = await self._flights.share(key, partial(self._bypass, loader), began=began)
-        else:
-            entry = await self._judged(key, loader, entry, began)
-        return None if entry.payload == ABSENT else entry.payload
+            return await self._flights.share(key, partial(self._bypass, loader), began=began)
+        return await self._judged(key, loader, entry, began)
 
     async def invalidate(self, key: str) -> None:
         """Forget `key`, and refuse what loads begun before this would store. Call it after the commit.
@@ -140,6 +156,7 @@ class Cache[T]:
         """
         # Whoever reads from now on must not join a load that began before the change.
         self._flights.forget(key)
+        self._near.forget(key)
         await self._store.delete(key)
 
     def invalidate_soon(self, key: str) -> None:
@@ -279,7 +296,7 @@ class Cache[T]:
             log.warning("cache_invalidation_failed", cache=self._name, key=key, error=repr(error))
 
     def _decode(self, payload: bytes | None) -> T | None:
-        return None if payload is None else self._adapter.validate_json(payload)
+        return None if payload is None else self._decoded(payload)
 
     def _note_hit(self, worth: Worth, entry: Entry, now: float) -> None:
         is_stale = worth == "stale"

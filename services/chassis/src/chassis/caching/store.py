@@ -1,6 +1,5 @@
-"""All that a cache does on Redis. Each step is one round trip, within `timeout` seconds."""
+"""All that a cache does on Redis. Each step is one round trip, within the time-out of the client."""
 
-import asyncio
 from importlib import resources
 from typing import Any
 
@@ -20,19 +19,17 @@ class Store:
     invalidation by either reaches both.
     """
 
-    def __init__(self, redis: Redis, *, prefix: str, field: str, timeout: float) -> None:
+    def __init__(self, redis: Redis, *, prefix: str, field: str) -> None:
         self._redis = redis
         self._end_lease = redis.register_script(
             resources.files("chassis.caching").joinpath("end_lease.lua").read_text()
         )
         self._prefix = prefix
         self._field = field
-        self._timeout = timeout
 
     async def read(self, key: str) -> Entry | None:
         entries, _ = self._keys(key)
-        async with asyncio.timeout(self._timeout):
-            packed: Any = await self._redis.hget(entries, self._field)
+        packed: Any = await self._redis.hget(entries, self._field)
         return Entry.unpack(packed)
 
     async def take_lease(self, key: str, token: str, *, seconds: float) -> tuple[bool, Entry | None]:
@@ -41,8 +38,7 @@ class Store:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(lease, token, nx=True, px=round(1000 * seconds))
         pipeline.hget(entries, self._field)
-        async with asyncio.timeout(self._timeout):
-            is_ours, packed = await pipeline.execute()
+        is_ours, packed = await pipeline.execute()
         return bool(is_ours), Entry.unpack(packed)
 
     async def end_lease(self, key: str, token: str, entry: Entry | None = None, *, seconds: float = 0) -> bool:
@@ -53,13 +49,11 @@ class Store:
         # A millisecond at least: 0 would mean something else.
         keep_ms = max(1, round(1000 * seconds)) if seconds else 0
         arguments: list[Any] = [token, self._field, entry.pack() if entry else b"", keep_ms]
-        async with asyncio.timeout(self._timeout):
-            return bool(await self._end_lease(keys=self._keys(key), args=arguments))
+        return bool(await self._end_lease(keys=self._keys(key), args=arguments))
 
     async def delete(self, key: str) -> None:
         """Delete the entries of all schemas, and the lease: a load under way stores nothing."""
-        async with asyncio.timeout(self._timeout):
-            await self._redis.delete(*self._keys(key))
+        await self._redis.delete(*self._keys(key))
 
     def _keys(self, key: str) -> tuple[str, str]:
         """The entries' and the lease's key; the braces keep both on one node of a cluster."""

@@ -11,10 +11,10 @@ The way of a line: is it enabled (`levels`, `debugging`), does it repeat (`repea
 
 import atexit
 import logging
+import random
 import re
 import sys
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -90,7 +90,7 @@ def get_logger(name: str) -> "Logger":
 def request_id_from(header: str) -> str:
     """The caller's id when it is a plain one, or a new one: it ends up in logs, so nothing else is taken over."""
     is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number would be plain as well
-    return header if is_plain else uuid.uuid4().hex
+    return header if is_plain else f"{random.getrandbits(128):032x}"
 
 
 def configure_logging(settings: LogSettings, **identity: str) -> None:

@@ -47,10 +47,11 @@ class SharedRedis(Redis):
 
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         packed = self._packer.pack(*command)
-        link = self._link
-        if link is None or link.is_closed:
-            link = await self._opened()
-        answer = await link.ask(packed)
+        if self._link is None or self._link.is_closed:
+            async with asyncio.timeout(self._timeout):  # around both: opening takes part of the same time
+                answer = await (await self._opened()).ask(packed)
+        else:
+            answer = await self._link.ask(packed)  # `_Link` watches the time: a timeout of each caller's costs 10 µs
         options.pop("keys", None)  # they tell redis-py's own cache what was read
         shape = self.response_callbacks.get(command[0])
         return shape(answer, **options) if shape else answer

@@ -153,6 +153,13 @@ class CacheSettings(Group):
         description="Seconds after that for which a value is answered when its origin fails or takes longer than "
         "wait_timeout: five minutes, in which somebody comes to look.",
     )
+    near_ttl: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="Seconds for which a process answers from its memory what it read from Redis, where a value "
+        "may be so much older: nobody notices a second, and it is most reads of a popular key. 0: always ask Redis.",
+    )
     negative_ttl: Seconds = Field(5.0, description="Seconds an absence is remembered: short, since creation ends it.")
     early_beta: float = Field(
         1.0,

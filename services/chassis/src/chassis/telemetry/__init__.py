@@ -6,8 +6,7 @@ attributes follow https://opentelemetry.io/docs/specs/semconv/; docs/reference/t
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from opentelemetry import context, trace
 from opentelemetry.sdk.resources import Resource
@@ -63,36 +62,48 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     return export_to(endpoint, provider)
 
 
-@contextmanager
-def span(
-    name: str,
-    *,
-    kind: SpanKind = SpanKind.INTERNAL,
-    traceparent: str | None = None,
-    attributes: Callable[[], Mapping[str, str | int]] | None = None,
-) -> Iterator[Span]:
+class span:  # noqa: N801  used as `with span("send mail") as current:`
     """Run the block inside a span; `traceparent` continues a trace that came from outside.
 
     `attributes` is called only when the span is recorded: building them costs more than the span. An error that leaves
     the block marks the span as failed.
     """
-    parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
-    outer = trace.get_current_span(parent).get_span_context()
-    is_recorded = outer.trace_flags.sampled if outer.is_valid else random.random() < _recorded_share  # noqa: S311
-    current = _tracer.start_span(name, context=parent, kind=kind) if is_recorded else _unrecorded(outer)
-    token = context.attach(trace.set_span_in_context(current))
-    try:
-        if attributes and current.is_recording():
-            current.set_attributes(attributes())
-        yield current
-    except Exception as error:
-        record_failure(current, error)
-        raise
-    finally:
-        context.detach(token)
-        if isinstance(current, ReadableSpan) and current.is_recording():
-            current.set_attributes(redact(current.attributes))  # here, so that it holds for whoever set one
-        current.end()
+
+    __slots__ = ("_attributes", "_kind", "_name", "_span", "_token", "_traceparent")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        traceparent: str | None = None,
+        attributes: Callable[[], Mapping[str, str | int]] | None = None,
+    ) -> None:
+        self._name = name
+        self._kind = kind
+        self._traceparent = traceparent
+        self._attributes = attributes
+
+    def __enter__(self) -> Span:
+        parent = _propagator.extract({"traceparent": self._traceparent}) if self._traceparent else None
+        outer = trace.get_current_span(parent).get_span_context()
+        is_recorded = outer.trace_flags.sampled if outer.is_valid else random.random() < _recorded_share  # noqa: S311
+        if is_recorded:
+            self._span = _tracer.start_span(self._name, context=parent, kind=self._kind)
+            if self._attributes:
+                self._span.set_attributes(self._attributes())
+        else:
+            self._span = _unrecorded(outer)
+        self._token = context.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception):
+            record_failure(self._span, error)
+        context.detach(self._token)
+        if isinstance(self._span, ReadableSpan) and self._span.is_recording():
+            self._span.set_attributes(redact(self._span.attributes))  # here, so that it holds for whoever set one
+        self._span.end()
 
 
 def _unrecorded(outer: SpanContext) -> Span:
