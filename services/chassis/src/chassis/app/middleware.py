@@ -190,9 +190,10 @@ def _describe(current: Span, exchange: Exchange) -> None:
     if not current.is_recording():
         return
     current.update_name(f"{exchange.method} {exchange.route}")
-    current.set_attribute("http.route", exchange.route)
+    attributes: dict[str, str | int] = {"http.route": exchange.route}
     if exchange.status is not None:
-        current.set_attribute("http.response.status_code", exchange.status)
+        attributes["http.response.status_code"] = exchange.status
         if exchange.status >= _SERVER_ERROR:
-            current.set_attribute("error.type", str(exchange.status))
+            attributes["error.type"] = str(exchange.status)
             current.set_status(StatusCode.ERROR)
+    current.set_attributes(attributes)

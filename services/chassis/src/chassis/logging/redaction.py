@@ -57,9 +57,14 @@ _PLAIN = frozenset({type(None), bool, float})
 
 def redact(value: Any) -> Any:
     """The value without secrets: sensitive keys of mappings, and patterns (keys, tokens, card numbers) in text."""
-    if type(value) is str:
+    kind = type(value)
+    if kind is str:
         return _redact_text(value)
-    return value if type(value) in _PLAIN else _redact_other(value)
+    if kind in _PLAIN or (kind is int and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER):
+        return value
+    if kind is dict:
+        return {name: item for key, one in value.items() for name, item in (_redact_field(key, one),)}
+    return _redact_other(value)
 
 
 def _redact_other(value: Any) -> Any:

@@ -102,7 +102,9 @@ class span:  # noqa: N801  used as `with span("send mail") as current:`
             record_failure(self._span, error)
         context.detach(self._token)
         if isinstance(self._span, ReadableSpan) and self._span.is_recording():
-            self._span.set_attributes(redact(self._span.attributes))  # here, so that it holds for whoever set one
+            attributes = dict(self._span.attributes or {})
+            if (shown := redact(attributes)) != attributes:  # here, so that it holds for whoever set one
+                self._span.set_attributes(shown)
         self._span.end()
 
 
