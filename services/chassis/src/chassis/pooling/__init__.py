@@ -1,7 +1,8 @@
 """Connection pooling: one pool per process and purpose, every limit explicit, exhaustion answered quickly.
 
 A request or job takes a connection late, gives it back early and never holds it across an outbound call:
-`Database.transaction()` and `Database.read()` are the two ways to one, and `Database.driver()` a worker's loops' own.
+`Database.transaction()` and `Database.read()` are the two ways to one, `Database.hot_transaction()` that of the few
+statements that most requests pay for, and `Database.driver()` a worker's loops' own.
 """
 
 from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held
