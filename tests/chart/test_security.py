@@ -283,5 +283,14 @@ def test_a_new_client_restarts_no_pod_and_a_job_of_its_own_registers_it() -> Non
         assert {"key": "client_umbrella", "path": "umbrella"} in volume["secret"]["items"]
 
 
+def test_where_keys_are_not_generated_no_job_registers_any() -> None:
+    rendering = render(HOLDFAST, values_of(HOLDFAST, "values-prod.yaml"), nested("secrets.clients", value=["acme"]))
+    jobs = [workload for workload in rendering.workloads if workload.name.startswith("Job/")]
+    assert len(jobs) == len(SERVICES)
+    for job in jobs:
+        assert [container["args"][0] for container in job.pod["containers"]] == ["migrate"]
+        assert "clients" not in {volume["name"] for volume in job.pod["volumes"]}
+
+
 def test_where_secrets_are_not_generated_the_chart_makes_none() -> None:
     assert render(HOLDFAST, values_of(HOLDFAST, "values-prod.yaml")).of_kind("Secret") == []
