@@ -155,7 +155,6 @@ def _time_statements(engine: Engine) -> None:
             context.is_disconnect = True
         if isinstance(error, TimeoutError):
             # The driver's own, after `command_timeout`: the server did not even say that its time-out is over.
-            context.is_disconnect = True
             return ConnectionLost("the server has fallen silent")
         return None
 

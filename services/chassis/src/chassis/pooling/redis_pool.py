@@ -1,12 +1,14 @@
-"""The pool of a Redis client: bounded, measured, and without retries of its own."""
+"""The pool of a Redis client: bounded, measured, and without retries of its own.
+
+redis-py retries ten times for a client that makes its pool by itself, and not at all for one that is given a pool:
+retrying is decided in one place, by the caller.
+"""
 
 import time
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chassis.pooling import metrics
@@ -39,8 +41,6 @@ def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_Mea
         timeout=timeout,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        # redis-py retries three times by itself; retrying is decided in one place, by the caller.
-        retry=Retry(NoBackoff(), 0),
     )
 
 
