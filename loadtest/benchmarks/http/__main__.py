@@ -72,12 +72,14 @@ async def measure(server: Server, *, kind: str, seconds: float, key: str, ids: S
     )
 
 
-async def compare(stage: Stage, *, rounds: int, seconds: float) -> dict[str, tuple[Figures, Figures]]:
+async def compare(
+    stage: Stage, kinds: Sequence[str], *, rounds: int, seconds: float
+) -> dict[str, tuple[Figures, Figures]]:
     """Ours and the bare application's figures by endpoint."""
     ids = {"product": await _product_ids(stage), "order": await _place_orders(stage, ORDERS_READ), "place": []}
-    found: dict[tuple[str, int], list[Figures]] = {(kind, port): [] for kind in THRESHOLDS for port in _ports(stage)}
+    found: dict[tuple[str, int], list[Figures]] = {(kind, port): [] for kind in kinds for port in _ports(stage)}
     for round_ in range(rounds + 1):
-        for kind in THRESHOLDS:
+        for kind in kinds:
             await _forget_jobs(stage)
             # Whoever goes second finds a warmer machine: take turns.
             for server in (stage.orders, stage.bare)[:: 1 if round_ % 2 else -1]:
@@ -86,7 +88,7 @@ async def compare(stage: Stage, *, rounds: int, seconds: float) -> dict[str, tup
                 )
                 if round_:
                     found[kind, server.port].append(figures)
-    return {kind: (median(found[kind, stage.orders.port]), median(found[kind, stage.bare.port])) for kind in THRESHOLDS}
+    return {kind: (median(found[kind, stage.orders.port]), median(found[kind, stage.bare.port])) for kind in kinds}
 
 
 def _ports(stage: Stage) -> tuple[int, int]:
@@ -174,7 +176,9 @@ async def main(arguments: argparse.Namespace) -> int:
         if arguments.layers:
             await print_layers(stage)
             return 0
-        found = await compare(stage, rounds=arguments.rounds, seconds=arguments.seconds)
+        found = await compare(
+            stage, arguments.only or [*THRESHOLDS], rounds=arguments.rounds, seconds=arguments.seconds
+        )
         await check_limiter(stage)
     ratios = {kind: round(ratio_of(*figures), 3) for kind, figures in found.items()}
     print(table(found))
@@ -189,6 +193,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Orders against a bare application, in CPU per request.")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each slice")
+    parser.add_argument("--only", action="append", choices=[*THRESHOLDS], help="this endpoint; may be repeated")
     parser.add_argument("--layers", action="store_true", help="what each layer costs, instead")
     try:
         sys.exit(asyncio.run(main(parser.parse_args())))
