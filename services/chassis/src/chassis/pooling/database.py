@@ -1,9 +1,11 @@
 """One pool of connections to the database, and the ways to one of them."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import asyncpg
 from sqlalchemy import text
@@ -18,6 +20,7 @@ from chassis.pooling import metrics
 from chassis.pooling.checkouts import Checkouts
 from chassis.pooling.engine import ConnectionLost, Passwords, create_engine
 from chassis.pooling.hot import HotSession, hot_transaction
+from chassis.pooling.kept import KeptConnections
 from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)
@@ -36,6 +39,7 @@ _CONNECT_ERRORS = (
     InvalidRequestError,
 )
 
+_SESSION: Mapping[str, Any] = {"expire_on_commit": False, "autoflush": False}
 _TIMED_OUT = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
 """What the server says at the end of `lock_timeout` and `statement_timeout`."""
 
@@ -70,13 +74,16 @@ class Database:
         self._checkouts = Checkouts(
             pool, overdue_after=settings.overdue_after, refuse_calls=settings.held_calls == "refuse"
         )
+        self._kept = KeptConnections(self._engine)
+        # Who has to wait, waits for one of these, in order: below, the pool then never lets anybody wait.
+        self._places = asyncio.Semaphore(settings.pool_size + settings.max_overflow)
         self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)
         queue = self._engine.pool
         assert isinstance(queue, QueuePool)  # noqa: S101  tells the type checker what create_engine chose
-        metrics.count.labels(pool, "used").set_function(queue.checkedout)
-        metrics.count.labels(pool, "idle").set_function(queue.checkedin)
+        metrics.count.labels(pool, "used").set_function(lambda: queue.checkedout() - len(self._kept))
+        metrics.count.labels(pool, "idle").set_function(lambda: queue.checkedin() + len(self._kept))
         metrics.idle_max.labels(pool).set(settings.pool_size)
         metrics.maximum.labels(pool).set(settings.pool_size + settings.max_overflow)
         metrics.pending_requests.labels(pool).set_function(lambda: self._pending)
@@ -89,8 +96,7 @@ class Database:
         kinds: `DatabaseUnreachable` when none can be opened or the one in use is lost (what it was about to commit may
         then have been committed), `DatabaseBusy` when a statement ran out of time (nothing was committed).
         """
-        async with AsyncSession(self._engine, expire_on_commit=False, autoflush=False, info=self._info) as session:
-            await self._connect(session.connection())
+        async with self._connected(AsyncSession(self._engine, **_SESSION, info=self._info)) as session:
             with self._checkouts.checkout(), _outages_named(self.pool):
                 yield session
                 started = time.perf_counter()
@@ -102,18 +108,21 @@ class Database:
     @asynccontextmanager
     async def hot_transaction(self) -> AsyncIterator[HotSession]:
         """`transaction` for hot statements: the driver's connection. What the driver raises is not wrapped."""
-        pooled = await self._connect(self._engine.raw_connection())
-        with self._checkouts.checkout(), _outages_named(self.pool):
-            async with hot_transaction(pooled, dict(self._info)) as session:
-                yield session
+        async with self._place() as since:
+            kept = await self._connect(self._kept.take(), since=since)
+            try:
+                with self._checkouts.checkout(), _outages_named(self.pool):
+                    async with hot_transaction(kept.connection, dict(self._info)) as session:
+                        yield session
+            finally:
+                await self._kept.keep(kept)
         for callback in session.info.pop(_AFTER_COMMIT, ()):
             callback()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
-        async with AsyncSession(self._autocommit, expire_on_commit=False, autoflush=False, info=self._info) as session:
-            await self._connect(session.connection())
+        async with self._connected(AsyncSession(self._autocommit, **_SESSION, info=self._info)) as session:
             with self._checkouts.checkout(), _outages_named(self.pool):
                 yield session
 
@@ -124,8 +133,7 @@ class Database:
 
         It is no checkout, which whatever is started inside the block would inherit: a loop starts other people's work.
         """
-        async with AsyncSession(self._autocommit) as session:
-            await self._connect(session.connection())
+        async with self._connected(AsyncSession(self._autocommit)) as session:
             pooled = await (await session.connection()).get_raw_connection()
             assert pooled.driver_connection is not None  # noqa: S101  it has been connected just now
             yield pooled.driver_connection
@@ -137,23 +145,56 @@ class Database:
 
     async def close(self) -> None:
         self._checkouts.close()
+        await self._kept.close()
         await self._engine.dispose()
 
-    async def _connect[T](self, opening: Awaitable[T]) -> T:
-        started = time.perf_counter()
+    @asynccontextmanager
+    async def _connected(self, session: AsyncSession) -> AsyncIterator[AsyncSession]:
+        """The session with its connection, closed at the end."""
+        async with self._place() as since, session:
+            await self._kept.make_room()
+            await self._connect(session.connection(), since=since)
+            yield session
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[float]:
+        """One of as many as there are connections; since when it was waited for (seconds, as `perf_counter` counts)."""
+        since = time.perf_counter()
+        if not self._places.locked():  # the usual case needs no timer
+            await self._places.acquire()
+        else:
+            self._pending += 1
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._places.acquire()
+            except TimeoutError as error:
+                self._timeouts.inc()
+                self._note_wait(since)
+                raise PoolExhausted(self.pool, self._timeout) from error
+            finally:
+                self._pending -= 1
+        try:
+            yield since
+        finally:
+            self._places.release()
+
+    async def _connect[T](self, opening: Awaitable[T], *, since: float) -> T:
         self._pending += 1
         try:
             return await opening
-        except PoolTimeout as error:
+        except PoolTimeout as error:  # whoever is cancelled gives his place back before his connection
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
         except _CONNECT_ERRORS as error:
             raise DatabaseUnreachable(self.pool, type(error).__name__) from error
         finally:
-            seconds = time.perf_counter() - started
             self._pending -= 1
-            self._wait_seconds.observe(seconds)
-            add_to_canonical_line(pool_wait_ms=seconds * 1000)
+            self._note_wait(since)
+
+    def _note_wait(self, since: float) -> None:
+        seconds = time.perf_counter() - since
+        self._wait_seconds.observe(seconds)
+        add_to_canonical_line(pool_wait_ms=seconds * 1000)
 
 
 def open_health_pool(settings: DatabaseSettings, *, application_name: str, passwords: Passwords) -> Database:

@@ -24,7 +24,7 @@ type Passwords = Callable[[], Sequence[SecretStr]]
 
 _STARTED = "chassis.started"
 _USED_AT = "chassis.used_at"
-_TRUSTED_SECONDS = 0.5
+TRUSTED_SECONDS = 0.5
 """After its last use a connection is trusted for so long, as HikariCP does: a busy pool asks nobody."""
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
 
@@ -102,7 +102,7 @@ def _try_before_use(engine: Engine, *, seconds: float) -> None:
 
     The library's pre-ping asks the server each time, in three round trips: half of what a read costs. The driver knows
     without asking when the server has closed a connection; only where nobody would have told it (a router that forgot
-    the connection, a machine that is gone) is it asked, and only after `_TRUSTED_SECONDS` without use.
+    the connection, a machine that is gone) is it asked, and only after `TRUSTED_SECONDS` without use.
     """
 
     def on_checkin(_adapted: object, record: ConnectionPoolEntry) -> None:
@@ -112,7 +112,7 @@ def _try_before_use(engine: Engine, *, seconds: float) -> None:
         if adapted.driver_connection.is_closed():
             raise DisconnectionError
         used_at = record.info.get(_USED_AT)
-        if used_at is not None and time.monotonic() - used_at > _TRUSTED_SECONDS:
+        if used_at is not None and time.monotonic() - used_at > TRUSTED_SECONDS:
             try:
                 adapted.run_async(partial(_ask, seconds=seconds))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

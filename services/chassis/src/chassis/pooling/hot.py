@@ -13,8 +13,6 @@ from typing import Any
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.pool import PoolProxiedConnection
-from sqlalchemy.util import greenlet_spawn
 
 from chassis.logging import add_to_canonical_line
 from chassis.pooling.engine import SERVER_GOES, ConnectionLost, note_statement
@@ -75,23 +73,21 @@ def _is_lost(connection: asyncpg.Connection, error: BaseException) -> bool:
 
 
 @asynccontextmanager
-async def hot_transaction(pooled: PoolProxiedConnection, info: dict[Any, Any]) -> AsyncIterator[HotSession]:
-    """A transaction that commits when the block ends, rolls back when it raises, and gives the connection back.
+async def hot_transaction(connection: asyncpg.Connection, info: dict[Any, Any]) -> AsyncIterator[HotSession]:
+    """A transaction that commits when the block ends and rolls back when it raises.
 
-    Raises `ConnectionLost` when the server goes away in the middle.
+    Raises `ConnectionLost` when the server goes away in the middle. Nobody may go on in a transaction: whatever is cut
+    short leaves a closed connection behind.
     """
-    connection = pooled.driver_connection
-    assert isinstance(connection, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
     try:
-        transaction = connection.transaction()
-        await transaction.start()
+        await connection.execute("BEGIN")
         try:
             yield HotSession(connection, info)
         except BaseException:
-            await transaction.rollback()
+            await connection.execute("ROLLBACK")
             raise
         started = time.perf_counter()
-        await transaction.commit()
+        await connection.execute("COMMIT")
         add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
     except _DRIVER_ERRORS as error:
         if _is_lost(connection, error):
@@ -100,5 +96,4 @@ async def hot_transaction(pooled: PoolProxiedConnection, info: dict[Any, Any]) -
         raise
     finally:
         if not connection.is_closed() and connection.is_in_transaction():
-            connection.terminate()  # a rollback that was cut short: nobody may go on in there
-        await greenlet_spawn(pooled.close)
+            connection.terminate()

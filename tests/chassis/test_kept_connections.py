@@ -1,0 +1,124 @@
+"""Hot transactions hand their connection on; whoever else needs it gets it, and a broken one is nobody's."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from chassis.errors import PoolExhausted
+from chassis.pooling import Database
+from chassis.pooling.engine import TRUSTED_SECONDS, create_engine
+from chassis.pooling.kept import Kept, KeptConnections
+from chassis.settings import DatabaseSettings
+from chassis.statements import DriverStatement
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+from waiting import eventually
+
+PID = DriverStatement.of("SELECT pg_backend_pid() AS pid")
+
+
+class Open:
+    """A connection of which only this is asked."""
+
+    is_lost = False
+
+    def is_closed(self) -> bool:
+        return self.is_lost
+
+
+@pytest.fixture
+def of_one_settings(database_settings: DatabaseSettings) -> DatabaseSettings:
+    return database_settings.model_copy(update={"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.5})
+
+
+@pytest.fixture
+async def of_one(of_one_settings: DatabaseSettings):
+    pool = Database(of_one_settings, pool="kept", application_name="test")
+    yield pool
+    await pool.close()
+
+
+async def pid_of(database: Database) -> int:
+    async with database.hot_transaction() as session:
+        (row,) = await session.fetch(PID)
+        return int(row["pid"])
+
+
+def kept(*, taken_at: float = 0.0, used_at: float = 0.0) -> Kept:
+    pooled: Any = None
+    connection: Any = Open()
+    return Kept(pooled, connection, taken_at=taken_at, used_at=used_at)
+
+
+def test_one_is_trusted_for_a_while_after_its_last_use_and_seen_by_the_pool_every_second() -> None:
+    assert kept(taken_at=0.0, used_at=0.5).is_good(0.9)
+    assert not kept(taken_at=0.0, used_at=0.0).is_good(TRUSTED_SECONDS)
+    assert not kept(taken_at=0.0, used_at=0.9).is_good(1.0)
+
+
+def test_one_that_is_closed_is_not_handed_on() -> None:
+    closed = kept()
+    closed.connection.is_lost = True  # type: ignore[attr-defined]
+    assert not closed.is_good(0.1)
+
+
+async def test_the_next_transaction_gets_what_the_last_one_kept_without_asking_the_pool(
+    of_one_settings: DatabaseSettings,
+) -> None:
+    engine = create_engine(
+        of_one_settings, pool="kept", application_name="test", passwords=lambda: of_one_settings.passwords
+    )
+    connections = KeptConnections(engine)
+    first = await connections.take()
+    await connections.keep(first)
+    assert len(connections) == 1
+    assert await connections.take() is first
+    await connections.keep(first)
+    await connections.close()
+    assert len(connections) == 0
+    await engine.dispose()
+
+
+async def test_a_session_gets_the_only_connection_that_a_hot_transaction_has_kept(of_one: Database) -> None:
+    pid = await pid_of(of_one)
+    async with of_one.read() as session:
+        assert await session.scalar(text("SELECT pg_backend_pid()")) == pid
+    async with of_one.transaction() as session:
+        assert await session.scalar(text("SELECT pg_backend_pid()")) == pid
+    assert await pid_of(of_one) == pid
+
+
+async def test_a_kept_connection_counts_as_idle(of_one: Database) -> None:
+    def connections(state: str) -> float | None:
+        return REGISTRY.get_sample_value("db_client_connection_count", {"pool": "kept", "state": state})
+
+    async with of_one.hot_transaction():
+        assert (connections("used"), connections("idle")) == (1, 0)
+    assert (connections("used"), connections("idle")) == (0, 1)
+
+
+async def test_a_backend_that_ends_between_two_transactions_fails_neither(of_one: Database, database: Database) -> None:
+    async with of_one.hot_transaction() as session:
+        connection = session.connection
+        pid = await connection.fetchval("SELECT pg_backend_pid()")
+    async with database.hot_transaction() as other:
+        await other.connection.execute("SELECT pg_terminate_backend($1)", pid)
+
+    async def is_known() -> bool:
+        return bool(connection.is_closed())
+
+    await eventually(is_known)
+    assert await pid_of(of_one) != pid
+
+
+async def test_who_waits_for_a_connection_in_use_is_told_in_time_and_the_next_one_gets_it(of_one: Database) -> None:
+    async with of_one.hot_transaction():
+        with pytest.raises(PoolExhausted):
+            await pid_of(of_one)
+        waiting = asyncio.create_task(pid_of(of_one))
+        await eventually(is_pending)
+    assert await waiting
+
+
+async def is_pending() -> bool:
+    return REGISTRY.get_sample_value("db_client_connection_pending_requests", {"pool": "kept"}) == 1
