@@ -46,6 +46,8 @@ OUTAGES = (*DATABASE_ERRORS, asyncpg.PostgresError)
 BUGS = (ProgrammingError, asyncpg.SyntaxOrAccessError)
 """A statement that the server will never take."""
 
+_NOTIFY_ALL = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel"
+
 
 def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:
     """Wake who waits on `channel` once the session's transaction has committed.
@@ -128,10 +130,11 @@ class Wakeups:
             await self._has_work.wait()
 
     async def _send(self, connection: asyncpg.Connection) -> None:
+        if not self._pending:
+            return
         pending, self._pending = self._pending, set()
         try:
-            for channel in pending:
-                await connection.execute("SELECT pg_notify($1, '')", channel)
+            await connection.execute(_NOTIFY_ALL, list(pending))
         except BaseException:
             self._pending |= pending  # for the next connection: one too many does no harm
             raise
