@@ -213,6 +213,26 @@ def test_bodies_are_bytes_and_need_not_be_text(body: bytes) -> None:
     assert verify(pairs, body, [SECRET], now=NOW).id == ID
 
 
+@pytest.mark.parametrize("verdict", [True, False])
+def test_the_constant_time_comparison_alone_decides(monkeypatch: pytest.MonkeyPatch, *, verdict: bool) -> None:
+    """A comparison that stops at the first wrong character tells a forger by its time how much was right."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(ours: bytes, theirs: bytes) -> bool:
+        compared.append((ours, theirs))
+        return verdict
+
+    monkeypatch.setattr("chassis.webhooks.hmac.compare_digest", compare)
+    forged = headers(signature="v1,forged")
+    if verdict:
+        verify(forged, BODY, [SECRET], now=NOW)
+    else:
+        with pytest.raises(InvalidSignature):
+            verify(headers(), BODY, [SECRET], now=NOW)
+    assert compared
+    assert all(isinstance(one, bytes) for pair in compared for one in pair)
+
+
 def test_without_a_secret_nothing_is_accepted() -> None:
     with pytest.raises(InvalidSignature):
         verify(headers(), BODY, [], now=NOW)
