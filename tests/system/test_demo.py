@@ -51,6 +51,8 @@ api_errors_total{{code="UNKNOWN_PRODUCT",route="/v1/orders"}} 1
 rate_limit_decisions_total{{policy="default",tier="standard",decision="refused",backend="redis"}} 1
 # TYPE webhook_received_total counter
 webhook_received_total{{provider="payment-provider",result="duplicate"}} 12
+# TYPE webhook_endpoints_disabled_total counter
+webhook_endpoints_disabled_total{{reason="gone"}} 1
 # TYPE webhook_delivery_attempts_total counter
 webhook_delivery_attempts_total{{result="delivered"}} {DELIVERIES}
 # TYPE job_dead_letters gauge
@@ -123,6 +125,7 @@ def test_the_demo_survives_its_faults_convinces_the_oracle_and_leaves_only_logs(
     for line in (
         r"repeated +order 3 under the same Idempotency-Key: [0-9a-f-]{36}, the same \d+ bytes",
         r"refused .*422 UNKNOWN_PRODUCT, lines\.0\.product_id",
+        r"disabled +acme's webhook endpoint, which answered 410",
         r"subscribed +initech's webhook endpoint",
         r"cancelled +order 5: card_declined",
         r"cancel +order 12, confirmed and paid: 202, cancelling",
@@ -135,7 +138,7 @@ def test_the_demo_survives_its_faults_convinces_the_oracle_and_leaves_only_logs(
         r"outage +is over",
         r"429 RATE_LIMITED, Retry-After 1",
         r"taken over payments-worker's jobs",
-        r"settled +60 orders, 121 mails, 41 webhooks to initech",
+        r"settled +60 orders, 122 mails, 41 webhooks to initech",
         r"All \d+ invariants hold",
         r"jobs +\d+ completed, \d+ retried; [3-9] leases expired, 0 dead letters",
         r"circuit_breaker +opened",

@@ -60,11 +60,18 @@ class _Mail(BaseModel):
 _MAILS = TypeAdapter(list[_Mail])
 
 
-class Endpoint(BaseModel):
-    """A client's webhook endpoint, as the answer to its creation shows it."""
+class EndpointSeen(BaseModel):
+    """A client's webhook endpoint."""
 
     id: str
     url: str
+    enabled: bool
+    disabled_reason: str | None
+
+
+class Endpoint(EndpointSeen):
+    """The same, as the answer to its creation alone shows it."""
+
     secret: str
 
 
@@ -156,12 +163,17 @@ class DemoClient:
         return OrderSeen.model_validate_json((await served(read)).body)
 
     async def create_endpoint(self, client: str) -> Answer:
-        """A webhook endpoint at the simulated customer's, under the client's name."""
+        """A webhook endpoint at the simulated customer's, under the client's name, and its address."""
         url = self._installation.url("notifications") + "/v1/webhook-endpoints"
         headers = self._as(client) | {"Idempotency-Key": "demo-endpoint"}
-        body = {"url": self._customer(f"/webhooks/{client}")}
+        body = {"url": self._customer(f"/webhooks/{client}"), "contact_email": f"webhooks@{client}.example"}
         async with self._session.post(url, json=body, headers=headers) as response:
             return await Answer.of(response)
+
+    async def read_endpoint(self, client: str, endpoint_id: str) -> EndpointSeen:
+        url = f"{self._installation.url('notifications')}/v1/webhook-endpoints/{endpoint_id}"
+        async with self._session.get(url, headers=self._as(client), raise_for_status=True) as response:
+            return EndpointSeen.model_validate_json(await response.read())
 
     async def give_secret(self, client: str, secret: str) -> None:
         """Tell the customer's endpoint what verifies the signatures of what is sent to the client."""
@@ -180,6 +192,11 @@ class DemoClient:
         """Replace all of them: `{}` is a provider without faults."""
         url = self._installation.url("payment_provider") + "/faults"
         async with self._session.put(url, json=switches, raise_for_status=True):
+            pass
+
+    async def set_customer_faults(self, switches: Mapping[str, float | bool]) -> None:
+        """The same of the customers' server."""
+        async with self._session.put(self._customer("/faults"), json=switches, raise_for_status=True):
             pass
 
     async def read_message_ids(self) -> list[str]:

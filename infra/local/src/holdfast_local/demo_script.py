@@ -29,6 +29,10 @@ CANCELLED = frozenset({DECLINED, CANCELLED_CONFIRMED, CANCELLED_IN_HANG, CANCELL
 
 SUBSCRIBER = CLIENTS[-1]
 """The client that has a webhook endpoint."""
+LEAVER = CLIENTS[0]
+"""The client whose endpoint is gone when the first order's event comes."""
+NOTICES = 1
+"""Mails about no order: to the client whose endpoint was disabled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +81,18 @@ def _orders(first: int, last: int) -> tuple[ScriptedOrder, ...]:
     return tuple(ScriptedOrder(number=number) for number in range(first, last + 1))
 
 
-ORDINARY = _orders(1, 27)
+FIRST = _orders(1, 1)
+"""Placed alone, while customers' servers are gone."""
+ORDINARY = _orders(2, 27)
 HELD = _orders(28, 30)
 """Placed while the provider never answers, so that the payments worker holds their jobs when it is killed."""
 IN_OUTAGE = _orders(31, 54)
 """Their calls fail far more often than the five times that open the breaker."""
 KEPT_AWAY = _orders(55, 60)
 """Placed when the breaker is open."""
-ORDERS = ORDINARY + HELD + IN_OUTAGE + KEPT_AWAY
+ORDERS = FIRST + ORDINARY + HELD + IN_OUTAGE + KEPT_AWAY
 
-MAILS = sum(order.events for order in ORDERS)
+MAILS = sum(order.events for order in ORDERS) + NOTICES
 DELIVERIES = sum(order.events for order in ORDERS if order.client == SUBSCRIBER)
 CHARGES_KEPT = sum(order.outcome == "confirmed" for order in ORDERS)
 """Captured charges less refunds: one of each confirmed order."""

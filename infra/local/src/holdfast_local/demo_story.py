@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 
-from holdfast_local.demo_client import Answer, DemoClient, Endpoint, ErrorEnvelope, OrderSeen, served
+from holdfast_local.demo_client import Answer, DemoClient, Endpoint, EndpointSeen, ErrorEnvelope, OrderSeen, served
 from holdfast_local.demo_metrics import Metrics
 from holdfast_local.demo_payments import WORKER, Payments
 from holdfast_local.demo_script import (
@@ -13,9 +13,11 @@ from holdfast_local.demo_script import (
     CANCELLED_IN_HANG,
     CANCELLED_IN_OUTAGE,
     DELIVERIES,
+    FIRST,
     HELD,
     IN_OUTAGE,
     KEPT_AWAY,
+    LEAVER,
     MAILS,
     ORDERS,
     ORDINARY,
@@ -49,9 +51,11 @@ class Story:
         self._metrics = Metrics()
         self._held_jobs: list[int] = []
         self._killed_at = 0.0
+        self._lost: EndpointSeen
 
     async def tell(self) -> Told:
         """All of it, and what came of it."""
+        await self.lose_an_endpoint()
         await self.subscribe_a_client()
         await self.place_ordinary_orders()
         await self.cancel_a_confirmed_order()
@@ -60,6 +64,25 @@ class Story:
         await self.exceed_the_limit()
         await self.wait_until_settled()
         return await self.count()
+
+    async def lose_an_endpoint(self) -> None:
+        """One client's endpoint answers the first webhook with 410: it is disabled, and the client told by mail."""
+        await self._set_provider_faults()
+        await self._client.set_customer_faults({"gone_rate": 1.0})
+        answer = await served(partial(self._client.create_endpoint, LEAVER))
+        _require(answer, HTTPStatus.CREATED, "the webhook endpoint")
+        self._lost = Endpoint.model_validate_json(answer.body)
+        [order] = FIRST
+        await self._place_one(order)
+        await poll(self._is_lost, seconds=_STEP_SECONDS, problem=lambda: f"{LEAVER}'s endpoint is still enabled")
+        await self._client.set_customer_faults({})
+        self._narrator.say(
+            "disabled", f"{LEAVER}'s webhook endpoint, which {self._lost.disabled_reason} to order 1's; a mail says so"
+        )
+
+    async def _is_lost(self) -> bool:
+        self._lost = await self._client.read_endpoint(LEAVER, self._lost.id)
+        return not self._lost.enabled
 
     async def subscribe_a_client(self) -> None:
         """One client will be told of its orders by webhooks, which it verifies with the secret it was given."""
@@ -71,9 +94,8 @@ class Story:
 
     async def place_ordinary_orders(self) -> None:
         """One of them twice and one declined, and a mistake."""
-        await self._set_provider_faults()
         answers = await self._place(ORDINARY)
-        await self._repeat(scripted(REPEATED), answers[REPEATED - 1])
+        await self._repeat(scripted(REPEATED), answers[REPEATED - ORDINARY[0].number])
         await self._order_what_is_not_there()
         await self._until_settled(seconds=_STEP_SECONDS)
 

@@ -75,6 +75,7 @@ def _of_counts(metrics: Metrics) -> Iterator[str]:
         ("unknown products refused", metrics.total("api_errors_total", code="UNKNOWN_PRODUCT"), 1),
         ("requests over the limit", metrics.total("rate_limit_decisions_total", decision="refused"), 1),
         ("webhooks delivered", metrics.total("webhook_delivery_attempts_total", result="delivered"), DELIVERIES),
+        ("endpoints disabled", metrics.total("webhook_endpoints_disabled_total", reason="gone"), 1),
         ("webhooks that came twice", metrics.total("webhook_received_total", result="duplicate"), 1),
     ):
         if counted < at_least:

@@ -284,7 +284,8 @@ def _attempt(endpoint: WebhookEndpoint, delivery: WebhookDelivery, *, number: in
 
 
 def _log(attempt: Attempt, answer: AttemptAnswer, verdict: Verdict) -> None:
-    write = {"delivered": log.info, "pending": log.warning}.get(verdict.state, log.error)
+    # A customer that wants no more has lost nothing; one whose delivery is dead has.
+    write = {"delivered": log.info, "dead": log.error}.get(verdict.state, log.warning)
     write(
         "webhook_attempted",
         delivery_id=attempt.delivery_id,
