@@ -14,7 +14,9 @@ from chassis.app import Caller, access, create_app
 from chassis.app.limits import network_of
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
+from chassis.auth import Authenticator, Principal
 from chassis.config import Live
+from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import Database
 from chassis.process import Server
 from chassis.rate_limiting import RateLimiter
@@ -277,6 +279,17 @@ async def test_whoever_shows_nothing_valid_is_limited_by_address_and_whoever_doe
     client = await serve()
     assert await statuses(client, 5, Authorization="Bearer hf_nobody") == [401, 401, 401, 429, 429]
     assert await statuses(client, 3, **caller("acme")) == [200, 200, 200]
+
+
+async def test_while_keys_cannot_be_looked_up_an_address_is_not_taken_for_a_stranger_s(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_self: Authenticator, _authorization: str | None) -> Principal:
+        raise ApiError(ErrorCode.DEPENDENCY_UNAVAILABLE)
+
+    client = await serve()
+    monkeypatch.setattr(Authenticator, "authenticate", unknown)
+    assert await statuses(client, 5, **caller("acme")) == [503] * 5
 
 
 async def test_what_a_stranger_says_of_his_address_is_not_believed(serve: Serve) -> None:
