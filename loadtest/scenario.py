@@ -1,24 +1,30 @@
-"""What a scenario is: how many users at what time, and what has to hold at the end. Pure, without Locust."""
+"""What a scenario is: who comes how often at what time, and what has to hold at the end. Pure, without Locust.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+Arrivals are open-loop: each has a moment of its own, whatever became of those before it. Users who wait for an answer
+before they ask again would ask a slow service less, and hide how slow it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """So many users for so many seconds; two of three are buyers. `pause`: seconds, drawn between the two, that each
-    thinks between two errands.
+    """`arrivals`: users of a class (`users/`) that come per second, on average and at random. `provider`: what the
+    simulated payment provider does wrong meanwhile (its switches).
     """
 
     seconds: float
-    users: int
-    pause: tuple[float, float]
+    arrivals: Mapping[str, float]
+    provider: Mapping[str, float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What has to hold, beside that nothing fails. Shares are of all answers, from 0 to 1; times are 95th percentiles,
-    in seconds.
+    """What has to hold, beside that nothing fails. Shares are of all answers, from 0 to 1; times are in seconds.
+
+    Abusers have limits of their own and do not count in the others'; nor do webhooks, except in what fails.
     """
 
     rate_limited: tuple[float, float]
@@ -26,22 +32,46 @@ class Limits:
     overloaded: float
     """503: at most so many."""
     answer_seconds: float
-    """Of the slowest route, without its refusals."""
+    """95th percentile of the slowest route, without its refusals; of a user's first request counted from the moment at
+    which it was meant to be made."""
     settled_seconds: float
-    """From the order's 201 until its client sees it confirmed or cancelled."""
+    """95th percentile, from the order's 201 until its client sees it confirmed or cancelled."""
+    abusers_refused: float | None = None
+    """429 to abusers: at least so many."""
+    acknowledged_seconds: float | None = None
+    """99th percentile of webhooks' answers, from the moment at which each was meant to be sent."""
+    drift: float | None = None
+    """The last third's 95th percentile of first requests is at most so many times the first third's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A user of the class `user` comes `at` so many seconds after the start; `number` counts all arrivals from 0."""
+
+    at: float
+    user: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`orders`: at most so many are placed."""
+    """`orders`: at most so many are placed. `product`: the one that everybody wants; none: any. `patience`: seconds
+    that a user repeats what is refused for now, and follows an order.
+    """
 
     stages: Sequence[Stage]
-    orders: int
     limits: Limits
+    orders: int = 300
+    product: str | None = None
+    patience: float = 60.0
 
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def users(self) -> frozenset[str]:
+        return frozenset(user for stage in self.stages for user in stage.arrivals)
 
     def stage_at(self, elapsed: float, *, within: float) -> Stage | None:
         """The stage, `elapsed` seconds after the start of a run whose stages are stretched or squeezed to fill
@@ -54,64 +84,22 @@ class Scenario:
                 return stage
         return None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """What came of a run; `slowest` is the route and its 95th percentile in seconds, `settled` likewise."""
-
-    answers: int
-    failed: int
-    given_up: int
-    """Refused until their user's patience ended."""
-    exceptions: int
-    """In our own code: what it did not expect."""
-    rate_limited: int
-    overloaded: int
-    slowest: tuple[str, float]
-    placed: int
-    unsettled: int
-    """Placed, and not seen to end as its card and its cancellation say."""
-    settled: float
+    def arrivals(self, *, seed: int, within: float) -> list[Arrival]:
+        """All of a run, in order: Poisson processes, one per class. The same for the same seed and length."""
+        moments: list[tuple[float, str]] = []
+        for user in sorted(self.users):
+            rng = Random(f"{seed}:{user}")
+            begin = 0.0
+            for stage in self.stages:
+                end = begin + stage.seconds * within / self.seconds
+                moments += [(at, user) for at in _moments(rng, stage.arrivals.get(user, 0.0), begin, end)]
+                begin = end
+        return [Arrival(at=at, user=user, number=n) for n, (at, user) in enumerate(sorted(moments))]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    holds: bool
-    text: str
-
-    def __str__(self) -> str:
-        return f"{'✔ holds    ' if self.holds else '✘ violated '} {self.text}"
-
-
-def judge(tally: Tally, limits: Limits) -> Iterator[Line]:
-    """A line per limit; nothing that was not tried holds."""
-    answers, (least, most) = tally.answers, limits.rate_limited
-    yield Line(
-        answers > 0 and tally.failed == 0 and tally.given_up == 0,
-        f"{tally.failed:,} of {answers:,} requests failed, {tally.given_up:,} were given up after refusals only",
-    )
-    refused = tally.rate_limited / max(1, answers)
-    yield Line(
-        least <= refused <= most,
-        f"{tally.rate_limited:,} were over a client's limit (429), {refused:.1%}; expected {least:.0%} to {most:.0%}",
-    )
-    shed = tally.overloaded / max(1, answers)
-    yield Line(
-        shed <= limits.overloaded,
-        f"{tally.overloaded:,} found the service overloaded (503), {shed:.1%}; allowed {limits.overloaded:.0%}",
-    )
-    if tally.exceptions:
-        yield Line(holds=False, text=f"{tally.exceptions:,} errands ended with an exception")
-    route, seconds = tally.slowest
-    yield Line(
-        answers > 0 and seconds <= limits.answer_seconds,
-        f"95 % of the answers of {route} came within {seconds:.2f} s; allowed {limits.answer_seconds:g} s",
-    )
-    yield Line(
-        tally.placed > 0 and tally.unsettled == 0,
-        f"{tally.unsettled:,} of {tally.placed:,} orders did not end as their card and their cancellation say",
-    )
-    yield Line(
-        tally.placed > 0 and tally.settled <= limits.settled_seconds,
-        f"95 % of the orders were settled within {tally.settled:.1f} s; allowed {limits.settled_seconds:g} s",
-    )
+def _moments(rng: Random, per_second: float, begin: float, end: float) -> list[float]:
+    moments = []
+    at = begin
+    while per_second > 0 and (at := at + rng.expovariate(per_second)) < end:
+        moments.append(at)
+    return moments

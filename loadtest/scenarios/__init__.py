@@ -4,6 +4,14 @@ from collections.abc import Mapping
 
 from scenario import Scenario
 
-from scenarios import burst, steady
+from scenarios import abuse, burst, flash_sale, provider_outage, soak, steady, webhook_storm
 
-SCENARIOS: Mapping[str, Scenario] = {"burst": burst.SCENARIO, "steady": steady.SCENARIO}
+SCENARIOS: Mapping[str, Scenario] = {
+    "abuse": abuse.SCENARIO,
+    "burst": burst.SCENARIO,
+    "flash_sale": flash_sale.SCENARIO,
+    "provider_outage": provider_outage.SCENARIO,
+    "soak": soak.SCENARIO,
+    "steady": steady.SCENARIO,
+    "webhook_storm": webhook_storm.SCENARIO,
+}

@@ -6,7 +6,6 @@ Nobody is over a limit, nothing fails, and an order is settled as soon as the pr
 from scenario import Limits, Scenario, Stage
 
 SCENARIO = Scenario(
-    stages=[Stage(seconds=60, users=9, pause=(1.0, 4.0))],
-    orders=300,
+    stages=[Stage(seconds=60, arrivals={"Buyer": 1.0, "Browser": 2.0, "BulkBuyer": 0.05})],
     limits=Limits(rate_limited=(0.0, 0.01), overloaded=0.0, answer_seconds=1.0, settled_seconds=15.0),
 )

@@ -6,11 +6,12 @@ import sys
 from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from html import escape
 from pathlib import Path
 
 from rich.console import Console
 
-from holdfast_local.audit import run_oracle
+from holdfast_local.audit import ask_oracle
 from holdfast_local.errors import RunnerError
 from holdfast_local.installation import Installation
 from holdfast_local.platform import running_platform
@@ -35,9 +36,17 @@ async def load(settings: LocalSettings, console: Console, *, scenario: str, opti
         raise RunnerError("Locust is not installed: `make load` installs it")
     async with _any_platform(settings, console) as (installation, record):
         console.print(f"Load: {scenario}, on {installation.url('orders')}")
-        kept = await _run_locust(installation, scenario, options) == 0
+        page = settings.state / "reports" / f"load-{scenario}.html"
+        page.unlink(missing_ok=True)
+        kept = await _run_locust(installation, scenario, page, options) == 0
         console.print("The oracle waits until nothing is under way.")
-        holds = await asyncio.to_thread(run_oracle, installation, record, ["--wait", str(_ORACLE_SECONDS)]) == 0
+        wait = ["--wait", str(_ORACLE_SECONDS)]
+        code, verdict = await asyncio.to_thread(ask_oracle, installation, record, wait)
+        console.print(verdict.rstrip(), markup=False, soft_wrap=True)
+        holds = code == 0
+        if page.exists():
+            add_verdict(page, "The oracle", verdict)
+            console.print(f"Charts: {page}", soft_wrap=True)
     problems = [
         *([] if kept else [f"the limits of {scenario} were not kept"]),
         *([] if holds else ["the oracle did not find that every invariant holds"]),
@@ -65,11 +74,19 @@ async def _any_platform(settings: LocalSettings, console: Console) -> AsyncItera
             yield platform.installation, platform.record
 
 
-async def _run_locust(installation: Installation, scenario: str, options: Sequence[str]) -> int:
-    """Its exit code. It prints to where we do. Cancelled, it ends at once and prints nothing more."""
+def add_verdict(page: Path, title: str, verdict: str) -> None:
+    """A section at the top of Locust's page, as loadtest/report.py writes its own."""
+    section = f"<section><pre><strong>{escape(title)}</strong>\n{escape(verdict)}</pre></section>"
+    page.write_text(page.read_text("utf-8").replace("<body>", f"<body>{section}", 1), "utf-8")
+
+
+async def _run_locust(installation: Installation, scenario: str, page: Path, options: Sequence[str]) -> int:
+    """Its exit code. It prints to where we do, and its charts to `page`. Cancelled, it ends at once and prints nothing
+    more.
+    """
     sys.stdout.flush()  # what was printed before comes before
     process = await asyncio.create_subprocess_exec(
-        *_command(installation, scenario, options),
+        *_command(installation, scenario, page, options),
         stdin=DEVNULL,  # or it would take the terminal's keys
         stderr=STDOUT,  # where its table goes: together with what it is judged by
         env=_environment(),
@@ -83,11 +100,13 @@ async def _run_locust(installation: Installation, scenario: str, options: Sequen
             await process.wait()
 
 
-def _command(installation: Installation, scenario: str, options: Sequence[str]) -> list[str | Path]:
-    """Keys are read from their files: the command line shows only where those are."""
+def _command(installation: Installation, scenario: str, page: Path, options: Sequence[str]) -> list[str | Path]:
+    """Keys and the secret are read from their files: the command line shows only where those are."""
     command: list[str | Path] = [_LOCUST, "--locustfile", _LOADTEST / "locustfile.py", "--headless", "--only-summary"]
     command += ["--loglevel", "WARNING", "--host", installation.url("orders"), "--scenario", scenario]
-    return [*command, "--keys", installation.secrets.of("clients"), *options]
+    command += ["--ingest", installation.url("webhook_ingest"), "--provider", installation.url("payment_provider")]
+    command += ["--webhook-secret", installation.secrets.of("payment-provider") / "webhook_secret"]
+    return [*command, "--keys", installation.secrets.of("clients"), "--html", page, *options]
 
 
 def _environment() -> dict[str, str]:
