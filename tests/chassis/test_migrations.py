@@ -1,4 +1,6 @@
 import asyncio
+import re
+from importlib import import_module
 from pathlib import Path
 
 import asyncpg
@@ -94,3 +96,13 @@ async def test_a_failing_revision_leaves_nothing_behind(
     )
     assert await owner.fetchval("SELECT to_regclass('shop_order')") is None
     await owner.close()
+
+
+@pytest.mark.parametrize("package", ["chassis", "orders", "payments", "notifications", "webhook_ingest"])
+def test_revisions_stand_in_a_row(package: str) -> None:
+    """Two of one number, or after the same one: two people wrote them at once, and one of them would never run."""
+    folder = Path(str(import_module(package).__file__)).parent / "migrations" / "versions"
+    sources = [path.read_text() for path in folder.glob("*.py")]
+    follows = dict(re.findall(r'^revision = "(\w+)"\ndown_revision = (.*)$', "\n".join(sources), re.MULTILINE))
+    assert len(follows) == len(sources)
+    assert len(set(follows.values())) == len(sources)
