@@ -34,8 +34,8 @@ explain: $(SYNCED) ## One order's story over all services: ORDER=its id; JSON=1
 run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders jobs dead"
 	@$(BIN)/holdfast-local run $(CMD)
 
-load: $(TOOLS) ## Locust on the platform, then the oracle; SCENARIO=burst, SECONDS=20, SEED=2
-	@$(BIN)/holdfast-local load $(or $(SCENARIO),steady) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+load: $(TOOLS) ## Locust on the platform, then the oracle; SCENARIO=burst, SECONDS=20, SEED=2, RATE=0.5
+	@$(BIN)/holdfast-local load $(or $(SCENARIO),steady) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
 
 bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost, pick-up; the relay (3 minutes)
 	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/jobs

@@ -1,6 +1,8 @@
 """Users come when the scenario says, each a Locust user with one errand; the provider goes wrong when it says."""
 
 import json
+import signal
+import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from time import perf_counter
@@ -34,6 +36,18 @@ class Arrivals(LoadTestShape):
         return None if stage is None else (0, 1)
 
 
+@events.init.add_listener
+def heal_when_told_to_stop(environment: Any, **_: object) -> None:
+    """Locust listens to signals only once a shape has ended."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, _heal_and_exit, environment, number)
+
+
+def _heal_and_exit(environment: Any, number: signal.Signals) -> None:
+    heal(environment)
+    sys.exit(128 + number)
+
+
 @events.test_start.add_listener
 def let_them_come(environment: Any, **_: object) -> None:
     run: Run = environment.holdfast
@@ -42,7 +56,7 @@ def let_them_come(environment: Any, **_: object) -> None:
 
 
 def _let_them_come(runner: Any, run: Run) -> None:
-    for arrival in run.scenario.arrivals(seed=run.seed, within=run.seconds):
+    for arrival in run.scenario.arrivals(seed=run.seed, within=run.seconds, rate=run.rate):
         gevent.sleep(max(0.0, run.began + arrival.at - perf_counter()))
         run.arrival = arrival
         runner.spawn_users({arrival.user: 1})
@@ -53,7 +67,7 @@ def _let_them_come(runner: Any, run: Run) -> None:
 def heal(environment: Any, **_: object) -> None:
     """Whatever the scenario broke is whole again, however the run ends."""
     run: Run = environment.holdfast
-    if any(stage.provider for stage in run.scenario.stages):
+    if run.provider and any(stage.provider for stage in run.scenario.stages):
         set_provider(run, {})
 
 

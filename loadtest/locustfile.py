@@ -10,6 +10,7 @@ same is said by variables; an option goes before its variable:
     --keys            LOAD_KEYS            a file with a client's API key, or a folder of such files
     --scenario        LOAD_SCENARIO        steady (the default), or another file of scenarios/
     --seconds         LOAD_SECONDS         how long; the scenario's stages are stretched or squeezed
+    --rate            LOAD_RATE            how many times as many users come as the scenario says
     --orders          LOAD_ORDERS          how many orders at most
     --seed            LOAD_SEED            who comes when, and what is bought, follows from it
     --ingest          LOAD_INGEST          base URL of webhook-ingest, for scenarios that send webhooks
@@ -57,6 +58,7 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--scenario", env_var="LOAD_SCENARIO", type=_scenario, default="steady", metavar="NAME")
     parser.add_argument("--keys", env_var="LOAD_KEYS", type=Path, metavar="PATH")
     parser.add_argument("--seconds", env_var="LOAD_SECONDS", type=_within(float, 1, 86_400), metavar="NUMBER")
+    parser.add_argument("--rate", env_var="LOAD_RATE", type=_within(float, 0.01, 100), default=1.0, metavar="NUMBER")
     parser.add_argument("--orders", env_var="LOAD_ORDERS", type=_within(int, 1, 100_000), metavar="NUMBER")
     parser.add_argument("--seed", env_var="LOAD_SEED", type=int, default=1, metavar="NUMBER")
     parser.add_argument("--ingest", env_var="LOAD_INGEST", metavar="URL")
@@ -86,6 +88,7 @@ def prepare(environment: Any, **_: object) -> None:
         keys=keys,
         seed=options.seed,
         seconds=options.seconds or scenario.seconds,
+        rate=options.rate,
         orders=options.orders or scenario.orders,
         ingest=options.ingest,
         webhook_secret=_read_secret(options.webhook_secret) if "WebhookSender" in scenario.users else b"",

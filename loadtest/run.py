@@ -16,6 +16,8 @@ class Run:
     keys: Sequence[str] = field(repr=False)
     seed: int
     seconds: float
+    rate: float = 1.0
+    """How many times as many users come as the scenario says."""
     orders: int
     """How many may still be placed."""
     ingest: str | None = None

@@ -84,15 +84,17 @@ class Scenario:
                 return stage
         return None
 
-    def arrivals(self, *, seed: int, within: float) -> list[Arrival]:
-        """All of a run, in order: Poisson processes, one per class. The same for the same seed and length."""
+    def arrivals(self, *, seed: int, within: float, rate: float = 1.0) -> list[Arrival]:
+        """All of a run, in order: Poisson processes, one per class, with `rate` times as many as the stages say. The
+        same for the same arguments.
+        """
         moments: list[tuple[float, str]] = []
         for user in sorted(self.users):
             rng = Random(f"{seed}:{user}")
             begin = 0.0
             for stage in self.stages:
                 end = begin + stage.seconds * within / self.seconds
-                moments += [(at, user) for at in _moments(rng, stage.arrivals.get(user, 0.0), begin, end)]
+                moments += [(at, user) for at in _moments(rng, rate * stage.arrivals.get(user, 0.0), begin, end)]
                 begin = end
         return [Arrival(at=at, user=user, number=n) for n, (at, user) in enumerate(sorted(moments))]
 

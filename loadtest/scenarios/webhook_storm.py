@@ -1,4 +1,4 @@
-"""Forty webhooks a second for twenty seconds: genuine, repeated, forged and stale; orders are paid meanwhile.
+"""Twenty webhooks a second for twenty seconds: genuine, repeated, forged and stale; orders are paid meanwhile.
 
 Each genuine one is acknowledged at once and stored once, no other is, and the provider's own get through.
 """
@@ -10,7 +10,7 @@ ORDERS = {"Buyer": 0.8}
 SCENARIO = Scenario(
     stages=[
         Stage(seconds=5, arrivals=ORDERS),
-        Stage(seconds=20, arrivals=ORDERS | {"WebhookSender": 40.0}),
+        Stage(seconds=20, arrivals=ORDERS | {"WebhookSender": 20.0}),
         Stage(seconds=10, arrivals=ORDERS),
     ],
     limits=Limits(

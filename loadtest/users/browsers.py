@@ -20,7 +20,7 @@ class Abuser(Client):
     def run_errand(self) -> None:
         """One request, and no waiting: the next abuser is on its way."""
         with self.client.request(
-            "GET", "/v1/orders?limit=100", name=f"/v1/orders{ABUSE}", catch_response=True, allow_redirects=False
+            "GET", "/v1/orders?limit=20", name=f"/v1/orders{ABUSE}", catch_response=True, allow_redirects=False
         ) as answer:
             self.count_from_the_moment_meant(answer)
             if answer.status_code in REFUSALS:

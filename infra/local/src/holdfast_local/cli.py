@@ -98,7 +98,7 @@ def demo() -> None:
 def load(context: typer.Context, scenario: str) -> None:
     """Locust's users on the running platform, or on one of their own, then the oracle. Exit 1 when a limit is not kept.
 
-    Options for the locustfile may follow: --seconds, --orders, --seed.
+    Options for the locustfile may follow: --seconds, --rate, --orders, --seed.
     """
     from holdfast_local.load import load as run  # noqa: PLC0415  as above
 
