@@ -207,6 +207,16 @@ _VALUES: Schema = {
     ),
     "simulators": _object({"enabled": _SWITCH}),
     "helmTest": _object({"enabled": _SWITCH}),
+    "load": _object(
+        {
+            "enabled": _SWITCH,
+            "scenario": {"type": "string", "pattern": "^[a-z_]+$"},
+            "seconds": {"type": "number", "minimum": 0, "maximum": 86_400},
+            "rate": {"type": "number", "minimum": 0.01, "maximum": 100},
+            "seed": {"type": "integer"},
+            "resources": _ref("resources"),
+        }
+    ),
     "autoscaling": _object(
         {
             "apis": _object({"enabled": _SWITCH, "averageCPU": _ref("quantity")}),

@@ -25,6 +25,7 @@ INSTALLATIONS: dict[str, Values] = {
     "values-prod.yaml": values_of(HOLDFAST, "values-prod.yaml"),
     "with spans and an Ingress": merge(COLLECTOR, INGRESS),
     "without helm test": nested("helmTest.enabled", value=False),
+    "with Locust": nested("load.enabled", value=True),
     "other ports": merge(
         nested("postgres.enabled", value=False),
         nested("config.database", value={"host": "db.example.com", "port": 6432}),

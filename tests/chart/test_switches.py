@@ -5,10 +5,17 @@ from collections.abc import Collection
 import pytest
 from conftest import variants
 from our_services import SETTINGS
-from rendering import HOLDFAST, Rendering, identity, leaves, merge, render, values_of
+from rendering import HOLDFAST, Rendering, identity, leaves, merge, nested, render, values_of
 
 OURS = [f"holdfast-{service}" for service in SETTINGS]
 WORKERS = [f"{name}-worker" for name in OURS]
+LOAD = nested("load.enabled", value=True)
+
+
+def names(rendering: Rendering) -> set[str]:
+    return {identity(found) for found in rendering.objects}
+
+
 SWITCHES: dict[str, Collection[str]] = {
     "autoscaling.apis.enabled": [f"HorizontalPodAutoscaler/{name}" for name in OURS],
     "autoscaling.workers.enabled": [f"ScaledObject/{name}" for name in WORKERS],
@@ -24,11 +31,9 @@ SWITCHES: dict[str, Collection[str]] = {
         for name in ("payment-provider", "mailbox", "customer-endpoint")
     ],
     "helmTest.enabled": ["Pod/holdfast-place-orders"],
+    "load.enabled": [name for name in names(render(HOLDFAST, LOAD)) if name.startswith("Job/holdfast-load-")],
 }
-
-
-def names(rendering: Rendering) -> set[str]:
-    return {identity(found) for found in rendering.objects}
+NEED_SIMULATORS = {"helmTest.enabled", "load.enabled"}
 
 
 def test_every_switch_is_known_here() -> None:
@@ -50,12 +55,12 @@ def test_a_switch_makes_what_it_says_and_only_when_it_is_on(switch: str) -> None
             found, chosen = names(render(HOLDFAST, values)), dict(leaves(merge(values_of(HOLDFAST), values)))
             if not chosen[switch]:
                 assert found.isdisjoint(SWITCHES[switch]), variant
-            elif switch != "helmTest.enabled" or chosen["simulators.enabled"]:
+            elif switch not in NEED_SIMULATORS or chosen["simulators.enabled"]:
                 assert found >= set(SWITCHES[switch]), variant
 
 
 def test_production_has_everything_on_that_is_not_for_a_trial() -> None:
     values = dict(leaves(render(HOLDFAST, values_of(HOLDFAST, "values-prod.yaml")).values))
-    trial = {"secrets.generate", "postgres.enabled", "valkey.enabled", "simulators.enabled", "helmTest.enabled"}
+    trial = {"secrets.generate", "postgres.enabled", "valkey.enabled", "simulators.enabled", *NEED_SIMULATORS}
     assert {switch for switch in SWITCHES if not values[switch]} == trial
     assert [path for path, value in values.items() if path.endswith(".replicas") and value < 2] == []

@@ -58,7 +58,7 @@ In each process' settings: where it calls, from "holdfast.setting". A new depend
 {{- end -}}
 {{- end -}}
 
-{{- /* Simulators, and the customer of `helm test`. */ -}}
+{{- /* Simulators, the customer of `helm test`, and Locust. */ -}}
 {{- if .Values.simulators.enabled -}}
 {{- /* By its pod: whether a block of addresses means pods, too, differs between network plug-ins. */ -}}
 {{- if has (float64 8103) $ports -}}
@@ -67,6 +67,12 @@ In each process' settings: where it calls, from "holdfast.setting". A new depend
 {{- $edges = append $edges (dict "from" "payment-provider/server" "to" "webhook-ingest/api" "ports" (list 8000)) -}}
 {{- if and .Values.helmTest.enabled .Values.secrets.clients -}}
 {{- $edges = append $edges (dict "from" "customer/test" "to" "orders/api" "ports" (list 8000)) -}}
+{{- end -}}
+{{- if and .Values.load.enabled .Values.secrets.clients -}}
+{{- range list "orders/api" "webhook-ingest/api" -}}
+{{- $edges = append $edges (dict "from" "load/customer" "to" . "ports" (list 8000)) -}}
+{{- end -}}
+{{- $edges = append $edges (dict "from" "load/customer" "to" "payment-provider/server" "ports" (list 8101)) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $edges -}}
