@@ -1,8 +1,11 @@
 """Looking after jobs: the command line and a worker's management port do the same, and say what was changed."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -11,10 +14,12 @@ from chassis import dead_letters, job_routes
 from chassis.health import Health, management_app
 from chassis.jobs import JobPayload, enqueue
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.settings import DatabaseSettings, JobSettings, OutboxSettings, RedisSettings
+from chassis.worker import WorkerResources
 from pydantic import SecretStr
 from service_process import OrdersInstallation
 from sqlalchemy import text
+from waiting import eventually
 
 TOKEN = "t" * 32
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -116,6 +121,9 @@ async def test_the_command_replays_what_its_filters_leave_and_says_who_did_it(
     orders = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
     listed = await orders.run("jobs", "dead", "--filter", "name=ship")
     assert listed.stdout == f"{dead[1]}  ship  attempts 2/2  ConnectionError: ship is away\n"
+    tried = await orders.run("jobs", "replay", "--all", "--dry-run")
+    assert (tried.stdout, tried.stderr) == (f"would replay 2: {dead[0]}, {dead[1]}\n", "")
+    assert await statuses(database) == ["dead", "dead"]
     replayed = await orders.run("jobs", "replay", "--all", "--filter", "error=mail is")
     assert (replayed.code, replayed.stdout) == (0, f"replayed 1: {dead[0]}\n")
     audited = json.loads(replayed.stderr)
@@ -170,3 +178,33 @@ async def test_old_dead_letters_are_forgotten_and_newer_ones_kept(database: Data
             await dead_letters.prune(session, retention=90 * 86_400)
     assert await statuses(database) == ["dead", "ready"]
     assert logs.of("dead_letters_pruned")[0]["jobs"] == 1
+
+
+async def test_every_worker_with_schedules_forgets_old_dead_letters(database: Database, dead: list[int]) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE job SET run_at = now() - interval '91 days' WHERE name = 'mail'"))
+        await session.execute(text("INSERT INTO schedule (name, next_at) VALUES ('prune_dead_letters', now())"))
+    nothing: Any = None
+    live: Any = SimpleNamespace(current=SimpleNamespace(jobs=JobSettings(), outbox=OutboxSettings()))
+    resources = WorkerResources(
+        live=live, database=database, redis=nothing, streams=nothing, wakeups=nothing, checks={}, breakers=nothing
+    )
+    stopping = asyncio.Event()
+    running = asyncio.create_task(resources.scheduler([])(stopping))
+
+    async def one_is_left() -> bool:
+        return len(await statuses(database)) == 1
+
+    await eventually(one_is_left)
+    stopping.set()
+    await running
+    async with database.read() as session:
+        assert await dead_letters.show(session, dead[1]) is not None
+
+
+async def test_dead_letters_are_forgotten_a_few_at_a_time(database: Database, dead: list[int]) -> None:
+    async with database.transaction() as session:
+        await dead_letters.prune(session, retention=-1, count=1)
+    assert await statuses(database) == ["dead"]
+    async with database.read() as session:
+        assert await dead_letters.show(session, dead[0]) is None

@@ -228,6 +228,27 @@ async def caller(request: Request) -> PlainTextResponse:
     return PlainTextResponse(request.client.host if request.client else "")
 
 
+async def test_a_request_that_is_on_its_way_when_the_port_closes_is_answered() -> None:
+    """Its connection was taken before, and whoever sent it has not heard of the drain."""
+
+    class Closing(Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            asyncio.get_running_loop().call_soon(writer.write, b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            await super().shutdown(sockets)
+
+    port = free_port()
+    server = Closing(Starlette(routes=[Route("/", caller)]), host="127.0.0.1", port=port, drain_timeout=5)
+    async with server.running():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def is_taken_in() -> bool:
+            return bool(server.server_state.connections)
+
+        await eventually(is_taken_in)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
 async def test_an_application_that_cannot_open_its_resources_is_not_served() -> None:
     async def open_resources() -> None:
         raise LookupError("no such pool")

@@ -104,6 +104,13 @@ def test_who_skips_missed_runs_waits_for_the_next_due_time() -> None:
     assert just_in_time == Plan(is_due=True, next_at=NOON + 4 * HOUR, left_out=3)
 
 
+def test_a_run_counts_as_missed_half_an_interval_late_where_that_is_less_than_a_minute() -> None:
+    every_minute = Schedule(name="test", every=60, run=never, missed="skip")
+    in_time = plan(every_minute, next_at=NOON, now=NOON + timedelta(seconds=29))
+    late = plan(every_minute, next_at=NOON, now=NOON + timedelta(seconds=31))
+    assert (in_time.is_due, late.is_due) == (True, False)
+
+
 def test_who_runs_once_makes_one_run_for_all_that_were_missed() -> None:
     assert plan(hourly("once"), next_at=NOON, now=NOON + 3.5 * HOUR) == Plan(
         is_due=True, next_at=NOON + 4 * HOUR, left_out=3
@@ -133,10 +140,13 @@ async def test_after_an_outage_a_schedule_does_as_its_policy_says(database: Data
         async with database.read() as session:
             return await session.scalar(text("SELECT min(next_at) > now() FROM schedule")) is True
 
-    async with running(database, *schedules):
-        await eventually(all_have_moved_on)
+    with captured_logs() as logs:
+        async with running(database, *schedules):
+            await eventually(all_have_moved_on)
     assert {name: recorder.finished for name, recorder in recorders.items()} == {"skip": 0, "once": 1, "catch_up": 4}
     assert missed_runs.labels("catch_up")._value.get() == left_out + 2
+    told = {line["schedule"]: line["left_out"] for line in logs.of("schedule_runs_missed")}
+    assert told == {"skip": 6, "once": 5, "catch_up": 2}
 
 
 async def _start_process(settings: DatabaseSettings, *, takes: float = 0.0) -> Process:

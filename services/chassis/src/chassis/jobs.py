@@ -9,7 +9,7 @@ replays those that could not be saved, and `jobs.sql` has every statement.
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from chassis.errors import LeaseLost
 from chassis.logging import debug_header
 from chassis.pooling import HotSession, after_commit, fetch_in
 from chassis.statements import DriverStatement, load_statements
-from chassis.telemetry import SpanKind, current_traceparent, span
+from chassis.telemetry import SpanKind, current_traceparent, is_unrecorded, span
 from chassis.wakeup import wake_after_commit
 
 _SQL = load_statements("jobs.sql")
@@ -130,6 +130,8 @@ def to_insert(session: HotSession, payload: JobPayload) -> dict[str, Any]:
 
 
 def _producing(options: JobOptions) -> AbstractContextManager[object]:
+    if is_unrecorded():
+        return nullcontext()  # the job continues the caller's trace, of which nobody will see anything
     return span(f"enqueue {options.name}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(options))
 
 

@@ -18,7 +18,16 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from chassis.logging import redact
 from chassis.settings import ServiceSettings
 
-__all__ = ["Span", "SpanKind", "StatusCode", "configure_tracing", "current_traceparent", "record_failure", "span"]
+__all__ = [
+    "Span",
+    "SpanKind",
+    "StatusCode",
+    "configure_tracing",
+    "current_traceparent",
+    "is_unrecorded",
+    "record_failure",
+    "span",
+]
 
 _MAX_REASON_LENGTH = 500  # characters; the whole message and the traceback are in the log, under the same trace id
 
@@ -135,3 +144,9 @@ def current_traceparent() -> str | None:
         return None
     # As the W3C's propagator writes it, at a quarter of the cost: each call, job and event sends one.
     return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}"
+
+
+def is_unrecorded() -> bool:
+    """Whether this is part of a trace that is not recorded: a span of it would be for nobody."""
+    current = trace.get_current_span().get_span_context()
+    return current.is_valid and not current.trace_flags.sampled
