@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from holdfast_local.ports import free_port
 from holdfast_local.settings import PROJECT
-from pod_files import files
-from rendering import HOLDFAST, Rendering, Workload, merge, nested, render
+from pod_files import files_of
+from rendering import HOLDFAST, Rendering, Workload, merge, nested, render, values_of
 
 LOCUST = Path(sys.executable).with_name("locust")
 ON = nested("load.enabled", value=True)
@@ -28,8 +28,8 @@ async def test_locust_takes_the_jobs_arguments_and_finds_what_the_scenario_needs
     workload = job(rendering)
     [container] = workload.containers
     assert container["command"] == ["locust"]
-    for path, content in files(rendering, workload.name).items():
-        file = tmp_path / path.lstrip("/")
+    for path, content in files_of(rendering, workload, container).items():
+        file = tmp_path / path.relative_to("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     nowhere = f"http://127.0.0.1:{free_port()}"
@@ -59,5 +59,5 @@ def test_a_violated_limit_is_not_tried_again():
 
 
 def test_where_orders_cost_money_there_is_no_load():
-    off = nested("simulators.enabled", value=False)
-    assert [it.name for it in render(HOLDFAST, merge(ON, off)).workloads if "-load-" in it.name] == []
+    production = render(HOLDFAST, merge(values_of(HOLDFAST, "values-prod.yaml"), ON))
+    assert [it.name for it in production.workloads if "-load-" in it.name] == []
