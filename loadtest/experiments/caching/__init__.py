@@ -41,6 +41,7 @@ ALONE = {
     "stale_while_revalidate": 0,
     "stale_if_error": 0,
     "early_beta": 0,
+    "wait_timeout": 10,  # a busy machine's pause is no reason to load beside another
 }
 SETTINGS = {
     FLIGHT: CacheSettings.model_validate(ALONE),
@@ -247,7 +248,7 @@ def assert_directions(rows: Mapping[str, Row], results: Results) -> None:
     for name in (FLIGHT, XFETCH, STALE):
         results.check(
             f"{name}: {of(name, PER_EXPIRY):.1f} per expiry, {of(name, PEAK):.0f} at once",
-            holds=of(name, PER_EXPIRY) <= 2 and of(name, PEAK) <= REPLICAS,  # noqa: PLR2004
+            holds=of(name, PER_EXPIRY) <= 2 and of(name, PEAK) <= 1,  # noqa: PLR2004
         )
     for name in (XFETCH, STALE):
         results.check(

@@ -16,14 +16,14 @@ import asyncpg
 from chassis.pooling import create_redis
 
 from experiments.jobs.chart import draw
-from experiments.lab.load import Generator, merged, poisson
+from experiments.lab.load import Generator, poisson
 from experiments.lab.results import Results, Row, figure
 from experiments.lab.stage import Service, Stage
 
 __all__ = ["assert_directions", "draw", "run"]
 
 SIGNUPS, RATE, WORK_SECONDS = 1000, 33, 0.1
-"""Of each way: in all, a second, and seconds."""
+"""In all, a second, and seconds."""
 KILLS = (3.0, 9.0, 15.0, 21.0, 27.0)
 AT_WORK = 3.5
 """Seconds that the process works at least before it is killed again, on a machine that is slow to start it."""
@@ -84,9 +84,9 @@ class Story:
 
 async def run(stage: Stage, results: Results) -> float:
     results.load = (
-        f"{SIGNUPS:,} sign-ups each way, {RATE} a second; each is answered after its commit, and its welcome takes "
-        f"{WORK_SECONDS:g} s and is written half-way. The process that does all three is killed (SIGKILL) {len(KILLS)} "
-        f"times and started again; whoever has no answer asks again. Leases of {LEASE:g} s."
+        f"{SIGNUPS:,} people sign up, {RATE} a second, in three ways at once, and are answered after the commits; a "
+        f"welcome takes {WORK_SECONDS:g} s and is written half-way. The process is killed (SIGKILL) {len(KILLS)} times "
+        f"and started again; whoever has no answer asks again. Leases of {LEASE:g} s."
     )
     arms, story = [Arm(way=way) for way in WAYS], Story()
     async with AsyncExitStack() as stack:
@@ -121,21 +121,19 @@ async def run(stage: Stage, results: Results) -> float:
 async def _play(
     service: Service, session: aiohttp.ClientSession, generator: Generator, story: Story, *, seed: int
 ) -> None:
-    async def sign_up(who: str) -> str:
+    connections = asyncio.Semaphore(CONNECTIONS)
+
+    async def sign_up(number: str) -> str:
         async with connections:
             await story.is_up.wait()
-            while not await _is_signed_up(session, f"{service.url}/{who}"):
+            while not await _is_signed_up(session, f"{service.url}/signups/{number}"):
                 await asyncio.sleep(AGAIN_SECONDS)
                 await story.is_up.wait()
         return "answered"
 
-    connections = asyncio.Semaphore(CONNECTIONS)
-    streams: dict[str, list[float]] = {}
-    for way in WAYS:
-        # A few more than are needed, since how many come in a time is chance.
-        moments = poisson(RATE, 1.5 * SIGNUPS / RATE, random.Random(f"{seed} {way}"))[:SIGNUPS]
-        streams |= {f"{way}/signups/{number}": [moment] for number, moment in enumerate(moments)}
-    await generator.play(merged(**streams), sign_up, ends=None)
+    # A few more than are needed, since how many come in a time is chance.
+    moments = poisson(RATE, 1.5 * SIGNUPS / RATE, random.Random(seed))[:SIGNUPS]
+    await generator.play([(moment, str(number)) for number, moment in enumerate(moments)], sign_up, ends=None)
     story.answered = generator.now
 
 

@@ -102,15 +102,22 @@ class Resources(ApiResources):
 router = Router()
 
 
-@router.post("/{way}/signups/{signup_id}")
-async def sign_up(way: Way, signup_id: int, given: Annotated[Resources, Depends(resources)]) -> None:
-    """Once: whoever was not answered may ask again."""
-    async with given.database.transaction() as session:
-        is_new = await session.scalar(_SIGN_UP, {"way": way, "id": signup_id}) is not None
-        if is_new and way != "task":
-            await enqueue(session, JOBS[way](signup_id=signup_id))
-    if is_new and way == "task":
+@router.post("/signups/{signup_id}")
+async def sign_up(signup_id: int, given: Annotated[Resources, Depends(resources)]) -> None:
+    """Once each way: whoever was not answered may ask again."""
+    if await _sign_up(given.database, "task", signup_id):
         given.tasks.start(partial(given.welcoming.in_a_task, signup_id))
+    for way in JOBS:
+        await _sign_up(given.database, way, signup_id)
+
+
+async def _sign_up(database: Database, way: Way, signup_id: int) -> bool:
+    """Sign them up, with their job if this way has one, in one transaction."""
+    async with database.transaction() as session:
+        is_new = await session.scalar(_SIGN_UP, {"way": way, "id": signup_id}) is not None
+        if is_new and way in JOBS:
+            await enqueue(session, JOBS[way](signup_id=signup_id))
+    return is_new
 
 
 @asynccontextmanager
