@@ -22,12 +22,14 @@ from experiments.lab.stage import Service, Stage
 
 __all__ = ["assert_directions", "draw", "run"]
 
-SIGNUPS, RATE, WORK_SECONDS = 1000, 33, 0.1
+SIGNUPS, RATE, WORK_SECONDS = 1000, 33, 0.2
 """In all, a second, and seconds."""
 KILLS = (3.0, 9.0, 15.0, 21.0, 27.0)
-AT_WORK = 3.5
-"""Seconds that the process works at least before it is killed again, on a machine that is slow to start it."""
-LEASE, CONCURRENCY = 3.0, 8
+IN_HAND, AT_WORK = 4, 10.0
+"""Jobs of each queue that the process is at when it is killed, if it comes to that within so many seconds: a machine
+that is slow to start it leaves it little time, and a process that does nothing loses nothing.
+"""
+LEASE, CONCURRENCY = 3.0, 16
 PATIENCE = 60.0
 """Seconds after the last answer for which a job may still be done: it takes a few, and what waits is not lost."""
 CONNECTIONS = 50
@@ -44,6 +46,10 @@ TABLES = (
 _WAITING = """
     SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(at)), 0)::float AS age FROM signup
     WHERE way = $1 AND NOT EXISTS (SELECT FROM welcome WHERE welcome.way = signup.way AND welcome.id = signup.id)
+"""
+_IN_HAND = """
+    SELECT min((SELECT count(*) FROM job WHERE queue = way AND status = 'running' AND NOT is_suspect))
+    FROM unnest(ARRAY['leases', 'whole']) AS way
 """
 _FOUND = """
     SELECT count(*) AS signups, count(*) FILTER (WHERE times = 0 AND NOT is_waiting) AS lost,
@@ -105,7 +111,7 @@ async def run(stage: Stage, results: Results) -> float:
         stack.push_async_callback(watcher.close)
         generator = Generator()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_kill(service, generator, story))
+            tasks.create_task(_kill(service, generator, story, stage.dsn(settings)))
             tasks.create_task(_play(service, session, generator, story, seed=results.seed))
             tasks.create_task(_watch(arms, watcher, generator, story))
         redis = create_redis(stage.redis, timeout=5)
@@ -146,17 +152,20 @@ async def _is_signed_up(session: aiohttp.ClientSession, url: str) -> bool:
         return False
 
 
-async def _kill(service: Service, generator: Generator, story: Story) -> None:
-    works_since = 0.0
+async def _kill(service: Service, generator: Generator, story: Story, dsn: str) -> None:
     story.is_up.set()
+    watcher = await asyncpg.connect(dsn)
     for moment in KILLS:
-        await generator.until(max(moment, works_since + AT_WORK))
+        await generator.until(moment)
+        latest = generator.now + AT_WORK
+        while generator.now < latest and await watcher.fetchval(_IN_HAND) < IN_HAND:  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.02)
         story.is_up.clear()
         await service.kill()
         story.kills.append(round(generator.now, 2))
         await service.start()
-        works_since = generator.now
         story.is_up.set()
+    await watcher.close()
 
 
 async def _watch(arms: list[Arm], watcher: asyncpg.Connection, generator: Generator, story: Story) -> None:

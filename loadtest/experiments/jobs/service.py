@@ -32,7 +32,7 @@ _WELCOME = text("INSERT INTO welcome (way, id) VALUES (:way, :id)")
 
 
 class ServerSettings(Group):
-    work_seconds: float = 0.1
+    work_seconds: float = 0.2
 
 
 class Settings(ServiceSettings):
