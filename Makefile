@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load lab bench-http bench-jobs bench-calls test model test-observability test-system test-faults test-crash test-contract contracts chaos images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit explain run load lab bench-http bench-jobs bench-calls test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
@@ -87,6 +87,10 @@ IMAGE_SERVICES = $(filter-out chassis,$(notdir $(patsubst %/pyproject.toml,%,$(w
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILD = docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD)
 COMPOSE = docker compose -f infra/compose.yaml
+
+check-chart: $(TOOLS) ## Checkov on the chart with each values file; what it finds is reasoned in charts/checkov.yaml
+	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT="$$PWD/.holdfast/checkov" uv sync --locked --quiet --project infra/checkov
+	@$(BIN)/python infra/checkov/check.py
 
 images: ## Build the container images: one per service, and one of tools
 	@set -e; for service in $(IMAGE_SERVICES); do \
