@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chart_page import sections
 from chassis.config import rules_of, variable
 from chassis.errors import ErrorCode
 from chassis.settings import Rule, ServiceSettings
@@ -120,6 +121,17 @@ def chart_values_schema() -> str:
     )
 
 
+def chart_page() -> str:
+    return _page(
+        "# The chart's values",
+        _GENERATED,
+        "`charts/holdfast/values.yaml`, part by part; [on Kubernetes](../tutorial/kubernetes.md) says how to install "
+        "it, [in production](../tutorial/production.md) what to look at first. A name that is not here, and a value "
+        "outside its limits, fails `helm template`. At the end is what the other values files change.",
+        *sections(PROJECT / "charts" / "holdfast"),
+    )
+
+
 def chart_reloaded() -> str:
     """What the chart may change without a restart: the settings that every service takes over while it runs."""
     reloaded = {setting.name for service in SERVICES for setting in _settings(service) if setting.is_reloaded}
@@ -132,6 +144,7 @@ PAGES: Mapping[Path, Callable[[], str]] = {
     PROJECT / "docs" / "reference" / "errors.md": errors_page,
     PROJECT / "docs" / "reference" / "configuration.md": configuration_page,
     PROJECT / "docs" / "reference" / "metrics.md": lambda: metrics_page(_GENERATED),
+    PROJECT / "docs" / "reference" / "chart.md": chart_page,
     PROJECT / ".env.example": env_example,
     PROJECT / "charts" / "holdfast" / "values.schema.json": chart_values_schema,
     PROJECT / "charts" / "holdfast" / "files" / "reloaded.yaml": chart_reloaded,

@@ -1,4 +1,4 @@
-"""What `make check-chart` makes of checkov's findings. Checkov itself is not asked here: it has an environment of its own."""
+"""What `make check-chart` makes of checkov's findings. Checkov itself has an environment of its own."""
 
 import importlib.util
 from types import ModuleType
