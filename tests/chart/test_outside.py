@@ -78,7 +78,7 @@ def test_the_operators_prometheus_scrapes_the_same_pods_under_the_same_labels() 
         assert str(named[endpoint["port"]]) == workload.annotations["prometheus.io/port"]
         assert endpoint["path"] == workload.annotations["prometheus.io/path"]
     beside = render(CHARTS / "observability", release="observability")
-    scrape = beside.get("ConfigMap", "observability-prometheus")["data"]["config.yaml"]
+    scrape = "".join(beside.get("ConfigMap", "observability-prometheus")["data"].values())
     assert endpoint["honorLabels"] is True
     assert "honor_labels: true" in scrape
     for relabeling in endpoint["relabelings"]:

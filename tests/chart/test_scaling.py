@@ -53,10 +53,11 @@ def test_the_query_asks_for_a_metric_and_labels_that_there_are() -> None:
     metric, label = re.fullmatch(r'max\((\w+)\{(\w+)="SERVICE"\}\)', query).groups()
     assert metric == job_tending.oldest_age_seconds._name
     scrape = beside.get("ConfigMap", "observability-prometheus")["data"]
+    (trigger,) = of_kind(render(HOLDFAST, WORKERS), "ScaledObject")["holdfast-orders-worker"]["triggers"]
     assert any(f"target_label: {label}" in text for text in scrape.values())
-    address = values_of(HOLDFAST)["autoscaling"]["workers"]["prometheus"]
-    ports = {it["port"] for it in beside.get("Service", "observability-prometheus")["spec"]["ports"]}
-    assert address.removeprefix("http://observability-prometheus:") in map(str, ports)
+    (port,) = (it["port"] for it in beside.get("Service", "observability-prometheus")["spec"]["ports"])
+    # By its full name: whoever asks is in another namespace.
+    assert trigger["metadata"]["serverAddress"] == f"http://observability-prometheus.holdfast:{port}"
 
 
 @pytest.mark.parametrize(("values", "suffix"), [(APIS, ""), (WORKERS, "-worker")])
