@@ -14,7 +14,7 @@ from wiring import reference_problems, selector_problems, service_problems
 BREAKS = [
     ("service.yaml", "targetPort: http", "targetPort: htttp", "names no port 'htttp'"),
     ("_helpers.tpl", "app.kubernetes.io/component: {{ index . 2 }}", "", "selects the pods of ['Deployment/"),
-    ("deployment.yaml", '{{ include "holdfast.commonConfigMap" $ }}', "holdfast-comon", "no ConfigMap/holdfast-comon"),
+    ("deployment.yaml", "{{ $common }}", "holdfast-comon", "no ConfigMap/holdfast-comon"),
     ("job.yaml", "{key: database__password,", "{key: database__passwrod,", "has no key database__passwrod"),
     ("job.yaml", "serviceAccountName: {{ $.Release.Name }}", "serviceAccountName: jobs", "no ServiceAccount/jobs"),
 ]
