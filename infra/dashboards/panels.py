@@ -4,7 +4,8 @@ The panels become objects of Grafana's own library, `grafana-foundation-sdk`, so
 not get into the files. Data sources go by the uids that charts/observability/files/grafana/datasources.yaml gives them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import batched, count, groupby
 from typing import Any, Literal, NamedTuple, Self
 
 from grafana_foundation_sdk.builders import common as common_builders
@@ -28,6 +29,7 @@ from grafana_foundation_sdk.models.common import (
 )
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
+    GridPos,
     Threshold,
     ThresholdsMode,
     VariableOption,
@@ -37,8 +39,10 @@ from grafana_foundation_sdk.models.dashboard import (
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="prometheus")
 VICTORIALOGS = DataSourceRef(type_val="victoriametrics-logs-datasource", uid="victorialogs")
 
+_PAGE = 24
+"""Columns of Grafana's grid."""
 WIDTH, HEIGHT = 6, 7
-"""Of a panel, in Grafana's grid: 24 columns make the width of a page."""
+"""Of a panel, in columns and lines of it."""
 
 
 class Panel(NamedTuple):
@@ -92,22 +96,33 @@ def dashboard(uid: str, title: str, description: str, rows: Rows) -> Dashboard:
             .current(VariableOption(text="All", value="$__all"))
         )
     )
+    ids = count(1)
+    y = 0
     for name, panels in rows.items():
-        built = built.with_row(Row(name))
-        for panel in panels:
-            built = built.with_panel(_logs(panel) if isinstance(panel, Logs) else _panel(panel))
+        built = built.with_row(Row(name).id(next(ids)).grid_pos(GridPos(h=1, w=_PAGE, x=0, y=y)))
+        y += 1
+        for line in _lines_of(panels):
+            for place, panel in enumerate(line):
+                drawn = _logs(panel) if isinstance(panel, Logs) else _panel(panel)
+                width = _PAGE if isinstance(panel, Logs) else WIDTH
+                built = built.with_panel(drawn.id(next(ids)).grid_pos(GridPos(h=HEIGHT, w=width, x=place * WIDTH, y=y)))
+            y += HEIGHT
     return built
 
 
-def _panel(panel: Panel) -> Builder[Any]:
+def _lines_of(panels: Sequence[Panel | Logs]) -> Iterator[Sequence[Panel | Logs]]:
+    """As many panels as fit beside each other; lines of a log have a line of their own."""
+    for is_wide, some in groupby(panels, key=lambda panel: isinstance(panel, Logs)):
+        yield from batched(some, 1 if is_wide else _PAGE // WIDTH, strict=False)
+
+
+def _panel(panel: Panel) -> Any:
     built: Any = _value() if panel.shape == "value" else _lines(is_stacked=panel.shape == "stack")
     built = (
         built.title(panel.title)
         .description(panel.description)
         .datasource(PROMETHEUS)
         .unit(panel.unit)
-        .span(WIDTH)
-        .height(HEIGHT)
         .thresholds(_thresholds(panel))
     )
     for letter, (expression, legend) in zip("ABCDEF", panel.queries, strict=False):
@@ -170,7 +185,5 @@ def _logs(panel: Logs) -> LogsPanel:
         .title(panel.title)
         .description(panel.description)
         .datasource(VICTORIALOGS)
-        .span(4 * WIDTH)
-        .height(HEIGHT)
         .with_target(_LogsQueryBuilder(panel.query))
     )

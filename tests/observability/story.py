@@ -16,6 +16,7 @@ from holdfast_local.platform import Platform, running_platform
 from holdfast_local.settings import LocalSettings
 from prometheus import SCRAPE_SECONDS, Prometheus, Target, running_prometheus
 from rich.console import Console
+from runbooks import commands, ran
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Seen:
     ended: float
     texts: dict[str, str]
     """`/metrics` by process, such as `orders api`, once all was settled."""
+    answers: dict[str, tuple[int, str]]
+    """Exit code and output of each command of the runbooks, on the platform that still ran."""
 
     async def series(self, expression: str) -> list[dict[str, str]]:
         return await self.prometheus.series(expression, start=self.began, end=self.ended)
@@ -46,7 +49,8 @@ async def told_story(settings: LocalSettings, folder: Path) -> AsyncIterator[See
                     f"{target.service} {target.role}": await client.read_metrics(f"http://{target.address}")
                     for target in targets
                 }
-        yield Seen(prometheus=prometheus, began=began, ended=ended, texts=texts)
+            answers = {command: await ran(command, settings) for command in commands()}
+        yield Seen(prometheus=prometheus, began=began, ended=ended, texts=texts, answers=answers)
 
 
 async def _targets(platform: Platform) -> list[Target]:
