@@ -97,19 +97,21 @@ images: ## Build the container images: one per service, and one of tools
 	    $(BUILD) -f services/Dockerfile --build-arg SERVICE=$$service -t holdfast/$$service:$(VERSION) .; done
 	@$(BUILD) -f infra/Dockerfile -t holdfast/tools:$(VERSION) .
 
-compose-up: $(SYNCED) images ## Start the platform in containers; returns when all are healthy
+compose-up: $(SYNCED) images ## Start the platform in containers; returns when all are healthy; PROFILE=observability
 	@test -d .holdfast/compose || ! docker volume inspect $${COMPOSE_PROJECT_NAME:-holdfast}_postgres >/dev/null 2>&1 || \
 	    { echo "The containers' databases know passwords that are gone: make compose-down DATA=delete, then again." >&2; exit 1; }
 	@$(BIN)/python -m holdfast_local.compose_secrets
 	@chmod a+r infra/compose/* charts/holdfast/files/*  # a strict umask would hide them from the containers' accounts
-	@$(COMPOSE) up --detach --wait --wait-timeout 300
+	@chmod -R a+rX charts/observability/files
+	@$(if $(filter observability,$(PROFILE)),HOLDFAST_TELEMETRY__OTLP_ENDPOINT=http://collector:4318) \
+	    $(COMPOSE) $(if $(PROFILE),--profile $(PROFILE)) up --detach --wait --wait-timeout 300
 
 compose-smoke: ## Place orders in the containers' platform and ask the oracle; ORDERS=3
 	@$(COMPOSE) run --rm --no-deps customer
 	@$(COMPOSE) run --rm --no-deps oracle
 
 compose-down: ## Stop the containers; what they keep stays, unless DATA=delete
-	@$(COMPOSE) --profile smoke down $(if $(filter delete,$(DATA)),--volumes)
+	@$(COMPOSE) --profile smoke --profile observability down $(if $(filter delete,$(DATA)),--volumes)
 
 test-images: $(TOOLS) ## Look at the built images: size, accounts, contents, start, rebuild (needs Docker, minutes)
 	@$(BIN)/pytest tests/images

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import told
 from holdfast_local.ports import free_port
 from holdfast_local.settings import LocalSettings
 from holdfast_local.state import remove_state
@@ -25,3 +26,11 @@ async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seen]:
     finally:
         await collector.close()
         remove_state(settings.state)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if asked := len(told.with_results) + len(told.without):
+        terminalreporter.write_line(
+            f"{asked} expressions of panels and rules asked: {len(told.with_results)} had results, "
+            f"{len(told.without)} are empty in a healthy run"
+        )

@@ -9,6 +9,7 @@ from holdfast_local.settings import LocalSettings
 from rules import ROOT
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
+_AT_ONCE = asyncio.Semaphore(2)  # each starts two interpreters
 
 
 def pages() -> dict[str, str]:
@@ -32,6 +33,11 @@ def commands() -> list[str]:
 
 async def ran(command: str, settings: LocalSettings) -> tuple[int, str]:
     """Exit code and output of a command of the bare machine, on the installation with these settings."""
+    async with _AT_ONCE:
+        return await _ran(command, settings)
+
+
+async def _ran(command: str, settings: LocalSettings) -> tuple[int, str]:
     process = await asyncio.create_subprocess_shell(
         _here(command, settings),
         cwd=ROOT,

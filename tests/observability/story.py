@@ -49,7 +49,8 @@ async def told_story(settings: LocalSettings, folder: Path) -> AsyncIterator[See
                     f"{target.service} {target.role}": await client.read_metrics(f"http://{target.address}")
                     for target in targets
                 }
-            answers = {command: await ran(command, settings) for command in commands()}
+            told = await asyncio.gather(*(ran(command, settings) for command in commands()))
+            answers = dict(zip(commands(), told, strict=True))
         yield Seen(prometheus=prometheus, began=began, ended=ended, texts=texts, answers=answers)
 
 

@@ -7,6 +7,7 @@ them is up to the folder around them, which has mode 0700.
 
 import json
 from pathlib import Path
+from secrets import token_urlsafe
 
 from holdfast_local.installation import database_name
 from holdfast_local.secrets import SERVICES, Secrets, load_or_create
@@ -20,6 +21,9 @@ def make_secrets(folder: Path) -> None:
     _write(secrets.of("valkey") / "password", secrets.valkey_password)
     _write(secrets.of("valkey") / "valkey.conf", f"requirepass {secrets.valkey_password}\n")
     _write(secrets.of("oracle") / "sources.toml", _sources(secrets))
+    grafana = secrets.of("grafana") / "admin-password"
+    if not grafana.exists():
+        _write(grafana, token_urlsafe(24))
     folder.chmod(0o700)
     for process in folder.iterdir():
         process.chmod(0o755)
