@@ -21,7 +21,7 @@ ALL = {
 }
 
 
-@pytest.mark.timeout(600)  # the first one waits for the story
+@pytest.mark.timeout(900)  # the first one waits for the story
 @pytest.mark.parametrize("place", ALL)
 async def test_an_expression_has_results_or_is_listed_with_the_reason_why_not(seen: Seen, place: str) -> None:
     expression = ALL[place]
@@ -31,7 +31,7 @@ async def test_an_expression_has_results_or_is_listed_with_the_reason_why_not(se
         assert any(part in expression for part in EMPTY), f"{place}: nothing for {expression}"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rule", [rule for rule in all_rules() if "alert" in rule], ids=lambda rule: rule["alert"])
 async def test_an_alert_is_understood_as_it_is_written(seen: Seen, rule: dict[str, str]) -> None:
     await seen.series(rule["expr"])

@@ -24,20 +24,20 @@ def samples(text: str) -> Iterator[tuple[str, Sample]]:
             yield (name if name in KNOWN else family.name), sample
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_every_metric_that_a_process_exposes_is_on_the_page(seen: Seen) -> None:
     exposed = {name for text in seen.texts.values() for name, _ in samples(text)}
     assert {name for name in exposed - KNOWN.keys() if not name.startswith(THEIR_OWN)} == set()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_every_metric_on_the_page_was_there_or_is_listed_with_its_occasion(seen: Seen) -> None:
     exposed = {name for text in seen.texts.values() for name, _ in samples(text)}
     assert KNOWN.keys() - exposed <= ABSENT.keys()
     assert ABSENT.keys() <= KNOWN.keys()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_labels_have_the_values_that_the_page_allows(seen: Seen) -> None:
     for process, text in seen.texts.items():
         found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
