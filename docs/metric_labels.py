@@ -88,7 +88,6 @@ ABSENT: dict[str, str] = {
     "db_client_connection_held_calls": "a call while a connection is held fails where `database.held_calls` refuses it",
     "job_backlog_refused": "too many jobs have to wait",
     "messaging_missed": "Redis has to trim what a group has not read",
-    "webhook_endpoints_disabled": "a customer's endpoint has to be gone, or to fail for days",
     "schedule_runs_missed": "no worker may have run for a while",
 }
 """Metrics without a sample in a run where nothing of this happens."""

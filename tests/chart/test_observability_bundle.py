@@ -102,6 +102,12 @@ def test_only_those_that_have_to_may_connect_to_the_world(observability):
     ]
 
 
+def test_somebody_else_may_be_let_in_to_ask_prometheus():
+    keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+    asked = render(OBSERVABILITY, nested("prometheus.peers", value=[keda]), release=RELEASE)
+    assert {"from": [keda], "ports": [{"port": 9090}]} in policies(asked)["prometheus"]["ingress"]
+
+
 def test_edges_lead_to_ports_that_the_called_have(observability):
     for _, called, port in CALLS | SCRAPED:
         assert port in container_ports(workload(observability, called)).values()
