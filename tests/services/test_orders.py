@@ -220,7 +220,7 @@ async def test_a_key_that_is_answered_after_this_request_looked_is_in_progress_a
                 return found
 
             late = SimpleNamespace(fetch=fetch_late, info=hot.info)
-            await use_cases.place_order(cast("HotSession", late), command, client_id=SHOP, key=key, catalogue=catalogue)
+            await use_cases.place_order(cast("HotSession", late), command, key=key, catalogue=catalogue)
 
     with pytest.raises(ApiError) as refused:
         await place_too_late()
@@ -236,7 +236,7 @@ async def test_a_transaction_killed_before_its_commit_leaves_nothing(orders: Ord
         async with orders.database.read() as session:
             catalogue = await use_cases.list_products(session)
         async with orders.database.hot_transaction() as hot:
-            await use_cases.place_order(hot, command, client_id=SHOP, key=key, catalogue=catalogue)
+            await use_cases.place_order(hot, command, key=key, catalogue=catalogue)
             pid = await hot.connection.fetchval("SELECT pg_backend_pid()")
             await rows(orders.database, "SELECT pg_terminate_backend(:pid)", pid=pid)
 

@@ -58,7 +58,7 @@ def create_app() -> FastAPI:
     async def place_order(
         order: PlaceOrder, request: Request, key: Annotated[str, Header(alias="Idempotency-Key")]
     ) -> Response:
-        asked = fingerprint(request.method, request.url.path, await request.body())
+        asked = fingerprint(request.method, request.scope["path"], await request.body())
         async with pool.acquire() as connection, connection.transaction():
             status, body = await _place(connection, order, key, asked, products)
         return Response(body, status_code=status, media_type="application/json")

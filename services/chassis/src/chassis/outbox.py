@@ -11,7 +11,7 @@ The statements are in `outbox.sql`, the script that publishes in `outbox.lua`.
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ from chassis.logging import debug_header, get_logger
 from chassis.pooling import HotSession, Passwords
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.statements import load_statements
-from chassis.telemetry import SpanKind, current_traceparent, span
+from chassis.telemetry import SpanKind, current_traceparent, is_unrecorded, span
 from chassis.wakeup import CONNECTION_ERRORS, Wakeups, connect, wait_or_poll, wake_after_commit
 
 log = get_logger(__name__)
@@ -106,6 +106,8 @@ def to_insert(session: HotSession, event: Event, *, stream: str, aggregate_id: U
 
 
 def _producing(event: Event, stream: str) -> AbstractContextManager[object]:
+    if is_unrecorded():
+        return nullcontext()  # the event continues the caller's trace, of which nobody will see anything
     return span(f"publish {event.options.type}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(stream))
 
 

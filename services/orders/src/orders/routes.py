@@ -91,13 +91,13 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
         ErrorCode.UNSUPPORTED_MEDIA_TYPE,
     ),
 )
-async def place_order(body: PlaceOrder, caller: Caller, given: Given, key: Keyed) -> Response:
+async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> Response:
     """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
     await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
     async with given.database.hot_transaction() as session:
-        answer = await use_cases.place_order(session, body, client_id=caller.id, key=key, catalogue=catalogue)
+        answer = await use_cases.place_order(session, body, key=key, catalogue=catalogue)
     return answer_with(answer)
 
 

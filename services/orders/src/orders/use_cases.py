@@ -78,7 +78,7 @@ async def find_product(session: AsyncSession, product_id: str) -> ProductView | 
 
 
 async def place_order(
-    session: HotSession, command: PlaceOrder, *, client_id: str, key: IdempotencyKey, catalogue: ProductList
+    session: HotSession, command: PlaceOrder, *, key: IdempotencyKey, catalogue: ProductList
 ) -> StoredAnswer:
     """Protocol, row 1: the order, its key record with the answer's bytes, its first job and its first event.
 
@@ -101,7 +101,7 @@ async def place_order(
     )
     answer = StoredAnswer(201, order.model_dump_json().encode())
     try:
-        await session.fetch(_HOT["place"], **_row_1(session, command, order, client_id, key, answer))
+        await session.fetch(_HOT["place"], **_row_1(session, command, order, key, answer))
     except UniqueViolationError as error:
         if error.constraint_name != "idempotency_record_pkey":
             raise
@@ -114,14 +114,13 @@ def _row_1(
     session: HotSession,
     command: PlaceOrder,
     order: OrderView,
-    client_id: str,
     key: IdempotencyKey,
     answer: StoredAnswer,
 ) -> dict[str, Any]:
     """What the statement `place` writes."""
     placed = OrderPlaced(
         order_id=order.id,
-        client_id=client_id,
+        client_id=key.client,
         customer_email=command.customer_email,
         status=order.status,
         amount=order.amount,
@@ -133,7 +132,7 @@ def _row_1(
     return {
         "order_id": order.id,
         "placed_at": order.created_at,
-        "client": client_id,
+        "client": key.client,
         "key": key.key,
         "customer_email": command.customer_email,
         "amount": order.amount,

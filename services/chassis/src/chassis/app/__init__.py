@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, Header, Request, Response
 from chassis import idempotency
 from chassis.app import access as callers_access
 from chassis.app import error_documents, error_rendering
-from chassis.app.access import Caller, access
+from chassis.app.access import Caller, access, caller_of
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
@@ -83,8 +83,10 @@ _IdempotencyHeader = Annotated[
 ]
 
 
-async def _idempotency_key(request: Request, caller: Caller, header: _IdempotencyHeader) -> IdempotencyKey:
-    return idempotency_key(caller.id, header, method=request.method, path=request.url.path, body=await request.body())
+async def _idempotency_key(request: Request, header: _IdempotencyHeader) -> IdempotencyKey:
+    return idempotency_key(
+        caller_of(request).id, header, method=request.method, path=request.scope["path"], body=await request.body()
+    )
 
 
 Keyed = Annotated[IdempotencyKey, Depends(_idempotency_key)]

@@ -67,9 +67,14 @@ async def _authenticated(request: Request) -> Principal:
     return principal
 
 
-async def _caller(request: Request) -> Principal:
+def caller_of(request: Request) -> Principal:
+    """Who calls, once the route's `access` has let the request pass."""
     principal: Principal = request.scope[_PRINCIPAL]
     return principal
+
+
+async def _caller(request: Request) -> Principal:
+    return caller_of(request)
 
 
 Caller = Annotated[Principal, Depends(_caller)]
