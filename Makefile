@@ -37,7 +37,7 @@ run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders
 load: $(TOOLS) ## Locust on the platform, then the oracle; SCENARIO=burst, SECONDS=20, SEED=2, RATE=0.5
 	@$(BIN)/holdfast-local load $(or $(SCENARIO),steady) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
 
-bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost, pick-up; the relay (3 minutes)
+bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost, pick-up; the relay (2 to 5 minutes)
 	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/jobs
 	@$(BIN)/python loadtest/benchmarks/jobs/run.py
 

@@ -149,6 +149,16 @@ async def test_after_an_outage_a_schedule_does_as_its_policy_says(database: Data
     assert told == {"skip": 6, "once": 5, "catch_up": 2}
 
 
+async def test_the_first_run_is_somewhere_in_the_first_interval_and_one_looks_once_a_minute(database: Database) -> None:
+    daily = Schedule(name="daily", every=86_400, run=never)
+    scheduler = Scheduler(database, [daily], chance=lambda: 0.5)
+    waits = [await scheduler._look(daily), await scheduler._look(daily)]
+    async with database.read() as session:
+        first = await session.scalar(text("SELECT extract(epoch FROM next_at - now())::float8 FROM schedule"))
+    assert first == pytest.approx(43_200, abs=60)
+    assert waits == [60, 60]
+
+
 async def _start_process(settings: DatabaseSettings, *, takes: float = 0.0) -> Process:
     password = settings.password.get_secret_value()
     shown = TypeAdapter(DatabaseSettings).dump_json(settings, include={"host", "port", "name", "user"}).decode()
