@@ -28,8 +28,8 @@ from redis.asyncio import Redis
 
 HERE = Path(__file__).parent
 OWN, RIVAL = "holdfast", "pgqueuer"
-JOBS = {OWN: 6_000, RIVAL: 3_000, "procrastinate": 300, "saq": 800, "taskiq": 1_500}
-"""As many as each does in half a second on two cores."""
+JOBS = {OWN: 4_000, RIVAL: 2_000, "procrastinate": 200, "saq": 400, "taskiq": 1_000}
+"""As many as each does in a third of a second on two cores."""
 ON_POSTGRES = (OWN, RIVAL, "procrastinate")
 CONCURRENCIES = (20, 100)
 ROUNDS = 5

@@ -19,8 +19,8 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
-PICK_UPS = 100
-BLOCKS, TRANSACTIONS = 30, 20
+PICK_UPS = 60
+BLOCKS, TRANSACTIONS = 20, 20
 SETTLE_SECONDS = 0.02
 """After a block, for what its commits set off: a notification of ours goes out up to 5 ms later."""
 WARM_UP = 0.1
