@@ -6,6 +6,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import yaml
 from api_server import probes
 from chassis import config
 from chassis.cli import EXIT_CONFIGURATION
@@ -14,8 +15,20 @@ from chassis.health import CHECK_TIMEOUT, Health, management_app
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from our_services import SETTINGS
-from pod_files import Enter, with_secrets
-from rendering import HOLDFAST, Json, Rendering, Workload, copy_of, merge, nested, render, values_files, values_of
+from pod_files import Enter, files_of, with_secrets
+from rendering import (
+    HOLDFAST,
+    Json,
+    Rendering,
+    Workload,
+    copy_of,
+    leaves,
+    merge,
+    nested,
+    render,
+    values_files,
+    values_of,
+)
 from starlette.routing import Route
 
 ROLES = ("api", "worker")
@@ -68,6 +81,21 @@ def test_what_is_rendered_starts_the_real_settings(enter: Enter, installed: Rend
         assert settings.rate_limit.replicas == workload.object["spec"].get("replicas", scaled_to(installed, service))
     # Routing lags behind readiness; a developer's single node less, and he waits for it at each change.
     assert settings.shutdown.readiness_delay >= (1 if settings.environment == "dev" else 5)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("service", SETTINGS)
+def test_every_setting_that_has_to_be_given_is_in_a_file_of_its_pod(
+    installed: Rendering, service: str, role: str
+) -> None:
+    required = {name for name, field in config.settings_of(SETTINGS[service]).items() if field.is_required()}
+    assert required >= {"database.name", "database.user", "database.password"}
+    workload = deployment(installed, service, role)
+    given = set()
+    for path, text in files_of(installed, workload, main(workload)).items():
+        is_secret = path.is_relative_to("/run/secrets/holdfast")
+        given |= {path.name.replace("__", ".")} if is_secret else {name for name, _ in leaves(yaml.safe_load(text))}
+    assert required - given == set()
 
 
 @pytest.mark.parametrize("service", SETTINGS)

@@ -12,7 +12,7 @@ from chassis.ssrf import DestinationRefused, check_address
 from network import Pod, allowed, enters, leaves, outside, pod_of
 from our_services import SETTINGS
 from pod_files import Enter, with_secrets
-from rendering import CHARTS, HOLDFAST, Rendering, Values, Workload, copy_of, merge, nested, render, values_of
+from rendering import CHARTS, HOLDFAST, Json, Rendering, Values, Workload, copy_of, merge, nested, render, values_of
 from wiring import selected
 
 type Edge = tuple[str, str, int]
@@ -197,14 +197,34 @@ def test_who_is_ones_own_can_be_named_and_nobody_else_is_reached_there(peer: str
 def test_customers_are_reached_exactly_where_the_guard_of_the_process_lets_requests_go(platform: Rendering) -> None:
     """In steps of a /8 of IPv4 and a /16 of IPv6, and on both sides of the end of each network that is excepted."""
     worker = pod_of(platform.workload("Deployment/holdfast-notifications-worker"))
-    policy = platform.get("NetworkPolicy", "holdfast-notifications-worker")
-    blocks = [it["ipBlock"] for rule in policy["spec"]["egress"] for it in rule.get("to", []) if "ipBlock" in it]
-    excepted = [network for block in blocks for network in block["except"]]
+    excepted = [network for block in customers(platform) for network in block["except"]]
     addresses = {f"{first}.{second}.0.1" for first in range(256) for second in (0, 31, 64, 88, 168, 254)}
     addresses |= {f"{first:x}::1" for first in range(0x1F00, 0x4100)} | {"::1", "fe80::1", "fd00::1", "ff02::1"}
     addresses |= {str(address) for network in excepted for address in around(network)}
     wrong = [it for it in addresses if leaves(platform, worker, outside(it), 443) != is_public(it)]
     assert wrong == []
+
+
+def test_networks_that_the_settings_refuse_are_not_reached_and_each_exception_is_one() -> None:
+    refused = ["9.9.9.0/24", "2620:fe::/48", "fd00::/8"]
+    place = "services.notifications.config.webhooks.egress.refused_networks"
+    rendering = render(HOLDFAST, nested(place, value=refused))
+    worker = pod_of(rendering.workload("Deployment/holdfast-notifications-worker"))
+    assert [it for it in PUBLIC if leaves(rendering, worker, outside(it), 443)] == []
+    assert leaves(rendering, worker, outside("1.1.1.1"), 443)
+    for block in customers(rendering):
+        # An API server takes only exceptions that are part of the block.
+        assert [it for it in block["except"] if not is_part(it, block["cidr"])] == []
+
+
+def customers(rendering: Rendering) -> list[Json]:
+    policy = rendering.get("NetworkPolicy", "holdfast-notifications-worker")
+    return [it["ipBlock"] for rule in policy["spec"]["egress"] for it in rule.get("to", []) if "ipBlock" in it]
+
+
+def is_part(network: str, whole: str) -> bool:
+    inner, outer = ip_network(network), ip_network(whole)
+    return inner.version == outer.version and inner[0] in outer and inner[-1] in outer
 
 
 def around(network: str) -> Iterator[IPv4Address | IPv6Address]:

@@ -57,6 +57,13 @@ def test_class_annotations_and_certificate_are_the_operators() -> None:
     assert ingress["spec"]["tls"] == [{"secretName": "tls", "hosts": ["orders.example.com", "webhooks.example.com"]}]
 
 
+def test_the_notes_name_what_is_reached_from_outside() -> None:
+    assert "  orders: http://orders.example.com/v1\n" in render(HOLDFAST, INGRESS).notes
+    with_tls = render(HOLDFAST, INGRESS, nested("ingress", value={"tlsSecret": "tls", "hosts": {"orders": ""}})).notes
+    assert "  webhook-ingest: https://webhooks.example.com/v1\n" in with_tls
+    assert "orders.example.com" not in with_tls
+
+
 def test_the_operators_prometheus_scrapes_the_same_pods_under_the_same_labels() -> None:
     rendering = render(HOLDFAST, POD_MONITOR, nested("podMonitor", value={"labels": {"team": "x"}, "interval": "30s"}))
     (monitor,) = rendering.of_kind("PodMonitor")

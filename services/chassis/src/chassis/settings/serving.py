@@ -124,8 +124,8 @@ class ShutdownSettings(Group):
         40.0,
         gt=0,
         le=600,
-        description="Seconds from SIGTERM to SIGKILL that whoever runs the process grants; the chart makes it the "
-        "pod's terminationGracePeriodSeconds.",
+        description="Seconds from SIGTERM to SIGKILL that whoever runs the process grants. The chart adds them up, and "
+        "makes the pod's terminationGracePeriodSeconds of them.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
