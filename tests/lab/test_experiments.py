@@ -80,6 +80,19 @@ def test_a_run_fails_when_the_pattern_does_no_better_than_what_it_is_compared_wi
     assert not again.hold
 
 
+@pytest.mark.parametrize(
+    ("what", "no_better"),
+    [("goodput, last 5 s, %", 20.0), ("attempts per call, last 5 s", 4.0), ("recovered after, s", None)],
+)
+def test_each_promise_of_the_retries_is_asserted_by_itself(what: str, no_better: float | None) -> None:
+    rows = rows_of(published("retries"))
+    ours = "budget + deadline"
+    assert what in rows[ours]
+    again = Results(experiment="retries", seed=1)
+    import_module("experiments.retries").assert_directions(rows | {ours: {**rows[ours], what: no_better}}, again)
+    assert [check.holds for check in again.checks].count(False) == 1
+
+
 def test_an_experiment_that_does_not_exist_is_named() -> None:
     asked = subprocess.run(
         [sys.executable, "-m", "experiments", "luck"],
