@@ -146,7 +146,7 @@ async def _arms(stage: Stage, stack: AsyncExitStack) -> list[Arm]:
                 cache = NaiveCache(redis, ttl=TTL)
             else:
                 chance = random.Random(f"{name} {replica}").random
-                cache = Cache(redis, TypeAdapter(float), SETTINGS[name], name=name, timeout=5, chance=chance)
+                cache = Cache(redis, TypeAdapter(float), SETTINGS[name], name=name, chance=chance)
             stack.push_async_callback(cache.close)
             caches.append(cache)
         arms.append(Arm(name=name, origin=Origin(database=pool), caches=caches))
