@@ -2,7 +2,9 @@
 test_load_users.py what is special of some scenarios.
 """
 
+import asyncio
 import json
+import signal
 from itertools import count
 
 import asyncpg
@@ -29,6 +31,26 @@ async def test_a_service_in_order_keeps_every_limit_and_the_table_names_routes(o
     assert not any("order-" in row for row in rows)
     assert orders.keys == {"key-of-acme", "key-of-globex"}
     assert {len(asked) for asked in orders.asked.values()} == {1}
+
+
+async def test_an_answer_is_counted_from_the_moment_its_user_was_meant_to_come(orders, keys):
+    """Locust stands still for half of the run. Whoever was meant to come meanwhile has waited, though each request is
+    answered at once.
+    """
+    process = await start_locust(orders.url, keys, "--seconds", "3", "--rate", "10")
+
+    async def has_asked() -> bool:
+        return bool(orders.keys)
+
+    await eventually(has_asked)
+    process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(1.5)  # how long it stands still
+    process.send_signal(signal.SIGCONT)
+    output, _ = await process.communicate()
+    [row] = [line.split() for line in output.decode().splitlines() if line.startswith("GET      /v1/products ")][:1]
+    answers, average = int(row[2]), int(row[5])
+    assert answers > 30, output.decode()
+    assert average > 200, output.decode()
 
 
 async def test_no_more_orders_are_placed_than_allowed_and_the_seed_decides_what_is_bought(orders, keys):
