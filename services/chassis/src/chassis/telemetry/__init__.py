@@ -99,7 +99,7 @@ class span:  # noqa: N801  used as `with span("send mail") as current:`
         is_recorded = outer.trace_flags.sampled if outer.is_valid else random.random() < _recorded_share  # noqa: S311
         if is_recorded:
             self._span = _tracer.start_span(self._name, context=parent, kind=self._kind)
-            if self._attributes:
+            if self._attributes and self._span.is_recording():
                 self._span.set_attributes(self._attributes())
         else:
             self._span = _unrecorded(outer)
