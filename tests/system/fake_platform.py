@@ -5,12 +5,14 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from holdfast_local.ports import free_port
 from load_modules import LOADTEST
 
 LOCUST = Path(sys.executable).with_name("locust")
@@ -81,6 +83,26 @@ class FakeOrders:
 
     async def _list(self, _: web.Request) -> web.Response:
         return web.json_response({"items": []})
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[FakeOrders]:
+    fake = FakeOrders()
+    runner = web.AppRunner(fake.application(), shutdown_timeout=1)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    fake.url = f"http://127.0.0.1:{port}"
+    yield fake
+    await runner.cleanup()
+
+
+def write_keys(folder: Path) -> Path:
+    """Two clients', with what a mounted Secret has beside them."""
+    (folder / "..data").mkdir(parents=True)
+    for client in ("acme", "globex"):
+        (folder / client).write_text(f"key-of-{client}\n")
+    return folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ test_load_users.py what is special of some scenarios.
 import asyncio
 import json
 import signal
+from collections.abc import AsyncIterator
 from itertools import count
+from pathlib import Path
 
 import asyncpg
 import psutil
 import pytest
 from aiohttp import web
-from fake_platform import locust, start_locust
+from fake_platform import FakeOrders, locust, serving, start_locust, write_keys
 from holdfast_local.chaos_settings import passing_settings
 from holdfast_local.errors import RunnerError
 from holdfast_local.load import load
@@ -19,6 +21,17 @@ from holdfast_local.platform import running_platform
 from holdfast_local.ports import free_port
 from rich.console import Console
 from waiting import eventually
+
+
+@pytest.fixture
+async def orders() -> AsyncIterator[FakeOrders]:
+    async with serving() as fake:
+        yield fake
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    return write_keys(tmp_path / "keys")
 
 
 async def test_a_service_in_order_keeps_every_limit_and_the_table_names_routes(orders, keys, tmp_path):

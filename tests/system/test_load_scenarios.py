@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from holdfast_local.load import add_verdict, scenario_names
-from load_modules import imported
+from load_modules import MODULES
 
-scenario = imported("scenario")
-judging = imported("judging")
-report = imported("report")
-loopback = imported("loopback")
-SCENARIOS: dict[str, Any] = dict(imported("scenarios").SCENARIOS)
+scenario = MODULES["scenario"]
+judging = MODULES["judging"]
+report = MODULES["report"]
+loopback = MODULES["loopback"]
+SCENARIOS: dict[str, Any] = dict(MODULES["scenarios"].SCENARIOS)
 
 LIMITS = scenario.Limits(rate_limited=(0.05, 0.2), overloaded=0.01, answer_seconds=1, settled_seconds=5)
 

@@ -4,14 +4,28 @@ import base64
 import hmac
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from fake_platform import FakeOrders, locust, start_locust
+from fake_platform import FakeOrders, locust, serving, start_locust, write_keys
 from waiting import eventually
 
 SECRET = b"k" * 24
+
+
+@pytest.fixture
+async def orders() -> AsyncIterator[FakeOrders]:
+    async with serving() as fake:
+        yield fake
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    return write_keys(tmp_path / "keys")
+
+
 SCENARIO_OPTIONS = ("--seconds", "3", "--rate", "2")
 
 
