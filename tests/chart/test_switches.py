@@ -3,9 +3,9 @@
 from collections.abc import Collection
 
 import pytest
-from conftest import variants
 from our_services import SETTINGS
 from rendering import HOLDFAST, Rendering, identity, leaves, merge, nested, render, values_of
+from variants import variants
 
 OURS = [f"holdfast-{service}" for service in SETTINGS]
 WORKERS = [f"{name}-worker" for name in OURS]
