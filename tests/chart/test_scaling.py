@@ -28,6 +28,8 @@ def test_apis_are_scaled_by_an_amount_of_cpu_that_does_not_depend_on_what_they_a
     orders = found["holdfast-orders"]
     assert orders["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "holdfast-orders"}
     assert (orders["minReplicas"], orders["maxReplicas"]) == (2, 9)
+    payments = found["holdfast-payments"]
+    assert (payments["minReplicas"], payments["maxReplicas"]) == (1, 3)
     target = {"type": "AverageValue", "averageValue": "700m"}
     assert orders["metrics"] == [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
 
