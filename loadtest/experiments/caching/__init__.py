@@ -27,7 +27,7 @@ from experiments.lab.stage import Stage
 
 __all__ = ["assert_directions", "draw", "run"]
 
-RATE, LOAD_SECONDS, TTL = 100, 0.5, 8
+RATE, LOAD_SECONDS, TTL = 60, 0.5, 8
 EXPIRIES = 3
 ENDS = (EXPIRIES + 0.5) * (TTL + LOAD_SECONDS)
 REPLICAS = 2
