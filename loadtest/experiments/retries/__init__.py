@@ -28,7 +28,7 @@ from experiments.retries.naive import NaiveClient
 __all__ = ["assert_directions", "draw", "run"]
 
 RATE, SLOTS, WORK_SECONDS = 15, 2, 0.1
-FAULT_BEGINS, FAULT_ENDS, ENDS = 3.0, 13.0, 36.0
+FAULT_BEGINS, FAULT_ENDS, ENDS = 3.0, 13.0, 40.0
 SLOWER = 5
 TIMEOUT, ATTEMPTS = 1.0, 4
 LAST = 5.0

@@ -37,6 +37,6 @@ def draw(results: Results) -> Figure:
     goodput.text(sum(series["fault"]) / 2, 101, "a fifth of the capacity", ha="center", va="top", color="#9a3412")
     down = [name for name, values in series["seconds"].items() if max(values["goodput"][-4:-1]) < 5]  # noqa: PLR2004
     if down:  # their lines lie upon each other
-        goodput.text(seconds[-1], 4, f"{', '.join(down)}: none answered", ha="right", va="bottom")
+        goodput.text(series["fault"][1] + 0.3, 4, f"{', '.join(down)}: none answered", va="bottom")
     figure.legend(*goodput.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
