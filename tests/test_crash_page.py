@@ -36,7 +36,7 @@ def test_every_row_of_the_protocol_has_a_point():
 
 
 def test_every_job_has_its_points():
-    jobs = re.findall(r'\(JobPayload,[^)]*job="(\w+)"', sources("messages.py"))
+    jobs = set(re.findall(r'\(JobPayload,[^)]*job="(\w+)"', sources("messages.py")))
     assert len(jobs) == 9
     for job in jobs:
         assert {f"{job} claimed", f"{job} uncommitted", f"{job} committed"} <= NAMES

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import asyncpg
+import orders
 import pytest
 from backends import FreshDatabase, RealServer
 from chassis.migrations import DatabaseNotReady, migrate, upgrade, wait_for_schema
@@ -29,6 +30,9 @@ depends_on = {depends!r}
 def upgrade() -> None:
     op.execute("CREATE TABLE {branch}_{number} (id bigint PRIMARY KEY)")
 """
+
+_ORDERS = Path(orders.__file__).parent / "migrations" / "versions"
+NEWEST = f"orders_{max(_ORDERS.glob('0*.py')).name[:4]}"
 
 
 class Waiting:
@@ -171,12 +175,12 @@ async def test_a_revision_of_another_branch_that_is_not_known_does_not_stand_for
 async def test_the_command_waits_as_the_role_of_run_time_and_says_why_it_gave_up(
     tmp_path: Path, fresh_database: FreshDatabase, database_settings: DatabaseSettings, redis_settings: object
 ) -> None:
-    orders = OrdersInstallation.create(tmp_path, await fresh_database("orders"), redis_settings)
-    assert (await orders.run("wait-for-schema")).code == 0
-    orders.set("database__name", database_settings.name)  # which has the tables of the chassis only
-    ended = await orders.run("wait-for-schema", "--timeout", "0.1")
+    installation = OrdersInstallation.create(tmp_path, await fresh_database("orders"), redis_settings)
+    assert (await installation.run("wait-for-schema")).code == 0
+    installation.set("database__name", database_settings.name)  # which has the tables of the chassis only
+    ended = await installation.run("wait-for-schema", "--timeout", "0.1")
     place = f"{database_settings.name} at {database_settings.host}:{database_settings.port}"
-    assert (ended.code, ended.stderr) == (1, f"{place} is not ready after 0.1 s: it has no orders_0001 yet\n")
+    assert (ended.code, ended.stderr) == (1, f"{place} is not ready after 0.1 s: it has no {NEWEST} yet\n")
 
 
 async def test_a_migration_waits_for_its_role_and_its_database(
@@ -194,12 +198,12 @@ async def test_a_migration_waits_for_its_role_and_its_database(
 async def test_a_migration_without_a_server_ends_with_one_line_that_says_where_it_looked(
     tmp_path: Path, database_settings: DatabaseSettings, redis_settings: object
 ) -> None:
-    orders = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
+    installation = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
     port = free_port()
-    orders.set("database__port", str(port))
-    orders.set("database__migration_user", "nobody")
-    orders.secret("database__migration_password", "only-for-this-test")
-    ended = await orders.run("migrate")
+    installation.set("database__port", str(port))
+    installation.set("database__migration_user", "nobody")
+    installation.secret("database__migration_password", "only-for-this-test")
+    ended = await installation.run("migrate")
     assert ended.code == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"{database_settings.name} at {database_settings.host}:{port} is not ready after 0 s: ")
@@ -209,16 +213,16 @@ async def test_a_migration_without_a_server_ends_with_one_line_that_says_where_i
 async def test_sigterm_ends_a_wait_at_once(
     tmp_path: Path, database_settings: DatabaseSettings, redis_settings: object
 ) -> None:
-    orders = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
+    installation = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
     waiting = await asyncio.create_subprocess_exec(
         *(Path(sys.executable).with_name("orders"), "wait-for-schema"),
         cwd=tmp_path,
-        env=orders.variables,
+        env=installation.variables,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
         assert waiting.stdout
-        assert b"it has no orders_0001 yet" in await asyncio.wait_for(waiting.stdout.readline(), timeout=15)
+        assert f"it has no {NEWEST} yet".encode() in await asyncio.wait_for(waiting.stdout.readline(), timeout=15)
         waiting.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(waiting.wait(), timeout=10) == 128 + signal.SIGTERM
     finally:
