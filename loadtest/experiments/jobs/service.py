@@ -139,12 +139,8 @@ async def open_resources(live: Live[Settings]) -> AsyncIterator[Resources]:
             of_queue = settings.jobs.model_copy(update={"queue": kind.options.queue})
             runner = JobRunner(database, {kind: handler}, of_queue, wakeups=wakeups, drain_timeout=1)
             tasks.create_task(runner.run(asyncio.Event()))
-        yield Resources(
-            database=base.database,
-            redis=base.redis,
-            rate_limiter=base.rate_limiter,
-            authenticator=base.authenticator,
-            checks=base.checks,
+        yield Resources.of(
+            base,
             tasks=InProcessTasks(),
             welcoming=welcoming,
         )

@@ -71,12 +71,8 @@ async def open_resources(live: Live[Settings]) -> AsyncIterator[Resources]:
     # The client people really use: no time-out of ours, no plan for its absence.
     redis = create_redis(live.current.redis, timeout=5, pool="naive")
     async with open_api_resources(live) as base:
-        yield Resources(
-            database=base.database,
-            redis=base.redis,
-            rate_limiter=base.rate_limiter,
-            authenticator=base.authenticator,
-            checks=base.checks,
+        yield Resources.of(
+            base,
             settings=server,
             slots=asyncio.Semaphore(server.slots),
             fixed=FixedWindow(redis, limit=server.fixed_limit, window=server.fixed_window),

@@ -71,12 +71,8 @@ async def counts(given: Given) -> dict[str, float]:
 async def open_resources(live: Live[Settings]) -> AsyncIterator[Resources]:
     server = live.current.server
     async with open_api_resources(live) as base:
-        yield Resources(
-            database=base.database,
-            redis=base.redis,
-            rate_limiter=base.rate_limiter,
-            authenticator=base.authenticator,
-            checks=base.checks,
+        yield Resources.of(
+            base,
             settings=server,
             slots=asyncio.Semaphore(server.slots),
             now={"work_seconds": server.work_seconds, "worked": 0, "held": 0.0},

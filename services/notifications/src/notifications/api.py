@@ -33,12 +33,8 @@ def run(live: Live[NotificationsSettings]) -> None:
 @asynccontextmanager
 async def _open_resources(live: Live[NotificationsSettings]) -> AsyncIterator[Resources]:
     async with open_api_resources(live) as base:
-        yield Resources(
-            database=base.database,
-            redis=base.redis,
-            rate_limiter=base.rate_limiter,
-            authenticator=base.authenticator,
-            checks=base.checks,
+        yield Resources.of(
+            base,
             webhooks=live.current.webhooks,
             resolve=resolve,
         )

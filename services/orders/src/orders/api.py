@@ -38,12 +38,8 @@ async def _open_resources(live: Live[OrdersSettings]) -> AsyncIterator[Resources
         products = caches.products(base.redis, settings)
         orders = caches.orders(base.redis, settings)
         try:
-            yield Resources(
-                database=base.database,
-                redis=base.redis,
-                rate_limiter=base.rate_limiter,
-                authenticator=base.authenticator,
-                checks=base.checks,
+            yield Resources.of(
+                base,
                 catalogue=catalogue,
                 products=products,
                 orders=orders,

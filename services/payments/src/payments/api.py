@@ -33,11 +33,7 @@ def run(live: Live[PaymentsSettings]) -> None:
 @asynccontextmanager
 async def _open_resources(live: Live[PaymentsSettings]) -> AsyncIterator[Resources]:
     async with open_api_resources(live) as base:
-        yield Resources(
-            database=base.database,
-            redis=base.redis,
-            rate_limiter=base.rate_limiter,
-            authenticator=base.authenticator,
-            checks=base.checks,
+        yield Resources.of(
+            base,
             backlog=BacklogLimit(base.database, live.current.jobs),
         )

@@ -33,12 +33,8 @@ def run(live: Live[WebhookIngestSettings]) -> None:
 @asynccontextmanager
 async def _open_resources(live: Live[WebhookIngestSettings]) -> AsyncIterator[Resources]:
     async with open_api_resources(live) as base:
-        yield Resources(
-            database=base.database,
-            redis=base.redis,
-            rate_limiter=base.rate_limiter,
-            authenticator=base.authenticator,
-            checks=base.checks,
+        yield Resources.of(
+            base,
             secrets=lambda: _valid_secrets(live.current.webhook_secrets),
         )
 

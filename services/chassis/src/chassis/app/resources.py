@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from redis.asyncio import Redis
 from starlette.requests import Request
@@ -28,6 +28,11 @@ class ApiResources:
     rate_limiter: RateLimiter
     authenticator: Authenticator
     checks: Mapping[str, Check]
+
+    @classmethod
+    def of(cls, base: "ApiResources", **own: Any) -> Self:
+        """What `base` has, and what a service's own class adds to it."""
+        return cls(**{one.name: getattr(base, one.name) for one in fields(ApiResources)}, **own)
 
 
 @asynccontextmanager
