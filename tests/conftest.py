@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except UnknownBackend as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[BACKEND_NAME] = given.get(VARIABLE, "")
-    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+    for name in [name for name in os.environ if name.startswith(("HOLDFAST_", "LOCAL_"))]:
         del os.environ[name]
 
 
