@@ -76,7 +76,7 @@ def test_context_is_a_list_of_what_is_allowed() -> None:
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     allowed = [rule[1:] for rule in rules if rule.startswith("!")]
     assert rules[0] == "*"
-    assert rules == ["*", *(f"!{rule}" for rule in allowed), "**/__pycache__", "**/*.egg-info"]
+    assert rules == ["*", *(f"!{rule}" for rule in allowed), "**/__pycache__", "**/*.egg-info", "**/.venv"]
     for rule in allowed:
         assert list(ROOT.glob(rule)), f"{rule} allows nothing"
         for path in ROOT.glob(rule):

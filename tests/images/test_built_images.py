@@ -91,7 +91,8 @@ async def test_tools_have_every_program_and_the_load_tests(images: Images) -> No
     for program in PROGRAMS:
         assert "usage" in (await images["tools"].run(program, "--help")).lower()
     there = (await images["tools"].run("find", "loadtest", "-type", "f")).split()
-    sources = [path for path in (ROOT / "loadtest").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    made_here = {"__pycache__", ".venv"}
+    sources = [p for p in (ROOT / "loadtest").rglob("*") if p.is_file() and made_here.isdisjoint(p.parts)]
     assert sorted(there) == sorted(str(path.relative_to(ROOT)) for path in sources)
 
 
@@ -156,7 +157,7 @@ def copy_of_the_context(folder: Path) -> Path:
     """What images are built from, with the times of its files, since packages of byte code know those."""
     context = folder / "context"
     for part in ("services", "infra", "loadtest"):
-        shutil.copytree(ROOT / part, context / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, context / part, ignore=shutil.ignore_patterns("__pycache__", ".venv"))
     for file in ("pyproject.toml", "uv.lock", ".dockerignore"):
         shutil.copy2(ROOT / file, context / file)
     return context
