@@ -8,7 +8,8 @@ from holdfast_local.ports import LOOPBACK
 from proxying import listening, pass_on
 
 # A simple query: type Q, length, text, NUL (https://www.postgresql.org/docs/current/protocol-message-formats.html).
-COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
+COMMITS = (b"Q\x00\x00\x00\x0cCOMMIT;\x00", b"Q\x00\x00\x00\x0bCOMMIT\x00")
+"""The driver's own transactions end with a semicolon, hot ones without."""
 
 
 class SeveringProxy:
@@ -55,7 +56,7 @@ class SeveringProxy:
 
     def takes(self, request: bytes) -> bool:
         """Whether this request is the COMMIT that it was armed for."""
-        is_taken = self._is_armed and COMMIT in request
+        is_taken = self._is_armed and any(commit in request for commit in COMMITS)
         self._is_armed = self._is_armed and not is_taken
         return is_taken
 
