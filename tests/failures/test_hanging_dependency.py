@@ -31,9 +31,8 @@ async def test_a_database_that_falls_silent_at_the_signal_does_not_hold_a_proces
             process.terminate()
             ended = await process.end()
     assert time.monotonic() - started < LIMIT_SECONDS + 2, "and a moment for the processor to come to it"
-    if command == "worker" and not ended.of("worker_stopped"):  # its statements did not run out of time soon enough
-        assert ended.code == 1
-        (line,) = ended.of("worker_drain_timed_out")
-        assert line["left"]
-    else:
-        assert ended.code == 0
+    if command == "worker":  # an idle API has nothing to finish
+        # In peace if its statements ran out of time soon enough; or it says what it left.
+        assert ended.code == (0 if ended.of("worker_stopped") else 1)
+        assert all(line["left"] for line in ended.of("worker_drain_timed_out"))
+        assert len(ended.of("worker_stopped")) + len(ended.of("worker_drain_timed_out")) == 1
