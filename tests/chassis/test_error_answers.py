@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 from captured_logs import captured_logs
-from chassis.app import error_documents, error_rendering
+from chassis.app import complete_openapi, error_rendering
 from chassis.app.middleware import RequestContext
 from chassis.error_answers import PROBLEM_JSON, Answer, answer, wants_problem
 from chassis.errors import ApiError, BreakerOpen, ErrorCode, ErrorDetail
@@ -119,7 +119,7 @@ async def port() -> AsyncIterator[int]:
         return len(body)
 
     error_rendering.install(app)
-    error_documents.install(app)
+    complete_openapi(app)
     app.add_middleware(RequestContext, settings=HttpSettings(documentation_url=PAGE))
     port = free_port()
     async with Server(app, host="127.0.0.1", port=port, drain_timeout=1).running():

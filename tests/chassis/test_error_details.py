@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
-from chassis.app import error_documents, error_rendering
+from chassis.app import complete_openapi, error_rendering
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from fastapi import FastAPI, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
@@ -67,7 +67,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         raise ApiError(ErrorCode[name])
 
     error_rendering.install(app)
-    error_documents.install(app)
+    complete_openapi(app)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
         yield client
 

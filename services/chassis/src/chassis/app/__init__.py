@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Request, Response
 
 from chassis import idempotency
-from chassis.app import access as callers_access
-from chassis.app import error_documents, error_rendering
-from chassis.app.access import Caller, access, caller_of
+from chassis.app import error_rendering
+from chassis.app.access import Caller, access, caller_of, describe_access
+from chassis.app.error_documents import describe_errors
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
@@ -23,7 +23,7 @@ from chassis.process import DrainTimedOut, Server, identify, keep_start_up, new_
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
 
-__all__ = ["Caller", "Keyed", "access", "answer_with", "create_app", "run_api"]
+__all__ = ["Caller", "Keyed", "access", "answer_with", "complete_openapi", "create_app", "run_api"]
 
 log = get_logger(__name__)
 
@@ -67,9 +67,21 @@ def create_app[S: ServiceSettings](
         app.router.routes.extend(router.routes)  # `include_router` would look for each request's route twice
     app.add_middleware(RequestContext, settings=settings.http)
     error_rendering.install(app)
-    error_documents.install(app)
-    callers_access.install(app)
+    complete_openapi(app)
     return app
+
+
+def complete_openapi(app: FastAPI) -> None:
+    """Put into the OpenAPI document what FastAPI cannot know of."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        describe_errors(document)
+        describe_access(document)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 _IdempotencyHeader = Annotated[

@@ -7,7 +7,7 @@ caller: Caller                                   in the handler: who it was foun
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends
 from starlette.requests import Request
 from structlog.contextvars import bind_contextvars
 
@@ -81,14 +81,7 @@ Caller = Annotated[Principal, Depends(_caller)]
 """A route's parameter: who calls. The route must have declared its `access`."""
 
 
-def install(app: FastAPI) -> None:
+def describe_access(document: dict[str, Any]) -> None:
     """Let the OpenAPI document say what kind of key `access` means."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        if any(_COST in operation for path in document["paths"].values() for operation in path.values()):
-            document["components"]["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer"}}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    if any(_COST in operation for path in document["paths"].values() for operation in path.values()):
+        document["components"]["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer"}}

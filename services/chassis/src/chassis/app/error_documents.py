@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from chassis.error_answers import PROBLEM_JSON
@@ -92,15 +91,8 @@ def _response(codes: Iterable[ErrorCode]) -> dict[str, Any]:
     return response
 
 
-def install(app: FastAPI) -> None:
-    """Let the document have the schema that `documented` refers to."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema.pop("$defs")
-        document["components"]["schemas"].setdefault("Problem", schema)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+def describe_errors(document: dict[str, Any]) -> None:
+    """Let the OpenAPI document have the schema that `documented` refers to."""
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs")
+    document["components"]["schemas"].setdefault("Problem", schema)
