@@ -59,7 +59,14 @@ def _let_them_come(runner: Any, run: Run) -> None:
     for arrival in run.scenario.arrivals(seed=run.seed, within=run.seconds, rate=run.rate):
         gevent.sleep(max(0.0, run.began + arrival.at - perf_counter()))
         run.arrival = arrival
+        run.came[arrival.user] += 1
         runner.spawn_users({arrival.user: 1})
+
+
+@events.test_stop.add_listener
+def tell_who_came(environment: Any, **_: object) -> None:
+    """Locust's page shows their shares; those of who is there at the end, as Locust has them, say nothing here."""
+    environment.runner.final_user_classes_count = environment.holdfast.came
 
 
 @events.test_stop.add_listener

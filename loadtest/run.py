@@ -1,5 +1,6 @@
 """What the users of one run share."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -29,6 +30,8 @@ class Run:
     began: float = field(default_factory=perf_counter)
     arrival: Arrival | None = None
     """Whose user is being made."""
+    came: Counter[str] = field(default_factory=Counter)
+    """Users by their class."""
     trouble: str = ""
     """Why the run could not be made as its scenario says."""
     given_up: int = 0

@@ -4,6 +4,7 @@ test_load_users.py what is special of some scenarios.
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from itertools import count
@@ -39,6 +40,8 @@ async def test_a_service_in_order_keeps_every_limit_and_the_table_names_routes(o
     ended = await locust(orders.url, keys, "--seconds", "2", "--rate", "5", "--html", str(page))
     assert ended.violated == [], ended.output
     assert "✔ holds     0 of" in page.read_text()
+    shares = {user: float(share) for user, share in re.findall(r'"(\w+)": {"ratio": ([\d.]+)', page.read_text())}
+    assert shares["Browser"] > shares["Buyer"] > shares["Abuser"] == 0
     rows = {" ".join(line.split()[:2]) for line in ended.output.splitlines() if line.startswith(("GET", "POST"))}
     assert rows >= {"POST /v1/orders", "GET /v1/orders/{order_id}", "GET /v1/orders", "GET /v1/products"}
     assert not any("order-" in row for row in rows)

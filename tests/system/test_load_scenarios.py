@@ -142,14 +142,18 @@ def test_answers_that_grow_but_stay_fast_are_no_drift():
     assert verdict(limits, first_requests=fast) == []
 
 
-def test_the_verdict_stands_at_the_top_of_locusts_page_and_the_oracles_above_it(tmp_path):
+def test_both_verdicts_stand_in_one_section_at_the_top_of_locusts_page(tmp_path):
     page = tmp_path / "load.html"
     page.write_text("<html><body><div id='root'></div></body></html>")
     report.add_verdict(page, "steady, seed 1", ["✔ holds 1 < 2", "✘ violated <b>"])
     add_verdict(page, "The oracle", "All 16 invariants hold.")
     text = page.read_text()
-    where = [text.index(part) for part in ("<body>", "All 16", "steady, seed 1", "1 &lt; 2", "&lt;b&gt;", "id='root'")]
+    where = [
+        text.index(part)
+        for part in ("<body>", "steady, seed 1", "1 &lt; 2", "&lt;b&gt;", "All 16", "</section>", "id='root'")
+    ]
     assert where == sorted(where)
+    assert text.count("<section") == text.count("</section>") == 1
     (tmp_path / "other.html").write_text("nothing")
     with pytest.raises(ValueError, match="is no report of Locust's"):
         report.add_verdict(tmp_path / "other.html", "", [])

@@ -75,9 +75,9 @@ async def _any_platform(settings: LocalSettings, console: Console) -> AsyncItera
 
 
 def add_verdict(page: Path, title: str, verdict: str) -> None:
-    """A section at the top of Locust's page, as loadtest/report.py writes its own."""
-    section = f"<section><pre><strong>{escape(title)}</strong>\n{escape(verdict)}</pre></section>"
-    page.write_text(page.read_text("utf-8").replace("<body>", f"<body>{section}", 1), "utf-8")
+    """Under the scenario's own verdict, in the section that loadtest/report.py put at the top of Locust's page."""
+    lines = f"\n\n<strong>{escape(title)}</strong>\n{escape(verdict.rstrip())}</section>"
+    page.write_text(page.read_text("utf-8").replace("</section>", lines, 1), "utf-8")
 
 
 async def _run_locust(installation: Installation, scenario: str, page: Path, options: Sequence[str]) -> int:
