@@ -29,6 +29,7 @@ audit: $(SYNCED) ## Ask the oracle about the running platform
 	@$(BIN)/holdfast-local audit
 
 explain: $(SYNCED) ## One order's story over all services: ORDER=its id; JSON=1
+	@test -n "$(ORDER)" || { echo "Which order? make explain ORDER=<the id in the answer to POST /v1/orders>" >&2; exit 2; }
 	@$(BIN)/holdfast-local explain order $(ORDER) $(if $(JSON),--json)
 
 run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders jobs dead"

@@ -28,7 +28,7 @@ from holdfast_local.ports import free_port
 from holdfast_local.runs import ProcessRecord, ProgramRecord, RunRecord, end_leftovers, only_run, read_record
 from holdfast_local.secrets import SCOPES, load_or_create
 from holdfast_local.settings import LocalSettings, load_settings
-from holdfast_local.state import remove_state
+from holdfast_local.state import fresh_state, present_settings, remove_state
 from holdfast_local.supervisor import Change, Event
 
 COMMANDS = ("orders", "payments", "notifications", "webhook-ingest", "payment-provider", "mailbox", "customer-endpoint")
@@ -369,6 +369,18 @@ def test_one_state_folder_has_one_runner(tmp_path):
         )
         second = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
     assert "already running" in second.stderr
+
+
+async def test_while_a_run_has_a_platform_of_its_own_other_commands_are_about_that(settings, run_command):
+    """`make explain ORDER=…` while `make load` runs."""
+    with fresh_state(settings, "load") as own:
+        async with running_platform(own):
+            assert present_settings() == own
+            status, _ = await asyncio.to_thread(run_command("status").communicate)
+            assert "notifications-worker" in status
+            started, _ = await asyncio.to_thread(run_command("load", "steady").communicate)
+            assert "already running" in started
+    assert present_settings() == settings
 
 
 async def test_clean_removes_what_the_runner_made_and_nothing_else(settings, run_command):

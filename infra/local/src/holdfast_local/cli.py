@@ -20,7 +20,7 @@ from holdfast_local.report import print_event, print_table
 from holdfast_local.runs import end_leftovers, running_record, stop_runner
 from holdfast_local.secrets import SERVICES
 from holdfast_local.settings import LocalSettings, load_settings
-from holdfast_local.state import remove_state
+from holdfast_local.state import present_settings, remove_state
 from holdfast_local.topology import command_of
 
 _STOP_DEADLINE_SECONDS = 120.0  # four layers of processes, each with its own deadline; an idle platform takes two
@@ -48,7 +48,7 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """What runs, where, and how it is."""
-    record = running_record(load_settings().state)
+    record = running_record(present_settings().state)
     if record is None:
         raise RunnerError("Holdfast is not running: start it with `make up`")
     asyncio.run(print_table(console, record))
@@ -62,19 +62,19 @@ def logs(
 ) -> None:
     """The end of what the processes wrote."""
     with suppress(KeyboardInterrupt):
-        print_logs(load_settings().state / "logs", name, follow=follow)
+        print_logs(present_settings().state / "logs", name, follow=follow)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def audit(context: typer.Context) -> None:
     """Ask the oracle about the running platform; options for it may follow: --wait, --crashes, --json …"""
-    raise typer.Exit(audit_running(load_settings(), context.args))
+    raise typer.Exit(audit_running(present_settings(), context.args))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def explain(context: typer.Context) -> None:
     """What the databases remember of one order: `explain order ID`; `--json` may follow."""
-    raise typer.Exit(explain_running(load_settings(), context.args))
+    raise typer.Exit(explain_running(present_settings(), context.args))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -82,7 +82,7 @@ def run(context: typer.Context, service: str) -> None:
     """Run a service's own command with this installation's settings: `run orders jobs dead`."""
     if service not in SERVICES:
         raise RunnerError(f"there is no service {service}; there are {', '.join(SERVICES)}")
-    command, environment = command_of(Installation.load(load_settings()), service, context.args)
+    command, environment = command_of(Installation.load(present_settings()), service, context.args)
     os.execve(command[0], command, environment)
 
 

@@ -61,7 +61,8 @@ def scenario_names() -> list[str]:
 
 @asynccontextmanager
 async def _any_platform(settings: LocalSettings, console: Console) -> AsyncIterator[tuple[Installation, RunRecord]]:
-    if record := running_record(settings.state):
+    record = running_record(settings.state)
+    if record and record.inside is None:  # one of another run's own is nobody else's: `fresh_state` says so
         if record.ready_seconds is None:
             raise RunnerError("Holdfast is still starting: `make status` shows what")
         yield Installation.load(settings), record

@@ -52,10 +52,13 @@ class ProgramRecord(Record):
 
 
 class RunRecord(Record):
-    """What `run.json` in the state folder says. `ready_seconds` is None until everything was ready once."""
+    """What `run.json` in the state folder says. `ready_seconds` is None until everything was ready once. `inside` names
+    the folder in it whose platform runs in its stead, with a record of its own: that of a single run.
+    """
 
     runner: ProcessRecord
     since: AwareDatetime
+    inside: str | None = None
     ready_seconds: float | None = None
     programs: tuple[ProgramRecord, ...] = ()
 
@@ -81,7 +84,7 @@ def read_record(state: Path) -> RunRecord | None:
 
 
 @contextmanager
-def only_run(state: Path) -> Iterator[RunRecord]:
+def only_run(state: Path, *, inside: str | None = None) -> Iterator[RunRecord]:
     """Make this process the state folder's one runner; what an earlier, killed runner left is ended first.
 
     Raises RunnerError when another runner has the folder. The lock is the kernel's and goes with the process.
@@ -91,7 +94,7 @@ def only_run(state: Path) -> Iterator[RunRecord]:
         if not _try_lock(lock):
             raise RunnerError(_already_running(state))
         end_leftovers(state)
-        record = RunRecord(runner=_ourselves(), since=datetime.now(UTC))
+        record = RunRecord(runner=_ourselves(), since=datetime.now(UTC), inside=inside)
         record.write(state)
         try:
             yield record

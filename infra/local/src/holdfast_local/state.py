@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from holdfast_local.placement import outside_folder, remove_outside
-from holdfast_local.runs import end_leftovers, only_run
-from holdfast_local.settings import LocalSettings
+from holdfast_local.runs import end_leftovers, only_run, running_record
+from holdfast_local.settings import LocalSettings, load_settings
 
 _FOLDERS = ("postgres", "valkey", "secrets", "logs")
 _FILES = (
@@ -38,14 +38,26 @@ def fresh_state(settings: LocalSettings, name: str) -> Iterator[LocalSettings]:
 
     The platform's own folder is locked meanwhile: `up` and the run exclude each other, and `down` stops either.
     """
-    state = settings.state / name
-    with only_run(settings.state):
+    own = _inside(settings, name)
+    state = own.state
+    with only_run(settings.state, inside=name):
         end_leftovers(state)
         remove_state(state)
         try:
-            yield settings.model_copy(update={"state": state, "postgres_dsn": None, "valkey_dsn": None})
+            yield own
         finally:
             _keep_only_logs(state)
+
+
+def present_settings() -> LocalSettings:
+    """Those of the platform that runs: while a run has one of its own (`make load`), of that."""
+    settings = load_settings()
+    record = running_record(settings.state)
+    return _inside(settings, record.inside) if record and record.inside else settings
+
+
+def _inside(settings: LocalSettings, name: str) -> LocalSettings:
+    return settings.model_copy(update={"state": settings.state / name, "postgres_dsn": None, "valkey_dsn": None})
 
 
 def _keep_only_logs(state: Path) -> None:
