@@ -41,6 +41,15 @@ def test_a_trace_from_outside_goes_on_and_is_sent_along(recorded: InMemorySpanEx
     assert format(request.parent.span_id, "016x") == "b7ad6b7169203331"
 
 
+@pytest.mark.parametrize("sent", [f"cc-{TRACE}-b7ad6b7169203331-01-what-comes-later", f" {SAMPLED} "])
+def test_a_trace_goes_on_in_whatever_way_its_parent_is_written(recorded: InMemorySpanExporter, sent: str) -> None:
+    with span("request", traceparent=sent):
+        pass
+    (only,) = recorded.get_finished_spans()
+    assert only.parent is not None
+    assert format(only.parent.span_id, "016x") == "b7ad6b7169203331"
+
+
 def test_attributes_are_built_for_recorded_spans_only(recorded: InMemorySpanExporter) -> None:
     built = []
 
@@ -68,7 +77,10 @@ def test_what_is_not_recorded_still_has_its_id_for_the_log() -> None:
     assert sent.endswith("-00")
 
 
-@pytest.mark.parametrize("header", ["", "nonsense", "00-0-0-01", f"ff-{TRACE}-b7ad6b7169203331-01", "00-" + "0" * 52])
+@pytest.mark.parametrize(
+    "header",
+    ["", "nonsense", "00-0-0-01", f"ff-{TRACE}-b7ad6b7169203331-01", f"00-{TRACE}-{'0' * 16}-01", "00-" + "0" * 52],
+)
 @pytest.mark.usefixtures("recorded")
 def test_a_header_that_cannot_be_read_starts_a_trace_of_its_own(header: str) -> None:
     with span("request", traceparent=header):

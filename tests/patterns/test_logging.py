@@ -8,6 +8,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from datetime import datetime
 from uuid import UUID
 
 import pytest
@@ -16,6 +17,7 @@ from chassis import telemetry
 from chassis.logging import (
     add_to_canonical_line,
     bind,
+    bind_to_task,
     canonical_line,
     get_logger,
     is_sensitive,
@@ -198,6 +200,35 @@ def test_the_ids_of_the_request_its_trace_and_what_was_bound_stand_on_each_line(
         assert line["job"] == "ship"
     log.info("later")
     assert not {"request_id", "trace_id", "span_id", "job"} & logs.one("later").keys()
+
+
+async def test_what_a_block_or_a_task_binds_ends_with_it(logs: CapturedLogs) -> None:
+    async def work() -> None:
+        bind_to_task(job="ship", attempt=1)
+        with bind(attempt=2):
+            log.info("inside")
+        log.info("behind")
+
+    with bind(schedule="nightly"):
+        await asyncio.create_task(work())
+    log.info("outside")
+    shown = [{name: line.get(name) for name in ("schedule", "job", "attempt")} for line in logs.lines]
+    assert shown == [
+        {"schedule": "nightly", "job": "ship", "attempt": 2},
+        {"schedule": "nightly", "job": "ship", "attempt": 1},
+        {"schedule": None, "job": None, "attempt": None},
+    ]
+
+
+@pytest.mark.parametrize("nanoseconds", [1_767_225_599_000_000_999, 1_767_225_600_123_456_789])
+def test_a_line_says_in_utc_and_microseconds_when_it_was_written(
+    logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch, nanoseconds: int
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: nanoseconds)
+    log.info("happened")
+    (line,) = logs.lines
+    assert line["timestamp"] in {"2025-12-31T23:59:59.000000Z", "2026-01-01T00:00:00.123456Z"}
+    assert datetime.fromisoformat(line["timestamp"]).timestamp() == pytest.approx(nanoseconds / 1e9)
 
 
 def test_severity_numbers_are_those_of_opentelemetry(logs: CapturedLogs) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import asyncpg
 from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
-from structlog.contextvars import bind_contextvars
 
 from chassis import deadlines
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
@@ -22,7 +21,7 @@ from chassis.job_completion import Completions
 from chassis.job_decisions import Claim, Outcome, decide_claim, judge
 from chassis.job_tending import Tending
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, wakeup_channel
-from chassis.logging import canonical_line, debugging_for, get_logger
+from chassis.logging import bind_to_task, canonical_line, debugging_for, get_logger
 from chassis.pooling import Database
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
@@ -225,7 +224,7 @@ class JobRunner:
             debugging_for(run.row["debug"]),
             canonical_line() as line,
         ):
-            bind_contextvars(job=job.name, job_id=job.id, attempt=job.attempt)  # the task's own: it ends with it
+            bind_to_task(job=job.name, job_id=job.id, attempt=job.attempt)
             log.debug("job_started", queue=self._queue, max_attempts=job.max_attempts)
             try:
                 outcome, error = await self._attempt(run)

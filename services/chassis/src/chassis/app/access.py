@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.requests import Request
-from structlog.contextvars import bind_contextvars
 
 from chassis.app.limits import limits_of, spend, spend_as_stranger
 from chassis.auth import Authenticator, Principal
 from chassis.errors import ApiError, ErrorCode
+from chassis.logging import bind_to_task
 from chassis.rate_limiting import default_policy
 
 _SCHEME = "key"
@@ -63,7 +63,7 @@ async def _authenticated(request: Request) -> Principal:
             await spend_as_stranger(request)
         raise
     request.scope[_PRINCIPAL] = principal
-    bind_contextvars(principal=principal.id)
+    bind_to_task(principal=principal.id)
     return principal
 
 

@@ -18,15 +18,16 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 import structlog
 from opentelemetry import trace
 from prometheus_client import Counter
-from structlog.contextvars import bound_contextvars as bind
 from structlog.typing import EventDict, WrappedLogger
 
 from chassis.logging import debugging
+from chassis.logging.binding import bind, bind_to_task, bound_fields
 from chassis.logging.canonical import (
     CANONICAL_EVENTS,
     add_to_canonical_line,
@@ -47,6 +48,7 @@ __all__ = [
     "Logger",
     "add_to_canonical_line",
     "bind",
+    "bind_to_task",
     "canonical_line",
     "configure_logging",
     "debug_header",
@@ -104,14 +106,10 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
     _process.begin(settings)
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.format_exc_info,
             _redact_event,
             # What follows is ours, or was looked at when it came in, and needs no redaction.
-            _add_request_id,
-            _Identity(identity),
-            _add_severity_and_trace,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _Surroundings(identity),
             ConsoleRenderer(colors=is_terminal) if is_console else to_json,
         ],
         wrapper_class=Logger,
@@ -230,7 +228,7 @@ class Logger(structlog.BoundLoggerBase):
             self._write("critical", event, fields)
 
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        line: Any = {**self._context, **fields, "event": event}
+        line: Any = {**self._context, **bound_fields(), **fields, "event": event}
         for process in self._processors:
             line = process(self._logger, level, line)
         _events_of[level].inc()
@@ -253,34 +251,43 @@ class _LibraryHandler(logging.Handler):
             self.handleError(record)
 
 
-class _Identity:
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        self._fields = dict(fields)
-
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        event.update(self._fields)
-        return event
-
-
-def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    if request_id := request_id_var.get():
-        event["request_id"] = request_id
-    return event
-
-
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     redacted: EventDict = redact(event)
     return redacted
 
 
-def _add_severity_and_trace(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    event["level"] = method
-    event["severity_number"] = _SEVERITY[method]
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        event["trace_id"] = format(context.trace_id, "032x")
-        event["span_id"] = format(context.span_id, "016x")
-    return event
+class _Surroundings:
+    """Adds what a line does not say itself: its request and trace, who writes it, how severe it is, and when.
+
+    One step, since each costs a line as much as looking at a field.
+    """
+
+    def __init__(self, identity: Mapping[str, str]) -> None:
+        self._identity = dict(identity)
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if request_id := request_id_var.get():
+            event["request_id"] = request_id
+        event.update(self._identity)
+        event["level"] = method
+        event["severity_number"] = _SEVERITY[method]
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            event["trace_id"] = format(context.trace_id, "032x")
+            event["span_id"] = format(context.span_id, "016x")
+        event["timestamp"] = _now()
+        return event
+
+
+def _now() -> str:
+    """As in RFC 3339, in UTC and with microseconds. `datetime.isoformat` takes four times as long."""
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_date_and_time(seconds)}.{nanoseconds // 1000:06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _date_and_time(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 log = get_logger(__name__)

@@ -59,6 +59,8 @@ def redact(value: Any) -> Any:
     """The value without secrets: sensitive keys of mappings, and patterns (keys, tokens, card numbers) in text."""
     if type(value) is str:
         return _redact_text(value)
+    if type(value) is dict:
+        return _redact_fields(value)
     if type(value) in _PLAIN or (isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER):
         return value
     return _redact_other(value)
@@ -70,7 +72,7 @@ def _redact_other(value: Any) -> Any:
     if isinstance(value, (float, date, UUID)):
         return value
     if isinstance(value, Mapping):
-        return dict(_redact_field(key, item) for key, item in value.items())
+        return _redact_fields(value)
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item) for item in value]
     text = _text_of(value)
@@ -78,9 +80,12 @@ def _redact_other(value: Any) -> Any:
     return value if isinstance(value, int) and redacted == text else redacted
 
 
-def _redact_field(key: Any, item: Any) -> tuple[Any, Any]:
-    name, hides = _judge_name(key) if type(key) is str and len(key) <= _MAX_REMEMBERED else _judge_any(key)
-    return name, REDACTED if hides else redact(item)
+def _redact_fields(fields: Mapping[Any, Any]) -> dict[Any, Any]:
+    shown = {}
+    for key, item in fields.items():
+        name, hides = _judge_name(key) if type(key) is str and len(key) <= _MAX_REMEMBERED else _judge_any(key)
+        shown[name] = REDACTED if hides else redact(item)
+    return shown
 
 
 def _judge_any(key: Any) -> tuple[Any, bool]:

@@ -6,13 +6,14 @@ attributes follow https://opentelemetry.io/docs/specs/semconv/; docs/reference/t
 """
 
 import random
+import re
 from collections.abc import Callable, Mapping
 
 from opentelemetry import context, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from chassis.logging import redact
@@ -36,6 +37,8 @@ LIMITS = SpanLimits(max_events=0)
 """
 
 _propagator = TraceContextTextMapPropagator()
+_TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+"""As everybody writes it today; what else there may be is the propagator's to judge."""
 _tracer = trace.get_tracer("holdfast")
 _ids = RandomIdGenerator()
 _recorded_share = 1.0  # of the traces that begin here; `configure_tracing` says which
@@ -94,10 +97,10 @@ class span:  # noqa: N801  used as `with span("send mail") as current:`
         self._attributes = attributes
 
     def __enter__(self) -> Span:
-        parent = _propagator.extract({"traceparent": self._traceparent}) if self._traceparent else None
-        outer = trace.get_current_span(parent).get_span_context()
+        outer = _sent(self._traceparent) if self._traceparent else trace.get_current_span().get_span_context()
         is_recorded = outer.trace_flags.sampled if outer.is_valid else random.random() < _recorded_share  # noqa: S311
         if is_recorded:
+            parent = trace.set_span_in_context(NonRecordingSpan(outer)) if self._traceparent else None
             self._span = _tracer.start_span(self._name, context=parent, kind=self._kind)
             if self._attributes and self._span.is_recording():
                 self._span.set_attributes(self._attributes())
@@ -115,6 +118,13 @@ class span:  # noqa: N801  used as `with span("send mail") as current:`
             if (shown := redact(attributes)) != attributes:  # here, so that it holds for whoever set one
                 self._span.set_attributes(shown)
         self._span.end()
+
+
+def _sent(traceparent: str) -> SpanContext:
+    """What a `traceparent` from outside says; an invalid context when it says nothing that can be read."""
+    if found := _TRACEPARENT.fullmatch(traceparent):  # a quarter of what the propagator takes
+        return SpanContext(int(found[1], 16), int(found[2], 16), True, TraceFlags(int(found[3], 16)))
+    return trace.get_current_span(_propagator.extract({"traceparent": traceparent})).get_span_context()
 
 
 def _unrecorded(outer: SpanContext) -> Span:
