@@ -4,7 +4,7 @@ import asyncio
 import math
 
 import pytest
-from chassis.backlog import MEASURE_SECONDS, Backlog, BacklogLimit
+from chassis.backlog import MEASURE_SECONDS, Backlog, BacklogLimit, backlog_jobs, refused
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import JobPayload, enqueue
 from chassis.pooling import Database
@@ -58,9 +58,9 @@ async def test_delayed_jobs_count_since_a_failing_dependency_delays_all_of_them(
     clock = Clock()
     limit = BacklogLimit(database, JobSettings(backlog_limit=LIMIT), clock=clock)
     await add(database, LIMIT, delay=3600)
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(ApiError) as raised:
         await limit.check()
-    assert (refused.value.code, refused.value.retry_after) == (ErrorCode.OVERLOADED, 60)
+    assert (raised.value.code, raised.value.retry_after) == (ErrorCode.OVERLOADED, 60)
     await remove(database, 3)
     with pytest.raises(ApiError):
         await limit.check()  # what was found a moment ago
@@ -76,3 +76,14 @@ async def test_of_many_requests_at_once_one_counts_and_no_other_waits_for_it(dat
     clock.now += MEASURE_SECONDS
     results = await asyncio.gather(*(limit.check() for _ in range(20)), return_exceptions=True)
     assert sum(isinstance(result, ApiError) for result in results) == 1
+
+
+async def test_what_waits_and_who_is_refused_are_counted(database: Database) -> None:
+    await add(database, 1)
+    limit = BacklogLimit(database, JobSettings(backlog_limit=1))
+    before = refused.labels("default")._value.get()
+    for _ in range(2):
+        with pytest.raises(ApiError):
+            await limit.check()
+    assert backlog_jobs.labels("default")._value.get() == 1
+    assert refused.labels("default")._value.get() == before + 2

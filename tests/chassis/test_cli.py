@@ -68,7 +68,7 @@ async def test_explain_tells_machines_the_same_as_json(orders: OrdersInstallatio
     assert [line.partition(" = ")[0] for line in lines] == list(found)
 
 
-async def test_dead_events_are_listed_and_replayed_by_the_service_s_command(
+async def test_dead_events_are_listed_and_replayed_by_the_service_s_command_which_says_who_did_it(
     orders: OrdersInstallation, database: Database
 ) -> None:
     async with database.transaction() as session:
@@ -81,11 +81,20 @@ async def test_dead_events_are_listed_and_replayed_by_the_service_s_command(
     listed = await orders.run("events", "dead")
     assert "payments 7-1" in listed.stdout
     assert "it cannot be read" in listed.stdout
-    assert (await orders.run("events", "replay", "--all")).stdout == "will replay 1: 1\n"
+    tried = await orders.run("events", "replay", "--all", "--dry-run")
+    assert (tried.stdout, tried.stderr) == ("would replay 1: 1\n", "")
+    async with database.read() as session:
+        assert await session.scalar(text("SELECT replay_at FROM dead_event")) is None
+    replayed = await orders.run("events", "replay", "--all")
+    assert replayed.stdout == "will replay 1: 1\n"
+    audited = json.loads(replayed.stderr)
+    assert (audited["event"], audited["event_numbers"]) == ("events_replayed", [1])
+    assert audited["by"]
     async with database.read() as session:
         assert await session.scalar(text("SELECT replay_at FROM dead_event"))
-    missing = await orders.run("events", "show", "4711")
-    assert (missing.code, missing.stderr) == (1, "there is no dead event 4711: it was replayed, or never was\n")
+    for command in ("show", "replay"):
+        missing = await orders.run("events", command, "4711")
+        assert (missing.code, missing.stderr) == (1, "there is no dead event 4711: it was replayed, or never was\n")
 
 
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:

@@ -180,10 +180,23 @@ async def test_old_dead_letters_are_forgotten_and_newer_ones_kept(database: Data
     assert logs.of("dead_letters_pruned")[0]["jobs"] == 1
 
 
-async def test_every_worker_with_schedules_forgets_old_dead_letters(database: Database, dead: list[int]) -> None:
+async def test_every_worker_with_schedules_forgets_old_dead_letters_and_failures(
+    database: Database, dead: list[int]
+) -> None:
     async with database.transaction() as session:
         await session.execute(text("UPDATE job SET run_at = now() - interval '91 days' WHERE name = 'mail'"))
-        await session.execute(text("INSERT INTO schedule (name, next_at) VALUES ('prune_dead_letters', now())"))
+        await session.execute(
+            text(
+                "INSERT INTO job_failure (job_id, name, payload, attempt, error, failed_at)"
+                " SELECT id, name, payload, attempt, last_error, run_at FROM job"
+            )
+        )
+        await session.execute(
+            text(
+                "INSERT INTO schedule (name, next_at)"
+                " VALUES ('prune_dead_letters', now()), ('prune_job_failures', now())"
+            )
+        )
     nothing: Any = None
     live: Any = SimpleNamespace(current=SimpleNamespace(jobs=JobSettings(), outbox=OutboxSettings()))
     resources = WorkerResources(
@@ -192,10 +205,12 @@ async def test_every_worker_with_schedules_forgets_old_dead_letters(database: Da
     stopping = asyncio.Event()
     running = asyncio.create_task(resources.scheduler([])(stopping))
 
-    async def one_is_left() -> bool:
-        return len(await statuses(database)) == 1
+    async def one_is_left_of_each() -> bool:
+        async with database.read() as session:
+            failures = await session.scalar(text("SELECT count(*) FROM job_failure"))
+        return (len(await statuses(database)), failures) == (1, 1)
 
-    await eventually(one_is_left)
+    await eventually(one_is_left_of_each)
     stopping.set()
     await running
     async with database.read() as session:

@@ -8,7 +8,7 @@ import asyncpg
 import orjson
 import pytest
 from backends import RealServer
-from chassis import consumer_group, dead_events
+from chassis import consumer_group, dead_events, messaging
 from chassis.consumer_group import ConsumerGroup
 from chassis.inbox import Kinds, Received, Undeliverable, in_order
 from chassis.messaging import Consumer, Handler, consumed, dead_letters
@@ -373,6 +373,7 @@ async def test_a_dead_event_is_replayed_when_somebody_asks_for_it(
         first, *others = await dead_numbers()
         async with database.transaction() as session:
             assert await dead_events.replay(session, dry_run=True) == [first, *others]
+            assert not any(event.replay_at for event in await dead_events.list_dead(session))
             assert await dead_events.replay(session, stream="payments") == []
             assert await dead_events.replay(session, event_number=first) == [first]
 
@@ -447,6 +448,30 @@ async def test_a_consumer_that_is_long_gone_is_removed_unless_something_of_its_i
             return b"gone" not in found and b"busy" in found
 
         await eventually(names)
+
+
+# What is forgotten
+
+
+async def test_old_ids_are_forgotten_however_many_and_what_is_held_never(
+    redis: Redis, database: Database, seen: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messaging, "_PRUNE_ROWS", 2)
+    await seen.execute(
+        "INSERT INTO inbox (consumer, event_id, received_at, status, aggregate_id, aggregate_version, event)"
+        " SELECT consumer, uuidv7(), now() - make_interval(days => days), status, aggregate, 1, event::jsonb"
+        " FROM (VALUES ('mail', 15, 'handled', NULL, NULL), ('mail', 13, 'handled', NULL, NULL),"
+        " ('mail', 15, 'held', 'a', '{}'), ('another', 15, 'handled', NULL, NULL))"
+        " AS given (consumer, days, status, aggregate, event), generate_series(1, 5)"
+    )
+
+    async def only_old_ones_are_gone() -> bool:
+        query = "SELECT consumer, status, count(*)::int FROM inbox GROUP BY 1, 2"
+        left = {(row[0], row[1]): row[2] for row in await seen.fetch(query)}
+        return left == {("mail", "handled"): 5, ("mail", "held"): 5, ("another", "handled"): 5}
+
+    async with consuming(redis, database, {OrderPlaced: see}, claim_after=0.05):
+        await eventually(only_old_ones_are_gone)
 
 
 # Held events

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from chassis import outbox
 from chassis.outbox import (
     Event,
     Relay,
@@ -211,6 +212,28 @@ async def test_old_published_events_are_forgotten_and_unpublished_ones_never(
                 return list(versions) == [2]
 
         await eventually(only_the_new_one_is_left)
+
+
+async def test_however_many_events_are_old_all_are_forgotten_at_once(
+    database: Database,
+    database_settings: DatabaseSettings,
+    redis: Redis,
+    wakeups: Wakeups,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not as many as one statement takes, each minute."""
+    monkeypatch.setattr(outbox, "_PRUNE_ROWS", 2)
+    for version in range(1, 6):
+        await place(database, "a", version)
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE outbox SET published_at = now() - interval '8 days'"))
+    async with relaying(database_settings, redis, wakeups):
+
+        async def none_is_left() -> bool:
+            async with database.read() as session:
+                return await session.scalar(text("SELECT count(*) FROM outbox")) == 0
+
+        await eventually(none_is_left)
 
 
 @asynccontextmanager

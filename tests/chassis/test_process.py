@@ -142,6 +142,34 @@ async def test_a_request_that_outlasts_the_drain_is_sent_elsewhere_and_the_proce
     assert line["reason"] == "DrainTimedOut: 1 requests were cut off after 1 s"
 
 
+async def test_a_request_that_is_cut_off_says_so_before_what_it_uses_is_closed() -> None:
+    is_open, is_asked = True, asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        nonlocal is_open
+        yield
+        is_open = False
+
+    async def outlast(_request: Request) -> PlainTextResponse:
+        is_asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.02)  # as long as a rollback takes
+        return PlainTextResponse("in time" if is_open else "too late")
+
+    port = free_port()
+    app = Starlette(routes=[Route("/", outlast)], lifespan=lifespan)
+    server = Server(app, host="127.0.0.1", port=port, drain_timeout=0.1)
+    async with httpx.AsyncClient() as client:
+        async with server.running():
+            asking = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/"))
+            await is_asked.wait()
+        assert (await asking).text == "in time"
+    assert server.cut_off == 1
+
+
 async def test_while_routing_lags_every_answer_ends_its_connection(orders: OrdersInstallation) -> None:
     orders.set("shutdown__readiness_delay", "2")
     async with orders.running("api") as process, httpx.AsyncClient(timeout=20) as client:

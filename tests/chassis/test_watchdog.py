@@ -10,7 +10,7 @@ from service_process import OrdersInstallation
 pytestmark = pytest.mark.timeout(60)
 
 _STANDS_STILL = """#!{python}
-import time
+import os, time
 from contextlib import asynccontextmanager
 from chassis.config import load_live
 from chassis.worker import run_worker_process
@@ -18,6 +18,7 @@ from orders.settings import OrdersSettings
 
 async def stand_still(stopping):
     time.sleep(25)
+    os._exit(0)  # nobody has ended it
 
 @asynccontextmanager
 async def open_parts(resources):

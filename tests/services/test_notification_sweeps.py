@@ -1,11 +1,13 @@
 """A mail or a delivery whose job is gone gets one from the sweep; one that has a job, or is settled, does not."""
 
+from functools import partial
 from uuid import uuid4
 
 import pytest
 from harness import execute, rows
-from notifications import use_cases
+from notifications import use_cases, worker
 from test_notifications import Notifications, notifications, order_event
+from test_sweeps import answers_kept, wired
 
 __all__ = ["notifications"]
 
@@ -71,3 +73,12 @@ async def test_a_delivery_without_a_job_gets_one_for_its_endpoint(notifications:
     assert await jobs_after_sweep(notifications) == ["deliver_webhook"]
     await execute(notifications.database, "UPDATE job SET status = 'running', unique_key = NULL")
     assert await jobs_after_sweep(notifications) == []
+
+
+async def test_the_worker_sweeps_and_forgets_answers_after_a_day(notifications: Notifications) -> None:
+    _, schedules = await wired(notifications, partial(worker._open_parts, notifications.settings))
+    assert {name: schedule.every for name, schedule in schedules.items()} == {
+        "sweep": notifications.settings.sweeps.every,
+        "prune_idempotency_records": 60,
+    }
+    assert await answers_kept(notifications.database, schedules["prune_idempotency_records"]) == ["today"]

@@ -90,6 +90,7 @@ async def office() -> AsyncIterator[PostOffice]:
 class Notifications:
     """The service under test, its database, and a client of its API."""
 
+    settings: NotificationsSettings
     database: Database
     redis: Redis
     client_of: Callable[..., httpx.AsyncClient]
@@ -126,7 +127,7 @@ async def notifications(
     database = await empty_database("notifications")
     settings = NotificationsSettings(database=database, redis=patient_redis, auth=AUTH, rate_limit=UNLIMITED)
     async with running(create_app(Live(settings))) as client_of:
-        yield Notifications(open_database(database), redis, client_of)
+        yield Notifications(settings, open_database(database), redis, client_of)
 
 
 KINDS = {1: OrderPlaced, 2: OrderConfirmed, 3: OrderCancelled}

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 import orders.use_cases
@@ -18,10 +20,11 @@ from chassis.jobs import STATEMENTS, JobPayload
 from chassis.pooling import Database
 from chassis.schedules import Schedule
 from chassis.wakeup import Wakeups
-from chassis.worker import WorkerResources
+from chassis.worker import Stages, WorkerResources
 from chassis.worker.stages import Part
 from harness import execute, one, rows
 from payments.use_cases import ChargeReport
+from redis.asyncio import Redis
 from test_orders import Orders
 from test_payments import Payments
 
@@ -122,8 +125,21 @@ class Wired(WorkerResources):
         return super().scheduler(schedules)
 
 
-async def wired(service: Orders | Payments) -> tuple[set[str], dict[str, Schedule]]:
-    """The names of the jobs that the service's worker runs, and its schedules."""
+class Wirable(Protocol):
+    """A service under test, as the root of its worker needs it."""
+
+    @property
+    def settings(self) -> Any: ...
+    @property
+    def database(self) -> Database: ...
+    @property
+    def redis(self) -> Redis: ...
+
+
+async def wired(
+    service: Wirable, open_parts: Callable[..., AbstractAsyncContextManager[Stages]]
+) -> tuple[set[str], dict[str, Schedule]]:
+    """The names of the jobs that the service's worker runs, and its schedules. `open_parts` is its composition root."""
     resources = Wired(
         live=Live(service.settings),
         database=service.database,
@@ -133,18 +149,13 @@ async def wired(service: Orders | Payments) -> tuple[set[str], dict[str, Schedul
         checks={},
         breakers=BreakerRegistry(),
     )
-    parts = (
-        orders.worker._open_parts(resources.live, resources)
-        if isinstance(service, Orders)
-        else payments.worker._open_parts(service.settings, resources)
-    )
-    async with parts:
+    async with open_parts(resources):
         return {job.options.name for job in Wired.jobs}, {schedule.name: schedule for schedule in Wired.schedules}
 
 
 async def test_the_worker_of_payments_sweeps_and_runs_each_job_that_a_sweep_gives(bank: Payments) -> None:
     await stale_payment(bank, "created")
-    jobs, schedules = await wired(bank)
+    jobs, schedules = await wired(bank, partial(payments.worker._open_parts, bank.settings))
     assert jobs == {"charge_payment", "reconcile_charge", "make_refund", "reconcile_refund"}
     assert {name: schedule.every for name, schedule in schedules.items()} == {"sweep": bank.settings.sweeps.every}
     async with bank.database.transaction() as session:
@@ -155,7 +166,7 @@ async def test_the_worker_of_payments_sweeps_and_runs_each_job_that_a_sweep_give
 async def test_the_worker_of_orders_expires_sweeps_and_runs_each_job_that_a_sweep_gives(shop: Orders) -> None:
     order_id = await stale_order(shop, "pending")
     await execute(shop.database, "UPDATE orders SET created_at = now() - interval '1 day'")
-    jobs, schedules = await wired(shop)
+    jobs, schedules = await wired(shop, partial(orders.worker._open_parts, Live(shop.settings)))
     assert jobs == {"request_payment", "settle_payment"}
     every = shop.settings.sweeps.every
     assert {name: schedule.every for name, schedule in schedules.items()} == {
@@ -170,6 +181,23 @@ async def test_the_worker_of_orders_expires_sweeps_and_runs_each_job_that_a_swee
         await execute(shop.database, "UPDATE orders SET updated_at = now() - interval '1 day'")
         assert await jobs_about(shop.database) == [("settle_payment", str(order_id))]
         await execute(shop.database, "DELETE FROM job")
+    assert await answers_kept(shop.database, schedules["prune_idempotency_records"]) == ["today"]
+
+
+async def answers_kept(database: Database, pruning: Schedule) -> list[str]:
+    """The keys that a run leaves of one used 25 hours ago and one used 23 hours ago."""
+    await execute(database, "DELETE FROM idempotency_record")
+    for key, hours in (("yesterday", 25), ("today", 23)):
+        await execute(
+            database,
+            "INSERT INTO idempotency_record (client, key, fingerprint, status, body, created_at)"
+            " VALUES ('acme', :key, '', 201, '', now() - make_interval(hours => :hours))",
+            key=key,
+            hours=hours,
+        )
+    async with database.transaction() as session:
+        await pruning.run(session)
+    return [row.key for row in await rows(database, "SELECT key FROM idempotency_record")]
 
 
 # Orders

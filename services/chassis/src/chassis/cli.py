@@ -263,6 +263,11 @@ def _events_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         for field in fields(event):
             typer.echo(f"{field.name}: {getattr(event, field.name)}")
 
+    _add_event_replay(app, run)
+    return app
+
+
+def _add_event_replay(app: typer.Typer, run: Run) -> None:
     @app.command()
     def replay(
         number: Annotated[int | None, typer.Argument(metavar="[NUMBER]")] = None,
@@ -276,9 +281,11 @@ def _events_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         if (number is None) != every:
             raise HoldfastError("say which one: a NUMBER, or --all")
         asked = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))
+        if number is not None and not asked:
+            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
+        if asked and not dry_run:
+            audit("events_replayed", event_numbers=list(asked))
         typer.echo(f"{'would replay' if dry_run else 'will replay'} {len(asked)}: {', '.join(map(str, asked))}")
-
-    return app
 
 
 def _print_job(job_id: int, job: dead_letters.JobRecord | None) -> None:

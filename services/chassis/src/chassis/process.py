@@ -31,6 +31,8 @@ log = get_logger(__name__)
 config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
 
 ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
+LAST_WORDS_SECONDS = 0.5
+"""For a request that is cut off to roll back and say so to its caller, while what it uses is still open."""
 _DRAIN_POLL_SECONDS = 0.02  # a fifth of what uvicorn waits: a process that has drained should not stay
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
@@ -176,9 +178,10 @@ class Server(uvicorn.Server):
             self.cut_off = self.requests
         if self.cut_off:
             log.error("requests_cut_off", requests=self.cut_off)
-            for task in list(self.server_state.tasks):
-                task.cancel()
-            await asyncio.sleep(ARRIVAL_SECONDS)  # they still say so to their callers
+            requests = list(self.server_state.tasks)
+            for request in requests:
+                request.cancel()
+            await asyncio.wait(requests, timeout=LAST_WORDS_SECONDS)
         await self.lifespan.shutdown()
 
     @contextlib.asynccontextmanager
