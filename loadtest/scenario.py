@@ -41,7 +41,7 @@ class Limits:
     acknowledged_seconds: float | None = None
     """99th percentile of webhooks' answers, from the moment at which each was meant to be sent."""
     drift: float | None = None
-    """The last third's 95th percentile of first requests is at most so many times the first third's."""
+    """The last third's median of first requests is at most so many times the first third's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,5 +14,5 @@ SCENARIO = Scenario(
         Stage(seconds=20, arrivals={"Buyer": 5.0, "Browser": 10.0}),
         Stage(seconds=15, arrivals=CALM),
     ],
-    limits=Limits(rate_limited=(0.1, 1.0), overloaded=0.05, answer_seconds=5.0, settled_seconds=30.0),
+    limits=Limits(rate_limited=(0.05, 1.0), overloaded=0.05, answer_seconds=5.0, settled_seconds=30.0),
 )

@@ -13,5 +13,5 @@ SCENARIO = Scenario(
         Stage(seconds=20, arrivals={"Buyer": 0.5, "Browser": 1.0}),
     ],
     product="compass",
-    limits=Limits(rate_limited=(0.1, 1.0), overloaded=0.05, answer_seconds=5.0, settled_seconds=30.0),
+    limits=Limits(rate_limited=(0.05, 1.0), overloaded=0.05, answer_seconds=5.0, settled_seconds=30.0),
 )

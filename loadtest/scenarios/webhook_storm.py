@@ -15,6 +15,6 @@ SCENARIO = Scenario(
         Stage(seconds=10, arrivals=ORDERS),
     ],
     limits=Limits(
-        rate_limited=(0.0, 0.01), overloaded=0.0, answer_seconds=1.0, settled_seconds=15.0, acknowledged_seconds=2.0
+        rate_limited=(0.0, 0.01), overloaded=0.0, answer_seconds=1.0, settled_seconds=15.0, acknowledged_seconds=3.0
     ),
 )
