@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -50,6 +51,17 @@ class Service:
         """SIGKILL to this process, if it runs."""
         if self._process is not None:
             await kill(self._process)
+
+    def freeze(self) -> None:
+        """SIGSTOP: what it has in hand stays as it is, until `thaw` or `kill`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
 
     async def _is_open(self) -> bool:
         return is_taken(self.port)
