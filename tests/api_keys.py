@@ -38,23 +38,14 @@ async def authenticator(database: Database) -> Authenticator:
     return Authenticator(keys, lambda: PEPPERS, service="shop")
 
 
-async def keep_keys(dsn: str, database: str, package: str) -> None:
-    """Let a service's database know the callers, each for all that there is to do; `dsn` is a superuser's."""
+async def keep_keys(connection: asyncpg.Connection, package: str) -> None:
+    """Let a service's database know the callers, each for all that there is to do; the connection is a superuser's."""
     ((pepper_id, pepper),) = peppers_of(PEPPERS).items()
-    connection = await asyncpg.connect(dsn, database=database)
-    try:
-        await connection.executemany(
-            "INSERT INTO api_key (prefix, hash, pepper, principal, scopes) VALUES ($1, $2, $3, $4, $5)",
-            [
-                (
-                    prefix_of(key_of(name)),
-                    hash_key(key_of(name), pepper),
-                    pepper_id,
-                    name,
-                    list(SCOPES.get(package, ())),
-                )
-                for name in CALLERS
-            ],
-        )
-    finally:
-        await connection.close()
+    keys = {name: key_of(name) for name in CALLERS}
+    await connection.executemany(
+        "INSERT INTO api_key (prefix, hash, pepper, principal, scopes) VALUES ($1, $2, $3, $4, $5)",
+        [
+            (prefix_of(key), hash_key(key, pepper), pepper_id, name, list(SCOPES.get(package, ())))
+            for name, key in keys.items()
+        ],
+    )

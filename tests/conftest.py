@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from backends import VARIABLE, Backend, FreshDatabase, RealServer, UnknownBacken
 from chassis.migrations import upgrade
 from chassis.pooling import Database, create_redis
 from chassis.settings import DatabaseSettings, RedisSettings
+from emptying import Emptied
 from holdfast_local.databases import create_database
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -86,16 +88,33 @@ async def fresh_database(postgres: RealServer) -> FreshDatabase:
         if package not in templates:
             templates[package] = await _migrated_template(postgres, package)
         name = f"test_{next(numbers)}"
-        await _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{templates[package]}" OWNER test_owner')
+        async with _connected(postgres, "postgres") as admin:
+            await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{templates[package]}" OWNER test_owner')
         return _settings(postgres, name)
 
     return make
 
 
+@pytest.fixture(scope="session")
+async def empty_database(fresh_database: FreshDatabase, postgres: RealServer) -> AsyncIterator[FreshDatabase]:
+    """By emptying the one of the test before, which must have the same tables still."""
+    made: dict[str, Emptied] = {}
+
+    async def make(package: str) -> DatabaseSettings:
+        if package not in made:
+            made[package] = Emptied(postgres, await fresh_database(package), package)
+        await made[package].empty()
+        return made[package].settings
+
+    yield make
+    for database in made.values():
+        await database.close()
+
+
 @pytest.fixture
-async def database_settings(fresh_database: FreshDatabase) -> DatabaseSettings:
-    """A database with the chassis' tables."""
-    return await fresh_database("")
+async def database_settings(empty_database: FreshDatabase) -> DatabaseSettings:
+    """A database with the chassis' tables, empty."""
+    return await empty_database("")
 
 
 @pytest.fixture
@@ -110,7 +129,8 @@ async def _migrated_template(postgres: RealServer, package: str) -> str:
     await create_database(postgres.dsn, name=name, owner=("test_owner", PASSWORD), runtime=("test_app", PASSWORD))
     folders = [Path(import_module(package).__path__[0]) / "migrations"] if package else []
     await upgrade(_settings(postgres, name), *folders)
-    await keep_keys(postgres.dsn, name, package)
+    async with _connected(postgres, name) as connection:
+        await keep_keys(connection, package)
     return name
 
 
@@ -130,9 +150,10 @@ def _settings(postgres: RealServer, name: str) -> DatabaseSettings:
     )
 
 
-async def _execute(postgres: RealServer, statement: str) -> None:
-    connection = await asyncpg.connect(postgres.dsn)
+@asynccontextmanager
+async def _connected(postgres: RealServer, database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(postgres.dsn, database=database)
     try:
-        await connection.execute(statement)
+        yield connection
     finally:
         await connection.close()

@@ -2,6 +2,7 @@ import asyncio
 import re
 from importlib import import_module
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -30,9 +31,9 @@ def upgrade() -> None:
 
 
 @pytest.fixture
-async def empty_database(postgres: RealServer, database_settings: DatabaseSettings) -> DatabaseSettings:
+async def new_database(postgres: RealServer, database_settings: DatabaseSettings) -> DatabaseSettings:
     """A database without a table; its roles are its own."""
-    name = f"{database_settings.name}_empty"
+    name = f"new_{uuid4().hex}"
     await create_database(postgres.dsn, name=name, owner=("shop_owner", "o"), runtime=("shop_app", "r"))
     logins = {"user": "shop_app", "password": SecretStr("r"), "migration_user": "shop_owner"}
     return database_settings.model_copy(update={"name": name, **logins, "migration_password": SecretStr("o")})
@@ -54,18 +55,18 @@ async def revisions(settings: DatabaseSettings) -> set[str]:
 
 
 async def test_a_service_migrates_after_the_chassis_and_again_without_effect(
-    empty_database: DatabaseSettings, service_migrations: Path
+    new_database: DatabaseSettings, service_migrations: Path
 ) -> None:
-    await upgrade(empty_database, service_migrations)
-    await upgrade(empty_database, service_migrations)
-    assert "shop_0001" in await revisions(empty_database)
+    await upgrade(new_database, service_migrations)
+    await upgrade(new_database, service_migrations)
+    assert "shop_0001" in await revisions(new_database)
 
 
 async def test_two_migrations_at_once_wait_for_one_another(
-    empty_database: DatabaseSettings, service_migrations: Path
+    new_database: DatabaseSettings, service_migrations: Path
 ) -> None:
-    await asyncio.gather(*(upgrade(empty_database, service_migrations) for _ in range(3)))
-    assert "shop_0001" in await revisions(empty_database)
+    await asyncio.gather(*(upgrade(new_database, service_migrations) for _ in range(3)))
+    assert "shop_0001" in await revisions(new_database)
 
 
 async def test_the_role_of_run_time_cannot_change_the_schema(database: Database) -> None:
@@ -80,17 +81,17 @@ async def test_without_the_owners_login_nothing_is_migrated(database_settings: D
 
 
 async def test_a_failing_revision_leaves_nothing_behind(
-    empty_database: DatabaseSettings, service_migrations: Path
+    new_database: DatabaseSettings, service_migrations: Path
 ) -> None:
     revision = service_migrations / "versions" / "0001_shop.py"
     revision.write_text(_SERVICE_REVISION + '    op.execute("SELECT 1 / 0")\n')
     with pytest.raises(Exception, match="division by zero"):
-        await upgrade(empty_database, service_migrations)
-    assert await revisions(empty_database) <= {"chassis_0001", "chassis_0002", "chassis_0003", "chassis_0004"}
+        await upgrade(new_database, service_migrations)
+    assert await revisions(new_database) <= {"chassis_0001", "chassis_0002", "chassis_0003", "chassis_0004"}
     owner = await asyncpg.connect(
-        host=empty_database.host,
-        port=empty_database.port,
-        database=empty_database.name,
+        host=new_database.host,
+        port=new_database.port,
+        database=new_database.name,
         user="shop_owner",
         password="o",
     )

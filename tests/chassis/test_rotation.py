@@ -136,7 +136,9 @@ async def database(postgres: RealServer) -> AsyncIterator[DatabaseSettings]:
         migration_password=SecretStr(owner[1]),
     )
     await upgrade(settings, MIGRATIONS)
-    await keep_keys(postgres.dsn, "rotating", "orders")
+    connection = await asyncpg.connect(postgres.dsn, database="rotating")
+    await keep_keys(connection, "orders")
+    await connection.close()
     yield settings
     await execute(postgres, "DROP DATABASE rotating WITH (FORCE)")
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import orders
@@ -69,8 +70,8 @@ def settings(database_settings: DatabaseSettings, unique: str) -> DatabaseSettin
 
 
 @pytest.fixture
-def unique(database_settings: DatabaseSettings) -> str:
-    return f"{database_settings.name}_shop"
+def unique() -> str:
+    return f"shop_{uuid4().hex}"
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
-"""A database per service, emptied for each test, and a Redis that a busy machine does not make look broken."""
+"""What surrounds a service here: pools that are closed, other people's servers, and a Redis that is never slow."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
-import asyncpg
 import pytest
-from backends import RealServer
+from backends import FreshDatabase
 from chassis.config import Live
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -16,43 +15,7 @@ from notifications.settings import NotificationsSettings
 from notifications.webhook_sender import WebhookSender
 from redis.asyncio import Redis
 
-type MakeDatabase = Callable[[str], Awaitable[DatabaseSettings]]
 type OpenDatabase = Callable[[DatabaseSettings], Database]
-
-# DELETE, since the tables are nearly empty and TRUNCATE makes new files. Foreign keys need not be looked at: all go.
-_EMPTY = """
-SET session_replication_role = replica;
-DO $$ DECLARE place text; BEGIN
-    FOR place IN
-        SELECT tablename FROM pg_tables
-        WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'product', 'api_key')
-    LOOP
-        EXECUTE format('DELETE FROM %I', place);
-    END LOOP;
-END $$
-"""
-
-
-@pytest.fixture(scope="session")
-async def empty_database(fresh_database: MakeDatabase, postgres: RealServer) -> AsyncIterator[MakeDatabase]:
-    """A service's database without rows but those of its migrations: emptying one is faster than making one."""
-    made: dict[str, tuple[DatabaseSettings, asyncpg.Connection]] = {}
-
-    async def open_new(package: str) -> tuple[DatabaseSettings, asyncpg.Connection]:
-        settings = await fresh_database(package)
-        connection = await asyncpg.connect(postgres.dsn, database=settings.name)
-        return settings, connection
-
-    async def make(package: str) -> DatabaseSettings:
-        if package not in made:
-            made[package] = await open_new(package)
-        settings, connection = made[package]
-        await connection.execute(_EMPTY)
-        return settings
-
-    yield make
-    for _, connection in made.values():
-        await connection.close()
 
 
 @pytest.fixture
@@ -83,7 +46,7 @@ async def server() -> AsyncIterator[FakeServer]:
 
 @pytest.fixture
 async def webhooks(
-    empty_database: MakeDatabase, open_database: OpenDatabase, patient_redis: RedisSettings, redis: Redis
+    empty_database: FreshDatabase, open_database: OpenDatabase, patient_redis: RedisSettings, redis: Redis
 ) -> AsyncIterator[Webhooks]:
     """Notifications with a customer's server that its webhooks may reach."""
     database = await empty_database("notifications")

@@ -95,11 +95,10 @@ async def running(app: FastAPI) -> AsyncIterator[Callable[..., httpx.AsyncClient
 
 
 def _documented(app: FastAPI) -> Callable[[httpx.Request], set[int] | None]:
-    operations = [
-        (method.upper(), re.compile(_UUID.sub("[^/]+", path)), {int(status) for status in operation["responses"]})
-        for path, item in app.openapi()["paths"].items()
-        for method, operation in item.items()
-    ]
+    """The statuses that are documented for a request's route; None for a request that has none."""
+    if app.title not in _OPERATIONS:
+        _OPERATIONS[app.title] = _operations(app)
+    operations = _OPERATIONS[app.title]
 
     def statuses(request: httpx.Request) -> set[int] | None:
         for method, path, found in operations:
@@ -108,6 +107,20 @@ def _documented(app: FastAPI) -> Callable[[httpx.Request], set[int] | None]:
         return None
 
     return statuses
+
+
+type Operation = tuple[str, re.Pattern[str], set[int]]
+
+_OPERATIONS: dict[str, list[Operation]] = {}
+"""By the service's name: its document is always the same, and takes as long to make as a test."""
+
+
+def _operations(app: FastAPI) -> list[Operation]:
+    return [
+        (method.upper(), re.compile(_UUID.sub("[^/]+", path)), {int(status) for status in operation["responses"]})
+        for path, item in app.openapi()["paths"].items()
+        for method, operation in item.items()
+    ]
 
 
 # Databases

@@ -1,10 +1,11 @@
 """What orders is measured against answers what orders answers: same bodies, same statements, same rows."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import httpx
 import pytest
+from backends import FreshDatabase
 from chassis.config import Live
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -12,8 +13,6 @@ from harness import AUTH, SHOP, UNLIMITED, count, own_service, running
 from holdfast_local.settings import PROJECT
 from orders.api import create_app
 from orders.settings import OrdersSettings
-
-type MakeDatabase = Callable[[str], Awaitable[DatabaseSettings]]
 
 ORDER = {
     "lines": [{"product_id": "rope", "quantity": 2}, {"product_id": "cleat", "quantity": 1}],
@@ -34,7 +33,7 @@ class Both:
 
 @pytest.fixture
 async def both(
-    empty_database: MakeDatabase,
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
     monkeypatch: pytest.MonkeyPatch,

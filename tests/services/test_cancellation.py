@@ -18,6 +18,7 @@ import payments.use_cases
 import pytest
 import test_orders
 from aiohttp import web
+from backends import FreshDatabase
 from captured_logs import captured_logs
 from chassis.config import Live
 from chassis.errors import (
@@ -224,7 +225,7 @@ async def test_the_reason_is_the_first_one_whatever_ended_the_payment(service: O
 
 async def test_the_mail_of_a_cancelled_order_says_why(
     service: Orders,
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
 ) -> None:
     row = await placed(service)
@@ -584,7 +585,7 @@ async def written(database: Database) -> list[str]:
 async def together(
     service: Orders,
     server: FakeServer,
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
     redis: Redis,

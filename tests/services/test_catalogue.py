@@ -1,12 +1,13 @@
 """The catalogue: one product and all of them, each asked of the database once and answered 304 to who has it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import httpx
 import pytest
+from backends import FreshDatabase
 from chassis.config import Live
-from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings
+from chassis.settings import RateLimitSettings, RedisSettings
 from harness import AUTH, own_service, running
 from orders.api import create_app
 from orders.settings import OrdersSettings
@@ -17,9 +18,7 @@ ROPE = {"id": "rope", "name": "Mooring rope, 10 m", "price": 1999, "currency": "
 
 
 @pytest.fixture
-async def client(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]], patient_redis: RedisSettings
-) -> AsyncIterator[httpx.AsyncClient]:
+async def client(empty_database: FreshDatabase, patient_redis: RedisSettings) -> AsyncIterator[httpx.AsyncClient]:
     settings = OrdersSettings(
         database=await empty_database("orders"),
         redis=patient_redis,

@@ -1,7 +1,7 @@
 """Notifications: a mail per event of an order, in order, each under one Message-ID; the mail server is a real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from backends import FreshDatabase
 from chassis.config import Live
 from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable
 from chassis.pooling import Database
@@ -119,7 +120,7 @@ class Notifications:
 
 @pytest.fixture
 async def notifications(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
     redis: Redis,

@@ -15,6 +15,7 @@ import asyncpg
 import httpx
 import orjson
 import pytest
+from backends import FreshDatabase
 from chassis.caching import Cache
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
@@ -130,7 +131,7 @@ class Orders:
 
 @pytest.fixture
 async def orders(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
     redis: Redis,

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from aiohttp import web
+from backends import FreshDatabase
 from chassis.config import Live
 from chassis.errors import (
     DependencyFailed,
@@ -129,7 +130,7 @@ class Payments:
 
 @pytest.fixture
 async def payments(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
     redis: Redis,

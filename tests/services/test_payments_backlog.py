@@ -1,9 +1,10 @@
 """While too much waits at payments, no payment is accepted; what was accepted can still be brought back to zero."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from uuid import uuid4
 
 import httpx
+from backends import FreshDatabase
 from chassis.config import Live
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, JobSettings, RedisSettings
@@ -17,7 +18,7 @@ LIMIT = 10
 
 
 async def test_a_payment_is_refused_before_it_is_written_and_a_refund_is_not(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
     redis: Redis,

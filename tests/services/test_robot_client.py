@@ -1,15 +1,15 @@
 """An error says enough: a client that knows no document, only its own data, places an order by what the errors say."""
 
 import re
-from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
 import httpx
 import orjson
 from api_keys import caller
+from backends import FreshDatabase
 from chassis.config import Live
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.settings import RedisSettings
 from harness import AUTH, SHOP, UNLIMITED, own_service, running
 from orders.api import create_app
 from orders.settings import OrdersSettings
@@ -76,7 +76,7 @@ class Robot:
 
 
 async def test_a_client_that_reads_nothing_but_errors_gets_its_order(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]], patient_redis: RedisSettings
+    empty_database: FreshDatabase, patient_redis: RedisSettings
 ) -> None:
     settings = OrdersSettings(
         database=await empty_database("orders"),

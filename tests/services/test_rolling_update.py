@@ -1,13 +1,14 @@
 """Processes of the version before, beside ours for a while: what they still do the old way comes to the same."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from backends import FreshDatabase
 from chassis.job_runner import JobRunner
 from chassis.jobs import JobPayload
-from chassis.settings import DatabaseSettings, JobSettings
+from chassis.settings import JobSettings
 from chassis.wakeup import Wakeups
 from customers import Webhooks
 from harness import execute, rows
@@ -42,7 +43,7 @@ async def handlers_of_mails(webhooks: Webhooks) -> Handlers:
 
 
 async def test_a_delivery_that_an_older_process_enqueued_among_the_mails_is_made_all_the_same(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]], webhooks: Webhooks
+    empty_database: FreshDatabase, webhooks: Webhooks
 ) -> None:
     database = await empty_database("notifications")
     await webhooks.create()

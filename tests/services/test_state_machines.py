@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import orders.models
 import payments.models
 import pytest
 import webhook_ingest.models
+from backends import FreshDatabase
 from chassis.errors import IllegalTransition
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings
@@ -96,7 +97,7 @@ def test_every_other_move_is_refused(machine: str) -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 async def test_the_database_knows_the_states_of_the_model_and_no_other(
     machine: str,
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
 ) -> None:
     model, package, table = MACHINES[machine]

@@ -1,13 +1,12 @@
 """Endpoints that failed last time or take long share a few places: dead customers delay nobody else."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
+from backends import FreshDatabase
 from chassis.bulkhead import Bulkhead
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
 from customers import Webhooks, webhook_settings
 from harness import execute, one, rows
 from notifications import worker
@@ -94,7 +93,7 @@ async def test_of_many_suspects_due_at_once_no_more_are_called_than_have_a_place
 
 
 async def test_deliveries_that_wait_at_the_database_leave_connections_for_others(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]], webhooks: Webhooks
+    empty_database: FreshDatabase, webhooks: Webhooks
 ) -> None:
     """Or an attempt that was made could not be recorded, and a job not kept alive, while the others hold the pool."""
     few = (await empty_database("notifications")).model_copy(update={"pool_size": 2, "pool_timeout": 0.2})

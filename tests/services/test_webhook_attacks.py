@@ -3,11 +3,12 @@
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import orjson
 import pytest
+from backends import FreshDatabase
 from chassis import webhooks
 from chassis.config import Live
 from chassis.pooling import Database
@@ -93,7 +94,7 @@ class Ingest:
 
 @pytest.fixture
 async def ingest(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
 ) -> AsyncIterator[Ingest]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from backends import FreshDatabase
 from chassis import dead_letters, webhooks
 from chassis.config import Live
 from chassis.dead_letters import Filter
@@ -57,7 +58,7 @@ class Ingest:
 
 @pytest.fixture
 async def ingest(
-    empty_database: Callable[[str], Awaitable[DatabaseSettings]],
+    empty_database: FreshDatabase,
     open_database: Callable[[DatabaseSettings], Database],
     patient_redis: RedisSettings,
 ) -> AsyncIterator[Ingest]:

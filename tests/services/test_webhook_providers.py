@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from backends import FreshDatabase
 from chassis.config import Live
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -43,7 +44,7 @@ type Serve = Callable[[WebhookSecretSettings], AbstractAsyncContextManager[httpx
 
 
 @pytest.fixture
-async def ingest_database(empty_database: Callable[[str], Awaitable[DatabaseSettings]]) -> DatabaseSettings:
+async def ingest_database(empty_database: FreshDatabase) -> DatabaseSettings:
     return await empty_database("webhook_ingest")
 
 
