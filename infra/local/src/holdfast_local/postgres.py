@@ -131,10 +131,13 @@ class EmbeddedPostgres:
         return command
 
     async def answers(self) -> bool:
-        """Whether the server answers its superuser. Raises RunnerError when it knows another password."""
+        """Whether the server answers its superuser and takes writes, which it does not before a restore is complete.
+
+        Raises RunnerError when it knows another password.
+        """
         try:
-            async with connected(self.dsn):
-                return True
+            async with connected(self.dsn) as connection:
+                return not await connection.fetchval("SELECT pg_is_in_recovery()")
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError):
             return False
         except asyncpg.InvalidPasswordError:
