@@ -86,7 +86,8 @@ def prefix_of(key: str) -> str:
 
 def hash_key(key: str, pepper: bytes) -> bytes:
     """HMAC-SHA-256 of the whole key, as UTF-8, under the pepper."""
-    return hmac.digest(pepper, key.encode(), "sha256")
+    # Not `hmac.digest`: it lets go of the interpreter, and when the log's writer takes it, this takes 50 µs, not 5.
+    return hmac.new(pepper, key.encode(), "sha256").digest()
 
 
 def peppers_of(settings: AuthSettings) -> dict[str, bytes]:

@@ -117,8 +117,12 @@ class Policy:
 def default_policy(settings: RateLimitSettings, *, tier: str) -> Policy:
     """The limit of an authenticated principal, times the factor of its `tier`."""
     factor = settings.tiers.get(tier, 1.0)
-    burst = max(1, round(settings.burst * factor))
-    return Policy("default", tier, settings.rate_per_second * factor, burst, settings.dark_launch)
+    return _default_policy(tier, settings.rate_per_second * factor, settings.burst * factor, settings.dark_launch)
+
+
+@lru_cache(maxsize=256)  # tiers are few
+def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> Policy:  # noqa: FBT001
+    return Policy("default", tier, rate, max(1, round(burst)), dark_launch)
 
 
 def add_fields(fields: MutableMapping[str, str], decision: Decision, policy: Policy) -> None:

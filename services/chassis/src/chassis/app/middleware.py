@@ -48,6 +48,8 @@ class RequestContext:
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
         self._settings = settings
+        self._active = 0
+        active_requests.set_function(lambda: self._active)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,7 +67,7 @@ class RequestContext:
             debugging_for(headers.get(_DEBUG)),
             canonical_line() as fields,
         ):
-            active_requests.inc()
+            self._active += 1
             try:
                 with span(
                     exchange.method,
@@ -80,7 +82,7 @@ class RequestContext:
                         _describe(current, exchange)
                         self._record(exchange, fields)
             finally:
-                active_requests.dec()
+                self._active -= 1
 
     async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
         try:
@@ -100,12 +102,13 @@ class RequestContext:
     @staticmethod
     def _record(exchange: "Exchange", fields: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - exchange.started
+        route = exchange.route
         status = exchange.status or 499  # the caller went away before there was an answer
-        _request_seconds(exchange.method, exchange.route, status).observe(seconds)
+        _request_seconds(exchange.method, route, status).observe(seconds)
         log.info(
             "request_completed",
             method=exchange.method,
-            route=exchange.route,
+            route=route,
             status=status,
             duration_ms=round(seconds * 1000, 2),
             deadline_left_ms=round(deadlines.remaining() * 1000),
@@ -123,6 +126,9 @@ class Exchange:
         self._max_body_bytes = max_body_bytes
         self._received = 0
         self.request_id = ""
+        method: str = scope["method"]
+        self.method = method if method in _METHODS else "_OTHER"
+        """`_OTHER` for one that nobody knows, so that labels stay few."""
         self.headers: dict[str, str] = {}
         self.status: int | None = None
         self.started = time.perf_counter()
@@ -132,12 +138,6 @@ class Exchange:
         """The exchange of the request that `scope` belongs to."""
         exchange: Exchange = scope[_SCOPE_KEY]
         return exchange
-
-    @property
-    def method(self) -> str:
-        """The request's method; `_OTHER` for one that nobody knows, so that labels stay few."""
-        method: str = self._scope["method"]
-        return method if method in _METHODS else "_OTHER"
 
     @property
     def route(self) -> str:

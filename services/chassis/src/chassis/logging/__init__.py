@@ -37,7 +37,7 @@ from chassis.logging.canonical import (
 )
 from chassis.logging.debugging import DebugRequests
 from chassis.logging.levels import Levels
-from chassis.logging.redaction import is_sensitive, redact, shown_back
+from chassis.logging.redaction import is_sensitive, redact, redact_fields, shown_back
 from chassis.logging.rendering import ConsoleRenderer, to_json
 from chassis.logging.repeats import Repeats
 from chassis.logging.writer import LineWriter, write_to
@@ -252,8 +252,7 @@ class _LibraryHandler(logging.Handler):
 
 
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    redacted: EventDict = redact(event)
-    return redacted
+    return redact_fields(event)
 
 
 class _Surroundings:

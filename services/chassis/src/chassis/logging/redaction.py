@@ -60,7 +60,7 @@ def redact(value: Any) -> Any:
     if type(value) is str:
         return _redact_text(value)
     if type(value) is dict:
-        return _redact_fields(value)
+        return redact_fields(value)
     if type(value) in _PLAIN or (isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER):
         return value
     return _redact_other(value)
@@ -72,7 +72,7 @@ def _redact_other(value: Any) -> Any:
     if isinstance(value, (float, date, UUID)):
         return value
     if isinstance(value, Mapping):
-        return _redact_fields(value)
+        return redact_fields(value)
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item) for item in value]
     text = _text_of(value)
@@ -80,11 +80,19 @@ def _redact_other(value: Any) -> Any:
     return value if isinstance(value, int) and redacted == text else redacted
 
 
-def _redact_fields(fields: Mapping[Any, Any]) -> dict[Any, Any]:
+def redact_fields(fields: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The mapping without secrets. One loop with few calls: each line has some twenty fields, most of them plain."""
     shown = {}
     for key, item in fields.items():
         name, hides = _judge_name(key) if type(key) is str and len(key) <= _MAX_REMEMBERED else _judge_any(key)
-        shown[name] = REDACTED if hides else redact(item)
+        if hides:
+            shown[name] = REDACTED
+        elif type(item) in _PLAIN or (
+            type(item) is str and len(item) <= _MAX_REMEMBERED and not _is_suspicious_name(item)
+        ):
+            shown[name] = item
+        else:
+            shown[name] = redact(item)
     return shown
 
 

@@ -21,7 +21,7 @@ _SHARE_OF_LESSER_LINES = 0.9
 """Of the queue; the rest is for ERROR and CRITICAL, which are the last to be dropped."""
 _SEVERE = frozenset({"error", "critical"})
 _MAX_BATCH_BYTES = 65_536  # what a pipe holds: more would only be written in pieces
-_COALESCE_SECONDS = 0.01
+_COALESCE_SECONDS = 0.05
 """Lines of so long are written at once: a thread that is woken for each takes the interpreter from the event loop each
 time, which costs a request more than all else that logging does.
 """

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -108,7 +108,8 @@ class Database:
     @asynccontextmanager
     async def hot_transaction(self) -> AsyncIterator[HotSession]:
         """`transaction` for hot statements: the driver's connection. What the driver raises is not wrapped."""
-        async with self._place() as since:
+        since = await self._take_place()
+        try:
             kept = await self._connect(self._kept.take(), since=since)
             try:
                 with self._checkouts.checkout(), _outages_named(self.pool):
@@ -116,6 +117,8 @@ class Database:
                         yield session
             finally:
                 await self._kept.keep(kept)
+        finally:
+            self._places.release()
         for callback in session.info.pop(_AFTER_COMMIT, ()):
             callback()
 
@@ -151,32 +154,32 @@ class Database:
     @asynccontextmanager
     async def _connected(self, session: AsyncSession) -> AsyncIterator[AsyncSession]:
         """The session with its connection, closed at the end."""
-        async with self._place() as since, session:
-            await self._kept.make_room()
-            await self._connect(session.connection(), since=since)
-            yield session
+        since = await self._take_place()
+        try:
+            async with session:
+                await self._kept.make_room()
+                await self._connect(session.connection(), since=since)
+                yield session
+        finally:
+            self._places.release()
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[float]:
+    async def _take_place(self) -> float:
         """One of as many as there are connections; since when it was waited for (seconds, as `perf_counter` counts)."""
         since = time.perf_counter()
         if not self._places.locked():  # the usual case needs no timer
             await self._places.acquire()
-        else:
-            self._pending += 1
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._places.acquire()
-            except TimeoutError as error:
-                self._timeouts.inc()
-                self._note_wait(since)
-                raise PoolExhausted(self.pool, self._timeout) from error
-            finally:
-                self._pending -= 1
+            return since
+        self._pending += 1
         try:
-            yield since
+            async with asyncio.timeout(self._timeout):
+                await self._places.acquire()
+        except TimeoutError as error:
+            self._timeouts.inc()
+            self._note_wait(since)
+            raise PoolExhausted(self.pool, self._timeout) from error
         finally:
-            self._places.release()
+            self._pending -= 1
+        return since
 
     async def _connect[T](self, opening: Awaitable[T], *, since: float) -> T:
         self._pending += 1
@@ -203,22 +206,28 @@ def open_health_pool(settings: DatabaseSettings, *, application_name: str, passw
     return Database(of_one, pool="health", application_name=application_name, passwords=passwords)
 
 
-@contextmanager
-def _outages_named(pool: str) -> Iterator[None]:
+class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
     """A server that goes away in the middle, or has too much to do, is to be come back to, not a failure of ours."""
-    try:
-        yield
-    except ConnectionLost as error:
-        raise DatabaseUnreachable(pool, "the connection was lost") from error
-    except (DBAPIError, asyncpg.PostgresError) as error:
-        if isinstance(error, DBAPIError) and error.connection_invalidated:
-            raise DatabaseUnreachable(pool, "the connection was lost") from error
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ConnectionLost) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+            raise DatabaseUnreachable(self._pool, "the connection was lost") from error
+        if not isinstance(error, (DBAPIError, asyncpg.PostgresError)):
+            return
         cause = error.orig if isinstance(error, DBAPIError) else error
         if getattr(cause, "sqlstate", None) not in _TIMED_OUT:
-            raise
+            return
         # A caller can only come again; that a statement is too slow is for whoever runs the database.
-        log.warning("statement_timed_out", pool=pool, reason=str(cause))
-        raise DatabaseBusy(pool, str(cause)) from error
+        log.warning("statement_timed_out", pool=self._pool, reason=str(cause))
+        raise DatabaseBusy(self._pool, str(cause)) from error
 
 
 def after_commit(session: AsyncSession | HotSession, callback: Callable[[], object]) -> None:

@@ -5,8 +5,7 @@ longer than the statement. Everything else belongs in a session, where `fetch_in
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,28 +71,50 @@ def _is_lost(connection: asyncpg.Connection, error: BaseException) -> bool:
     return connection.is_closed() or getattr(error, "sqlstate", None) in SERVER_GOES
 
 
-@asynccontextmanager
-async def hot_transaction(connection: asyncpg.Connection, info: dict[Any, Any]) -> AsyncIterator[HotSession]:
+class hot_transaction:  # noqa: N801  used as `async with hot_transaction(connection, info) as session:`
     """A transaction that commits when the block ends and rolls back when it raises.
 
     Raises `ConnectionLost` when the server goes away in the middle. Nobody may go on in a transaction: whatever is cut
     short leaves a closed connection behind.
     """
-    try:
-        await connection.execute("BEGIN")
-        try:
-            yield HotSession(connection, info)
-        except BaseException:
-            await connection.execute("ROLLBACK")
-            raise
-        started = time.perf_counter()
-        await connection.execute("COMMIT")
-        add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
-    except _DRIVER_ERRORS as error:
-        if _is_lost(connection, error):
-            connection.terminate()
+
+    __slots__ = ("_connection", "_info")
+
+    def __init__(self, connection: asyncpg.Connection, info: dict[Any, Any]) -> None:
+        self._connection = connection
+        self._info = info
+
+    async def __aenter__(self) -> HotSession:
+        with _cut_short(self._connection):
+            await self._connection.execute("BEGIN")
+        return HotSession(self._connection, self._info)
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        with _cut_short(self._connection):
+            if error is not None:
+                await self._connection.execute("ROLLBACK")
+                raise error
+            started = time.perf_counter()
+            await self._connection.execute("COMMIT")
+            add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
+
+
+class _cut_short:  # noqa: N801
+    """What becomes of the connection, and of the error, when the block raises."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            return
+        is_lost = isinstance(error, _DRIVER_ERRORS) and _is_lost(self._connection, error)
+        if is_lost or (not self._connection.is_closed() and self._connection.is_in_transaction()):
+            self._connection.terminate()
+        if is_lost:
             raise ConnectionLost from error
-        raise
-    finally:
-        if not connection.is_closed() and connection.is_in_transaction():
-            connection.terminate()
