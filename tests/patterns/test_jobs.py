@@ -406,7 +406,7 @@ async def test_a_batch_of_ends_is_fenced_and_outlives_its_connection(
     database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
 ) -> None:
     mine, lost, later = [await add(database, Ship()) for _ in range(3)]
-    await effects.execute("UPDATE job SET status = 'running', attempt = 1")
+    await effects.execute("UPDATE job SET status = 'running', attempt = 1, lease_until = now() + interval '1 minute'")
     await effects.execute("UPDATE job SET attempt = 2 WHERE id = $1", lost)  # somebody else's by now
     completions = Completions(database)
     task = asyncio.create_task(completions.run())
@@ -522,6 +522,37 @@ async def test_a_claim_does_not_read_the_delayed_jobs_of_a_higher_priority(
     (plan,) = json.loads(explained[0][0])
     touched = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
     assert touched < 100  # of some 400 that hold the index, and 2,000 in all
+
+
+@pytest.mark.parametrize("statement", ["claim", "claim_oldest", "complete_all"])
+async def test_however_deep_the_queue_what_runs_all_the_time_reads_only_its_own_jobs(
+    effects: asyncpg.Connection, statement: str
+) -> None:
+    await effects.execute(
+        "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts) "
+        "SELECT 'ship', 'default', 0, '{}', 1, 3 FROM generate_series(1, 20000)"
+    )
+    await effects.execute("ANALYZE job")
+    await effects.execute("SET plan_cache_mode = force_generic_plan")
+    await effects.execute(f"PREPARE hot AS {DRIVER_STATEMENTS[statement].sql}")
+    nothing = ", ".join(["NULL"] * len(DRIVER_STATEMENTS[statement].names))
+    plan = await effects.fetch(f"EXPLAIN EXECUTE hot ({nothing})")
+    assert not [line for (line,) in plan if "Seq Scan" in line or "job_unready" in line]
+
+
+async def test_a_claim_is_planned_once_whatever_its_count(effects: asyncpg.Connection) -> None:
+    await effects.execute(
+        "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts) "
+        "SELECT 'ship', 'default', 0, '{}', 1, 3 FROM generate_series(1, 1000)"
+    )
+    await effects.execute("ANALYZE job")
+    values = {"queue": "default", "worker": "test", "lease": 15.0, "suspects": False}
+    for count in (1, 2, 1, 3, 20, 1, 1, 100, 1, 1):
+        assert len(await DRIVER_STATEMENTS["claim"].fetch(effects, **values, count=count)) == count
+    custom = await effects.fetchval(
+        "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%claimable%'"
+    )
+    assert custom == 5  # PostgreSQL tries a plan of its own for the values so often, before it compares
 
 
 async def test_a_worker_refuses_jobs_of_a_queue_it_does_not_serve(database: Database, wakeups: Wakeups) -> None:
