@@ -154,6 +154,14 @@ def test_lines_of_a_service_pass_the_filter_and_others_do_not(observability):
         assert bool(re.search(pattern, line)) is passes
 
 
+def test_the_operator_that_takes_the_pod_from_the_path_is_given_the_path(observability):
+    """Without it, the collector drops every line of every pod with an error of its own."""
+    (receiver,) = configuration(observability, LOGS)["receivers"].values()
+    (container,) = [operator for operator in receiver["operators"] if operator["type"] == "container"]
+    assert container["add_metadata_from_filepath"] == "${env:IN_PODS}"
+    assert receiver["include_file_path"] is True
+
+
 def test_whoever_reads_logs_may_live_in_another_namespace():
     elsewhere = render(OBSERVABILITY, ELSEWHERE, release=RELEASE)
     there = {
