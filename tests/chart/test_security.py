@@ -234,7 +234,7 @@ CLIENTS = ("acme", "globex", "initech")
 
 
 def test_every_installation_has_passwords_of_its_own() -> None:
-    one, other = secrets_of(render(HOLDFAST)), secrets_of(render(HOLDFAST))
+    one, other = (secrets_of(render(HOLDFAST, namespace=name)) for name in ("one", "other"))
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] == other[name]] == []
     generated = [value for name, value in one.items() if name.startswith("holdfast-generated.")]

@@ -6,7 +6,8 @@ fails the first test.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -75,11 +76,12 @@ def test_every_setting_has_limits_and_says_what_it_is(service: type[ServiceSetti
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.service_name)
 def test_every_broken_setting_is_caught_at_start_and_named(service: type[ServiceSettings], service_file: Path) -> None:
     _problems(service, service_file, {}, expect_valid=True)
-    caught: dict[str, int] = {}
-    for name, kind, value in _mutations(service):
-        found = _problems(service, service_file, {name: value})
-        assert any(problem.startswith(f"{variable(name)}: ") for problem in found), (name, kind, value, found)
-        caught[kind] = caught.get(kind, 0) + 1
+    caught = Counter[str]()
+    for broken in _rounds(_mutations(service)):
+        found = _problems(service, service_file, {name: value for name, (_, value) in broken.items()})
+        named = {problem.partition(": ")[0] for problem in found}
+        assert {name: broken[name] for name in broken if variable(name) not in named} == {}
+        caught.update(kind for kind, _ in broken.values())
     assert caught["missing"] >= len(settings_of(service)) // 2
     assert caught["wrong type"] == len(settings_of(service))
     assert caught["out of range"] >= len(settings_of(service))
@@ -100,14 +102,12 @@ def test_every_contradiction_is_caught_at_start(service: type[ServiceSettings], 
 
 def test_a_setting_given_as_text_is_caught_like_one_in_a_file(service_file: Path) -> None:
     _problems(OrdersSettings, service_file, {}, expect_valid=True)
-    for name, kind, value in _mutations(OrdersSettings):
-        is_text = _schema(OrdersSettings, name)["type"] == "string"
-        if value in (None, ...) or (is_text and kind == "wrong type"):
-            continue  # text has no null, and any text is one
-        text = value if isinstance(value, str) else json.dumps(value)
+    for broken in _rounds(it for it in _mutations(OrdersSettings) if _can_be_text(*it)):
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, (_, value) in broken.items()}
         with pytest.raises(ConfigurationError) as invalid:
-            load(OrdersSettings, [f"{name}={text}"])
-        assert any(problem.startswith(f"{variable(name)}: ") for problem in invalid.value.problems), (name, kind, value)
+            load(OrdersSettings, [f"{name}={text}" for name, text in texts.items()])
+        named = {problem.partition(": ")[0] for problem in invalid.value.problems}
+        assert {name: broken[name] for name in broken if variable(name) not in named} == {}
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.service_name)
@@ -158,6 +158,21 @@ def _mutations(service: type[ServiceSettings]) -> Iterator[tuple[str, str, Any]]
         yield name, "wrong type", ["of", {"another": "shape"}] if schema.get("type") == "object" else {"a": {"b": 1}}
         for value in _out_of_range(schema):
             yield name, "out of range", value
+
+
+def _rounds(mutations: Iterable[tuple[str, str, Any]]) -> Iterator[Mapping[str, tuple[str, Any]]]:
+    """Each mutation once, of as many settings at a time as there are: all that is wrong is said at once."""
+    ways: dict[str, list[tuple[str, Any]]] = {}
+    for name, kind, value in mutations:
+        ways.setdefault(name, []).append((kind, value))
+    for number in range(max(map(len, ways.values()))):
+        yield {name: those[number] for name, those in ways.items() if number < len(those)}
+
+
+def _can_be_text(name: str, kind: str, value: Any) -> bool:
+    """Text has no null, and any text is one."""
+    is_text = _schema(OrdersSettings, name)["type"] == "string"
+    return value not in (None, ...) and not (is_text and kind == "wrong type")
 
 
 def _out_of_range(schema: Schema) -> Iterator[Any]:
