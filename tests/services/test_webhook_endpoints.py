@@ -1,12 +1,16 @@
 """Customers' webhook endpoints: registered, changed, rotated and deleted by their client alone, at public addresses."""
 
 import asyncio
+from collections.abc import Sequence
 
 import httpx
 import pytest
 from customers import Json, Webhooks
 from harness import OTHER_SHOP, count, execute, one, rows
+from notifications import api
 from notifications.settings import WebhookSettings
+from overlapping import waits_or_is_done
+from sqlalchemy import text
 
 ALL_EVENTS = ["order.placed", "order.confirmed", "order.cancelled"]
 ENDPOINTS = "webhook-endpoints"
@@ -34,12 +38,35 @@ async def test_a_new_endpoint_listens_to_everything_and_shows_its_secret_once(we
 
 
 async def test_the_same_key_makes_one_endpoint_and_gets_the_same_answer(webhooks: Webhooks) -> None:
-    answers = await asyncio.gather(*(post(webhooks) for _ in range(5)))
+    answers = await asyncio.gather(*(post(webhooks) for _ in range(100)))
     created = [answer for answer in answers if answer.status_code == 201]
     assert {answer.status_code for answer in answers} <= {201, 409}
     assert (await post(webhooks)).json() == created[0].json()
     assert await count(webhooks.database, "webhook_endpoint") == 1
     assert (await post(webhooks, enabled=False)).json()["error"]["code"] == "IDEMPOTENCY_KEY_REUSED"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sequence[str]]:
+    """What the DNS knows, for a service that is started afterwards."""
+    known: dict[str, Sequence[str]] = {}
+
+    async def resolve(host: str, _port: int) -> Sequence[str]:
+        return known.get(host, [])
+
+    monkeypatch.setattr(api, "resolve", resolve)
+    return known
+
+
+async def test_the_first_answer_is_given_again_though_the_destination_would_be_refused_by_now(
+    names: dict[str, Sequence[str]], webhooks: Webhooks
+) -> None:
+    names["shop.example"] = ["127.0.0.1"]
+    first = await post(webhooks, url="https://shop.example/")
+    names.clear()
+    assert (await post(webhooks, "another", url="https://shop.example/")).status_code == 422
+    again = await post(webhooks, url="https://shop.example/")
+    assert (again.status_code, again.content) == (201, first.content)
 
 
 async def test_without_a_key_nothing_is_made(webhooks: Webhooks) -> None:
@@ -180,6 +207,36 @@ async def test_after_a_rotation_both_secrets_sign_and_then_only_the_new_one(webh
     assert first.verifies(created["secret"])
     assert second.verifies(rotated["secret"])
     assert not second.verifies(created["secret"])
+
+
+async def test_of_a_hundred_rotations_with_one_key_one_happens(webhooks: Webhooks) -> None:
+    created = await webhooks.create()
+    answers = await asyncio.gather(*(rotate(webhooks, created) for _ in range(100)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert len({answer.content for answer in answers if answer.status_code == 200}) == 1
+    row = await one(webhooks.database, "SELECT secret, old_secret FROM webhook_endpoint")
+    assert (row.secret, row.old_secret) == ((await rotate(webhooks, created)).json()["secret"], created["secret"])
+
+
+async def test_while_a_rotation_is_in_progress_its_key_is_taken(webhooks: Webhooks) -> None:
+    """Nobody waits for the endpoint's lock with a connection in hand."""
+    created = await webhooks.create()
+    async with webhooks.database.transaction() as session:
+        await session.execute(text("SELECT FROM webhook_endpoint FOR UPDATE"))
+        first = asyncio.create_task(rotate(webhooks, created))
+        await waits_or_is_done(webhooks.database, first)
+        second = await rotate(webhooks, created)
+        assert (second.status_code, second.json()["error"]["code"]) == (409, "IDEMPOTENCY_KEY_IN_PROGRESS")
+        assert not first.done()
+    assert (await first).status_code == 200
+
+
+async def test_a_rotation_is_answered_again_though_its_endpoint_is_gone(webhooks: Webhooks) -> None:
+    created = await webhooks.create()
+    first = await rotate(webhooks, created)
+    await webhooks.call("DELETE", f"{ENDPOINTS}/{created['id']}")
+    assert (await rotate(webhooks, created)).content == first.content
+    assert (await rotate(webhooks, created, "another")).status_code == 404
 
 
 async def test_a_rotation_without_a_key_changes_nothing(webhooks: Webhooks) -> None:

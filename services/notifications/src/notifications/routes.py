@@ -9,6 +9,7 @@ from chassis.app.error_documents import documented
 from chassis.app.resources import ApiResources, resources
 from chassis.app.routing import Router, criticality
 from chassis.errors import ErrorCode
+from chassis.idempotency import find_answer
 from chassis.ssrf import Resolve
 from fastapi import Depends, Query, Response
 
@@ -68,6 +69,10 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
 )
 async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: Given, key: Keyed) -> Response:
     """Be told of the caller's orders. The answer alone shows the secret that signs what is sent."""
+    async with given.database.transaction() as session:
+        answer = await find_answer(session, key)
+    if answer is not None:  # whatever the DNS says by now
+        return answer_with(answer)
     await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     limit = given.webhooks.max_endpoints
     async with given.database.transaction() as session:

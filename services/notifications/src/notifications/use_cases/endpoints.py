@@ -116,9 +116,9 @@ async def rotate_secret(
 
     For a key seen before, the first answer. Raises `ApiError` (404).
     """
-    endpoint = await _own_locked(session, endpoint_id, client_id)
     if (stored := await idempotency.find_answer(session, key)) is not None:
         return stored
+    endpoint = await _own_locked(session, endpoint_id, client_id)
     until = func.now() + timedelta(seconds=overlap)
     values = {"secret": new_secret(), "old_secret": endpoint.secret, "old_secret_until": until}
     changed = await _change(session, endpoint_id, values)
