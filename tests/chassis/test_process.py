@@ -216,6 +216,52 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.parametrize("command", ["api", "worker"])
+async def test_a_second_signal_ends_a_process_at_once_and_says_what_was_left(
+    command: str, orders: OrdersInstallation, orders_database: DatabaseSettings, postgres: RealServer
+) -> None:
+    orders.set("database__lock_timeout", "20")
+    orders.set("database__statement_timeout", "25")
+    orders.set("http__default_deadline", "30")
+    orders.set("cache__lock_ttl", "30")
+    async with orders.running(command) as process, httpx.AsyncClient(timeout=20) as client:
+
+        async def is_draining() -> bool:
+            return (await client.get(f"{orders.management_url}/readyz")).status_code == 503
+
+        async with locked_catalogue(postgres, orders_database) as lock:
+            await lock.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+            if command == "api":
+                asking = asyncio.create_task(client.get(f"{orders.url}/v1/products", headers=CALLER))
+                await eventually(lambda: lock.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            else:
+                await commit_job(postgres, orders_database)
+                await eventually(lambda: lock.fetchval("SELECT count(*) FROM job WHERE status = 'running'"))
+            process.terminate()
+            await eventually(is_draining)
+            process.terminate()
+            ended = await process.end()
+    assert ended.code == 1
+    line = ended.lines[-1]
+    assert (line["event"], line["reason"]) == ("process_killed", "second signal while draining")
+    if command == "api":
+        assert line["requests"] == 1
+        with pytest.raises(httpx.TransportError):
+            await asking
+    else:
+        assert [name for name in line["left"] if name.startswith("job-")] == ["job-1"]
+
+
+async def commit_job(postgres: RealServer, settings: DatabaseSettings) -> None:
+    """A job that reads an order."""
+    connection = await asyncpg.connect(postgres.dsn, database=settings.name)
+    await connection.execute(
+        "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts)"
+        " VALUES ('request_payment', 'default', 0, jsonb_build_object('order_id', uuidv7()), 1, 3)"
+    )
+    await connection.close()
+
+
 async def test_a_worker_told_to_stop_stops_and_exits_with_0(orders: OrdersInstallation) -> None:
     async with orders.running("worker") as process:
         process.terminate()
