@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from crash_points import CALLING
-from points import MIGRATION_POINT, POINTS
+from points import COMMAND_POINTS, MIGRATION_POINT, POINTS
 
 ROOT = Path(__file__).parents[1]
-NAMES = {point.name for point in POINTS} | {MIGRATION_POINT}
+NAMES = {point.name for point in POINTS} | {*COMMAND_POINTS, MIGRATION_POINT}
 
 _NOT_OF_AN_ORDER = {"prune_idempotency_records"}
 _ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+) \|", re.MULTILINE)
@@ -55,7 +55,7 @@ def test_every_schedule_has_its_points():
         assert [name for name in NAMES if name.endswith(f"{schedule} committed")], schedule
 
 
-@pytest.mark.parametrize("service", ["orders", "payments", "webhook-ingest"])
+@pytest.mark.parametrize("service", ["orders", "payments", "notifications", "webhook-ingest"])
 def test_every_route_that_writes_has_its_points(service):
     document = json.loads((ROOT / "contracts" / "openapi" / f"{service}.json").read_text())
     operations = [operation for path in document["paths"].values() for operation in path.items()]

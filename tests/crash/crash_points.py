@@ -23,6 +23,7 @@ from typing import Any
 import asyncpg
 from chassis.inbox import STATEMENTS as INBOX
 from chassis.jobs import DRIVER_STATEMENTS as JOBS
+from chassis.jobs import STATEMENTS as JOB_STATEMENTS
 from chassis.jobs import RunningJob
 from chassis.messaging import Consumer
 from chassis.outbox import _SCRIPT
@@ -48,7 +49,13 @@ _ATTEMPT = " attempt"
 """A transaction that records an attempt before its call. Until it has committed, nothing has happened since the claim,
 and that has a point already."""
 _STEP = "crash_step"  # where a session keeps whose transaction it is
-_BURY_EVENT = INBOX["bury"]
+_OF_STATEMENT = {
+    id(INBOX["bury"]): "dead event",
+    id(INBOX["take_replayable"]): "dead event taken",
+    id(INBOX["forget_dead"]): "dead event forgotten",
+    id(JOB_STATEMENTS["replay"]): "jobs replay",
+}
+"""Transactions of the chassis' own that one of their statements tells apart."""
 _OF_RUNNER = {JOBS[name].sql: f"jobs {name.replace('_', ' ')}" for name in ("retry", "bury", "reap", "hand_back")}
 """What the job runner commits by itself. A claim is not among them, since `claimed` follows it; nor is what completes
 a job, since nothing follows that and `jobs returned` comes before it."""
@@ -102,12 +109,18 @@ class CrashPoints:
 
 
 class CrashingDatabase:
-    """A `Database` each of whose transactions that write has a point before and one after its COMMIT."""
+    """A `Database` each of whose transactions that write has a point before and one after its COMMIT.
 
-    def __init__(self, database: Database, points: CrashPoints, *, program: str) -> None:
+    `name` gives a transaction's name by the function that opened it. Without it, a transaction has the name of the job,
+    event, schedule or statement that a worker opened it for.
+    """
+
+    def __init__(
+        self, database: Database, points: CrashPoints, *, name: Callable[[CodeType], str] | None = None
+    ) -> None:
         self._database = database
         self._points = points
-        self._program = program
+        self._name = name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
@@ -136,8 +149,9 @@ class CrashingDatabase:
     async def _hot_transaction(self, caller: CodeType) -> AsyncIterator[HotSession]:
         async with self._database.hot_transaction() as session:
             yield session
+            assert self._name is not None, "only routes open hot transactions"
             if await session.connection.fetchval(_HAS_WRITTEN):
-                self._before(f"{self._program} {caller.co_name}", session)
+                self._before(self._name(caller), session)
 
     def _before(self, step: str, session: AsyncSession | HotSession) -> None:
         if not step.endswith(_ATTEMPT):
@@ -150,13 +164,13 @@ class CrashingDatabase:
             written.append(step)
 
     def _step(self, session: AsyncSession, caller: CodeType, statements: Sequence[int]) -> str | None:
-        if self._program.endswith("-api"):
-            return f"{self._program} {caller.co_name}"
+        if self._name is not None:
+            return self._name(caller)
         if (job := _job.get()) is not None:
             part = " not run" if caller.co_name == "not_run" else _ATTEMPT
             return job.name if job.is_finishing else f"{job.name}{part}"
-        step: str | None = session.info.get(_STEP)
-        return "dead event" if id(_BURY_EVENT) in statements else step
+        named = (_OF_STATEMENT[statement] for statement in statements if statement in _OF_STATEMENT)
+        return next(named, session.info.get(_STEP))
 
 
 class _CrashingConnection:
@@ -232,7 +246,7 @@ class CrashingResources(WorkerResources):
     @classmethod
     def around(cls, resources: WorkerResources, points: CrashPoints) -> "CrashingResources":
         given = {field.name: getattr(resources, field.name) for field in fields(resources)}
-        given["database"] = CrashingDatabase(resources.database, points, program="worker")
+        given["database"] = CrashingDatabase(resources.database, points)
         given["streams"] = crashing_streams(resources.streams, points)
         return cls(**given, points=points)
 

@@ -1,5 +1,5 @@
-"""The tests' own composition root: `crash_process.py FOLDER SERVICE ROLE [--set NAME=VALUE]…` is `SERVICE ROLE …` with
-crash points around what it is given. Nothing armed, nothing differs.
+"""The tests' own composition root: `crash_process.py FOLDER SERVICE ROLE …` is `SERVICE ROLE …` with crash points
+around what it is given. Nothing armed, nothing differs.
 """
 
 import asyncio
@@ -7,7 +7,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -25,6 +24,8 @@ SETTINGS = {
     "notifications": "notifications.settings:NotificationsSettings",
     "webhook-ingest": "webhook_ingest.settings:WebhookIngestSettings",
 }
+OPERATING = {"jobs", "events", "webhooks"}
+"""Commands of an operator."""
 
 
 def main() -> None:
@@ -34,24 +35,26 @@ def main() -> None:
     if role == "migrate":
         run_migrations(service, config.load_database(settings_type), points)
         return
+    if role in OPERATING:
+        run_command(service, [role, *options], points)
+        return
     live = config.load_live(settings_type, [option for option in options if option != "--set"])
     run = {"api": run_api, "worker": run_worker}[role]
     run(service, live, points)
 
 
 def run_worker(service: str, live: Live[Any], points: CrashPoints) -> None:
-    from chassis.worker import run_worker_process
+    import chassis.worker
 
-    worker = import_module(f"{service.replace('-', '_')}.worker")
-    needs = {"orders": [live], "webhook-ingest": []}.get(service, [live.current])
-    open_parts = partial(worker._open_parts, *needs)
+    open_resources = chassis.worker._open_worker_resources
 
     @asynccontextmanager
-    async def open_crashing_parts(resources):
-        async with open_parts(CrashingResources.around(resources, points)) as stages:
-            yield stages
+    async def open_crashing_resources(live):
+        async with open_resources(live) as resources:
+            yield CrashingResources.around(resources, points)
 
-    run_worker_process(live, version="0", open_parts=open_crashing_parts)
+    chassis.worker._open_worker_resources = open_crashing_resources  # for its jobs, its events and its port
+    import_module(f"{service.replace('-', '_')}.worker").run(live)
 
 
 def run_api(service: str, live: Live[Any], points: CrashPoints) -> None:
@@ -64,13 +67,27 @@ def run_api(service: str, live: Live[Any], points: CrashPoints) -> None:
     async def crashing_lifespan(app: Any) -> AsyncIterator[Any]:
         async with lifespan(app) as state:
             given = app.state.resources
-            database: Any = CrashingDatabase(given.database, points, program=f"{service}-api")
+            database: Any = CrashingDatabase(
+                given.database, points, name=lambda route: f"{service}-api {route.co_name}"
+            )
             app.state.resources = replace(given, database=database)
             yield state
 
     app.router.lifespan_context = crashing_lifespan
     app.add_middleware(CrashingAnswers, points=points)
     run(live, app)
+
+
+def run_command(service: str, words: list[str], points: CrashPoints) -> None:
+    from chassis import commands
+
+    name = " ".join(words[:2])
+    database = commands.Database
+    commands.Database = lambda *given, **options: CrashingDatabase(
+        database(*given, **options), points, name=lambda _: name
+    )
+    sys.argv = [service, *words]
+    import_module(f"{service.replace('-', '_')}.cli").main()
 
 
 def run_migrations(service: str, settings: DatabaseSettings, points: CrashPoints) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
 import asyncpg
 from crash_points import CrashPoints
 from holdfast_local.chaos_client import Card
+from holdfast_local.demo_client import Answer
 from holdfast_local.installation import database_name
 from holdfast_local.secrets import SERVICES
 from holdfast_local.supervisor import Change
@@ -102,6 +104,30 @@ class CrashStage(Stage):
         url = self.platform.installation.url("customer_endpoint") + "/faults"
         async with aiohttp.ClientSession() as session, session.put(url, json=switches, raise_for_status=True):
             pass
+
+    async def manage_webhooks(
+        self, method: str, path: str, *wanted: HTTPStatus, key: str = "", body: object = None
+    ) -> bytes:
+        """The answer to globex, which asks until its status is wanted; each time the same, with the same key."""
+        url = f"{self.platform.installation.url('notifications')}/v1/{path}"
+        headers = self.client._as("globex") | ({"Idempotency-Key": key} if key else {})
+
+        async def ask() -> Answer:
+            async with self.client._session.request(method, url, headers=headers, json=body) as response:
+                return await Answer.of(response)
+
+        return (await self.client._until({*wanted}, ask)).body
+
+    async def replay(self, program: str, job_id: int) -> None:
+        """An operator has a dead letter run again, and asks until the program says that it is none (any longer)."""
+        url = f"{self.platform.supervisor.entries[program].program.management}/jobs/{job_id}/replay"
+        headers = {"Authorization": f"Bearer {self.platform.installation.secrets.management_token}"}
+
+        async def ask() -> Answer:
+            async with self.client._session.post(url, headers=headers) as response:
+                return await Answer.of(response)
+
+        await self.client._until({HTTPStatus.OK, HTTPStatus.NOT_FOUND}, ask)
 
     async def execute(self, service: str, statement: str, *values: object) -> None:
         async with self.session(service) as connection:

@@ -44,6 +44,8 @@ def _orders() -> Iterator[Point]:
     yield from _at(worker, "payment.canceled", _AROUND_COMMIT, scenarios.called_off_at_once)
     yield from _at(worker, "payment.refunded", _AROUND_COMMIT, scenarios.called_off)
     yield from _at(worker, "dead event", _AROUND_COMMIT, scenarios.unreadable_event)
+    yield from _at(worker, "dead event taken", _AROUND_COMMIT, scenarios.dead_event_replayed)
+    yield from _at(worker, "dead event forgotten", _AROUND_COMMIT, scenarios.dead_event_replayed)
     yield from _at(worker, "orders sweep", _AROUND_COMMIT, scenarios.order_without_a_job)
     yield from _at(worker, "orders expire_orders", _AROUND_COMMIT, scenarios.order_past_its_limit)
 
@@ -67,6 +69,7 @@ def _payments() -> Iterator[Point]:
     yield from _at(worker, "payments sweep", _AROUND_COMMIT, scenarios.payment_without_a_job)
     yield from _at(worker, "jobs retry", _AROUND_COMMIT, scenarios.provider_away)
     yield from _at(worker, "jobs bury", _AROUND_COMMIT, scenarios.unknown_job)
+    yield from _at(worker, "jobs replay", _AROUND_COMMIT, scenarios.dead_letter_replayed)
     yield from _at(worker, "jobs reap", _AROUND_COMMIT, scenarios.lease_expired)
     yield from _at(worker, "jobs hand back", _AROUND_COMMIT, scenarios.told_to_stop)
 
@@ -87,6 +90,12 @@ def _notifications() -> Iterator[Point]:
     yield from _at(worker, "deliver_webhook", _JOB, scenarios.bought)
     yield Point("deliver_webhook under way", worker, scenarios.slow_customer)
     yield from _at(worker, "notifications sweep", _AROUND_COMMIT, scenarios.mail_without_a_job)
+    api = "notifications-api"
+    yield from _at(api, f"{api} create_webhook_endpoint", _REQUEST, scenarios.endpoint_created)
+    yield from _at(api, f"{api} rotate_webhook_secret", _REQUEST, scenarios.secret_rotated)
+    yield from _at(api, f"{api} update_webhook_endpoint", _REQUEST, scenarios.endpoint_changed)
+    yield from _at(api, f"{api} delete_webhook_endpoint", _REQUEST, scenarios.endpoint_deleted)
+    yield from _at(api, f"{api} redeliver", _REQUEST, scenarios.redelivered)
 
 
 def _streams() -> Iterator[Point]:
@@ -98,6 +107,10 @@ def _streams() -> Iterator[Point]:
 
 
 POINTS = (*_orders(), *_payments(), *_webhook_ingest(), *_notifications(), *_streams())
+
+COMMANDS = ("jobs replay", "events replay", "webhooks redrive")
+"""What an operator has done again, before and after its commit: test_operators_killed.py."""
+COMMAND_POINTS = tuple(f"{command} {place}" for command in COMMANDS for place in _AROUND_COMMIT)
 
 MIGRATION_POINT = "migrate uncommitted"
 """At each commit of a migration in turn: test_migrations_killed.py."""

@@ -2,8 +2,12 @@
 what it disturbs has to last until then; everything else is healed when the process has died.
 """
 
+from http import HTTPStatus
+from uuid import uuid4
+
 from crash_stage import Act
 from holdfast_local.chaos_faults import flush
+from holdfast_local.demo_client import Endpoint
 from redis.asyncio import Redis
 
 LATENCY_SECONDS = 1.0  # of whoever is called, where a process dies with its call under way
@@ -159,6 +163,135 @@ async def unreadable_event(act: Act) -> None:
         await act.death()
         await act.stage.until(is_acknowledged, what="it is acknowledged")
     assert len(await act.stage.fetch("orders", "DELETE FROM dead_event RETURNING id")) == 1
+
+
+async def dead_letter_replayed(act: Act) -> None:
+    """A payment's job is dead until an operator has it run again, on the worker's management port."""
+    act.stage.pause(act.program)
+    order = await act.buy()
+    await act.stage.until_payment(order, "created")
+    bury = """
+        UPDATE job SET status = 'dead', attempt = 1, last_error = 'a test said so'
+        FROM payment WHERE payload->>'payment_id' = payment.id::text AND order_id::text = $1 RETURNING job.id
+    """
+    [job] = await act.stage.fetch("payments", bury, order)
+    act.stage.resume(act.program)
+    await act.stage.replay(act.program, job["id"])
+    await act.death()
+
+
+async def dead_event_replayed(act: Act) -> None:
+    """It told of a payment of no order; that is mended, and an operator asks for it, as often as that takes."""
+    act.stage.disarm()
+    await act.stage.provider(capture_delay_seconds=1.0)
+    order = await act.buy()
+    await act.stage.until_payment(order, "submitting", "submitted")
+    [payment] = await act.stage.fetch("orders", "SELECT payment_id FROM orders WHERE id::text = $1", order)
+    await act.stage.execute("orders", "UPDATE orders SET payment_id = uuidv7() WHERE id::text = $1", order)
+    await act.stage.until(lambda: act.stage.fetch("orders", "SELECT FROM dead_event"), what="the event is dead")
+    mend = "UPDATE orders SET payment_id = $2 WHERE id::text = $1"
+    await act.stage.execute("orders", mend, order, payment["payment_id"])
+    act.stage.arm(act.program, act.point)
+
+    async def is_handled() -> bool:
+        dead = await act.stage.fetch("orders", "SELECT replay_at FROM dead_event")
+        if any(event["replay_at"] is None for event in dead):
+            await act.stage.execute("orders", "UPDATE dead_event SET replay_at = now() WHERE replay_at IS NULL")
+        return not dead
+
+    await act.stage.until(is_handled, what="it is handled")
+    await act.death()
+
+
+async def endpoint_created(act: Act) -> None:
+    """Once, and its only secret is what its client was told."""
+    url, endpoint = await _create_endpoint(act)
+    await act.death()
+    query = "SELECT secret, id::text AS id FROM webhook_endpoint WHERE url = $1"
+    [kept] = await act.stage.fetch("notifications", query, url)
+    assert (kept["id"], kept["secret"]) == (endpoint.id, endpoint.secret)
+    await _delete_endpoint(act, endpoint)
+
+
+async def secret_rotated(act: Act) -> None:
+    """Once: the secret before it still signs along."""
+    _, endpoint = await _create_endpoint(act)
+    path = f"webhook-endpoints/{endpoint.id}/rotate-secret"
+    rotated = await act.stage.manage_webhooks("POST", path, HTTPStatus.OK, key=uuid4().hex)
+    await act.death()
+    query = "SELECT secret, old_secret FROM webhook_endpoint WHERE id::text = $1"
+    [kept] = await act.stage.fetch("notifications", query, endpoint.id)
+    assert kept["old_secret"] == endpoint.secret
+    assert kept["secret"] == Endpoint.model_validate_json(rotated).secret
+    await _delete_endpoint(act, endpoint)
+
+
+async def endpoint_changed(act: Act) -> None:
+    _, endpoint = await _create_endpoint(act)
+    await act.stage.manage_webhooks(
+        "PATCH", f"webhook-endpoints/{endpoint.id}", HTTPStatus.OK, body={"events": ["order.cancelled"]}
+    )
+    await act.death()
+    query = "SELECT events FROM webhook_endpoint WHERE id::text = $1"
+    assert [row["events"] for row in await act.stage.fetch("notifications", query, endpoint.id)] == [
+        ["order.cancelled"]
+    ]
+    await _delete_endpoint(act, endpoint)
+
+
+async def endpoint_deleted(act: Act) -> None:
+    """Its secrets are gone."""
+    _, endpoint = await _create_endpoint(act)
+    await _delete_endpoint(act, endpoint)
+    await act.death()
+    query = "SELECT FROM webhook_endpoint WHERE id::text = $1 AND deleted_at IS NOT NULL AND secret IS NULL"
+    assert await act.stage.fetch("notifications", query, endpoint.id)
+
+
+async def redelivered(act: Act) -> None:
+    """A customer that knew no secret has learned it, and gets what is dead, under the id that it had."""
+    act.stage.disarm()
+    url, endpoint = await _create_endpoint(act)
+    order = await act.stage.client.buy(act.stage.purchase(client="globex"))
+    act.orders[order] = "confirmed"
+
+    async def is_refused() -> list[str]:
+        query = "SELECT id::text AS id FROM webhook_delivery WHERE endpoint_id::text = $1 AND last_status IS NOT NULL"
+        return [row["id"] for row in await act.stage.fetch("notifications", query, endpoint.id)]
+
+    [delivery] = await act.stage.until(is_refused, what="the customer has refused it")
+    await act.stage.execute(
+        "notifications",
+        f"""
+        UPDATE webhook_delivery SET status = 'dead', settled_at = now() WHERE id = '{delivery}';
+        DELETE FROM job WHERE payload->>'endpoint_id' = '{endpoint.id}'
+        """,
+    )
+    await act.stage.client.give_secret(url.rpartition("/")[2], endpoint.secret)
+    act.stage.arm(act.program, act.point)
+    # 409: it was delivered before the client asked again.
+    path = f"deliveries/{delivery}/redeliver"
+    await act.stage.manage_webhooks("POST", path, HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT)
+    await act.death()
+    query = "SELECT FROM webhook_delivery WHERE id::text = $1 AND status = 'delivered'"
+    await act.stage.until(lambda: act.stage.fetch("notifications", query, delivery), what="it is delivered")
+    await _delete_endpoint(act, endpoint)
+
+
+async def _create_endpoint(act: Act) -> tuple[str, Endpoint]:
+    """An endpoint of globex, which buys nothing else, with its URL."""
+    url = f"{act.stage.platform.installation.url('customer_endpoint')}/webhooks/{uuid4().hex}"
+    body = {"url": url, "events": ["order.placed"]}
+    answer = await act.stage.manage_webhooks(
+        "POST", "webhook-endpoints", HTTPStatus.CREATED, key=uuid4().hex, body=body
+    )
+    return url, Endpoint.model_validate_json(answer)
+
+
+async def _delete_endpoint(act: Act, endpoint: Endpoint) -> None:
+    """404: it was deleted before the client asked again."""
+    path = f"webhook-endpoints/{endpoint.id}"
+    await act.stage.manage_webhooks("DELETE", path, HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND)
 
 
 async def order_without_a_job(act: Act) -> None:
