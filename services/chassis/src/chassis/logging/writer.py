@@ -7,7 +7,9 @@ second's lines while its reader keeps up; one that ends, or is told to, writes t
 import os
 import select
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TextIO
 
 from prometheus_client import Counter
@@ -29,6 +31,20 @@ time, which costs a request more than all else that logging does.
 type Write = Callable[[bytes], object]
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Lines that are written at once, and the level of each; `size` in bytes."""
+
+    lines: list[bytes] = field(default_factory=list)
+    levels: list[str] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, line: bytes, level: str) -> None:
+        self.lines.append(line)
+        self.levels.append(level)
+        self.size += len(line)
+
+
 class LineWriter:
     """Writes lines in the order in which they came. `write(data)` may block: only the thread waits for it.
 
@@ -40,7 +56,7 @@ class LineWriter:
         self._limits = {True: max_bytes, False: int(max_bytes * _SHARE_OF_LESSER_LINES)}
         self._on_recovered = on_recovered
         self._changed = threading.Condition()
-        self._lines: list[tuple[bytes, str]] = []
+        self._batches = deque([_Batch()])  # the last one takes the next line; those before it are full
         self._bytes = 0  # waiting and being written
         self._dropped = 0
         self._is_closing = False
@@ -54,9 +70,14 @@ class LineWriter:
             if self._bytes + len(line) > self._limits[level in _SEVERE] or self._is_closing:
                 self._drop(level)
                 return
-            self._lines.append((line, level))
+            last = self._batches[-1]
+            is_first, is_full = self._bytes == 0, last.size > 0 and last.size + len(line) > _MAX_BATCH_BYTES
+            if is_full:
+                last = _Batch()
+                self._batches.append(last)
+            last.add(line, level)
             self._bytes += len(line)
-            if len(self._lines) == 1 or self._bytes > _MAX_BATCH_BYTES:
+            if is_first or is_full:
                 self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
@@ -82,39 +103,35 @@ class LineWriter:
         while batch := self._next_batch():
             is_written = True
             try:
-                self._write(b"".join(line for line, _ in batch))
+                self._write(b"".join(batch.lines))
             except (OSError, ValueError):
                 # Whoever read stdout is gone, or it was closed. The service is worth more than its log.
                 is_written = False
             with self._changed:
-                self._bytes -= sum(len(line) for line, _ in batch)
+                self._bytes -= batch.size
                 dropped = 0
                 if is_written:
                     dropped, self._dropped = self._dropped, 0
                 else:
-                    for _, level in batch:
+                    for level in batch.levels:
                         self._drop(level)
                 self._changed.notify_all()
             if dropped:
                 self._on_recovered(dropped)
 
-    def _next_batch(self) -> list[tuple[bytes, str]]:
-        """The next lines, as many as fit into a pipe at once; empty once it is closed."""
+    def _next_batch(self) -> _Batch | None:
+        """The next lines, as many as fit into a pipe at once; None once it is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._lines or self._is_closing)
+            self._changed.wait_for(lambda: self._batches[0].lines or self._is_closing)
             self._changed.wait_for(self._is_due, _COALESCE_SECONDS)
             self._is_urgent = False
-            count = size = 0
-            for line, _ in self._lines:
-                size += len(line)
-                if count and size > _MAX_BATCH_BYTES:
-                    break
-                count += 1
-            batch, self._lines = self._lines[:count], self._lines[count:]
-            return batch
+            batch = self._batches.popleft()
+            if not self._batches:
+                self._batches.append(_Batch())
+            return batch if batch.lines else None
 
     def _is_due(self) -> bool:
-        return self._is_urgent or self._is_closing or self._bytes > _MAX_BATCH_BYTES
+        return self._is_urgent or self._is_closing or len(self._batches) > 1
 
 
 def write_to(stream: TextIO) -> Write:
