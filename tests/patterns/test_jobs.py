@@ -336,6 +336,30 @@ async def test_a_job_past_its_time_limit_is_stopped_and_counts_as_failed(databas
     assert row.last_error == "TimeoutError: not done within its time limit of 0.05 s"
 
 
+async def test_of_jobs_at_work_each_has_its_own_time_limit(database: Database, wakeups: Wakeups) -> None:
+    class Slow(JobPayload, job="slow", time_limit=20):
+        pass
+
+    class Brief(JobPayload, job="brief", max_attempts=1, time_limit=0.05):
+        pass
+
+    class Briefer(JobPayload, job="briefer", max_attempts=1, time_limit=0.02):
+        pass
+
+    may_go = asyncio.Event()
+
+    async def wait(_job: RunningJob, _payload: JobPayload) -> None:
+        await may_go.wait()
+
+    slow, brief, briefer = [await add(database, payload) for payload in (Slow(), Brief(), Briefer())]
+    async with running(database, wakeups, {Slow: wait, Brief: wait, Briefer: wait}):
+        await reaches(database, brief, "dead")
+        await reaches(database, briefer, "dead")
+        assert await status(database, slow) == "running"
+        may_go.set()
+        await reaches(database, slow, "gone")
+
+
 async def test_while_one_batch_ends_no_more_finished_jobs_pile_up_than_run_at_once(
     database: Database, wakeups: Wakeups, effects: asyncpg.Connection
 ) -> None:
@@ -402,23 +426,31 @@ async def test_the_end_of_a_job_outlasts_an_outage_within_its_lease(
     assert attempts == [1, 1]
 
 
+class Held:
+    """An attempt whose lease never ends."""
+
+    lease_until = math.inf
+
+    def __init__(self, job_id: int, attempt: int) -> None:
+        self.job = RunningJob(id=job_id, name="ship", attempt=attempt, max_attempts=3)
+
+
 async def test_a_batch_of_ends_is_fenced_and_outlives_its_connection(
     database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
 ) -> None:
-    mine, lost, later = [await add(database, Ship()) for _ in range(3)]
+    mine, lost, found, later = [await add(database, Ship()) for _ in range(4)]
     await effects.execute("UPDATE job SET status = 'running', attempt = 1, lease_until = now() + interval '1 minute'")
-    await effects.execute("UPDATE job SET attempt = 2 WHERE id = $1", lost)  # somebody else's by now
+    await effects.execute("UPDATE job SET attempt = 2 WHERE id = ANY ($1)", [lost, found])  # somebody else's by now
     completions = Completions(database)
     task = asyncio.create_task(completions.run())
     try:
-        ends = [completions.complete(job_id, 1, lease_until=lambda: math.inf) for job_id in (mine, lost)]
-        assert await asyncio.gather(*ends) == [True, False]
+        ends = [completions.complete(Held(job_id, attempt)) for job_id, attempt in ((mine, 1), (lost, 1), (found, 2))]
+        assert await asyncio.gather(*ends, completions.complete(Held(found, 1))) == [True, False, True, False]
         await effects.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
             database_settings.name,
         )
-        end = completions.complete(later, 1, lease_until=lambda: math.inf)
-        assert await asyncio.wait_for(end, 10)
+        assert await asyncio.wait_for(completions.complete(Held(later, 1)), 10)
     finally:
         task.cancel()
         await asyncio.wait([task])

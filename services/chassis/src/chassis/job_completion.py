@@ -6,12 +6,11 @@ A handler's task waits here until the end of its job is committed, so that nothi
 import asyncio
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 import asyncpg
 
-from chassis.jobs import DRIVER_STATEMENTS
+from chassis.jobs import DRIVER_STATEMENTS, RunningJob
 from chassis.logging import get_logger
 from chassis.pooling import Database
 from chassis.wakeup import BUGS, HOLD_SECONDS, OUTAGES, is_set_within
@@ -22,16 +21,17 @@ RETRY_SECONDS = 0.2
 """Between two tries while the database is away: many within a lease, which is how long it is worth trying."""
 
 
-@dataclass(eq=False, slots=True)
-class _Finished:
-    id: int
-    attempt: int
-    lease_until: Callable[[], float]
-    is_ended: asyncio.Future[bool]
+class Leased(Protocol):
+    """A job with its lease, which the heartbeat extends: `lease_until` is on the monotonic clock."""
 
-    def tell(self, *, is_ended: bool) -> None:
-        if not self.is_ended.done():  # the task that waits may have been cancelled
-            self.is_ended.set_result(is_ended)
+    @property
+    def job(self) -> RunningJob: ...
+
+    @property
+    def lease_until(self) -> float: ...
+
+
+type _Ending = tuple[Leased, asyncio.Future[bool]]
 
 
 class Completions:
@@ -39,15 +39,15 @@ class Completions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: list[_Finished] = []
+        self._waiting: list[_Ending] = []
         self._has_work = asyncio.Event()
 
-    async def complete(self, job_id: int, attempt: int, *, lease_until: Callable[[], float]) -> bool:
-        """Whether the job was still ours when its end was committed; `lease_until()` is on the monotonic clock."""
+    def complete(self, run: Leased) -> asyncio.Future[bool]:
+        """To be awaited: whether the job was still ours when its end was committed."""
         is_ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Finished(job_id, attempt, lease_until, is_ended))
+        self._waiting.append((run, is_ended))
         self._has_work.set()
-        return await is_ended
+        return is_ended
 
     async def run(self) -> None:
         """Work until cancelled. What waits then has not ended: it is handed back, or its lease runs out."""
@@ -78,22 +78,27 @@ class Completions:
                     await self._commit(connection, self._waiting)
                 is_busy = await is_set_within(self._has_work, HOLD_SECONDS)
 
-    async def _commit(self, connection: asyncpg.Connection, batch: list[_Finished]) -> None:
+    async def _commit(self, connection: asyncpg.Connection, batch: list[_Ending]) -> None:
         self._waiting = []
         try:
             rows = await DRIVER_STATEMENTS["complete_all"].fetch(
-                connection, ids=[job.id for job in batch], attempts=[job.attempt for job in batch]
+                connection, ids=[run.job.id for run, _ in batch], attempts=[run.job.attempt for run, _ in batch]
             )
         except BaseException:
             self._waiting = batch + self._waiting
             raise
-        ended = {row["id"] for row in rows}
-        for job in batch:
-            job.tell(is_ended=job.id in ended)
+        ended = {(row["id"], row["attempt"]) for row in rows}
+        for run, is_ended in batch:
+            _tell(is_ended, answer=(run.job.id, run.job.attempt) in ended)
 
     def _give_up(self, now: float) -> None:
         """Those whose lease has run out meanwhile: somebody else may run them by now."""
-        for job in self._waiting:
-            if now >= job.lease_until():
-                job.tell(is_ended=False)
-        self._waiting = [job for job in self._waiting if now < job.lease_until()]
+        for run, is_ended in self._waiting:
+            if now >= run.lease_until:
+                _tell(is_ended, answer=False)
+        self._waiting = [(run, is_ended) for run, is_ended in self._waiting if now < run.lease_until]
+
+
+def _tell(is_ended: asyncio.Future[bool], *, answer: bool) -> None:
+    if not is_ended.done():  # the task that waits may have been cancelled
+        is_ended.set_result(answer)

@@ -47,10 +47,13 @@ class Verdict:
     values: Mapping[str, float | str]
 
 
+_COMPLETED = Verdict("completed", "complete", {})
+
+
 def judge(job: RunningJob, error: Exception | None, delay: Callable[[], float]) -> Verdict:
     """How the attempt ends; `delay()` is the wait before another in seconds, which a Retry-After can only lengthen."""
     if error is None:
-        return Verdict("completed", "complete", {})
+        return _COMPLETED
     reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
     if isinstance(error, PermanentJobError) or job.attempt >= job.max_attempts:
         return Verdict("dead", "bury", {"error": reason})

@@ -1,6 +1,7 @@
 """Running jobs in a worker: claim, heartbeat, retry, bury, hand back. `chassis.jobs` says what a job is."""
 
 import asyncio
+import math
 import os
 import random
 import socket
@@ -61,11 +62,15 @@ type _Ending = Literal["lease_lost", "handed_back", "timed_out"]
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Run:
-    """A claimed job in this process. `lease_until` is on the monotonic clock, from before the lease was asked for."""
+    """A claimed job in this process. `lease_until` is on the monotonic clock, from before the lease was asked for.
+
+    `overdue_at` is on the event loop's clock: when its time limit is over, while its handler is at work.
+    """
 
     job: RunningJob
     row: asyncpg.Record
     lease_until: float
+    overdue_at: float = math.inf
     task: asyncio.Task[None] | None = None
     ended_by: _Ending | None = None
 
@@ -82,6 +87,37 @@ class _Run:
         """Cancel a handler again that is still cleaning up: a process that stops waits for nobody's farewell."""
         if self.task is not None and self.ended_by is not None:
             self.task.cancel()
+
+
+class _TimeLimits:
+    """Ends handlers whose time is up. One timer, for the next that may be, watches them all."""
+
+    def __init__(self) -> None:
+        self._runs: set[_Run] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, run: _Run, seconds: float) -> None:
+        run.overdue_at = asyncio.get_running_loop().time() + seconds
+        self._runs.add(run)
+        if self._timer is None or run.overdue_at < self._timer.when():
+            self._look_at(run.overdue_at)
+
+    def leave(self, run: _Run) -> None:
+        self._runs.discard(run)
+
+    def _look_at(self, instant: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(instant, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for run in [run for run in self._runs if run.overdue_at <= now]:
+            self._runs.discard(run)
+            run.end("timed_out")
+        if self._runs:
+            self._look_at(min(run.overdue_at for run in self._runs))
 
 
 class JobRunner:
@@ -118,6 +154,7 @@ class JobRunner:
         self._woken = wakeups.subscribe(wakeup_channel(self._queue))
         self._completions = Completions(database)
         self._tending = Tending(database, queue=self._queue, on_dead=_count_dead)
+        self._time_limits = _TimeLimits()
         self._runs: set[_Run] = set()
         self._running: set[_Run] = set()  # those of them whose handler is at work
         self._alone: _Run | None = None  # the suspect that was started last
@@ -279,14 +316,12 @@ class JobRunner:
     async def _handle(self, run: _Run) -> None:
         payload, handler = self._load(run.row)
         limit, left = payload.options.time_limit, run.row["seconds_left"]
-        timer = asyncio.get_running_loop().call_later(
-            limit, run.end, "timed_out"
-        )  # a third of `asyncio.timeout`'s cost
+        self._time_limits.watch(run, limit)
         try:
             with deadlines.deadline(limit if left is None else min(limit, left)):
                 await handler(run.job, payload)
         finally:
-            timer.cancel()
+            self._time_limits.leave(run)
 
     def _timed_out(self, run: _Run) -> TimeoutError:
         if run.task is not None:
@@ -312,7 +347,7 @@ class JobRunner:
         job.is_finishing = True
         verdict = judge(job, error, lambda: self._delay(run))
         if verdict.statement == "complete":
-            is_ours = await self._completions.complete(job.id, job.attempt, lease_until=lambda: run.lease_until)
+            is_ours = await self._completions.complete(run)
         else:
             is_ours = False  # and so it stays in an outage: the lease runs out, and the job is run again
             async with self._tolerating_outages(), self._database.driver() as connection:

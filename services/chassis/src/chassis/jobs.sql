@@ -75,7 +75,7 @@ DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RET
 DELETE FROM job
 USING unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS done (id, attempt)
 WHERE job.id = done.id AND job.attempt = done.attempt AND lease_until IS NOT NULL
-RETURNING job.id;
+RETURNING job.id, job.attempt;
 
 -- name: heartbeat
 -- Extend a worker's leases to :lease seconds from now. Jobs that do not come back are lost. A row that is locked is
