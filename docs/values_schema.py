@@ -171,7 +171,7 @@ _VALUES: Schema = {
         {
             "registry": _TEXT,
             "tag": _TEXT,
-            "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+            "pullPolicy": {"enum": ["", "Always", "IfNotPresent", "Never"]},
             "pullSecrets": {"type": "array", "items": _NAME},
         }
     ),

@@ -1,8 +1,9 @@
 """`make check-chart`: checkov on what the chart renders to with each values file, against charts/checkov.yaml.
 
-Exits with 1 for a finding that has no reason there, for a reason of which there is no finding, and when
-values-prod.yaml passes less than 98 % of the checks. Checkov's environment is made from this folder's lock file; Helm's
-engine, which it would want to call, is a wheel here, so it is given the rendered objects.
+Exits with 1 for a finding that has no reason there, for a reason of which there is no finding, and for a values file
+that passes less than 98 % of the checks. Images come from a registry, as everywhere but in a cluster of one's own.
+Checkov's environment is made from this folder's lock file; Helm's engine, which it would want to call, is a wheel here,
+so it is given the rendered objects.
 """
 # ruff: noqa: INP001  a script beside the lock file that it needs, not a package
 
@@ -23,8 +24,9 @@ PROJECT = Path(__file__).parents[2]
 CHART = PROJECT / "charts" / "holdfast"
 REASONS = PROJECT / "charts" / "checkov.yaml"
 CHECKOV = PROJECT / ".holdfast" / "checkov" / "bin" / "checkov"
+REGISTRY = {"image": {"registry": "registry.example.com"}}
 LEAST = 0.98
-"""Share of the checks that a real installation passes."""
+"""Share of the checks that each values file passes."""
 RELEASE = NAMESPACE = "holdfast"
 
 
@@ -60,14 +62,18 @@ def main() -> None:
     for file in ("values.yaml", "values-dev.yaml", "values-prod.yaml"):
         report = checked(rendered(file))
         passed, failed = report["summary"]["passed"], report["summary"]["failed"]
-        share = passed / (passed + failed)
-        print(f"{file:<17}{passed:>6} passed{failed:>5} found{share:>8.1%}")
-        if file == "values-prod.yaml" and share < LEAST:
-            problems.append(f"{file} passes {share:.1%}, less than {LEAST:.0%}")
+        print(f"{file:<17}{passed:>6} passed{failed:>5} found{passed / (passed + failed):>8.1%}")
+        problems += too_few(file, passed=passed, failed=failed)
         found += findings(report, file)
     problems += judge(found, reasons)
     print("\n".join(problems) or f"Each of the {len(found)} has its reason in {REASONS.relative_to(PROJECT)}.")
     sys.exit(1 if problems else 0)
+
+
+def too_few(file: str, *, passed: int, failed: int) -> Iterator[str]:
+    share = passed / (passed + failed)
+    if share < LEAST:
+        yield f"{file} passes {share:.1%}, less than {LEAST:.0%}"
 
 
 def judge(found: Sequence[Finding], reasons: Sequence[Reason]) -> Iterator[str]:
@@ -82,7 +88,7 @@ def judge(found: Sequence[Finding], reasons: Sequence[Reason]) -> Iterator[str]:
 
 
 def rendered(file: str) -> str:
-    values = {} if file == "values.yaml" else yaml.safe_load((CHART / file).read_text("utf-8"))
+    values = REGISTRY if file == "values.yaml" else REGISTRY | yaml.safe_load((CHART / file).read_text("utf-8"))
     with helm_python.Chart.load(CHART) as chart:
         files = chart.render(values, name=RELEASE, namespace=NAMESPACE)
     return "\n---\n".join(text for path, text in sorted(files.items()) if not path.endswith("NOTES.txt"))

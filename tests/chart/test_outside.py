@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 from our_services import SETTINGS
-from rendering import CHARTS, HOLDFAST, Rendering, Values, merge, nested, render
+from rendering import CHARTS, HOLDFAST, Json, Rendering, Values, merge, nested, render
 from wiring import selected
 
 INGRESS = nested("ingress.enabled", value=True)
@@ -125,9 +125,18 @@ def test_the_test_pod_is_left_out_for_those_who_do_not_install_with_helm() -> No
     assert on.names("Pod") - off.names("Pod") == {"holdfast-place-orders"}
 
 
-def test_every_image_is_pulled_as_the_values_say() -> None:
-    rendering = render(HOLDFAST, nested("image.pullPolicy", value="Always"))
-    assert {it["imagePullPolicy"] for workload in rendering.workloads for it in workload.containers} == {"Always"}
+@pytest.mark.parametrize(
+    ("image", "policy"),
+    [
+        ({}, "IfNotPresent"),  # they were loaded into the cluster: there is nothing to pull them from
+        ({"registry": "registry.example.com"}, "Always"),
+        ({"registry": "registry.example.com", "pullPolicy": "IfNotPresent"}, "IfNotPresent"),
+        ({"pullPolicy": "Never"}, "Never"),
+    ],
+)
+def test_every_image_is_pulled_as_the_values_say(image: Json, policy: str) -> None:
+    rendering = render(HOLDFAST, {"image": image}, nested("load.enabled", value=True))
+    assert {it["imagePullPolicy"] for workload in rendering.workloads for it in workload.containers} == {policy}
 
 
 def test_objects_are_in_the_namespace_of_their_release_for_those_who_only_render() -> None:

@@ -51,6 +51,11 @@ def test_what_it_is_given_are_the_objects_of_each_values_file(check: ModuleType)
     assert {"Deployment", "NetworkPolicy", "Ingress", "HorizontalPodAutoscaler"} <= set(kinds)
 
 
+def test_a_values_file_that_passes_less_than_98_percent_is_a_problem(check: ModuleType) -> None:
+    assert list(check.too_few("values.yaml", passed=98, failed=2)) == []
+    assert list(check.too_few("values.yaml", passed=979, failed=21)) == ["values.yaml passes 97.9%, less than 98%"]
+
+
 def test_every_reason_is_given_and_names_files_that_exist(check: ModuleType) -> None:
     reasons = [check.Reason(**entry) for entry in yaml.safe_load(check.REASONS.read_text())]
     assert all(len(reason.reason) > 10 for reason in reasons)

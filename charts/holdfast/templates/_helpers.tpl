@@ -44,6 +44,12 @@ labels:
 {{- end -}}
 {{- end -}}
 
+{{/* (list $) → Always, where images come from a registry and a tag may have been moved; IfNotPresent, where they do not. */}}
+{{- define "holdfast.pullPolicy" -}}
+{{- $image := (index . 0).Values.image -}}
+{{- $image.pullPolicy | default (ternary "Always" "IfNotPresent" (ne $image.registry "")) -}}
+{{- end -}}
+
 {{/*
 (list $ "orders" "database.port" 5432) → what its processes will find: the variable, the service's file, the common one, or
 else the code's default. Lists are JSON.
