@@ -1,24 +1,14 @@
-"""Routes that declare whom they let in, and whom first: whoever is refused is refused before the body is read.
+"""Routes that declare whom they let in, and whom first: whoever is refused is refused before the body is read."""
 
-A route that asks for no more than its path and the request is answered without FastAPI's solver of dependencies, which
-takes longer than all that such a route does. Its declaration and its place in the OpenAPI document are those of any.
-"""
-
-from collections.abc import Awaitable, Callable
-from dataclasses import fields
-from inspect import iscoroutinefunction, signature
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter
-from fastapi.dependencies.models import Dependant
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import request_response
 from starlette.types import Receive, Scope, Send
 
 from chassis.app.access import Access
+from chassis.app.short_way import short_way
 from chassis.load_shedding import Criticality, LoadShedder
 
 _KEY = "x-criticality"
@@ -40,8 +30,7 @@ class Route(APIRoute):
         extra: dict[str, Any] = self.openapi_extra or {}
         self._criticality: Criticality = extra.get(_KEY, "default")
         self._access = Access.declared_in(self.openapi_extra)
-        if signature(self.endpoint).return_annotation is Response and _asks_little(self.dependant):
-            self.app = request_response(self._answer)
+        self.app = short_way(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         shedder: LoadShedder = scope["app"].state.load_shedder
@@ -49,42 +38,6 @@ class Route(APIRoute):
             if self._access is not None and scope["method"] in (self.methods or ()):  # or it is answered 405
                 await self._access.check(Request(scope))
             await super().handle(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Response:
-        """What the solver would do for a route that asks little."""
-        asked = self.dependant
-        values: dict[str, Any] = {}
-        errors: list[Any] = []
-        for field in asked.path_params:
-            given = request.path_params[field.alias]
-            values[field.name], wrong = field.validate(given, values, loc=("path", field.alias))
-            errors += wrong
-        if errors:
-            raise RequestValidationError(errors)
-        for needed in asked.dependencies:
-            values[str(needed.name)] = await cast("_Make", needed.call)(request)
-        if asked.request_param_name:
-            values[asked.request_param_name] = request
-        response: Response = await self.endpoint(**values)
-        return response
-
-
-type _Make = Callable[[Request], Awaitable[Any]]
-
-_LITTLE = {"path_params", "dependencies", "request_param_name"}
-_DESCRIBES = {"name", "call", "path", "use_cache", "scope"}
-"""Fields of a `Dependant` that ask for nothing."""
-
-
-def _asks_little(route: Dependant) -> bool:
-    """Whether it needs its path, the request, and what is made of the request alone."""
-    return _asked(route) <= _LITTLE and all(
-        _asked(needed) == {"request_param_name"} and iscoroutinefunction(needed.call) for needed in route.dependencies
-    )
-
-
-def _asked(dependant: Dependant) -> set[str]:
-    return {field.name for field in fields(dependant) if getattr(dependant, field.name)} - _DESCRIBES
 
 
 class Router(APIRouter):

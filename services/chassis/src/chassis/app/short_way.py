@@ -1,0 +1,115 @@
+"""The short way to a route: with what it asks for, as long as all of that is right, and without FastAPI's solver.
+
+FastAPI finds out anew at each request what a route asks for, which takes longer than a cached read. Here a request that
+is right is read with FastAPI's own fields. One that is not goes FastAPI's way, which finds the words for what is wrong.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
+from inspect import iscoroutinefunction, signature
+from typing import Any, cast
+
+from fastapi.dependencies.models import Dependant
+from fastapi.params import Body
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import request_response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+type _Call = Callable[..., Awaitable[Any]]
+type _Validate = Callable[[Any], tuple[Any, Sequence[Any]]]
+type _Answer = Callable[[Request], Awaitable[Response]]
+
+_READ = {"path_params", "header_params", "body_params", "dependencies", "request_param_name"}
+_DESCRIBES = {"name", "call", "path", "use_cache", "scope"}
+"""Fields of a `Dependant` that ask for nothing."""
+
+
+class _NotRightError(Exception):
+    """The request has to go the long way."""
+
+
+def short_way(route: APIRoute) -> ASGIApp:
+    """The route's application, with a short way for a route that asks for path, headers, a JSON body, the request, and
+    what coroutine functions make of these, and answers with a `Response`. Any other route's is FastAPI's alone.
+    """
+    asked, usual = route.dependant, route.app
+    if signature(route.endpoint).return_annotation is not Response or not _can_be_read(asked, route):
+        return usual
+
+    async def answer(request: Request) -> ASGIApp:
+        try:
+            body = await request.body() if asked.body_params else b""
+        except ClientDisconnect as error:
+            raise HTTPException(400) from error
+        try:
+            values = await _read(asked, request, body)
+        except _NotRightError:
+            return _again(usual, body)
+        return cast("Response", await route.endpoint(**values))
+
+    return request_response(cast("_Answer", answer))  # any application will do as an answer
+
+
+def _can_be_read(asked: Dependant, route: APIRoute) -> bool:
+    is_known = {field.name for field in fields(asked) if getattr(asked, field.name)} <= _READ | _DESCRIBES
+    has_one_body = all(one is route.body_field and type(one.field_info) is Body for one in asked.body_params)
+    return (
+        is_known
+        and has_one_body
+        and all(iscoroutinefunction(needed.call) and _can_be_read(needed, route) for needed in asked.dependencies)
+    )
+
+
+async def _read(asked: Dependant, request: Request, body: bytes) -> dict[str, Any]:
+    """What is asked for, by name. Raises `_NotRightError` where any of it is missing or wrong."""
+    values: dict[str, Any] = {}
+    for field in asked.path_params:
+        values[field.name] = _valid(field.validate, request.path_params[field.alias])
+    for field in asked.header_params:
+        values[field.name] = _valid(field.validate, request.headers.get(field.alias))
+    for field in asked.body_params:
+        values[field.name] = _valid(field.validate, _parsed(request, body))
+    for needed in asked.dependencies:
+        call = cast("_Call", needed.call)
+        values[str(needed.name)] = await call(**await _read(needed, request, body))
+    if asked.request_param_name:
+        values[asked.request_param_name] = request
+    return values
+
+
+def _valid(validate: _Validate, given: Any) -> Any:
+    value, wrong = validate(given)
+    if wrong or given is None:
+        raise _NotRightError
+    return value
+
+
+def _parsed(request: Request, body: bytes) -> Any:
+    if request.headers.get("content-type") != "application/json":
+        raise _NotRightError
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _NotRightError from error
+
+
+def _again(app: ASGIApp, body: bytes) -> ASGIApp:
+    """The application with a request whose body has been read."""
+
+    async def with_body(scope: Scope, receive: Receive, send: Send) -> None:
+        is_given = False
+
+        async def given_first() -> Message:
+            nonlocal is_given
+            if is_given:
+                return await receive()
+            is_given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await app(scope, given_first, send)
+
+    return with_body

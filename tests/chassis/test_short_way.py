@@ -1,0 +1,178 @@
+"""A right request goes the short way and a wrong one FastAPI's: either answer is the one that FastAPI gives."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import fastapi.routing
+import httpx
+import pytest
+from chassis.app.routing import Router
+from chassis.load_shedding import LoadShedder
+from chassis.settings import HttpSettings
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
+from pydantic import BaseModel
+
+
+class Thing(BaseModel):
+    id: UUID
+    size: int = 1
+
+
+async def _host(request: Request) -> str:
+    return request.headers["host"]
+
+
+async def _known(host: Annotated[str, Depends(_host)], x_token: Annotated[str, Header(max_length=3)]) -> str:
+    if x_token == "bad":
+        raise HTTPException(403)
+    return f"{x_token}@{host}"
+
+
+def _in_a_thread(request: Request) -> str:
+    return request.method
+
+
+Name = Annotated[str, Path(max_length=4, pattern="^[a-z]+$")]
+Known = Annotated[str, Depends(_known)]
+
+
+async def nothing() -> Response:
+    return Response("nothing")
+
+
+async def of_path(number: int, name: Name, id_: Annotated[UUID, Path(alias="id")]) -> Response:
+    return Response(f"{number + 1} {name} {id_.hex}")
+
+
+async def of_request(name: str, asked: Request, host: Annotated[str, Depends(_host)]) -> Response:
+    return Response(f"{name} {asked.method} {host}", status_code=203)
+
+
+async def of_body(thing: Thing, known: Known, request: Request) -> Response:
+    return Response(f"{thing!r} {known} {len(await request.body())}")
+
+
+async def of_list(things: list[Thing] | None, key: Annotated[str, Header(alias="Key")]) -> Response:
+    return Response(f"{things!r} {key}")
+
+
+async def of_query(thing: Thing, size: Annotated[int, Query(ge=1)] = 1) -> Response:
+    return Response(f"{thing!r} {size}")
+
+
+async def of_two(thing: Thing, other: Annotated[int, Body()]) -> Response:
+    return Response(f"{thing!r} {other}")
+
+
+async def with_a_thread(method: Annotated[str, Depends(_in_a_thread)]) -> Response:
+    return Response(method)
+
+
+async def with_a_model(thing: Thing) -> Thing:
+    return thing
+
+
+SHORT = {
+    "/nothing": nothing,
+    "/path/{number}/{name}/{id}": of_path,
+    "/request/{name}": of_request,
+    "/body": of_body,
+    "/list": of_list,
+}
+LONG = {
+    "/query": of_query,
+    "/two": of_two,
+    "/thread": with_a_thread,
+    "/model": with_a_model,
+}
+
+ID = UUID(int=1)
+THING = {"id": str(ID), "size": "3"}
+RIGHT: dict[str, dict[str, Any]] = {
+    "/nothing": {},
+    f"/path/7/rope/{ID}": {},
+    "/request/a%20b": {},
+    "/body": {"json": THING, "headers": {"X-Token": "abc"}},
+    "/list": {"json": [THING, THING], "headers": {"Key": "k"}},
+}
+JSON = {"Content-Type": "application/json", "X-Token": "abc"}
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    ("/path/seven/ROPES/no-id", {}),
+    (f"/path/7/ropes/{ID}", {}),
+    ("/body", {}),
+    ("/body", {"json": THING}),
+    ("/body", {"json": THING, "headers": {"X-Token": "abcd"}}),
+    ("/body", {"json": THING, "headers": {"X-Token": "bad"}}),
+    ("/body", {"json": {"size": 0}, "headers": {"X-Token": "bad"}}),
+    ("/body", {"json": {"id": "no", "size": []}, "headers": {"X-Token": "abc"}}),
+    ("/body", {"content": b"", "headers": JSON}),
+    ("/body", {"content": b"null", "headers": JSON}),
+    ("/body", {"content": b'{"id": ', "headers": JSON}),
+    ("/body", {"content": b"\xff\xfe\x00", "headers": JSON}),
+    ("/body", {"content": b"[" * 100_000, "headers": JSON}),
+    ("/body", {"json": THING, "headers": {"X-Token": "abc", "Content-Type": "text/plain"}}),
+    ("/body", {"json": THING, "headers": {"X-Token": "abc", "Content-Type": "application/json; charset=utf-8"}}),
+    ("/body", {"json": THING, "headers": {"X-Token": "abc", "Content-Type": "application/problem+json"}}),
+    ("/list", {"content": b"null", "headers": JSON | {"Key": "k"}}),
+    ("/list", {"json": [THING, {}], "headers": {"Key": "k"}}),
+    ("/list", {"json": []}),
+]
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("/query?size=3", {"json": THING}),
+    ("/query?size=0", {"json": THING}),
+    ("/two", {"json": {"thing": THING, "other": 1}}),
+    ("/thread", {}),
+    ("/model", {"json": THING}),
+]
+
+
+def application(router: APIRouter) -> FastAPI:
+    for path, endpoint in (SHORT | LONG).items():
+        router.post(path)(endpoint)
+    app = FastAPI(redirect_slashes=False)
+    app.state.load_shedder = LoadShedder(HttpSettings)
+    app.router.routes.extend(router.routes)
+    return app
+
+
+async def ask(router: APIRouter, path: str, **asked: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(application(router))
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        return await client.post(path, **asked)
+
+
+@pytest.mark.parametrize(("path", "asked"), [*RIGHT.items(), *WRONG, *OTHERS])
+async def test_an_answer_is_the_one_that_fastapi_gives(path: str, asked: dict[str, Any]) -> None:
+    ours, theirs = await ask(Router(), path, **asked), await ask(APIRouter(), path, **asked)
+    assert (ours.status_code, ours.content, ours.headers) == (theirs.status_code, theirs.content, theirs.headers)
+
+
+@pytest.fixture
+def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The routes that FastAPI has solved."""
+    paths = []
+    solve = fastapi.routing.solve_dependencies
+
+    async def noting(**asked: Any) -> Any:
+        paths.append(asked["request"].scope["route"].path)
+        return await solve(**asked)
+
+    monkeypatch.setattr(fastapi.routing, "solve_dependencies", noting)
+    return paths
+
+
+async def test_what_is_right_and_little_pays_for_no_solver(solved: list[str]) -> None:
+    for path, asked in RIGHT.items():
+        assert (await ask(Router(), path, **asked)).is_success
+    assert not solved
+
+
+async def test_what_asks_for_more_goes_the_long_way(solved: list[str]) -> None:
+    for path, asked in OTHERS:
+        await ask(Router(), path, **asked)
+    assert set(solved) == LONG.keys()
+
+
+def test_the_document_is_the_one_that_fastapi_makes() -> None:
+    theirs = APIRouter(generate_unique_id_function=lambda route: route.name)  # as ours does
+    assert application(Router()).openapi() == application(theirs).openapi()
