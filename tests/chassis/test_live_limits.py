@@ -26,6 +26,11 @@ async def look() -> str:
     return "seen"
 
 
+@router.get("/dear", openapi_extra=access("orders:read", cost=5))
+async def look_closely() -> str:
+    return "seen"
+
+
 @router.get("/from/{address}", openapi_extra=access("orders:read"))
 async def look_from(address: str, request: Request) -> str:
     await spend(request, f"ip:{address}", Policy.of("unauthenticated", limits_of(request).unauthenticated))
@@ -83,6 +88,19 @@ async def test_a_tier_s_factor_holds_for_who_is_in_it(
     live.replace(settings(database_settings, burst=50, tiers={"gold": 3}, tier_of={"globex": "gold"}))
     assert await quota(client) == '"default";q=50'
     assert await quota(client, "globex") == '"default";q=150'
+
+
+async def test_a_call_takes_what_its_route_costs_of_its_caller_s_limit_and_of_nobody_else_s(
+    client: httpx.AsyncClient, live: Live[Settings], database_settings: DatabaseSettings
+) -> None:
+    live.replace(settings(database_settings, rate_per_second=0.001, burst=7))
+    answers = [
+        await client.get(path, headers=caller(principal))
+        for path, principal in (("/dear", "acme"), ("/", "acme"), ("/dear", "acme"), ("/dear", "globex"))
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
+    left = [answer.headers["RateLimit"].partition(";t=")[0] for answer in answers]
+    assert left == ['"default";r=2', '"default";r=1', '"default";r=1', '"default";r=2']
 
 
 async def test_a_dark_launch_refuses_nobody_says_nothing_and_ends_without_a_restart(

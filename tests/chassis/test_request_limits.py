@@ -266,6 +266,7 @@ async def test_a_scope_is_needed_and_the_answer_names_it(serve: Serve) -> None:
     refused = await client.get("/clean", headers=caller("acme"))
     assert (refused.status_code, await code(refused)) == (403, "FORBIDDEN")
     assert "shop:clean" in refused.json()["error"]["message"]
+    assert "RateLimit" in refused.headers  # it was a call, and is taken of the caller's limit
 
 
 # Whose address it is
