@@ -162,6 +162,16 @@ def test_the_operator_that_takes_the_pod_from_the_path_is_given_the_path(observa
     assert receiver["include_file_path"] is True
 
 
+def test_no_query_of_the_page_asks_for_the_field_that_became_the_message(observability):
+    (receiver,) = configuration(observability, LOGS)["receivers"].values()
+    (moved,) = [operator["from"] for operator in receiver["operators"] if operator["type"] == "move"]
+    field = moved.removeprefix("attributes.")
+    page = (CHARTS.parent / "docs" / "tutorial" / "observability.md").read_text()
+    queries = re.findall(r"^\| `([^`]+)` \|", page.split("## Logs")[1].split("## ")[0], re.MULTILINE)
+    assert len(queries) == 3
+    assert [query for query in queries if f"{field}:" in query] == []
+
+
 def test_whoever_reads_logs_may_live_in_another_namespace():
     elsewhere = render(OBSERVABILITY, ELSEWHERE, release=RELEASE)
     there = {
