@@ -86,10 +86,28 @@ async def test_0_seconds_keep_nothing(redis: Redis, name: str) -> None:
     assert origin.loads == 2
 
 
+ENTRY = new_entry(b"{}", SETTINGS, now=0, delta=0, chance=0)
+
+
+def test_0_seconds_take_no_memory() -> None:
+    near = Near(ttl=0, clock=Clock())
+    near.put("book", ENTRY)
+    assert not near._entries
+
+
 def test_the_oldest_keys_go_first() -> None:
     near = Near(ttl=1, clock=Clock())
-    entry = new_entry(b"{}", SETTINGS, now=0, delta=0, chance=0)
     for number in range(MAX_KEYS + 1):
-        near.put(str(number), entry)
+        near.put(str(number), ENTRY)
     assert near.get("0") is None
-    assert near.get("1") == near.get(str(MAX_KEYS)) == entry
+    assert near.get("1") == near.get(str(MAX_KEYS)) == ENTRY
+
+
+def test_a_key_that_was_read_again_is_not_the_oldest_any_more() -> None:
+    near = Near(ttl=1, clock=Clock())
+    for number in range(MAX_KEYS):
+        near.put(str(number), ENTRY)
+    near.put("0", ENTRY)
+    near.put("one more", ENTRY)
+    assert near.get("0") == ENTRY
+    assert near.get("1") is None
