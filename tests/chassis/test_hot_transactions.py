@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from chassis.errors import DatabaseBusy, DatabaseUnreachable
-from chassis.pooling import Database, after_commit, fetch_in
+from chassis.pooling import Database, after_commit, execute_in
 from chassis.settings import DatabaseSettings
 from chassis.statements import DriverStatement
 from sqlalchemy import text
@@ -99,14 +99,14 @@ async def test_a_statement_that_runs_out_of_time_is_a_busy_database(of_one: Data
 async def test_a_hot_statement_in_a_session_is_in_its_transaction_even_as_the_first(of_one: Database) -> None:
     async def add_and_fail() -> None:
         async with of_one.transaction() as session:
-            await fetch_in(session, ADD, key="a")
+            await execute_in(session, ADD, key="a")
             raise LookupError
 
     with pytest.raises(LookupError):
         await add_and_fail()
     assert await keys(of_one) == []
     async with of_one.transaction() as session:
-        await fetch_in(session, ADD, key="a")
+        await execute_in(session, ADD, key="a")
         await session.execute(text("SELECT 1"))
     assert await keys(of_one) == ["a"]
 
@@ -119,7 +119,7 @@ async def test_a_server_that_goes_away_under_a_hot_statement_of_a_session_is_an_
             pid = await session.scalar(text("SELECT pg_backend_pid()"))
             async with database.hot_transaction() as other:
                 await other.connection.execute("SELECT pg_terminate_backend($1)", pid)
-            await fetch_in(session, ADD, key="a")
+            await execute_in(session, ADD, key="a")
 
     with pytest.raises(DatabaseUnreachable):
         await be_killed()
@@ -129,7 +129,7 @@ async def test_a_server_that_goes_away_under_a_hot_statement_of_a_session_is_an_
 async def test_a_hot_statement_of_a_session_that_runs_out_of_time_is_a_busy_database(of_one: Database) -> None:
     async def be_slow() -> None:
         async with of_one.transaction() as session:
-            await fetch_in(session, SLEEP, seconds=5)
+            await execute_in(session, SLEEP, seconds=5)
 
     with pytest.raises(DatabaseBusy):
         await be_slow()

@@ -38,7 +38,8 @@ async def failures(database: Database) -> list[Row]:
 @pytest.fixture
 async def job_id(database: Database) -> int | None:
     async with database.transaction() as session:
-        return await enqueue(session, Ship(order_id="order-1"))
+        await enqueue(session, Ship(order_id="order-1"))
+        return await session.scalar(text("SELECT id FROM job"))
 
 
 async def test_what_a_breaker_refused_is_remembered_when_the_job_is_done(database: Database, job_id: int):

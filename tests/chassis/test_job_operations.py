@@ -37,11 +37,12 @@ class Ship(JobPayload, job="ship", max_attempts=2):
 async def dead(database: Database) -> list[int]:
     """The ids of a dead `mail` and of a dead `ship`."""
     async with database.transaction() as session:
-        found = [await enqueue(session, Mail()), await enqueue(session, Ship())]
+        await enqueue(session, Mail())
+        await enqueue(session, Ship())
         await session.execute(
             text("UPDATE job SET status = 'dead', attempt = 2, last_error = 'ConnectionError: ' || name || ' is away'")
         )
-    return [job_id for job_id in found if job_id is not None]
+        return list(await session.scalars(text("SELECT id FROM job ORDER BY id")))
 
 
 @pytest.fixture

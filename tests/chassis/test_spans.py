@@ -160,7 +160,8 @@ async def test_a_job_is_the_child_of_its_enqueueing_and_fails_when_it_does(
         raise LookupError("no such order")
 
     async with database.transaction() as session:
-        job_id = await enqueue(session, Ship())
+        await enqueue(session, Ship())
+        job_id = await session.scalar(text("SELECT id FROM job"))
     runner = JobRunner(database, {Ship: ship}, JobSettings(poll_interval=0.05), wakeups=wakeups, drain_timeout=5)
     stopping = asyncio.Event()
     task = asyncio.create_task(runner.run(stopping))

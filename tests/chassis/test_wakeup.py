@@ -33,10 +33,11 @@ async def test_a_notification_reaches_every_process_that_waits(database_settings
         Wakeups(database_settings, application_name="one") as one,
         Wakeups(database_settings, application_name="two") as two,
     ):
-        events = [one.subscribe("jobs"), two.subscribe("jobs")]
+        channel = 'jobs_"Mail-2"; END'  # a queue's name is quoted
+        events = [one.subscribe(channel), two.subscribe(channel)]
         for event in events:
             await heard(event)  # at first for what was committed before it listened
-        one.notify("jobs")
+        one.notify(channel)
         for event in events:
             await heard(event)
 

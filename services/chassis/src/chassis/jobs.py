@@ -23,7 +23,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.errors import LeaseLost
 from chassis.logging import debug_header
-from chassis.pooling import HotSession, after_commit, fetch_in
+from chassis.pooling import HotSession, after_commit, execute_in
 from chassis.statements import DriverStatement, load_statements
 from chassis.telemetry import SpanKind, current_traceparent, is_unrecorded, span
 from chassis.wakeup import wake_after_commit
@@ -101,11 +101,11 @@ async def enqueue(
     unique_key: str | None = None,
     delay: float = 0,
     deadline: float | None = None,
-) -> int | None:
-    """Add the job to the session's transaction and return its id: it exists if and only if that commits.
+) -> bool:
+    """Add the job to the session's transaction: it exists if and only if that commits.
 
     It runs after `delay` seconds, and is not started more than `deadline` seconds from now; its calls get what is
-    left of those. None when a job of this name with the same `unique_key` waits already; one that runs does not count,
+    left of those. False when a job of this name with the same `unique_key` waits already; one that runs does not count,
     since it may have read older state.
     """
     with _producing(payload.options):
@@ -113,13 +113,10 @@ async def enqueue(
         if unique_key:
             values["unique_key"] = unique_key
         statement = "enqueue" if values["unique_key"] is None else "enqueue_unique"
-        rows = await fetch_in(session, DRIVER_STATEMENTS[statement], **values)
-    if not rows:
-        return None
-    if delay <= 0:
+        is_added = await execute_in(session, DRIVER_STATEMENTS[statement], **values) > 0
+    if is_added and delay <= 0:
         wake_after_commit(session, wakeup_channel(payload.options.queue))
-    job_id: int = rows[0]["id"]
-    return job_id
+    return is_added
 
 
 def to_insert(session: HotSession, payload: JobPayload) -> dict[str, Any]:

@@ -10,11 +10,10 @@ VALUES (
     :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
     now() + make_interval(secs => CAST(:delay AS double precision)),
     now() + make_interval(secs => CAST(:deadline AS double precision)), CAST(:traceparent AS text), CAST(:debug AS text)
-)
-RETURNING id;
+);
 
 -- name: enqueue_unique
--- Add a job. No row comes back when a job of this name and unique key waits already.
+-- Add a job. No row is added when a job of this name and unique key waits already.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, unique_key, traceparent, debug
 )
@@ -24,8 +23,7 @@ VALUES (
     now() + make_interval(secs => CAST(:deadline AS double precision)),
     CAST(:unique_key AS text), CAST(:traceparent AS text), CAST(:debug AS text)
 )
-ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-RETURNING id;
+ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 
 -- name: claim
 -- Take up to :count ready jobs for :lease seconds, the highest priority first. The attempt is counted here, so that a

@@ -25,8 +25,13 @@ class DriverStatement:
 
     async def fetch(self, connection: asyncpg.Connection, **values: object) -> list[asyncpg.Record]:
         """Run it; the driver prepares it the first time and keeps it with the connection."""
-        rows: list[asyncpg.Record] = await connection.fetch(self.sql, *(values[name] for name in self.names))
+        rows: list[asyncpg.Record] = await connection.fetch(self.sql, *[values[name] for name in self.names])
         return rows
+
+    async def execute(self, connection: asyncpg.Connection, **values: object) -> int:
+        """Run it for what it does; how many rows it added or changed."""
+        status = await connection.execute(self.sql, *[values[name] for name in self.names])
+        return int(status.rpartition(" ")[2])
 
 
 def load_statements(file: str, *, package: str = "chassis") -> dict[str, str]:

@@ -46,8 +46,6 @@ OUTAGES = (*DATABASE_ERRORS, asyncpg.PostgresError)
 BUGS = (ProgrammingError, asyncpg.SyntaxOrAccessError)
 """A statement that the server will never take."""
 
-_NOTIFY_ALL = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel"
-
 
 def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:
     """Wake who waits on `channel` once the session's transaction has committed.
@@ -134,7 +132,8 @@ class Wakeups:
             return
         pending, self._pending = self._pending, set()
         try:
-            await connection.execute(_NOTIFY_ALL, list(pending))
+            # One message of the simple protocol, which takes half of what `pg_notify` with parameters does.
+            await connection.execute("; ".join(f"NOTIFY {_quoted(channel)}" for channel in pending))
         except BaseException:
             self._pending |= pending  # for the next connection: one too many does no harm
             raise
@@ -145,6 +144,10 @@ class Wakeups:
     def _wake(self, channel: str) -> None:
         for event in self._waiting[channel]:
             event.set()
+
+
+def _quoted(channel: str) -> str:
+    return '"' + channel.replace('"', '""') + '"'
 
 
 async def wait_or_poll(event: asyncio.Event, *, interval: float) -> None:

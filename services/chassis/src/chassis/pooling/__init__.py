@@ -8,7 +8,7 @@ statements that most requests pay for, and `Database.driver()` a worker's loops'
 from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held
 from chassis.pooling.database import NOTIFY, Database, after_commit, log_after_commit, open_health_pool
 from chassis.pooling.engine import Passwords, open_connection
-from chassis.pooling.hot import HotSession, fetch_in
+from chassis.pooling.hot import HotSession, execute_in
 from chassis.pooling.redis_pool import create_redis, create_shared_redis
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "check_nothing_held",
     "create_redis",
     "create_shared_redis",
-    "fetch_in",
+    "execute_in",
     "log_after_commit",
     "open_connection",
     "open_health_pool",

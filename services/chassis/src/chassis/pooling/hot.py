@@ -1,11 +1,11 @@
 """The driver's own connection in a transaction of the pool's, for the hot statements: those that most requests pay for.
 
 The same pool, checks, limits and errors as a session's, without what SQLAlchemy does around each statement, which takes
-longer than the statement. Everything else belongs in a session, where `fetch_in` takes a single hot statement along.
+longer than the statement. Everything else belongs in a session, where `execute_in` takes a single hot statement along.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,11 @@ class HotSession:
 
     async def fetch(self, statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
         """The rows of a statement, which is measured like those of any session."""
-        return await _measured(self.connection, statement, values)
+        return await _measured(statement, statement.fetch(self.connection, **values))
 
 
-async def fetch_in(session: AsyncSession, statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
-    """The rows of a hot statement in the transaction of a session from `Database.transaction`.
+async def execute_in(session: AsyncSession, statement: DriverStatement, **values: object) -> int:
+    """Run a hot statement in the transaction of a session from `Database.transaction`; how many rows it added.
 
     What the driver raises is not wrapped. Raises `ConnectionLost` when the server goes away; the session then ends
     without it.
@@ -46,7 +46,7 @@ async def fetch_in(session: AsyncSession, statement: DriverStatement, **values: 
     if not connection.is_in_transaction():
         await session.execute(_BEGIN)
     try:
-        return await _measured(connection, statement, values)
+        return await _measured(statement, statement.execute(connection, **values))
     except _DRIVER_ERRORS as error:
         if _is_lost(connection, error):
             outer.invalidate(error)
@@ -54,12 +54,10 @@ async def fetch_in(session: AsyncSession, statement: DriverStatement, **values: 
         raise
 
 
-async def _measured(
-    connection: asyncpg.Connection, statement: DriverStatement, values: Mapping[str, object]
-) -> list[asyncpg.Record]:
+async def _measured[T](statement: DriverStatement, running: Coroutine[Any, Any, T]) -> T:
     started, error_type = time.perf_counter(), ""
     try:
-        return await statement.fetch(connection, **values)
+        return await running
     except Exception as error:
         error_type = getattr(error, "sqlstate", None) or type(error).__name__
         raise
