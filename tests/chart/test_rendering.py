@@ -214,6 +214,16 @@ def test_a_service_with_several_pods_keeps_one_while_nodes_are_emptied(rendering
     assert all(found["spec"]["maxUnavailable"] == 1 for found in rendering.of_kind("PodDisruptionBudget"))
 
 
+def test_an_upgrade_takes_no_pod_away_before_its_successor_is_ready(rendering: Rendering) -> None:
+    """Kubernetes' own default takes a quarter of them away first."""
+    strategies = [
+        found["spec"]["strategy"]
+        for found in controllers(rendering).values()
+        if found["metadata"]["labels"]["app.kubernetes.io/component"] in {"api", "worker"}
+    ]
+    assert strategies == 8 * [{"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}]
+
+
 @pytest.mark.parametrize(
     ("values", "image"),
     [
