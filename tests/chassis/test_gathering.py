@@ -3,7 +3,10 @@
 import asyncio
 from typing import Any
 
-from chassis.http_protocol import Gathering
+import uvicorn
+from chassis.http_protocol import Gathering, HttpProtocol
+from starlette.responses import PlainTextResponse
+from uvicorn.server import ServerState
 
 
 class Transport:
@@ -17,6 +20,9 @@ class Transport:
 
     def close(self) -> None:
         self.done.append("closed")
+
+    def get_extra_info(self, _name: str) -> None:
+        return None
 
     def is_closing(self) -> bool:
         return "closed" in self.done
@@ -42,3 +48,19 @@ async def test_what_is_written_before_the_close_goes_out_before_it_and_nothing_a
     gathering.write(b"too late")
     await asyncio.sleep(0)
     assert transport.done == [b"last", "closed"]
+
+
+async def test_an_answer_is_one_write() -> None:
+    transport: Any = Transport()
+    config = uvicorn.Config(PlainTextResponse("seen"), http=HttpProtocol, lifespan="off", log_config=None)
+    config.load()
+    serving = ServerState()
+    protocol = HttpProtocol(config=config, server_state=serving, app_state={})
+    protocol.connection_made(transport)
+    protocol.data_received(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
+    await asyncio.gather(*serving.tasks)
+    await asyncio.sleep(0)
+    (answer,) = transport.done
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\nseen")
+    protocol.connection_lost(None)

@@ -1,6 +1,7 @@
 """Hot transactions hand their connection on; whoever else needs it gets it, and a broken one is nobody's."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from chassis.settings import DatabaseSettings
 from chassis.statements import DriverStatement
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
 from waiting import eventually
 
 PID = DriverStatement.of("SELECT pg_backend_pid() AS pid")
@@ -62,21 +65,74 @@ def test_one_that_is_closed_is_not_handed_on() -> None:
     assert not closed.is_good(0.1)
 
 
-async def test_the_next_transaction_gets_what_the_last_one_kept_without_asking_the_pool(
-    of_one_settings: DatabaseSettings,
-) -> None:
-    engine = create_engine(
-        of_one_settings, pool="kept", application_name="test", passwords=lambda: of_one_settings.passwords
-    )
-    connections = KeptConnections(engine)
-    first = await connections.take()
+@pytest.fixture
+async def engine(database_settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
+    """With a pool of two."""
+    settings = database_settings.model_copy(update={"pool_size": 2, "max_overflow": 0})
+    made = create_engine(settings, pool="kept", application_name="test", passwords=lambda: settings.passwords)
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+async def connections(engine: AsyncEngine) -> AsyncIterator[KeptConnections]:
+    kept = KeptConnections(engine)
+    yield kept
+    await kept.close()
+
+
+async def two_kept(connections: KeptConnections) -> tuple[Kept, Kept]:
+    """The one that was used first, and the other one."""
+    first, last = await connections.take(), await connections.take()
     await connections.keep(first)
-    assert len(connections) == 1
+    await connections.keep(last)
+    return first, last
+
+
+async def test_the_next_transaction_gets_what_the_last_one_kept_without_asking_the_pool(
+    connections: KeptConnections,
+) -> None:
+    _, last = await two_kept(connections)
+    assert await connections.take() is last
+    await connections.keep(last)
+
+
+async def test_a_connection_is_trusted_from_the_end_of_its_last_use(connections: KeptConnections) -> None:
+    first = await connections.take()
+    first.used_at -= 2 * TRUSTED_SECONDS
+    await connections.keep(first)
     assert await connections.take() is first
     await connections.keep(first)
+
+
+async def test_a_connection_that_broke_is_the_pool_s_at_once(connections: KeptConnections, engine: AsyncEngine) -> None:
+    broken = await connections.take()
+    broken.connection.terminate()
+    await connections.keep(broken)
+    assert (len(connections), checked_out(engine)) == (0, 0)
+
+
+async def test_the_pool_gets_the_one_that_was_used_longest_ago_and_only_when_it_has_none(
+    connections: KeptConnections, engine: AsyncEngine
+) -> None:
+    _, last = await two_kept(connections)
+    await connections.make_room()
+    await connections.make_room()
+    assert (len(connections), checked_out(engine)) == (1, 1)
+    assert await connections.take() is last
+    await connections.keep(last)
+
+
+async def test_in_the_end_the_pool_has_all(connections: KeptConnections, engine: AsyncEngine) -> None:
+    await two_kept(connections)
+    assert checked_out(engine) == 2
     await connections.close()
-    assert len(connections) == 0
-    await engine.dispose()
+    assert (len(connections), checked_out(engine)) == (0, 0)
+
+
+def checked_out(engine: AsyncEngine) -> int:
+    assert isinstance(engine.pool, QueuePool)
+    return engine.pool.checkedout()
 
 
 async def test_a_session_gets_the_only_connection_that_a_hot_transaction_has_kept(of_one: Database) -> None:
