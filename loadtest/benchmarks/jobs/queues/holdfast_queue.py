@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from chassis.job_runner import JobRunner
-from chassis.jobs import JobPayload, RunningJob, enqueue
+from chassis.jobs import JobPayload, RunningJob, enqueue, to_insert
 from chassis.logging import configure_logging, flush_logs
 from chassis.migrations import upgrade
 from chassis.pooling import Database
 from chassis.process import keep_start_up
 from chassis.settings import DatabaseSettings, JobSettings, LogSettings
+from chassis.statements import DriverStatement
 from chassis.telemetry import LIMITS, span
 from chassis.wakeup import Wakeups
 from measuring import Queue, main
@@ -22,6 +23,18 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from sqlalchemy import text
 
 _THING = text("INSERT INTO thing (name) VALUES (:name)")
+_THING_ALONE = DriverStatement.of("INSERT INTO thing (name) VALUES (:thing)")
+_THING_WITH_JOB = DriverStatement.of("""
+WITH added AS (
+    INSERT INTO thing (name) VALUES (:thing)
+)
+INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, unique_key, traceparent, debug)
+VALUES (
+    :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
+    CAST(:unique_key AS text), CAST(:traceparent AS text), CAST(:debug AS text)
+)
+""")
+"""As orders adds an order and its job."""
 _MANY = text(
     "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, traceparent) "
     """SELECT 'ship', 'default', 0, '{"order_id": 1}', 1, 10, '00-' || md5(n::text) || '-00f067aa0ba902b7-0' """
@@ -103,8 +116,21 @@ async def opened() -> AsyncIterator[Queue]:
                     if with_job:
                         await enqueue(session, Ship(order_id=1))
 
+        async def add_in_hot_transaction(with_job: bool) -> None:
+            with span("request", traceparent=_UNRECORDED):
+                async with database.hot_transaction() as session:
+                    if with_job:
+                        await session.fetch(_THING_WITH_JOB, thing="x", **to_insert(session, Ship(order_id=1)))
+                    else:
+                        await session.fetch(_THING_ALONE, thing="x")
+
         keep_start_up()  # as a worker does
-        yield Queue(enqueue=add, worker=worker, add_in_transaction=add_in_transaction)
+        yield Queue(
+            enqueue=add,
+            worker=worker,
+            add_in_transaction=add_in_transaction,
+            add_in_hot_transaction=add_in_hot_transaction,
+        )
         await database.close()
     flush_logs()  # the last line of all is the figure
 

@@ -1,4 +1,5 @@
-"""What is measured of each queue, in the same way: `python <queue>.py throughput|pick_up|added_cost`, one JSON line.
+"""What is measured of each queue, in the same way, one JSON line:
+`python <queue>.py throughput|pick_up|added_cost|added_cost_hot`.
 
 The addresses of PostgreSQL and Redis are in the environment, since they hold passwords.
 """
@@ -54,22 +55,31 @@ type Worker = Callable[[Callable[[], None], int], AbstractAsyncContextManager[No
 @dataclass(frozen=True, kw_only=True)
 class Queue:
     """One queue as it is measured: `enqueue(n)` adds n jobs; `add_in_transaction(with_job)` inserts a row of its own,
-    with a job or without, and commits.
+    with a job or without, and commits; `add_in_hot_transaction` does so in another way of the same queue's.
     """
 
     enqueue: Callable[[int], Awaitable[None]]
     worker: Worker
     add_in_transaction: Callable[[bool], Awaitable[None]] | None = None
+    add_in_hot_transaction: Callable[[bool], Awaitable[None]] | None = None
 
 
 async def throughput(queue: Queue, *, jobs: int, concurrency: int) -> float:
     """Jobs per second of one worker that finds `jobs` waiting, once a tenth of them is done."""
     await queue.enqueue(jobs)
+    await _analyze()
     arrivals = Arrivals(wanted=jobs, first=round(jobs * WARM_UP))
     async with queue.worker(arrivals.arrive, concurrency):
         async with asyncio.timeout(60):
             await arrivals.done.wait()
     return (arrivals.wanted - arrivals.first) / (arrivals.ended - arrivals.began)
+
+
+async def _analyze() -> None:
+    """What autovacuum does within a minute of so many new rows: plans for a table that looks empty are nobody's."""
+    connection = await asyncpg.connect(os.environ["BENCH_POSTGRES"])
+    await connection.execute("ANALYZE")
+    await connection.close()
 
 
 async def pick_up(queue: Queue) -> dict[str, float]:
@@ -90,14 +100,14 @@ async def pick_up(queue: Queue) -> dict[str, float]:
     return {"p50": statistics.median(waits), "p99": statistics.quantiles(waits, n=100)[98]}
 
 
-async def added_cost(queue: Queue) -> dict[str, float]:
+async def added_cost(add_in_transaction: Callable[[bool], Awaitable[None]] | None) -> dict[str, float]:
     """Microseconds that a job adds to a transaction that inserts a row: of CPU, this process' and PostgreSQL's, and of
     time. Blocks with a job and blocks without take turns, in one process on one connection; the median of pairs.
 
     CPU is what is compared. The difference of two times is a tenth of either, and on a machine that does other work it
     tells how long the scheduler let somebody else go first, once for each turn from one process to the other.
     """
-    assert queue.add_in_transaction is not None
+    assert add_in_transaction is not None
     cpu, seconds = defaultdict[bool, list[float]](list), defaultdict[bool, list[float]](list)
     control = await asyncpg.connect(os.environ["BENCH_POSTGRES"])
     for number in range(BLOCKS):
@@ -105,7 +115,7 @@ async def added_cost(queue: Queue) -> dict[str, float]:
             before = await _cpu_microseconds(control)
             for _ in range(TRANSACTIONS):
                 started = time.perf_counter()
-                await queue.add_in_transaction(with_job)
+                await add_in_transaction(with_job)
                 seconds[with_job].append(time.perf_counter() - started)
             await asyncio.sleep(SETTLE_SECONDS)
             cpu[with_job].append((await _cpu_microseconds(control) - before) / TRANSACTIONS)
@@ -136,7 +146,9 @@ def main(opened: Callable[[], AbstractAsyncContextManager[Queue]]) -> None:
                 case ["pick_up"]:
                     return await pick_up(queue)
                 case ["added_cost"]:
-                    return await added_cost(queue)
+                    return await added_cost(queue.add_in_transaction)
+                case ["added_cost_hot"]:
+                    return await added_cost(queue.add_in_hot_transaction)
                 case _:
                     raise SystemExit(__doc__)
 
