@@ -194,6 +194,10 @@ def test_who_is_ones_own_can_be_named_and_nobody_else_is_reached_there(peer: str
     assert others == []
 
 
+SMALL = ("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+"""Of IANA's networks for special purposes, those that the steps below pass over."""
+
+
 def test_customers_are_reached_exactly_where_the_guard_of_the_process_lets_requests_go(platform: Rendering) -> None:
     """In steps of a /8 of IPv4 and a /16 of IPv6, and on both sides of the end of each network that is excepted."""
     worker = pod_of(platform.workload("Deployment/holdfast-notifications-worker"))
@@ -201,7 +205,7 @@ def test_customers_are_reached_exactly_where_the_guard_of_the_process_lets_reque
     addresses = {f"{first}.{second}.0.1" for first in range(256) for second in (0, 31, 64, 88, 168, 254)}
     addresses |= {f"{first:x}::1" for first in range(0x1F00, 0x4100)} | {"::1", "fe80::1", "fd00::1", "ff02::1"}
     addresses |= {"168.63.129.16", "169.254.169.254", "100.100.100.200", "192.0.0.192"}  # clouds' metadata services
-    addresses |= {str(address) for network in excepted for address in around(network)}
+    addresses |= {str(address) for network in (*excepted, *SMALL) for address in around(network)}
     wrong = [it for it in addresses if leaves(platform, worker, outside(it), 443) != is_public(it)]
     assert wrong == []
 
