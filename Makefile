@@ -73,7 +73,7 @@ test-observability: $(TOOLS) ## Alerts and every PromQL expression on a real Pro
 test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
 	@$(BIN)/pytest tests/failures
 
-test-crash: $(TOOLS) ## Kill each process at each step of an order's life; ROUNDS=1, SEED=1, POINT="send_mail" (7 minutes)
+test-crash: $(TOOLS) ## Kill each process at each step of an order's life; ROUNDS=1, SEED=1, POINT="send_mail" (8 minutes)
 	@CRASH_ROUNDS=$(ROUNDS) CRASH_SEED=$(SEED) $(BIN)/pytest tests/crash --numprocesses 2 $(if $(POINT),-k "$(POINT)")
 
 test-contract: $(TOOLS) ## Ask each service everything its OpenAPI document allows and more; EXAMPLES=200 for longer

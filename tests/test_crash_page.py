@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from broken_protections import PROTECTIONS
 from crash_points import CALLING
 from points import COMMAND_POINTS, MIGRATION_POINT, POINTS
 
@@ -13,7 +14,8 @@ NAMES = {point.name for point in POINTS} | {*COMMAND_POINTS, MIGRATION_POINT}
 
 _NOT_OF_AN_ORDER = {"prune_idempotency_records"}
 _ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+) \|", re.MULTILINE)
-_PAGE = _ROW.findall((ROOT / "docs" / "reference" / "crash-points.md").read_text())
+_TEXT = (ROOT / "docs" / "reference" / "crash-points.md").read_text()
+_PAGE = _ROW.findall(_TEXT)
 
 
 def sources(pattern: str) -> str:
@@ -64,3 +66,13 @@ def test_every_route_that_writes_has_its_points(service):
     for name in writing:
         step = f"{service}-api {name}"
         assert {f"{step} uncommitted", f"{step} committed", f"{step} answered"} <= NAMES
+
+
+def test_the_page_tells_of_every_protection_that_can_be_taken_away_and_each_still_can():
+    table = _TEXT.partition("## One protection at a time")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| (\w[^|]+) \|", table, re.MULTILINE)[1:]
+    assert told == [protection.name for protection in PROTECTIONS]
+    points = {str(point) for point in POINTS}
+    for protection in PROTECTIONS:
+        assert (ROOT / protection.file).read_text().count(protection.code) == 1, protection.name
+        assert {point.rstrip("0") for point in (*protection.first, *protection.points)} <= points

@@ -162,7 +162,8 @@ async def unreadable_event(act: Act) -> None:
 
         await act.death()
         await act.stage.until(is_acknowledged, what="it is acknowledged")
-    assert len(await act.stage.fetch("orders", "DELETE FROM dead_event RETURNING id")) == 1
+    dead = await act.stage.fetch("orders", "DELETE FROM dead_event RETURNING id")
+    assert len(dead) == 1, f"{len(dead)} dead events for one"
 
 
 async def dead_letter_replayed(act: Act) -> None:
