@@ -46,6 +46,12 @@ async def test_locust_takes_the_jobs_arguments_and_finds_what_the_scenario_needs
     assert "is not on this machine" not in output.decode()
 
 
+def test_what_the_values_say_of_a_run_reaches_locust():
+    for name, value in {"scenario": "burst", "seed": 7, "rate": 0.5, "seconds": 90}.items():
+        [container] = job(render(HOLDFAST, merge(ON, nested(f"load.{name}", value=value)))).containers
+        assert f"--{name}={value}" in container["args"]
+
+
 def test_another_run_is_another_job_and_the_same_is_the_same():
     first, again = job(render(HOLDFAST, ON)), job(render(HOLDFAST, ON, revision=2))
     assert first.name == again.name
