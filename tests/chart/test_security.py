@@ -294,3 +294,11 @@ def test_where_keys_are_not_generated_no_job_registers_any() -> None:
 
 def test_where_secrets_are_not_generated_the_chart_makes_none() -> None:
     assert render(HOLDFAST, values_of(HOLDFAST, "values-prod.yaml")).of_kind("Secret") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "ours"), [("existingSecret", "holdfast-orders"), ("existingMigrationSecret", "holdfast-orders-migrate")]
+)
+def test_a_secret_of_ones_own_is_not_made_as_well(value: str, ours: str) -> None:
+    rendering = render(HOLDFAST, nested(f"services.orders.{value}", value="mine"))
+    assert render(HOLDFAST).names("Secret") - rendering.names("Secret") == {ours}
