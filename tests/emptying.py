@@ -6,7 +6,7 @@ from backends import RealServer
 from chassis.settings import DatabaseSettings
 
 # First what the test before has left: sessions, and what it made itself, as the superuser. Then all rows: deleted, for
-# the tables are nearly empty and TRUNCATE makes new files. Foreign keys need not be looked at.
+# the tables are nearly empty and TRUNCATE makes new files. Foreign keys need not be looked at. Numbers begin anew.
 _EMPTY = """
 SET session_replication_role = replica;
 DO $$ DECLARE found text; BEGIN
@@ -27,6 +27,7 @@ DO $$ DECLARE found text; BEGIN
     LOOP
         EXECUTE 'DELETE FROM ' || found;
     END LOOP;
+    PERFORM setval(oid, 1, false) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S';
 END $$
 """
 
