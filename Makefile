@@ -62,18 +62,18 @@ test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
 model: ## Check the protocol of an order over all interleavings, and that each seeded mistake is caught (1 minute)
 	@python3 docs/reference/protocol_model.py
 
-test-system: $(TOOLS) ## Start the whole platform: demo, load, traces, logs and secrets as they are there (2 minutes)
+test-system: $(TOOLS) ## Start the whole platform: demo, load, traces, logs and secrets as they are there (4 minutes)
 	@$(BIN)/pytest tests/system
 
-test-observability: $(TOOLS) ## Alerts and every PromQL expression on a real Prometheus; docs/reference/metrics.md (4 minutes)
+test-observability: $(TOOLS) ## Alerts and every PromQL expression on a real Prometheus; docs/reference/metrics.md (2 minutes)
 	@for program in promtool prometheus amtool; do command -v $$program >/dev/null || { \
 		echo "$$program is not here: apt-get install prometheus prometheus-alertmanager" >&2; exit 1; }; done
 	@$(BIN)/pytest tests/observability
 
-test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (6 minutes)
+test-faults: $(TOOLS) ## Kill, pause, empty and cut off real processes; the oracle judges (7 minutes)
 	@$(BIN)/pytest tests/failures
 
-test-crash: $(TOOLS) ## Kill each process at each step of an order's life; ROUNDS=1, SEED=1, POINT="send_mail" (8 minutes)
+test-crash: $(TOOLS) ## Kill each process at each step of an order's life; ROUNDS=1, SEED=1, POINT="send_mail" (5 minutes)
 	@CRASH_ROUNDS=$(ROUNDS) CRASH_SEED=$(SEED) $(BIN)/pytest tests/crash --numprocesses 2 $(if $(POINT),-k "$(POINT)")
 
 test-contract: $(TOOLS) ## Ask each service everything its OpenAPI document allows and more; EXAMPLES=200 for longer
