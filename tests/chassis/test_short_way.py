@@ -56,6 +56,27 @@ async def of_list(things: list[Thing] | None, key: Annotated[str, Header(alias="
     return Response(f"{things!r} {key}")
 
 
+async def _thing(thing: Thing) -> Thing:
+    return thing
+
+
+async def of_body_of_a_dependency(thing: Annotated[Thing, Depends(_thing)]) -> Response:
+    return Response(repr(thing))
+
+
+async def _counted(request: Request) -> int:
+    request.state.times = getattr(request.state, "times", 0) + 1
+    return request.state.times
+
+
+async def _twice(times: Annotated[int, Depends(_counted)]) -> int:
+    return times
+
+
+async def of_one_thing_twice(a: Annotated[int, Depends(_counted)], b: Annotated[int, Depends(_twice)]) -> Response:
+    return Response(f"{a} {b}")
+
+
 async def of_query(thing: Thing, size: Annotated[int, Query(ge=1)] = 1) -> Response:
     return Response(f"{thing!r} {size}")
 
@@ -78,8 +99,10 @@ SHORT = {
     "/request/{name}": of_request,
     "/body": of_body,
     "/list": of_list,
+    "/dependency": of_body_of_a_dependency,
 }
 LONG = {
+    "/twice": of_one_thing_twice,
     "/query": of_query,
     "/two": of_two,
     "/thread": with_a_thread,
@@ -94,6 +117,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "/request/a%20b": {},
     "/body": {"json": THING, "headers": {"X-Token": "abc"}},
     "/list": {"json": [THING, THING], "headers": {"Key": "k"}},
+    "/dependency": {"json": THING},
 }
 JSON = {"Content-Type": "application/json", "X-Token": "abc"}
 WRONG: list[tuple[str, dict[str, Any]]] = [
@@ -116,8 +140,10 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("/list", {"content": b"null", "headers": JSON | {"Key": "k"}}),
     ("/list", {"json": [THING, {}], "headers": {"Key": "k"}}),
     ("/list", {"json": []}),
+    ("/dependency", {"json": {"size": 0}}),
 ]
 OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("/twice", {}),
     ("/query?size=3", {"json": THING}),
     ("/query?size=0", {"json": THING}),
     ("/two", {"json": {"thing": THING, "other": 1}}),

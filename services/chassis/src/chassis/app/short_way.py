@@ -5,7 +5,7 @@ is right is read with FastAPI's own fields. One that is not goes FastAPI's way, 
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import fields
 from inspect import iscoroutinefunction, signature
 from typing import Any, cast
@@ -37,19 +37,26 @@ def short_way(route: APIRoute) -> ASGIApp:
     what coroutine functions make of these, and answers with a `Response`. Any other route's is FastAPI's alone.
     """
     asked, usual = route.dependant, route.app
-    if signature(route.endpoint).return_annotation is not Response or not _can_be_read(asked, route):
+    made = list(_made(asked))
+    is_made_once = len(made) == len(set(made))  # FastAPI makes what is asked for twice once, and remembers it
+    if (
+        signature(route.endpoint).return_annotation is not Response
+        or not is_made_once
+        or not _can_be_read(asked, route)
+    ):
         return usual
 
     async def answer(request: Request) -> ASGIApp:
         try:
-            body = await request.body() if asked.body_params else b""
+            body = await request.body() if route.body_field else b""
         except ClientDisconnect as error:
             raise HTTPException(400) from error
         try:
             values = await _read(asked, request, body)
         except _NotRightError:
             return _again(usual, body)
-        return cast("Response", await route.endpoint(**values))
+        answered: Response = await route.endpoint(**values)
+        return answered
 
     return request_response(cast("_Answer", answer))  # any application will do as an answer
 
@@ -62,6 +69,13 @@ def _can_be_read(asked: Dependant, route: APIRoute) -> bool:
         and has_one_body
         and all(iscoroutinefunction(needed.call) and _can_be_read(needed, route) for needed in asked.dependencies)
     )
+
+
+def _made(asked: Dependant) -> Iterator[Callable[..., Any] | None]:
+    """The functions that make what is asked for."""
+    for needed in asked.dependencies:
+        yield needed.call
+        yield from _made(needed)
 
 
 async def _read(asked: Dependant, request: Request, body: bytes) -> dict[str, Any]:
