@@ -127,8 +127,7 @@ class Exchange:
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
-        self.method = method if method in _METHODS else "_OTHER"
-        """`_OTHER` for one that nobody knows, so that labels stay few."""
+        self.method = method if method in _METHODS else "_OTHER"  # so that labels stay few
         self.headers: dict[str, str] = {}
         self.status: int | None = None
         self.started = time.perf_counter()
