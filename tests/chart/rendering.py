@@ -155,6 +155,10 @@ def _manifests(chart: Path, asked: str) -> Mapping[str, str]:
         return loaded.render(values, **options)
 
 
+forget = _manifests.cache_clear
+"""Whatever is rendered next is rendered anew, with generated secrets of its own."""
+
+
 def values_of(chart: Path, file: str = "values.yaml") -> Json:
     """A values file, as text has it."""
     return yaml.load((chart / file).read_text(encoding="utf-8"), _UniqueKeys) or {}
