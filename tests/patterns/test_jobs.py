@@ -7,6 +7,7 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from backends import RealServer
 from chassis import dead_letters, deadlines
 from chassis.dead_letters import Filter
 from chassis.errors import ApiError, DatabaseUnreachable, ErrorCode, HoldfastError, LeaseLost, PermanentJobError
-from chassis.job_completion import Completions
-from chassis.job_decisions import Claim, decide_claim
+from chassis.job_completion import Completions, tell
+from chassis.job_decisions import NOTHING, Claim, decide_claim
 from chassis.job_runner import Handler, JobRunner, processed
 from chassis.job_tending import DrainEstimate
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, enqueue
@@ -38,6 +39,9 @@ QUICK = JobSettings(concurrency=4, lease=0.6, poll_interval=0.05, backoff_base=0
 
 class Ship(JobPayload, job="ship", max_attempts=3):
     order: int = 1
+
+
+TURN = {"queue": "default", "worker": "test", "lease": 15.0, "suspects": False}
 
 
 class CardDeclined(Exception):
@@ -360,7 +364,7 @@ async def test_of_jobs_at_work_each_has_its_own_time_limit(database: Database, w
         await reaches(database, slow, "gone")
 
 
-async def test_while_one_batch_ends_no_more_finished_jobs_pile_up_than_run_at_once(
+async def test_while_ends_are_held_up_no_more_jobs_are_begun_than_run_at_once(
     database: Database, wakeups: Wakeups, effects: asyncpg.Connection
 ) -> None:
     """The end of a job that is not committed is what a crash would repeat."""
@@ -385,11 +389,11 @@ async def test_while_one_batch_ends_no_more_finished_jobs_pile_up_than_run_at_on
     async with running(database, wakeups, {Ship: ship}, QUICK.model_copy(update={"lease": 60})):
 
         async def as_many_as_may() -> bool:
-            return started >= 2 * QUICK.concurrency
+            return started >= QUICK.concurrency
 
         await eventually(as_many_as_may)
         await asyncio.sleep(3 * QUICK.poll_interval)  # time for one too many
-        assert started == 2 * QUICK.concurrency
+        assert started == QUICK.concurrency
         await effects.execute("SELECT pg_advisory_unlock(1)")
 
         async def all_are_gone() -> bool:
@@ -426,58 +430,63 @@ async def test_the_end_of_a_job_outlasts_an_outage_within_its_lease(
     assert attempts == [1, 1]
 
 
-class Held:
-    """An attempt whose lease never ends."""
-
-    lease_until = math.inf
-
-    def __init__(self, job_id: int, attempt: int) -> None:
-        self.job = RunningJob(id=job_id, name="ship", attempt=attempt, max_attempts=3)
-
-
-async def test_a_batch_of_ends_is_fenced_and_outlives_its_connection(
-    database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
-) -> None:
-    mine, lost, found, later = [await add(database, Ship()) for _ in range(4)]
+async def test_the_ends_of_a_turn_are_fenced_each(database: Database, effects: asyncpg.Connection) -> None:
+    mine, lost, found = [await add(database, Ship()) for _ in range(3)]
     await effects.execute("UPDATE job SET status = 'running', attempt = 1, lease_until = now() + interval '1 minute'")
     await effects.execute("UPDATE job SET attempt = 2 WHERE id = ANY ($1)", [lost, found])  # somebody else's by now
-    completions = Completions(database)
-    task = asyncio.create_task(completions.run())
-    try:
-        ends = [completions.complete(Held(job_id, attempt)) for job_id, attempt in ((mine, 1), (lost, 1), (found, 2))]
-        assert await asyncio.gather(*ends, completions.complete(Held(found, 1))) == [True, False, True, False]
-        await effects.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
-            database_settings.name,
+    waiting = await add(database, Ship())
+    tokens = [(mine, 1), (lost, 1), (found, 2), (found, 1), (waiting, 0)]
+    async with database.driver() as connection:
+        rows = await DRIVER_STATEMENTS["turn"].fetch(
+            connection, **TURN, ids=[id_ for id_, _ in tokens], attempts=[attempt for _, attempt in tokens], count=0
         )
-        assert await asyncio.wait_for(completions.complete(Held(later, 1)), 10)
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-    assert await effects.fetchval("SELECT array_agg(id) FROM job") == [lost]
+    assert {(row["id"], row["attempt"]) for row in rows} == {(lost, 1), (found, 1), (waiting, 0)}
+    assert {row["name"] for row in rows} == {None}
+    assert await effects.fetchval("SELECT array_agg(id ORDER BY id) FROM job") == [lost, waiting]
+
+
+@dataclass(eq=False)
+class Held:
+    """An attempt with its lease."""
+
+    job: RunningJob
+    lease_until: float
+
+
+async def test_an_end_waits_for_a_turn_that_succeeds_or_for_the_end_of_its_lease() -> None:
+    mine, lost, expired, cancelled = [
+        Held(RunningJob(id=id_, name="ship", attempt=1, max_attempts=3), lease_until)
+        for id_, lease_until in ((1, 50), (2, 50), (3, 10), (4, 50))
+    ]
+    completions = Completions[Held]()
+    ends = {run: completions.complete(run) for run in (mine, lost, expired, cancelled)}
+    completions.put_back(completions.take())  # a turn that failed
+    completions.give_up(20)
+    assert [run for run, end in ends.items() if end.done()] == [expired]
+    ends[cancelled].cancel()
+    tell(completions.take(), lost={(2, 1)})
+    assert [ends[run].result() for run in (mine, lost, expired)] == [True, False, False]
+    assert not completions.take()
 
 
 def test_a_claim_asks_for_all_slots_that_are_free_and_never_for_more() -> None:
-    def asked(running: int, unended: int = 0, *, concurrency: int = 8) -> int:
-        claim = decide_claim(
-            running=running, unended=unended, concurrency=concurrency, has_suspects=False, is_suspect_running=False
-        )
-        return claim.count if claim else 0
+    def asked(unended: int, *, concurrency: int = 8) -> int:
+        return decide_claim(
+            unended=unended, concurrency=concurrency, has_suspects=False, is_suspect_running=False
+        ).count
 
-    assert [asked(running) for running in (0, 3, 4, 7, 8)] == [8, 5, 4, 1, 0]
-    assert [asked(0, unended) for unended in (8, 14, 16)] == [8, 2, 0]
+    assert [asked(unended) for unended in (0, 3, 4, 7, 8)] == [8, 5, 4, 1, 0]
     assert asked(0, concurrency=1) == 1
 
 
 @pytest.mark.parametrize(
-    ("running", "unended", "is_suspect_running", "claim"),
-    [(0, 0, False, Claim(1, suspects=True)), (1, 0, False, None), (0, 1, False, None), (1, 0, True, None)],
+    ("unended", "is_suspect_running", "claim"),
+    [(0, False, Claim(1, suspects=True)), (1, False, NOTHING), (1, True, NOTHING)],
 )
 def test_a_suspect_is_claimed_once_nothing_else_is_left_in_the_process(
-    running: int, unended: int, *, is_suspect_running: bool, claim: Claim | None
+    unended: int, *, is_suspect_running: bool, claim: Claim
 ) -> None:
     found = decide_claim(
-        running=running,
         unended=unended,
         concurrency=8,
         has_suspects=True,
@@ -546,17 +555,17 @@ async def test_a_claim_does_not_read_the_delayed_jobs_of_a_higher_priority(
     )
     await add(database, Ship())
     await effects.execute("ANALYZE job")
-    claim = DRIVER_STATEMENTS["claim"]
-    values = {"queue": "default", "worker": "test", "lease": 15.0, "count": 20, "suspects": False}
+    turn = DRIVER_STATEMENTS["turn"]
+    values = {**TURN, "ids": [], "attempts": [], "count": 20}
     explained = await effects.fetch(
-        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claim.sql}", *(values[name] for name in claim.names)
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {turn.sql}", *(values[name] for name in turn.names)
     )
     (plan,) = json.loads(explained[0][0])
     touched = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
     assert touched < 100  # of some 400 that hold the index, and 2,000 in all
 
 
-@pytest.mark.parametrize("statement", ["claim", "claim_oldest", "complete_all"])
+@pytest.mark.parametrize("statement", ["turn", "turn_oldest"])
 async def test_however_deep_the_queue_what_runs_all_the_time_reads_only_its_own_jobs(
     effects: asyncpg.Connection, statement: str
 ) -> None:
@@ -572,15 +581,18 @@ async def test_however_deep_the_queue_what_runs_all_the_time_reads_only_its_own_
     assert not [line for (line,) in plan if "Seq Scan" in line or "job_unready" in line]
 
 
-async def test_a_claim_is_planned_once_whatever_its_count(effects: asyncpg.Connection) -> None:
+async def test_a_turn_is_planned_once_whatever_it_ends_and_claims(effects: asyncpg.Connection) -> None:
     await effects.execute(
         "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts) "
         "SELECT 'ship', 'default', 0, '{}', 1, 3 FROM generate_series(1, 1000)"
     )
     await effects.execute("ANALYZE job")
-    values = {"queue": "default", "worker": "test", "lease": 15.0, "suspects": False}
-    for count in (1, 2, 1, 3, 20, 1, 1, 100, 1, 1):
-        assert len(await DRIVER_STATEMENTS["claim"].fetch(effects, **values, count=count)) == count
+    ending: list[asyncpg.Record] = []
+    for count in (1, 2, 1, 3, 20, 1, 1, 100, 1, 0):
+        tokens = {"ids": [row["id"] for row in ending], "attempts": [row["attempt"] for row in ending]}
+        ending = await DRIVER_STATEMENTS["turn"].fetch(effects, **TURN, **tokens, count=count)
+        assert len(ending) == count
+    assert await effects.fetchval("SELECT count(*) FROM job WHERE status = 'running'") == 0
     custom = await effects.fetchval(
         "SELECT sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%claimable%'"
     )

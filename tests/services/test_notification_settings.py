@@ -27,10 +27,10 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
 def test_the_defaults_leave_connections_for_the_runner_of_deliveries(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, {"JOBS__LEASE": "20"})  # another setting of that group
     settings = load(NotificationsSettings)
-    assert (settings.jobs.lease, settings.jobs.concurrency, settings.database.pool_size) == (20, 6, 10)
+    assert (settings.jobs.lease, settings.jobs.concurrency, settings.database.pool_size) == (20, 7, 10)
 
 
-@pytest.mark.parametrize(("mails", "pool", "fits"), [("7", "10", False), ("7", "11", True), ("16", "20", True)])
+@pytest.mark.parametrize(("mails", "pool", "fits"), [("8", "10", False), ("8", "11", True), ("17", "20", True)])
 def test_more_mails_at_once_need_a_larger_pool(
     variables: pytest.MonkeyPatch, mails: str, pool: str, *, fits: bool
 ) -> None:
@@ -38,5 +38,5 @@ def test_more_mails_at_once_need_a_larger_pool(
     if fits:
         assert load(NotificationsSettings).jobs.concurrency == int(mails)
     else:
-        with pytest.raises(ConfigurationError, match=r"jobs\.concurrency \+ 4 must be at most database\.pool_size"):
+        with pytest.raises(ConfigurationError, match=r"jobs\.concurrency \+ 3 must be at most database\.pool_size"):
             load(NotificationsSettings)

@@ -98,9 +98,12 @@ async def bring(database: Database, state: State) -> None:
     """Every job to a state, by the statements of the job runner."""
     if state == "waiting":
         return
+    nothing: list[int] = []
     values = {"queue": "default", "worker": "test", "lease": 60.0, "count": 10, "suspects": False}
     async with database.transaction() as session:
-        claimed: list[Any] = list((await session.execute(STATEMENTS["claim"], values)).all())
+        claimed: list[Any] = list(
+            (await session.execute(STATEMENTS["turn"], values | {"ids": nothing, "attempts": nothing})).all()
+        )
         assert claimed
         ending = {"backing off": "retry", "dead": "bury"}.get(state)
         for job in claimed if ending else ():

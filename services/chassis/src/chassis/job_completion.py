@@ -1,24 +1,13 @@
-"""Finished jobs end in batches: one statement and one commit for all that finished while the last batch was under way.
+"""Finished jobs wait here until a turn of their worker commits their end, that of all at once.
 
-A handler's task waits here until the end of its job is committed, so that nothing is reported as done which is not.
+A handler's task waits for it, so that nothing is reported as done which is not.
 """
 
 import asyncio
-import math
-import time
+from collections.abc import Container
 from typing import Protocol
 
-import asyncpg
-
-from chassis.jobs import DRIVER_STATEMENTS, RunningJob
-from chassis.logging import get_logger
-from chassis.pooling import Database
-from chassis.wakeup import BUGS, HOLD_SECONDS, OUTAGES, is_set_within
-
-log = get_logger(__name__)
-
-RETRY_SECONDS = 0.2
-"""Between two tries while the database is away: many within a lease, which is how long it is worth trying."""
+from chassis.jobs import RunningJob
 
 
 class Leased(Protocol):
@@ -31,72 +20,38 @@ class Leased(Protocol):
     def lease_until(self) -> float: ...
 
 
-type _Ending = tuple[Leased, asyncio.Future[bool]]
+class Completions[Run: Leased]:
+    """The jobs of a worker whose handlers are done and whose end is not committed yet."""
 
+    def __init__(self) -> None:
+        self._waiting: dict[Run, asyncio.Future[bool]] = {}
 
-class Completions:
-    """Commits the end of jobs. `run` does the work, as a task beside the handlers."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._waiting: list[_Ending] = []
-        self._has_work = asyncio.Event()
-
-    def complete(self, run: Leased) -> asyncio.Future[bool]:
+    def complete(self, run: Run) -> asyncio.Future[bool]:
         """To be awaited: whether the job was still ours when its end was committed."""
-        is_ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((run, is_ended))
-        self._has_work.set()
+        is_ended = self._waiting[run] = asyncio.get_running_loop().create_future()
         return is_ended
 
-    async def run(self) -> None:
-        """Work until cancelled. What waits then has not ended: it is handed back, or its lease runs out."""
-        try:
-            while True:
-                await self._has_work.wait()
-                await self._commit_or_wait()
-        finally:
-            self._give_up(math.inf)
+    def take(self) -> dict[Run, asyncio.Future[bool]]:
+        """All that wait, for a turn, and whom to `tell` of it."""
+        taken, self._waiting = self._waiting, {}
+        return taken
 
-    async def _commit_or_wait(self) -> None:
-        try:
-            await self._commit_all()
-        except BUGS:
-            raise
-        except OUTAGES as error:
-            log.warning("job_completions_failed", error=type(error).__name__, jobs=len(self._waiting))
-            self._give_up(time.monotonic())
-            self._has_work.set()
-            await asyncio.sleep(RETRY_SECONDS)
+    def put_back(self, taken: dict[Run, asyncio.Future[bool]]) -> None:
+        """After a turn that failed: they wait for the next."""
+        self._waiting = taken | self._waiting
 
-    async def _commit_all(self) -> None:
-        async with self._database.driver() as connection:
-            is_busy = True
-            while is_busy:
-                self._has_work.clear()
-                while self._waiting:
-                    await self._commit(connection, self._waiting)
-                is_busy = await is_set_within(self._has_work, HOLD_SECONDS)
-
-    async def _commit(self, connection: asyncpg.Connection, batch: list[_Ending]) -> None:
-        self._waiting = []
-        try:
-            rows = await DRIVER_STATEMENTS["complete_all"].fetch(
-                connection, ids=[run.job.id for run, _ in batch], attempts=[run.job.attempt for run, _ in batch]
-            )
-        except BaseException:
-            self._waiting = batch + self._waiting
-            raise
-        ended = {(row["id"], row["attempt"]) for row in rows}
-        for run, is_ended in batch:
-            _tell(is_ended, answer=(run.job.id, run.job.attempt) in ended)
-
-    def _give_up(self, now: float) -> None:
+    def give_up(self, now: float) -> None:
         """Those whose lease has run out meanwhile: somebody else may run them by now."""
-        for run, is_ended in self._waiting:
-            if now >= run.lease_until:
-                _tell(is_ended, answer=False)
-        self._waiting = [(run, is_ended) for run, is_ended in self._waiting if now < run.lease_until]
+        waiting = self.take()
+        self._waiting = {run: is_ended for run, is_ended in waiting.items() if now < run.lease_until}
+        for run in waiting.keys() - self._waiting.keys():
+            _tell(waiting[run], answer=False)
+
+
+def tell[Run: Leased](taken: dict[Run, asyncio.Future[bool]], *, lost: Container[tuple[int, int]]) -> None:
+    """What came of a turn: `lost` has the id and attempt of each whose lease was lost."""
+    for run, is_ended in taken.items():
+        _tell(is_ended, answer=(run.job.id, run.job.attempt) not in lost)
 
 
 def _tell(is_ended: asyncio.Future[bool], *, answer: bool) -> None:

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from chassis import deadlines
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
-from chassis.job_completion import Completions
-from chassis.job_decisions import Claim, Outcome, decide_claim, judge
+from chassis.job_completion import Completions, tell
+from chassis.job_decisions import NOTHING, Claim, Outcome, decide_claim, judge
 from chassis.job_tending import Tending
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, wakeup_channel
 from chassis.logging import bind_to_task, canonical_line, debugging_for, get_logger
@@ -53,6 +53,8 @@ type Handler = Callable[[RunningJob, Any], Awaitable[None]]
 OLDEST_EVERY = 4
 """One claim in so many takes the longest due first, whatever their priority: a quarter of the capacity is nobody's to
 take away, so that no priority can starve another."""
+RETRY_SECONDS = 0.2
+"""Between two tries while the database is away: many within a lease, which is how long ends are worth trying."""
 _CANCELLATION_SECONDS = 2.0
 """What a cancelled handler gets to clean up; the fencing token makes it harmless if it takes longer."""
 
@@ -152,29 +154,30 @@ class JobRunner:
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
         self._uniform = uniform
         self._woken = wakeups.subscribe(wakeup_channel(self._queue))
-        self._completions = Completions(database)
+        self._completions = Completions[_Run]()
         self._tending = Tending(database, queue=self._queue, on_dead=_count_dead)
         self._time_limits = _TimeLimits()
         self._runs: set[_Run] = set()
-        self._running: set[_Run] = set()  # those of them whose handler is at work
         self._alone: _Run | None = None  # the suspect that was started last
         self._has_suspects = False
+        self._is_draining = False
         self._claims = 0
         self._pick_up_seconds = pick_up_seconds.labels(self._queue)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set; then let jobs finish for `drain_timeout` seconds and hand the others back."""
         async with asyncio.TaskGroup() as tasks:
-            completing = tasks.create_task(self._completions.run())
             beating = tasks.create_task(self._every(self._settings.lease / 3, self._heartbeat))
             tending = tasks.create_task(self._every(self._settings.lease / 5, self._tend))
             wake = tasks.create_task(self._wake_when(stopping))
-            await self._claim_until(stopping, tasks)
+            await self._take_turns(stopping, tasks)
             tending.cancel()
             wake.cancel()
+            self._is_draining = True
+            ending = tasks.create_task(self._end_jobs(tasks))
             await self._drain()
             beating.cancel()
-            completing.cancel()
+            ending.cancel()
 
     async def _wake_when(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -196,58 +199,103 @@ class JobRunner:
         except OUTAGES as error:
             log.warning("job_database_failed", queue=self._queue, error=type(error).__name__)
 
-    async def _claim_until(self, stopping: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
-        while not stopping.is_set():
-            async with self._tolerating_outages(), self._database.driver() as connection:
-                await self._claim_while_busy(connection, stopping, tasks)
-            if not stopping.is_set():
-                await wait_or_poll(self._woken, interval=self._settings.poll_interval)
+    async def _end_jobs(self, tasks: asyncio.TaskGroup) -> None:
+        """Until cancelled. What waits then has not ended: it is handed back, or its lease runs out."""
+        try:
+            await self._take_turns(asyncio.Event(), tasks)
+        finally:
+            self._completions.give_up(math.inf)
 
-    async def _claim_while_busy(
+    async def _take_turns(self, stopping: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
+        """End jobs as they finish and start jobs as they come, until stopped."""
+        while not stopping.is_set():
+            try:
+                async with self._database.driver() as connection:
+                    await self._take_turns_while_busy(connection, stopping, tasks)
+            except BUGS:
+                raise
+            except OUTAGES as error:
+                log.warning("job_database_failed", queue=self._queue, error=type(error).__name__)
+                self._completions.give_up(time.monotonic())
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                if not stopping.is_set():
+                    await wait_or_poll(self._woken, interval=self._settings.poll_interval)
+
+    async def _take_turns_while_busy(
         self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
     ) -> None:
-        """Start jobs as they come, until nothing happens for `HOLD_SECONDS`: then the connection is given back."""
-        is_busy = True
-        while is_busy and not stopping.is_set():
-            self._woken.clear()
-            while not stopping.is_set() and (claim := self._decide_claim()) is not None:
-                started = await self._start(connection, claim, tasks)
+        """Until nothing happens for `HOLD_SECONDS`: then the connection is given back."""
+        may_be_more = True
+        while not stopping.is_set():
+            if self._woken.is_set():
+                self._woken.clear()
+                may_be_more = True
+            finished = self._completions.take()
+            claim = self._decide_claim(ending=len(finished)) if may_be_more else NOTHING
+            if finished or claim.count:
+                claimed = await self._take_turn(connection, finished, claim, tasks)
                 if claim.suspects:
-                    self._has_suspects = started > 0
-                elif started < claim.count:
-                    break
-            is_busy = await is_set_within(self._woken, HOLD_SECONDS)
+                    self._has_suspects = claimed > 0
+                elif claim.count:
+                    may_be_more = claimed == claim.count
+            elif not await is_set_within(self._woken, HOLD_SECONDS):
+                return
 
-    def _decide_claim(self) -> Claim | None:
+    def _decide_claim(self, *, ending: int) -> Claim:
+        if self._is_draining:
+            return NOTHING
         return decide_claim(
-            running=len(self._running),
-            unended=len(self._runs) - len(self._running),
+            unended=len(self._runs) - ending,
             concurrency=self._settings.concurrency,
             has_suspects=self._has_suspects,
             is_suspect_running=self._alone in self._runs,
         )
 
-    async def _start(self, connection: asyncpg.Connection, claim: Claim, tasks: asyncio.TaskGroup) -> int:
-        self._claims += 1
-        statement = DRIVER_STATEMENTS["claim_oldest" if self._claims % OLDEST_EVERY == 0 else "claim"]
+    async def _take_turn(
+        self,
+        connection: asyncpg.Connection,
+        finished: dict[_Run, asyncio.Future[bool]],
+        claim: Claim,
+        tasks: asyncio.TaskGroup,
+    ) -> int:
+        """End these and start as many as are claimed."""
+        if claim.count:
+            self._claims += 1
+        statement = DRIVER_STATEMENTS["turn_oldest" if self._claims % OLDEST_EVERY == 0 else "turn"]
         lease_until = time.monotonic() + self._settings.lease
-        rows = await statement.fetch(
-            connection,
-            queue=self._queue,
-            worker=self._worker,
-            lease=self._settings.lease,
-            count=claim.count,
-            suspects=claim.suspects,
-        )
-        for row in rows:
-            job = RunningJob(id=row["id"], name=row["name"], attempt=row["attempt"], max_attempts=row["max_attempts"])
-            run = _Run(job=job, row=row, lease_until=lease_until)
-            self._runs.add(run)
-            self._running.add(run)
-            self._alone = run if claim.suspects else None
-            run.task = tasks.create_task(self._execute(run), name=f"job-{job.id}")
-            self._pick_up_seconds.observe(row["waited"])
-        return len(rows)
+        try:
+            rows = await statement.fetch(
+                connection,
+                **_tokens(finished),
+                queue=self._queue,
+                worker=self._worker,
+                lease=self._settings.lease,
+                count=claim.count,
+                suspects=claim.suspects,
+            )
+        except BaseException:
+            self._completions.put_back(finished)
+            raise
+        self._runs.difference_update(finished)
+        claimed = [row for row in rows if row["name"] is not None]
+        for row in claimed:
+            self._start(row, claim, lease_until, tasks)
+        try:
+            # The jobs just started come first. So the server has the next turn, with those that end at once, while the
+            # lines of these are written.
+            await asyncio.sleep(0)
+        finally:
+            tell(finished, lost={(row["id"], row["attempt"]) for row in rows if row["name"] is None})
+        return len(claimed)
+
+    def _start(self, row: asyncpg.Record, claim: Claim, lease_until: float, tasks: asyncio.TaskGroup) -> None:
+        job = RunningJob(id=row["id"], name=row["name"], attempt=row["attempt"], max_attempts=row["max_attempts"])
+        run = _Run(job=job, row=row, lease_until=lease_until)
+        self._runs.add(run)
+        self._alone = run if claim.suspects else None
+        run.task = tasks.create_task(self._execute(run), name=f"job-{job.id}")
+        self._pick_up_seconds.observe(row["waited"])
 
     async def _execute(self, run: _Run) -> None:
         job, started = run.job, time.perf_counter()
@@ -267,7 +315,6 @@ class JobRunner:
                 outcome, error = await self._attempt(run)
             finally:
                 self._free_slot(run)
-                self._runs.discard(run)
             elapsed = time.perf_counter() - started
             _processed(self._queue, job.name, outcome).inc()
             _duration_seconds(self._queue, job.name).observe(elapsed)
@@ -282,8 +329,10 @@ class JobRunner:
                 record_failure(current, error)
 
     def _free_slot(self, run: _Run) -> None:
-        self._running.discard(run)
-        self._woken.set()
+        """Of one whose end no turn has committed."""
+        if run in self._runs:
+            self._runs.discard(run)
+            self._woken.set()
 
     def _attributes(self, job: RunningJob) -> dict[str, str | int]:
         return {
@@ -308,10 +357,10 @@ class JobRunner:
             return "lease_lost", lost
         except Exception as raised:  # noqa: BLE001  the edge of a job: whatever it raises is judged and recorded
             error = raised
-        self._free_slot(run)
         if run.job.is_complete:
             return "completed", error
-        return await self._settle(run, error), error
+        run.job.is_finishing = True
+        return await (self._complete(run) if error is None else self._fail(run, error)), error
 
     async def _handle(self, run: _Run) -> None:
         payload, handler = self._load(run.row)
@@ -342,17 +391,17 @@ class JobRunner:
         except ValidationError as error:
             raise PermanentJobError(f"its payload is not a {kind.__name__}: {error}") from error
 
-    async def _settle(self, run: _Run, error: Exception | None) -> Outcome:
-        job = run.job
-        job.is_finishing = True
-        verdict = judge(job, error, lambda: self._delay(run))
-        if verdict.statement == "complete":
-            is_ours = await self._completions.complete(run)
-        else:
-            is_ours = False  # and so it stays in an outage: the lease runs out, and the job is run again
-            async with self._tolerating_outages(), self._database.driver() as connection:
-                values = {"id": job.id, "attempt": job.attempt, **verdict.values}
-                is_ours = bool(await DRIVER_STATEMENTS[verdict.statement].fetch(connection, **values))
+    async def _complete(self, run: _Run) -> Outcome:
+        is_ended = self._completions.complete(run)
+        self._woken.set()
+        return "completed" if await is_ended else "lease_lost"
+
+    async def _fail(self, run: _Run, error: Exception) -> Outcome:
+        verdict = judge(run.job, error, lambda: self._delay(run))
+        is_ours = False  # and so it stays in an outage: the lease runs out, and the job is run again
+        async with self._tolerating_outages(), self._database.driver() as connection:
+            values = {"id": run.job.id, "attempt": run.job.attempt, **verdict.values}
+            is_ours = bool(await DRIVER_STATEMENTS[verdict.statement].fetch(connection, **values))
         return verdict.outcome if is_ours else "lease_lost"
 
     def _delay(self, run: _Run) -> float:

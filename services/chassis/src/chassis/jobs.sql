@@ -25,55 +25,79 @@ VALUES (
 )
 ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 
--- name: claim
--- Take up to :count ready jobs for :lease seconds, the highest priority first. The attempt is counted here, so that a
--- job which kills its process uses up its attempts. The unique key is given up: a retry cannot collide with a job
--- enqueued meanwhile, and what arrives while this one runs is not refused. Suspects (:suspects) are claimed apart from
--- the others. Delayed jobs of a high priority cost nothing: PostgreSQL 18 skips from priority to priority in the index.
--- The count is hidden in a subselect and the ids are an array, so that one plan serves any count and any backlog: with
--- the count in sight each claim is planned anew, and a join reads the whole table once a tenth of a deep queue is to be
--- expected.
-WITH claimable AS (
+-- name: turn
+-- A turn of a worker: the end of its finished jobs (:ids, :attempts), which leave no row, and up to :count ready ones for
+-- :lease seconds, the highest priority first. Both in one statement, since a round trip and a commit cost as much as
+-- the work on ten jobs. A finished one that had lost its lease comes back without a name.
+--
+-- The attempt is counted here, so that a job which kills its process uses up its attempts. The unique key is given up:
+-- a retry cannot collide with a job enqueued meanwhile, and what arrives while this one runs is not refused. Suspects
+-- (:suspects) are claimed apart from the others. Delayed jobs of a high priority cost nothing: PostgreSQL 18 skips from
+-- priority to priority in the index.
+--
+-- The count and the finished ones are hidden in subselects and the ids are an array, so that one plan serves any number
+-- of either and any backlog: with them in sight each turn is planned anew, and a join reads the whole table once a tenth
+-- of a deep queue is to be expected. What runs has a lease, and nothing else has; asked for the status of the finished
+-- ones, PostgreSQL may walk through the index of all that run and lately ran.
+WITH finished AS (
+    SELECT id, attempt
+    FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
+), ended AS (
+    DELETE FROM job
+    USING finished
+    WHERE job.id = finished.id AND job.attempt = finished.attempt AND lease_until IS NOT NULL
+    RETURNING job.id, job.attempt
+), claimable AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects
     ORDER BY priority DESC, run_at, id
     LIMIT (SELECT CAST(:count AS bigint))
     FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE job
+    SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
+        lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+    WHERE id = ANY (ARRAY(SELECT id FROM claimable))
+    RETURNING id, attempt, name, payload::text AS payload, payload_version, max_attempts, traceparent, debug,
+        extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left
 )
-UPDATE job
-SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
-    lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
-WHERE id = ANY (ARRAY(SELECT id FROM claimable))
-RETURNING id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
-    extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left;
+SELECT * FROM claimed
+UNION ALL
+SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
+WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
--- name: claim_oldest
--- The same, but the longest due first, whatever their priority: every few claims, so that no priority can starve.
-WITH claimable AS (
+-- name: turn_oldest
+-- The same, but the longest due first, whatever their priority: every few turns, so that no priority can starve.
+WITH finished AS (
+    SELECT id, attempt
+    FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
+), ended AS (
+    DELETE FROM job
+    USING finished
+    WHERE job.id = finished.id AND job.attempt = finished.attempt AND lease_until IS NOT NULL
+    RETURNING job.id, job.attempt
+), claimable AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects
     ORDER BY run_at, id
     LIMIT (SELECT CAST(:count AS bigint))
     FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE job
+    SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
+        lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+    WHERE id = ANY (ARRAY(SELECT id FROM claimable))
+    RETURNING id, attempt, name, payload::text AS payload, payload_version, max_attempts, traceparent, debug,
+        extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left
 )
-UPDATE job
-SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
-    lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
-WHERE id = ANY (ARRAY(SELECT id FROM claimable))
-RETURNING id, name, payload::text AS payload, payload_version, attempt, max_attempts, traceparent, debug,
-    extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left;
+SELECT * FROM claimed
+UNION ALL
+SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
+WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
 -- name: complete
 -- A finished job leaves no row. No row comes back when its lease was lost.
 DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RETURNING id;
-
--- name: complete_all
--- The same for a batch: those that do not come back had lost their lease. What runs has a lease, and nothing else has;
--- asked for its status, PostgreSQL may walk through the index of all that run and lately ran.
-DELETE FROM job
-USING unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS done (id, attempt)
-WHERE job.id = done.id AND job.attempt = done.attempt AND lease_until IS NOT NULL
-RETURNING job.id, job.attempt;
 
 -- name: heartbeat
 -- Extend a worker's leases to :lease seconds from now. Jobs that do not come back are lost. A row that is locked is

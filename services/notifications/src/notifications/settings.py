@@ -82,10 +82,10 @@ class MailJobSettings(JobSettings):
     """The jobs of the worker's queue, which are mails; deliveries have places of their own."""
 
     concurrency: int = Field(
-        6,
+        7,
         ge=1,
         le=100,
-        description="Mails one worker sends at once: two fewer than elsewhere, for the connections of the second job "
+        description="Mails one worker sends at once: one fewer than elsewhere, for the connection of the second job "
         "runner, which delivers webhooks.",
     )
 
@@ -102,10 +102,10 @@ class NotificationsSettings(ServiceSettings):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *ServiceSettings.rules,
-        # Consumer and scheduler, and of the second runner what claims deliveries and what commits their ends. A
-        # delivery has one for some milliseconds before its attempt and after it, and none meanwhile.
+        # Consumer and scheduler, and of the second runner what claims deliveries and commits their ends. A delivery has
+        # one for some milliseconds before its attempt and after it, and none meanwhile.
         Rule(
-            "jobs.concurrency + 4",
+            "jobs.concurrency + 3",
             "≤",
             "database.pool_size + database.max_overflow",
             "or mails and deliveries wait for a connection and fail for want of one",
