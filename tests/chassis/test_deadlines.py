@@ -8,14 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 from chassis import deadlines
-from chassis.app import error_rendering
-from chassis.app.middleware import RequestContext
+from chassis.app.application import Application
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import DeadlineExceeded
 from chassis.http_client import HttpDependency, bearer
 from chassis.process import Server
 from chassis.settings import DependencySettings, HttpSettings
-from fastapi import FastAPI
 from holdfast_local.ports import free_port
 from pydantic import SecretStr
 
@@ -112,7 +110,7 @@ class Hops:
 @pytest.fixture
 async def hops() -> AsyncIterator[Hops]:
     hops = Hops()
-    first, second = FastAPI(), FastAPI()
+    first, second = Application(HttpSettings), Application(HttpSettings)
     async with AsyncExitStack() as stack:
 
         @second.get("/told")
@@ -137,10 +135,8 @@ async def hops() -> AsyncIterator[Hops]:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """The application on a port of its own, in the frame of every request."""
-    error_rendering.install(app)
-    app.add_middleware(RequestContext, settings=HttpSettings())
+async def serving(app: Application) -> AsyncIterator[str]:
+    """The application on a port of its own."""
     port = free_port()
     async with Server(app, host="127.0.0.1", port=port, drain_timeout=1).running():
         yield f"http://127.0.0.1:{port}"

@@ -8,14 +8,13 @@ import httpx
 import orjson
 import pytest
 from captured_logs import captured_logs
-from chassis.app import complete_openapi, error_rendering
-from chassis.app.middleware import RequestContext
+from chassis.app import complete_openapi
+from chassis.app.application import Application
 from chassis.error_answers import PROBLEM_JSON, Answer, answer, wants_problem
 from chassis.errors import ApiError, BreakerOpen, ErrorCode, ErrorDetail
 from chassis.health import Health, management_app
 from chassis.process import Server
 from chassis.settings import HttpSettings
-from fastapi import FastAPI
 from holdfast_local.ports import free_port
 from starlette.routing import Route
 
@@ -108,7 +107,7 @@ def test_no_accept_header_takes_long_to_read(piece: str) -> None:
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """A real server on a real port, with a route that answers and one that reads a body."""
-    app = FastAPI(redirect_slashes=False)
+    app = Application(lambda: HttpSettings(documentation_url=PAGE))
 
     @app.get("/here")
     async def here() -> str:
@@ -118,9 +117,7 @@ async def port() -> AsyncIterator[int]:
     async def put(body: dict[str, int]) -> int:
         return len(body)
 
-    error_rendering.install(app)
     complete_openapi(app)
-    app.add_middleware(RequestContext, settings=HttpSettings(documentation_url=PAGE))
     port = free_port()
     async with Server(app, host="127.0.0.1", port=port, drain_timeout=1).running():
         yield port

@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
-from chassis.app import complete_openapi, error_rendering
+from chassis.app import complete_openapi
+from chassis.app.application import Application
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
-from fastapi import FastAPI, Query
+from chassis.settings import HttpSettings
+from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 MARKED = "marked-and-never-to-be-seen"
@@ -48,7 +50,7 @@ class SignUp(BaseModel):
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
+    app = Application(HttpSettings)
 
     @app.post("/sign-ups")
     async def sign_up(body: SignUp) -> None:
@@ -66,7 +68,6 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     async def raise_code(name: str) -> None:
         raise ApiError(ErrorCode[name])
 
-    error_rendering.install(app)
     complete_openapi(app)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
         yield client

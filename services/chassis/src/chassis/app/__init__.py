@@ -10,14 +10,13 @@ from fastapi import Depends, FastAPI, Header, Request, Response
 from chassis import idempotency
 from chassis.app import error_rendering
 from chassis.app.access import Caller, access, caller_of, describe_access
+from chassis.app.application import Application
 from chassis.app.error_documents import describe_errors
-from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
 from chassis.config import Live
 from chassis.health import Health, management_app
 from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
-from chassis.load_shedding import LoadShedder
 from chassis.logging import get_logger
 from chassis.process import DrainTimedOut, Server, identify, keep_start_up, new_event_loop, stop_signal
 from chassis.reloading import reloading
@@ -49,24 +48,13 @@ def create_app[S: ServiceSettings](
             app.state.health.checks.update(resources.checks)
             yield {}
 
-    app = FastAPI(
-        title=f"Holdfast {settings.service_name}",
-        version=version,
-        lifespan=lifespan,
-        # Our own span is cheaper and decides on sampling first; two would count every request twice.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
-        # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.
-        redirect_slashes=False,
-        docs_url=None,
-        redoc_url=None,
+    app = Application(
+        lambda: live.current.http, title=f"Holdfast {settings.service_name}", version=version, lifespan=lifespan
     )
     app.state.health = Health()
     app.state.live = live
-    app.state.load_shedder = LoadShedder(lambda: live.current.http)
     for router in routers:
         app.router.routes.extend(router.routes)  # `include_router` would look for each request's route twice
-    app.add_middleware(RequestContext, settings=settings.http)
-    error_rendering.install(app)
     complete_openapi(app)
     return app
 

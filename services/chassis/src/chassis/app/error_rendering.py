@@ -38,30 +38,24 @@ DOCUMENTATION_KEY = "holdfast.documentation_url"
 """Where a request's scope says where the errors page is published."""
 
 
-def install(app: FastAPI) -> None:
-    """Let every error of this application, the framework's included, be answered by `render`."""
+EXPECTED = (ApiError, RequestValidationError, HTTPException)
+"""What is raised to be answered, by a route or by the framework. Anything else is a failure."""
 
-    async def on_api_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)  # noqa: S101  the registration below says so; the signature cannot
+
+def answer_to(scope: Scope, error: ApiError | RequestValidationError | HTTPException) -> Response:
+    """The answer to one of these."""
+    if isinstance(error, ApiError):
         if error.code.value.status >= 500:  # noqa: PLR2004
             log.warning("request_not_served", code=error.code.name, reason=str(error))
-        return render(request.scope, error)
-
-    async def on_invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
-        return render(request.scope, _from_validation(request, error.errors()))
-
-    async def on_framework_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101
-        response = render(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
-        response.headers.update(error.headers or {})
-        if error.status_code == _METHOD_NOT_ALLOWED:
-            response.headers["Allow"] = ", ".join(_allowed(request))
-        return response
-
-    app.add_exception_handler(ApiError, on_api_error)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(HTTPException, on_framework_error)
+        return render(scope, error)
+    request = Request(scope)
+    if isinstance(error, RequestValidationError):
+        return render(scope, _from_validation(request, error.errors()))
+    response = render(scope, ApiError(ErrorCode.of_status(error.status_code)))
+    response.headers.update(error.headers or {})
+    if error.status_code == _METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(_allowed(request))
+    return response
 
 
 def _allowed(request: Request) -> list[str]:

@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import deadlines
-from chassis.app.error_rendering import DOCUMENTATION_KEY, render
-from chassis.errors import ApiError, DeadlineExceeded, ErrorCode
+from chassis.app.error_rendering import DOCUMENTATION_KEY, EXPECTED, answer_to, render
+from chassis.errors import ApiError, ErrorCode
 from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
 from chassis.settings import HttpSettings
 from chassis.telemetry import Span, SpanKind, StatusCode, span
@@ -86,10 +86,13 @@ class RequestContext:
 
     async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
         try:
-            deadlines.check("it was begun")
-            await self._app(scope, exchange.receive, exchange.send)
-        except DeadlineExceeded as error:
-            await exchange.refuse(error)
+            try:
+                deadlines.check("it was begun")
+                await self._app(scope, exchange.receive, exchange.send)
+            except EXPECTED as error:
+                if exchange.status is not None:
+                    raise  # too late for an answer
+                await answer_to(scope, error)(scope, exchange.receive, exchange.send)
         except Exception:
             # The boundary: whatever nobody knew how to handle is logged once, here, and shown to nobody.
             log.exception("request_failed", route=exchange.route)

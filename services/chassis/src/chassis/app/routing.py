@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -33,11 +34,13 @@ class Route(APIRoute):
         self.app = short_way(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            raise HTTPException(405)
         shedder: LoadShedder = scope["app"].state.load_shedder
         with shedder.place(self._criticality):
-            if self._access is not None and scope["method"] in (self.methods or ()):  # or it is answered 405
+            if self._access is not None:
                 await self._access.check(Request(scope))
-            await super().handle(scope, receive, send)
+            await self.app(scope, receive, send)
 
 
 class Router(APIRouter):

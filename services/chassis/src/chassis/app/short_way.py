@@ -11,17 +11,16 @@ from inspect import iscoroutinefunction, signature
 from typing import Any, cast
 
 from fastapi.dependencies.models import Dependant
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.params import Body
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import request_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 type _Call = Callable[..., Awaitable[Any]]
 type _Validate = Callable[[Any], tuple[Any, Sequence[Any]]]
-type _Answer = Callable[[Request], Awaitable[Response]]
 
 _READ = {"path_params", "header_params", "body_params", "dependencies", "request_param_name"}
 _DESCRIBES = {"name", "call", "path", "use_cache", "scope"}
@@ -36,7 +35,7 @@ def short_way(route: APIRoute) -> ASGIApp:
     """The route's application, with a short way for a route that asks for path, headers, a JSON body, the request, and
     what coroutine functions make of these, and answers with a `Response`. Any other route's is FastAPI's alone.
     """
-    asked, usual = route.dependant, route.app
+    asked, usual = route.dependant, AsyncExitStackMiddleware(route.app)
     made = list(_made(asked))
     is_made_once = len(made) == len(set(made))  # FastAPI makes what is asked for twice once, and remembers it
     if (
@@ -46,7 +45,8 @@ def short_way(route: APIRoute) -> ASGIApp:
     ):
         return usual
 
-    async def answer(request: Request) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
         try:
             body = await request.body() if route.body_field else b""
         except ClientDisconnect as error:
@@ -54,11 +54,12 @@ def short_way(route: APIRoute) -> ASGIApp:
         try:
             values = await _read(asked, request, body)
         except _NotRightError:
-            return _again(usual, body)
-        answered: Response = await route.endpoint(**values)
-        return answered
+            await usual(scope, _given_first(body, receive), send)
+            return
+        response: Response = await route.endpoint(**values)
+        await response(scope, receive, send)
 
-    return request_response(cast("_Answer", answer))  # any application will do as an answer
+    return app
 
 
 def _can_be_read(asked: Dependant, route: APIRoute) -> bool:
@@ -111,19 +112,15 @@ def _parsed(request: Request, body: bytes) -> Any:
         raise _NotRightError from error
 
 
-def _again(app: ASGIApp, body: bytes) -> ASGIApp:
-    """The application with a request whose body has been read."""
+def _given_first(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that begins with the body, which has been read."""
+    is_given = False
 
-    async def with_body(scope: Scope, receive: Receive, send: Send) -> None:
-        is_given = False
+    async def given_first() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
 
-        async def given_first() -> Message:
-            nonlocal is_given
-            if is_given:
-                return await receive()
-            is_given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await app(scope, given_first, send)
-
-    return with_body
+    return given_first
