@@ -26,7 +26,7 @@ from chassis.http_client import HttpDependency, Response, bearer, request_second
 from chassis.logging import request_id_var
 from chassis.logging.debugging import HEADER, DebugRequests, sign
 from chassis.settings import BreakerSettings, DependencySettings, RetrySettings
-from opentelemetry.sdk.trace import TracerProvider
+from chassis.telemetry import span
 from pydantic import BaseModel, SecretStr, ValidationError
 from waiting import eventually
 
@@ -157,9 +157,8 @@ async def test_an_answer_comes_back_whole(server: Server) -> None:
 
 async def test_deadline_request_id_trace_and_own_headers_travel_along(server: Server) -> None:
     token = request_id_var.set("req-1")
-    tracer = TracerProvider().get_tracer("test")
     try:
-        with deadlines.deadline(1.0), tracer.start_as_current_span("request") as current:
+        with deadlines.deadline(1.0), span("request") as current:
             async with dependency(server.url) as provider:
                 await provider.request(
                     "GET", "/charges", operation="find", params={"q": "a b&c"}, headers={"Idempotency-Key": "k"}

@@ -22,7 +22,6 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
-from opentelemetry import trace
 from prometheus_client import Counter
 from structlog.typing import EventDict, WrappedLogger
 
@@ -63,6 +62,7 @@ __all__ = [
     "request_id_from",
     "request_id_var",
     "shown_back",
+    "traceparent_var",
 ]
 
 log_events = Counter("log_events", "Log lines by level, those included that were dropped later.", ["level"])
@@ -79,6 +79,10 @@ _LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVER
 
 # The id that a caller can quote: it is in the answer, on every line and in calls to other services.
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
+traceparent_var: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""Where in its trace this runs, as `chassis.telemetry.span` says: each line, job, event and call asks, so it is written
+once. In OpenTelemetry's context it would be looked for, and written, each time.
+"""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -270,10 +274,8 @@ class _Surroundings:
         event.update(self._identity)
         event["level"] = method
         event["severity_number"] = _SEVERITY[method]
-        context = trace.get_current_span().get_span_context()
-        if context.is_valid:
-            event["trace_id"] = format(context.trace_id, "032x")
-            event["span_id"] = format(context.span_id, "016x")
+        if traceparent := traceparent_var.get():
+            _, event["trace_id"], event["span_id"], _ = traceparent.split("-")
         event["timestamp"] = _now()
         return event
 
