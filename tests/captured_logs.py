@@ -4,13 +4,12 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import chassis.logging
 import pytest
-import structlog
 from chassis.logging import configure_logging, flush_logs
 from chassis.settings import LogSettings
 
@@ -50,18 +49,12 @@ def captured_logs(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs.stdout, "isatty", lambda: is_terminal)
         patch.setattr(sys, "stdout", logs.stdout)
-        # Loggers of modules outlive this test: they must not remember its stdout.
-        patch.setattr(structlog, "configure", _uncached(structlog.configure))
         configure_logging(settings or LogSettings(), **(identity or {"service": "test"}))
         try:
             yield logs
         finally:
             chassis.logging._process.end()
-            structlog.reset_defaults()
+            chassis.logging._process.__init__()  # type: ignore[misc]  as before: to stderr
             logging.captureWarnings(capture=False)
             root.handlers[:] = handlers
             root.setLevel(level)
-
-
-def _uncached(configure: Callable[..., None]) -> Callable[..., None]:
-    return lambda **options: configure(**{**options, "cache_logger_on_first_use": False})

@@ -15,7 +15,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -23,7 +23,6 @@ from typing import Any
 
 import structlog
 from prometheus_client import Counter
-from structlog.typing import EventDict, WrappedLogger
 
 from chassis.logging import debugging
 from chassis.logging.binding import bind, bind_to_task, bound_fields
@@ -36,8 +35,8 @@ from chassis.logging.canonical import (
 )
 from chassis.logging.debugging import DebugRequests
 from chassis.logging.levels import Levels
-from chassis.logging.redaction import is_sensitive, redact, redact_fields, shown_back
-from chassis.logging.rendering import ConsoleRenderer, to_json
+from chassis.logging.redaction import is_sensitive, redact, redact_line, shown_back
+from chassis.logging.rendering import ConsoleRenderer, Line, to_json
 from chassis.logging.repeats import Repeats
 from chassis.logging.writer import LineWriter, write_to
 from chassis.settings import LogSettings
@@ -88,9 +87,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 def get_logger(name: str) -> "Logger":
     """What a module logs with; `name` is its `__name__`."""
-    logging.getLogger(name)  # so that its level can be changed before it has written anything
-    logger: Logger = structlog.get_logger(name, logger_name=name)
-    return logger
+    return Logger(name)
 
 
 def request_id_from(header: str) -> str:
@@ -104,22 +101,8 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
 
     `identity` (service, version, environment, instance) stands on each line.
     """
-    is_terminal = sys.stdout.isatty()
-    is_console = settings.format == "console" or (settings.format == "auto" and is_terminal)
     _process.end()
-    _process.begin(settings)
-    structlog.configure(
-        processors=[
-            structlog.processors.format_exc_info,
-            _redact_event,
-            # What follows is ours, or was looked at when it came in, and needs no redaction.
-            _Surroundings(identity),
-            ConsoleRenderer(colors=is_terminal) if is_console else to_json,
-        ],
-        wrapper_class=Logger,
-        logger_factory=_Outlet,
-        cache_logger_on_first_use=True,
-    )
+    _process.begin(settings, identity)
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.root.level, force=True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         library = logging.getLogger(name)
@@ -152,16 +135,22 @@ def debug_header() -> str | None:
 
 
 class _Process:
-    """What logging holds for the process, from `configure_logging` on."""
+    """What logging holds for the process. Until `configure_logging` it writes for a command's user: to stderr."""
 
     def __init__(self) -> None:
         self.writer: LineWriter | None = None
         self.levels = Levels(logging.root.level, on_reverted=_note_reverted)
         self.debug_requests = DebugRequests(None, time.time)
         self.repeats = Repeats(limit=1, window=1.0, clock=time.monotonic)
+        self._identity: Mapping[str, str] = {}
+        self._render: Callable[[Line], bytes] = ConsoleRenderer(colors=False)
 
-    def begin(self, settings: LogSettings) -> None:
+    def begin(self, settings: LogSettings, identity: Mapping[str, str]) -> None:
+        is_terminal = sys.stdout.isatty()
+        is_console = settings.format == "console" or (settings.format == "auto" and is_terminal)
         key = settings.debug_key.get_secret_value() if settings.debug_key else None
+        self._identity = identity
+        self._render = ConsoleRenderer(colors=is_terminal) if is_console else to_json
         self.writer = LineWriter(write_to(sys.stdout), max_bytes=settings.queue_bytes, on_recovered=_note_dropped)
         self.levels = Levels(_LEVELS[settings.level.lower()], on_reverted=_note_reverted)
         self.debug_requests = DebugRequests(key, time.time)
@@ -170,49 +159,58 @@ class _Process:
         atexit.register(self.end)
 
     def end(self) -> None:
-        """Say what was suppressed, and write what waits."""
+        """Say what was suppressed, and write what waits. What comes later is dropped."""
         if self.writer is not None:
             for (name, event), count in self.repeats.pending().items():
                 log.warning("repeats_suppressed", source=name, repeated=event, suppressed=count)
             self.writer.close(FLUSH_SECONDS)
-            self.writer = None
+
+    def write(self, level: str, said: Line) -> None:
+        """Write what was said, without its secrets, and what it does not say: its request and trace, who writes it,
+        how severe it is, and when. All in one step, since each costs a line as much as looking at a field.
+        """
+        if "exc_info" in said:
+            said = dict(structlog.processors.format_exc_info(None, level, said))
+        line = redact_line(said)
+        # What follows is ours, or was looked at when it came in, and needs no redaction.
+        if request_id := request_id_var.get():
+            line["request_id"] = request_id
+        line.update(self._identity)
+        line["level"] = level
+        line["severity_number"] = _SEVERITY[level]
+        if traceparent := traceparent_var.get():
+            _, line["trace_id"], line["span_id"], _ = traceparent.split("-")
+        line["timestamp"] = _now()
+        rendered = self._render(line)
+        _events_of[level].inc()
+        if self.writer is None:
+            sys.stderr.write(rendered.decode())
+        else:
+            self.writer.put(rendered, level)
 
 
-class _Outlet:
-    """Where a logger's lines go, and whether they do."""
+class Logger:
+    """Writes lines: `log.info("order_placed", amount=5)`. Whether it does is decided at each call: levels change."""
 
-    __slots__ = ("_levels", "name")
+    __slots__ = ("_levels", "_name")
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-        self._levels = logging.getLogger(name)
-
-    def is_enabled(self, level: int) -> bool:
-        return self._levels.isEnabledFor(level) or (level == logging.DEBUG and debug_header() is not None)
-
-    def write(self, level: str, line: bytes) -> None:
-        if _process.writer is not None:
-            _process.writer.put(line, level)
-
-
-class Logger(structlog.BoundLoggerBase):
-    """structlog's logger with the methods that are used here. Decides at each call, since levels change."""
-
-    _logger: _Outlet
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._levels = logging.getLogger(name)  # its level can be changed before it has written anything
 
     def debug(self, event: str, **fields: Any) -> None:
-        if self._logger.is_enabled(logging.DEBUG):
+        if self._levels.isEnabledFor(logging.DEBUG) or debugging.current_header() is not None:
             self._write("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        if self._logger.is_enabled(logging.INFO):
+        if self._levels.isEnabledFor(logging.INFO):
             self._write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        if not self._logger.is_enabled(logging.WARNING):
+        if not self._levels.isEnabledFor(logging.WARNING):
             return
         if event not in _NEVER_SUPPRESSED:
-            suppressed = _process.repeats.admit((self._logger.name, event))
+            suppressed = _process.repeats.admit((self._name, event))
             if suppressed is None:
                 return
             if suppressed:
@@ -220,7 +218,7 @@ class Logger(structlog.BoundLoggerBase):
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        if self._logger.is_enabled(logging.ERROR):
+        if self._levels.isEnabledFor(logging.ERROR):
             self._write("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
@@ -228,15 +226,11 @@ class Logger(structlog.BoundLoggerBase):
         self.error(event, exc_info=True, **fields)
 
     def critical(self, event: str, **fields: Any) -> None:
-        if self._logger.is_enabled(logging.CRITICAL):
+        if self._levels.isEnabledFor(logging.CRITICAL):
             self._write("critical", event, fields)
 
-    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        line: Any = {**self._context, **bound_fields(), **fields, "event": event}
-        for process in self._processors:
-            line = process(self._logger, level, line)
-        _events_of[level].inc()
-        self._logger.write(level, line)
+    def _write(self, level: str, event: str, fields: Line) -> None:
+        _process.write(level, {"logger_name": self._name, **bound_fields(), **fields, "event": event})
 
 
 class _LibraryHandler(logging.Handler):
@@ -253,31 +247,6 @@ class _LibraryHandler(logging.Handler):
             getattr(get_logger(record.name), level)(record.getMessage(), exc_info=record.exc_info)
         except Exception:  # noqa: BLE001  a line that cannot be written must not end what wrote it
             self.handleError(record)
-
-
-def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return redact_fields(event)
-
-
-class _Surroundings:
-    """Adds what a line does not say itself: its request and trace, who writes it, how severe it is, and when.
-
-    One step, since each costs a line as much as looking at a field.
-    """
-
-    def __init__(self, identity: Mapping[str, str]) -> None:
-        self._identity = dict(identity)
-
-    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        if request_id := request_id_var.get():
-            event["request_id"] = request_id
-        event.update(self._identity)
-        event["level"] = method
-        event["severity_number"] = _SEVERITY[method]
-        if traceparent := traceparent_var.get():
-            _, event["trace_id"], event["span_id"], _ = traceparent.split("-")
-        event["timestamp"] = _now()
-        return event
 
 
 def _now() -> str:

@@ -6,24 +6,26 @@ from typing import Any
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+
+type Line = dict[str, Any]
+"""A line's fields by their names."""
 
 # What JSON leaves as it is and a viewer may obey: DEL and C1 controls (0x9B begins an escape sequence), the line and
 # paragraph separators, and what turns the direction of text around.
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+def to_json(line: Line) -> bytes:
     """One JSON object and its newline."""
     # orjson refuses asyncpg's subclass of UUID; newlines and control characters come out escaped.
     try:
-        line = orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+        text = orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
     except TypeError:
         # Half a surrogate pair or an integer above 64 bits, from somebody's input: slower, but it is written.
-        return json.dumps(event, default=str, skipkeys=True).encode() + b"\n"
-    if line.isascii() and b"\x7f" not in line:
-        return line
-    return _UNSAFE.sub(_escape, line.decode()).encode()
+        return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
+    if text.isascii() and b"\x7f" not in text:
+        return text
+    return _UNSAFE.sub(_escape, text.decode()).encode()
 
 
 class ConsoleRenderer:
@@ -32,11 +34,11 @@ class ConsoleRenderer:
     def __init__(self, *, colors: bool) -> None:
         self._render = structlog.dev.ConsoleRenderer(colors=colors)
 
-    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> bytes:
-        for key, value in event.items():
+    def __call__(self, line: Line) -> bytes:
+        for key, value in line.items():
             if isinstance(value, str) and not value.isprintable():
-                event[key] = "\n".join(map(_printable, value.split("\n"))) if key == "exception" else _printable(value)
-        return f"{self._render(logger, method, event)}\n".encode(errors="backslashreplace")
+                line[key] = "\n".join(map(_printable, value.split("\n"))) if key == "exception" else _printable(value)
+        return f"{self._render(None, line['level'], line)}\n".encode(errors="backslashreplace")
 
 
 def _escape(match: re.Match[str]) -> str:
