@@ -25,7 +25,7 @@ from chassis.logging import (
     redact,
     request_id_var,
 )
-from chassis.logging.redaction import MAX_TEXT
+from chassis.logging.redaction import MAX_TEXT, redact_fields, redact_line
 from chassis.settings import LogSettings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,6 +155,25 @@ def test_a_sensitive_name_is_recognised_however_it_is_spelt(name: str) -> None:
 @pytest.mark.parametrize("name", ["order_id", "idempotency_key", "tokens_left", "amount", "company", "status"])
 def test_ordinary_names_are_not_sensitive(name: str) -> None:
     assert not is_sensitive(name)
+
+
+SAID = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.uuids(),
+    st.lists(st.text(max_size=3)),
+    st.text(alphabet="bear Bhf_whseyJ.livetsk@=:1234567890-\n", max_size=40),
+    st.sampled_from(
+        [CARD, int(CARD), "a" * 64, f"hf_{'a' * 12}_{'b' * 20}", "bearer abc", "whsec_abc", "sk_live_12345678"]
+    ),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["route", "reason", "amount", "token", "apiKey", "status"]), SAID))
+def test_a_line_is_redacted_as_its_fields_are(line: dict[str, Any]) -> None:
+    assert redact_line(dict(line)) == redact_fields(line)
 
 
 def test_redaction_reaches_nested_values_and_names() -> None:

@@ -30,8 +30,8 @@ WITH added AS (
 )
 INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, unique_key, traceparent, debug)
 VALUES (
-    :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
-    CAST(:unique_key AS text), CAST(:traceparent AS text), CAST(:debug AS text)
+    :job_name, :job_queue, :job_priority, CAST(:job_payload AS jsonb), :job_version, :job_max_attempts,
+    CAST(:job_unique_key AS text), CAST(:job_traceparent AS text), CAST(:job_debug AS text)
 )
 """)
 """As orders adds an order and its job."""

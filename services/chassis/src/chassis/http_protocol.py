@@ -5,6 +5,7 @@ envelope too.
 import asyncio
 import sys
 import uuid
+from itertools import chain
 from typing import Any
 
 import httptools
@@ -110,10 +111,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_reading_head = False
         if len(self.url) > MAX_URL_BYTES:
             raise HeadRefused(ErrorCode.URI_TOO_LONG)
-        head_bytes, hosts = len(self.url), 0
-        for name, value in self.headers:
-            head_bytes += len(name) + len(value)
-            hosts += name == b"host"
+        head_bytes = len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
+        hosts = [name for name, _ in self.headers].count(b"host")
         if head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:  # it has arrived at once
             raise HeadRefused(ErrorCode.HEADERS_TOO_LARGE)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):

@@ -111,8 +111,8 @@ async def enqueue(
     with _producing(payload.options):
         values = _values(payload) | {"delay": delay, "deadline": deadline}
         if unique_key:
-            values["unique_key"] = unique_key
-        statement = "enqueue" if values["unique_key"] is None else "enqueue_unique"
+            values["job_unique_key"] = unique_key
+        statement = "enqueue" if values["job_unique_key"] is None else "enqueue_unique"
         is_added = await execute_in(session, DRIVER_STATEMENTS[statement], **values) > 0
     if is_added and delay <= 0:
         wake_after_commit(session, wakeup_channel(payload.options.queue))
@@ -120,7 +120,7 @@ async def enqueue(
 
 
 def to_insert(session: HotSession, payload: JobPayload) -> dict[str, Any]:
-    """`enqueue` for a hot statement of a service, which inserts these values into `job`, due at once."""
+    """`enqueue` for a hot statement of a service, which inserts these values, `job_…`, into `job`, due at once."""
     wake_after_commit(session, wakeup_channel(payload.options.queue))
     with _producing(payload.options):
         return _values(payload)
@@ -135,15 +135,15 @@ def _producing(options: JobOptions) -> AbstractContextManager[object]:
 def _values(payload: JobPayload) -> dict[str, Any]:
     options = payload.options
     return {
-        "name": options.name,
-        "queue": options.queue,
-        "priority": options.priority,
-        "payload": payload.model_dump_json(),
-        "version": options.version,
-        "max_attempts": options.max_attempts,
-        "unique_key": payload.unique_key,
-        "traceparent": current_traceparent(),
-        "debug": debug_header(),
+        "job_name": options.name,
+        "job_queue": options.queue,
+        "job_priority": options.priority,
+        "job_payload": payload.model_dump_json(),
+        "job_version": options.version,
+        "job_max_attempts": options.max_attempts,
+        "job_unique_key": payload.unique_key,
+        "job_traceparent": current_traceparent(),
+        "job_debug": debug_header(),
     }
 
 

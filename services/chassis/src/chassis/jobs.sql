@@ -7,9 +7,10 @@ INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, traceparent, debug
 )
 VALUES (
-    :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
+    :job_name, :job_queue, :job_priority, CAST(:job_payload AS jsonb), :job_version, :job_max_attempts,
     now() + make_interval(secs => CAST(:delay AS double precision)),
-    now() + make_interval(secs => CAST(:deadline AS double precision)), CAST(:traceparent AS text), CAST(:debug AS text)
+    now() + make_interval(secs => CAST(:deadline AS double precision)),
+    CAST(:job_traceparent AS text), CAST(:job_debug AS text)
 );
 
 -- name: enqueue_unique
@@ -18,10 +19,10 @@ INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, unique_key, traceparent, debug
 )
 VALUES (
-    :name, :queue, :priority, CAST(:payload AS jsonb), :version, :max_attempts,
+    :job_name, :job_queue, :job_priority, CAST(:job_payload AS jsonb), :job_version, :job_max_attempts,
     now() + make_interval(secs => CAST(:delay AS double precision)),
     now() + make_interval(secs => CAST(:deadline AS double precision)),
-    CAST(:unique_key AS text), CAST(:traceparent AS text), CAST(:debug AS text)
+    CAST(:job_unique_key AS text), CAST(:job_traceparent AS text), CAST(:job_debug AS text)
 )
 ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 

@@ -99,7 +99,9 @@ async def publish(
 
 
 def to_insert(session: HotSession, event: Event, *, stream: str, aggregate_id: UUID | str) -> dict[str, Any]:
-    """`publish` for a hot statement of a service, which inserts these values into `outbox`: a new aggregate's first."""
+    """`publish` of a new aggregate's first event, for a hot statement of a service, which inserts these values, `event_…`,
+    into `outbox`.
+    """
     wake_after_commit(session, WAKEUP_CHANNEL)
     with _producing(event, stream):
         return _values(event, stream, aggregate_id, 1)
@@ -113,14 +115,14 @@ def _producing(event: Event, stream: str) -> AbstractContextManager[object]:
 
 def _values(event: Event, stream: str, aggregate_id: UUID | str, aggregate_version: int) -> dict[str, Any]:
     return {
-        "stream": stream,
-        "type": event.options.type,
-        "schema": event.options.version,
-        "aggregate_id": str(aggregate_id),
-        "aggregate_version": aggregate_version,
-        "payload": event.model_dump_json(),
-        "traceparent": current_traceparent(),
-        "debug": debug_header(),
+        "event_stream": stream,
+        "event_type": event.options.type,
+        "event_schema": event.options.version,
+        "event_aggregate_id": str(aggregate_id),
+        "event_aggregate_version": aggregate_version,
+        "event_payload": event.model_dump_json(),
+        "event_traceparent": current_traceparent(),
+        "event_debug": debug_header(),
     }
 
 

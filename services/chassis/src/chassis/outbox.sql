@@ -5,8 +5,8 @@
 -- An event, in the transaction of the change that it tells of.
 INSERT INTO outbox (stream, type, schema, aggregate_id, aggregate_version, payload, traceparent, debug)
 VALUES (
-    :stream, :type, :schema, :aggregate_id, :aggregate_version, CAST(:payload AS jsonb), CAST(:traceparent AS text),
-    CAST(:debug AS text)
+    :event_stream, :event_type, :event_schema, :event_aggregate_id, :event_aggregate_version,
+    CAST(:event_payload AS jsonb), CAST(:event_traceparent AS text), CAST(:event_debug AS text)
 )
 RETURNING event_id;
 

@@ -107,7 +107,7 @@ def _parsed(request: Request, body: bytes) -> Any:
     if request.headers.get("content-type") != "application/json":
         raise _NotRightError
     try:
-        return json.loads(body)
+        return json.loads(str(body, "utf-8"))  # of bytes it looks for the encoding first; other ones go the long way
     except (ValueError, RecursionError) as error:
         raise _NotRightError from error
 

@@ -90,7 +90,7 @@ def redact_line(line: dict[str, Any]) -> dict[str, Any]:
         elif kind is int:
             if not -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER:
                 return redact_fields(line)
-        elif kind not in _PLAIN:
+        elif kind not in _PLAIN and not isinstance(value, UUID):
             return redact_fields(line)
     text = "\n".join(texts)  # no pattern goes on behind a newline
     if len(text) > _MAX_REMEMBERED_LINE or _is_suspicious_line(text) or _hides_any(tuple(line)):
