@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -41,6 +42,7 @@ class Ship(JobPayload, job="ship", max_attempts=3):
     order: int = 1
 
 
+TURNS = "turn", "turn_oldest"
 TURN = {"queue": "default", "worker": "test", "lease": 15.0, "suspects": False}
 
 
@@ -430,6 +432,52 @@ async def test_the_end_of_a_job_outlasts_an_outage_within_its_lease(
     assert attempts == [1, 1]
 
 
+class Watched:
+    """A database whose `before` is called with the arguments of each turn that is sent."""
+
+    def __init__(self, database: Database, before: Callable[[Mapping[str, Any]], None]) -> None:
+        self._database = database
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    @asynccontextmanager
+    async def driver(self) -> AsyncIterator[Any]:
+        async with self._database.driver() as connection:
+            yield SimpleNamespace(fetch=partial(self._fetch, connection))
+
+    async def _fetch(self, connection: asyncpg.Connection, sql: str, *values: object) -> Any:
+        turn = next((DRIVER_STATEMENTS[name] for name in TURNS if DRIVER_STATEMENTS[name].sql == sql), None)
+        if turn is not None:
+            self._before(dict(zip(turn.names, values, strict=True)))
+        return await connection.fetch(sql, *values)
+
+
+async def test_the_server_has_the_next_turn_before_the_last_ones_ends_are_told(
+    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
+) -> None:
+    turns: list[tuple[int, int, int]] = []
+
+    def count() -> int:
+        return int(processed.labels("default", "ship", "completed")._value.get())
+
+    def note(turn: Mapping[str, Any]) -> None:
+        turns.append((len(turn["ids"]), turn["count"], count() - before))
+
+    async def ship(_job: RunningJob, _payload: Ship) -> None: ...
+
+    async def all_are_told() -> bool:
+        return count() - before == 12
+
+    for _ in range(12):
+        await add(database, Ship())
+    before = count()
+    async with running(cast("Database", Watched(database, note)), wakeups, {Ship: ship}):
+        await eventually(all_are_told)
+    assert turns[:4] == [(0, 4, 0), (4, 4, 0), (4, 4, 0), (4, 4, 4)]  # ended, claimed, told before
+
+
 async def test_the_ends_of_a_turn_are_fenced_each(database: Database, effects: asyncpg.Connection) -> None:
     mine, lost, found = [await add(database, Ship()) for _ in range(3)]
     await effects.execute("UPDATE job SET status = 'running', attempt = 1, lease_until = now() + interval '1 minute'")
@@ -565,7 +613,7 @@ async def test_a_claim_does_not_read_the_delayed_jobs_of_a_higher_priority(
     assert touched < 100  # of some 400 that hold the index, and 2,000 in all
 
 
-@pytest.mark.parametrize("statement", ["turn", "turn_oldest"])
+@pytest.mark.parametrize("statement", TURNS)
 async def test_however_deep_the_queue_what_runs_all_the_time_reads_only_its_own_jobs(
     effects: asyncpg.Connection, statement: str
 ) -> None:
