@@ -13,11 +13,12 @@ from functools import cache
 from typing import Any, Literal
 
 import asyncpg
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 from pydantic import ValidationError
 
 from chassis import deadlines
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
+from chassis.hot_metrics import Histogram
 from chassis.job_completion import Completions, tell
 from chassis.job_decisions import NOTHING, Claim, Outcome, decide_claim, judge
 from chassis.job_tending import Tending

@@ -99,9 +99,7 @@ async def publish(
 
 
 def to_insert(session: HotSession, event: Event, *, stream: str, aggregate_id: UUID | str) -> dict[str, Any]:
-    """`publish` of a new aggregate's first event, for a hot statement of a service, which inserts these values, `event_…`,
-    into `outbox`.
-    """
+    """`publish` of a new aggregate's first event for a hot statement of a service, which inserts `event_…`."""
     wake_after_commit(session, WAKEUP_CHANNEL)
     with _producing(event, stream):
         return _values(event, stream, aggregate_id, 1)

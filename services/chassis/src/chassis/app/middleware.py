@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Gauge
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import deadlines
 from chassis.app.error_rendering import DOCUMENTATION_KEY, EXPECTED, answer_to, render
 from chassis.errors import ApiError, ErrorCode
+from chassis.hot_metrics import Histogram
 from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
 from chassis.settings import HttpSettings
 from chassis.telemetry import Span, SpanKind, StatusCode, span

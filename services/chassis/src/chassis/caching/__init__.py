@@ -30,7 +30,7 @@ from prometheus_client import Counter, Histogram
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
-from chassis import deadlines
+from chassis import deadlines, hot_metrics
 from chassis.caching.entries import ABSENT, Entry, Worth, judge, kept_for, new_entry
 from chassis.caching.flights import Flights, Loaded
 from chassis.caching.near import Near
@@ -52,7 +52,7 @@ recompute_seconds = Histogram(
     ["cache"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-staleness_seconds = Histogram(
+staleness_seconds = hot_metrics.Histogram(
     "cache_staleness_seconds",
     "Age of the values answered from the cache, since their loads began: the most that the origin can be ahead.",
     ["cache"],
