@@ -50,7 +50,7 @@ _KEYED = (
     ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
     ErrorCode.IDEMPOTENCY_KEY_REUSED,
 )
-_WITH_BODY = (ErrorCode.MALFORMED_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+_WITH_BODY = (ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 
 
 @router.get("/mails", openapi_extra=access("mails:read") | criticality("sheddable"))

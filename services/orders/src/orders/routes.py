@@ -82,7 +82,6 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
     openapi_extra=access("orders:write", cost=PLACE_ORDER_COST) | criticality("critical"),
     response_model=OrderView,
     responses=documented(
-        ErrorCode.MALFORMED_REQUEST,
         ErrorCode.IDEMPOTENCY_KEY_MISSING,
         ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
         ErrorCode.IDEMPOTENCY_KEY_REUSED,

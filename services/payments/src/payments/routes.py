@@ -34,7 +34,6 @@ Given = Annotated[Resources, Depends(resources)]
     status_code=202,
     openapi_extra=access("payments:write") | criticality("critical"),
     responses=documented(
-        ErrorCode.MALFORMED_REQUEST,
         ErrorCode.STATE_CONFLICT,
         ErrorCode.PAYLOAD_TOO_LARGE,
         ErrorCode.UNSUPPORTED_MEDIA_TYPE,
@@ -66,7 +65,6 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     status_code=202,
     openapi_extra=access("payments:write") | criticality("critical"),
     responses=documented(
-        ErrorCode.MALFORMED_REQUEST,
         ErrorCode.STATE_CONFLICT,
         ErrorCode.PAYLOAD_TOO_LARGE,
         ErrorCode.UNSUPPORTED_MEDIA_TYPE,

@@ -18,6 +18,7 @@ type ErrorCodeName = Annotated[
 
 # What the server, the frame around each request and the database may answer at any time.
 _ALWAYS = (
+    ErrorCode.MALFORMED_REQUEST,
     ErrorCode.VALIDATION_FAILED,
     ErrorCode.REQUEST_TIMEOUT,
     ErrorCode.URI_TOO_LONG,
