@@ -11,6 +11,7 @@ import notifications
 import orders
 import payments
 import webhook_ingest
+from chassis import hot_metrics
 from metric_labels import ABSENT, Bound, bound_of
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
@@ -48,8 +49,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 _TEXT = """\
 Every process serves them at `/metrics` on its management port. Times are seconds, sizes bytes; a counter ends in
-`_total`. A histogram has `_bucket`, `_sum` and `_count`. Counters and histograms also have `_created`, the time of
-their first value. `process_…` and `python_…` are prometheus-client's own: memory, CPU, open files, garbage collection.
+`_total`. A histogram has `_bucket`, `_sum` and `_count`. Counters and most histograms also have `_created`, the time
+of their first value. `process_…` and `python_…` are prometheus-client's own: memory, CPU, open files, garbage
+collection.
 
 Prometheus adds `service`, `role` (`api`, `worker`), `pod` and `instance` ([how](../tutorial/observability.md)). The
 values of a label are those listed, or at most as many as stated in one process: nothing that a client sends becomes
@@ -79,8 +81,8 @@ def all_metrics() -> list[Metric]:
     """What the chassis and the services count, by name."""
     for package in (chassis, orders, payments, notifications, webhook_ingest):
         _import_all(package.__name__, package.__path__)
-    found = (each for each in REGISTRY._collector_to_names if isinstance(each, MetricWrapperBase))  # noqa: SLF001
-    return sorted(_metric(each) for each in found)
+    collectors = REGISTRY._collector_to_names  # noqa: SLF001
+    return sorted(_metric(each) for each in collectors if isinstance(each, MetricWrapperBase | hot_metrics.Histogram))
 
 
 def _import_all(name: str, path: Sequence[str]) -> None:
@@ -89,9 +91,9 @@ def _import_all(name: str, path: Sequence[str]) -> None:
             importlib.import_module(module.name)
 
 
-def _metric(wrapped: MetricWrapperBase) -> Metric:
-    family = next(iter(wrapped.describe()))
-    labels = tuple(wrapped._labelnames)  # noqa: SLF001
+def _metric(one: MetricWrapperBase | hot_metrics.Histogram) -> Metric:
+    family = next(iter(one.describe()))
+    labels = one.label_names if isinstance(one, hot_metrics.Histogram) else tuple(one._labelnames)  # noqa: SLF001
     exposed = f"{family.name}_total" if family.type == "counter" else family.name
     return Metric(family.name, exposed, family.type, labels, family.documentation)
 

@@ -48,7 +48,8 @@ class Histogram(Collector):
         buckets: Sequence[float],
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
-        self._described = name, documentation, labels
+        self.label_names = tuple(labels)
+        self._described = name, documentation
         self._bounds = (*buckets, inf)
         self._observed: dict[tuple[str, ...], Observed] = {}
         registry.register(self)
@@ -70,5 +71,4 @@ class Histogram(Collector):
         yield family
 
     def _family(self) -> HistogramMetricFamily:
-        name, documentation, labels = self._described
-        return HistogramMetricFamily(name, documentation, labels=labels)
+        return HistogramMetricFamily(*self._described, labels=self.label_names)
