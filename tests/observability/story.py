@@ -43,7 +43,8 @@ async def told_story(settings: LocalSettings, folder: Path) -> AsyncIterator[See
             began = time.time()
             async with open_demo_client(platform.installation) as client:
                 await Story(platform, client, Narrator(Console(file=io.StringIO()))).tell()
-                await asyncio.sleep(2 * SCRAPE_SECONDS)  # or what happened last would be in no sample
+                # A rate of what happened last has two samples, also where a scrape came late.
+                await asyncio.sleep(4 * SCRAPE_SECONDS)
                 ended = time.time()
                 texts = {
                     f"{target.service} {target.role}": await client.read_metrics(f"http://{target.address}")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.app.middleware import RequestContext
 from chassis.app.routing import Route
@@ -15,8 +15,8 @@ from chassis.settings import HttpSettings
 class Application(FastAPI):
     """An application whose every error is answered in the envelope; `current` returns the settings that are valid now.
 
-    Middleware and handlers of exceptions that are added to it are not asked: each would be a frame that every request
-    pays for. What surrounds a request belongs into `RequestContext`, how an error is answered into `error_rendering`.
+    Middleware that is added comes inside `RequestContext`; handlers of exceptions are not asked: how an error is answered
+    is in `error_rendering`.
     """
 
     def __init__(self, current: Callable[[], HttpSettings], **options: Any) -> None:
@@ -24,8 +24,16 @@ class Application(FastAPI):
         super().__init__(redirect_slashes=False, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
         self.state.load_shedder = LoadShedder(current)
-        self._frame = RequestContext(self.router, current())
+        self._http = current()
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for middleware, arguments, options in reversed(self.user_middleware):
+            app = middleware(app, *arguments, **options)
+        return RequestContext(app, self._http)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        await self._frame(scope, receive, send)
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        await self.middleware_stack(scope, receive, send)
