@@ -15,8 +15,8 @@ from chassis.settings import HttpSettings
 class Application(FastAPI):
     """An application whose every error is answered in the envelope; `current` returns the settings that are valid now.
 
-    Middleware that is added comes inside `RequestContext`; handlers of exceptions are not asked: how an error is answered
-    is in `error_rendering`.
+    Middleware that is added comes inside `RequestContext`. Handlers of exceptions are not asked: `error_rendering` says
+    how an error is answered.
     """
 
     def __init__(self, current: Callable[[], HttpSettings], **options: Any) -> None:
