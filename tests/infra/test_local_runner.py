@@ -236,6 +236,20 @@ def test_a_wrong_setting_is_named_without_a_traceback(settings, run_command, mon
     assert "Traceback" not in output
 
 
+def test_a_free_port_is_given_to_nobody_else_of_the_same_process():
+    assert len({free_port() for _ in range(1_000)}) == 1_000
+
+
+def test_two_programs_with_the_same_port_are_named_before_anything_starts(settings, run_command, monkeypatch):
+    monkeypatch.setenv("LOCAL_NOTIFICATIONS_MANAGEMENT_PORT", str(settings.mailbox_port))
+    process = run_command("up")
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert f"LOCAL_NOTIFICATIONS_MANAGEMENT_PORT and LOCAL_MAILBOX_PORT are both {settings.mailbox_port}" in output
+    assert "Traceback" not in output
+    assert not (settings.state / "postgres").exists()
+
+
 def test_the_offset_moves_every_port_and_a_relative_state_folder_lies_in_the_tree(monkeypatch):
     monkeypatch.setenv("LOCAL_PORT_OFFSET", "10")
     monkeypatch.setenv("LOCAL_STATE", ".holdfast-two")

@@ -8,12 +8,20 @@ import psutil
 LOOPBACK = "127.0.0.1"
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on at this moment. This process is not given the same one twice: somebody who has not
+    opened his yet would find another there.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def is_taken(port: int) -> bool:

@@ -58,8 +58,14 @@ class LocalSettings(BaseSettings):
     valkey_port: Port = 25379
 
     @model_validator(mode="after")
-    def _every_port_exists(self) -> Self:
-        highest = max(getattr(self, name) for name in type(self).model_fields if name.endswith("_port"))
+    def _every_port_exists_and_is_one_program_s(self) -> Self:
+        variables: dict[int, str] = {}
+        for name in (name for name in type(self).model_fields if name.endswith("_port")):
+            port, variable = getattr(self, name), f"LOCAL_{name.upper()}"
+            if other := variables.get(port):  # each would be told from the other only by what it answers
+                raise ValueError(f"{other} and {variable} are both {port}")
+            variables[port] = variable
+        highest = max(variables)
         if highest + self.port_offset > HIGHEST_PORT:
             raise ValueError(f"LOCAL_PORT_OFFSET moves port {highest} past {HIGHEST_PORT}")
         return self
