@@ -13,6 +13,7 @@ import pytest
 from backends import FreshDatabase
 from chassis.api_keys import ApiKeys
 from chassis.app import Caller, access, create_app
+from chassis.app.application import Application
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router, criticality
 from chassis.auth import Authenticator
@@ -29,7 +30,6 @@ from chassis.settings import (
     RedisSettings,
     ServiceSettings,
 )
-from fastapi import FastAPI
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -124,7 +124,7 @@ def live() -> Live[Settings]:
 
 
 @pytest.fixture
-async def app(live: Live[Settings]) -> AsyncIterator[FastAPI]:
+async def app(live: Live[Settings]) -> AsyncIterator[Application]:
     @asynccontextmanager
     async def open_resources() -> AsyncIterator[ApiResources]:
         none: Any = None
@@ -139,7 +139,7 @@ async def app(live: Live[Settings]) -> AsyncIterator[FastAPI]:
         yield app
 
 
-async def ask(app: FastAPI, path: str, *, hears: bool = True) -> SimpleNamespace:
+async def ask(app: Application, path: str, *, hears: bool = True) -> SimpleNamespace:
     """POST without a key; fails when the body is read though it must not be (`hears`)."""
     answer = SimpleNamespace(status=0, headers={})
 
@@ -156,8 +156,8 @@ async def ask(app: FastAPI, path: str, *, hears: bool = True) -> SimpleNamespace
     return answer
 
 
-async def test_a_request_is_shed_by_its_route_before_its_body_is_read_or_its_caller_known(app: FastAPI) -> None:
-    shedder: LoadShedder = app.state.load_shedder
+async def test_a_request_is_shed_by_its_route_before_its_body_is_read_or_its_caller_known(app: Application) -> None:
+    shedder = app.load_shedder
     before = load_shed.labels("sheddable")._value.get()
     with ExitStack() as others:
         for _ in range(5):
@@ -169,15 +169,15 @@ async def test_a_request_is_shed_by_its_route_before_its_body_is_read_or_its_cal
     assert (await ask(app, "/search", hears=False)).status == 401
 
 
-async def test_another_limit_holds_for_the_next_request(app: FastAPI, live: Live[Settings]) -> None:
-    with app.state.load_shedder.place("critical"):
+async def test_another_limit_holds_for_the_next_request(app: Application, live: Live[Settings]) -> None:
+    with app.load_shedder.place("critical"):
         assert (await ask(app, "/pay")).status == 401
         http = live.current.http.model_copy(update={"max_concurrent_requests": 1})
         live.replace(live.current.model_copy(update={"http": http}))
         assert (await ask(app, "/pay", hears=False)).status == 503
 
 
-def test_a_route_says_in_the_document_how_critical_it_is(app: FastAPI) -> None:
+def test_a_route_says_in_the_document_how_critical_it_is(app: Application) -> None:
     document = app.openapi()
     assert document["paths"]["/pay"]["post"]["x-criticality"] == "critical"
     assert document["paths"]["/search"]["post"]["x-criticality"] == "sheddable"

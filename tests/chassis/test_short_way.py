@@ -156,7 +156,7 @@ def application(router: APIRouter) -> FastAPI:
     for path, endpoint in (SHORT | LONG).items():
         router.post(path)(endpoint)
     app = FastAPI(redirect_slashes=False)
-    app.state.load_shedder = LoadShedder(HttpSettings)
+    app.load_shedder = LoadShedder(HttpSettings)  # type: ignore[attr-defined]
     app.router.routes.extend(router.routes)
     return app
 

@@ -19,6 +19,7 @@ import webhook_ingest.api
 from api_keys import PEPPER, PEPPERS, key_of
 from captured_logs import captured_logs
 from chassis.api_keys import hash_key
+from chassis.app.application import Application
 from chassis.config import Live
 from chassis.error_answers import PROBLEM_JSON
 from chassis.process import Server
@@ -31,7 +32,6 @@ from chassis.settings import (
 )
 from chassis.webhooks import sign
 from conftest import PASSWORD, FreshDatabase
-from fastapi import FastAPI
 from fuzzing import fuzz
 from holdfast_local.ports import free_port
 from notifications.settings import NotificationsSettings
@@ -104,7 +104,7 @@ class Stranger(Asking):
         return {} if tried is None else {"Authorization": tried}
 
 
-def application(service: str, database: DatabaseSettings, redis: RedisSettings) -> FastAPI:
+def application(service: str, database: DatabaseSettings, redis: RedisSettings) -> Application:
     everybody = {"rate_per_second": 10_000, "burst": 100_000}
     limits = RateLimitSettings.model_validate({**everybody, "unauthenticated": everybody})
     common = {"database": database, "redis": redis, "auth": PEPPERS, "rate_limit": limits}
@@ -122,13 +122,13 @@ def application(service: str, database: DatabaseSettings, redis: RedisSettings) 
 
 
 @asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
+async def served(app: Application) -> AsyncIterator[str]:
     """The application behind a real port."""
     port = free_port()
     async with Server(app, host="127.0.0.1", port=port, drain_timeout=1).running():
-        if hasattr(app.state.resources, "resolve"):
+        if hasattr(app.resources, "resolve"):
             # No question to the real DNS: every name is a public address.
-            app.state.resources = replace(app.state.resources, resolve=_resolve)
+            app.resources = replace(app.resources, resolve=_resolve)
         yield f"http://127.0.0.1:{port}"
 
 

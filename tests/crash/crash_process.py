@@ -66,11 +66,11 @@ def run_api(service: str, live: Live[Any], points: CrashPoints) -> None:
     @asynccontextmanager
     async def crashing_lifespan(app: Any) -> AsyncIterator[Any]:
         async with lifespan(app) as state:
-            given = app.state.resources
+            given = app.resources
             database: Any = CrashingDatabase(
                 given.database, points, name=lambda route: f"{service}-api {route.co_name}"
             )
-            app.state.resources = replace(given, database=database)
+            app.resources = replace(given, database=database)
             yield state
 
     app.router.lifespan_context = crashing_lifespan

@@ -460,7 +460,7 @@ async def test_the_server_has_the_next_turn_before_the_last_ones_ends_are_told(
     turns: list[tuple[int, int, int]] = []
 
     def count() -> int:
-        return int(processed.labels("default", "ship", "completed")._value.get())
+        return processed.labels("default", "ship", "completed").value
 
     def note(turn: Mapping[str, Any]) -> None:
         turns.append((len(turn["ids"]), turn["count"], count() - before))
@@ -1049,8 +1049,8 @@ async def test_each_attempt_is_counted_by_how_it_ended(database: Database, wakeu
         if job.attempt == 1:
             raise ConnectionError("away")
 
-    def count(outcome: str) -> float:
-        return float(processed.labels("default", "ship", outcome)._value.get())
+    def count(outcome: str) -> int:
+        return processed.labels("default", "ship", outcome).value
 
     before = count("retried"), count("completed")
     job_id = await add(database, Ship())

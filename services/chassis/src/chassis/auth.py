@@ -4,7 +4,7 @@ Who calls, and what for: a principal with its scopes. Whatever is not valid is r
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chassis.api_keys import MARK, ApiKeys
 from chassis.errors import ApiError, ErrorCode
@@ -15,8 +15,7 @@ from chassis.settings import AuthSettings
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """Who calls, and what it may do here."""
 
     id: str

@@ -13,12 +13,11 @@ from functools import cache
 from typing import Any, Literal
 
 import asyncpg
-from prometheus_client import Counter
 from pydantic import ValidationError
 
 from chassis import deadlines
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
-from chassis.hot_metrics import Histogram
+from chassis.hot_metrics import Counter, Histogram
 from chassis.job_completion import Completions, tell
 from chassis.job_decisions import NOTHING, Claim, Outcome, decide_claim, judge
 from chassis.job_tending import Tending

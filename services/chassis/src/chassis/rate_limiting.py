@@ -9,17 +9,17 @@ window admits twice its limit around a boundary. Times are integers in microseco
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from hashlib import sha1
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from chassis.hot_metrics import Counter
 from chassis.logging import get_logger, put_on_canonical_line
 from chassis.settings import LimitSettings, RateLimitSettings
 
@@ -37,8 +37,7 @@ MICROSECONDS = 1_000_000
 type Backend = Literal["redis", "local"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether the request may run, and what the caller should know.
 
     `tat` is in microseconds of the clock that decided. `remaining` is what may be spent now, in units of cost.
@@ -158,10 +157,10 @@ class RateLimiter:
         namespace: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._redis = redis
+        self._execute: Callable[..., Awaitable[Any]] = redis.execute_command
         self._script = resources.files("chassis").joinpath("rate_limiting.lua").read_text()
         self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._current = current
+        self.current = current
         self._namespace = namespace
         self._clock = clock
         self._local = LocalLimiter(max_keys=current().local_keys, clock=clock)
@@ -178,7 +177,7 @@ class RateLimiter:
         if policy.dark_launch and not decision.allowed:
             outcome = "would_refuse"
             put_on_canonical_line(rate_limit_would_refuse=policy.name)
-            decision = replace(decision, allowed=True, retry_after=0.0)
+            decision = decision._replace(allowed=True, retry_after=0.0)
         _decisions(policy.name, policy.tier, outcome, backend).inc()
         return decision
 
@@ -191,15 +190,15 @@ class RateLimiter:
             else:
                 self._redis_answered()
                 return decision, "redis"
-        return self._local.check(key, policy.share(self._current().replicas), cost=cost), "local"
+        return self._local.check(key, policy.share(self.current().replicas), cost=cost), "local"
 
     async def _ask_redis(self, key: str, policy: Policy, cost: int) -> Decision:
         interval, cost = _interval(policy.rate), min(cost, policy.burst)
         asked = f"rate_limit:{self._namespace}:{key}", interval, policy.burst, cost
         try:
-            allowed, tat, now = await self._redis.evalsha(self._sha, 1, *asked)
+            allowed, tat, now = await self._execute("EVALSHA", self._sha, 1, *asked)
         except NoScriptError:  # Redis is new, or has restarted
-            allowed, tat, now = await self._redis.eval(self._script, 1, *asked)
+            allowed, tat, now = await self._execute("EVAL", self._script, 1, *asked)
         return _describe(allowed == 1, tat, now, interval=interval, burst=policy.burst, cost=cost)
 
     def _may_ask_redis(self) -> bool:
@@ -208,13 +207,13 @@ class RateLimiter:
         if self._clock() < self._ask_redis_again_at:
             return False
         # This request tries; the others go on without Redis until it is back.
-        self._ask_redis_again_at = self._clock() + self._current().redis_pause
+        self._ask_redis_again_at = self._clock() + self.current().redis_pause
         return True
 
     def _redis_failed(self, error: Exception) -> None:
         if self._ask_redis_again_at is None:
             log.warning("rate_limit_redis_lost", error=repr(error))
-        self._ask_redis_again_at = self._clock() + self._current().redis_pause
+        self._ask_redis_again_at = self._clock() + self.current().redis_pause
 
     def _redis_answered(self) -> None:
         if self._ask_redis_again_at is not None:

@@ -7,17 +7,17 @@ from importlib.metadata import version
 
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
+from chassis.app.application import Application
 from chassis.app.resources import open_api_resources
 from chassis.config import Live
 from chassis.ssrf import resolve
-from fastapi import FastAPI
 
 from notifications import routes
 from notifications.routes import Resources
 from notifications.settings import NotificationsSettings
 
 
-def create_app(live: Live[NotificationsSettings]) -> FastAPI:
+def create_app(live: Live[NotificationsSettings]) -> Application:
     return create_chassis_app(
         live,
         version=version("holdfast-notifications"),

@@ -7,17 +7,17 @@ from importlib.metadata import version
 
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
+from chassis.app.application import Application
 from chassis.app.resources import open_api_resources
 from chassis.backlog import BacklogLimit
 from chassis.config import Live
-from fastapi import FastAPI
 
 from orders import caches, routes
 from orders.routes import Resources
 from orders.settings import OrdersSettings
 
 
-def create_app(live: Live[OrdersSettings]) -> FastAPI:
+def create_app(live: Live[OrdersSettings]) -> Application:
     return create_chassis_app(
         live,
         version=version("holdfast-orders"),

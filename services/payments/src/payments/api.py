@@ -7,17 +7,17 @@ from importlib.metadata import version
 
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
+from chassis.app.application import Application
 from chassis.app.resources import open_api_resources
 from chassis.backlog import BacklogLimit
 from chassis.config import Live
-from fastapi import FastAPI
 
 from payments import routes
 from payments.routes import Resources
 from payments.settings import PaymentsSettings
 
 
-def create_app(live: Live[PaymentsSettings]) -> FastAPI:
+def create_app(live: Live[PaymentsSettings]) -> Application:
     return create_chassis_app(
         live,
         version=version("holdfast-payments"),

@@ -7,9 +7,9 @@ from importlib.metadata import version
 
 from chassis.app import create_app as create_chassis_app
 from chassis.app import run_api
+from chassis.app.application import Application
 from chassis.app.resources import open_api_resources
 from chassis.config import Live
-from fastapi import FastAPI
 
 from webhook_ingest import routes
 from webhook_ingest.models import Provider
@@ -17,7 +17,7 @@ from webhook_ingest.routes import Resources
 from webhook_ingest.settings import WebhookIngestSettings, WebhookSecretSettings
 
 
-def create_app(live: Live[WebhookIngestSettings]) -> FastAPI:
+def create_app(live: Live[WebhookIngestSettings]) -> Application:
     return create_chassis_app(
         live,
         version=version("holdfast-webhook-ingest"),

@@ -15,7 +15,7 @@ from chassis.app.error_documents import describe_errors
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
 from chassis.config import Live
-from chassis.health import Health, management_app
+from chassis.health import management_app
 from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
 from chassis.logging import get_logger
 from chassis.process import DrainTimedOut, Server, identify, keep_start_up, new_event_loop, stop_signal
@@ -33,7 +33,7 @@ def create_app[S: ServiceSettings](
     version: str,
     routers: Sequence[Router],
     open_resources: Callable[[], AbstractAsyncContextManager[ApiResources]],
-) -> FastAPI:
+) -> Application:
     """The application: the service's routes inside the chassis' frame.
 
     `open_resources` opens pools and clients when the process starts and closes them, in reverse order, when the last
@@ -42,17 +42,15 @@ def create_app[S: ServiceSettings](
     settings = live.current
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_resources() as resources:
-            app.state.resources = resources
-            app.state.health.checks.update(resources.checks)
+            app.resources = resources
+            app.health.checks.update(resources.checks)
             yield {}
 
     app = Application(
         lambda: live.current.http, title=f"Holdfast {settings.service_name}", version=version, lifespan=lifespan
     )
-    app.state.health = Health()
-    app.state.live = live
     # `include_router` would look for each request's route twice. The document's own route comes last: few ask for it.
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     complete_openapi(app)
@@ -98,7 +96,7 @@ def answer_with(answer: StoredAnswer) -> Response:
     return Response(answer.body, status_code=answer.status, media_type="application/json")
 
 
-def run_api[S: ServiceSettings](live: Live[S], app: FastAPI) -> None:
+def run_api[S: ServiceSettings](live: Live[S], app: Application) -> None:
     """Serve `app` and its management port until SIGTERM or SIGINT, then drain. Returns when all is closed."""
     with (
         identify(live, version=app.version, role="api") as info,
@@ -107,12 +105,11 @@ def run_api[S: ServiceSettings](live: Live[S], app: FastAPI) -> None:
         runner.run(_serve(live, app, info))
 
 
-async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[str, str]) -> None:
+async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapping[str, str]) -> None:
     settings = live.current
-    health: Health = app.state.health
     drain_timeout = settings.shutdown.drain_timeout
     management = Server(
-        management_app(health, info, token=lambda: live.current.management.token),
+        management_app(app.health, info, token=lambda: live.current.management.token),
         host=settings.management.host,
         port=settings.management.port,
         drain_timeout=1,
@@ -128,14 +125,14 @@ async def _serve[S: ServiceSettings](live: Live[S], app: FastAPI, info: Mapping[
     error_rendering.marked_fields(app)  # now, or everybody waits while the first wrong request is answered
     async with management.running(), public.running(), reloading(live):
         keep_start_up()
-        health.mark_started()
+        app.health.mark_started()
         log.info(
             "process_started",
             address=f"{settings.http.host}:{settings.http.port}",
             config_hash=info["config_hash"],
         )
         await public.wait_until(stopping)
-        health.mark_draining()
+        app.health.mark_draining()
         public.send_clients_away()
         log.info("process_draining", seconds=drain_timeout)
         await asyncio.sleep(settings.shutdown.readiness_delay)

@@ -11,6 +11,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from chassis.app.limits import limits_of, spend, spend_as_stranger
+from chassis.app.middleware import Exchange
 from chassis.auth import Authenticator, Principal
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import bind_to_task
@@ -55,9 +56,9 @@ class Access:
 
 
 async def _authenticated(request: Request) -> Principal:
-    authenticator: Authenticator = request.app.state.resources.authenticator
+    authenticator: Authenticator = request.app.resources.authenticator
     try:
-        principal = authenticator.authenticate(request.headers.get("authorization"))
+        principal = authenticator.authenticate(Exchange.of(request.scope).asked.get(b"authorization"))
     except ApiError as refused:
         if refused.code is ErrorCode.UNAUTHENTICATED:
             await spend_as_stranger(request)

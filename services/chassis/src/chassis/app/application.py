@@ -7,7 +7,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.app.middleware import RequestContext
+from chassis.app.resources import ApiResources
 from chassis.app.routing import Route
+from chassis.health import Health
 from chassis.load_shedding import LoadShedder
 from chassis.settings import HttpSettings
 
@@ -17,13 +19,19 @@ class Application(FastAPI):
 
     Middleware that is added comes inside `RequestContext`. Handlers of exceptions are not asked: `error_rendering` says
     how an error is answered.
+
+    What a request needs of its process are attributes here: `app.state` looks each of its names up in Python.
     """
+
+    resources: ApiResources
+    """There from start-up on."""
 
     def __init__(self, current: Callable[[], HttpSettings], **options: Any) -> None:
         # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.
         super().__init__(redirect_slashes=False, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
-        self.state.load_shedder = LoadShedder(current)
+        self.health = Health()
+        self.load_shedder = LoadShedder(current)
         self._http = current()
 
     def build_middleware_stack(self) -> ASGIApp:

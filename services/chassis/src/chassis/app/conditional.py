@@ -4,12 +4,15 @@ RFC 9110, sections 8.8.3 (ETag), 13.1.2 (If-None-Match) and 15.4.5 (304).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from chassis.app.middleware import Exchange
 
 # A cache may keep the answer but has to ask before each use: without a word, browsers guess how long it is good.
 _CACHE_CONTROL = "private, no-cache"
@@ -55,8 +58,24 @@ def has_current(if_none_match: Iterable[str], tag: str) -> bool:
 
 def conditional(request: Request, body: bytes) -> Response:
     """The JSON `body` with its ETag, or 304 when the caller's If-None-Match names it."""
-    tag = etag(body)
-    headers = {"ETag": tag, "Cache-Control": _CACHE_CONTROL}
-    if has_current(request.headers.getlist("if-none-match"), tag):
-        return Response(status_code=_NOT_MODIFIED, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
+    if b"if-none-match" in Exchange.of(request.scope).asked:
+        tag = etag(body)
+        if has_current(request.headers.getlist("if-none-match"), tag):
+            return Response(status_code=_NOT_MODIFIED, headers=_headers(tag))
+    return _Tagged(body)
+
+
+class _Tagged(Response):
+    """A body with its tag. What is answered again and again is hashed, and its headers are written, once."""
+
+    def init_headers(self, _headers: Mapping[str, str] | None = None) -> None:
+        self.raw_headers = [*_raw_headers_of(self.body)]
+
+
+@lru_cache(maxsize=128)
+def _raw_headers_of(body: bytes) -> Sequence[tuple[bytes, bytes]]:
+    return Response(body, media_type="application/json", headers=_headers(etag(body))).raw_headers
+
+
+def _headers(tag: str) -> dict[str, str]:
+    return {"ETag": tag, "Cache-Control": _CACHE_CONTROL}

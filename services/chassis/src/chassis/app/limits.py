@@ -14,8 +14,7 @@ _IPV6_PREFIX = 64
 
 def limits_of(request: Request) -> RateLimitSettings:
     """The limits that are valid now."""
-    limits: RateLimitSettings = request.app.state.live.current.rate_limit
-    return limits
+    return _limiter_of(request).current()
 
 
 async def spend_as_stranger(request: Request) -> None:
@@ -44,9 +43,13 @@ async def spend(request: Request, key: str, policy: Policy, *, cost: int = 1) ->
 
     Where several policies apply, spend under one after the other: the answer's fields name each.
     """
-    limiter: RateLimiter = request.app.state.resources.rate_limiter
-    decision = await limiter.check(key, policy, cost=cost)
+    decision = await _limiter_of(request).check(key, policy, cost=cost)
     if not policy.dark_launch:
         add_fields(Exchange.of(request.scope).headers, decision, policy)
     if not decision.allowed:
         raise RateLimited(retry_after=decision.retry_after)
+
+
+def _limiter_of(request: Request) -> RateLimiter:
+    limiter: RateLimiter = request.app.resources.rate_limiter
+    return limiter

@@ -39,7 +39,7 @@ _SERVER_ERROR = 500
 _LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read, and paid for, to be thrown away
 _DEADLINE = deadlines.HEADER.lower().encode()
 _DEBUG = debugging.HEADER.lower().encode()
-_READ = frozenset({b"x-request-id", b"traceparent", _DEADLINE, _DEBUG})
+_READ = frozenset({b"x-request-id", b"traceparent", b"authorization", b"if-none-match", _DEADLINE, _DEBUG})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -58,7 +58,7 @@ class RequestContext:
             return
         # The first of each name, as it is on the wire; what looks through all headers for each is slower than all else.
         headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"]) if name in _READ}
-        exchange = Exchange(scope, receive, send, self._settings.max_body_bytes)
+        exchange = Exchange(scope, receive, send, headers, self._settings.max_body_bytes)
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
         exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
@@ -121,13 +121,19 @@ class RequestContext:
 
 
 class Exchange:
-    """One request and its answer: the size of the body is bounded, the status seen, `headers` go on the answer."""
+    """One request and its answer: the size of the body is bounded, the status seen, `headers` go on the answer.
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+    `asked` has those headers of the request that the chassis reads.
+    """
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, asked: Mapping[bytes, str], max_body_bytes: int
+    ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
+        self.asked = asked
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
@@ -167,12 +173,18 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            added = {**self.headers, "X-Request-ID": self.request_id}
+            added = self.headers
+            added["X-Request-ID"] = self.request_id
             if self.status in _LEFT_UNREAD:
                 added["Connection"] = "close"
-            ours = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in added.items()}
+            ours = {_on_the_wire(name): value.encode("latin-1") for name, value in added.items()}
             message["headers"] = [pair for pair in message["headers"] if pair[0] not in ours] + list(ours.items())
         await self._send(message)
+
+
+@cache
+def _on_the_wire(name: str) -> bytes:
+    return name.lower().encode("latin-1")
 
 
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:

@@ -69,4 +69,4 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
 
 async def resources(request: Request) -> Any:
     """A route's dependency: what the composition root opened."""
-    return request.app.state.resources
+    return request.app.resources

@@ -1,6 +1,6 @@
 """Routes that declare whom they let in, and whom first: whoever is refused is refused before the body is read."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -10,7 +10,10 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app.access import Access
 from chassis.app.short_way import short_way
-from chassis.load_shedding import Criticality, LoadShedder
+from chassis.load_shedding import Criticality
+
+if TYPE_CHECKING:
+    from chassis.app.application import Application
 
 _KEY = "x-criticality"
 
@@ -31,16 +34,17 @@ class Route(APIRoute):
         extra: dict[str, Any] = self.openapi_extra or {}
         self._criticality: Criticality = extra.get(_KEY, "default")
         self._access = Access.declared_in(self.openapi_extra)
-        self.app = short_way(self)
+        self._answer = short_way(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in (self.methods or ()):
             raise HTTPException(405)
-        shedder: LoadShedder = scope["app"].state.load_shedder
-        with shedder.place(self._criticality):
+        request = Request(scope, receive, send)
+        app: Application = scope["app"]
+        with app.load_shedder.place(self._criticality):
             if self._access is not None:
-                await self._access.check(Request(scope))
-            await self.app(scope, receive, send)
+                await self._access.check(request)
+            await self._answer(request, send)
 
 
 class Router(APIRouter):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import fields
 from inspect import iscoroutinefunction, signature
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from fastapi.dependencies.models import Dependant
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -17,8 +17,9 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
 
+type Answer = Callable[[Request, Send], Awaitable[None]]
 type _Call = Callable[..., Awaitable[Any]]
 type _Validate = Callable[[Any], tuple[Any, Sequence[Any]]]
 
@@ -31,22 +32,26 @@ class _NotRightError(Exception):
     """The request has to go the long way."""
 
 
-def short_way(route: APIRoute) -> ASGIApp:
-    """The route's application, with a short way for a route that asks for path, headers, a JSON body, the request, and
-    what coroutine functions make of these, and answers with a `Response`. Any other route's is FastAPI's alone.
+def short_way(route: APIRoute) -> Answer:
+    """What answers the route's requests, with a short way for a route that asks for path, headers, a JSON body, the
+    request, and what coroutine functions make of these, and answers with a `Response`. Any other route's is FastAPI's.
     """
-    asked, usual = route.dependant, AsyncExitStackMiddleware(route.app)
-    made = list(_made(asked))
+    usual = AsyncExitStackMiddleware(route.app)
+
+    async def long(request: Request, send: Send) -> None:
+        await usual(request.scope, request.receive, send)
+
+    made = list(_made(route.dependant))
     is_made_once = len(made) == len(set(made))  # FastAPI makes what is asked for twice once, and remembers it
     if (
         signature(route.endpoint).return_annotation is not Response
         or not is_made_once
-        or not _can_be_read(asked, route)
+        or not _can_be_read(route.dependant, route)
     ):
-        return usual
+        return long
+    asked = _Asked.by(route.dependant)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
+    async def short(request: Request, send: Send) -> None:
         try:
             body = await request.body() if route.body_field else b""
         except ClientDisconnect as error:
@@ -54,12 +59,12 @@ def short_way(route: APIRoute) -> ASGIApp:
         try:
             values = await _read(asked, request, body)
         except _NotRightError:
-            await usual(scope, _given_first(body, receive), send)
+            await usual(request.scope, _given_first(body, request.receive), send)
             return
         response: Response = await route.endpoint(**values)
-        await response(scope, receive, send)
+        await response(request.scope, request.receive, send)
 
-    return app
+    return short
 
 
 def _can_be_read(asked: Dependant, route: APIRoute) -> bool:
@@ -79,20 +84,39 @@ def _made(asked: Dependant) -> Iterator[Callable[..., Any] | None]:
         yield from _made(needed)
 
 
-async def _read(asked: Dependant, request: Request, body: bytes) -> dict[str, Any]:
+class _Asked(NamedTuple):
+    """What a function asks for, by its parameters' names, as it is found: a property of FastAPI's takes a call."""
+
+    path: Sequence[tuple[str, str, _Validate]]
+    headers: Sequence[tuple[str, str, _Validate]]
+    body: Sequence[tuple[str, _Validate]]
+    made: Sequence[tuple[str, _Call, "_Asked"]]
+    request: str | None
+
+    @classmethod
+    def by(cls, dependant: Dependant) -> "_Asked":
+        return cls(
+            path=[(field.name, field.alias, field.validate) for field in dependant.path_params],
+            headers=[(field.name, field.alias, field.validate) for field in dependant.header_params],
+            body=[(field.name, field.validate) for field in dependant.body_params],
+            made=[(str(one.name), cast("_Call", one.call), cls.by(one)) for one in dependant.dependencies],
+            request=dependant.request_param_name,
+        )
+
+
+async def _read(asked: _Asked, request: Request, body: bytes) -> dict[str, Any]:
     """What is asked for, by name. Raises `_NotRightError` where any of it is missing or wrong."""
     values: dict[str, Any] = {}
-    for field in asked.path_params:
-        values[field.name] = _valid(field.validate, request.path_params[field.alias])
-    for field in asked.header_params:
-        values[field.name] = _valid(field.validate, request.headers.get(field.alias))
-    for field in asked.body_params:
-        values[field.name] = _valid(field.validate, _parsed(request, body))
-    for needed in asked.dependencies:
-        call = cast("_Call", needed.call)
-        values[str(needed.name)] = await call(**await _read(needed, request, body))
-    if asked.request_param_name:
-        values[asked.request_param_name] = request
+    for name, alias, validate in asked.path:
+        values[name] = _valid(validate, request.path_params[alias])
+    for name, alias, validate in asked.headers:
+        values[name] = _valid(validate, request.headers.get(alias))
+    for name, validate in asked.body:
+        values[name] = _valid(validate, _parsed(request, body))
+    for name, make, needed in asked.made:
+        values[name] = await make(**await _read(needed, request, body))
+    if asked.request:
+        values[asked.request] = request
     return values
 
 

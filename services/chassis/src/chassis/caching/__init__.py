@@ -26,7 +26,7 @@ from hashlib import blake2b
 from typing import Any, Literal, overload
 from uuid import uuid4
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
@@ -41,7 +41,7 @@ from chassis.settings import CacheSettings
 
 log = get_logger(__name__)
 
-requests = Counter(
+requests = hot_metrics.Counter(
     "cache_requests",
     "Reads by result (hit, miss, stale, negative, bypass); error: Redis failed or a value was unreadable.",
     ["cache", "result"],

@@ -58,6 +58,7 @@ __all__ = [
     "put_on_canonical_line",
     "put_on_every_canonical_line",
     "redact",
+    "redact_line",
     "request_id_from",
     "request_id_var",
     "shown_back",

@@ -18,9 +18,13 @@ _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 def to_json(line: Line) -> bytes:
     """One JSON object and its newline."""
     # orjson refuses asyncpg's subclass of UUID; newlines and control characters come out escaped.
-    try:
-        text = orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
-    except TypeError:
+    for option in (orjson.OPT_APPEND_NEWLINE, orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS):
+        try:
+            text = orjson.dumps(line, default=str, option=option)
+            break
+        except TypeError:
+            continue  # a mapping whose keys are no text takes orjson twice as long, and there is seldom one
+    else:
         # Half a surrogate pair or an integer above 64 bits, from somebody's input: slower, but it is written.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
     if text.isascii() and b"\x7f" not in text:
