@@ -2,8 +2,9 @@
 
     make bench-http
 
-Rounds are interleaved, and a figure is the median of all rounds. CPU per request is the steadiest, and the gate: exit
-code 1 when a ratio (bare ÷ ours) is below its threshold. The last line is one JSON object.
+Rounds are interleaved; a figure is the median of all rounds, and a ratio that of the rounds' ratios. CPU per request is
+the steadiest, and the gate: exit code 1 when a ratio (bare ÷ ours) is below its threshold. The last line is one JSON
+object.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
@@ -40,6 +41,20 @@ class Figures:
     p50_ms: float
     p99_ms: float
     cpu_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Of one endpoint: each round's figures, ours and the bare application's, measured one right after the other."""
+
+    ours: list[Figures] = field(default_factory=list)
+    bare: list[Figures] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Of bare CPU to ours: the median of the rounds' ratios, since a neighbour's busy minute falls on both."""
+        pairs = zip(self.ours, self.bare, strict=True)
+        return statistics.median(bare.cpu_us / ours.cpu_us for ours, bare in pairs)
 
 
 def median(of: Sequence[Figures]) -> Figures:
@@ -72,27 +87,22 @@ async def measure(server: Server, *, kind: str, seconds: float, key: str, ids: S
     )
 
 
-async def compare(
-    stage: Stage, kinds: Sequence[str], *, rounds: int, seconds: float
-) -> dict[str, tuple[Figures, Figures]]:
+async def compare(stage: Stage, kinds: Sequence[str], *, rounds: int, seconds: float) -> dict[str, Comparison]:
     """Ours and the bare application's figures by endpoint."""
     ids = {"product": await _product_ids(stage), "order": await _place_orders(stage, ORDERS_READ), "place": []}
-    found: dict[tuple[str, int], list[Figures]] = {(kind, port): [] for kind in kinds for port in _ports(stage)}
+    found = {kind: Comparison() for kind in kinds}
     for round_ in range(rounds + 1):
         for kind in kinds:
             await _forget_jobs(stage)
             # Whoever goes second finds a warmer machine: take turns.
-            for server in (stage.orders, stage.bare)[:: 1 if round_ % 2 else -1]:
+            both = (stage.orders, found[kind].ours), (stage.bare, found[kind].bare)
+            for server, rounds_of_it in both[:: 1 if round_ % 2 else -1]:
                 figures = await measure(
                     server, kind=kind, seconds=seconds if round_ else WARM_UP_SECONDS, key=stage.key, ids=ids[kind]
                 )
                 if round_:
-                    found[kind, server.port].append(figures)
-    return {kind: (median(found[kind, stage.orders.port]), median(found[kind, stage.bare.port])) for kind in kinds}
-
-
-def _ports(stage: Stage) -> tuple[int, int]:
-    return stage.orders.port, stage.bare.port
+                    rounds_of_it.append(figures)
+    return found
 
 
 async def _product_ids(stage: Stage) -> list[str]:
@@ -141,20 +151,17 @@ async def check_limiter(stage: Stage) -> None:
         raise BenchError(f"{local:.0f} requests were not decided in Redis: the machine is too busy to measure on")
 
 
-def table(found: Mapping[str, tuple[Figures, Figures]]) -> str:
+def table(found: Mapping[str, Comparison]) -> str:
     rows = [f"{'':8} {'':5} {'requests/s':>10} {'p50 ms':>7} {'p99 ms':>7} {'CPU µs':>7} {'ratio':>6}"]
-    for kind, (ours, bare) in found.items():
-        for name, one, ratio in (("ours", ours, f"{ratio_of(ours, bare):.2f}"), ("bare", bare, "")):
+    for kind, comparison in found.items():
+        ours, bare = median(comparison.ours), median(comparison.bare)
+        for name, one, ratio in (("ours", ours, f"{comparison.ratio:.2f}"), ("bare", bare, "")):
             label = kind if one is ours else ""
             rows.append(
                 f"{label:8} {name:5} {one.per_second:10,.0f} {one.p50_ms:7.1f} {one.p99_ms:7.1f}"
                 f" {one.cpu_us:7.0f} {ratio:>6}"
             )
     return "\n".join(rows)
-
-
-def ratio_of(ours: Figures, bare: Figures) -> float:
-    return bare.cpu_us / ours.cpu_us
 
 
 async def print_layers(stage: Stage) -> None:
@@ -180,7 +187,7 @@ async def main(arguments: argparse.Namespace) -> int:
             stage, arguments.only or [*THRESHOLDS], rounds=arguments.rounds, seconds=arguments.seconds
         )
         await check_limiter(stage)
-    ratios = {kind: round(ratio_of(*figures), 3) for kind, figures in found.items()}
+    ratios = {kind: round(comparison.ratio, 3) for kind, comparison in found.items()}
     print(table(found))
     missed = [f"{kind} {ratio} < {THRESHOLDS[kind]}" for kind, ratio in ratios.items() if ratio < THRESHOLDS[kind]]
     if missed:
