@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Prometheus:
     async def has_scraped_all(self) -> bool:
         targets = (await self.ask("targets"))["activeTargets"]
         return len(targets) == self.targets and all(target["health"] == "up" for target in targets)
+
+    async def has_samples_since(self, instant: float, count: int) -> bool:
+        """Whether every target was scraped so often after the instant (seconds of the epoch)."""
+        milliseconds = max(1, int((time.time() - instant) * 1000))
+        found = (await self.ask("query", query=f"count_over_time(up[{milliseconds}ms])"))["result"]
+        return len(found) == self.targets and all(int(one["value"][1]) >= count for one in found)
 
 
 def concrete(expression: str) -> str:

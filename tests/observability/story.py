@@ -14,9 +14,10 @@ from holdfast_local.demo_story import Story, managements
 from holdfast_local.demo_watch import Narrator
 from holdfast_local.platform import Platform, running_platform
 from holdfast_local.settings import LocalSettings
-from prometheus import SCRAPE_SECONDS, Prometheus, Target, running_prometheus
+from prometheus import Prometheus, Target, running_prometheus
 from rich.console import Console
 from runbooks import commands, ran
+from waiting import eventually
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,9 @@ async def told_story(settings: LocalSettings, folder: Path) -> AsyncIterator[See
             began = time.time()
             async with open_demo_client(platform.installation) as client:
                 await Story(platform, client, Narrator(Console(file=io.StringIO()))).tell()
-                # A rate of what happened last has two samples, also where a scrape came late.
-                await asyncio.sleep(4 * SCRAPE_SECONDS)
+                settled = time.time()
+                # A rate of what happened last needs two samples, and `series` asks for every second one.
+                assert await eventually(lambda: prometheus.has_samples_since(settled, 4), seconds=30)
                 ended = time.time()
                 texts = {
                     f"{target.service} {target.role}": await client.read_metrics(f"http://{target.address}")
