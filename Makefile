@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load lab bench-http bench-jobs bench-calls test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit explain run load lab bench-http bench-jobs bench-calls bench-order test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
@@ -45,6 +45,9 @@ bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost,
 bench-calls: $(TOOLS) ## A call through everything, a webhook received and one sent; gated (2 minutes)
 	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/calls
 	@$(BIN)/python loadtest/benchmarks/calls
+
+bench-order: $(TOOLS) ## A whole order from its POST to its last mail: CPU by process, transactions (2 minutes)
+	@$(BIN)/python loadtest/benchmarks/order
 
 bench-http: $(TOOLS) ## Orders against a bare application, in CPU per request; gated (3 minutes)
 	@$(BIN)/python loadtest/benchmarks/http
