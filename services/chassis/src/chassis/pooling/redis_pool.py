@@ -5,9 +5,10 @@ retrying is decided in one place, by the caller.
 """
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -41,7 +42,23 @@ def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_Mea
         timeout=timeout,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
+        connection_class=_Connection,
     )
+
+
+class _Connection(Connection):
+    """A connection whose reset is an `OSError` on every event loop: redis-py then closes it and raises its own error.
+
+    A write after a reset is silent on asyncio's loop, and the next read fails. uvloop raises a RuntimeError.
+    """
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)
+        except RuntimeError as error:
+            if "the handler is closed" not in str(error):
+                raise
+            raise ConnectionResetError("the connection was reset") from error
 
 
 class _MeasuredPool(BlockingConnectionPool):

@@ -1,0 +1,82 @@
+"""Connections that are reset at any moment, on the event loop that processes run on: each loss has its own error."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+
+import pytest
+from chassis.pooling import create_redis, create_shared_redis
+from chassis.process import new_event_loop
+from chassis.settings import RedisSettings
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from resetting_proxy import ResettingProxy
+
+pytestmark = pytest.mark.timeout(60)
+
+SECONDS = 2.0
+ENOUGH = 50
+"""Resets that make a run worth something; in two seconds there are some three hundred."""
+
+type Use = Callable[[], Awaitable[object]]
+
+
+async def _use(use: Use, lost: type[Exception] | tuple[type[Exception], ...], counts: Counter[str]) -> None:
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        try:
+            await use()
+        except lost:
+            counts["lost"] += 1
+        else:
+            counts["done"] += 1
+
+
+async def _on_the_loop_of_processes(main: Callable[[], Coroutine[None, None, None]]) -> None:
+    """The proxy turns on the test's loop meanwhile, so that a reset may come between any two steps of the client."""
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+
+    await asyncio.to_thread(run)
+
+
+@pytest.mark.usefixtures("redis")
+async def test_a_reset_of_redis_is_an_error_of_redis_for_every_kind_of_client(redis_settings: RedisSettings) -> None:
+    proxy = ResettingProxy(host=redis_settings.host, port=redis_settings.port)
+    counts: Counter[str] = Counter()
+    unhandled: list[str] = []
+
+    async with proxy.listening() as port:
+        settings = redis_settings.model_copy(update={"host": "127.0.0.1", "port": port})
+
+        async def main() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(str(context)))
+            pooled, shared = create_redis(settings, timeout=5), create_shared_redis(settings, timeout=5)
+
+            def transaction(client: Redis) -> Use:
+                async def use() -> None:
+                    async with client.pipeline(transaction=True) as pipeline:
+                        pipeline.incr("n")
+                        pipeline.get("n")
+                        await pipeline.execute()
+
+                return use
+
+            uses: list[Use] = [
+                lambda: pooled.set("x", "y"),
+                lambda: pooled.xread({"stream": "$"}, block=5),
+                lambda: shared.get("x"),
+                transaction(pooled),
+                transaction(shared),
+            ]
+            await asyncio.gather(*(_use(use, (RedisError, TimeoutError), counts) for use in uses * 2))
+            await shared.aclose()
+            await pooled.aclose()
+
+        await _on_the_loop_of_processes(main)
+    assert proxy.resets >= ENOUGH
+    assert counts["done"] >= ENOUGH <= counts["lost"]
+    assert unhandled == []
