@@ -8,8 +8,8 @@
     └── ApiError                  answered to the caller in the envelope, by its catalogue code
         ├── RateLimited           429
         ├── PoolExhausted         503: no connection within the pool's time-out
-        │   ├── DatabaseUnreachable   503: none can be opened
-        │   └── DatabaseBusy          503: a statement ran out of time
+        │   ├── DatabaseUnreachable   503: the database cannot be used now
+        │   └── DatabaseBusy          503: it had too much to do at once
         ├── DeadlineExceeded      504: the caller's time is spent
         ├── InvalidSignature      401: a webhook that its sender did not sign
         └── DependencyError       a call to a dependency failed; `outcome` says whether it can have run
@@ -240,7 +240,10 @@ class PoolExhausted(ApiError):
 
 
 class DatabaseUnreachable(PoolExhausted):
-    """No connection could be opened, or the one in use was lost: the server is away, refuses us or has none left."""
+    """The database cannot be used now: it is away, starting, read-only, or out of slots, memory or disk.
+
+    What the caller was about to commit may have been committed.
+    """
 
     def __init__(self, pool: str, reason: str) -> None:
         ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, "The database cannot be used now.")
@@ -248,7 +251,10 @@ class DatabaseUnreachable(PoolExhausted):
 
 
 class DatabaseBusy(PoolExhausted):
-    """A statement waited too long for a lock, or took too long: the server has ended it."""
+    """A statement waited too long for a lock, took too long, or met a deadlock: the server has ended it.
+
+    Nothing was committed.
+    """
 
     def __init__(self, pool: str, reason: str) -> None:
         ApiError.__init__(self, ErrorCode.OVERLOADED, retry_after=1)

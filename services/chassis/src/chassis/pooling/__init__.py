@@ -8,6 +8,7 @@ statements that most requests pay for, and `Database.driver()` a worker's loops'
 from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held
 from chassis.pooling.database import NOTIFY, Database, after_commit, log_after_commit, open_health_pool
 from chassis.pooling.engine import Passwords, open_connection
+from chassis.pooling.failures import Failure, failure_of, is_transient
 from chassis.pooling.hot import HotSession, execute_in
 from chassis.pooling.redis_pool import create_redis, create_shared_redis
 
@@ -15,6 +16,7 @@ __all__ = [
     "NOTIFY",
     "ConnectionHeld",
     "Database",
+    "Failure",
     "HotSession",
     "Passwords",
     "after_commit",
@@ -22,6 +24,8 @@ __all__ = [
     "create_redis",
     "create_shared_redis",
     "execute_in",
+    "failure_of",
+    "is_transient",
     "log_after_commit",
     "open_connection",
     "open_health_pool",

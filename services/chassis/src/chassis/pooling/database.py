@@ -18,7 +18,8 @@ from chassis.errors import DatabaseBusy, DatabaseUnreachable, PoolExhausted
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.checkouts import Checkouts
-from chassis.pooling.engine import ConnectionLost, Passwords, create_engine
+from chassis.pooling.engine import Passwords, create_engine
+from chassis.pooling.failures import ConnectionLost, Failure, failure_of
 from chassis.pooling.hot import HotSession, hot_transaction
 from chassis.pooling.kept import KeptConnections
 from chassis.settings import DatabaseSettings
@@ -40,8 +41,14 @@ _CONNECT_ERRORS = (
 )
 
 _SESSION: Mapping[str, Any] = {"expire_on_commit": False, "autoflush": False}
-_TIMED_OUT = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
-"""What the server says at the end of `lock_timeout` and `statement_timeout`."""
+_FROM_THE_DATABASE = (
+    ConnectionLost,
+    DBAPIError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""A bare time-out or `OSError` inside a block is something else's: the database's own are `ConnectionLost` by then."""
 
 
 class Database:
@@ -93,8 +100,8 @@ class Database:
         """A session whose work commits when the block ends and rolls back when it raises.
 
         What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time, and its
-        kinds: `DatabaseUnreachable` when none can be opened or the one in use is lost (what it was about to commit may
-        then have been committed), `DatabaseBusy` when a statement ran out of time (nothing was committed).
+        kinds: `DatabaseUnreachable` in an outage (what it was about to commit may then have been committed),
+        `DatabaseBusy` when a statement ran out of time or met a deadlock (nothing was committed).
         """
         async with self._connected(AsyncSession(self._engine, **_SESSION, info=self._info)) as session:
             with self._checkouts.checkout(), _outages_named(self.pool):
@@ -207,7 +214,7 @@ def open_health_pool(settings: DatabaseSettings, *, application_name: str, passw
 
 
 class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
-    """A server that goes away in the middle, or has too much to do, is to be come back to, not a failure of ours."""
+    """A database that is away, or has too much to do, is to be come back to, and no failure of ours."""
 
     __slots__ = ("_pool",)
 
@@ -218,16 +225,17 @@ class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, ConnectionLost) or (isinstance(error, DBAPIError) and error.connection_invalidated):
-            raise DatabaseUnreachable(self._pool, "the connection was lost") from error
-        if not isinstance(error, (DBAPIError, asyncpg.PostgresError)):
+        if not isinstance(error, _FROM_THE_DATABASE):
             return
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if getattr(cause, "sqlstate", None) not in _TIMED_OUT:
+        failure = failure_of(error)
+        if failure is Failure.BUG:
             return
+        reason = str(error.orig if isinstance(error, DBAPIError) else error)
+        if failure is Failure.OUTAGE:
+            raise DatabaseUnreachable(self._pool, reason) from error
         # A caller can only come again; that a statement is too slow is for whoever runs the database.
-        log.warning("statement_timed_out", pool=self._pool, reason=str(cause))
-        raise DatabaseBusy(self._pool, str(cause)) from error
+        log.warning("statement_timed_out", pool=self._pool, reason=reason)
+        raise DatabaseBusy(self._pool, reason) from error
 
 
 def after_commit(session: AsyncSession | HotSession, callback: Callable[[], object]) -> None:

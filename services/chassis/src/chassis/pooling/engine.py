@@ -15,6 +15,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
+from chassis.pooling.failures import ConnectionLost, is_session_over
 from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)
@@ -29,13 +30,6 @@ TRUSTED_SECONDS = 0.5
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
 
 _operation_seconds = cache(metrics.operation_seconds.labels)  # looking one up costs a statement more than counting it
-
-SERVER_GOES = ("57P01", "57P02", "57P03")
-"""An administrator ended the session, the server crashed, or it is starting: what a backend says before it goes."""
-
-
-class ConnectionLost(Exception):
-    """The connection broke, the server has said that it goes, or it says nothing any more."""
 
 
 def create_engine(settings: DatabaseSettings, *, pool: str, application_name: str, passwords: Passwords) -> AsyncEngine:
@@ -109,13 +103,13 @@ def _try_before_use(engine: Engine, *, seconds: float) -> None:
         record.info[_USED_AT] = time.monotonic()
 
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:
-        if adapted.driver_connection.is_closed():
+        if adapted.driver_connection.is_closed() or adapted.driver_connection.is_in_transaction():
             raise DisconnectionError
         used_at = record.info.get(_USED_AT)
         if used_at is not None and time.monotonic() - used_at > TRUSTED_SECONDS:
             try:
                 adapted.run_async(partial(_ask, seconds=seconds))
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except Exception as error:  # whatever keeps it from answering, nobody gets this connection
                 raise InvalidatePoolError from error
 
     event.listen(engine, "checkin", on_checkin)
@@ -150,13 +144,15 @@ def _time_statements(engine: Engine) -> None:
         error = context.original_exception
         state = getattr(error, "sqlstate", None)
         finish(context.connection, context.statement or "", state or type(error).__name__)
-        if state in SERVER_GOES:
-            # The driver does not call the connection closed yet: it has the server's word, and its socket is open.
-            context.is_disconnect = True
-        if isinstance(error, TimeoutError):
-            # The driver's own, after `command_timeout`: the server did not even say that its time-out is over.
-            return ConnectionLost("the server has fallen silent")
-        return None
+        if context.connection is None or context.connection.invalidated or not is_session_over(error):
+            return None
+        # The driver may not call it closed yet. After its own time-out the server may be in a transaction of which the
+        # library knows nothing. Ended here, it is not said goodbye to, for which a silent server is given two seconds.
+        context.is_disconnect = True
+        driver_connection = context.connection.connection.driver_connection
+        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
+        driver_connection.terminate()
+        return ConnectionLost(str(error) or type(error).__name__)
 
     event.listen(engine, "before_cursor_execute", start)
     event.listen(engine, "after_cursor_execute", on_success)

@@ -6,6 +6,7 @@ longer than the statement. Everything else belongs in a session, where `execute_
 
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.logging import add_to_canonical_line
-from chassis.pooling.engine import SERVER_GOES, ConnectionLost, note_statement
+from chassis.pooling.engine import note_statement
+from chassis.pooling.failures import ConnectionLost, is_session_over
 from chassis.statements import DriverStatement
 
-_DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""The connection is closed then, which rolls back as well; the block's own error is the one to know."""
 _BEGIN = text("SELECT 1")
 """SQLAlchemy begins a transaction with the first statement of its own."""
 
@@ -31,7 +34,7 @@ class HotSession:
 
     async def fetch(self, statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
         """The rows of a statement, which is measured like those of any session."""
-        return await _measured(statement, statement.fetch(self.connection, **values))
+        return await _measured(self.connection, statement, statement.fetch(self.connection, **values))
 
 
 async def execute_in(session: AsyncSession, statement: DriverStatement, **values: object) -> int:
@@ -46,34 +49,34 @@ async def execute_in(session: AsyncSession, statement: DriverStatement, **values
     if not connection.is_in_transaction():
         await session.execute(_BEGIN)
     try:
-        return await _measured(statement, statement.execute(connection, **values))
-    except _DRIVER_ERRORS as error:
-        if _is_lost(connection, error):
-            outer.invalidate(error)
-            raise ConnectionLost from error
+        return await _measured(connection, statement, statement.execute(connection, **values))
+    except ConnectionLost as error:
+        outer.invalidate(error)
         raise
 
 
-async def _measured[T](statement: DriverStatement, running: Coroutine[Any, Any, T]) -> T:
+async def _measured[T](
+    connection: asyncpg.Connection, statement: DriverStatement, running: Coroutine[Any, Any, T]
+) -> T:
+    """Raises `ConnectionLost`, with a connection that is closed, for whatever leaves it in a state nobody knows."""
     started, error_type = time.perf_counter(), ""
     try:
         return await running
     except Exception as error:
         error_type = getattr(error, "sqlstate", None) or type(error).__name__
+        if connection.is_closed() or is_session_over(error):
+            connection.terminate()
+            raise ConnectionLost(str(error) or type(error).__name__) from error
         raise
     finally:
         note_statement(statement.sql, time.perf_counter() - started, error_type)
 
 
-def _is_lost(connection: asyncpg.Connection, error: BaseException) -> bool:
-    return connection.is_closed() or getattr(error, "sqlstate", None) in SERVER_GOES
-
-
 class hot_transaction:  # noqa: N801  used as `async with hot_transaction(connection, info) as session:`
     """A transaction that commits when the block ends and rolls back when it raises.
 
-    Raises `ConnectionLost` when the server goes away in the middle. Nobody may go on in a transaction: whatever is cut
-    short leaves a closed connection behind.
+    Raises `ConnectionLost` when the server goes away or falls silent. It leaves the connection either outside any
+    transaction or closed: one whose BEGIN was cut short may be in a transaction, and the driver does not know it.
     """
 
     __slots__ = ("_connection", "_info")
@@ -83,36 +86,23 @@ class hot_transaction:  # noqa: N801  used as `async with hot_transaction(connec
         self._info = info
 
     async def __aenter__(self) -> HotSession:
-        with _cut_short(self._connection):
-            await self._connection.execute("BEGIN")
+        await self._run("BEGIN")
         return HotSession(self._connection, self._info)
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        with _cut_short(self._connection):
-            if error is not None:
-                await self._connection.execute("ROLLBACK")
-                raise error
-            started = time.perf_counter()
-            await self._connection.execute("COMMIT")
-            add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
-
-
-class _cut_short:  # noqa: N801
-    """What becomes of the connection, and of the error, when the block raises."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
-            return
-        is_lost = isinstance(error, _DRIVER_ERRORS) and _is_lost(self._connection, error)
-        if is_lost or (not self._connection.is_closed() and self._connection.is_in_transaction()):
+            started = time.perf_counter()
+            await self._run("COMMIT")
+            add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
+        elif not self._connection.is_closed():
+            with suppress(*_ROLLBACK_ERRORS):
+                await self._run("ROLLBACK")
+
+    async def _run(self, statement: str) -> None:
+        try:
+            await self._connection.execute(statement)
+        except BaseException as error:
             self._connection.terminate()
-        if is_lost:
-            raise ConnectionLost from error
+            if is_session_over(error):
+                raise ConnectionLost(str(error) or type(error).__name__) from error
+            raise
