@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 from uuid import UUID
 
 from chassis.caching import Cache
@@ -62,6 +63,48 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class GatedRedis:
+    """A client of a real Redis whose calls of one command wait at a gate: before they are sent, or with their reply."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._held: tuple[str, bool] | None = None
+        self._may_go = asyncio.Event()
+        self.reached = asyncio.Event()
+
+    @property
+    def client(self) -> Redis:
+        return cast("Redis", self)
+
+    def close(self, command: str, *, before: bool) -> None:
+        self._held = command, before
+
+    def open(self) -> None:
+        self._held = None
+        self._may_go.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+    async def hget(self, *arguments: Any) -> Any:
+        return await self._pass("hget", self._redis.hget, arguments)
+
+    async def delete(self, *arguments: Any) -> Any:
+        return await self._pass("delete", self._redis.delete, arguments)
+
+    async def _pass(self, command: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if self._held == (command, True):
+            await self._wait()
+        reply = await call(*arguments)
+        if self._held == (command, False):
+            await self._wait()
+        return reply
+
+    async def _wait(self) -> None:
+        self.reached.set()
+        await self._may_go.wait()
 
 
 def product_cache(

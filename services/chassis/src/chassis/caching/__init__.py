@@ -134,9 +134,10 @@ class Cache[T]:
         if entry is not None:
             self._note_hit("negative" if entry.payload == ABSENT else "hit", entry, self._clock())
         else:
+            reading = self._near.begin(key)
             entry = await self._read(key, loader)
             if self._clock() < entry.fresh_until:
-                self._near.put(key, entry)
+                self._near.put(key, entry, reading)
         return None if entry.payload == ABSENT else entry.payload
 
     async def _read(self, key: str, loader: Loader[T]) -> Entry:
@@ -154,10 +155,13 @@ class Cache[T]:
 
         Raises RedisError or TimeoutError when Redis fails: the old value may then live until its time is over.
         """
-        # Whoever reads from now on must not join a load that began before the change.
+        # A reader that begins now must not join a load that began before the change.
         self._flights.forget(key)
-        self._near.forget(key)
-        await self._store.delete(key)
+        try:
+            await self._store.delete(key)
+        finally:
+            # Last: until Redis has deleted it, readers get the old value and would remember it.
+            self._near.forget(key)
 
     def invalidate_soon(self, key: str) -> None:
         """`invalidate` without waiting, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
