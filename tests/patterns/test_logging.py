@@ -85,6 +85,12 @@ def test_the_credentials_of_a_url_are_redacted_and_its_host_is_not() -> None:
         *(NOT_A_CARD, "0198f1a2-7d5e-7000-8000-411111111111", "41111111-1111-1111-0000-000000000000"),
         *("2026-07-01T12:00:00Z", "order 4111", "4" * 25, "4bf92f3577b34da6a3ce929d0e0e4736", f"{CARD}abc"),
         *("secret:4a9cc4a7", "tokens left: 3", "at 12:30", "a=b", "@decorated"),
+        *(
+            "1700000000004-0",
+            "1700000000004-102",
+            "1767225600123456781",
+            "0000000000000000",
+        ),  # ids of streams, and times
     ],
 )
 def test_what_only_looks_like_a_secret_is_written(harmless: str) -> None:

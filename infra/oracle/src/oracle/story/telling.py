@@ -15,7 +15,7 @@ _OWN_EVENTS = {"order.confirmed", "order.cancelled"}
 """What orders hears of itself, to invalidate what it has cached."""
 
 _FINAL = {"confirmed", "cancelled"}
-_ADDRESS = re.compile(r"([\w.+-])[\w.+-]*@([\w-]+\.[\w.-]*\w)")
+_ADDRESS = re.compile(r"(?<![\w.+-])([\w.+-])[\w.+-]*+@([\w-]++\.[\w.-]*\w)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ REDACTED = "[redacted]"
 MAX_TEXT = 16_384
 """Characters of one value that are written: a traceback has a tenth of it, and a container runtime cuts lines at
 16 KiB. It also bounds what a stranger's text costs here."""
+_BEHIND_CUT = 1024  # characters that are looked at behind a cut: more than a password in a URL has
 _TAIL = 4096  # of them from the end, where a traceback names its error
 
 # Names whose values are never written; see `is_sensitive` for how a name is spelt for it.
@@ -21,31 +22,45 @@ _SENSITIVE_NAME = re.compile(
 )
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
-# Each repetition is bounded, so that none of them takes more than linear time on any text.
+# Linear in any text: no repetition gives back what it took, and none is scanned again from each of its characters.
 _SECRET_PATTERNS = (
-    re.compile(r"\bwhsec_[A-Za-z0-9+/=]+"),
-    re.compile(r"(?i)\bbearer\s{1,8}[A-Za-z0-9._~+/=-]+"),
-    re.compile(r"(?<=://)[^/\s:@]{0,256}:[^/\s@]{1,256}(?=@)"),  # user:password@ of a URL
-    re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}"),  # the form of a payment provider's keys
-    re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,64}"),  # our API keys; what is before it is public
+    re.compile(r"\bwhsec_[A-Za-z0-9+/=]++"),
+    re.compile(r"(?i)\bbearer\s{1,8}+[A-Za-z0-9._~+/=-]++"),
+    re.compile(r"(?<=://)[^/\s:@]*+:[^/\s@]++(?=@)"),  # user:password@ of a URL
+    re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}+"),  # the form of a payment provider's keys
+    re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,}+"),  # our API keys; what is before it is public
     re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # tokens and peppers of ours, and hashes
-    re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JSON Web Token
+    re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]++)*+"),  # a JSON object in base64: a JSON Web Token, or a part of one
 )
-_EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_EMAIL = re.compile(r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]++@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++")
 # password=…, "api_key": "…", secret: …, as a connection string, a query or a quoted body has them.
 _NAMED_SECRET = re.compile(
     r"(?i)((?:password|passwd|passphrase|secret|token|api[_-]?key|authorization|cookie)"
-    r"""(?:["']?\s{0,8}=\s{0,8}|["']\s{0,8}:\s{0,8}|:\s{1,8})["']?)(?!\[redacted\])[^\s"',;&})]{1,512}"""
+    r"""(?:["']?\s{0,8}=\s{0,8}|["']\s{0,8}:\s{0,8}|:\s{1,8})["']?)(?!\[redacted\])[^\s"',;&})]++"""
 )
 # Digits in groups, as on a card, unless a letter stands beside them; of a UUID no part is one.
 _DIGITS = re.compile(
     r"(?i:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})"
-    r"|(?<![^\W_])(?=(?:[ -]?[0-9]){13})(?P<run>[0-9]{3,}(?:[ -][0-9]{3,})*)(?![^\W_])"
+    r"|(?<![^\W_])(?=(?:[ -]?[0-9]){13})(?P<run>[0-9]{3,}+(?![^\W_])(?:[ -][0-9]{3,}+(?![^\W_]))*+)"
 )
 _GROUP = re.compile("[0-9]+")
-_CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812-1
+_CARD_LENGTHS = {
+    "1": range(15, 16),
+    "2": range(16, 20),
+    "3": range(14, 20),
+    "4": range(13, 20),
+    "5": range(13, 20),
+    "6": range(13, 20),
+    "8": range(16, 20),
+    "9": range(16, 20),
+}
+"""How many digits a payment card's number has, by the first one (ISO/IEC 7812-1, and what the networks issue). A time
+in milliseconds, as a stream's ids begin with, has 13, and the first one is 1 (from 2033 on 2)."""
+_MOST_CARD_DIGITS = 19
+_MOST_CARD_GROUPS = 6  # of three digits or more
+_DOUBLED = str.maketrans("0123456789", "0246813579")  # twice the digit, and of 10 to 18 the sum of both digits
 _MANY_DIGITS = re.compile("[0-9][0-9 -]{12}")
-_LONG_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+_LONG_HEX = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}")
 _KEY_LENGTH = 64
 _MAX_REMEMBERED = 128
 """Characters of a text that is remembered: strangers' long ones would fill a quarter of a gigabyte."""
@@ -128,8 +143,15 @@ _judge_name = lru_cache(maxsize=1024)(_judge_any)  # names are few, and looking 
 
 
 def shown_back(text: str, limit: int) -> str:
-    """A caller's own text, fit to be sent back: without secrets or half surrogate pairs, at most `limit` long."""
-    return str(redact(text))[:limit].encode(errors="backslashreplace").decode()
+    """A caller's own text, fit to be sent back: without secrets or half surrogate pairs, at most `limit` long.
+
+    It is cut first, a little behind the limit: what a text costs here does not grow with its length. The part behind
+    the limit is looked at and not shown, since a secret that the cut goes through may not be known for one.
+    """
+    shown = str(redact(text[: limit + _BEHIND_CUT]))
+    if len(text) > limit + _BEHIND_CUT:
+        shown = shown[:-_BEHIND_CUT]
+    return shown[:limit].encode(errors="backslashreplace").decode()
 
 
 @lru_cache(maxsize=1024)  # names are few, and looking at one costs more than the line it is on
@@ -191,28 +213,29 @@ def _redact_cards(match: re.Match[str]) -> str:
     """The run without the card numbers in it. Another number may follow a card's: `4111 1111 1111 1111 200 EUR`."""
     if match["run"] is None:
         return match[0]
-    run, written, begin = match["run"], "", 0
+    run, begin = match["run"], 0
+    written: list[str] = []
     groups = [group.span() for group in _GROUP.finditer(run)]
     for n, (start, _) in enumerate(groups):
-        if start >= begin and (end := _end_of_card(run, groups[n:])):
-            written, begin = f"{written}{run[begin:start]}{REDACTED}", end
-    return written + run[begin:]
+        if start >= begin and (end := _end_of_card(run, groups[n : n + _MOST_CARD_GROUPS])):
+            written += run[begin:start], REDACTED
+            begin = end
+    return "".join(written) + run[begin:]
 
 
 def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
     """Where the longest card number ends that begins with the first of these groups; 0 when none does."""
+    lengths = _CARD_LENGTHS.get(run[groups[0][0]], range(0))
     found, digits = 0, ""
     for start, end in groups:
         digits += run[start:end]
-        if len(digits) >= _CARD_LENGTHS.stop:
+        if len(digits) > _MOST_CARD_DIGITS:
             break
-        if len(digits) in _CARD_LENGTHS and _passes_luhn(digits):
+        if len(digits) in lengths and _passes_luhn(digits):
             found = end
     return found
 
 
 def _passes_luhn(number: str) -> bool:
     """Whether the digits have a card number's check sum (ISO/IEC 7812-1, annex B); order numbers mostly don't."""
-    digits = [int(digit) for digit in reversed(number)]
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]
-    return (sum(digits[::2]) + sum(doubled)) % 10 == 0
+    return (sum(map(int, number[-1::-2])) + sum(map(int, number[-2::-2].translate(_DOUBLED)))) % 10 == 0
