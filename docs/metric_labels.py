@@ -7,7 +7,7 @@ A label's values are listed, from the code wherever it lists them itself, or bou
 from itertools import chain
 from typing import Any, NamedTuple, TypeAliasType, get_args
 
-from chassis import caching, circuit_breaker, load_shedding, messaging, rate_limiting, reloading, webhooks
+from chassis import caching, circuit_breaker, event_delivery, load_shedding, rate_limiting, reloading, webhooks
 from chassis.errors import ErrorCode
 from chassis.job_decisions import Outcome as JobOutcome
 from chassis.logging import debugging
@@ -75,7 +75,7 @@ LABELS_OF: dict[tuple[str, str], Bound] = {
     ("webhook_processed", "result"): _literal(webhooks.ProcessedResult),
     ("webhook_received", "result"): _literal(webhooks.ReceivedResult),
     ("jobs_processed", "outcome"): _literal(JobOutcome),
-    ("messaging_consumed", "outcome"): _literal(messaging.Outcome),
+    ("messaging_consumed", "outcome"): _literal(event_delivery.Outcome),
     ("order_settle_seconds", "outcome"): _of("confirmed", "cancelled"),
     ("retry_attempts", "outcome"): _of("success", "not_run", "unknown", "answered", "refused_here"),
     ("schedule_runs", "outcome"): _of("done", "early", "elsewhere", "failed"),

@@ -1,6 +1,5 @@
 import asyncio
 import itertools
-import os
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -11,8 +10,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 import pytest
+from backends import RealServer
+from captured_logs import captured_logs
 from chassis import outbox
 from chassis.outbox import (
     Event,
@@ -28,6 +30,7 @@ from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, OutboxSettings, RedisSettings
 from chassis.telemetry import span
 from chassis.wakeup import Wakeups
+from process_settings import to_environment
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -195,6 +198,30 @@ async def test_events_wait_while_redis_is_away(
         assert not task.done()
 
 
+async def test_events_wait_while_the_database_takes_no_writes(
+    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups, postgres: RealServer
+) -> None:
+    await place(database, "a", 1)
+    refusals = f"ALTER DATABASE {database_settings.name} SET default_transaction_read_only = on"
+    admin = await asyncpg.connect(postgres.dsn)
+    await admin.execute(refusals)
+    try:
+        with captured_logs() as logs:
+            async with relaying(database_settings, redis, wakeups) as task:
+
+                async def has_failed_twice() -> bool:
+                    return len(logs.of("outbox_leadership_lost")) > 1
+
+                await eventually(has_failed_twice)
+                assert logs.of("outbox_leadership_lost")[0]["error"] == "ReadOnlySQLTransactionError"
+                assert not task.done()
+                await admin.execute(refusals.replace("SET", "RESET").replace(" = on", ""))
+                await streamed(redis, ("a", 1))
+    finally:
+        await admin.execute(refusals.replace("SET", "RESET").replace(" = on", ""))
+        await admin.close()
+
+
 async def test_old_published_events_are_forgotten_and_unpublished_ones_never(
     database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
 ) -> None:
@@ -238,15 +265,7 @@ async def test_however_many_events_are_old_all_are_forgotten_at_once(
 
 @asynccontextmanager
 async def relay_process(settings: DatabaseSettings, redis: RedisSettings, name: str) -> AsyncIterator[Process]:
-    assert redis.password
-    environment = {
-        "PATH": os.environ["PATH"],
-        "DATABASE": settings.model_dump_json(exclude={"password", "migration_password"}),
-        "DATABASE_PASSWORD": settings.password.get_secret_value(),
-        "REDIS": redis.model_dump_json(exclude={"password"}),
-        "REDIS_PASSWORD": redis.password.get_secret_value(),
-        "NAME": name,
-    }
+    environment = {**to_environment(settings, redis), "NAME": name}
     script = Path(__file__).with_name("relay_process.py")
     process = await asyncio.create_subprocess_exec(sys.executable, script, env=environment)
     try:

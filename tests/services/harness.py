@@ -16,10 +16,11 @@ from aiohttp import web
 from api_keys import PEPPERS, caller
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import LeaseLost, PermanentJobError
+from chassis.event_delivery import Handler
 from chassis.http_client import HttpDependency, bearer
 from chassis.inbox import Received
 from chassis.jobs import STATEMENTS, JobPayload, RunningJob
-from chassis.messaging import Consumer, Handler
+from chassis.messaging import Consumer
 from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.settings import (

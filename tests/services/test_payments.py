@@ -21,7 +21,7 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.messaging import Handler
+from chassis.event_delivery import Handler
 from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings

@@ -20,8 +20,8 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
+from chassis.event_delivery import Handler
 from chassis.jobs import JobPayload, enqueue
-from chassis.messaging import Handler
 from chassis.outbox import Event
 from harness import (
     FakeServer,

@@ -1,11 +1,12 @@
 """One consumer's place in a consumer group: reads entries, acknowledges them, takes over those of silent consumers.
 
 What was trimmed from a stream before the group read or acknowledged it is noticed here and published again, since the
-relay is told that the stream was forgotten. The scripts are `consumer_read.lua` and `consumer_take_over.lua`.
+relay is told that the stream was forgotten. The scripts are `consumer_*.lua`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ missed = Counter(
 )
 
 _READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
+_TRY = Path(__file__).with_name("consumer_try.lua").read_text("utf-8")
 _TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
 _GONE_AFTER_MS = 3_600_000
 """An hour without a command: longer than any pause of a process that comes back, and names of pods are not reused."""
@@ -34,8 +36,9 @@ _GONE_AFTER_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A stream entry. `deliveries` includes this one. A dead event that is replayed has its number in `dead_id`, and is
-    in the stream no longer.
+    """A stream entry. `deliveries` is how often it was tried, this try included once it has begun; an entry that was
+    read by a process that died counts as tried. A dead event that is replayed has its number in `dead_id`, and is in
+    the stream no longer.
     """
 
     stream: str
@@ -51,10 +54,11 @@ class ConsumerGroup:
     def __init__(self, redis: Redis, *, group: str, name: str, streams: Sequence[str], batch: int) -> None:
         self.streams = streams
         self._redis = redis
-        self._group = group
+        self.group = group
         self._name = name
         self._batch = batch
         self._read_script = redis.register_script(_READ)
+        self._try_script = redis.register_script(_TRY)
         self._take_over_script = redis.register_script(_TAKE_OVER)
 
     async def create(self) -> None:
@@ -64,7 +68,7 @@ class ConsumerGroup:
         """
         for stream in self.streams:
             try:
-                await self._redis.xgroup_create(stream, self._group, id="0", mkstream=True, entries_read=0)
+                await self._redis.xgroup_create(stream, self.group, id="0", mkstream=True, entries_read=0)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -76,7 +80,7 @@ class ConsumerGroup:
         for stream in self.streams:
             with operation_seconds.labels("receive", stream).time():
                 entries, last_id, missing = await self._read_script(
-                    keys=[stream, epoch_key(stream)], args=[self._group, self._name, self._batch]
+                    keys=[stream, epoch_key(stream)], args=[self.group, self._name, self._batch]
                 )
             self._tell_missed(stream, missing)
             read_before[stream] = last_id
@@ -86,53 +90,76 @@ class ConsumerGroup:
             await self._redis.xread(read_before, count=1, block=round(block * 1000))
         return found
 
-    async def read_pending(self, stream: str) -> tuple[list[Entry], bool]:
-        """A batch of what this consumer has read and not acknowledged, and whether there may be more."""
-        pending: Any = await self._redis.xpending_range(
-            stream, self._group, "-", "+", self._batch, consumername=self._name
-        )
-        deliveries = {entry["message_id"]: entry["times_delivered"] + 1 for entry in pending}
-        answer: Any = await self._redis.xreadgroup(self._group, self._name, {stream: "0"}, count=self._batch)
-        entries = [entry for _, found in answer for entry in found]
-        await self._give_up_trimmed(stream, [entry_id for entry_id, fields in entries if not fields])
-        kept = _entries(stream, entries, deliveries)
-        return kept, len(entries) == self._batch
+    async def pending(self, stream: str) -> AsyncIterator[list[Entry]]:
+        """What this consumer has read and not acknowledged, in batches. Looking is no delivery: `deliveries` are those
+        until now.
+        """
+        start = "-"
+        while True:
+            page: Any = await self._redis.xpending_range(
+                stream, self.group, start, "+", self._batch, consumername=self._name
+            )
+            if not page:
+                return
+            deliveries = {entry["message_id"]: entry["times_delivered"] for entry in page}
+            pipeline = self._redis.pipeline(transaction=False)
+            for entry_id in deliveries:
+                pipeline.xrange(stream, entry_id, entry_id)
+            entries = [entry for found in await pipeline.execute() for entry in found]
+            await self._give_up_trimmed(stream, list(deliveries.keys() - {entry_id for entry_id, _ in entries}))
+            yield _entries(stream, entries, deliveries)
+            start = "(" + page[-1]["message_id"].decode()
+
+    async def begin(self, entry: Entry) -> Entry | None:
+        """The pending entry with this try counted; None when another consumer has taken it over."""
+        (count,) = await self._count([entry], 1)
+        return replace(entry, deliveries=count) if count > 0 else None
+
+    async def take_back(self, entries: Sequence[Entry]) -> None:
+        """Count one try less for each: it was not tried, or its try says nothing about it."""
+        for _, found in groupby(entries, key=lambda entry: entry.stream):
+            await self._count(list(found), -1)
+
+    async def _count(self, entries: Sequence[Entry], change: int) -> Sequence[int]:
+        arguments: list[str | int] = [self.group, self._name, change, *(entry.id for entry in entries)]
+        counts: Sequence[int] = await self._try_script(keys=[entries[0].stream], args=arguments)
+        return counts
 
     async def acknowledge(self, entry: Entry) -> None:
-        await self._redis.xack(entry.stream, self._group, entry.id)
+        await self._redis.xack(entry.stream, self.group, entry.id)
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
         """Make the entries of consumers that were silent for that many seconds this one's; their number."""
         taken, missing = await self._take_over_script(
             keys=[stream, epoch_key(stream)],
-            args=[self._group, self._name, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
+            args=[self.group, self._name, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
         )
         self._tell_missed(stream, missing)
         return int(taken)
 
     async def measure(self, stream: str) -> None:
         for group in await self._redis.xinfo_groups(stream):
-            if group["name"] == self._group.encode():
-                consumer_lag.labels(stream, self._group).set(group["lag"] or 0)
-                consumer_pending.labels(stream, self._group).set(group["pending"])
+            if group["name"] == self.group.encode():
+                consumer_lag.labels(stream, self.group).set(group["lag"] or 0)
+                consumer_pending.labels(stream, self.group).set(group["pending"])
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still ours: whoever takes them over needs to find them."""
         for stream in self.streams:
-            if not await self._redis.xpending_range(stream, self._group, "-", "+", 1, consumername=self._name):
-                await self._redis.xgroup_delconsumer(stream, self._group, self._name)
+            if not await self._redis.xpending_range(stream, self.group, "-", "+", 1, consumername=self._name):
+                await self._redis.xgroup_delconsumer(stream, self.group, self._name)
 
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
         """Entries that are in the group still, and no longer in the stream."""
         if ids:
             await self._redis.delete(epoch_key(stream))  # first: after a crash in between they are found once more
-            await self._redis.xack(stream, self._group, *ids)
+            await self._redis.xack(stream, self.group, *ids)
             self._tell_missed(stream, len(ids))
 
     def _tell_missed(self, stream: str, count: int) -> None:
         if count:
-            missed.labels(stream, self._group).inc(count)
-            log.warning("entries_missed", stream=stream, group=self._group, entries=count)
+            missed.labels(stream, self.group).inc(count)
+            log.warning("entries_missed", stream=stream, group=self.group, entries=count)
 
 
 def _entries(

@@ -53,12 +53,12 @@ ORDER BY id;
 UPDATE dead_event SET replay_at = now() WHERE id = ANY (CAST(:ids AS bigint[]));
 
 -- name: take_replayable
--- Dead events that are to be replayed, :count at most. They are asked for no longer: each gets one try.
+-- The first dead event that is to be replayed. It is asked for no longer: it gets one try.
 UPDATE dead_event SET replay_at = NULL
-WHERE id IN (
+WHERE id = (
     SELECT id FROM dead_event
     WHERE consumer = :consumer AND replay_at IS NOT NULL
-    ORDER BY id LIMIT :count FOR UPDATE SKIP LOCKED
+    ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING id, stream, entry_id, event;
 

@@ -1,11 +1,14 @@
-"""Consuming event streams: each event has its effect once, in order per aggregate, and none is given up silently.
+"""Consuming event streams: each event has its effect once, and none is given up silently.
 
 Redis delivers at least once. An inbox row with the event's id commits together with the handler's effects, and the
-entry is acknowledged afterwards: what is delivered again finds its row and does nothing. What cannot be handled goes to
-the table `dead_event` with its reason, from where `chassis.dead_events` has it replayed.
+entry is acknowledged afterwards: a second delivery finds the row and does nothing. An event that cannot be handled goes
+to the table `dead_event` with its reason, from where `chassis.dead_events` has it replayed.
 
-A handler's side of it is `chassis.inbox`, the group's in Redis `chassis.consumer_group`; the statements are in
-`inbox.sql`.
+Events of one aggregate may reach handlers out of order: another consumer of the group may be quicker. A handler that
+needs the order takes `chassis.inbox.in_order`, or compares versions.
+
+A handler's side of it is `chassis.inbox`, one delivery `chassis.event_delivery`, the group's side in Redis
+`chassis.consumer_group`; the statements are in `inbox.sql`.
 """
 
 import asyncio
@@ -13,45 +16,29 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy.exc import ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.consumer_group import ConsumerGroup, Entry
-from chassis.errors import HoldfastError
-from chassis.inbox import STATEMENTS, Kinds, Received, Undeliverable
-from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
+from chassis.event_delivery import Deliveries, Handler
+from chassis.inbox import STATEMENTS, Received
+from chassis.logging import get_logger
 from chassis.outbox import Event
-from chassis.pooling import Database
+from chassis.pooling import Database, is_transient
 from chassis.retries import full_jitter
 from chassis.settings import OutboxSettings
-from chassis.telemetry import SpanKind, record_failure, span
-from chassis.wakeup import DATABASE_ERRORS, wait_or_poll
+from chassis.wakeup import wait_or_poll
 
 log = get_logger(__name__)
 
-consumed = Counter("messaging_consumed", "Deliveries that ended, by outcome.", ["stream", "type", "outcome"])
-process_seconds = Histogram(
-    "messaging_process_duration_seconds",
-    "Time from reading an event to the end of its transaction.",
-    ["stream", "type"],
-    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-)
 dead_letters = Gauge("messaging_dead_letters", "Events that this group could not handle.", ["group"])
 held_seconds = Gauge("messaging_held_oldest_age_seconds", "How long the oldest held event has waited.", ["group"])
 
-
-type Outcome = Literal["handled", "seen", "skipped", "failed", "dead"]
-# A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
-type Handler = Callable[[AsyncSession, Received[Any]], Awaitable[None]]
-
-_MAX_REASON_LENGTH = 2000
 _PRUNE_ROWS = 10_000
 _PRUNE_EVERY_SECONDS = 60.0
 _MAX_PAUSE_SECONDS = 30.0
@@ -61,10 +48,10 @@ class Consumer:
     """One consumer of a group: reads `streams` and calls `await handler(session, received)` for each event, in turn.
 
     `handlers` maps payload types to handlers; other types are acknowledged and skipped. A handler works in the given
-    session alone, makes no network call, and raises `Undeliverable` for what can never succeed. Anything else that it
-    raises rolls back and is delivered again with growing pauses, `max_deliveries` times; then the event is a dead
-    letter. `claim_after` is the time in seconds after which entries of a silent consumer are taken over; it must be
-    longer than a batch takes.
+    session alone, makes no network call, and raises `Undeliverable` for an event that can never succeed. Anything else
+    that it raises rolls back, and the event is delivered again with growing pauses, `max_deliveries` times; then it is
+    a dead letter. Meanwhile later events of its aggregate wait, and others go on. An outage of the database is not
+    counted, nor a lock. `claim_after` is the time in seconds after which entries of a silent consumer are taken over.
     """
 
     def __init__(
@@ -91,24 +78,27 @@ class Consumer:
             streams=streams,
             batch=settings.batch,
         )
-        self._handlers = handlers
-        self._kinds = Kinds(handlers)
+        self._deliveries = Deliveries(database, self._place, handlers, max_deliveries=max_deliveries)
         self._max_deliveries = max_deliveries
         self._claim_after = claim_after
         self._uniform = uniform
         self._failures = 0
-        self._retry_at: float | None = 0.0  # when to read again what was delivered to us and not acknowledged
+        self._retry_at: float | None = 0.0  # when to take up again what was delivered to us and not acknowledged
+        self._waiting: set[tuple[str, str]] = set()  # aggregates, by stream, whose first pending event has failed
+        self._replay_again: list[int] = []  # dead events whose replay an outage or a lock has ended
+        self._stopping = asyncio.Event()
         self._tended_at = self._pruned_at = float("-inf")
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until `stopping` is set, and finish the batch. Outages of Redis or PostgreSQL are sat out."""
+        self._stopping = stopping
         while not stopping.is_set():
             try:
                 await self._place.create()
                 await self._consume_until(stopping)
-            except ProgrammingError:
-                raise
-            except (RedisError, *DATABASE_ERRORS) as error:
+            except Exception as error:
+                if not (isinstance(error, RedisError) or is_transient(error)):
+                    raise
                 log.warning("consumer_interrupted", group=self._group, error=f"{type(error).__name__}: {error}")
                 self._retry_at = 0.0
                 await wait_or_poll(stopping, interval=self._pause())
@@ -120,130 +110,72 @@ class Consumer:
             await self._tend()
             if self._retry_at is not None and time.monotonic() >= self._retry_at:
                 await self._retry_pending()
+            elif self._retry_at is not None and len(self._waiting) >= self._settings.batch:
+                await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())  # more would only wait, too
             else:
                 await self._process(await self._place.read_new(block=self._settings.poll_interval))
 
     async def _retry_pending(self) -> None:
-        """Take up again what was delivered to this consumer and not acknowledged.
+        """Take up again, one by one, what was delivered to this consumer and not acknowledged.
 
-        The database is asked first: reading counts as a delivery, and an outage is no fault of the event.
+        An entry that was tried often may be what ended the process before this one. It comes last, so that it takes
+        no other one with it. The database is asked first: nothing can be tried without it.
         """
         await self._database.ping()
         self._retry_at = None
+        self._waiting.clear()
         for stream in self._place.streams:
-            entries, is_full = await self._place.read_pending(stream)
-            await self._process(entries)
-            if self._retry_at is None and is_full:
-                self._retry_at = 0.0
-        if self._retry_at is None:
-            self._failures = 0
+            async for page in self._place.pending(stream):
+                for aggregate in sorted(await self._by_aggregate(page), key=lambda them: them[0][0].deliveries):
+                    for entry, received in aggregate:
+                        if not self._must_wait(entry, received) and (begun := await self._place.begin(entry)):
+                            await self._deliver(begun, received)
+        self._plan()
 
-    async def _process(self, entries: Iterable[Entry]) -> None:
-        """In order; after a failure the later events of that aggregate wait with it."""
-        waiting: set[tuple[str, str]] = set()
+    async def _by_aggregate(self, entries: Sequence[Entry]) -> Sequence[list[tuple[Entry, Received[Event]]]]:
+        """What of the entries there is to try, each aggregate's in order."""
+        found: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
-            received = await self._read(entry)
-            if received is None or (entry.stream, received.aggregate_id) in waiting:
-                continue
-            if not await self._deliver(entry, received):
-                waiting.add((entry.stream, received.aggregate_id))
-        if waiting:
+            if not await self._deliveries.is_spent(entry) and (received := await self._deliveries.read(entry)):
+                found.setdefault(received.aggregate_id, []).append((entry, received))
+        return list(found.values())
+
+    async def _process(self, entries: Sequence[Entry]) -> None:
+        """New entries, in order. Redis has counted a try for each; those that get none have it taken back."""
+        left: list[Entry] = []
+        untried = deque(entries)
+        try:
+            while untried:
+                entry = untried.popleft()
+                received = await self._deliveries.read(entry)
+                if received is not None:
+                    if self._must_wait(entry, received):
+                        left.append(entry)
+                    else:
+                        await self._deliver(entry, received)
+        finally:
+            await self._place.take_back([*left, *untried])
+        self._plan()
+
+    def _must_wait(self, entry: Entry, received: Received[Event]) -> bool:
+        """For an earlier event of its aggregate; or for another consumer, when this one stops and events fail."""
+        is_behind = (entry.stream, received.aggregate_id) in self._waiting
+        return is_behind or (bool(self._waiting) and self._stopping.is_set())
+
+    async def _deliver(self, entry: Entry, received: Received[Event]) -> None:
+        outcome = await self._deliveries.deliver(entry, received)
+        if outcome in ("failed", "postponed"):
+            self._waiting.add((entry.stream, received.aggregate_id))
+        if outcome == "postponed":
+            await self._place.take_back([entry])
+            await self._database.ping()  # raises in an outage; the database that answers was busy with this one alone
+
+    def _plan(self) -> None:
+        """When to try again what failed."""
+        if not self._waiting:
+            self._failures = 0
+        elif self._retry_at is None:
             self._retry_at = time.monotonic() + self._pause()
-
-    async def _read(self, entry: Entry) -> Received[Event] | None:
-        """The entry's event, or None when there is nothing to handle and the entry is done with."""
-        try:
-            received = self._parse(entry)
-        except Undeliverable as error:
-            await self._bury(entry, "unreadable", str(error))
-            return None
-        if received is None:
-            await self._acknowledge(entry, "other", "skipped")
-        return received
-
-    def _parse(self, entry: Entry) -> Received[Event] | None:
-        if entry.deliveries > self._max_deliveries:
-            # A failure is buried when it happens. This event never gets that far: it ends the process that handles it.
-            raise Undeliverable(f"it was delivered {self._max_deliveries} times and never came to an end")
-        return self._kinds.parse(self._group, entry.text)
-
-    async def _deliver(self, entry: Entry, received: Received[Event]) -> bool:
-        """Whether the entry is done with."""
-        kind = received.payload.options.type
-        started = time.perf_counter()
-        with (
-            span(
-                f"process {kind}",
-                kind=SpanKind.CONSUMER,
-                traceparent=received.traceparent,
-                attributes=lambda: self._attributes(entry, received),
-            ) as current,
-            debugging_for(received.debug),
-            bind(stream=entry.stream, event_type=kind, event_id=str(received.event_id)),
-            canonical_line() as line,
-        ):
-            log.debug(
-                "event_received", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version
-            )
-            outcome, error = await self._handle(entry, received)
-            elapsed = time.perf_counter() - started
-            process_seconds.labels(entry.stream, kind).observe(elapsed)
-            line.update(outcome=outcome, deliveries=entry.deliveries, duration_ms=round(elapsed * 1000, 1))
-            _write_line(error, line)
-            if error is not None:
-                record_failure(current, error)
-            if outcome == "failed":
-                consumed.labels(entry.stream, kind, outcome).inc()
-            elif outcome == "dead":
-                await self._bury(entry, kind, f"{type(error).__name__}: {error}")
-            else:
-                await self._acknowledge(entry, kind, outcome)
-        return outcome != "failed"
-
-    def _attributes(self, entry: Entry, received: Received[Event]) -> dict[str, str | int]:
-        return {
-            "messaging.system": "redis",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": entry.stream,
-            "messaging.consumer.group.name": self._group,
-            "messaging.message.id": str(received.event_id),
-            "holdfast.event.deliveries": entry.deliveries,
-        }
-
-    async def _handle(self, entry: Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
-        try:
-            async with self._database.transaction() as session:
-                values = {"consumer": self._group, "event_id": received.event_id}
-                if await session.scalar(STATEMENTS["receive"], values) is None:
-                    return "seen", None
-                await self._handlers[type(received.payload)](session, received)
-        except Undeliverable as error:
-            return "dead", error
-        except Exception as error:  # noqa: BLE001  the edge of an event: whatever its handler raises is recorded
-            return "dead" if entry.deliveries >= self._max_deliveries else "failed", error
-        return "handled", None
-
-    async def _acknowledge(self, entry: Entry, kind: str, outcome: Outcome) -> None:
-        if entry.dead_id is None:
-            await self._place.acknowledge(entry)
-        elif outcome != "dead":
-            async with self._database.transaction() as session:
-                await session.execute(STATEMENTS["forget_dead"], {"id": entry.dead_id})
-        consumed.labels(entry.stream, kind, outcome).inc()
-
-    async def _bury(self, entry: Entry, kind: str, reason: str) -> None:
-        shown = str(redact(reason))[:_MAX_REASON_LENGTH]
-        values = {
-            "consumer": self._group,
-            "stream": entry.stream,
-            "entry_id": entry.id,
-            "event": entry.text,
-            "reason": shown,
-        }
-        async with self._database.transaction() as session:
-            await session.execute(STATEMENTS["bury"], values)
-        log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=shown)
-        await self._acknowledge(entry, kind, "dead")
 
     def _pause(self) -> float:
         """Seconds until the next try: full jitter, longer with each failure in a row."""
@@ -273,30 +205,23 @@ class Consumer:
                     self._pruned_at = now
 
     async def _replay(self) -> None:
-        """Handle the dead events that somebody wants replayed. Each has one try, and is dead again if that fails.
+        """Handle the dead events that are to be replayed. Each has one try, and is dead again if that fails.
 
-        They are given back first, so that one that ends the process does not do so for ever.
+        The wish is deleted first, so that an event that ends the process does so once. One at a time, so that it takes
+        no other's wish with it.
         """
-        values = {"consumer": self._group, "count": self._settings.batch}
-        async with self._database.transaction() as session:
-            rows = (await session.execute(STATEMENTS["take_replayable"], values)).all()
-        for row in sorted(rows):
+        for _ in range(self._settings.batch):
+            async with self._database.transaction() as session:
+                await session.execute(STATEMENTS["ask_for_replay"], {"ids": self._replay_again})
+                row = (await session.execute(STATEMENTS["take_replayable"], {"consumer": self._group})).one_or_none()
+            self._replay_again.clear()
+            if row is None:
+                return
             entry = Entry(
-                stream=row.stream,
-                id=row.entry_id,
-                text=row.event,
-                deliveries=self._max_deliveries,
-                dead_id=row.id,
+                stream=row.stream, id=row.entry_id, text=row.event, deliveries=self._max_deliveries, dead_id=row.id
             )
-            await self._process([entry])
-        if len(rows) == self._settings.batch:
-            self._tended_at = float("-inf")  # there may be more, after a look at what is new
-
-
-def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:
-    """The delivery's canonical line; an error that nobody raised on purpose brings its traceback."""
-    if error is None:
-        log.info("event_processed", **fields)
-    else:
-        trace = None if isinstance(error, HoldfastError) else error
-        log.warning("event_processed", **fields, error=f"{type(error).__name__}: {error}", exc_info=trace)
+            received = await self._deliveries.read(entry)
+            if received is not None and await self._deliveries.deliver(entry, received) == "postponed":
+                self._replay_again.append(row.id)
+                return
+        self._tended_at = float("-inf")  # there may be more, after a look at what is new

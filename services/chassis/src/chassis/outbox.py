@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import HoldfastError
 from chassis.logging import debug_header, get_logger
-from chassis.pooling import HotSession, Passwords
+from chassis.pooling import HotSession, Passwords, is_transient
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.statements import load_statements
 from chassis.telemetry import SpanKind, current_traceparent, is_unrecorded, span
@@ -173,7 +173,9 @@ class Relay:
             while not stopping.is_set():
                 try:
                     await self._lead_until(stopping)
-                except (_Deposed, *CONNECTION_ERRORS) as error:
+                except Exception as error:
+                    if not (isinstance(error, _Deposed) or is_transient(error)):
+                        raise
                     log.warning("outbox_leadership_lost", error=type(error).__name__)
                     await wait_or_poll(stopping, interval=self._settings.poll_interval)
             wake.cancel()

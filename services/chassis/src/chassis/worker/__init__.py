@@ -12,12 +12,12 @@ from redis.asyncio import Redis
 from chassis import breaker_routes, dead_letters, job_routes, watchdog
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
+from chassis.event_delivery import Handler as EventHandler
 from chassis.health import Check, Health, management_app
 from chassis.job_runner import Handler as JobHandler
 from chassis.job_runner import JobRunner
 from chassis.jobs import JobPayload
 from chassis.messaging import Consumer
-from chassis.messaging import Handler as EventHandler
 from chassis.outbox import Event, Relay
 from chassis.pooling import Database, create_redis, open_health_pool
 from chassis.pooling.budget import check_budget
