@@ -9,7 +9,7 @@ from proxying import listening, pass_on
 
 
 class FreezingProxy:
-    """In front of a database, until `freeze()` or `forget()`."""
+    """In front of a database, until `freeze()` or `forget()`; `thaw()` lets through what was held back."""
 
     def __init__(self, target: DatabaseSettings) -> None:
         self._target = target
@@ -24,6 +24,10 @@ class FreezingProxy:
     def freeze(self) -> None:
         """From now on nothing passes; new connections are taken."""
         self._flowing[-1].clear()
+
+    def thaw(self) -> None:
+        """All passes again, and first what was sent meanwhile."""
+        self._flowing[-1].set()
 
     def forget(self) -> None:
         """On connections that are open nothing passes any more, as after a router's restart; on new ones all does."""

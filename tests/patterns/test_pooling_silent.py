@@ -89,6 +89,23 @@ async def test_a_statement_is_not_waited_for_for_ever_when_the_server_falls_sile
         await silent.ping()  # over another connection: nobody gets that one any more
 
 
+async def test_a_server_that_falls_silent_before_a_rollback_is_an_outage_too(
+    database_settings: DatabaseSettings,
+) -> None:
+    proxy = FreezingProxy(database_settings)
+    async with proxy.listening() as port, opened(database_settings, port=port, statement_timeout=0.1) as silent:
+
+        async def fail() -> None:
+            async with silent.transaction() as session:
+                await session.execute(text("SELECT 1"))
+                proxy.freeze()
+                raise LookupError
+
+        with pytest.raises(DatabaseUnreachable):
+            async with asyncio.timeout(15):
+                await fail()
+
+
 async def test_a_server_that_takes_connections_and_says_nothing_is_given_up(
     database_settings: DatabaseSettings,
 ) -> None:

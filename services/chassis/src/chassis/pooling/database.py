@@ -19,7 +19,7 @@ from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.checkouts import Checkouts
 from chassis.pooling.engine import Passwords, create_engine
-from chassis.pooling.failures import ConnectionLost, Failure, failure_of
+from chassis.pooling.failures import ConnectionLost, Failure, failure_of, is_session_over
 from chassis.pooling.hot import HotSession, hot_transaction
 from chassis.pooling.kept import KeptConnections
 from chassis.settings import DatabaseSettings
@@ -103,12 +103,13 @@ class Database:
         kinds: `DatabaseUnreachable` in an outage (what it was about to commit may then have been committed),
         `DatabaseBusy` when a statement ran out of time or met a deadlock (nothing was committed).
         """
-        async with self._connected(AsyncSession(self._engine, **_SESSION, info=self._info)) as session:
-            with self._checkouts.checkout(), _outages_named(self.pool):
-                yield session
-                started = time.perf_counter()
-                await session.commit()
-                add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
+        with _outages_named(self.pool):
+            async with self._connected(AsyncSession(self._engine, **_SESSION, info=self._info)) as session:
+                with self._checkouts.checkout():
+                    yield session
+                    started = time.perf_counter()
+                    await session.commit()
+                    add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
         for callback in session.info.pop(_AFTER_COMMIT, ()):
             callback()
 
@@ -132,9 +133,10 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
-        async with self._connected(AsyncSession(self._autocommit, **_SESSION, info=self._info)) as session:
-            with self._checkouts.checkout(), _outages_named(self.pool):
-                yield session
+        with _outages_named(self.pool):
+            async with self._connected(AsyncSession(self._autocommit, **_SESSION, info=self._info)) as session:
+                with self._checkouts.checkout():
+                    yield session
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
@@ -145,8 +147,18 @@ class Database:
         """
         async with self._connected(AsyncSession(self._autocommit)) as session:
             pooled = await (await session.connection()).get_raw_connection()
-            assert pooled.driver_connection is not None  # noqa: S101  it has been connected just now
-            yield pooled.driver_connection
+            connection = pooled.driver_connection
+            assert isinstance(connection, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
+            is_fit = False
+            try:
+                yield connection
+                is_fit = True
+            except Exception as error:
+                is_fit = not is_session_over(error)
+                raise
+            finally:
+                if not is_fit or connection.is_in_transaction():
+                    connection.terminate()  # the pool, which knows of no transaction of it, would give it away as it is
 
     async def ping(self) -> None:
         """Raise unless the database answers."""
