@@ -146,6 +146,7 @@ async def test_the_command_replays_what_its_filters_leave_and_says_who_did_it(
         (["replay", "1", "--all"], "say which one"),
         (["replay", "1", "--filter", "name=ship"], "say which one"),
         (["replay", "4711"], "job 4711 is no dead letter"),
+        (["show", "9223372036854775808"], "there is no job 9223372036854775808"),
         (["dead", "--filter", "nmae=ship"], "'nmae=ship' is no filter"),
     ],
 )

@@ -6,3 +6,8 @@ from sqlalchemy import BigInteger, DateTime, Text
 
 # Times are timestamptz in UTC; money is in minor units and outgrows 32 bits.
 COLUMN_TYPES = {datetime: DateTime(timezone=True), int: BigInteger, str: Text}
+
+
+def is_bigint(number: int) -> bool:
+    """Whether PostgreSQL's bigint holds the number: the driver refuses to ask for any other."""
+    return -(2**63) <= number < 2**63

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.column_types import is_bigint
 from chassis.inbox import STATEMENTS
 
 
@@ -37,6 +38,8 @@ async def list_dead(session: AsyncSession, *, count: int = 100) -> list[DeadEven
 
 async def show(session: AsyncSession, event_number: int) -> DeadEvent | None:
     """One dead event; None when it was replayed or never was."""
+    if not is_bigint(event_number):
+        return None
     row = (await session.execute(STATEMENTS["show_dead"], {"id": event_number})).one_or_none()
     return DeadEvent(**row._mapping) if row is not None else None  # noqa: SLF001  public API
 
@@ -48,6 +51,8 @@ async def replay(
 
     A dry run returns the numbers and changes nothing.
     """
+    if event_number is not None and not is_bigint(event_number):
+        return ()
     values = {"id": event_number, "stream": stream}
     found: Sequence[int] = (await session.scalars(STATEMENTS["find_dead"], values)).all()
     if found and not dry_run:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.column_types import is_bigint
 from chassis.errors import HoldfastError
 from chassis.jobs import STATEMENTS, wakeup_channel
 from chassis.logging import get_logger
@@ -95,6 +96,8 @@ async def list_dead(session: AsyncSession, *, which: Filter = Filter(), count: i
 
 async def show(session: AsyncSession, job_id: int) -> JobRecord | None:
     """One job in whatever status; None when it has completed or never was."""
+    if not is_bigint(job_id):
+        return None
     row = (await session.execute(STATEMENTS["show"], {"id": job_id})).one_or_none()
     return _record(row) if row is not None else None
 
@@ -111,6 +114,8 @@ async def replay(
 
     One (`job_id`), or all of `which`. A dry run returns the ids and changes nothing.
     """
+    if job_id is not None and not is_bigint(job_id):
+        return ()
     values = {"id": job_id, **asdict(which)}
     found: Sequence[int] = (await session.scalars(STATEMENTS["find_replayable"], values)).all()
     if found and not dry_run:

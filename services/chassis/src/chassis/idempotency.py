@@ -64,11 +64,12 @@ def fingerprint(method: str, path: str, body: bytes) -> bytes:
     """SHA-256 of what a request asks for: its method, its path and its body.
 
     Of a body in JSON what counts is the value that was sent, whatever the spaces and the order of names. It is not
-    read by any model: a field that a later version adds must not make another request of one that is repeated.
+    read by any model: a field that a later version adds must not make another request of one that is repeated. What is
+    no JSON, or is nested deeper than can be written again (254 levels), counts by its bytes.
     """
     try:
         canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         canonical = body
     return hashlib.sha256(b"\0".join((method.encode(), path.encode(), canonical))).digest()
 

@@ -4,6 +4,7 @@
 `POST /jobs/replay`, the last with `all=true` and filters in its query: what the command line has, in JSON.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -21,6 +22,7 @@ from chassis.pooling import Database
 
 _SHOWN_IDS = 100
 """On the line of the log; the answer has all."""
+_JOB_ID = re.compile(r"[0-9]{1,19}")
 _OWN_PARAMETERS = frozenset({"all", "dry_run"})
 
 
@@ -32,8 +34,8 @@ def routes(database: Database) -> list[BaseRoute]:
         Route("/jobs/left", jobs.left),
         Route("/jobs/dead", jobs.dead),
         Route("/jobs/replay", jobs.replay_all, methods=["POST"]),
-        Route("/jobs/{job_id:int}", jobs.show),
-        Route("/jobs/{job_id:int}/replay", jobs.replay_one, methods=["POST"]),
+        Route("/jobs/{job_id}", jobs.show),
+        Route("/jobs/{job_id}/replay", jobs.replay_one, methods=["POST"]),
     ]
 
 
@@ -46,8 +48,11 @@ class _Jobs:
             return _json([asdict(found) for found in await dead_letters.stats(session)])
 
     async def left(self, request: Request) -> Response:
+        queue = request.query_params.get("queue")
+        if queue is not None:
+            _check_text("queue", queue)
         async with self._database.read() as session:
-            found = await dead_letters.work_left(session, queue=request.query_params.get("queue"))
+            found = await dead_letters.work_left(session, queue=queue)
         return _json(asdict(found) | {"is_drained": found.is_drained})
 
     async def dead(self, request: Request) -> Response:
@@ -56,14 +61,15 @@ class _Jobs:
         return _json([asdict(job) for job in found])
 
     async def show(self, request: Request) -> Response:
+        job_id = _job_id(request)
         async with self._database.read() as session:
-            found = await dead_letters.show(session, request.path_params["job_id"])
+            found = await dead_letters.show(session, job_id)
         if found is None:
             raise ApiError(ErrorCode.NOT_FOUND, "It has completed, or never was.")
         return _json(asdict(found))
 
     async def replay_one(self, request: Request) -> Response:
-        job_id = request.path_params["job_id"]
+        job_id = _job_id(request)
         async with self._database.transaction() as session:
             replayed = await dead_letters.replay(session, job_id=job_id)
         if not replayed:
@@ -87,7 +93,21 @@ def _filter(parameters: QueryParams) -> Filter:
     for name, value in given.items():
         if name not in Filter.__slots__ or not value:
             raise _invalid(name, "Filters are name, queue and error, none of them empty.")
+        _check_text(name, value)
     return Filter(**given)
+
+
+def _check_text(name: str, value: str) -> None:
+    if "\0" in value:
+        raise _invalid(name, "It has a NUL in it, which no text of ours has.")
+
+
+def _job_id(request: Request) -> int:
+    """The number in the path. Raises `ApiError` (404) for what is none, or too long to be a job's."""
+    text: str = request.path_params["job_id"]
+    if not _JOB_ID.fullmatch(text):
+        raise ApiError(ErrorCode.NOT_FOUND)
+    return int(text)
 
 
 def _replayed(job_ids: Sequence[int], *, dry_run: bool) -> Response:
