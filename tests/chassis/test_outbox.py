@@ -19,8 +19,6 @@ from chassis import outbox
 from chassis.outbox import (
     Event,
     Relay,
-    _Deposed,
-    _Position,
     is_leader,
     lag_seconds,
     publish,
@@ -366,22 +364,6 @@ async def test_a_leader_that_stands_still_is_followed_and_publishes_nothing_when
     assert sorted(set(sent)) == placed
     assert len(repeats) <= 2, "each new leader may repeat the one event that was not marked, and nobody else"
     assert len(sent) <= len(placed) + 2
-
-
-async def test_a_relay_of_an_earlier_term_is_refused_by_redis(
-    database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
-) -> None:
-    """It had read its batch when it was stopped: nothing else would keep it from publishing when it wakes."""
-    await place(database, "a", 1)
-    async with relaying(database_settings, redis, wakeups):
-        await streamed(redis, ("a", 1))
-    async with database.read() as session:
-        row = (await session.execute(text("SELECT stream, epoch::text, last_id FROM stream_position"))).one()
-    woken = Relay(database_settings, redis, QUICK, wakeups=wakeups)
-    woken._term = 1
-    with pytest.raises(_Deposed):
-        await woken._send(_Position(**row._mapping, repeat_after=None), ["{}"])
-    await streamed(redis, ("a", 1))
 
 
 async def test_the_lag_and_the_depth_of_the_outbox_are_measured_by_who_leads(

@@ -8,7 +8,7 @@
 -- Returns one of
 --   {'published', last id, number of events, group}  fewer than given when that group, the slowest, is so far behind
 --                                                    that its unread entries would be trimmed; '' when it is not
---   {'deposed'}    another leader has published since we took the lead
+--   {'deposed', term}  a leader of that term, which is higher, has published
 --   {'forgotten'}  another epoch or none (Redis was emptied, or a consumer missed entries), or a last id below ours
 --                  (an older snapshot was restored, or a failover lost the last writes)
 
@@ -52,8 +52,9 @@ local function furthest_behind()
 end
 
 local epoch, last_id, term, kept = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-if tonumber(redis.call('GET', KEYS[3]) or 0) > term then
-    return {'deposed'}
+local last_term = tonumber(redis.call('GET', KEYS[3]) or 0)
+if last_term > term then
+    return {'deposed', last_term}
 end
 local last = last_generated_id()
 if last_id == '' then

@@ -135,7 +135,11 @@ class _Position:
 
 
 class _Deposed(HoldfastError):
-    """Another relay leads: it took over while this one could not be heard of."""
+    """Redis knows a leader of a higher `term`: it took over while this one could not be heard of."""
+
+    def __init__(self, stream: str, term: int) -> None:
+        super().__init__(f"a leader of term {term} has published to {stream}")
+        self.term = term
 
 
 class Relay:
@@ -143,7 +147,8 @@ class Relay:
 
     Lock, reads and marks share one connection: a relay that lost the lock has lost the means to go on, too. A relay
     that is killed is followed within `poll_interval`; one that stands still, or whose host is gone, within
-    `leader_timeout` more. When it wakes, Redis refuses it: a later leader has published under a higher term.
+    `leader_timeout` more. When it wakes, Redis refuses it: a later leader has published under a higher term. Terms are
+    counted in the database, so that no clock decides who leads.
     """
 
     def __init__(
@@ -188,14 +193,18 @@ class Relay:
         connection = await connect(self._database, application_name=self._application_name, passwords=self._passwords)
         try:
             await connection.execute(_SQL["tie_to_silence"], str(round(self._settings.leader_timeout * 1000)))
-            while (term := await connection.fetchval(_SQL["lead"])) is None:
+            while not await connection.fetchval(_SQL["lead"]):
                 if stopping.is_set():
                     return
                 await wait_or_poll(stopping, interval=self._settings.poll_interval)
-            self._term = term
+            self._term = await connection.fetchval(_SQL["next_term"])
             is_leader.set(1)
-            log.info("outbox_leadership_taken")
+            log.info("outbox_leadership_taken", term=self._term)
             await self._relay_until(connection, stopping)
+        except _Deposed as error:
+            # A later leader has ended this session, and this fails. While it lives, no other relay leads.
+            await connection.execute(_SQL["raise_term"], error.term)
+            raise
         finally:
             for gauge in (is_leader, lag_seconds, unpublished):
                 gauge.set(0)  # they are the leader's to tell
@@ -247,7 +256,6 @@ class Relay:
             await connection.execute(_SQL["mark"], stream, [row["seq"] for row in done], last_id, repeat_after)
             published.labels(stream).inc(count)
             republished.labels(stream).inc(sum(row["is_repeated"] for row in done))
-        # When a repetition is over, what was committed meanwhile may have a lower number, and waits still.
         return is_full or repeat_after != position.repeat_after
 
     async def _send(self, position: _Position, events: Sequence[str]) -> tuple[str, int, str] | None:
@@ -270,8 +278,10 @@ class Relay:
                 return last_id.decode(), count, slowest.decode()
             case [b"forgotten"]:
                 return None
+            case [b"deposed", term]:
+                raise _Deposed(stream, term)
             case _:
-                raise _Deposed(f"a later leader has published to {stream}")
+                raise AssertionError(answer)
 
     async def _restart(self, connection: asyncpg.Connection, stream: str) -> _Position:
         """Begin a new epoch, in PostgreSQL: Redis learns of it with the first batch."""

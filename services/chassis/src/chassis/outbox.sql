@@ -16,10 +16,20 @@ RETURNING event_id;
 SELECT set_config('idle_session_timeout', $1, false);
 
 -- name: lead
--- Become the one relay of this database, or not (no row). The lock ends with the session. The answer is the term, in
--- microseconds of this server's clock: who leads later has a higher one.
-SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-WHERE pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
+-- Become the one relay of this database, or not. The lock ends with the session.
+SELECT pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
+
+-- name: next_term
+-- The term of the leader that holds the lock: one more than the last one's. A sequence by hand, since one of
+-- PostgreSQL's can be raised by its owner only.
+INSERT INTO installation (relay_term) VALUES (1)
+ON CONFLICT (is_only) DO UPDATE SET relay_term = installation.relay_term + 1
+RETURNING relay_term;
+
+-- name: raise_term
+-- Redis knows term $1, and no later leader has given it: this database was set back, or the term came from a clock.
+-- The next leader has a higher one.
+UPDATE installation SET relay_term = greatest(relay_term, $1);
 
 -- name: positions
 -- Per stream: what Redis must still know. A stream with rows but without a position is new. It looks at some of the
@@ -32,8 +42,9 @@ FULL JOIN (
 
 -- name: next
 -- The next $2 events of stream $1 in the order they were written, each as the envelope that goes out. While a stream
--- is repeated, those after seq $3, published or not; else ($3 is null) the unpublished ones. `|| ''` lets it go by the
--- primary key even while there are no statistics: by the index that begins with the stream it would read all of them.
+-- is repeated, the published ones after seq $3; else ($3 is null) the unpublished ones. So events of an aggregate go out
+-- in order: all that is published was committed before what is not, whatever its seq. `|| ''` lets it go by the primary
+-- key even while there are no statistics: by the index that begins with the stream it would read all of them.
 WITH following AS (
     (
         SELECT * FROM outbox
@@ -43,7 +54,7 @@ WITH following AS (
     UNION ALL
     (
         SELECT * FROM outbox
-        WHERE $3 IS NOT NULL AND stream || '' = $1 AND seq > $3
+        WHERE $3 IS NOT NULL AND published_at IS NOT NULL AND stream || '' = $1 AND seq > $3
         ORDER BY seq LIMIT $2
     )
 )

@@ -1,0 +1,25 @@
+"""What this database is to Redis: an id of its own, and a term for each leader of its relay."""
+
+from alembic import op
+
+revision = "chassis_0008"
+down_revision = "chassis_0007"
+branch_labels = None
+depends_on = None
+
+_INSTALLATION = """
+CREATE TABLE installation (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),  -- one row
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    relay_term bigint NOT NULL DEFAULT 0
+)
+"""
+
+
+def upgrade() -> None:
+    op.execute(_INSTALLATION)
+    op.execute("INSERT INTO installation DEFAULT VALUES")
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE installation")
