@@ -19,11 +19,21 @@ from emptying import Emptied
 from holdfast_local.databases import create_database
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from sql_shapes import repeated_picks
+from sqlalchemy import Engine, event
 from xdist.workermanage import WorkerController
 
 PASSWORD = "only-for-tests"
 
 _TESTS = Path(__file__).parent
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def _refuse_repeated_picks(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    """What SQLAlchemy writes is seen when a test runs it."""
+    assert repeated_picks(statement) == (), statement
+
+
 BACKEND = pytest.StashKey[Backend]()
 BACKEND_NAME = pytest.StashKey[str]()
 

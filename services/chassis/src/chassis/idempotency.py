@@ -26,10 +26,10 @@ _RECORD = text(
     " VALUES (:client, :key, :fingerprint, :status, :body)"
 )
 
-_PRUNE = text(
-    "DELETE FROM idempotency_record WHERE (client, key) IN ("
-    " SELECT client, key FROM idempotency_record"
-    " WHERE created_at < now() - make_interval(secs => CAST(:retention AS double precision)) LIMIT :batch)"
+PRUNE = text(
+    "DELETE FROM idempotency_record WHERE ctid = ANY (ARRAY("
+    "SELECT ctid FROM idempotency_record"
+    " WHERE created_at < now() - make_interval(secs => CAST(:retention AS double precision)) LIMIT :batch))"
     " RETURNING 1"
 )
 PRUNE_EVERY = 60.0  # seconds
@@ -126,5 +126,5 @@ async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: Store
 async def prune(session: AsyncSession, *, retention: float) -> None:
     """Forget answers older than `retention` seconds; their keys may then be used for something else."""
     values = {"retention": retention, "batch": _PRUNE_BATCH}
-    while len((await session.execute(_PRUNE, values)).all()) == _PRUNE_BATCH:
+    while len((await session.execute(PRUNE, values)).all()) == _PRUNE_BATCH:
         continue

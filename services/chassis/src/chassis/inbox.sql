@@ -55,11 +55,11 @@ UPDATE dead_event SET replay_at = now() WHERE id = ANY (CAST(:ids AS bigint[]));
 -- name: take_replayable
 -- The first dead event that is to be replayed. It is asked for no longer: it gets one try.
 UPDATE dead_event SET replay_at = NULL
-WHERE id = (
+WHERE id = ANY (ARRAY(
     SELECT id FROM dead_event
     WHERE consumer = :consumer AND replay_at IS NOT NULL
     ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
-)
+))
 RETURNING id, stream, entry_id, event;
 
 -- name: forget_dead
@@ -79,12 +79,12 @@ SELECT
 -- Forget event ids received more than :retention seconds ago, :count at most; what is held stays. Answers how many.
 WITH forgotten AS (
     DELETE FROM inbox
-    WHERE (consumer, event_id) IN (
-        SELECT consumer, event_id FROM inbox
+    WHERE consumer = :consumer AND event_id = ANY (ARRAY(
+        SELECT event_id FROM inbox
         WHERE consumer = :consumer AND status = 'handled'
             AND received_at < now() - make_interval(secs => CAST(:retention AS double precision))
         LIMIT :count
-    )
+    ))
     RETURNING event_id
 )
 SELECT count(*) FROM forgotten;

@@ -89,11 +89,10 @@ FROM (SELECT occurred_at FROM outbox WHERE published_at IS NULL ORDER BY stream,
 
 -- name: prune
 -- Forget events published more than $1 seconds ago. It looks at the oldest $2 rows only, so that its cost is bounded.
-WITH oldest AS (
-    SELECT seq, published_at FROM outbox ORDER BY seq LIMIT $2
-), forgotten AS (
-    DELETE FROM outbox USING oldest
-    WHERE outbox.seq = oldest.seq AND oldest.published_at < now() - make_interval(secs => $1::float8)
-    RETURNING outbox.seq
+WITH forgotten AS (
+    DELETE FROM outbox
+    WHERE seq = ANY (ARRAY(SELECT seq FROM outbox ORDER BY seq LIMIT $2))
+        AND published_at < now() - make_interval(secs => $1::float8)
+    RETURNING seq
 )
 SELECT count(*) FROM forgotten;

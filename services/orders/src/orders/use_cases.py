@@ -193,9 +193,14 @@ async def expire_orders(session: AsyncSession, *, after: float, batch: int) -> l
         .where(Order.status == OrderStatus.PENDING.value, Order.created_at < func.now() - timedelta(seconds=after))
         .order_by(Order.created_at)
         .limit(batch)
+        .scalar_subquery()
     )
+    # An array is worked out once, a sub-select behind IN perhaps for each order.
     return await _begin_cancelling(
-        session, Order.id.in_(too_old), Order.status == OrderStatus.PENDING.value, reason="expired"
+        session,
+        Order.id == func.any(func.array(too_old)),
+        Order.status == OrderStatus.PENDING.value,
+        reason="expired",
     )
 
 
