@@ -7,15 +7,20 @@ from collections.abc import AsyncIterator
 import httpx
 import orjson
 import pytest
+from api_keys import authenticator
 from captured_logs import captured_logs
 from chassis.app import complete_openapi
 from chassis.app.application import Application
+from chassis.app.resources import ApiResources
 from chassis.error_answers import PROBLEM_JSON, Answer, answer, wants_problem
 from chassis.errors import ApiError, BreakerOpen, ErrorCode, ErrorDetail
 from chassis.health import Health, management_app
+from chassis.pooling import Database
 from chassis.process import Server
-from chassis.settings import HttpSettings
+from chassis.rate_limiting import RateLimiter
+from chassis.settings import HttpSettings, RateLimitSettings
 from holdfast_local.ports import free_port
+from redis.asyncio import Redis
 from starlette.routing import Route
 
 PAGE = "https://docs.example.com/errors"
@@ -105,7 +110,7 @@ def test_no_accept_header_takes_long_to_read(piece: str) -> None:
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+async def port(database: Database, redis: Redis) -> AsyncIterator[int]:
     """A real server on a real port, with a route that answers and one that reads a body."""
     app = Application(lambda: HttpSettings(documentation_url=PAGE))
 
@@ -118,6 +123,13 @@ async def port() -> AsyncIterator[int]:
         return len(body)
 
     complete_openapi(app)
+    app.resources = ApiResources(
+        database=database,
+        redis=redis,
+        rate_limiter=RateLimiter(redis, RateLimitSettings, namespace="here"),
+        authenticator=await authenticator(database),
+        checks={},
+    )
     port = free_port()
     async with Server(app, host="127.0.0.1", port=port, drain_timeout=1).running():
         yield port

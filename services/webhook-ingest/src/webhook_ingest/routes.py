@@ -67,6 +67,9 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
     started = time.perf_counter()
     secrets = given.secrets()
     sender = _configured(provider, secrets)
+    if sender is None:
+        await spend_as_stranger(request)
+        raise ApiError(ErrorCode.NOT_FOUND)
     with _counting(sender) as count_as:
         body = await request.body()
         try:
@@ -98,9 +101,6 @@ def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
         webhook_received.labels(sender, results[0] if results else "failed").inc()
 
 
-def _configured(name: str, secrets: Mapping[Provider, Sequence[str]]) -> Provider:
-    """The provider of that name. Raises the 404 of a route that does not exist when it has no secrets here."""
-    for provider, valid in secrets.items():
-        if provider == name and valid:
-            return provider
-    raise ApiError(ErrorCode.NOT_FOUND)
+def _configured(name: str, secrets: Mapping[Provider, Sequence[str]]) -> Provider | None:
+    """The provider of that name; None when it has no secrets here."""
+    return next((provider for provider, valid in secrets.items() if provider == name and valid), None)

@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chassis.app.limits import spend_as_stranger
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Route
+from chassis.app.routing import Route, criticality
 from chassis.health import Health
 from chassis.load_shedding import LoadShedder
 from chassis.settings import HttpSettings
@@ -28,8 +33,12 @@ class Application(FastAPI):
 
     def __init__(self, current: Callable[[], HttpSettings], **options: Any) -> None:
         # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.
-        super().__init__(redirect_slashes=False, docs_url=None, redoc_url=None, **options)
+        super().__init__(redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
+        self.router.default = _answer_no_route
+        self.add_api_route(
+            "/openapi.json", _answer_document, include_in_schema=False, openapi_extra=criticality("sheddable")
+        )
         self.health = Health()
         self.load_shedder = LoadShedder(current)
         self._http = current()
@@ -45,3 +54,17 @@ class Application(FastAPI):
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
         await self.middleware_stack(scope, receive, send)
+
+
+async def _answer_no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """What no route is for. Anybody may ask for it, so it is limited by address."""
+    if scope["type"] == "http":
+        await spend_as_stranger(Request(scope, receive, send))
+    raise HTTPException(404)
+
+
+async def _answer_document(request: Request) -> Response:
+    """The OpenAPI document, for anybody; limited by address."""
+    await spend_as_stranger(request)
+    app: Application = request.app
+    return Response(orjson.dumps(app.openapi()), media_type="application/json")

@@ -20,8 +20,8 @@ def limits_of(request: Request) -> RateLimitSettings:
 async def spend_as_stranger(request: Request) -> None:
     """Take one from what the address has that this request came from, or raise `RateLimited`.
 
-    For who has shown nothing valid, and only afterwards: whoever can prove who he is, is not refused for what others at
-    his address have done.
+    For what is answered without a valid key: a wrong key, a path or a method that no route has, the OpenAPI document.
+    A caller with a valid key is not refused for what others at his address have done.
     """
     policy = Policy.of("unauthenticated", limits_of(request).unauthenticated)
     await spend(request, f"ip:{network_of(request.client.host if request.client else '')}", policy)

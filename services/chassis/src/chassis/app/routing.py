@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from chassis.app.access import Access
+from chassis.app.limits import spend_as_stranger
 from chassis.app.short_way import short_way
 from chassis.load_shedding import Criticality
 
@@ -37,9 +38,10 @@ class Route(APIRoute):
         self._answer = short_way(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in (self.methods or ()):
-            raise HTTPException(405)
         request = Request(scope, receive, send)
+        if scope["method"] not in (self.methods or ()):
+            await spend_as_stranger(request)  # no key has been looked at
+            raise HTTPException(405)
         app: Application = scope["app"]
         with app.load_shedder.place(self._criticality):
             if self._access is not None:
