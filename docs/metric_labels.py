@@ -39,6 +39,7 @@ LABELS: dict[str, Bound] = {
     "cache": Bound(at_most=5, what="names of caches, `<service>:<what>`"),
     "code": Bound(values=tuple(code.name for code in ErrorCode)),
     "criticality": _literal(load_shedding.Criticality),
+    "database": Bound(at_most=1, what="the service's database"),
     "decision": _of("allowed", "refused", "would_refuse"),
     "backend": _literal(rate_limiting.Backend),
     "dependency": _of("payments", "provider", "customers", "suspect_customers"),

@@ -115,7 +115,7 @@ class OrdersInstallation:
         running = Running(process)
         try:
             async with httpx.AsyncClient() as client:  # one for all looks: making it takes 20 ms
-                await eventually(lambda: self._is_ready(client, process), seconds=60)
+                await eventually(lambda: self._is_ready(client, process), seconds=180)
             yield running
         finally:
             if process.returncode is None:

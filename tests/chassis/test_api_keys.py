@@ -313,7 +313,6 @@ async def operator(tmp_path: Path, fresh_database: FreshDatabase, redis_settings
     return installation
 
 
-@pytest.mark.timeout(180)  # five commands, a second each on a machine of its own
 async def test_the_command_prints_a_new_key_once_lists_it_without_its_secret_and_revokes_it(
     operator: OrdersInstallation,
 ) -> None:

@@ -98,11 +98,35 @@ async def test_dead_events_are_listed_and_replayed_by_the_service_s_command_whic
 
 
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:
-    ended = await orders.run("jobs", "dead")
-    assert (ended.code, ended.stdout, ended.stderr) == (0, "", "")
     missing = await orders.run("jobs", "show", "4711")
     assert missing.code == 1
     assert missing.stderr == "there is no job 4711: it has completed, or never was\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["jobs", "dead"], "there are no dead letters"),
+        (["jobs", "dead", "--filter", "name=request_payment"], "there are no dead letters that the filters leave"),
+        (["jobs", "stats"], "there are no jobs"),
+        (["events", "dead"], "there are no dead events"),
+        (["api-keys", "list"], "there are no keys"),
+    ],
+    ids=" ".join,
+)
+async def test_a_list_without_entries_says_so_beside_its_output(
+    orders: OrdersInstallation, words: list[str], said: str
+) -> None:
+    """On standard error: a script that counts lines of the output counts none."""
+    ended = await orders.run(*words)
+    assert (ended.code, ended.stdout, ended.stderr) == (0, "", f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("group", "said"), [("jobs", "replayed 0"), ("events", "will replay 0")], ids=["jobs", "events"]
+)
+async def test_a_replay_of_nothing_says_so(orders: OrdersInstallation, group: str, said: str) -> None:
+    assert (await orders.run(group, "replay", "--all")).stdout == f"{said}\n"
 
 
 async def test_a_running_process_says_who_it_is_and_writes_lines_with_every_id(orders: OrdersInstallation) -> None:

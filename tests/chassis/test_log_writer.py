@@ -240,7 +240,6 @@ def test_plain_logging_stops_with_its_reader() -> None:
         assert process.wait(30) == 0
 
 
-@pytest.mark.timeout(120)
 async def test_a_service_whose_log_nobody_reads_answers_counts_and_stops(
     tmp_path: Path,
     fresh_database: Callable[[str], DatabaseSettings],

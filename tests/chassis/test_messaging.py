@@ -23,8 +23,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
-pytestmark = pytest.mark.timeout(25)
-
 QUICK = OutboxSettings(batch=10, poll_interval=0.05)
 
 

@@ -24,8 +24,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
-pytestmark = pytest.mark.timeout(30)
-
 QUICK = OutboxSettings(batch=5, poll_interval=0.05)
 
 

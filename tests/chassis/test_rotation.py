@@ -37,8 +37,6 @@ KEY_REFRESH = 0.1
 MIGRATIONS = Path(orders.__path__[0]) / "migrations"
 
 # Some seconds on a machine of its own; each step waits for processes that share this one with everything else.
-pytestmark = pytest.mark.timeout(240)
-
 type Request = Callable[[httpx.AsyncClient, int], Awaitable[httpx.Response]]
 
 

@@ -29,9 +29,6 @@ class Found(JobPayload, job="found"):
     """What a run writes in these tests."""
 
 
-pytestmark = pytest.mark.timeout(20)
-
-
 class Recorder:
     """A schedule's work: counts its runs and those that were under way at once, and may be held up."""
 
@@ -169,7 +166,6 @@ async def _start_process(settings: DatabaseSettings, *, takes: float = 0.0) -> P
     )
 
 
-@pytest.mark.timeout(60)  # three processes start, on a machine that may be busy
 async def test_of_two_processes_one_makes_each_run_and_the_other_goes_on_when_it_is_killed_in_one(
     database: Database, database_settings: DatabaseSettings, fresh_table_made: None
 ) -> None:

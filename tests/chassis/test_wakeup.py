@@ -9,8 +9,6 @@ from chassis.pooling import Database
 from chassis.settings import DatabaseSettings
 from chassis.wakeup import Wakeups, wake_after_commit
 
-pytestmark = pytest.mark.timeout(25)
-
 
 class CardDeclined(Exception):
     pass

@@ -3,11 +3,8 @@
 import sys
 from pathlib import Path
 
-import pytest
 from chassis.settings import DatabaseSettings, RedisSettings
 from service_process import OrdersInstallation
-
-pytestmark = pytest.mark.timeout(60)
 
 _STANDS_STILL = """#!{python}
 import os, time

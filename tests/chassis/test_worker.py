@@ -4,8 +4,6 @@ import pytest
 from chassis.process import DrainTimedOut
 from chassis.worker.stages import Part, PartEnded, run_stages
 
-pytestmark = pytest.mark.timeout(10)
-
 
 class Recorder:
     """Parts that write down when they stop."""

@@ -145,7 +145,6 @@ REACHED = {
 }
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("service", REACHED)
 async def test_every_answer_is_documented_and_shows_nothing_of_the_inside(
     service: str,

@@ -41,12 +41,6 @@ AT_ONCE = RestartPolicy(first=0.1, cap=0.1)
 """Each process dies a dozen times here, and none of them because something is wrong with it."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(FOLDER):
-            item.add_marker(pytest.mark.timeout(180))
-
-
 @pytest.fixture(scope="session")
 async def _staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CrashStage]:
     folder = tmp_path_factory.mktemp("crash")

@@ -24,7 +24,7 @@ SETTINGS = {
     "notifications": "notifications.settings:NotificationsSettings",
     "webhook-ingest": "webhook_ingest.settings:WebhookIngestSettings",
 }
-OPERATING = {"jobs", "events", "webhooks"}
+OPERATING = {"jobs", "events", "webhooks", "mails"}
 """Commands of an operator."""
 
 

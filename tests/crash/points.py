@@ -108,7 +108,7 @@ def _streams() -> Iterator[Point]:
 
 POINTS = (*_orders(), *_payments(), *_webhook_ingest(), *_notifications(), *_streams())
 
-COMMANDS = ("jobs replay", "events replay", "webhooks redrive")
+COMMANDS = ("jobs replay", "events replay", "webhooks redrive", "mails resend")
 """What an operator has done again, before and after its commit: test_operators_killed.py."""
 COMMAND_POINTS = tuple(f"{command} {place}" for command in COMMANDS for place in _AROUND_COMMIT)
 

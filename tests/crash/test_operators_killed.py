@@ -56,6 +56,15 @@ _COMMANDS = {
         before="dead0",
         after="stored1",
     ),
+    "mails resend": Command(
+        "notifications",
+        ["--all"],
+        "INSERT INTO mail (event_id, client_id, event_type, recipient, subject, text, status)"
+        " VALUES (uuidv7(), 'acme', 'endpoint.disabled', 'ada@example.com', 'Disabled', '', 'dead')",
+        "SELECT status || (SELECT count(*) FROM job) FROM mail",
+        before="dead0",
+        after="pending1",
+    ),
 }
 
 

@@ -4,7 +4,6 @@ These tests take minutes: they run only when they are named, as `make test-fault
 """
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from holdfast_local.chaos_client import open_patient_client
@@ -14,15 +13,6 @@ from holdfast_local.supervisor import Event
 from holdfast_local.topology import Overrides
 from severing_proxy import SeveringProxy
 from stage import Stage
-
-FOLDER = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starting a platform takes ten seconds, an outage and its end as many."""
-    for item in items:
-        if item.path.is_relative_to(FOLDER):
-            item.add_marker(pytest.mark.timeout(120))
 
 
 @pytest.fixture(scope="module")

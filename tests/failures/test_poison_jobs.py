@@ -23,8 +23,6 @@ from waiting import eventually
 sys.path.append(str(Path(__file__).parents[1] / "patterns"))
 from jobs_worker import Block, Crash, Innocent, Swallow
 
-pytestmark = pytest.mark.timeout(180)
-
 WORKER = Path(__file__).parents[1] / "patterns" / "jobs_worker.py"
 MEMORY_LIMIT = 1_500_000_000
 """Bytes of address space: several times what the worker needs, and less than what the job asks for."""

@@ -88,7 +88,7 @@ class Container:
         """Start it; the seconds until it says that it is ready."""
         began = time.monotonic()
         await docker("start", self.id)
-        await eventually(self.is_ready)
+        await eventually(self.is_ready, seconds=120)
         return time.monotonic() - began
 
     async def is_ready(self) -> bool:

@@ -29,12 +29,16 @@ class Simulator:
     ports: dict[str, int]
     process: subprocess.Popen[str] | None = None
 
-    def start(self) -> None:
+    def start(self, *, read_on: bool = True) -> None:
+        """Returns once it listens. Without `read_on` it has no reader for what it writes from then on."""
         options = [str(part) for name, port in self.ports.items() for part in (f"--{name}", port)]
         self.process = subprocess.Popen([*self.command, *options], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         started = json.loads(self.process.stdout.readline())
-        Thread(target=drain, args=[self.process.stdout]).start()
+        if read_on:
+            Thread(target=drain, args=[self.process.stdout]).start()
+        else:
+            self.process.stdout.close()
         self.ports = dict(zip(self.ports, (started[k] for k in ("port", "smtp_port") if k in started), strict=True))
 
     @property

@@ -73,7 +73,6 @@ async def now(server: EmbeddedPostgres) -> datetime:
     return moment
 
 
-@pytest.mark.timeout(120)
 async def test_the_commands_of_the_page_bring_a_server_back_to_the_moment_before_a_mistake(tree: Path) -> None:
     server = EmbeddedPostgres(
         tree / ".holdfast" / "postgres", port=free_port(), password=PASSWORD, log=tree / "postgres.log"

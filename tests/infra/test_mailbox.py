@@ -1,8 +1,11 @@
 """The mailbox as a real process: mail in by SMTP, out over HTTP, and what can go wrong between."""
 
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from email.message import EmailMessage
+from pathlib import Path
 from uuid import uuid4
 
 import aiosmtplib
@@ -123,3 +126,34 @@ async def test_restarted_mailbox_has_its_messages_and_faults(mailbox: Simulator,
         assert (await restarted.get("/messages")).json() == before
         assert (await restarted.get("/faults")).json()["seed"] == 3
         assert (await restarted.delete("/messages")).json() == {"deleted": 1}
+
+
+@contextmanager
+def mailbox_of_its_own(folder: Path, *, read_on: bool = True) -> Iterator[Simulator]:
+    simulator = new_mailbox(folder)
+    simulator.start(read_on=read_on)
+    try:
+        yield simulator
+    finally:
+        simulator.end()
+
+
+async def test_a_mail_that_was_kept_is_accepted_though_the_line_about_it_cannot_be_written(tmp_path: Path) -> None:
+    """A sender that reads 500 gives the mail up, though the customer has it."""
+    with mailbox_of_its_own(tmp_path, read_on=False) as simulator:
+        await send(simulator)
+        async with simulator.client() as mail:
+            assert len((await mail.get("/messages")).json()) == 1
+
+
+async def test_a_mail_that_could_not_be_kept_is_refused_for_now_and_not_for_good(tmp_path: Path) -> None:
+    with mailbox_of_its_own(tmp_path) as simulator, closing(sqlite3.connect(tmp_path / "m.db")) as database:
+        database.execute("ALTER TABLE message RENAME TO elsewhere")
+        with pytest.raises(aiosmtplib.SMTPDataError) as refused:
+            await send(simulator)
+        assert refused.value.code == 451
+        database.execute("ALTER TABLE elsewhere RENAME TO message")
+        async with simulator.client() as mail:
+            assert (await mail.get("/messages")).json() == []
+            await send(simulator)
+            assert len((await mail.get("/messages")).json()) == 1

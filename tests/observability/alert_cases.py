@@ -248,16 +248,22 @@ CASES: tuple[Case, ...] = (
         alert="OutboxLag",
         labels={"service": "orders", "severity": "page"},
         summary="orders: an event has waited 45s to be published",
-        bad=_level('outbox_lag_seconds{service="orders", role="worker"}', 45),
-        good=_level('outbox_lag_seconds{service="orders", role="worker"}', 5),
+        bad=_level('outbox_lag_seconds{database="orders", service="orders", role="worker"}', 45),
+        good=_level('outbox_lag_seconds{database="orders", service="orders", role="worker"}', 5),
         quiet_until=1,
     ),
     Case(
         alert="OutboxWithoutLeader",
         labels={"service": "orders", "severity": "page"},
         summary="nobody publishes orders's events",
-        bad={f'outbox_is_leader{{service="orders", role="worker", pod="{pod}"}}': "0x60" for pod in "ab"},
-        good={f'outbox_is_leader{{service="orders", role="worker", pod="{pod}"}}': f"{pod}x60" for pod in "01"},
+        bad={
+            f'outbox_is_leader{{database="orders", service="orders", role="worker", pod="{pod}"}}': "0x60"
+            for pod in "ab"
+        },
+        good={
+            f'outbox_is_leader{{database="orders", service="orders", role="worker", pod="{pod}"}}': f"{pod}x60"
+            for pod in "01"
+        },
         quiet_until=1,
     ),
     Case(

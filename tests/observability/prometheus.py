@@ -73,12 +73,14 @@ def without_comparisons(expression: str) -> str:
 
 
 @asynccontextmanager
-async def running_prometheus(folder: Path, targets: Sequence[Target]) -> AsyncIterator[Prometheus]:
-    """Yields when every target has been scraped once."""
+async def running_prometheus(
+    folder: Path, targets: Sequence[Target], *, rules: str | None = None
+) -> AsyncIterator[Prometheus]:
+    """Yields when every target has been scraped once. `rules` is the text of a file instead of the chart's."""
     port = free_port()
     program = shutil.which("prometheus")
     assert program, "prometheus is not here: `apt-get install prometheus`"
-    write_configuration(folder, targets)
+    write_configuration(folder, targets, rules or RULES.read_text(encoding="utf-8"))
     command = [f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}"]
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -102,7 +104,7 @@ async def running_prometheus(folder: Path, targets: Sequence[Target]) -> AsyncIt
         await process.wait()
 
 
-def write_configuration(folder: Path, targets: Sequence[Target]) -> None:
+def write_configuration(folder: Path, targets: Sequence[Target], rules: str) -> None:
     """The chart's files, with rules evaluated as often as anything is scraped, and no cluster to discover."""
     shared = yaml.safe_load((FILES / "prometheus.yaml").read_text(encoding="utf-8"))
     shared["global"]["evaluation_interval"] = f"{SCRAPE_SECONDS}s"
@@ -117,4 +119,4 @@ def write_configuration(folder: Path, targets: Sequence[Target]) -> None:
     contents = {"prometheus.yaml": shared, "scrape.yaml": {"scrape_configs": [job]}, "alertmanagers.yaml": []}
     for name, content in contents.items():
         (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
-    shutil.copy(RULES, folder)
+    (folder / RULES.name).write_text(rules, encoding="utf-8")

@@ -39,7 +39,7 @@ async def told_story(settings: LocalSettings, folder: Path) -> AsyncIterator[See
     """The platform has stopped when it yields; Prometheus still answers."""
     async with AsyncExitStack() as stack:
         async with running_platform(settings) as platform:
-            targets = await _targets(platform)
+            targets = await targets_of(platform)
             prometheus = await stack.enter_async_context(running_prometheus(folder, targets))
             began = time.time()
             async with open_demo_client(platform.installation) as client:
@@ -57,7 +57,7 @@ async def told_story(settings: LocalSettings, folder: Path) -> AsyncIterator[See
         yield Seen(prometheus=prometheus, began=began, ended=ended, texts=texts, answers=answers)
 
 
-async def _targets(platform: Platform) -> list[Target]:
+async def targets_of(platform: Platform) -> list[Target]:
     async with open_demo_client(platform.installation) as client:
         found = [(urlsplit(url).netloc, await client.read_info(url)) for url in managements(platform)]
     return [Target(address=address, service=info.service, role=info.role) for address, info in found]

@@ -33,8 +33,6 @@ from jobs_worker import Crash, Hold, Innocent
 from service_process import database_variables
 from sqlalchemy import Row, text
 
-pytestmark = pytest.mark.timeout(25)
-
 QUICK = JobSettings(concurrency=4, lease=0.6, poll_interval=0.05, backoff_base=0.01, backoff_cap=0.02)
 
 

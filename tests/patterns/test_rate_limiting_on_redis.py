@@ -84,7 +84,6 @@ async def test_callers_at_once_are_admitted_as_if_they_had_come_one_after_the_ot
     assert policy.burst < sum(decision.allowed for decision in decisions) < len(decisions)
 
 
-@pytest.mark.timeout(120)
 async def test_200_callers_at_once_of_three_processes_are_admitted_exactly_the_burst(
     tmp_path: Path, fresh_database: FreshDatabase, redis: Redis, redis_settings: RedisSettings
 ) -> None:

@@ -118,7 +118,6 @@ def as_scripted() -> Told:
     )
 
 
-@pytest.mark.timeout(180)
 def test_the_demo_survives_its_faults_convinces_the_oracle_and_leaves_only_logs(run_demo, state):
     output, _ = run_demo().communicate()
     assert "all as the script says" in output, output

@@ -212,7 +212,6 @@ async def test_without_a_running_platform_the_runner_starts_one_of_its_own(tmp_p
         assert (settings.state / "load" / "logs" / "valkey.log").exists()
 
 
-@pytest.mark.timeout(180)
 async def test_the_real_platform_keeps_the_limits_and_the_oracle_has_the_last_word(capfd):
     """Steady, for a few seconds; then somebody changes what an order cost, which only the oracle sees."""
     options = ["--seconds", "3", "--rate", "3", "--orders", "5"]

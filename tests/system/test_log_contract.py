@@ -20,8 +20,6 @@ from waiting import eventually
 
 PAGE = Path(__file__).parents[2] / "docs" / "patterns" / "logging.md"
 
-pytestmark = pytest.mark.timeout(180)
-
 type Lines = Sequence[tuple[str, Mapping[str, Any]]]
 
 

@@ -26,8 +26,6 @@ from pydantic import SecretStr
 from trace_collector import Collector
 from waiting import eventually
 
-pytestmark = pytest.mark.timeout(240)
-
 MANAGEMENT = tuple(
     f"{service.replace('-', '_')}{worker}_management" for service in SERVICES for worker in ("", "_worker")
 )

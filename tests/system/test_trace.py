@@ -66,7 +66,6 @@ async def platform(collector: Collector, tmp_path: Path, monkeypatch: pytest.Mon
     remove_state(settings.state)
 
 
-@pytest.mark.timeout(120)
 async def test_an_order_is_one_trace_and_a_collector_that_goes_away_stops_nothing(
     collector: Collector, platform: Platform
 ) -> None:

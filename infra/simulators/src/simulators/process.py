@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,8 +26,12 @@ def timestamp(*, skew_seconds: float = 0) -> str:
 
 
 def log(event: str, **fields: object) -> None:
-    """Write one JSON line to stdout; newlines inside values stay escaped."""
-    print(json.dumps({"time": timestamp(), "event": event, **fields}, default=str), flush=True)
+    """Write one JSON line to stdout; newlines inside values stay escaped.
+
+    A line that stdout does not take (a full disk, a reader that is gone) is lost: what it reports has happened already.
+    """
+    with suppress(OSError):
+        print(json.dumps({"time": timestamp(), "event": event, **fields}, default=str), flush=True)
 
 
 class JsonLines(logging.Handler):

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import api_keys, config
-from chassis.commands import Options, audit, in_transaction
+from chassis.commands import Options, audit, in_transaction, list_lines
 from chassis.errors import HoldfastError
 from chassis.settings import PrincipalName, ServiceSettings
 
@@ -75,11 +75,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
     @app.command("list")
     def list_keys(options: Options = None) -> None:
         """List all keys, the oldest first, revoked ones too; never what makes a key valid."""
-        for key in run(options, api_keys.list_keys, as_owner=False):
-            ends = f"expires {key.expires_at:%Y-%m-%d}" if key.expires_at else "does not expire"
-            state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ends
-            made = f"made {key.created_at:%Y-%m-%d}, pepper {key.pepper}"
-            typer.echo(f"{key.prefix}  {key.principal}  {','.join(key.scopes)}  {made}  {state}")
+        list_lines(map(_shown, run(options, api_keys.list_keys, as_owner=False)), what="keys")
 
     @app.command()
     def revoke(prefix: str, options: Options = None) -> None:
@@ -91,6 +87,13 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
         audit("api_key_revoked", prefix=prefix, principal=principal, since=since.isoformat(timespec="seconds"))
 
     return app
+
+
+def _shown(key: api_keys.ListedKey) -> str:
+    ends = f"expires {key.expires_at:%Y-%m-%d}" if key.expires_at else "does not expire"
+    state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ends
+    made = f"made {key.created_at:%Y-%m-%d}, pepper {key.pepper}"
+    return f"{key.prefix}  {key.principal}  {','.join(key.scopes)}  {made}  {state}"
 
 
 def _check(settings_type: type[ServiceSettings], principals: Sequence[str], scopes: Sequence[str]) -> None:

@@ -17,15 +17,16 @@ from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from types import MappingProxyType
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis import config, dead_events, dead_letters
+from chassis import config, dead_letters
 from chassis.api_key_commands import api_key_commands
-from chassis.commands import Options, audit, in_transaction
+from chassis.commands import Options, Run, audit, in_transaction, list_lines, numbered
 from chassis.errors import ConfigurationError, HoldfastError
+from chassis.event_commands import event_commands
 from chassis.logging import debugging
 from chassis.pooling import Database
 from chassis.pooling.budget import service_budget
@@ -105,7 +106,7 @@ def build_cli[S: ServiceSettings](
 
     app.add_typer(_config_commands(settings_type), name="config")
     app.add_typer(_jobs_commands(settings_type), name="jobs")
-    app.add_typer(_events_commands(settings_type), name="events")
+    app.add_typer(event_commands(settings_type), name="events")
     app.add_typer(api_key_commands(settings_type), name="api-keys")
     for name, group in groups.items():
         app.add_typer(group, name=name)
@@ -155,12 +156,6 @@ def _config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     return app
 
 
-class Run(Protocol):
-    """Uses the service's database in one transaction."""
-
-    def __call__[T](self, options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T: ...
-
-
 def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     app = typer.Typer(help="Look after jobs, above all those that no attempt could save.", no_args_is_help=True)
 
@@ -171,8 +166,11 @@ def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     def dead(filters: Filters = None, options: Options = None) -> None:
         """List the dead letters, the oldest first."""
         which = dead_letters.Filter.parse(filters or ())
-        for job in run(options, partial(dead_letters.list_dead, which=which)):
-            typer.echo(f"{job.id}  {job.name}  attempts {job.attempt}/{job.max_attempts}  {job.last_error}")
+        found = run(options, partial(dead_letters.list_dead, which=which))
+        list_lines(
+            (f"{job.id}  {job.name}  attempts {job.attempt}/{job.max_attempts}  {job.last_error}" for job in found),
+            what="dead letters" + " that the filters leave" * bool(filters),
+        )
 
     @app.command()
     def show(job_id: int, options: Options = None) -> None:
@@ -182,8 +180,11 @@ def _jobs_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     @app.command()
     def stats(options: Options = None) -> None:
         """Count the jobs by queue, name and state."""
-        for row in run(options, dead_letters.stats):
-            typer.echo(f"{row.queue}  {row.name}  {row.status}  {row.jobs}  oldest {row.oldest_age:.1f} s")
+        found = run(options, dead_letters.stats)
+        list_lines(
+            (f"{row.queue}  {row.name}  {row.status}  {row.jobs}  oldest {row.oldest_age:.1f} s" for row in found),
+            what="jobs",
+        )
 
     _add_replay(app, run)
     _add_drain(app, settings_type)
@@ -209,7 +210,7 @@ def _add_replay(app: typer.Typer, run: Run) -> None:
             raise HoldfastError(f"job {job_id} is no dead letter")
         if replayed and not dry_run:
             audit("jobs_replayed", job_ids=list(replayed))
-        typer.echo(f"{'would replay' if dry_run else 'replayed'} {len(replayed)}: {', '.join(map(str, replayed))}")
+        typer.echo(f"{'would replay' if dry_run else 'replayed'} {numbered(replayed)}")
 
 
 def _add_drain(app: typer.Typer, settings_type: type[ServiceSettings]) -> None:
@@ -240,52 +241,6 @@ async def _drained(settings: DatabaseSettings, *, queue: str | None, timeout_sec
             await asyncio.sleep(min(_DRAIN_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
     finally:
         await database.close()
-
-
-def _events_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
-    app = typer.Typer(help="Look after events that this service could not handle.", no_args_is_help=True)
-
-    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
-
-    @app.command()
-    def dead(options: Options = None) -> None:
-        """List the dead events, the oldest first."""
-        for event in run(options, dead_events.list_dead):
-            typer.echo(f"{event.id}  {event.stream} {event.entry_id}  {event.died_at:%F %T}  {event.reason}")
-
-    @app.command()
-    def show(number: int, options: Options = None) -> None:
-        """Show one dead event."""
-        event = run(options, partial(dead_events.show, event_number=number))
-        if event is None:
-            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
-        for field in fields(event):
-            typer.echo(f"{field.name}: {getattr(event, field.name)}")
-
-    _add_event_replay(app, run)
-    return app
-
-
-def _add_event_replay(app: typer.Typer, run: Run) -> None:
-    @app.command()
-    def replay(
-        number: Annotated[int | None, typer.Argument(metavar="[NUMBER]")] = None,
-        *,
-        every: Annotated[bool, typer.Option("--all", help="All dead events.")] = False,
-        stream: Annotated[str | None, typer.Option(help="With --all: only those of this stream.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
-        options: Options = None,
-    ) -> None:
-        """Have the worker handle dead events again, within seconds."""
-        if (number is None) != every:
-            raise HoldfastError("say which one: a NUMBER, or --all")
-        asked = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))
-        if number is not None and not asked:
-            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
-        if asked and not dry_run:
-            audit("events_replayed", event_numbers=list(asked))
-        typer.echo(f"{'would replay' if dry_run else 'will replay'} {len(asked)}: {', '.join(map(str, asked))}")
 
 
 def _print_job(job_id: int, job: dead_letters.JobRecord | None) -> None:

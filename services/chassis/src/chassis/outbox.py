@@ -37,9 +37,12 @@ log = get_logger(__name__)
 
 published = Counter("outbox_published", "Events published, repeated ones included.", ["stream"])
 republished = Counter("outbox_republished", "Events that go out again because Redis forgot their stream.", ["stream"])
-lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.")
-unpublished = Gauge("outbox_unpublished", "Events that wait to be published.")
-is_leader = Gauge("outbox_is_leader", "1 in the process whose relay publishes.")
+# By database, so that a process without a relay exposes none of them: a 0 there would read as a lost leader.
+lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.", ["database"])
+unpublished = Gauge("outbox_unpublished", "Events that wait to be published.", ["database"])
+is_leader = Gauge(
+    "outbox_is_leader", "1 in the process whose relay publishes, 0 in those whose relay waits for it.", ["database"]
+)
 is_held_back = Gauge(
     "outbox_held_back", "1 while events wait because a group's unread entries fill the stream.", ["stream"]
 )
@@ -170,6 +173,9 @@ class Relay:
         self._woken = wakeups.subscribe(WAKEUP_CHANNEL)
         self._term = 0
         self._measured_at = self._pruned_at = float("-inf")
+        self._is_leader, self._lag_seconds, self._unpublished = (
+            gauge.labels(database.name) for gauge in (is_leader, lag_seconds, unpublished)
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then publish once more what has been committed, and return."""
@@ -198,7 +204,7 @@ class Relay:
                     return
                 await wait_or_poll(stopping, interval=self._settings.poll_interval)
             self._term = await connection.fetchval(_SQL["next_term"])
-            is_leader.set(1)
+            self._is_leader.set(1)
             log.info("outbox_leadership_taken", term=self._term)
             await self._relay_until(connection, stopping)
         except _Deposed as error:
@@ -206,7 +212,7 @@ class Relay:
             await connection.execute(_SQL["raise_term"], error.term)
             raise
         finally:
-            for gauge in (is_leader, lag_seconds, unpublished):
+            for gauge in (self._is_leader, self._lag_seconds, self._unpublished):
                 gauge.set(0)  # they are the leader's to tell
             is_held_back.clear()
             await _close(connection)
@@ -303,8 +309,8 @@ class Relay:
         if now - self._measured_at >= self._settings.poll_interval:
             self._measured_at = now
             (lag,) = await connection.fetch(_SQL["lag"])
-            lag_seconds.set(lag["seconds"])
-            unpublished.set(lag["events"])
+            self._lag_seconds.set(lag["seconds"])
+            self._unpublished.set(lag["events"])
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
             count = await connection.fetchval(_SQL["prune"], self._settings.retention, _PRUNE_ROWS)
             if count < _PRUNE_ROWS:  # else there is more, and the next turn goes on

@@ -1,14 +1,64 @@
 """The command `notifications`."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Annotated
+from uuid import UUID
 
+import typer
+from chassis import config
 from chassis.cli import build_cli
+from chassis.commands import Options, audit, in_transaction, list_lines, numbered
+from chassis.errors import HoldfastError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.settings import NotificationsSettings
+from notifications.use_cases import list_dead_mails, resend_mails
+
+
+def _mail_commands() -> typer.Typer:
+    app = typer.Typer(help="Look after mails that the mail server refused for good.", no_args_is_help=True)
+
+    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        return asyncio.run(in_transaction(config.load_database(NotificationsSettings, options or ()), use))
+
+    @app.command()
+    def dead(options: Options = None) -> None:
+        """List the dead mails, the oldest first."""
+        found = run(options, list_dead_mails)
+        lines = (
+            f"{mail.id}  {mail.event_type}  order {mail.order_id or 'none'}  {mail.settled_at:%F %T}  {mail.reason}"
+            for mail in found
+        )
+        list_lines(lines, what="dead mails")
+
+    @app.command()
+    def resend(
+        mail_id: Annotated[UUID | None, typer.Argument(metavar="[ID]")] = None,
+        *,
+        every: Annotated[bool, typer.Option("--all", help="All dead mails.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        options: Options = None,
+    ) -> None:
+        """Send dead mails again, under the Message-IDs that they had."""
+        if (mail_id is None) != every:
+            raise HoldfastError("say which one: an ID, or --all")
+        found = run(options, partial(resend_mails, mail_id=mail_id, dry_run=dry_run))
+        if mail_id is not None and not found:
+            raise HoldfastError(f"mail {mail_id} is not dead")
+        if found and not dry_run:
+            audit("mails_resent", mail_ids=[str(one) for one in found])
+        typer.echo(f"{'would resend' if dry_run else 'will resend'} {numbered(found)}")
+
+    return app
+
 
 main = build_cli(
     NotificationsSettings,
     api="notifications.api:run",
     worker="notifications.worker:run",
     migrations=Path(__file__).parent / "migrations",
+    groups={"mails": _mail_commands()},
 )

@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class MailStatus(StrEnum):
-    """`dead`: the mail server will never take it."""
+    """`dead`: the mail server refused it for good; an operator may have it sent again."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -21,7 +21,11 @@ class MailStatus(StrEnum):
 
 MAIL = StateMachine(
     "mail",
-    {MailStatus.PENDING: (MailStatus.SENT, MailStatus.DEAD), MailStatus.SENT: (), MailStatus.DEAD: ()},
+    {
+        MailStatus.PENDING: (MailStatus.SENT, MailStatus.DEAD),
+        MailStatus.SENT: (),
+        MailStatus.DEAD: (MailStatus.PENDING,),
+    },
 )
 
 

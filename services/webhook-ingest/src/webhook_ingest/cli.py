@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from chassis import config
 from chassis.cli import build_cli
-from chassis.commands import Options, audit, in_transaction
+from chassis.commands import Options, audit, in_transaction, numbered
 
 from webhook_ingest.models import Provider
 from webhook_ingest.settings import WebhookIngestSettings
@@ -37,7 +37,7 @@ def _webhook_commands() -> typer.Typer:
         names = [f"{sender}/{event_id}" for sender, event_id in found]
         if names and not dry_run:
             audit("webhooks_redriven", status=which.value, events=names)
-        typer.echo(f"{'would redrive' if dry_run else 'redriving'} {len(names)}: {', '.join(names)}")
+        typer.echo(f"{'would redrive' if dry_run else 'redriving'} {numbered(names)}")
 
     return app
 

@@ -30,6 +30,13 @@ class Postman:
             loop=asyncio.get_running_loop(),
         )
 
+    async def handle_exception(self, error: Exception) -> str:
+        """The answer when a handler fails, which it does only before the mail is kept. aiosmtpd's own is 500, a refusal
+        for good: the sender would give the mail up.
+        """
+        log("message_not_kept", error=repr(error), status=451)
+        return "451 4.3.0 Not kept; try again later"
+
     async def handle_RCPT(  # noqa: N802  aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
@@ -50,8 +57,8 @@ class Postman:
             log("message_rejected", to=envelope.rcpt_tos, status=451)
             return "451 4.3.0 Try again later"
         message = received(envelope)
-        identifier = self._mailbox.add(message)
         dropped = self._faults.draw("drop_after_data_rate") or self._faults.on.drop_after_data
+        identifier = self._mailbox.add(message)
         log("message_kept", id=identifier, message_id=message.message_id, to=message.recipients, answered=not dropped)
         if dropped:
             await drop_connection(server)
