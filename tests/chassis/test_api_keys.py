@@ -27,6 +27,7 @@ from chassis.api_keys import (
     register_key,
     revoke_key,
 )
+from chassis.commands import list_lines
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import redact
 from chassis.pooling import Database
@@ -331,6 +332,11 @@ async def test_the_command_prints_a_new_key_once_lists_it_without_its_secret_and
     )
     unknown = await operator.run("api-keys", "revoke", "000000000000")
     assert (unknown.code, unknown.stderr) == (1, "there is no key 000000000000\n")
+
+
+def test_a_list_of_no_keys_says_so_beside_its_output(capsys: pytest.CaptureFixture[str]) -> None:
+    list_lines([], what="keys")
+    assert capsys.readouterr() == ("", "there are no keys\n")
 
 
 def assert_audited(ended: Ended, event: str, **fields: object) -> None:

@@ -110,7 +110,6 @@ async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersIn
         (["jobs", "dead", "--filter", "name=request_payment"], "there are no dead letters that the filters leave"),
         (["jobs", "stats"], "there are no jobs"),
         (["events", "dead"], "there are no dead events"),
-        (["api-keys", "list"], "there are no keys"),
     ],
     ids=" ".join,
 )
