@@ -229,13 +229,13 @@ async def test_no_spelling_of_an_address_of_ours_gets_past_registration() -> Non
     """Read as the system reads them: a number in any base, with parts left out, wrapped, or with an interface."""
     assert len(SPELLINGS) > 40
     for spelling in SPELLINGS:
-        with pytest.raises(DestinationRefused, match="its address is"):
+        with pytest.raises(DestinationRefused, match=r"its (address is|host has no public address)"):
             await check_addresses(check_url(f"https://{spelling}/", STRICT), STRICT, resolve=resolve)
 
 
 async def test_what_the_resolver_cannot_read_has_no_address() -> None:
     for spelling in UNREADABLE:
-        with pytest.raises(DestinationRefused, match="its host has no address"):
+        with pytest.raises(DestinationRefused, match="its host has no public address"):
             await check_addresses(check_url(f"https://{spelling}/", STRICT), STRICT, resolve=resolve)
 
 
@@ -261,6 +261,18 @@ async def test_one_private_address_among_public_ones_is_enough_to_be_refused() -
         await check_addresses(Destination("example.com", 443), STRICT, resolve=both)
 
 
+@pytest.mark.parametrize("inside", [[], ["10.0.0.1"], ["127.0.0.1"], ["169.254.169.254"], ["fd00::1"], [PUBLIC, "::1"]])
+async def test_where_a_name_leads_inside_is_not_said(inside: list[str]) -> None:
+    """Or registration could be asked for the names of our network, and for their addresses."""
+
+    async def ask(_host: str, _port: int) -> Sequence[str]:
+        return inside
+
+    with pytest.raises(DestinationRefused) as refused:
+        await check_addresses(Destination("database.internal", 443), STRICT, resolve=ask)
+    assert str(refused.value) == "its host has no public address"
+
+
 async def test_a_name_without_an_address_is_refused() -> None:
     async def nothing(_host: str, _port: int) -> Sequence[str]:
         raise socket.gaierror
@@ -269,7 +281,7 @@ async def test_a_name_without_an_address_is_refused() -> None:
         return []
 
     for host, ask in (("example.com", nothing), ("example.com", empty), ("a" * 64 + ".example", resolve)):
-        with pytest.raises(DestinationRefused, match="its host has no address"):
+        with pytest.raises(DestinationRefused, match="its host has no public address"):
             await check_addresses(Destination(host, 443), STRICT, resolve=ask)
 
 

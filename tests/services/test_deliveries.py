@@ -243,8 +243,17 @@ async def test_a_name_that_leads_inside_by_the_time_of_the_delivery_is_refused(w
     webhooks.sender = WebhookSender(webhook_settings(port, egress=egress), resolver=Rebound())
     await webhooks.attempt()
     await webhooks.sender.close()
-    assert (await webhooks.delivery()).reason == "we cannot send there: its address is loopback"
+    assert (await webhooks.delivery()).reason == "we cannot send there: its host has no public address"
     assert webhooks.customer.arrived == []
+
+
+async def test_a_name_that_is_no_more_is_told_as_one_that_leads_inside(webhooks: Webhooks) -> None:
+    """Or a client's own name, led on to one of ours, would tell whether that is there."""
+    await webhooks.create()
+    await webhooks.happen(1)
+    await execute(webhooks.database, "UPDATE webhook_endpoint SET url = replace(url, '127.0.0.1', 'gone.invalid')")
+    await webhooks.attempt()
+    assert (await webhooks.delivery()).reason == "we cannot send there: its host has no public address"
 
 
 async def test_attempts_are_counted_by_result(webhooks: Webhooks) -> None:

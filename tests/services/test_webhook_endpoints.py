@@ -105,7 +105,8 @@ async def test_a_client_has_no_more_endpoints_than_the_limit_however_it_asks(web
         ("https://10.0.0.1/", "its address is private or reserved"),
         ("https://169.254.169.254/latest/meta-data", "its address is link-local"),
         ("https://[::ffff:10.0.0.1]/", "its address is private, reserved or wraps an IPv4 address"),
-        ("https://no-such-name.invalid/", "its host has no address"),
+        ("https://no-such-name.invalid/", "its host has no public address"),
+        ("https://0xa000001/", "its host has no public address"),
     ],
 )
 async def test_a_url_that_leads_where_it_must_not_is_refused_with_the_reason(
@@ -242,12 +243,19 @@ async def test_while_a_rotation_is_in_progress_its_key_is_taken(webhooks: Webhoo
     assert (await first).status_code == 200
 
 
-async def test_a_rotation_is_answered_again_though_its_endpoint_is_gone(webhooks: Webhooks) -> None:
-    created = await webhooks.create()
+async def test_no_key_shows_the_secrets_of_a_deleted_endpoint_or_makes_another_one(webhooks: Webhooks) -> None:
+    created, kept = (await post(webhooks, "first")).json(), (await post(webhooks, "kept")).json()
     first = await rotate(webhooks, created)
+    assert (await post(webhooks, "first")).json() == created
     await webhooks.call("DELETE", f"{ENDPOINTS}/{created['id']}")
-    assert (await rotate(webhooks, created)).content == first.content
+    repeated = [await post(webhooks, "first"), await rotate(webhooks, created)]
+    assert [answer.status_code for answer in repeated] == [404, 404]
     assert (await rotate(webhooks, created, "another")).status_code == 404
+    assert (await post(webhooks, "kept")).json() == kept
+    assert await count(webhooks.database, "webhook_endpoint WHERE deleted_at IS NULL") == 1
+    (stored,) = await rows(webhooks.database, "SELECT string_agg(encode(body, 'escape'), '') FROM idempotency_record")
+    assert created["secret"] not in stored[0]
+    assert first.json()["secret"] not in stored[0]
 
 
 async def test_a_rotation_without_a_key_changes_nothing(webhooks: Webhooks) -> None:

@@ -26,6 +26,10 @@ _RECORD = text(
     " VALUES (:client, :key, :fingerprint, :status, :body)"
 )
 
+_WITHDRAW = text(
+    "UPDATE idempotency_record SET body = '' WHERE client = :client"
+    " AND position(convert_to(CAST(:about AS text), 'UTF8') IN body) > 0"
+)
 PRUNE = text(
     "DELETE FROM idempotency_record WHERE ctid = ANY (ARRAY("
     "SELECT ctid FROM idempotency_record"
@@ -91,6 +95,8 @@ def judge(key: IdempotencyKey, *, is_held: bool, record: Record | None) -> Store
         return None
     if record["fingerprint"] != key.fingerprint:
         raise ApiError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
+    if not record["body"]:
+        raise ApiError(ErrorCode.NOT_FOUND, "What was made with this Idempotency-Key has been deleted since.")
     return StoredAnswer(record["status"], record["body"])
 
 
@@ -102,7 +108,8 @@ def in_progress() -> ApiError:
 async def find_answer(session: AsyncSession, key: IdempotencyKey) -> StoredAnswer | None:
     """The answer already given for this key, or None: then this transaction holds the key and must `store_answer`.
 
-    Raises `ApiError`: 409 while another request holds the key, 422 when it was used with another payload.
+    Raises `ApiError`: 409 while another request holds the key, 422 when it was used with another payload, 404 when its
+    answer was withdrawn.
     """
     is_held = await session.scalar(_LOCK, {"client": key.client, "key": key.key})
     row = (await session.execute(_FIND, {"client": key.client, "key": key.key})).mappings().one_or_none()
@@ -121,6 +128,14 @@ async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: Store
             "body": answer.body,
         },
     )
+
+
+async def withdraw_answers(session: AsyncSession, *, client: str, about: str) -> None:
+    """Forget the client's answers that have the text `about` in them, such as the id of what has been deleted.
+
+    Their keys stay taken: a request that is repeated has no second effect, and is answered 404.
+    """
+    await session.execute(_WITHDRAW, {"client": client, "about": about})
 
 
 async def prune(session: AsyncSession, *, retention: float) -> None:

@@ -43,14 +43,28 @@ type AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """What `socket.getaddrinfo` gives: family, type, protocol, canonical name, socket address."""
 
 
+NO_PUBLIC_ADDRESS = "its host has no public address"
+
+
 class DestinationRefused(HoldfastError):
-    """No request may go there; the message is the reason, fit to be shown to whoever named the destination."""
+    """No request may go there; the message is the reason. `Destination.why` is the one for whoever named it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     host: str
     port: int
+
+    def why(self, refused: DestinationRefused) -> str:
+        """Why no request goes to an address of this host, as the one who named it may read it.
+
+        Of a name the answer is always the same, or anybody could ask which names our network has, and where they lead.
+        """
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return NO_PUBLIC_ADDRESS
+        return str(refused)
 
 
 def check_url(url: str, settings: EgressSettings) -> Destination:
@@ -89,16 +103,21 @@ def check_address(text: str, settings: EgressSettings) -> None:
 
 
 async def check_addresses(destination: Destination, settings: EgressSettings, *, resolve: Resolve) -> None:
-    """Raise `DestinationRefused` when the host has no address, or any that no request may go to."""
+    """Raise `DestinationRefused` when the host has no address, or any that no request may go to: with one reason for
+    both, unless the host is an address itself.
+    """
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
             addresses = await resolve(destination.host, destination.port)
     except (OSError, TimeoutError, UnicodeError):
         addresses = ()
     if not addresses:
-        raise DestinationRefused("its host has no address")
-    for address in addresses:
-        check_address(address, settings)
+        raise DestinationRefused(NO_PUBLIC_ADDRESS)
+    try:
+        for address in addresses:
+            check_address(address, settings)
+    except DestinationRefused as error:
+        raise DestinationRefused(destination.why(error)) from error
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:

@@ -65,10 +65,10 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
     status_code=201,
     response_model=EndpointWithSecret,
     openapi_extra=access("webhooks:manage", cost=SET_URL_COST),
-    responses=documented(*_KEYED, *_WITH_BODY, ErrorCode.STATE_CONFLICT),
+    responses=documented(*_KEYED, *_WITH_BODY, ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT),
 )
 async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: Given, key: Keyed) -> Response:
-    """Be told of the caller's orders. The answer alone shows the secret that signs what is sent."""
+    """Register an endpoint for the caller's orders. Only this answer has the secret that signs what is sent."""
     async with given.database.transaction() as session:
         answer = await find_answer(session, key)
     if answer is not None:  # whatever the DNS says by now

@@ -8,7 +8,7 @@ from aiohttp.abc import AbstractResolver
 from chassis.pooling import check_nothing_held
 from chassis.pooling.http_pool import MeasuredConnector
 from chassis.retries import parse_retry_after
-from chassis.ssrf import DestinationRefused, check_url, guarded_socket
+from chassis.ssrf import NO_PUBLIC_ADDRESS, Destination, DestinationRefused, check_url, guarded_socket
 from chassis.webhooks import AttemptAnswer, sign
 
 from notifications.settings import WebhookSettings
@@ -50,12 +50,16 @@ class WebhookSender:
         """Whatever comes of it is an answer: nothing is raised for what the customer's side does."""
         check_nothing_held("customers")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)
+        destination: Destination | None = None
         try:
-            check_url(url, self._settings.egress)
+            destination = check_url(url, self._settings.egress)
             async with asyncio.timeout(self._settings.attempt_timeout):
                 return await self._post(url, body, headers)
         except DestinationRefused as error:
-            return AttemptAnswer(result="refused", reason=f"we cannot send there: {error}")
+            why = destination.why(error) if destination else error
+            return AttemptAnswer(result="refused", reason=f"we cannot send there: {why}")
+        except aiohttp.ClientConnectorDNSError:
+            return AttemptAnswer(result="unreachable", reason=f"we cannot send there: {NO_PUBLIC_ADDRESS}")
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             return AttemptAnswer(result="unreachable", reason=f"no connection ({type(error).__name__})")
         except TimeoutError:

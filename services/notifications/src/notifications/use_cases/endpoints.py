@@ -98,13 +98,15 @@ async def update_endpoint(
 
 
 async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: str) -> None:
-    """Forget its secrets and contact, and give up its pending deliveries; those it had stay listed.
+    """Forget its secrets and contact, the answers that showed them too, and give up its pending deliveries; those it
+    had stay listed.
 
     Raises `ApiError` (404).
     """
     await _own_locked(session, endpoint_id, client_id)
     nothing = dict.fromkeys(("secret", "old_secret", "old_secret_until", "contact_email"))
     await _change(session, endpoint_id, {"is_enabled": False, "deleted_at": func.now(), **nothing})
+    await idempotency.withdraw_answers(session, client=client_id, about=str(endpoint_id))
     await settle_pending(session, endpoint_id, "the endpoint was deleted")
     log_after_commit(session, log.info, "webhook_endpoint_deleted", endpoint_id=endpoint_id)
 
@@ -197,7 +199,9 @@ async def _change(session: AsyncSession, endpoint_id: UUID, values: Mapping[str,
 async def _answer_with_secret(
     session: AsyncSession, endpoint: WebhookEndpoint, key: IdempotencyKey, *, status: int
 ) -> StoredAnswer:
-    """The only answer that shows the secret. It is kept like any other for its key: a client may not have got it."""
+    """The only answer that shows the secret. It is kept for its key as long as the endpoint is there: a client may not
+    have got it.
+    """
     shown = EndpointWithSecret.model_validate(_view(endpoint).model_dump() | {"secret": endpoint.secret})
     answer = StoredAnswer(status, shown.model_dump_json().encode())
     await idempotency.store_answer(session, key, answer)
