@@ -38,7 +38,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "load_shed",
         "api_keys_",
     ),
-    "[Jobs](../patterns/jobs.md) and schedules": ("job_", "jobs_", "schedule_"),
+    "[Jobs](../patterns/jobs.md), schedules and [background tasks](shutdown.md)": (
+        "job_",
+        "jobs_",
+        "schedule_",
+        "background_",
+    ),
     "[Outbox and streams](outbox.md)": ("outbox_", "messaging_"),
     "[Retries](../patterns/retries.md) and calls": ("retry_", "http_client_request_"),
     "[Circuit breaker](../patterns/circuit_breaker.md) and bulkhead": ("circuit_breaker_", "bulkhead_"),

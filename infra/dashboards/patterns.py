@@ -103,6 +103,9 @@ ROWS: Rows = {
                              "{{schedule}} {{outcome}}")], unit="ops"),
         Panel("Schedules' runs left out", [(rate("schedule_runs_missed_total", "service", "schedule"),
                                             "{{service}} {{schedule}}")], unit="ops"),
+        Panel("Background tasks that fail", [
+            (rate("background_task_failures_total", "service", "role", "task"), "{{service}} {{role}} {{task}}"),
+        ], unit="ops"),
         Panel("Outbox: published", [
             (rate("outbox_published_total", "stream"), "{{stream}}"),
             (rate("outbox_republished_total", "stream"), "{{stream}}: again"),

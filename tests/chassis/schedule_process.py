@@ -6,7 +6,7 @@ import os
 from chassis.pooling import Database
 from chassis.schedules import Schedule, Scheduler
 from chassis.settings import DatabaseSettings
-from relay_process import settings
+from process_settings import from_environment
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,7 +20,7 @@ async def note(session: AsyncSession) -> None:
 
 
 async def main() -> None:
-    database = Database(settings(DatabaseSettings, "DATABASE"), pool="test", application_name="test")
+    database = Database(from_environment(DatabaseSettings, "DATABASE"), pool="test", application_name="test")
     schedule = Schedule(name="shared", every=0.1, run=note)
     await Scheduler(database, [schedule], chance=lambda: 0.0).run(asyncio.Event())
 

@@ -185,7 +185,7 @@ async def test_a_look_that_fails_in_a_way_that_nobody_knew_is_not_the_last(datab
             turns.put_nowait(None)
 
             async def has_failed() -> bool:
-                return bool(logs.of("api_keys_look_failed"))
+                return bool(logs.of("background_task_failed"))
 
             await eventually(has_failed)
             keys._database = database

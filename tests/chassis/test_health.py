@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from chassis import background
 from chassis import health as health_module
 from chassis.health import Health, management_app
 
@@ -60,7 +61,11 @@ async def test_it_is_ready_once_started_and_while_its_dependencies_answer(
     dependency.error = ConnectionError("password=hunter2")
     answer = await client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json() == {"status": "not ready", "problems": {"database": "ConnectionError"}}
+    assert answer.json() == {
+        "status": "not ready",
+        "problems": {"database": "ConnectionError"},
+        "failing_tasks": background.failing(),
+    }
     dependency.error = None
     assert (await client.get("/readyz")).status_code == 200
 

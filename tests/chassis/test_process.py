@@ -195,24 +195,24 @@ def test_time_running_out_ends_the_process_with_1_and_says_what_was_left(tmp_pat
     assert ended.returncode == 1
     line = json.loads(ended.stdout.splitlines()[-1])
     assert (line["event"], line["level"]) == ("process_killed", "critical")
-    assert line["reason"] == "not done 0.2 s after the signal"
+    assert line["reason"] == "not done 0.2 s after it began to stop"
     assert line["requests"] == 3
 
 
 _STUCK = """
 import asyncio, os, signal, time
 from chassis.logging import configure_logging
-from chassis.process import stop_signal
+from chassis.ending import Ending
 from chassis.settings import LogSettings
 
-async def main():
-    stopping = stop_signal(seconds=0.2, left=lambda: {"requests": 3})
+async def main(ending):
+    stopping = ending.stop_signal(seconds=0.2, left=lambda: {"requests": 3})
     os.kill(os.getpid(), signal.SIGTERM)
     await stopping.wait()
     time.sleep(15)
 
 configure_logging(LogSettings(format="json"), service="stuck")
-asyncio.run(main())
+asyncio.run(main(Ending()))
 """
 
 

@@ -250,7 +250,8 @@ async def test_whoever_cannot_follow_a_change_does_not_end_the_looking(
         await eventually(lambda: _is(told[-1] == 1))
         installation.configure("rate_limit: {burst: 2}")
         await eventually(lambda: _is(told[-1] == 2))
-    assert logs.one("config_reload_failed")["level"] == "error"
+    line = logs.one("background_task_failed")
+    assert (line["level"], line["task"]) == ("error", "reloading")
 
 
 async def _is(condition: bool) -> bool:  # noqa: FBT001

@@ -4,10 +4,13 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 from backends import RealServer
-from chassis import wakeup
+from captured_logs import captured_logs
+from chassis import background, wakeup
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings
 from chassis.wakeup import Wakeups, wake_after_commit
+from pydantic import SecretStr
+from waiting import eventually
 
 
 class CardDeclined(Exception):
@@ -82,7 +85,7 @@ async def test_many_commits_at_once_are_one_notification(
 async def test_a_lost_connection_is_opened_again_and_what_was_missed_is_made_up_for(
     database_settings: DatabaseSettings, postgres: RealServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakeup, "RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.01)
     admin = await asyncpg.connect(postgres.dsn)
     async with Wakeups(database_settings, application_name="to-be-cut-off") as wakeups:
         event = wakeups.subscribe("jobs")
@@ -105,3 +108,46 @@ async def test_what_is_pending_at_the_end_is_still_sent(
         await heard(wakeups.subscribe("other"))
         wakeups.notify("jobs")
     await heard(event)
+
+
+async def test_a_refused_password_is_written_and_wake_ups_come_back_with_the_right_one(
+    database_settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.01)
+    current = SecretStr("of yesterday")
+    with captured_logs() as logs:
+        async with Wakeups(database_settings, application_name="test", passwords=lambda: (current,)) as wakeups:
+            event = wakeups.subscribe("jobs")
+
+            async def has_failed() -> bool:
+                return bool(logs.of("background_task_failed"))
+
+            await eventually(has_failed)
+            assert background.failing()["wakeups"] == "InvalidPasswordError"
+            current = database_settings.password
+            await heard(event)
+            wakeups.notify("jobs")
+            await heard(event)
+    line = logs.of("background_task_failed")[0]
+    assert (line["level"], line["task"]) == ("warning", "wakeups")
+    assert line["error"].startswith("InvalidPasswordError")
+
+
+async def test_a_database_without_a_free_connection_is_come_back_to(
+    database_settings: DatabaseSettings, postgres: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.01)
+    admin = await asyncpg.connect(postgres.dsn)
+    await admin.execute(f'ALTER DATABASE "{database_settings.name}" CONNECTION LIMIT 0')
+    with captured_logs() as logs:
+        async with Wakeups(database_settings, application_name="test") as wakeups:
+            event = wakeups.subscribe("jobs")
+
+            async def has_failed() -> bool:
+                return bool(logs.of("background_task_failed"))
+
+            await eventually(has_failed)
+            await admin.execute(f'ALTER DATABASE "{database_settings.name}" CONNECTION LIMIT -1')
+            await heard(event)
+    await admin.close()
+    assert logs.of("background_task_failed")[0]["error"].startswith("TooManyConnectionsError")

@@ -30,6 +30,7 @@ class Recorder:
             self.stopping,
             on_started=lambda: self.events.append("started"),
             on_stopping=lambda: self.events.append("draining"),
+            on_failed=lambda: self.events.append("failed"),
             drain_timeout=drain_timeout,
         )
 
@@ -55,7 +56,7 @@ async def test_a_part_that_fails_ends_the_others_and_the_process() -> None:
 
     with pytest.RaisesGroup(ZeroDivisionError):
         await recorder.run([fail, recorder.part("jobs")], [recorder.part("relay")])
-    assert recorder.events == ["started"]
+    assert recorder.events == ["started", "failed"]
 
 
 async def test_a_part_that_ends_unasked_is_a_failure() -> None:

@@ -137,6 +137,14 @@ CASES: tuple[Case, ...] = (
         quiet_until=4,
     ),
     Case(
+        alert="BackgroundTaskFails",
+        labels={"service": "orders", "role": "api", "task": "wakeups", "severity": "ticket"},
+        summary="orders api: the background task wakeups fails again and again",
+        bad=_rising('background_task_failures_total{service="orders", role="api", task="wakeups"}'),
+        good=_level('background_task_failures_total{service="orders", role="api", task="wakeups"}', 7),
+        quiet_until=10,
+    ),
+    Case(
         alert="ErrorsLogged",
         labels={"service": "payments", "severity": "ticket"},
         summary="payments logs 3 errors a minute: operations fail",

@@ -12,6 +12,7 @@ from functools import partial
 from typing import ClassVar
 
 from chassis import config, watchdog
+from chassis.ending import Ending
 from chassis.health import Health, management_app
 from chassis.job_runner import Handler, JobRunner
 from chassis.jobs import JobPayload, RunningJob
@@ -106,7 +107,7 @@ def handlers(database: Database) -> Mapping[type[JobPayload], Handler]:
     return {kind: partial(handler, database) for kind, handler in by_kind.items()}
 
 
-async def main() -> None:
+async def main(ending: Ending) -> None:
     settings = config.load(WorkerSettings, ())
     wakeups = Wakeups(settings.database, application_name="jobs-worker")
     database = Database(settings.database, pool="jobs", application_name="jobs-worker", notify=wakeups.notify)
@@ -120,7 +121,11 @@ async def main() -> None:
     health = Health({"database": database.ping})
     async with wakeups, watchdog.watching(settings.jobs.loop_limit):
         await run_worker(
-            settings, health=health, management=management_app(health, {}, token=lambda: None), stages=[[jobs.run]]
+            settings,
+            ending=ending,
+            health=health,
+            management=management_app(health, {}, token=lambda: None),
+            stages=[[jobs.run]],
         )
     await database.close()
 
@@ -128,4 +133,4 @@ async def main() -> None:
 if __name__ == "__main__":
     if limit := int(os.environ.get("MEMORY_LIMIT", "0")):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    asyncio.run(main())
+    asyncio.run(main(Ending()))

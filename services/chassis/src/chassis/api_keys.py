@@ -163,17 +163,13 @@ class ApiKeys:
     async def followed(self) -> AsyncIterator[None]:
         """Look now, and while the block runs again and again."""
         await self.look()
-        async with beside(self._follow(), name="api-keys"):
+        async with beside(self._follow, name="api-keys"):
             yield
 
     async def _follow(self) -> None:
         while True:
             await self._sleep(self._current().key_refresh)
-            try:
-                await self.look()
-            except Exception:
-                # A row that cannot be read must not be the end of all looks: what was read before goes on for a while.
-                log.exception("api_keys_look_failed")
+            await self.look()
 
 
 def _known(row: Any) -> ApiKey:

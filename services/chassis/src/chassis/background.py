@@ -1,18 +1,126 @@
-"""Work that goes on beside a block, and never beyond it."""
+"""Background tasks: the one place that starts them. None of them ends unseen.
+
+beside(work)   ── fails or returns ──▶ a line, a count, a pause, and it begins again; `/readyz` names it meanwhile
+Group.start()  ── fails ─────────────▶ the group fails with it: a part of a process, without which it has to end
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from prometheus_client import Counter
+
+from chassis.errors import HoldfastError
+from chassis.logging import get_logger
+
+log = get_logger(__name__)
+
+failures = Counter("background_task_failures", "Times that a task in the background failed and began again.", ["task"])
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 10.0
+RECOVERED_SECONDS = 60.0
+"""A task that has worked for so long has recovered: longer than the longest pause, and than a period of its work."""
+
+type Work = Callable[[], Coroutine[Any, Any, None]]
+type Sleep = Callable[[float], Awaitable[object]]
+
+
+class TaskEnded(HoldfastError):
+    """A task in the background returned, or was cancelled from inside, though nothing asked it to."""
+
+
+_last_failures: dict[str, tuple[float, str]] = {}
+"""When each task failed last (monotonic seconds), and of what. Of the process, as its metrics are."""
+
+
+def failing() -> Mapping[str, str]:
+    """What each task failed of that has failed within the last `RECOVERED_SECONDS`, by the task's name."""
+    since = time.monotonic() - RECOVERED_SECONDS
+    return {name: error for name, (failed_at, error) in _last_failures.items() if failed_at > since}
+
+
+def _is_never(_error: Exception) -> bool:
+    return False
+
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
-    """Run `work` while the block does; when that ends, it is cancelled and waited for. Raises what it has failed of."""
-    task = asyncio.create_task(work, name=name)
+async def beside(
+    work: Work,
+    *,
+    name: str,
+    is_outage: Callable[[Exception], bool] = _is_never,
+    sleep: Sleep = asyncio.sleep,
+) -> AsyncIterator[None]:
+    """Keep `work()` going while the block runs; at its end it is cancelled and waited for.
+
+    `work` never returns by itself. When it fails it begins again, after a pause that grows from one failure to the
+    next. `is_outage` tells a dependency that is away, which is a warning, from a bug, which is an error with its
+    traceback.
+    """
+    failures.labels(name)  # an alert on an increase needs a zero to start from
+    task = asyncio.create_task(_keep_going(work, name, is_outage, sleep), name=name)
     try:
         yield
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
+
+
+async def _keep_going(work: Work, name: str, is_outage: Callable[[Exception], bool], sleep: Sleep) -> None:
+    in_a_row = 0
+    while True:
+        began = time.monotonic()
+        error = await _failure_of(work)
+        in_a_row = 1 if time.monotonic() - began > RECOVERED_SECONDS else in_a_row + 1
+        pause = pause_after(in_a_row, chance=random.random())  # noqa: S311  spreads processes, no secret
+        with suppress(Exception):  # a line that cannot be written, for want of memory, must not end the task
+            _note(name, error, outage=is_outage(error), again_in=pause)
+        await sleep(pause)
+
+
+def pause_after(in_a_row: int, *, chance: float) -> float:
+    """Seconds until a task that has failed so often begins again: half of it is by chance, so that processes that
+    failed together do not come back together.
+    """
+    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(in_a_row - 1, 10))
+    return longest * (1 + chance) / 2
+
+
+async def _failure_of(work: Work) -> Exception:
+    try:
+        await uncancelled(work)
+    except Exception as error:  # noqa: BLE001  the edge of a task: whatever it fails of is recorded, and it goes on
+        return error
+    return TaskEnded("it returned")
+
+
+async def uncancelled[T](work: Callable[[], Awaitable[T]]) -> T:
+    """`await work()`; a cancellation that nothing asked its task for is an error like any other: `TaskEnded`."""
+    try:
+        return await work()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise TaskEnded("it was cancelled from inside") from error
+
+
+def _note(name: str, error: Exception, *, outage: bool, again_in: float) -> None:
+    _last_failures[name] = (time.monotonic(), type(error).__name__)
+    failures.labels(name).inc()
+    fields = {"task": name, "error": f"{type(error).__name__}: {error}", "again_in": round(again_in, 1)}
+    if outage:
+        log.warning("background_task_failed", **fields)
+    else:
+        log.error("background_task_failed", **fields, exc_info=error)
+
+
+class Group(asyncio.TaskGroup):
+    """A task group that fails when one of its tasks is cancelled from inside. asyncio's own goes on without it."""
+
+    def start(self, work: Work, *, name: str) -> asyncio.Task[None]:
+        return self.create_task(uncancelled(work), name=name)

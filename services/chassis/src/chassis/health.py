@@ -1,7 +1,8 @@
 """Health: what a process says of itself on its management port.
 
 Liveness answers as long as the event loop turns and never touches a dependency: restarting this process does not
-heal a database. Readiness asks the dependencies without which no request can be answered.
+heal a database. Readiness asks the dependencies without which no request can be answered. A background task that fails
+is named beside them and changes neither: it begins again by itself, and requests are answered without it meanwhile.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from chassis import log_levels
+from chassis import background, log_levels
 from chassis.errors import ApiError
 from chassis.management import ManagementGuard, Token, on_api_error, on_framework_error, on_unexpected
 
@@ -79,7 +80,12 @@ def management_app(
     async def readyz(_request: Request) -> Response:
         problems = await health.problems()
         return JSONResponse(
-            {"status": "not ready" if problems else "ready", "problems": problems}, 503 if problems else 200
+            {
+                "status": "not ready" if problems else "ready",
+                "problems": problems,
+                "failing_tasks": background.failing(),
+            },
+            503 if problems else 200,
         )
 
     async def startupz(_request: Request) -> Response:

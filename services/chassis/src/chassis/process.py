@@ -1,4 +1,4 @@
-"""A process: who it is, how it serves, and how it is told to stop.
+"""A process: who it is, how it runs, and how it serves. `chassis.ending` says how it ends.
 
 Two servers (public and management) live in one process, so uvicorn leaves signals alone here and the composition root
 stops things in the right order.
@@ -9,20 +9,21 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
 
 import uvicorn
 import uvloop
 from prometheus_client import Gauge
 from starlette.types import ASGIApp
 
+from chassis import watchdog
 from chassis.config import Live
+from chassis.ending import Ending
 from chassis.errors import HoldfastError
 from chassis.http_protocol import HttpProtocol
-from chassis.logging import configure_logging, flush_logs, get_logger, levels, put_on_every_canonical_line
+from chassis.logging import configure_logging, get_logger, levels, put_on_every_canonical_line
 from chassis.settings import ServiceSettings
 from chassis.telemetry import configure_tracing
 
@@ -71,6 +72,31 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
         raise SystemExit(1) from error
     finally:
         stop_tracing()
+
+
+START_SECONDS = 60.0
+"""For what comes before the event loop turns: to set up logging and tracing."""
+
+
+def run_process[S: ServiceSettings](
+    live: Live[S], *, version: str, role: str, main: Callable[[Mapping[str, str], Ending], Coroutine[Any, Any, None]]
+) -> None:
+    """Run `main(info, ending)` on an event loop, under a watchdog; the process ends soon after, whatever it leaves."""
+
+    async def watched(info: Mapping[str, str]) -> None:
+        async with watchdog.watching(live.current.jobs.loop_limit):
+            await main(info, ending)
+
+    watchdog.set_timer(START_SECONDS)
+    ending = Ending()
+    with (
+        identify(live, version=version, role=role) as info,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        try:
+            runner.run(watched(info))
+        finally:
+            ending.leave()
 
 
 COLLECT_AFTER = 10_000
@@ -186,10 +212,11 @@ class Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, stopping: asyncio.Event | None = None) -> AsyncIterator[None]:
         """The block runs while the port is open; at its end requests are drained and the application is closed.
 
-        Raises `ServeError` when it cannot start.
+        Raises `ServeError` when it cannot start, or when it has ended before the block did. It sets `stopping` when it
+        ends, so that the process does not go on without it.
         """
         task = asyncio.create_task(self._serve_or_raise(), name=f"server:{self.config.port}")
         try:
@@ -198,18 +225,15 @@ class Server(uvicorn.Server):
                 if done:
                     task.result()
                     raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}")
+            if stopping is not None:
+                task.add_done_callback(lambda _: stopping.set())
             yield
         finally:
+            has_ended = task.done()
             self.should_exit = True
             await task
-
-    async def wait_until(self, stopping: asyncio.Event) -> None:
-        """Return when `stopping` is set; raise `ServeError` if the server ends before."""
-        while not stopping.is_set():
-            if self.should_exit:
-                raise ServeError("the server ended by itself")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), timeout=1)
+        if has_ended:
+            raise ServeError(f"the server on port {self.config.port} ended by itself")
 
     async def _serve_or_raise(self) -> None:
         try:
@@ -217,33 +241,6 @@ class Server(uvicorn.Server):
         except SystemExit as error:
             # uvicorn ends the process when the port is taken; here another server has to be closed first.
             raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}: port taken?") from error
-
-
-def stop_signal(*, seconds: float, left: Callable[[], Mapping[str, object]]) -> asyncio.Event:
-    """An event set by SIGTERM or SIGINT. From then on the process has `seconds` to end.
-
-    When they are over, or at a second signal, it ends at once, with exit code 1 and `left()` in its log. A thread
-    watches: neither a dependency that hangs nor a blocked event loop holds the process beyond its time.
-    """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def end(reason: str) -> None:
-        log.critical("process_killed", reason=reason, **left())
-        flush_logs()
-        os._exit(1)
-
-    def on_signal() -> None:
-        if stopping.is_set():
-            end("second signal while draining")
-        watch = threading.Timer(seconds, end, [f"not done {seconds:g} s after the signal"])
-        watch.daemon = True  # it is no reason to stay
-        watch.start()
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    return stopping
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -13,6 +13,7 @@ kubelet, which writes a new folder and swaps the link `..data`. The allow-list i
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Literal, get_args
 
 from prometheus_client import Counter
@@ -94,18 +95,14 @@ async def reloading[S: ServiceSettings](
     live: Live[S], *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> AsyncIterator[None]:
     """While the block runs, look at the files every `reload.interval` seconds."""
-    async with beside(_keep_looking(live, sleep), name="reloading"):
+    async with beside(partial(_keep_looking, live, sleep), name="reloading"):
         yield
 
 
 async def _keep_looking[S: ServiceSettings](live: Live[S], sleep: Callable[[float], Awaitable[object]]) -> None:
     while True:
         await sleep(live.current.reload.interval)
-        try:
-            await reload(live)
-        except Exception:
-            # Whoever was told of a change failed, or a folder went away under our hands: the next change counts anew.
-            log.exception("config_reload_failed")
+        await reload(live)
 
 
 def _read[S: ServiceSettings](live: Live[S]) -> tuple[S | None, tuple[str, ...]]:

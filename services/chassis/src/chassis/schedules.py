@@ -9,16 +9,17 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Literal
 
 from prometheus_client import Counter
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.background import Group, uncancelled
 from chassis.logging import bind, get_logger
-from chassis.pooling import Database, log_after_commit
-from chassis.wakeup import DATABASE_ERRORS, wait_or_poll
+from chassis.pooling import Database, is_transient, log_after_commit
+from chassis.wakeup import wait_or_poll
 
 log = get_logger(__name__)
 
@@ -97,10 +98,10 @@ class Scheduler:
         self._chance = chance
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work until `stopping` is set; a run under way is finished."""
-        async with asyncio.TaskGroup() as tasks:
+        """Work until `stopping` is set; a run under way is finished, and one that fails ends no other schedule."""
+        async with Group() as tasks:
             for schedule in self._schedules:
-                tasks.create_task(self._repeat(schedule, stopping), name=f"schedule-{schedule.name}")
+                tasks.start(partial(self._repeat, schedule, stopping), name=f"schedule-{schedule.name}")
 
     async def _repeat(self, schedule: Schedule, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -108,17 +109,21 @@ class Scheduler:
             await wait_or_poll(stopping, interval=wait)
 
     async def _look(self, schedule: Schedule) -> float:
-        """Run it if it is due and nobody else does; seconds until the next look."""
+        """Run it if it is due and no other process does; seconds until the next look.
+
+        A run that fails is rolled back and stays due: this process, or another, comes again after an interval.
+        """
         try:
-            async with self._database.transaction() as session:
-                outcome, wait = await self._look_in(session, schedule)
-        except ProgrammingError:
-            raise
-        except DATABASE_ERRORS as error:
+            outcome, wait = await uncancelled(partial(self._attempt, schedule))
+        except Exception as error:  # noqa: BLE001  the edge of a run: whatever it fails of is recorded, and the worker goes on
             outcome, wait = "failed", min(schedule.every, LOOK_SECONDS)
-            log.warning("schedule_failed", schedule=schedule.name, error=type(error).__name__)
+            _write_failure(schedule, error)
         runs.labels(schedule.name, outcome).inc()
         return wait
+
+    async def _attempt(self, schedule: Schedule) -> tuple[str, float]:
+        async with self._database.transaction() as session:
+            return await self._look_in(session, schedule)
 
     async def _look_in(self, session: AsyncSession, schedule: Schedule) -> tuple[str, float]:
         name = {"name": schedule.name}
@@ -143,3 +148,12 @@ class Scheduler:
                 await schedule.run(session)
         wait = max(0.0, (planned.next_at - row.now).total_seconds())
         return "done" if planned.is_due else "early", min(wait, LOOK_SECONDS)
+
+
+def _write_failure(schedule: Schedule, error: Exception) -> None:
+    """A database that is away or busy is a warning; a bug brings its traceback."""
+    fields = {"schedule": schedule.name, "error": f"{type(error).__name__}: {error}"}
+    if is_transient(error):
+        log.warning("schedule_failed", **fields)
+    else:
+        log.error("schedule_failed", **fields, exc_info=error)

@@ -5,7 +5,7 @@ per fsync costs 88 % of the throughput. A wake-up is only a hint. It may be lost
 """
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Self
 
@@ -13,20 +13,18 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, ProgrammingError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.background import beside
 from chassis.errors import PoolExhausted
-from chassis.logging import get_logger
-from chassis.pooling import NOTIFY, HotSession, Passwords, after_commit, open_connection
+from chassis.pooling import NOTIFY, HotSession, Passwords, after_commit, is_transient, open_connection
 from chassis.settings import DatabaseSettings
-
-log = get_logger(__name__)
 
 COALESCE_SECONDS = 0.005
 """At most one notification per channel in this time, however many transactions commit."""
+LAST_WORDS_SECONDS = 1.0
+"""For what is pending when a process ends: longer than a server that is there takes."""
 HOLD_SECONDS = 0.2
 """How long whoever works in bursts keeps its connection when nothing is left to do: taking one out of the pool costs as
 much as the work of ten jobs."""
-RECONNECT_SECONDS = 1.0
-"""As long as polling takes to notice; a wake-up is not worth a busier loop."""
 
 CONNECTION_ERRORS = (
     OSError,
@@ -57,7 +55,9 @@ def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:
 
 
 class Wakeups:
-    """Sends and hears notifications on one connection of its own, which it opens again when it is lost.
+    """Sends and hears notifications on one connection of its own, which it opens again whenever it cannot be used.
+
+    Meanwhile polling finds the rows, which is slower and nothing worse: the process stays ready.
 
     `async with Wakeups(settings, application_name=...)` in a composition root, around the pool that uses it.
     """
@@ -71,7 +71,7 @@ class Wakeups:
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._pending: set[str] = set()
         self._has_work = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._running = AsyncExitStack()
         self._connection: asyncpg.Connection | None = None
 
     def notify(self, channel: str) -> None:
@@ -87,31 +87,26 @@ class Wakeups:
         return event
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="wakeups")
+        await self._running.enter_async_context(beside(self._serve, name="wakeups", is_outage=is_transient))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Send what is pending, then close: the last commits of a process deserve their wake-up too."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._running.aclose()
         if self._connection is not None and not self._connection.is_closed():
             try:
-                await self._send(self._connection)
-                await self._connection.close(timeout=1)
-            except CONNECTION_ERRORS:
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    await self._send(self._connection)
+                    await self._connection.close()
+            except Exception as error:
                 self._connection.terminate()
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._serve()
-            except CONNECTION_ERRORS as error:
-                log.warning("wakeups_disconnected", error=type(error).__name__)
-            await asyncio.sleep(RECONNECT_SECONDS)
+                if not is_transient(error):
+                    raise
 
     async def _serve(self) -> None:
-        """Send and hear until the connection is lost."""
+        """Send and hear until the connection is lost, and raise then."""
+        if self._connection is not None:
+            self._connection.terminate()  # it may have failed, and be open still
         self._connection = connection = await connect(
             self._settings, application_name=self._application_name, passwords=self._passwords
         )
@@ -126,6 +121,7 @@ class Wakeups:
             await self._send(connection)
             await asyncio.sleep(COALESCE_SECONDS)
             await self._has_work.wait()
+        raise ConnectionResetError("the connection for wake-ups was lost")
 
     async def _send(self, connection: asyncpg.Connection) -> None:
         if not self._pending:

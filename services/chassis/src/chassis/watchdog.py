@@ -1,8 +1,8 @@
 """A watchdog for the event loop: a process whose loop stands still says where, and ends.
 
 A handler that blocks the loop for good takes all others with it: no heartbeat, no probe answered, no signal heard.
-Where nobody asks `/livez`, nobody would end it. The interpreter's own timer does: it is a thread that needs no lock, so
-it also ends a regular expression or a library that never lets go.
+Where nothing calls `/livez`, the process would stay. The interpreter's own timer ends it: it is a thread that needs no
+lock, so it also ends a regular expression or a library that never lets go.
 """
 
 import asyncio
@@ -20,15 +20,19 @@ TURNS = 4
 async def watching(limit: float) -> AsyncIterator[None]:
     """While the block runs, a loop that stands still for `limit` seconds writes every thread's stack to standard error
     and ends the process with exit code 1.
+
+    The timer stays set after the block: the process then has `limit` seconds to end.
     """
-    try:
-        async with beside(_beat(limit), name="watchdog"):
-            yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+
+    async def beat() -> None:
+        while True:
+            set_timer(limit)
+            await asyncio.sleep(limit / TURNS)
+
+    async with beside(beat, name="watchdog"):
+        yield
 
 
-async def _beat(limit: float) -> None:
-    while True:
-        faulthandler.dump_traceback_later(limit, exit=True)
-        await asyncio.sleep(limit / TURNS)
+def set_timer(limit: float) -> None:
+    """From now on the process has `limit` seconds until the next call, or until it ends."""
+    faulthandler.dump_traceback_later(limit, exit=True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request, Response
@@ -15,10 +16,11 @@ from chassis.app.error_documents import describe_errors
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Router
 from chassis.config import Live
+from chassis.ending import Ending
 from chassis.health import management_app
 from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
 from chassis.logging import get_logger
-from chassis.process import DrainTimedOut, Server, identify, keep_start_up, new_event_loop, stop_signal
+from chassis.process import DrainTimedOut, Server, keep_start_up, run_process
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
 
@@ -98,14 +100,10 @@ def answer_with(answer: StoredAnswer) -> Response:
 
 def run_api[S: ServiceSettings](live: Live[S], app: Application) -> None:
     """Serve `app` and its management port until SIGTERM or SIGINT, then drain. Returns when all is closed."""
-    with (
-        identify(live, version=app.version, role="api") as info,
-        asyncio.Runner(loop_factory=new_event_loop) as runner,
-    ):
-        runner.run(_serve(live, app, info))
+    run_process(live, version=app.version, role="api", main=partial(_serve, live, app))
 
 
-async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapping[str, str]) -> None:
+async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapping[str, str], ending: Ending) -> None:
     settings = live.current
     drain_timeout = settings.shutdown.drain_timeout
     management = Server(
@@ -121,9 +119,9 @@ async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapp
         drain_timeout=drain_timeout,
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
-    stopping = stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
+    stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
     error_rendering.marked_fields(app)  # now, or everybody waits while the first wrong request is answered
-    async with management.running(), public.running(), reloading(live):
+    async with management.running(stopping), public.running(stopping), reloading(live):
         keep_start_up()
         app.health.mark_started()
         log.info(
@@ -131,7 +129,7 @@ async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapp
             address=f"{settings.http.host}:{settings.http.port}",
             config_hash=info["config_hash"],
         )
-        await public.wait_until(stopping)
+        await stopping.wait()
         app.health.mark_draining()
         public.send_clients_away()
         log.info("process_draining", seconds=drain_timeout)

@@ -7,6 +7,7 @@ second's lines while its reader keeps up; one that ends, or is told to, writes t
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,24 +101,37 @@ class LineWriter:
         dropped_events.labels(level).inc()
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            is_written = True
+        while True:
             try:
-                self._write(b"".join(batch.lines))
-            except (OSError, ValueError):
-                # Whoever read stdout is gone, or it was closed. The service is worth more than its log.
-                is_written = False
-            with self._changed:
-                self._bytes -= batch.size
-                dropped = 0
-                if is_written:
-                    dropped, self._dropped = self._dropped, 0
-                else:
-                    for level in batch.levels:
-                        self._drop(level)
-                self._changed.notify_all()
-            if dropped:
-                self._on_recovered(dropped)
+                batch = self._next_batch()
+                if batch is None:
+                    return
+                self._write_out(batch)
+            except MemoryError:
+                time.sleep(_COALESCE_SECONDS)  # there may be some again for the next lines
+
+    def _write_out(self, batch: _Batch) -> None:
+        is_written = False
+        try:
+            self._write(b"".join(batch.lines))
+            is_written = True
+        except (OSError, ValueError):
+            pass  # what read stdout is gone, or it was closed: the service is worth more than its log
+        finally:
+            self._settle(batch, is_written=is_written)
+
+    def _settle(self, batch: _Batch, *, is_written: bool) -> None:
+        with self._changed:
+            self._bytes -= batch.size
+            dropped = 0
+            if is_written:
+                dropped, self._dropped = self._dropped, 0
+            else:
+                for level in batch.levels:
+                    self._drop(level)
+            self._changed.notify_all()
+        if dropped:
+            self._on_recovered(dropped)
 
     def _next_batch(self) -> _Batch | None:
         """The next lines, as many as fit into a pipe at once; None once it is closed."""

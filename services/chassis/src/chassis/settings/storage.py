@@ -216,8 +216,8 @@ class JobSettings(Group):
     )
     loop_limit: Seconds = Field(
         60.0,
-        description="Seconds a worker's event loop may stand still; then the process tells where, and ends. Its leases "
-        "ran out long before: above every pause that ends by itself.",
+        description="Seconds a process's event loop may stand still; then the process tells where, and ends. "
+        "A worker's leases ran out long before: above every pause that ends by itself.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

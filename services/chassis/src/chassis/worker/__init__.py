@@ -1,6 +1,5 @@
 """What every worker opens when it starts, and how its parts are made from that. Closed in reverse order."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,9 +8,10 @@ from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
-from chassis import breaker_routes, dead_letters, job_routes, watchdog
+from chassis import breaker_routes, dead_letters, job_routes
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
+from chassis.ending import Ending
 from chassis.event_delivery import Handler as EventHandler
 from chassis.health import Check, Health, management_app
 from chassis.job_runner import Handler as JobHandler
@@ -21,7 +21,7 @@ from chassis.messaging import Consumer
 from chassis.outbox import Event, Relay
 from chassis.pooling import Database, create_redis, open_health_pool
 from chassis.pooling.budget import check_budget
-from chassis.process import identify, new_event_loop
+from chassis.process import run_process
 from chassis.reloading import reloading
 from chassis.schedules import Schedule, Scheduler
 from chassis.settings import ServiceSettings
@@ -114,9 +114,8 @@ class OpenParts(Protocol):
 def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_parts: OpenParts) -> None:
     """Run a worker process until SIGTERM or SIGINT. Returns when all is stopped and closed."""
 
-    async def main(info: Mapping[str, str]) -> None:
+    async def main(info: Mapping[str, str], ending: Ending) -> None:
         async with (
-            watchdog.watching(live.current.jobs.loop_limit),
             _open_worker_resources(live) as resources,
             open_parts(resources) as stages,
             reloading(live),
@@ -128,13 +127,9 @@ def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_
                 token=lambda: live.current.management.token,
                 routes=[*job_routes.routes(resources.database), *breaker_routes.routes(resources.breakers)],
             )
-            await run_worker(live.current, health=health, management=management, stages=stages)
+            await run_worker(live.current, ending=ending, health=health, management=management, stages=stages)
 
-    with (
-        identify(live, version=version, role="worker") as info,
-        asyncio.Runner(loop_factory=new_event_loop) as runner,
-    ):
-        runner.run(main(info))
+    run_process(live, version=version, role="worker", main=main)
 
 
 @asynccontextmanager

@@ -4,19 +4,23 @@ The composition root builds everything and closes it afterwards; this runs it in
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
 
 from starlette.types import ASGIApp
 
+from chassis.background import Group
+from chassis.ending import Ending
 from chassis.errors import HoldfastError
 from chassis.health import Health
 from chassis.logging import get_logger
-from chassis.process import DrainTimedOut, Server, keep_start_up, stop_signal
+from chassis.process import DrainTimedOut, Server, keep_start_up
 from chassis.settings import ServiceSettings
 
 log = get_logger(__name__)
 
-type Part = Callable[[asyncio.Event], Awaitable[None]]
+type Part = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 """`JobRunner.run`, `Consumer.run` or `Relay.run`: works until the event is set, then finishes and returns."""
 
 GRACE_SECONDS = 5.0
@@ -32,7 +36,12 @@ class PartEnded(HoldfastError):
 
 
 async def run_worker(
-    settings: ServiceSettings, *, health: Health, management: ASGIApp, stages: Sequence[Sequence[Part]]
+    settings: ServiceSettings,
+    *,
+    ending: Ending,
+    health: Health,
+    management: ASGIApp,
+    stages: Sequence[Sequence[Part]],
 ) -> None:
     """Run the parts until SIGTERM, then stop them stage by stage: `[[jobs.run, consumer.run], [relay.run]]`.
 
@@ -42,17 +51,18 @@ async def run_worker(
     the process ends and is started again, rather than going on with a part missing.
     """
     loop = asyncio.get_running_loop()
-    stopping = stop_signal(seconds=settings.shutdown.limit, left=lambda: {"left": _work_left(loop)})
+    stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"left": _work_left(loop)})
     server = Server(
         management, host=settings.management.host, port=settings.management.port, drain_timeout=GRACE_SECONDS
     )
-    async with server.running():
+    async with server.running(stopping):
         keep_start_up()
         await run_stages(
             stages,
             stopping,
             on_started=health.mark_started,
             on_stopping=health.mark_draining,
+            on_failed=stopping.begin,
             drain_timeout=settings.shutdown.drain_timeout + GRACE_SECONDS,
         )
 
@@ -63,11 +73,15 @@ async def run_stages(
     *,
     on_started: Callable[[], None],
     on_stopping: Callable[[], None],
+    on_failed: Callable[[], None],
     drain_timeout: float,
 ) -> None:
-    """Start every part; once `stopping` is set, stop one stage after the other, in `drain_timeout` seconds."""
-    async with asyncio.TaskGroup() as tasks:
-        started = [_start(stage, tasks) for stage in stages]
+    """Start every part; once `stopping` is set, stop one stage after the other, in `drain_timeout` seconds.
+
+    `on_failed` is called when a part fails, before the others are cancelled.
+    """
+    async with Group() as tasks:
+        started = [_start(stage, tasks, on_failed) for stage in stages]
         on_started()
         log.info("worker_started")
         await stopping.wait()
@@ -87,14 +101,21 @@ async def run_stages(
     log.info("worker_stopped")
 
 
-def _start(stage: Sequence[Part], tasks: asyncio.TaskGroup) -> tuple[asyncio.Event, list[asyncio.Task[None]]]:
+def _start(
+    stage: Sequence[Part], tasks: Group, on_failed: Callable[[], None]
+) -> tuple[asyncio.Event, list[asyncio.Task[None]]]:
     stop = asyncio.Event()
-    return stop, [tasks.create_task(_watch(part, stop), name=_PART + _name(part)) for part in stage]
+    return stop, [tasks.start(partial(_watch, part, stop, on_failed), name=_PART + _name(part)) for part in stage]
 
 
-async def _watch(part: Part, stop: asyncio.Event) -> None:
-    await part(stop)
+async def _watch(part: Part, stop: asyncio.Event, on_failed: Callable[[], None]) -> None:
+    try:
+        await part(stop)
+    except Exception:
+        on_failed()
+        raise
     if not stop.is_set():
+        on_failed()
         raise PartEnded(f"{_name(part)} ended by itself")
 
 
