@@ -7,10 +7,9 @@ from typing import Annotated
 
 import pytest
 from api_keys import PEPPERS, authenticator
-from chassis.app import Caller, Keyed, access, create_app
+from chassis.app import Caller, Keyed, Router, create_app
 from chassis.app.application import Application
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Router
 from chassis.config import Live
 from chassis.health import management_app
 from chassis.pooling import Database
@@ -28,32 +27,32 @@ PLACES = 20
 router = Router()
 
 
-@router.get("/mine", openapi_extra=access("orders:read"))
+@router.get("/mine", access="orders:read")
 async def mine(caller: Caller) -> str:
     return caller.id
 
 
-@router.post("/mine", openapi_extra=access("orders:write"))
+@router.post("/mine", access="orders:write")
 async def add_to_mine(caller: Caller, given: dict[str, str]) -> str:
     return f"{caller.id}: {len(given)}"
 
 
-@router.post("/keyed", openapi_extra=access("orders:write"))
+@router.post("/keyed", access="orders:write")
 async def keyed(key: Keyed, given: Annotated[dict[str, str], Body()]) -> str:
     return f"{key.key}: {len(given)}"
 
 
-@router.get("/open")
+@router.get("/open", public=True)
 async def open_to_all() -> str:
     return "open"
 
 
-@router.post("/count")
+@router.post("/count", public=True)
 async def count(given: dict[str, str]) -> int:
     return len(given)
 
 
-@router.get("/long")
+@router.get("/long", public=True)
 async def long() -> str:
     return "x" * 50_000
 

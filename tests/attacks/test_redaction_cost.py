@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from chassis.app import Router
 from chassis.app.application import Application
 from chassis.logging import shown_back
 from chassis.settings import HttpSettings
@@ -18,12 +19,13 @@ _MOST = 15
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = Application(HttpSettings)
+    router = Router()
 
-    @app.post("/orders")
+    @router.post("/orders", public=True)
     async def place(body: PlaceOrder) -> None:
         """Take the body."""
 
+    app = Application(HttpSettings, routers=[router])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         yield client
 

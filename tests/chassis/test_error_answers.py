@@ -9,7 +9,7 @@ import orjson
 import pytest
 from api_keys import authenticator
 from captured_logs import captured_logs
-from chassis.app import complete_openapi
+from chassis.app import Router
 from chassis.app.application import Application
 from chassis.app.resources import ApiResources
 from chassis.error_answers import PROBLEM_JSON, Answer, answer, wants_problem
@@ -112,17 +112,17 @@ def test_no_accept_header_takes_long_to_read(piece: str) -> None:
 @pytest.fixture
 async def port(database: Database, redis: Redis) -> AsyncIterator[int]:
     """A real server on a real port, with a route that answers and one that reads a body."""
-    app = Application(lambda: HttpSettings(documentation_url=PAGE))
+    router = Router()
 
-    @app.get("/here")
+    @router.get("/here", public=True)
     async def here() -> str:
         return "here"
 
-    @app.put("/here")
+    @router.put("/here", public=True)
     async def put(body: dict[str, int]) -> int:
         return len(body)
 
-    complete_openapi(app)
+    app = Application(lambda: HttpSettings(documentation_url=PAGE), routers=[router])
     app.resources = ApiResources(
         database=database,
         redis=redis,

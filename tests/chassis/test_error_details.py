@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
-from chassis.app import complete_openapi
+from chassis.app import Router
 from chassis.app.application import Application
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.settings import HttpSettings
@@ -50,25 +50,25 @@ class SignUp(BaseModel):
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = Application(HttpSettings)
+    router = Router()
 
-    @app.post("/sign-ups")
+    @router.post("/sign-ups", public=True)
     async def sign_up(body: SignUp) -> None:
         """Take the body."""
 
-    @app.get("/sign-ups")
+    @router.get("/sign-ups", public=True)
     async def find(hint: Annotated[str, Query(max_length=3, json_schema_extra={"writeOnly": True})]) -> None:
         """Take the query."""
 
-    @app.post("/ours/{field}")
+    @router.post("/ours/{field}", public=True)
     async def refuse(field: str, said: str) -> None:
         raise ApiError(ErrorCode.VALIDATION_FAILED, said, details=[ErrorDetail(field, said, said)])
 
-    @app.get("/codes/{name}")
+    @router.get("/codes/{name}", public=True)
     async def raise_code(name: str) -> None:
         raise ApiError(ErrorCode[name])
 
-    complete_openapi(app)
+    app = Application(HttpSettings, routers=[router])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
         yield client
 

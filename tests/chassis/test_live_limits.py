@@ -6,10 +6,9 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from api_keys import authenticator, caller
-from chassis.app import access, create_app
+from chassis.app import Router, create_app
 from chassis.app.limits import limits_of, spend
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Router
 from chassis.config import Live
 from chassis.pooling import Database, create_redis
 from chassis.rate_limiting import Policy, RateLimiter
@@ -21,17 +20,17 @@ from redis.asyncio import Redis
 router = Router()
 
 
-@router.get("/", openapi_extra=access("orders:read"))
+@router.get("/", access="orders:read")
 async def look() -> str:
     return "seen"
 
 
-@router.get("/dear", openapi_extra=access("orders:read", cost=5))
+@router.get("/dear", access="orders:read", cost=5)
 async def look_closely() -> str:
     return "seen"
 
 
-@router.get("/from/{address}", openapi_extra=access("orders:read"))
+@router.get("/from/{address}", access="orders:read")
 async def look_from(address: str, request: Request) -> str:
     await spend(request, f"ip:{address}", Policy.of("unauthenticated", limits_of(request).unauthenticated))
     return "seen"

@@ -12,10 +12,9 @@ import httpx
 import pytest
 from backends import FreshDatabase
 from chassis.api_keys import ApiKeys
-from chassis.app import Caller, access, create_app
+from chassis.app import Caller, Router, create_app
 from chassis.app.application import Application
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Router, criticality
 from chassis.auth import Authenticator
 from chassis.config import Live
 from chassis.errors import ApiError, ErrorCode
@@ -107,12 +106,12 @@ class Settings(ServiceSettings):
 router = Router()
 
 
-@router.post("/pay", openapi_extra=access("orders:write") | criticality("critical"))
+@router.post("/pay", access="orders:write", criticality="critical")
 async def pay(body: dict[str, int], caller: Caller) -> str:
     return f"{caller.id}: {body}"
 
 
-@router.post("/search", openapi_extra=access("orders:read") | criticality("sheddable"))
+@router.post("/search", access="orders:read", criticality="sheddable")
 async def search(body: dict[str, int], caller: Caller) -> str:
     return f"{caller.id}: {body}"
 

@@ -1,4 +1,4 @@
-"""Who may publish: the leader of the highest term, which no clock decides. And what a turn publishes, in which order."""
+"""The leader of the highest term publishes, and no clock decides the term. Each turn publishes in order."""
 
 import pytest
 from chassis.outbox import Relay, _Deposed, _Position, is_leader

@@ -10,10 +10,9 @@ import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, caller
 from chassis import http_protocol
-from chassis.app import Caller, access, create_app
+from chassis.app import Caller, Router, create_app
 from chassis.app.limits import network_of
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Router
 from chassis.auth import Authenticator, Principal
 from chassis.config import Live
 from chassis.errors import ApiError, ErrorCode
@@ -27,27 +26,27 @@ from redis.asyncio import Redis
 router = Router()
 
 
-@router.get("/mine", openapi_extra=access("orders:read"))
+@router.get("/mine", access="orders:read")
 async def mine(caller: Caller) -> str:
     return caller.id
 
 
-@router.get("/read", openapi_extra=access("orders:read"))
+@router.get("/read", access="orders:read")
 async def read() -> str:
     return "read"
 
 
-@router.get("/clean", openapi_extra=access("shop:clean"))
+@router.get("/clean", access="shop:clean")
 async def clean() -> str:
     return "cleaned"
 
 
-@router.post("/body")
+@router.post("/body", public=True)
 async def body(given: dict[str, str]) -> int:
     return len(given)
 
 
-@router.post("/mine", openapi_extra=access("orders:write"))
+@router.post("/mine", access="orders:write")
 async def add_to_mine(caller: Caller, given: dict[str, str]) -> str:
     return f"{caller.id}: {len(given)}"
 

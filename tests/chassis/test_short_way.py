@@ -6,11 +6,12 @@ from uuid import UUID
 import fastapi.routing
 import httpx
 import pytest
-from chassis.app.routing import Router
+from chassis.app import Router
 from chassis.load_shedding import LoadShedder
 from chassis.settings import HttpSettings
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel
+from starlette.routing import BaseRoute
 
 
 class Thing(BaseModel):
@@ -152,24 +153,36 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def application(router: APIRouter) -> FastAPI:
+def our_routes() -> list[BaseRoute]:
+    router = Router()
+    for path, endpoint in (SHORT | LONG).items():
+        router.post(path, public=True)(endpoint)
+    return [*router.routes]
+
+
+def fastapis_routes() -> list[BaseRoute]:
+    router = APIRouter(generate_unique_id_function=lambda route: route.name)  # as ours does
     for path, endpoint in (SHORT | LONG).items():
         router.post(path)(endpoint)
+    return router.routes
+
+
+def application(routes: list[BaseRoute]) -> FastAPI:
     app = FastAPI(redirect_slashes=False)
     app.load_shedder = LoadShedder(HttpSettings)  # type: ignore[attr-defined]
-    app.router.routes.extend(router.routes)
+    app.router.routes.extend(routes)
     return app
 
 
-async def ask(router: APIRouter, path: str, **asked: Any) -> httpx.Response:
-    transport = httpx.ASGITransport(application(router))
+async def ask(routes: list[BaseRoute], path: str, **asked: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(application(routes))
     async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
         return await client.post(path, **asked)
 
 
 @pytest.mark.parametrize(("path", "asked"), [*RIGHT.items(), *WRONG, *OTHERS])
 async def test_an_answer_is_the_one_that_fastapi_gives(path: str, asked: dict[str, Any]) -> None:
-    ours, theirs = await ask(Router(), path, **asked), await ask(APIRouter(), path, **asked)
+    ours, theirs = await ask(our_routes(), path, **asked), await ask(fastapis_routes(), path, **asked)
     assert (ours.status_code, ours.content, ours.headers) == (theirs.status_code, theirs.content, theirs.headers)
 
 
@@ -189,16 +202,20 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_what_is_right_and_little_pays_for_no_solver(solved: list[str]) -> None:
     for path, asked in RIGHT.items():
-        assert (await ask(Router(), path, **asked)).is_success
+        assert (await ask(our_routes(), path, **asked)).is_success
     assert not solved
 
 
 async def test_what_asks_for_more_goes_the_long_way(solved: list[str]) -> None:
     for path, asked in OTHERS:
-        await ask(Router(), path, **asked)
+        await ask(our_routes(), path, **asked)
     assert set(solved) == LONG.keys()
 
 
-def test_the_document_is_the_one_that_fastapi_makes() -> None:
-    theirs = APIRouter(generate_unique_id_function=lambda route: route.name)  # as ours does
-    assert application(Router()).openapi() == application(theirs).openapi()
+def test_the_document_is_the_one_that_fastapi_makes_but_for_errors() -> None:
+    ours, theirs = application(our_routes()).openapi(), application(fastapis_routes()).openapi()
+    for document in (ours, theirs):
+        del document["components"]["schemas"]
+        for path in document["paths"].values():
+            del path["post"]["responses"]
+    assert ours == theirs

@@ -9,9 +9,8 @@ import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, key_of
 from captured_logs import CapturedLogs, captured_logs
-from chassis.app import Caller, access, create_app
+from chassis.app import Caller, Router, create_app
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Router
 from chassis.config import Live
 from chassis.errors import (
     ApiError,
@@ -59,27 +58,27 @@ class Purchase(BaseModel):
     password: str = Field("12345678", min_length=8)
 
 
-@router.post("/purchases/{purchase_id}")
+@router.post("/purchases/{purchase_id}", public=True)
 async def buy(purchase_id: int, body: Purchase, x_level: Annotated[int, Header()] = 0) -> dict[str, int]:
     return {"id": purchase_id, "lines": len(body.lines), "level": x_level}
 
 
-@router.get("/raise/{name}")
+@router.get("/raise/{name}", public=True)
 async def fail(name: str) -> None:
     raise RAISED[name]
 
 
-@router.get("/mine", openapi_extra=access("orders:read"))
+@router.get("/mine", access="orders:read")
 async def mine(caller: Caller) -> str:
     return caller.id
 
 
-@router.get("/limited", openapi_extra=access("orders:read", cost=2))
+@router.get("/limited", access="orders:read", cost=2)
 async def limited() -> str:
     return "served"
 
 
-@router.get("/wrong-answer", response_model=Purchase)
+@router.get("/wrong-answer", public=True, response_model=Purchase)
 async def wrong_answer() -> Any:
     return {"lines": "none"}
 
@@ -92,7 +91,7 @@ class Gate:
         self.opens = asyncio.Event()
 
 
-@router.get("/gate")
+@router.get("/gate", public=True)
 async def gate_route() -> str:
     gate = GATES[-1]
     gate.arrived.set()

@@ -5,8 +5,8 @@ from collections import Counter
 from time import monotonic
 from typing import Annotated, ClassVar
 
+from chassis.app import Router
 from chassis.app.resources import ApiResources, resources
-from chassis.app.routing import Router
 from chassis.settings import ServiceSettings
 from fastapi import Depends
 from sqlalchemy import text
@@ -28,24 +28,24 @@ class Fault:
 router = Router()
 
 
-@router.get("/sick/{arm}")
+@router.get("/sick/{arm}", public=True)
 async def sick(arm: str) -> None:
     Fault.calls[arm] += 1
     await asyncio.sleep(max(0.0, Fault.until - monotonic()))
 
 
-@router.get("/healthy")
+@router.get("/healthy", public=True)
 async def healthy(given: Annotated[ApiResources, Depends(resources)]) -> None:
     async with given.database.read() as session:
         await session.execute(text("SELECT pg_sleep(0.01)"))
 
 
-@router.put("/hang/{seconds}")
+@router.put("/hang/{seconds}", public=True)
 async def hang(seconds: float) -> None:
     Fault.until = monotonic() + seconds
 
 
-@router.get("/calls")
+@router.get("/calls", public=True)
 async def calls() -> dict[str, int]:
     return Fault.calls
 

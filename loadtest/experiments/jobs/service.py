@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
+from chassis.app import Router
 from chassis.app.resources import ApiResources, open_api_resources, resources
-from chassis.app.routing import Router
 from chassis.config import Live
 from chassis.job_runner import Handler, JobRunner
 from chassis.jobs import JobPayload, RunningJob, enqueue
@@ -102,7 +102,7 @@ class Resources(ApiResources):
 router = Router()
 
 
-@router.post("/signups/{signup_id}")
+@router.post("/signups/{signup_id}", public=True)
 async def sign_up(signup_id: int, given: Annotated[Resources, Depends(resources)]) -> None:
     """Once each way: whoever was not answered may ask again."""
     if await _sign_up(given.database, "task", signup_id):

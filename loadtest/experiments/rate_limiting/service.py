@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from chassis import deadlines
+from chassis.app import Router
 from chassis.app.limits import limits_of, spend
 from chassis.app.resources import ApiResources, open_api_resources, resources
-from chassis.app.routing import Router
 from chassis.config import Live
 from chassis.errors import RateLimited
 from chassis.pooling import create_redis
@@ -57,7 +57,7 @@ async def limited(tenant: str, request: Request, given: Given) -> None:
             pass
 
 
-@router.get("/work/{tenant}", dependencies=[Depends(limited)])
+@router.get("/work/{tenant}", public=True, dependencies=[Depends(limited)])
 async def work(given: Given) -> None:
     async with given.slots:
         deadlines.check("working")

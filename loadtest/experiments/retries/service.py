@@ -12,8 +12,8 @@ from time import monotonic
 from typing import Annotated, ClassVar
 
 from chassis import deadlines
+from chassis.app import Router
 from chassis.app.resources import ApiResources, open_api_resources, resources
-from chassis.app.routing import Router
 from chassis.config import Live
 from chassis.settings import Group, ServiceSettings
 from fastapi import Depends
@@ -45,7 +45,7 @@ router = Router()
 Given = Annotated[Resources, Depends(resources)]
 
 
-@router.get("/work")
+@router.get("/work", public=True)
 async def work(given: Given) -> None:
     async with given.slots:
         if given.settings.drops_expired:
@@ -57,12 +57,12 @@ async def work(given: Given) -> None:
         given.now["held"] += monotonic() - began
 
 
-@router.put("/work-seconds/{seconds}")
+@router.put("/work-seconds/{seconds}", public=True)
 async def change(seconds: float, given: Given) -> None:
     given.now["work_seconds"] = seconds
 
 
-@router.get("/counts")
+@router.get("/counts", public=True)
 async def counts(given: Given) -> dict[str, float]:
     return given.now
 

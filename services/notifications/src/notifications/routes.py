@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app import Caller, Keyed, access, answer_with
-from chassis.app.error_documents import documented
+from chassis.app import Caller, Keyed, Router, answer_with
 from chassis.app.resources import ApiResources, resources
-from chassis.app.routing import Router, criticality
 from chassis.errors import ErrorCode
 from chassis.idempotency import find_answer
 from chassis.ssrf import Resolve
@@ -32,7 +30,7 @@ from notifications.use_cases import deliveries, endpoints
 # A look-up in the DNS, by our resolver, for a name that the caller chooses.
 SET_URL_COST = 5
 
-router = Router(prefix="/v1", responses=documented())
+router = Router(prefix="/v1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +43,8 @@ class Resources(ApiResources):
 
 Given = Annotated[Resources, Depends(resources)]
 
-_KEYED = (
-    ErrorCode.IDEMPOTENCY_KEY_MISSING,
-    ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
-    ErrorCode.IDEMPOTENCY_KEY_REUSED,
-)
-_WITH_BODY = (ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 
-
-@router.get("/mails", openapi_extra=access("mails:read") | criticality("sheddable"))
+@router.get("/mails", access="mails:read", criticality="sheddable")
 async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: Given) -> MailList:
     """What the customer of one of the caller's orders was sent, and what is on its way."""
     async with given.database.read() as session:
@@ -62,10 +53,11 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
 
 @router.post(
     "/webhook-endpoints",
+    access="webhooks:manage",
+    cost=SET_URL_COST,
+    errors=[ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT],
     status_code=201,
     response_model=EndpointWithSecret,
-    openapi_extra=access("webhooks:manage", cost=SET_URL_COST),
-    responses=documented(*_KEYED, *_WITH_BODY, ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT),
 )
 async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: Given, key: Keyed) -> Response:
     """Register an endpoint for the caller's orders. Only this answer has the secret that signs what is sent."""
@@ -80,21 +72,14 @@ async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: G
     return answer_with(answer)
 
 
-@router.get(
-    "/webhook-endpoints",
-    openapi_extra=access("webhooks:manage") | criticality("sheddable"),
-)
+@router.get("/webhook-endpoints", access="webhooks:manage", criticality="sheddable")
 async def list_webhook_endpoints(caller: Caller, given: Given) -> EndpointList:
     """The caller's endpoints, the oldest first."""
     async with given.database.read() as session:
         return await endpoints.list_endpoints(session, client_id=caller.id)
 
 
-@router.get(
-    "/webhook-endpoints/{endpoint_id}",
-    openapi_extra=access("webhooks:manage"),
-    responses=documented(ErrorCode.NOT_FOUND),
-)
+@router.get("/webhook-endpoints/{endpoint_id}", access="webhooks:manage", errors=[ErrorCode.NOT_FOUND])
 async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> EndpointView:
     """One endpoint of the caller's."""
     async with given.database.read() as session:
@@ -102,9 +87,7 @@ async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) 
 
 
 @router.patch(
-    "/webhook-endpoints/{endpoint_id}",
-    openapi_extra=access("webhooks:manage", cost=SET_URL_COST),
-    responses=documented(*_WITH_BODY, ErrorCode.NOT_FOUND),
+    "/webhook-endpoints/{endpoint_id}", access="webhooks:manage", cost=SET_URL_COST, errors=[ErrorCode.NOT_FOUND]
 )
 async def update_webhook_endpoint(
     endpoint_id: UUID, body: UpdateEndpoint, caller: Caller, given: Given
@@ -117,10 +100,7 @@ async def update_webhook_endpoint(
 
 
 @router.delete(
-    "/webhook-endpoints/{endpoint_id}",
-    status_code=204,
-    openapi_extra=access("webhooks:manage"),
-    responses=documented(ErrorCode.NOT_FOUND),
+    "/webhook-endpoints/{endpoint_id}", access="webhooks:manage", errors=[ErrorCode.NOT_FOUND], status_code=204
 )
 async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> None:
     """Forget an endpoint and its secrets. Its deliveries stay listed; those still pending are given up."""
@@ -130,9 +110,9 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
 
 @router.post(
     "/webhook-endpoints/{endpoint_id}/rotate-secret",
+    access="webhooks:manage",
+    errors=[ErrorCode.NOT_FOUND],
     response_model=EndpointWithSecret,
-    openapi_extra=access("webhooks:manage"),
-    responses=documented(*_KEYED, ErrorCode.NOT_FOUND),
 )
 async def rotate_webhook_secret(endpoint_id: UUID, caller: Caller, given: Given, key: Keyed) -> Response:
     """Replace the secret. For a while both sign: accept either, then only the new one."""
@@ -142,7 +122,7 @@ async def rotate_webhook_secret(endpoint_id: UUID, caller: Caller, given: Given,
     return answer_with(answer)
 
 
-@router.get("/deliveries", openapi_extra=access("webhooks:manage") | criticality("sheddable"))
+@router.get("/deliveries", access="webhooks:manage", criticality="sheddable")
 async def list_deliveries(
     caller: Caller,
     given: Given,
@@ -158,11 +138,7 @@ async def list_deliveries(
         )
 
 
-@router.get(
-    "/deliveries/{delivery_id}",
-    openapi_extra=access("webhooks:manage"),
-    responses=documented(ErrorCode.NOT_FOUND),
-)
+@router.get("/deliveries/{delivery_id}", access="webhooks:manage", errors=[ErrorCode.NOT_FOUND])
 async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
     """One delivery to an endpoint of the caller's."""
     async with given.database.read() as session:
@@ -171,9 +147,9 @@ async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> Deliv
 
 @router.post(
     "/deliveries/{delivery_id}/redeliver",
+    access="webhooks:manage",
+    errors=[ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT],
     status_code=202,
-    openapi_extra=access("webhooks:manage"),
-    responses=documented(ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT),
 )
 async def redeliver(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
     """Try a dead delivery again, under its webhook id, after those that wait already. Safe to repeat."""

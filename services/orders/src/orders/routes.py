@@ -6,11 +6,9 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import Caller, Keyed, access, answer_with
-from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH, conditional
-from chassis.app.error_documents import documented
+from chassis.app import Caller, Keyed, Router, answer_with
+from chassis.app.conditional import conditional
 from chassis.app.resources import ApiResources, resources
-from chassis.app.routing import Router, criticality
 from chassis.backlog import BacklogLimit
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
@@ -27,7 +25,7 @@ CATALOGUE_KEY = "all"
 # Placing writes ten rows and starts a payment; a read is one query, or none when it is cached.
 PLACE_ORDER_COST = 5
 
-router = Router(prefix="/v1", responses=documented())
+router = Router(prefix="/v1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +43,7 @@ Given = Annotated[Resources, Depends(resources)]
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
-@router.get(
-    "/products",
-    response_model=ProductList,
-    responses=documented() | CONDITIONAL,
-    openapi_extra=access("orders:read") | IF_NONE_MATCH | criticality("sheddable"),
-)
+@router.get("/products", access="orders:read", criticality="sheddable", conditional=True, response_model=ProductList)
 async def list_products(request: Request, given: Given) -> Response:
     """The catalogue. Cached: a changed price may be seen as late as a minute and a half afterwards."""
     found = await given.catalogue.get_or_load_json(CATALOGUE_KEY, partial(_load_catalogue, given))
@@ -59,9 +52,10 @@ async def list_products(request: Request, given: Given) -> Response:
 
 @router.get(
     "/products/{product_id}",
+    access="orders:read",
+    conditional=True,
+    errors=[ErrorCode.NOT_FOUND],
     response_model=ProductView,
-    responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
-    openapi_extra=access("orders:read") | IF_NONE_MATCH,
 )
 async def get_product(product_id: ProductId, request: Request, given: Given) -> Response:
     """One product of the catalogue. Cached like the whole of it; that there is none, for some seconds."""
@@ -78,17 +72,12 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
 
 @router.post(
     "/orders",
+    access="orders:write",
+    cost=PLACE_ORDER_COST,
+    criticality="critical",
+    errors=[ErrorCode.UNKNOWN_PRODUCT],
     status_code=201,
-    openapi_extra=access("orders:write", cost=PLACE_ORDER_COST) | criticality("critical"),
     response_model=OrderView,
-    responses=documented(
-        ErrorCode.IDEMPOTENCY_KEY_MISSING,
-        ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
-        ErrorCode.IDEMPOTENCY_KEY_REUSED,
-        ErrorCode.UNKNOWN_PRODUCT,
-        ErrorCode.PAYLOAD_TOO_LARGE,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-    ),
 )
 async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> Response:
     """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
@@ -100,7 +89,7 @@ async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> Response:
     return answer_with(answer)
 
 
-@router.get("/orders", openapi_extra=access("orders:read") | criticality("sheddable"))
+@router.get("/orders", access="orders:read", criticality="sheddable")
 async def list_orders(
     caller: Caller,
     given: Given,
@@ -113,10 +102,7 @@ async def list_orders(
 
 
 @router.get(
-    "/orders/{order_id}",
-    response_model=OrderView,
-    responses=documented(ErrorCode.NOT_FOUND) | CONDITIONAL,
-    openapi_extra=access("orders:read") | IF_NONE_MATCH,
+    "/orders/{order_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND], response_model=OrderView
 )
 async def get_order(order_id: UUID, request: Request, caller: Caller, given: Given) -> Response:
     """One order of the caller's. Somebody else's is answered like none at all: that it exists is not for others."""
@@ -133,9 +119,12 @@ async def get_order(order_id: UUID, request: Request, caller: Caller, given: Giv
 
 @router.post(
     "/orders/{order_id}/cancel",
+    access="orders:write",
+    cost=PLACE_ORDER_COST,
+    criticality="critical",
+    errors=[ErrorCode.NOT_FOUND],
     status_code=202,
-    openapi_extra=access("orders:write", cost=PLACE_ORDER_COST) | criticality("critical"),
-    responses=documented(ErrorCode.NOT_FOUND) | {200: {"model": OrderView, "description": "It was cancelled before."}},
+    responses={200: {"model": OrderView, "description": "It was cancelled before."}},
 )
 async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:
     """Cancel an order, at any time. It is `cancelling` until its money is settled, then `cancelled`. Safe to repeat."""

@@ -5,10 +5,8 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis import deadlines
-from chassis.app import access
-from chassis.app.error_documents import documented
+from chassis.app import Router
 from chassis.app.resources import ApiResources, resources
-from chassis.app.routing import Router, criticality
 from chassis.backlog import BacklogLimit
 from chassis.errors import ApiError, ErrorCode
 from fastapi import Depends, Response
@@ -16,7 +14,7 @@ from fastapi import Depends, Response
 from payments import use_cases
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
 
-router = Router(prefix="/v1/payments", responses=documented())
+router = Router(prefix="/v1/payments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +29,11 @@ Given = Annotated[Resources, Depends(resources)]
 
 @router.post(
     "",
+    access="payments:write",
+    criticality="critical",
+    errors=[ErrorCode.STATE_CONFLICT],
     status_code=202,
-    openapi_extra=access("payments:write") | criticality("critical"),
-    responses=documented(
-        ErrorCode.STATE_CONFLICT,
-        ErrorCode.PAYLOAD_TOO_LARGE,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-    )
-    | {200: {"model": PaymentView, "description": "It was asked for before."}},
+    responses={200: {"model": PaymentView, "description": "It was asked for before."}},
 )
 async def request_payment(body: RequestPayment, response: Response, given: Given) -> PaymentView:
     """Record that a payment is to be made; a job makes it. Safe to repeat: `payment_id` is the key."""
@@ -50,7 +45,7 @@ async def request_payment(body: RequestPayment, response: Response, given: Given
     return payment
 
 
-@router.get("/{payment_id}", openapi_extra=access("payments:read"), responses=documented(ErrorCode.NOT_FOUND))
+@router.get("/{payment_id}", access="payments:read", errors=[ErrorCode.NOT_FOUND])
 async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     """One payment."""
     async with given.database.read() as session:
@@ -62,13 +57,10 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
 
 @router.post(
     "/{payment_id}/refund",
+    access="payments:write",
+    criticality="critical",
+    errors=[ErrorCode.STATE_CONFLICT],
     status_code=202,
-    openapi_extra=access("payments:write") | criticality("critical"),
-    responses=documented(
-        ErrorCode.STATE_CONFLICT,
-        ErrorCode.PAYLOAD_TOO_LARGE,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-    ),
 )
 async def refund_payment(payment_id: UUID, body: VoidPayment, given: Given) -> PaymentView:
     """Bring the payment's net to zero: cancel it if it is not charged, refund it once it is. Safe to repeat."""

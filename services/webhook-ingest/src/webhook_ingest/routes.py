@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from chassis.app.error_documents import documented
+from chassis.app import Router
 from chassis.app.limits import limits_of, spend, spend_as_stranger
 from chassis.app.resources import ApiResources, resources
-from chassis.app.routing import Router, criticality
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
 from chassis.rate_limiting import Policy
 from chassis.webhooks import VERIFIERS, ReceivedResult, Verifier, webhook_ack_duration, webhook_received
@@ -28,7 +27,7 @@ _VERIFIERS: Mapping[Provider, Verifier] = {
 
 _UNREAD: Mapping[int, ReceivedResult] = {408: "too_slow", 413: "too_large"}
 
-router = Router(prefix="/v1/webhooks", responses=documented(needs_key=False))
+router = Router(prefix="/v1/webhooks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +47,10 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
 
 @router.post(
     "/{provider}",
-    responses=documented(
-        ErrorCode.SIGNATURE_INVALID,
-        ErrorCode.PAYLOAD_TOO_LARGE,
-        ErrorCode.NOT_FOUND,
-        ErrorCode.RATE_LIMITED,
-        needs_key=False,
-    ),
-    openapi_extra=criticality("critical")
-    | {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
+    public=True,
+    criticality="critical",
+    errors=[ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND, ErrorCode.RATE_LIMITED],
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
 async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:
     """A webhook in its sender's format: verified over its raw bytes, stored once, answered; then a job.

@@ -4,27 +4,33 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import FastAPI
 
-from chassis import idempotency
 from chassis.app import error_rendering
-from chassis.app.access import Caller, access, caller_of, describe_access
+from chassis.app.access import Caller
 from chassis.app.application import Application
-from chassis.app.error_documents import describe_errors
+from chassis.app.keyed import Keyed, answer_with
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Router
+from chassis.app.routing import Router, UndeclaredRoute
 from chassis.config import Live
 from chassis.ending import Ending
 from chassis.health import management_app
-from chassis.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
 from chassis.logging import get_logger
 from chassis.process import DrainTimedOut, Server, keep_start_up, run_process
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
 
-__all__ = ["Caller", "Keyed", "access", "answer_with", "complete_openapi", "create_app", "run_api"]
+__all__ = [
+    "Caller",
+    "Keyed",
+    "Router",
+    "UndeclaredRoute",
+    "answer_with",
+    "create_app",
+    "run_api",
+]
 
 log = get_logger(__name__)
 
@@ -51,51 +57,13 @@ def create_app[S: ServiceSettings](
             yield {}
 
     app = Application(
-        lambda: live.current.http, title=f"Holdfast {settings.service_name}", version=version, lifespan=lifespan
+        lambda: live.current.http,
+        routers=routers,
+        title=f"Holdfast {settings.service_name}",
+        version=version,
+        lifespan=lifespan,
     )
-    # `include_router` would look for each request's route twice. The document's own route comes last: few ask for it.
-    app.router.routes[:0] = [route for router in routers for route in router.routes]
-    complete_openapi(app)
     return app
-
-
-def complete_openapi(app: FastAPI) -> None:
-    """Put into the OpenAPI document what FastAPI cannot know of."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        describe_errors(document)
-        describe_access(document)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-_IdempotencyHeader = Annotated[
-    str,
-    Header(
-        alias=idempotency.HEADER,
-        min_length=1,
-        max_length=idempotency.MAX_KEY_LENGTH,
-        description="A new one for each new request, the same one to repeat it safely.",
-    ),
-]
-
-
-async def _idempotency_key(request: Request, header: _IdempotencyHeader) -> IdempotencyKey:
-    return idempotency_key(
-        caller_of(request).id, header, method=request.method, path=request.scope["path"], body=await request.body()
-    )
-
-
-Keyed = Annotated[IdempotencyKey, Depends(_idempotency_key)]
-"""A route's parameter: the key that its caller must send, and what it asks for. See `chassis.idempotency`."""
-
-
-def answer_with(answer: StoredAnswer) -> Response:
-    """An answer that was kept, or is kept now: the bytes are the same each time."""
-    return Response(answer.body, status_code=answer.status, media_type="application/json")
 
 
 def run_api[S: ServiceSettings](live: Live[S], app: Application) -> None:

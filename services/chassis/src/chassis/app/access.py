@@ -1,7 +1,7 @@
-"""Who may call a route, and what a call takes of the caller's limit: decided before anything of the body is read.
+"""Who may call a route, and what a call takes of the caller's limit: decided before the body is read.
 
-openapi_extra=access("orders:write", cost=5)     the route's declaration, which the OpenAPI document shows
-caller: Caller                                   in the handler: who it was found to be
+@router.post("/orders", access="orders:write", cost=5)     the route's declaration, which the OpenAPI document shows
+caller: Caller                                             in the handler: the authenticated principal
 """
 
 from dataclasses import dataclass
@@ -17,37 +17,25 @@ from chassis.errors import ApiError, ErrorCode
 from chassis.logging import bind_to_task
 from chassis.rate_limiting import default_policy
 
-_SCHEME = "key"
-_COST = "x-rate-limit-cost"
+SCHEME = "key"
+"""The name of the security scheme in OpenAPI documents: a bearer key or token."""
 _PRINCIPAL = "holdfast.principal"
-"""Where a request's scope keeps who it was found to be from."""
-
-
-def access(scope: str, *, cost: int = 1) -> dict[str, Any]:
-    """A route's `openapi_extra`: its callers need `scope`, and each call takes `cost` of their limit.
-
-    Whoever has no valid key or token is answered 401, or 429 where too many at his address have none; whoever is over
-    his limit 429, and whoever has not the scope 403. The limit's fields go on every answer.
-    """
-    return {"security": [{_SCHEME: [scope]}], _COST: cost}
+"""The key of a request's scope under which its principal is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What `access` declared: the scope, and the cost of a call."""
+    """What a route that is not public asks of its callers: the scope, and what a call takes of their limit."""
 
     scope: str
     cost: int
 
-    @classmethod
-    def declared_in(cls, openapi_extra: dict[str, Any] | None) -> "Access | None":
-        """None for a route that anybody may call."""
-        if openapi_extra is None or _COST not in openapi_extra:
-            return None
-        return cls(openapi_extra["security"][0][_SCHEME][0], openapi_extra[_COST])
+    def described(self) -> dict[str, Any]:
+        """As OpenAPI fields of the operation."""
+        return {"security": [{SCHEME: [self.scope]}], "x-rate-limit-cost": self.cost}
 
     async def check(self, request: Request) -> None:
-        """Let the request pass, and remember who it is from, or raise the `ApiError` that refuses it."""
+        """Remember the caller in the request's scope, or raise the `ApiError` that refuses the request."""
         principal = await _authenticated(request)
         limits = limits_of(request)
         policy = default_policy(limits, tier=limits.tier_of.get(principal.id, "standard"))
@@ -69,7 +57,7 @@ async def _authenticated(request: Request) -> Principal:
 
 
 def caller_of(request: Request) -> Principal:
-    """Who calls, once the route's `access` has let the request pass."""
+    """The caller, once the route's `access` has let the request pass."""
     principal: Principal = request.scope[_PRINCIPAL]
     return principal
 
@@ -79,10 +67,4 @@ async def _caller(request: Request) -> Principal:
 
 
 Caller = Annotated[Principal, Depends(_caller)]
-"""A route's parameter: who calls. The route must have declared its `access`."""
-
-
-def describe_access(document: dict[str, Any]) -> None:
-    """Let the OpenAPI document say what kind of key `access` means."""
-    if any(_COST in operation for path in document["paths"].values() for operation in path.values()):
-        document["components"]["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer"}}
+"""A route's parameter: the caller. The route must have declared its `access`."""

@@ -1,6 +1,6 @@
 """FastAPI as this platform uses it: one frame around the routes, `RequestContext`, instead of the framework's seven."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chassis.app.error_documents import describe_errors
 from chassis.app.limits import spend_as_stranger
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
-from chassis.app.routing import Route, criticality
+from chassis.app.routing import Route, Router, describe_access, refuse_undeclared
 from chassis.health import Health
 from chassis.load_shedding import LoadShedder
 from chassis.settings import HttpSettings
@@ -31,19 +32,28 @@ class Application(FastAPI):
     resources: ApiResources
     """There from start-up on."""
 
-    def __init__(self, current: Callable[[], HttpSettings], **options: Any) -> None:
+    def __init__(self, current: Callable[[], HttpSettings], *, routers: Sequence[Router] = (), **options: Any) -> None:
         # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.
         super().__init__(redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
         self.router.default = _answer_no_route
-        self.add_api_route(
-            "/openapi.json", _answer_document, include_in_schema=False, openapi_extra=criticality("sheddable")
-        )
+        document = Router()
+        document.get("/openapi.json", public=True, criticality="sheddable", include_in_schema=False)(_answer_document)
+        # `include_router` would match each request twice. The document's own route comes last, being the least used.
+        self.router.routes[:] = [route for router in (*routers, document) for route in router.routes]
         self.health = Health()
         self.load_shedder = LoadShedder(current)
         self._http = current()
 
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            describe_errors(document)
+            describe_access(document, self.router.routes)
+        return super().openapi()
+
     def build_middleware_stack(self) -> ASGIApp:
+        refuse_undeclared(self.router.routes)
         app: ASGIApp = self.router
         for middleware, arguments, options in reversed(self.user_middleware):
             app = middleware(app, *arguments, **options)

@@ -27,7 +27,7 @@ CONDITIONAL: dict[int | str, dict[str, Any]] = {
     200: {"headers": {"ETag": _ETAG_HEADER}},
     _NOT_MODIFIED: {"description": "The caller has the current one.", "headers": {"ETag": _ETAG_HEADER}},
 }
-"""The OpenAPI responses of a route that answers with `conditional`."""
+"""The OpenAPI responses of a route that says `conditional=True`."""
 
 IF_NONE_MATCH: dict[str, Any] = {
     "parameters": [
@@ -39,7 +39,7 @@ IF_NONE_MATCH: dict[str, Any] = {
         }
     ]
 }
-"""The same route's `openapi_extra`. The header has no wrong form: what is no tag matches nothing."""
+"""The same route's parameter in the document. The header has no wrong form: a text that is no tag matches no answer."""
 
 
 def etag(body: bytes) -> str:

@@ -29,6 +29,14 @@ _ALWAYS = (
     ErrorCode.SHUTTING_DOWN,
     ErrorCode.DEADLINE_EXCEEDED,
 )
+KEYED = (
+    ErrorCode.IDEMPOTENCY_KEY_MISSING,
+    ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
+    ErrorCode.IDEMPOTENCY_KEY_REUSED,
+)
+"""What a route with an idempotency key may answer."""
+WITH_BODY = (ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+"""What a route that reads a JSON body may answer."""
 _WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED)
 
 _RETRY_AFTER = {"description": "Seconds to wait before repeating.", "schema": {"type": "integer", "minimum": 1}}
