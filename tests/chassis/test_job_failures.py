@@ -16,7 +16,15 @@ class Ship(JobPayload, job="ship", max_attempts=3):
 async def claim(database: Database) -> Row:
     async with database.driver() as connection:
         [row] = await DRIVER_STATEMENTS["turn"].fetch(
-            connection, ids=[], attempts=[], queue="default", suspects=False, count=1, worker="host:1", lease=15.0
+            connection,
+            ids=[],
+            attempts=[],
+            queue="default",
+            suspects=False,
+            alone=False,
+            count=1,
+            worker="host:1",
+            lease=15.0,
         )
     return row
 

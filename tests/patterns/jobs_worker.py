@@ -35,6 +35,14 @@ class Hold(JobPayload, job="hold", max_attempts=3):
     """Its first attempt lasts until the test releases it; any later one is done at once."""
 
 
+class Slow(JobPayload, job="slow", max_attempts=3):
+    """Each attempt lasts until the test releases it."""
+
+
+class Urgent(JobPayload, job="urgent", priority=100):
+    """It is done at once."""
+
+
 class Crash(JobPayload, job="crash", max_attempts=2):
     """It ends the process."""
 
@@ -48,7 +56,7 @@ class Block(JobPayload, job="block", max_attempts=2):
 
 
 class Innocent(JobPayload, job="innocent", max_attempts=1):
-    """It does nothing wrong: it takes until the test releases it, or an attempt that runs alone."""
+    """It does nothing wrong: its first attempt takes until the test releases it, and later ones are done at once."""
 
 
 async def write_effect(session: AsyncSession, job: RunningJob, what: str) -> None:
@@ -77,6 +85,15 @@ async def hold(database: Database, job: RunningJob, _: Hold) -> None:
         await job.complete_in(session)
 
 
+async def slow(database: Database, job: RunningJob, _: Slow) -> None:
+    await note(database, job, "started")
+    await wait_for_release(database)
+
+
+async def urgent(database: Database, job: RunningJob, _: Urgent) -> None:
+    await note(database, job, "done")
+
+
 async def crash(database: Database, job: RunningJob, _: Crash) -> None:
     await note(database, job, "poison")
     os._exit(9)
@@ -103,7 +120,15 @@ async def innocent(database: Database, job: RunningJob, _: Innocent) -> None:
 
 
 def handlers(database: Database) -> Mapping[type[JobPayload], Handler]:
-    by_kind = {Hold: hold, Crash: crash, Swallow: swallow, Block: block, Innocent: innocent}
+    by_kind = {
+        Hold: hold,
+        Slow: slow,
+        Urgent: urgent,
+        Crash: crash,
+        Swallow: swallow,
+        Block: block,
+        Innocent: innocent,
+    }
     return {kind: partial(handler, database) for kind, handler in by_kind.items()}
 
 

@@ -2,123 +2,34 @@ import asyncio
 import json
 import math
 import signal
-import sys
-import time
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import asyncpg
 import pytest
-from backends import RealServer
 from chassis import dead_letters, deadlines
 from chassis.dead_letters import Filter
 from chassis.errors import ApiError, DatabaseUnreachable, ErrorCode, HoldfastError, LeaseLost, PermanentJobError
 from chassis.job_completion import Completions, tell
-from chassis.job_decisions import NOTHING, Claim, decide_claim
-from chassis.job_runner import Handler, JobRunner, processed
+from chassis.job_runner import JobRunner, processed
 from chassis.job_tending import DrainEstimate
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, enqueue
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, JobSettings
 from chassis.telemetry import current_traceparent, span
 from chassis.wakeup import Wakeups
-from holdfast_local.ports import free_port
-from jobs_worker import Crash, Hold, Innocent
-from service_process import database_variables
+from jobs_stage import QUICK, TURN, TURNS, Ship, add, effect, find, reaches, running, status, worker
+from jobs_worker import Hold
 from sqlalchemy import Row, text
-
-QUICK = JobSettings(concurrency=4, lease=0.6, poll_interval=0.05, backoff_base=0.01, backoff_cap=0.02)
-
-
-class Ship(JobPayload, job="ship", max_attempts=3):
-    order: int = 1
-
-
-TURNS = "turn", "turn_oldest"
-TURN = {"queue": "default", "worker": "test", "lease": 15.0, "suspects": False}
+from waiting import eventually
 
 
 class CardDeclined(Exception):
     pass
-
-
-@pytest.fixture
-async def wakeups(database_settings: DatabaseSettings) -> AsyncIterator[Wakeups]:
-    async with Wakeups(database_settings, application_name="test") as wakeups:
-        yield wakeups
-
-
-@pytest.fixture
-async def effects(database_settings: DatabaseSettings, postgres: RealServer) -> AsyncIterator[asyncpg.Connection]:
-    """An administrator's connection to the database, where it has made the table `effect`."""
-    connection = await asyncpg.connect(postgres.dsn, database=database_settings.name)
-    await connection.execute("CREATE TABLE effect (job_id bigint, attempt int, pid int, what text)")
-    await connection.execute("GRANT SELECT, INSERT ON effect TO PUBLIC")
-    yield connection
-    await connection.close()
-
-
-async def eventually[T](look: Callable[[], Awaitable[T | None]], *, seconds: float = 15) -> T:
-    """The first truthy answer; fails when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := await look():
-            return answer
-        await asyncio.sleep(0.01)
-    pytest.fail(f"did not happen within {seconds} s")
-
-
-async def add(database: Database, payload: JobPayload, **options: Any) -> int:
-    async with database.transaction() as session:
-        assert await enqueue(session, payload, **options)
-        job_id: int = (await session.execute(text("SELECT max(id) FROM job"))).scalar_one()
-    return job_id
-
-
-async def find(database: Database, job_id: int) -> Row[Any] | None:
-    async with database.read() as session:
-        rows = await session.execute(text("SELECT * FROM job WHERE id = :id"), {"id": job_id})
-        return rows.one_or_none()
-
-
-async def status(database: Database, job_id: int) -> str:
-    """ready, running, dead, or gone: a completed job leaves no row."""
-    row = await find(database, job_id)
-    return row.status if row is not None else "gone"
-
-
-async def reaches(database: Database, job_id: int, wanted: str) -> None:
-    async def look() -> bool:
-        return await status(database, job_id) == wanted
-
-    await eventually(look)
-
-
-@asynccontextmanager
-async def running(
-    database: Database,
-    wakeups: Wakeups,
-    handlers: Mapping[type[JobPayload], Handler],
-    settings: JobSettings = QUICK,
-    *,
-    drain_timeout: float = 10,
-    uniform: Callable[[], float] = lambda: 1.0,
-) -> AsyncIterator[JobRunner]:
-    """A runner at work; the end of the block stops it as SIGTERM does."""
-    runner = JobRunner(database, handlers, settings, wakeups=wakeups, drain_timeout=drain_timeout, uniform=uniform)
-    stopping = asyncio.Event()
-    task = asyncio.create_task(runner.run(stopping))
-    try:
-        yield runner
-    finally:
-        stopping.set()
-        await task
 
 
 # Enqueueing
@@ -515,32 +426,6 @@ async def test_an_end_waits_for_a_turn_that_succeeds_or_for_the_end_of_its_lease
     assert not completions.take()
 
 
-def test_a_claim_asks_for_all_slots_that_are_free_and_never_for_more() -> None:
-    def asked(unended: int, *, concurrency: int = 8) -> int:
-        return decide_claim(
-            unended=unended, concurrency=concurrency, has_suspects=False, is_suspect_running=False
-        ).count
-
-    assert [asked(unended) for unended in (0, 3, 4, 7, 8)] == [8, 5, 4, 1, 0]
-    assert asked(0, concurrency=1) == 1
-
-
-@pytest.mark.parametrize(
-    ("unended", "is_suspect_running", "claim"),
-    [(0, False, Claim(1, suspects=True)), (1, False, NOTHING), (1, True, NOTHING)],
-)
-def test_a_suspect_is_claimed_once_nothing_else_is_left_in_the_process(
-    unended: int, *, is_suspect_running: bool, claim: Claim
-) -> None:
-    found = decide_claim(
-        unended=unended,
-        concurrency=8,
-        has_suspects=True,
-        is_suspect_running=is_suspect_running,
-    )
-    assert found == claim
-
-
 # Queues and priorities
 
 
@@ -722,43 +607,6 @@ async def test_jobs_of_an_older_version_are_run_by_its_own_handler(database: Dat
 # Dead letters
 
 
-async def test_a_job_at_its_last_attempt_does_not_die_of_a_neighbour_that_killed_their_worker(
-    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
-) -> None:
-    """The first expired lease says nothing of who is to blame: it is run once more, alone. The second one does."""
-    job_id = await add(database, Ship())
-    expired = (
-        "UPDATE job SET status = 'running', attempt = attempt + 1, lease_until = now() - interval '1 s', worker = 'x'"
-    )
-    await effects.execute("UPDATE job SET attempt = 2")
-    await effects.execute(expired)
-    async with database.driver() as connection:
-        (row,) = await DRIVER_STATEMENTS["reap"].fetch(connection)
-        assert (row["status"], row["attempt"]) == ("ready", 3)
-        await effects.execute(expired)
-        (row,) = await DRIVER_STATEMENTS["reap"].fetch(connection)
-    assert (row["status"], row["attempt"]) == ("dead", 4)
-    assert await status(database, job_id) == "dead"
-
-
-async def test_an_attempt_that_ends_by_itself_clears_a_job_of_the_suspicion(
-    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
-) -> None:
-    async def ship(_job: RunningJob, _payload: Ship) -> None:
-        raise ConnectionError("away")
-
-    job_id = await add(database, Ship())
-    await effects.execute("UPDATE job SET is_suspect = true")
-    async with running(
-        database,
-        wakeups,
-        {Ship: ship},
-        JobSettings(backoff_base=100, poll_interval=0.05, lease=0.6, backoff_cap=100, loop_limit=1),
-    ):
-        row = await eventually(partial(_failed, database, job_id, 1))
-    assert row.is_suspect is False
-
-
 async def test_a_jobs_calls_get_what_is_left_of_its_time_limit_and_of_its_deadline(
     database: Database, wakeups: Wakeups
 ) -> None:
@@ -895,35 +743,6 @@ async def test_a_job_that_does_not_finish_in_time_is_handed_back_and_loses_no_at
     assert (row.status, row.attempt, row.max_attempts) == ("ready", 1, 4)  # the token grows, 3 attempts are left
 
 
-async def test_a_job_whose_lease_ran_out_runs_alone(
-    database: Database, wakeups: Wakeups, effects: asyncpg.Connection
-) -> None:
-    beside: dict[int, int] = {}
-    present: set[int] = set()
-    finished = 0
-
-    async def ship(job: RunningJob, payload: Ship) -> None:
-        nonlocal finished
-        present.add(job.id)
-        async with database.read() as session:
-            await session.execute(text("SELECT pg_sleep(0.02)"))
-        beside[payload.order] = max(beside.get(payload.order, 0), len(present) - 1)
-        present.discard(job.id)
-        finished += 1
-
-    for order in range(12):
-        await add(database, Ship(order=order))
-    await effects.execute("UPDATE job SET is_suspect = true WHERE (payload->>'order')::int IN (3, 7)")
-    async with running(database, wakeups, {Ship: ship}):
-
-        async def all_are_done() -> bool:
-            return finished == 12
-
-        await eventually(all_are_done)
-    assert beside[3] == beside[7] == 0
-    assert max(beside.values()) > 0
-
-
 async def test_an_outage_of_the_database_is_sat_out(
     database: Database, wakeups: Wakeups, database_settings: DatabaseSettings, effects: asyncpg.Connection
 ) -> None:
@@ -953,44 +772,16 @@ async def test_an_outage_of_the_database_is_sat_out(
 # Real processes
 
 
-@asynccontextmanager
-async def worker(settings: DatabaseSettings, *, drain_timeout: float = 5) -> AsyncIterator[Process]:
-    """A worker process; the end of the block kills it if it still runs."""
-    environment = {
-        **database_variables(settings),
-        "HOLDFAST_MANAGEMENT__PORT": str(free_port()),
-        "HOLDFAST_JOBS__LEASE": "0.6",
-        "HOLDFAST_JOBS__POLL_INTERVAL": "0.1",
-        "HOLDFAST_SHUTDOWN__DRAIN_TIMEOUT": str(drain_timeout),
-    }
-    script = Path(__file__).with_name("jobs_worker.py")
-    process = await asyncio.create_subprocess_exec(sys.executable, script, env=environment)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _effect(effects: asyncpg.Connection, what: str, **wanted: int) -> asyncpg.Record:
-    async def look() -> asyncpg.Record | None:
-        conditions = "".join(f" AND {column} = {value}" for column, value in wanted.items())
-        return await effects.fetchrow(f"SELECT * FROM effect WHERE what = $1{conditions}", what)
-
-    return await eventually(look)
-
-
 async def test_a_job_of_a_killed_worker_is_run_by_another_and_the_attempt_counts(
     database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
 ) -> None:
     job_id = await add(database, Hold())
     async with worker(database_settings) as first:
-        await _effect(effects, "started", pid=first.pid)
+        await effect(effects, "started", pid=first.pid)
         first.kill()
         await first.wait()
         async with worker(database_settings) as second:
-            done = await _effect(effects, "done")
+            done = await effect(effects, "done")
             assert (done["pid"], done["attempt"]) == (second.pid, 2)
     assert await status(database, job_id) == "gone"
 
@@ -1000,10 +791,10 @@ async def test_a_worker_stopped_beyond_its_lease_cannot_complete_when_it_goes_on
 ) -> None:
     await add(database, Hold())
     async with worker(database_settings) as first:
-        await _effect(effects, "started", pid=first.pid)
+        await effect(effects, "started", pid=first.pid)
         first.send_signal(signal.SIGSTOP)
         async with worker(database_settings) as second:
-            await _effect(effects, "done", pid=second.pid)
+            await effect(effects, "done", pid=second.pid)
             await effects.execute("INSERT INTO effect (what) VALUES ('release')")
             first.send_signal(signal.SIGCONT)
             first.terminate()
@@ -1011,30 +802,12 @@ async def test_a_worker_stopped_beyond_its_lease_cannot_complete_when_it_goes_on
     assert await effects.fetchval("SELECT count(*) FROM effect WHERE what = 'done'") == 1
 
 
-async def test_a_job_that_kills_its_process_ends_dead_and_takes_no_innocent_along(
-    database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
-) -> None:
-    innocent = await add(database, Innocent())
-    poison = await add(database, Crash())
-    for attempt in (1, 2):
-        async with worker(database_settings) as process:
-            await _effect(effects, "poison", attempt=attempt)
-            assert await process.wait() == 9
-    async with worker(database_settings):
-        await reaches(database, poison, "dead")
-        await reaches(database, innocent, "gone")
-    row = await find(database, poison)
-    assert row is not None
-    assert row.attempt == 2
-    assert "the lease of attempt 2 expired" in row.last_error
-
-
 async def test_sigterm_hands_unfinished_jobs_back_and_exits_with_0(
     database: Database, database_settings: DatabaseSettings, effects: asyncpg.Connection
 ) -> None:
     job_id = await add(database, Hold())
     async with worker(database_settings, drain_timeout=0.1) as process:
-        await _effect(effects, "started")
+        await effect(effects, "started")
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 10) == 0
     row = await find(database, job_id)

@@ -169,7 +169,14 @@ async def attempt[P: JobPayload](
     A handler that fails leaves the job due again, or buried when its error is permanent.
     """
     async with database.transaction() as session:
-        values = {"queue": kind.options.queue, "worker": "test", "lease": 60.0, "count": 1, "suspects": False}
+        values = {
+            "queue": kind.options.queue,
+            "worker": "test",
+            "lease": 60.0,
+            "count": 1,
+            "suspects": False,
+            "alone": False,
+        }
         row = (await session.execute(STATEMENTS["turn"], {"ids": [], "attempts": [], **values})).one()
     assert row.name == kind.options.name
     job = RunningJob(id=row.id, name=row.name, attempt=row.attempt, max_attempts=row.max_attempts)

@@ -99,7 +99,7 @@ async def bring(database: Database, state: State) -> None:
     if state == "waiting":
         return
     nothing: list[int] = []
-    values = {"queue": "default", "worker": "test", "lease": 60.0, "count": 10, "suspects": False}
+    values = {"queue": "default", "worker": "test", "lease": 60.0, "count": 10, "suspects": False, "alone": False}
     async with database.transaction() as session:
         claimed: list[Any] = list(
             (await session.execute(STATEMENTS["turn"], values | {"ids": nothing, "attempts": nothing})).all()
@@ -107,7 +107,8 @@ async def bring(database: Database, state: State) -> None:
         assert claimed
         ending = {"backing off": "retry", "dead": "bury"}.get(state)
         for job in claimed if ending else ():
-            await session.execute(STATEMENTS[ending or ""], {"id": job.id, "attempt": 1, "delay": 50.0, "error": "x"})
+            failed = {"id": job.id, "attempt": 1, "delay": 50.0, "granted": 0, "error": "x"}
+            await session.execute(STATEMENTS[ending or ""], failed)
 
 
 # The workers

@@ -6,11 +6,10 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import asyncpg
 from pydantic import ValidationError
@@ -19,15 +18,16 @@ from chassis import deadlines
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
 from chassis.hot_metrics import Counter, Histogram
 from chassis.job_completion import Completions, tell
-from chassis.job_decisions import NOTHING, Claim, Outcome, decide_claim, judge
-from chassis.job_tending import Tending
+from chassis.job_decisions import NOTHING, Claim, Due, Outcome, decide_claim, judge
+from chassis.job_runs import Run, TimeLimits, end_expired, tokens
+from chassis.job_tending import SuspectsDue, Tending
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, wakeup_channel
 from chassis.logging import bind_to_task, canonical_line, debugging_for, get_logger
-from chassis.pooling import Database
+from chassis.pooling import Database, Failure, failure_of, is_transient
 from chassis.retries import full_jitter
 from chassis.settings import JobSettings
 from chassis.telemetry import SpanKind, record_failure, span
-from chassis.wakeup import BUGS, HOLD_SECONDS, OUTAGES, Wakeups, is_set_within, wait_or_poll
+from chassis.wakeup import HOLD_SECONDS, Wakeups, is_set_within, wait_or_poll
 
 log = get_logger(__name__)
 
@@ -59,69 +59,6 @@ _CANCELLATION_SECONDS = 2.0
 """What a cancelled handler gets to clean up; the fencing token makes it harmless if it takes longer."""
 
 
-type _Ending = Literal["lease_lost", "handed_back", "timed_out"]
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class _Run:
-    """A claimed job in this process. `lease_until` is on the monotonic clock, from before the lease was asked for.
-
-    `overdue_at` is on the event loop's clock: when its time limit is over, while its handler is at work.
-    """
-
-    job: RunningJob
-    row: asyncpg.Record
-    lease_until: float
-    overdue_at: float = math.inf
-    task: asyncio.Task[None] | None = None
-    ended_by: _Ending | None = None
-
-    def end(self, reason: _Ending) -> None:
-        """Cancel the handler. One that is committing the end of its job just now is left to the database, unless it
-        takes too long.
-        """
-        may_be_cancelled = not self.job.is_finishing or reason == "timed_out"
-        if self.task is not None and self.ended_by is None and may_be_cancelled:
-            self.ended_by = reason
-            self.task.cancel()
-
-    def give_up(self) -> None:
-        """Cancel a handler again that is still cleaning up: a process that stops waits for nobody's farewell."""
-        if self.task is not None and self.ended_by is not None:
-            self.task.cancel()
-
-
-class _TimeLimits:
-    """Ends handlers whose time is up. One timer, for the next that may be, watches them all."""
-
-    def __init__(self) -> None:
-        self._runs: set[_Run] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self, run: _Run, seconds: float) -> None:
-        run.overdue_at = asyncio.get_running_loop().time() + seconds
-        self._runs.add(run)
-        if self._timer is None or run.overdue_at < self._timer.when():
-            self._look_at(run.overdue_at)
-
-    def leave(self, run: _Run) -> None:
-        self._runs.discard(run)
-
-    def _look_at(self, instant: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(instant, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        now = asyncio.get_running_loop().time()
-        for run in [run for run in self._runs if run.overdue_at <= now]:
-            self._runs.discard(run)
-            run.end("timed_out")
-        if self._runs:
-            self._look_at(min(run.overdue_at for run in self._runs))
-
-
 class JobRunner:
     """Claims and runs the jobs of one queue in this process, `settings.concurrency` at once.
 
@@ -129,8 +66,8 @@ class JobRunner:
     its job; one that raises `PermanentJobError` buries it; any other exception is tried again, at the earliest after
     the `retry_after` of an `ApiError`. A handler must await often: one that blocks the loop stalls its own heartbeat.
 
-    A job whose lease ran out may have killed its process, so it runs alone from then on: the others are let finish
-    first and none is started beside it.
+    A job whose lease ran out may have killed its process: of such suspects one runs at a time, beside the others. One
+    that loses its lease again runs alone: the others are let finish first and none is started beside it.
     """
 
     def __init__(
@@ -154,12 +91,14 @@ class JobRunner:
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
         self._uniform = uniform
         self._woken = wakeups.subscribe(wakeup_channel(self._queue))
-        self._completions = Completions[_Run]()
-        self._tending = Tending(database, queue=self._queue, on_dead=_count_dead)
-        self._time_limits = _TimeLimits()
-        self._runs: set[_Run] = set()
-        self._alone: _Run | None = None  # the suspect that was started last
-        self._has_suspects = False
+        self._completions = Completions[Run]()
+        self._tending = Tending(database, queue=self._queue, lease=settings.lease, on_dead=_count_dead)
+        self._time_limits = TimeLimits()
+        self._runs: set[Run] = set()
+        self._suspect: tuple[Run, Claim] | None = None  # the one that was started last, and how it was claimed
+        self._suspects_due = SuspectsDue(beside_others=False, alone=False)
+        self._is_others_turn = False
+        self._lost: set[Run] = set()  # ended without a lease: to be handed back if no other worker has them
         self._is_draining = False
         self._claims = 0
         self._pick_up_seconds = pick_up_seconds.labels(self._queue)
@@ -191,13 +130,20 @@ class JobRunner:
 
     @asynccontextmanager
     async def _tolerating_outages(self) -> AsyncIterator[None]:
-        """The database may be away for a while: jobs wait there, and leases decide who goes on with them."""
+        """Leave the block in an outage: jobs wait in the database, and leases decide which worker goes on with them."""
         try:
             yield
-        except BUGS:
-            raise
-        except OUTAGES as error:
-            log.warning("job_database_failed", queue=self._queue, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001  it is raised again if it is no outage
+            self._tolerate(error)
+
+    def _tolerate(self, error: Exception) -> None:
+        """Log an error after which the same is to be tried again; raise any other."""
+        failure = failure_of(error)
+        if failure is Failure.BUG:
+            raise error
+        if failure is Failure.OUTAGE:
+            self._tending.note_outage()
+        log.warning("job_database_failed", queue=self._queue, error=type(error).__name__)
 
     async def _end_jobs(self, tasks: asyncio.TaskGroup) -> None:
         """Until cancelled. What waits then has not ended: it is handed back, or its lease runs out."""
@@ -212,10 +158,8 @@ class JobRunner:
             try:
                 async with self._database.driver() as connection:
                     await self._take_turns_while_busy(connection, stopping, tasks)
-            except BUGS:
-                raise
-            except OUTAGES as error:
-                log.warning("job_database_failed", queue=self._queue, error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001  it is raised again if it is no outage
+                self._tolerate(error)
                 self._completions.give_up(time.monotonic())
                 await asyncio.sleep(RETRY_SECONDS)
             else:
@@ -232,30 +176,40 @@ class JobRunner:
                 self._woken.clear()
                 may_be_more = True
             finished = self._completions.take()
-            claim = self._decide_claim(ending=len(finished)) if may_be_more else NOTHING
+            claim = self._decide_claim(ending=len(finished), may_be_more=may_be_more)
             if finished or claim.count:
                 claimed = await self._take_turn(connection, finished, claim, tasks)
                 if claim.suspects:
-                    self._has_suspects = claimed > 0
+                    self._is_others_turn = claimed > 0
+                    if not claimed:
+                        name = "alone" if claim.alone else "beside_others"
+                        self._suspects_due = self._suspects_due._replace(**{name: False})
                 elif claim.count:
+                    self._is_others_turn = False
                     may_be_more = claimed == claim.count
             elif not await is_set_within(self._woken, HOLD_SECONDS):
                 return
 
-    def _decide_claim(self, *, ending: int) -> Claim:
+    def _decide_claim(self, *, ending: int, may_be_more: bool) -> Claim:
         if self._is_draining:
             return NOTHING
+        suspect, claim = self._suspect or (None, None)
         return decide_claim(
             unended=len(self._runs) - ending,
             concurrency=self._settings.concurrency,
-            has_suspects=self._has_suspects,
-            is_suspect_running=self._alone in self._runs,
+            due=Due(
+                others=may_be_more,
+                suspects=self._suspects_due.beside_others,
+                lone_suspects=self._suspects_due.alone,
+            ),
+            running=claim if suspect in self._runs else None,
+            is_others_turn=self._is_others_turn,
         )
 
     async def _take_turn(
         self,
         connection: asyncpg.Connection,
-        finished: dict[_Run, asyncio.Future[bool]],
+        finished: dict[Run, asyncio.Future[bool]],
         claim: Claim,
         tasks: asyncio.TaskGroup,
     ) -> int:
@@ -267,12 +221,13 @@ class JobRunner:
         try:
             rows = await statement.fetch(
                 connection,
-                **_tokens(finished),
+                **tokens(finished),
                 queue=self._queue,
                 worker=self._worker,
                 lease=self._settings.lease,
                 count=claim.count,
                 suspects=claim.suspects,
+                alone=claim.alone,
             )
         except BaseException:
             self._completions.put_back(finished)
@@ -291,13 +246,14 @@ class JobRunner:
 
     def _start(self, row: asyncpg.Record, claim: Claim, lease_until: float, tasks: asyncio.TaskGroup) -> None:
         job = RunningJob(id=row["id"], name=row["name"], attempt=row["attempt"], max_attempts=row["max_attempts"])
-        run = _Run(job=job, row=row, lease_until=lease_until)
+        run = Run(job=job, row=row, lease_until=lease_until)
         self._runs.add(run)
-        self._alone = run if claim.suspects else None
+        if claim.suspects:
+            self._suspect = run, claim
         run.task = tasks.create_task(self._execute(run), name=f"job-{job.id}")
         self._pick_up_seconds.observe(row["waited"])
 
-    async def _execute(self, run: _Run) -> None:
+    async def _execute(self, run: Run) -> None:
         job, started = run.job, time.perf_counter()
         with (
             span(
@@ -315,6 +271,8 @@ class JobRunner:
                 outcome, error = await self._attempt(run)
             finally:
                 self._free_slot(run)
+            if outcome == "lease_lost":
+                self._lost.add(run)
             elapsed = time.perf_counter() - started
             _processed(self._queue, job.name, outcome).inc()
             _duration_seconds(self._queue, job.name).observe(elapsed)
@@ -328,7 +286,7 @@ class JobRunner:
             if error is not None:
                 record_failure(current, error)
 
-    def _free_slot(self, run: _Run) -> None:
+    def _free_slot(self, run: Run) -> None:
         """Of one whose end no turn has committed."""
         if run in self._runs:
             self._runs.discard(run)
@@ -343,7 +301,7 @@ class JobRunner:
             "holdfast.job.attempt": job.attempt,
         }
 
-    async def _attempt(self, run: _Run) -> tuple[Outcome, Exception | None]:
+    async def _attempt(self, run: Run) -> tuple[Outcome, Exception | None]:
         error: Exception | None = None
         try:
             await self._handle(run)
@@ -362,7 +320,7 @@ class JobRunner:
         run.job.is_finishing = True
         return await (self._complete(run) if error is None else self._fail(run, error)), error
 
-    async def _handle(self, run: _Run) -> None:
+    async def _handle(self, run: Run) -> None:
         payload, handler = self._load(run.row)
         limit, left = payload.options.time_limit, run.row["seconds_left"]
         self._time_limits.watch(run, limit)
@@ -372,7 +330,7 @@ class JobRunner:
         finally:
             self._time_limits.leave(run)
 
-    def _timed_out(self, run: _Run) -> TimeoutError:
+    def _timed_out(self, run: Run) -> TimeoutError:
         if run.task is not None:
             run.task.uncancel()  # it goes on: the attempt's end is still to be recorded
         options = self._handlers[run.row["name"], run.row["payload_version"]][0].options
@@ -391,20 +349,28 @@ class JobRunner:
         except ValidationError as error:
             raise PermanentJobError(f"its payload is not a {kind.__name__}: {error}") from error
 
-    async def _complete(self, run: _Run) -> Outcome:
+    async def _complete(self, run: Run) -> Outcome:
         is_ended = self._completions.complete(run)
         self._woken.set()
         return "completed" if await is_ended else "lease_lost"
 
-    async def _fail(self, run: _Run, error: Exception) -> Outcome:
+    async def _fail(self, run: Run, error: Exception) -> Outcome:
+        """Record it, again and again in an outage, as long as the lease lasts and the worker does not stop."""
         verdict = judge(run.job, error, lambda: self._delay(run))
-        is_ours = False  # and so it stays in an outage: the lease runs out, and the job is run again
-        async with self._tolerating_outages(), self._database.driver() as connection:
-            values = {"id": run.job.id, "attempt": run.job.attempt, **verdict.values}
-            is_ours = bool(await DRIVER_STATEMENTS[verdict.statement].fetch(connection, **values))
-        return verdict.outcome if is_ours else "lease_lost"
+        values = {"id": run.job.id, "attempt": run.job.attempt, **verdict.values}
+        while True:
+            try:
+                async with self._database.driver() as connection:
+                    is_ours = await DRIVER_STATEMENTS[verdict.statement].fetch(connection, **values)
+            except Exception as failure:  # noqa: BLE001  it is raised again if it is no outage
+                self._tolerate(failure)
+            else:
+                return verdict.outcome if is_ours else "lease_lost"
+            if self._is_draining or time.monotonic() >= run.lease_until:
+                return "lease_lost"
+            await asyncio.sleep(RETRY_SECONDS)
 
-    def _delay(self, run: _Run) -> float:
+    def _delay(self, run: Run) -> float:
         """Seconds until another attempt, by the job's own backoff or the worker's."""
         options = self._handlers[run.row["name"], run.row["payload_version"]][0].options
         base = options.backoff_base or self._settings.backoff_base
@@ -413,60 +379,55 @@ class JobRunner:
 
     async def _heartbeat(self) -> None:
         """Extend the leases of this process, and cancel the handlers of jobs that are no longer its own."""
-        runs, lease_until = tuple(self._runs), time.monotonic() + self._settings.lease
-        if not runs:
+        runs, lost, lease_until = tuple(self._runs), tuple(self._lost), time.monotonic() + self._settings.lease
+        if not runs and not lost:
             return
         try:
-            held = await self._extend(runs)
-        except OUTAGES:
-            _end_expired(runs, time.monotonic())
+            held = await self._extend(runs, handing_back=lost)
+        except Exception as error:
+            if is_transient(error):
+                end_expired(runs, time.monotonic())
             raise
+        self._lost.difference_update(lost)
         for run in runs:
             if (run.job.id, run.job.attempt) in held:
                 run.lease_until = lease_until
             else:
                 run.end("lease_lost")
 
-    async def _extend(self, runs: Sequence[_Run]) -> set[tuple[int, int]]:
+    async def _extend(self, runs: Sequence[Run], *, handing_back: Sequence[Run]) -> set[tuple[int, int]]:
+        """The ids and attempts that are still ours. What was lost in an outage may be nobody's, and is given back."""
         async with self._database.driver() as connection:
-            rows = await DRIVER_STATEMENTS["heartbeat"].fetch(connection, **_tokens(runs), lease=self._settings.lease)
+            if handing_back:
+                await DRIVER_STATEMENTS["hand_back"].fetch(connection, **tokens(handing_back))
+            rows = await DRIVER_STATEMENTS["heartbeat"].fetch(connection, **tokens(runs), lease=self._settings.lease)
         return {(row["id"], row["attempt"]) for row in rows}
 
     async def _tend(self) -> None:
-        self._has_suspects = await self._tending.tend()
-        if self._has_suspects:
+        self._suspects_due = await self._tending.tend()
+        if any(self._suspects_due):
             self._woken.set()
 
     async def _drain(self) -> None:
         await _wait_for(self._runs, seconds=self._drain_timeout)
         unfinished = tuple(self._runs)
-        if not unfinished:
+        leaving = unfinished + tuple(self._lost)
+        if not leaving:
             return
         for run in unfinished:
             run.end("handed_back")
         await _wait_for(unfinished, seconds=_CANCELLATION_SECONDS)
         async with self._tolerating_outages(), self._database.driver() as connection:
-            handed_back = await DRIVER_STATEMENTS["hand_back"].fetch(connection, **_tokens(unfinished))
+            handed_back = await DRIVER_STATEMENTS["hand_back"].fetch(connection, **tokens(leaving))
             log.warning("jobs_handed_back", queue=self._queue, job_ids=[row["id"] for row in handed_back])
         for run in unfinished:
             run.give_up()
 
 
-async def _wait_for(runs: Collection[_Run], *, seconds: float) -> None:
+async def _wait_for(runs: Collection[Run], *, seconds: float) -> None:
     tasks = [run.task for run in runs if run.task is not None]
     if tasks:
         await asyncio.wait(tasks, timeout=seconds)
-
-
-def _tokens(runs: Iterable[_Run]) -> dict[str, object]:
-    jobs = [run.job for run in runs]
-    return {"ids": [job.id for job in jobs], "attempts": [job.attempt for job in jobs]}
-
-
-def _end_expired(runs: Iterable[_Run], now: float) -> None:
-    for run in runs:
-        if now >= run.lease_until:
-            run.end("lease_lost")
 
 
 def _count_dead(queue: str, job: str) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import asyncpg
 from prometheus_client import Counter, Gauge
@@ -28,6 +29,9 @@ COUNTED_JOBS = 100_000
 MEMORY_SECONDS = 30.0
 """How long a change of the rate takes to show: a few measurements, so that one batch does not make a trend."""
 
+SET_BACK_SECONDS = 30.0
+"""Between two looks for times that a clock wrote before it was set back: how long a job can wait for that."""
+
 
 class DrainEstimate:
     """Seconds until a queue is empty: backlog ÷ (μ − λ), the rate it shrinks at, smoothed over `MEMORY_SECONDS`."""
@@ -48,25 +52,55 @@ class DrainEstimate:
         return jobs / self._shrinks_by if self._shrinks_by > 0 else math.inf
 
 
-class Tending:
-    """Reaps and measures for a worker of `queue`; `on_dead` counts a job that died without its worker."""
+class SuspectsDue(NamedTuple):
+    """Whether suspects are due in a queue: some that run beside other jobs, some that run alone."""
 
-    def __init__(self, database: Database, *, queue: str, on_dead: Callable[[str, str], None]) -> None:
+    beside_others: bool
+    alone: bool
+
+
+class Tending:
+    """Reaps and measures for a worker of `queue`, whose leases have `lease` seconds.
+
+    `on_dead` counts a job that died without its worker.
+    """
+
+    def __init__(self, database: Database, *, queue: str, lease: float, on_dead: Callable[[str, str], None]) -> None:
         self._database = database
         self._queue = queue
+        self._lease = lease
         self._on_dead = on_dead
         self._estimate = DrainEstimate()
+        self._reaps_from = self._sets_back_from = -math.inf
 
-    async def tend(self) -> bool:
-        """Once; whether a suspect is due in the queue."""
+    async def tend(self) -> SuspectsDue:
+        """Once; which suspects are due in the queue."""
         async with self._database.driver() as connection:
-            await self._reap(connection)
-            (sample,) = await DRIVER_STATEMENTS["sample"].fetch(connection, queue=self._queue, limit=COUNTED_JOBS)
+            sample = await self._tend(connection, time.monotonic())
         depth.labels(self._queue).set(sample["depth"])
         oldest_age_seconds.labels(self._queue).set(sample["oldest_age"])
         drain_seconds.labels(self._queue).set(self._estimate.update(sample["depth"], now=time.monotonic()))
         dead_letters.labels(self._queue).set(sample["dead_letters"])
-        return bool(sample["has_suspects"])
+        return SuspectsDue(beside_others=sample["has_suspects"], alone=sample["has_lone"])
+
+    def note_outage(self) -> None:
+        """Take no job from another worker for the time of a lease. In an outage all leases run out; once it is over,
+        the workers that are alive extend them, or hand their jobs back.
+        """
+        self._reaps_from = time.monotonic() + self._lease
+
+    async def _tend(self, connection: asyncpg.Connection, now: float) -> asyncpg.Record:
+        if now >= self._sets_back_from:
+            await self._set_back(connection)
+            self._sets_back_from = now + SET_BACK_SECONDS
+        if now >= self._reaps_from:
+            await self._reap(connection)
+        (sample,) = await DRIVER_STATEMENTS["sample"].fetch(connection, queue=self._queue, limit=COUNTED_JOBS)
+        return sample
+
+    async def _set_back(self, connection: asyncpg.Connection) -> None:
+        if ahead := await DRIVER_STATEMENTS["set_back"].fetch(connection, queue=self._queue):
+            log.warning("job_times_set_back", queue=self._queue, jobs=len(ahead))
 
     async def _reap(self, connection: asyncpg.Connection) -> None:
         for row in await DRIVER_STATEMENTS["reap"].fetch(connection):

@@ -157,7 +157,11 @@ def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribu
         select(_JOB)
         .where(
             _JOB.c.name.in_([kind.options.name for kind in kinds]),
-            or_(_JOB.c.status.in_(["ready", "running"]), _JOB.c.run_at > func.now() - DEAD_PAUSE),
+            or_(
+                _JOB.c.status.in_(["ready", "running"]),
+                # A dead letter that was due at a time to come is from before the clock was set back.
+                _JOB.c.run_at.between(func.now() - DEAD_PAUSE, func.now()),
+            ),
             *(_JOB.c.payload[name].astext == cast(value, Text) for name, value in about.items()),
         )
         .exists()

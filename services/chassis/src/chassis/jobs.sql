@@ -37,8 +37,8 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 --
 -- The attempt is counted here, so that a job which kills its process uses up its attempts. The unique key is given up:
 -- a retry cannot collide with a job enqueued meanwhile, and what arrives while this one runs is not refused. Suspects
--- (:suspects) are claimed apart from the others. Delayed jobs of a high priority cost nothing: PostgreSQL 18 skips from
--- priority to priority in the index.
+-- (:suspects) are claimed apart from the others, and those that run alone (:alone) apart from other suspects. Delayed jobs
+-- of a high priority cost nothing: PostgreSQL 18 skips from priority to priority in the index.
 --
 -- The count and the finished ones are hidden in subselects and the ids are an array, so that one plan serves any number
 -- of either and any backlog: with them in sight each turn is planned anew, and a join reads the whole table once a tenth
@@ -54,14 +54,14 @@ WITH finished AS (
     RETURNING job.id, job.attempt
 ), claimable AS (
     SELECT id FROM job
-    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects
+    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects AND runs_alone = :alone
     ORDER BY priority DESC, run_at, id
     LIMIT (SELECT CAST(:count AS bigint))
     FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE job
     SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
-        lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+        lease_until = now() + make_interval(secs => CAST(:lease AS double precision)), written_at = now()
     WHERE id = ANY (ARRAY(SELECT id FROM claimable))
     RETURNING id, attempt, name, payload::text AS payload, payload_version, max_attempts, traceparent, debug,
         extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left
@@ -83,14 +83,14 @@ WITH finished AS (
     RETURNING job.id, job.attempt
 ), claimable AS (
     SELECT id FROM job
-    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects
+    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects AND runs_alone = :alone
     ORDER BY run_at, id
     LIMIT (SELECT CAST(:count AS bigint))
     FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE job
     SET status = 'running', attempt = attempt + 1, worker = :worker, unique_key = NULL,
-        lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+        lease_until = now() + make_interval(secs => CAST(:lease AS double precision)), written_at = now()
     WHERE id = ANY (ARRAY(SELECT id FROM claimable))
     RETURNING id, attempt, name, payload::text AS payload, payload_version, max_attempts, traceparent, debug,
         extract(epoch FROM now() - run_at)::float8 AS waited, extract(epoch FROM deadline - now())::float8 AS seconds_left
@@ -114,17 +114,18 @@ WITH held AS (
 ), extendable AS (
     SELECT job.id FROM job JOIN held USING (id, attempt) WHERE status = 'running' FOR UPDATE OF job SKIP LOCKED
 ), extended AS (
-    UPDATE job SET lease_until = now() + make_interval(secs => CAST(:lease AS double precision))
+    UPDATE job SET lease_until = now() + make_interval(secs => CAST(:lease AS double precision)), written_at = now()
     FROM extendable WHERE job.id = extendable.id
 )
 SELECT id, attempt FROM held;
 
 -- name: retry
--- A failed attempt: ready again in :delay seconds. It came to an end, so it is no longer suspected of killing its
--- worker. The failure is remembered: the job's row goes once it succeeds.
+-- A failed attempt: ready again in :delay seconds, with :granted more attempts, one if it is not to count. It came to an
+-- end, so it is no longer suspected of killing its worker. The failure is remembered: the job's row goes once it succeeds.
 WITH failed AS (
     UPDATE job
-    SET status = 'ready', is_suspect = false, run_at = now() + make_interval(secs => CAST(:delay AS double precision)),
+    SET status = 'ready', is_suspect = false, runs_alone = false, max_attempts = max_attempts + :granted,
+        run_at = now() + make_interval(secs => CAST(:delay AS double precision)), written_at = now(),
         last_error = :error, lease_until = NULL, worker = NULL
     WHERE id = :id AND attempt = :attempt AND status = 'running'
     RETURNING id, name, payload, attempt, last_error, run_at
@@ -146,24 +147,28 @@ SELECT id, name, payload, attempt, last_error FROM buried
 RETURNING job_id;
 
 -- name: hand_back
--- A worker that stops gives its jobs back. The attempt is not taken back but granted anew: the token only ever grows.
+-- A worker that stops, or that had to end jobs because it could not extend their leases, gives them back. The attempt is
+-- not taken back but granted anew: the token only ever grows.
 UPDATE job
-SET status = 'ready', max_attempts = max_attempts + 1, lease_until = NULL, worker = NULL
+SET status = 'ready', max_attempts = max_attempts + 1, lease_until = NULL, worker = NULL,
+    run_at = LEAST(run_at, now()), written_at = now()
 FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS held (id, attempt)
 WHERE job.id = held.id AND job.attempt = held.attempt AND status = 'running'
 RETURNING job.id;
 
 -- name: reap
--- Jobs whose worker has gone silent, whatever their queue: ready and suspect, or dead without attempts left. The first
--- time another job beside it may be to blame, so it gets one more attempt, alone: nothing dies of its neighbours.
+-- Jobs whose worker has gone silent, whatever their queue. Another job beside it may be to blame, so the attempt is granted
+-- anew: the first time the job becomes a suspect, of which a worker runs one at a time, and the second time it runs alone
+-- from then on. Only a lease that it loses alone counts, and it dies of its last attempt: nothing dies of its neighbours.
 WITH expired AS (
     SELECT id FROM job WHERE status = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED
 ), reaped AS (
     UPDATE job
-    SET status = CASE WHEN is_suspect AND attempt >= max_attempts THEN 'dead' ELSE 'ready' END,
-        max_attempts = CASE WHEN is_suspect THEN max_attempts ELSE GREATEST(max_attempts, attempt + 1) END,
+    SET status = CASE WHEN runs_alone AND attempt >= max_attempts THEN 'dead' ELSE 'ready' END,
+        max_attempts = CASE WHEN runs_alone THEN max_attempts ELSE max_attempts + 1 END,
         last_error = 'the lease of attempt ' || attempt || ' expired on ' || worker,
-        is_suspect = true, lease_until = NULL, worker = NULL
+        is_suspect = true, runs_alone = is_suspect, lease_until = NULL, worker = NULL,
+        run_at = LEAST(run_at, now()), written_at = now()
     FROM expired
     WHERE job.id = expired.id
     RETURNING job.id, name, queue, payload, attempt, status, last_error
@@ -173,9 +178,26 @@ WITH expired AS (
 )
 SELECT id, name, queue, attempt, status FROM reaped;
 
+-- name: set_back
+-- After the server's clock was set back: times that it wrote before, and that lie ahead now, are set back with it, so that
+-- no job and no lease waits until the clock has caught up. Such a row was written at a time that is yet to come. The queue's
+-- delayed jobs are read for it, so it is not for every look.
+WITH ahead AS (
+    SELECT id FROM job
+    WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at > now() AND written_at > now()
+    FOR UPDATE SKIP LOCKED
+), leased_ahead AS (
+    SELECT id FROM job WHERE status = 'running' AND written_at > now() FOR UPDATE SKIP LOCKED
+)
+UPDATE job
+SET run_at = run_at - (written_at - now()), lease_until = lease_until - (written_at - now()),
+    deadline = deadline - (written_at - now()), written_at = now()
+WHERE id = ANY (ARRAY(SELECT id FROM ahead UNION ALL SELECT id FROM leased_ahead))
+RETURNING id;
+
 -- name: sample
 -- The state of a queue: jobs that are due (counted up to :limit), age of the oldest of them (seconds), dead letters,
--- and whether a suspect is due. Suspects lie apart in the index, so each kind has its own oldest.
+-- and whether a suspect is due, beside others or alone. Suspects lie apart in the index, so each kind has its own oldest.
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM job
@@ -187,8 +209,11 @@ SELECT
     )))::float8 AS oldest_age,
     (SELECT count(*) FROM job WHERE status = 'dead' AND queue = :queue) AS dead_letters,
     EXISTS (
-        SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now()
-    ) AS has_suspects;
+        SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now() AND NOT runs_alone
+    ) AS has_suspects,
+    EXISTS (
+        SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now() AND runs_alone
+    ) AS has_lone;
 
 -- name: backlog
 -- How many jobs of a queue wait, delayed ones included, counted up to :limit: what a failing dependency piles up waits
@@ -239,7 +264,7 @@ FOR UPDATE SKIP LOCKED;
 -- name: replay
 -- Dead letters become ready with :attempts more attempts; their attempt number goes on growing.
 UPDATE job
-SET status = 'ready', run_at = now(), deadline = NULL, is_suspect = false,
+SET status = 'ready', run_at = now(), written_at = now(), deadline = NULL, is_suspect = false, runs_alone = false,
     max_attempts = attempt + CAST(:attempts AS integer)
 WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'dead'
 RETURNING queue;

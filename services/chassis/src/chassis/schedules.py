@@ -72,11 +72,14 @@ class Plan:
 def plan(schedule: Schedule, *, next_at: datetime, now: datetime) -> Plan:
     """Decide for a schedule whose next run is due at `next_at`. Pure.
 
-    Due times stay `every` apart from the first one on, however late a run starts.
+    Due times stay `every` apart from the first one on, however late a run starts. One that lies further ahead than it
+    can be set comes from before the clock was set back, or from a longer `every`: the run is due now.
     """
+    every = timedelta(seconds=schedule.every)
+    if next_at > now + every:
+        return Plan(is_due=True, next_at=now + every)
     if now < next_at:
         return Plan(is_due=False, next_at=next_at)
-    every = timedelta(seconds=schedule.every)
     behind = (now - next_at) // every  # due times since then that have passed as well
     newest = next_at + behind * every
     if schedule.missed == "catch_up":

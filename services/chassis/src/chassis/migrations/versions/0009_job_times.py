@@ -1,0 +1,20 @@
+"""Jobs whose lease ran out twice run alone, and each job has the time at which its other times were written."""
+
+from alembic import op
+
+revision = "chassis_0009"
+down_revision = "chassis_0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # Of a suspect: it lost another lease while other jobs ran beside it.
+    op.execute("ALTER TABLE job ADD COLUMN runs_alone boolean NOT NULL DEFAULT false")
+    # When run_at, lease_until and deadline were written. A time to come says that the clock was set back since then.
+    op.execute("ALTER TABLE job ADD COLUMN written_at timestamptz NOT NULL DEFAULT now()")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE job DROP COLUMN written_at")
+    op.execute("ALTER TABLE job DROP COLUMN runs_alone")
