@@ -16,6 +16,7 @@ same is said by variables; an option goes before its variable:
     --ingest          LOAD_INGEST          base URL of webhook-ingest, for scenarios that send webhooks
     --webhook-secret  LOAD_WEBHOOK_SECRET  a file with the payment provider's signing secret, for the same
     --provider        LOAD_PROVIDER        base URL of the simulated provider, for scenarios in which it goes wrong
+    --history         LOAD_HISTORY         a file to which each answer about an order is appended, for the oracle
 
 One process, without Locust's workers: the orders of all users are counted in it.
 """
@@ -64,6 +65,7 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--ingest", env_var="LOAD_INGEST", metavar="URL")
     parser.add_argument("--webhook-secret", env_var="LOAD_WEBHOOK_SECRET", type=Path, metavar="FILE")
     parser.add_argument("--provider", env_var="LOAD_PROVIDER", metavar="URL")
+    parser.add_argument("--history", env_var="LOAD_HISTORY", type=Path, metavar="FILE")
     parser.add_argument("--allow-remote", env_var="LOAD_ALLOW_REMOTE", action="store_true")
     if _SEVERAL_PROCESSES & {word.partition("=")[0] for word in sys.argv}:  # now: Locust forks before it asks `prepare`
         parser.error("there is one process: the orders of all users are counted in it")
@@ -93,6 +95,7 @@ def prepare(environment: Any, **_: object) -> None:
         ingest=options.ingest,
         webhook_secret=_read_secret(options.webhook_secret) if "WebhookSender" in scenario.users else b"",
         provider=options.provider,
+        history=options.history,
     )
     environment.events.quit.add_listener(lambda **_: _report(environment))
     environment.stop_timeout = 2 * scenario.patience  # an errand is finished: its order is followed to its end

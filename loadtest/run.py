@@ -1,9 +1,12 @@
 """What the users of one run share."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
+from typing import Any
 from uuid import uuid4
 
 from scenario import Arrival, Scenario
@@ -26,6 +29,8 @@ class Run:
     webhook_secret: bytes = field(default=b"", repr=False)
     provider: str | None = None
     """Base URL of the simulated payment provider."""
+    history: Path | None = None
+    """Where each answer about an order is noted, as `oracle.history` reads it."""
     id: str = field(default_factory=lambda: uuid4().hex[:12])
     began: float = field(default_factory=perf_counter)
     arrival: Arrival | None = None
@@ -48,6 +53,12 @@ class Run:
     def may_place(self) -> bool:
         self.orders -= 1
         return self.orders >= 0
+
+    def note(self, order: dict[str, Any], *, key: str | None = None) -> None:
+        """Append an answer. Whose key it was only the platform knows: the line names no client."""
+        if self.history is not None:
+            with self.history.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"client": None, "key": key, "order": order}) + "\n")
 
     def key_of(self, number: int, *, is_abuser: bool) -> str:
         """A user's key. An abuser is one client, and nobody else's."""

@@ -44,6 +44,7 @@ class Buyer(Client):
         order = self.served("POST", "/v1/orders", HTTPStatus.CREATED, headers={"Idempotency-Key": key}, json=body)
         if order is None:
             return None
+        self.given.note(order, key=key)
         placed_at = perf_counter()
         self.given.placed += 1
         if is_cancelled:
@@ -60,7 +61,9 @@ class Buyer(Client):
             gevent.sleep(pause)
             pause = min(2 * pause, 2.0)
             seen = self.served("GET", f"/v1/orders/{placed.id}", HTTPStatus.OK, name="/v1/orders/{order_id}")
-            status = seen["status"] if seen else status
+            if seen:
+                self.given.note(seen)
+                status = seen["status"]
         if status == placed.ends:
             self.given.settled.append(perf_counter() - placed.at)
 

@@ -22,6 +22,7 @@ from chassis.settings import EgressSettings
 from chassis.ssrf import DestinationRefused, check_url
 from chassis.webhooks import verify, verify_github, verify_stripe
 from notifications.mailer import _address
+from oracle.invariants.mails import _lines
 from oracle.story.telling import masked
 
 _SECRET = "whsec_" + "a" * 32
@@ -80,6 +81,7 @@ SCANNERS: Mapping[str, Callable[[str], object]] = {
     "logging/redaction.py redact_line": lambda text: redact_line({"event": "happened", "text": text}),
     "logging/redaction.py is_sensitive": is_sensitive.__wrapped__,
     "logging/rendering.py __call__": lambda text: _console({"event": "happened", "level": "info", "exception": text}),
+    "invariants/mails.py _lines": _lines,
     "logging/rendering.py to_json": lambda text: to_json({"event": "happened", text: text}),
     "mailer.py _address": _recipient,
     "retries.py parse_retry_after": lambda text: parse_retry_after(text, now=_NOW),

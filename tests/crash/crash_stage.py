@@ -15,10 +15,11 @@ from holdfast_local.demo_client import Answer
 from holdfast_local.installation import database_name
 from holdfast_local.secrets import SERVICES
 from holdfast_local.supervisor import Change
-from oracle.cli import examine
-from oracle.quiet import Terms
+from oracle.history import read_interruptions
+from oracle.judging import examine
 from oracle.report import as_json
 from oracle.sources import Sources
+from oracle.terms import Terms
 from stage import Stage
 
 QUIET_SECONDS = 45.0  # for everything to end; ten times what the slowest recovery here takes
@@ -62,8 +63,6 @@ class CrashStage(Stage):
 
         [detail] = await self.until(has_ended, what=f"{program} ends")
         assert detail.startswith(_KILLED), detail
-        if program == "notifications-worker":
-            self.interruptions += 1
         await asyncio.wait_for(self.platform.until_ready(program), 30)
 
     def terminate(self, program: str) -> None:
@@ -81,8 +80,9 @@ class CrashStage(Stage):
 
     async def assert_sound(self) -> None:
         """As on any stage, without starting the oracle's command each time."""
-        terms = Terms(crashes=self.interruptions)
-        report = await examine(self._sources(), terms, wait=QUIET_SECONDS)
+        history = self.platform.history.path
+        terms = Terms(interruptions=read_interruptions(history))
+        report = await examine(self._sources(), terms, wait=QUIET_SECONDS, history=history)
         assert report.verdict == "holds", as_json(report)
         assert self._ended_by_themselves() == []
 

@@ -72,7 +72,6 @@ async def test_the_notifications_worker_is_killed_after_the_250_and_the_copy_has
         await stage.until_lock_waiter("notifications", "notifications-worker")
         assert len(await stage.client.read_message_ids()) == known + 1
         await stage.kill("notifications-worker")
-    stage.interruptions += 1
     await stage.mailbox()
     await stage.until_status("confirmed", order)
     await stage.assert_sound()

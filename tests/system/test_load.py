@@ -221,7 +221,7 @@ async def test_the_real_platform_keeps_the_limits_and_the_oracle_has_the_last_wo
             told = capfd.readouterr().out
             assert "Aggregated" in told
             assert "violated" not in told
-            assert told.index("settled within") < told.index("All 16 invariants hold.")
+            assert told.index("settled within") < told.index("All 31 invariants hold.")
 
             connection = await asyncpg.connect(platform.installation.database_dsn("orders"))
             await connection.execute(

@@ -152,11 +152,11 @@ def test_both_verdicts_stand_in_one_section_at_the_top_of_locusts_page(tmp_path)
     page = tmp_path / "load.html"
     page.write_text("<html><body><div id='root'></div></body></html>")
     report.add_verdict(page, "steady, seed 1", ["✔ holds 1 < 2", "✘ violated <b>"])
-    add_verdict(page, "The oracle", "All 16 invariants hold.")
+    add_verdict(page, "The oracle", "All 31 invariants hold.")
     text = page.read_text()
     where = [
         text.index(part)
-        for part in ("<body>", "steady, seed 1", "1 &lt; 2", "&lt;b&gt;", "All 16", "</section>", "id='root'")
+        for part in ("<body>", "steady, seed 1", "1 &lt; 2", "&lt;b&gt;", "All 31", "</section>", "id='root'")
     ]
     assert where == sorted(where)
     assert text.count("<section") == text.count("</section>") == 1

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast_local.errors import RunnerError
+from holdfast_local.history import FILE
 from holdfast_local.installation import Installation
-from holdfast_local.runs import RunRecord, running_record
+from holdfast_local.runs import running_record
 from holdfast_local.settings import LocalSettings
 
 _ORACLE = Path(sys.executable).with_name("oracle")
@@ -19,7 +20,8 @@ _HOLDFAST = Path(sys.executable).with_name("holdfast")
 
 def audit_running(settings: LocalSettings, options: Sequence[str]) -> int:
     """`run_oracle` about the platform that runs in the state folder. Raises RunnerError when none does."""
-    return run_oracle(Installation.load(settings), _running(settings), options)
+    _running(settings)
+    return run_oracle(Installation.load(settings), options)
 
 
 def explain_running(settings: LocalSettings, arguments: Sequence[str]) -> int:
@@ -28,34 +30,32 @@ def explain_running(settings: LocalSettings, arguments: Sequence[str]) -> int:
     """
     _running(settings)
     command: list[str | Path] = [_HOLDFAST, "explain", *arguments, "--config", "-"]
-    configuration = _configuration(Installation.load(settings))
-    return subprocess.run(command, input=configuration, text=True, check=False).returncode
+    told = configuration(Installation.load(settings))
+    return subprocess.run(command, input=told, text=True, check=False).returncode
 
 
-def _running(settings: LocalSettings) -> RunRecord:
-    record = running_record(settings.state)
-    if record is None:
+def _running(settings: LocalSettings) -> None:
+    if running_record(settings.state) is None:
         raise RunnerError("Holdfast is not running: start it with `make up`")
-    return record
 
 
-def run_oracle(installation: Installation, record: RunRecord, options: Sequence[str] = ()) -> int:
+def run_oracle(installation: Installation, options: Sequence[str] = ()) -> int:
     """Run `oracle` with further options, which win over ours, and return its exit code: 0 holds, 1 violated, 2 unknown.
 
-    Each restart of the notifications worker in this run may have sent one more copy of a mail. Passwords go through
-    the oracle's standard input: neither the process list nor a file shows them.
+    It gets the history of the state folder. Passwords go through the oracle's standard input: neither the process list
+    nor a file shows them.
     """
     sys.stdout.flush()  # what was printed before comes before
-    command = _command(record, options)
-    return subprocess.run(command, input=_configuration(installation), text=True, check=False).returncode
+    command = _command(installation, options)
+    return subprocess.run(command, input=configuration(installation), text=True, check=False).returncode
 
 
-def ask_oracle(installation: Installation, record: RunRecord, options: Sequence[str] = ()) -> tuple[int, str]:
+def ask_oracle(installation: Installation, options: Sequence[str] = ()) -> tuple[int, str]:
     """`run_oracle`, and what it printed."""
-    command = _command(record, options)
+    command = _command(installation, options)
     process = subprocess.run(
         command,
-        input=_configuration(installation),
+        input=configuration(installation),
         text=True,
         check=False,
         stdout=subprocess.PIPE,
@@ -64,13 +64,14 @@ def ask_oracle(installation: Installation, record: RunRecord, options: Sequence[
     return process.returncode, process.stdout
 
 
-def _command(record: RunRecord, options: Sequence[str]) -> list[str | Path]:
-    crashes = sum(program.restarts for program in record.programs if program.name == "notifications-worker")
-    return [_ORACLE, "--config", "-", "--crashes", str(crashes), *options]
+def _command(installation: Installation, options: Sequence[str]) -> list[str | Path]:
+    history = installation.settings.state / FILE
+    told: list[str | Path] = ["--history", history] if history.exists() else []
+    return [_ORACLE, "--config", "-", *told, *options]
 
 
-def _configuration(installation: Installation) -> str:
-    """TOML; its strings are written as JSON's."""
+def configuration(installation: Installation) -> str:
+    """Where the oracle finds everything of this installation: TOML, whose strings are written as JSON's."""
     values = {
         "orders_dsn": installation.database_dsn("orders"),
         "payments_dsn": installation.database_dsn("payments"),

@@ -55,10 +55,6 @@ class Round:
     errands: Sequence[Errand]
     faults: Sequence[tuple[float, Fault]]
 
-    @property
-    def interrupts_mails(self) -> int:
-        return sum(fault.interrupts_mails for _, fault in self.faults)
-
 
 def plan(seed: int, number: int) -> Round:
     """Round `number`, the same for the same seed: four to eight orders and one to three faults."""
@@ -83,7 +79,6 @@ class Totals:
     restarts: int = 0
     repeats: int = 0
     interruptions: int = 0
-    """How many more copies of a mail all rounds together may have caused."""
     duplicates: int = 0
     violations: list[str] = field(default_factory=list)
 
@@ -135,15 +130,14 @@ def _fresh_state(settings: LocalSettings) -> Iterator[LocalSettings]:
 
 async def _run_round(round_: Round, scene: Scene, totals: Totals, console: Console) -> None:
     began, repeats_before = monotonic(), scene.client.repeats
-    totals.interruptions += round_.interrupts_mails
-    problems = await _problems(round_, scene, interruptions=totals.interruptions)
+    problems = await _problems(round_, scene)
     await _count(totals, round_, scene)
     totals.violations += problems
     repeats = scene.client.repeats - repeats_before
     _print_round(console, round_, repeats=repeats, holds=not problems, seconds=monotonic() - began)
 
 
-async def _problems(round_: Round, scene: Scene, *, interruptions: int) -> list[str]:
+async def _problems(round_: Round, scene: Scene) -> list[str]:
     """Perform the round; everything in it, and in what it left behind, that is not as it must be."""
     scene.signalled.clear()
     scene.crashes.clear()
@@ -155,9 +149,8 @@ async def _problems(round_: Round, scene: Scene, *, interruptions: int) -> list[
         given_up = [f"given up: {error!r}" for error in failures.exceptions]
     if given_up:
         return given_up + _ended_by_themselves(scene)
-    options = ["--wait", str(_QUIET_SECONDS), "--crashes", str(interruptions)]
-    platform = scene.platform
-    code, verdict = await asyncio.to_thread(ask_oracle, platform.installation, platform.record, options)
+    options = ["--wait", str(_QUIET_SECONDS)]
+    code, verdict = await asyncio.to_thread(ask_oracle, scene.platform.installation, options)
     return [*([verdict] if code else []), *await _deviations(round_, order_ids, scene), *_ended_by_themselves(scene)]
 
 
@@ -183,6 +176,7 @@ async def _count(totals: Totals, round_: Round, scene: Scene) -> None:
     totals.kills = scene.kills
     totals.restarts = sum(entry.restarts for entry in scene.platform.supervisor.entries.values())
     totals.repeats = scene.client.repeats
+    totals.interruptions = scene.platform.history.interruptions
     totals.duplicates = len(mails) - len(set(mails))
 
 
@@ -235,7 +229,7 @@ def _print_round(console: Console, round_: Round, *, repeats: int, holds: bool, 
 def _print_totals(console: Console, totals: Totals, *, seconds: float) -> None:
     console.print(
         f"{totals.orders} orders, {totals.kills} kills, {totals.restarts} restarts, {totals.repeats} requests repeated,"
-        f" {totals.duplicates} duplicates (of mails; {totals.interruptions} interruptions would excuse one each),"
+        f" {totals.duplicates} duplicates (of mails; {totals.interruptions} interruptions of what sends them),"
         f" {len(totals.violations)} violations, {seconds:.0f} s",
         soft_wrap=True,
     )

@@ -69,7 +69,7 @@ class PatientClient(DemoClient):
     async def read_status(self, client: str, order_id: str) -> str:
         async def read() -> Answer:
             async with self._session.get(self._orders(f"/v1/orders/{order_id}"), headers=self._as(client)) as response:
-                return await Answer.of(response)
+                return self._noted(client, await Answer.of(response))
 
         return OrderSeen.model_validate_json((await self._until({HTTPStatus.OK}, read)).body).status
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a round, as data: each fault begins, may need an end, and may excuse copies of mails."""
+"""What goes wrong in a round, as data: each fault begins, and may need an end."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from random import Random
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -22,9 +23,6 @@ WORKERS = tuple(f"{service}-worker" for service in SERVICES)
 SERVERS = ("postgres", "valkey")
 SIMULATORS = ("payment-provider", "mailbox")
 
-# While one of these is interrupted, so may be the sending of a mail between the mailbox's 250 and our commit.
-_INTERRUPTS_MAILS = frozenset({"notifications-worker", "postgres", "mailbox"})
-
 
 @dataclass(kw_only=True)
 class Scene:
@@ -38,13 +36,8 @@ class Scene:
 
 
 class Fault(Protocol):
-    """`interrupts_mails`: how many more copies of one mail this may cause."""
-
     @property
     def name(self) -> str: ...
-
-    @property
-    def interrupts_mails(self) -> int: ...
 
     async def begin(self, scene: Scene) -> None: ...
 
@@ -61,10 +54,6 @@ class Signal:
     @property
     def name(self) -> str:
         return f"{self.number.name} {self.program}"
-
-    @property
-    def interrupts_mails(self) -> int:
-        return int(self.program in _INTERRUPTS_MAILS)
 
     async def begin(self, scene: Scene) -> None:
         scene.signalled.add(self.program)
@@ -87,12 +76,8 @@ class Pause:
     def name(self) -> str:
         return f"SIGSTOP {self.program}"
 
-    @property
-    def interrupts_mails(self) -> int:
-        return int(self.program in _INTERRUPTS_MAILS)
-
     async def begin(self, scene: Scene) -> None:
-        pid = scene.platform.pid(self.program)
+        pid, since = scene.platform.pid(self.program), datetime.now(UTC)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -100,6 +85,8 @@ class Pause:
         finally:
             with suppress(ProcessLookupError):  # it was killed while it stood still
                 os.kill(pid, signal.SIGCONT)
+            if self.program == "notifications-worker":
+                scene.platform.history.note_interruption(self.name, since, datetime.now(UTC))
 
     async def end(self, scene: Scene) -> None:
         """It has ended."""
@@ -110,7 +97,6 @@ class Flush:
     """Valkey loses everything, and goes on."""
 
     name: str = "FLUSHALL"
-    interrupts_mails: int = 0
 
     async def begin(self, scene: Scene) -> None:
         await scene.platform.until_ready("valkey")
@@ -127,7 +113,6 @@ class Switch:
 
     program: str
     switches: Mapping[str, float | bool]
-    interrupts_mails: int = 0
 
     @property
     def name(self) -> str:

@@ -67,7 +67,7 @@ def logs(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def audit(context: typer.Context) -> None:
-    """Ask the oracle about the running platform; options for it may follow: --wait, --crashes, --json …"""
+    """Ask the oracle about the running platform; options for it may follow: --wait, --allow-dead, --json …"""
     raise typer.Exit(audit_running(present_settings(), context.args))
 
 

@@ -58,6 +58,6 @@ async def _tell(platform: Platform, console: Console, narrator: Narrator) -> Non
 
 
 async def _ask_oracle(platform: Platform) -> bool:
-    """It prints its lines. A payments worker was killed, which excuses nothing: copies of mails are not allowed."""
+    """It prints its lines. A payments worker was killed, which excuses no copy of a mail."""
     options = ["--wait", str(_ORACLE_SECONDS)]
-    return await asyncio.to_thread(run_oracle, platform.installation, platform.record, options) == 0
+    return await asyncio.to_thread(run_oracle, platform.installation, options) == 0

@@ -11,6 +11,7 @@ import aiohttp
 from pydantic import BaseModel, TypeAdapter
 
 from holdfast_local.demo_script import OrderBody
+from holdfast_local.history import History
 from holdfast_local.installation import Installation
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10)  # seconds; a service answers within its own deadline of 10 s or not at all
@@ -133,16 +134,17 @@ class DemoClient:
     def __init__(self, session: aiohttp.ClientSession, installation: Installation) -> None:
         self._session = session
         self._installation = installation
+        self._history = History(installation.settings.state)
 
     async def place(self, client: str, key: str, body: OrderBody) -> Answer:
         headers = self._as(client) | {"Idempotency-Key": key}
         async with self._session.post(self._orders("/v1/orders"), json=body, headers=headers) as response:
-            return await Answer.of(response)
+            return self._noted(client, await Answer.of(response), key)
 
     async def cancel(self, client: str, order_id: str) -> Answer:
         url = self._orders(f"/v1/orders/{order_id}/cancel")
         async with self._session.post(url, headers=self._as(client)) as response:
-            return await Answer.of(response)
+            return self._noted(client, await Answer.of(response))
 
     async def read_catalogue(self, client: str) -> Answer:
         async with self._session.get(self._orders("/v1/products"), headers=self._as(client)) as response:
@@ -158,7 +160,7 @@ class DemoClient:
     async def read_order(self, client: str, order_id: str) -> OrderSeen:
         async def read() -> Answer:
             async with self._session.get(self._orders(f"/v1/orders/{order_id}"), headers=self._as(client)) as response:
-                return await Answer.of(response)
+                return self._noted(client, await Answer.of(response))
 
         return OrderSeen.model_validate_json((await served(read)).body)
 
@@ -209,6 +211,12 @@ class DemoClient:
 
     async def read_info(self, management: str) -> ProcessInfo:
         return ProcessInfo.model_validate_json(await self._read(f"{management}/info"))
+
+    def _noted(self, client: str, answer: Answer, key: str | None = None) -> Answer:
+        """An answer about an order; of a 2xx the oracle will ask whether it has been kept."""
+        if HTTPStatus(answer.status).is_success:
+            self._history.note_answer(client, key, answer.body)
+        return answer
 
     async def _read(self, url: str) -> bytes:
         async with self._session.get(url, raise_for_status=True) as response:

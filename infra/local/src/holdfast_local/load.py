@@ -13,9 +13,10 @@ from rich.console import Console
 
 from holdfast_local.audit import ask_oracle
 from holdfast_local.errors import RunnerError
+from holdfast_local.history import FILE
 from holdfast_local.installation import Installation
 from holdfast_local.platform import running_platform
-from holdfast_local.runs import RunRecord, running_record
+from holdfast_local.runs import running_record
 from holdfast_local.settings import PROJECT, LocalSettings
 from holdfast_local.state import fresh_state
 
@@ -34,14 +35,14 @@ async def load(settings: LocalSettings, console: Console, *, scenario: str, opti
         raise RunnerError(f"there is no scenario {scenario!r}; there are {', '.join(names)}")
     if not _LOCUST.exists():
         raise RunnerError("Locust is not installed: `make load` installs it")
-    async with _any_platform(settings, console) as (installation, record):
+    async with _any_platform(settings, console) as installation:
         console.print(f"Load: {scenario}, on {installation.url('orders')}")
         page = settings.state / "reports" / f"load-{scenario}.html"
         page.unlink(missing_ok=True)
         kept = await _run_locust(installation, scenario, page, options) == 0
         console.print("The oracle waits until nothing is under way.")
         wait = ["--wait", str(_ORACLE_SECONDS)]
-        code, verdict = await asyncio.to_thread(ask_oracle, installation, record, wait)
+        code, verdict = await asyncio.to_thread(ask_oracle, installation, wait)
         console.print(verdict.rstrip(), markup=False, soft_wrap=True)
         holds = code == 0
         if page.exists():
@@ -60,19 +61,19 @@ def scenario_names() -> list[str]:
 
 
 @asynccontextmanager
-async def _any_platform(settings: LocalSettings, console: Console) -> AsyncIterator[tuple[Installation, RunRecord]]:
+async def _any_platform(settings: LocalSettings, console: Console) -> AsyncIterator[Installation]:
     record = running_record(settings.state)
     if record and record.inside is None:  # one of another run's own is nobody else's: `fresh_state` says so
         if record.ready_seconds is None:
             raise RunnerError("Holdfast is still starting: `make status` shows what")
-        yield Installation.load(settings), record
+        yield Installation.load(settings)
         return
     with fresh_state(settings, "load") as own:
         console.print(
             f"Holdfast is not running: starting one for this run; its state is in {own.state}", soft_wrap=True
         )
         async with running_platform(own) as platform:
-            yield platform.installation, platform.record
+            yield platform.installation
 
 
 def add_verdict(page: Path, title: str, verdict: str) -> None:
@@ -107,6 +108,7 @@ def _command(installation: Installation, scenario: str, page: Path, options: Seq
     command += ["--loglevel", "WARNING", "--host", installation.url("orders"), "--scenario", scenario]
     command += ["--ingest", installation.url("webhook_ingest"), "--provider", installation.url("payment_provider")]
     command += ["--webhook-secret", installation.secrets.of("payment-provider") / "webhook_secret"]
+    command += ["--history", installation.settings.state / FILE]
     return [*command, "--keys", installation.secrets.of("clients"), "--html", page, *options]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdfast_local import topology
 from holdfast_local.errors import RunnerError
+from holdfast_local.history import CrashNotes, History
 from holdfast_local.installation import Installation
 from holdfast_local.ports import holder, is_taken
 from holdfast_local.postgres import EmbeddedPostgres
@@ -31,6 +32,7 @@ class Platform:
     installation: Installation
     supervisor: Supervisor
     record: RunRecord
+    history: History
 
     @property
     def ready_seconds(self) -> float:
@@ -93,17 +95,19 @@ async def running_platform(
             await installation.create_databases()
             await run.supervisor.start(services)
             run.note_ready(time.monotonic() - started_at)
-            yield Platform(installation=installation, supervisor=run.supervisor, record=run.record)
+            yield Platform(installation=installation, supervisor=run.supervisor, record=run.record, history=run.history)
         finally:
             await run.supervisor.stop()
 
 
 class _Run:
-    """A supervisor whose every change is written to the run record, then passed on."""
+    """A supervisor whose every change is written to the run record and every crash to the history, then passed on."""
 
     def __init__(self, state: Path, record: RunRecord, on_event: OnEvent, policy: RestartPolicy | None) -> None:
         self.supervisor = Supervisor(on_event=self._note, policy=policy)
         self.record = record
+        self.history = History(state)
+        self._crashes = CrashNotes(self.history)
         self._state = state
         self._on_event = on_event
 
@@ -113,6 +117,7 @@ class _Run:
     def _note(self, event: Event) -> None:
         entries = self.supervisor.entries.values()
         self._write({"programs": tuple(record for entry in entries if (record := _record(entry)))})
+        self._crashes.note(event)
         self._on_event(event)
 
     def _write(self, update: Mapping[str, object]) -> None:

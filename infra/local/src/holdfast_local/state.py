@@ -14,6 +14,7 @@ _FILES = (
     "payment-provider.sqlite*",
     "mailbox.sqlite*",
     "customer-endpoint.sqlite*",
+    "history.jsonl",
     "run.json",
     ".run.json",
     "lock",

@@ -4,18 +4,17 @@ import asyncio
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from oracle.invariants import judge
-from oracle.observing import observe
-from oracle.quiet import Terms, settle
-from oracle.report import EXIT_CODES, Report, as_json, print_report
+from oracle.history import read_interruptions
+from oracle.judging import examine
+from oracle.report import EXIT_CODES, as_json, print_report
 from oracle.sources import NoVerdict, Sources
+from oracle.terms import Terms
 
 DEFAULTS = Terms()
 DEFAULT_WAIT = 90.0  # seconds: as long as an order may be open, so that whatever was there at the start is judged
@@ -32,9 +31,9 @@ def audit(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait at most until nothing is under way.")] = (
         DEFAULT_WAIT
     ),
-    crashes: Annotated[
-        int, typer.Option(min=0, help="Times a mail's sending was interrupted: that many more copies of one may be.")
-    ] = DEFAULTS.crashes,
+    history: Annotated[
+        Path | None, typer.Option(help="File of what clients were answered, and of when sending was interrupted.")
+    ] = None,
     allow_dead: Annotated[bool, typer.Option("--allow-dead", help="Dead letters are counted, not held against.")] = (
         DEFAULTS.allow_dead
     ),
@@ -47,9 +46,15 @@ def audit(
     json_: Annotated[bool, typer.Option("--json", help="A JSON object instead of lines.")] = False,
 ) -> None:
     """Wait until the platform is quiet, then check every invariant over all databases, the ledger and the mailbox."""
-    terms = Terms(crashes=crashes, allow_dead=allow_dead, stuck_after=stuck_after, open_after=open_after)
     try:
-        report = asyncio.run(examine(Sources.load(config, os.environ), terms, wait=wait))
+        terms = Terms(
+            interruptions=read_interruptions(history),
+            allow_dead=allow_dead,
+            stuck_after=stuck_after,
+            open_after=open_after,
+        )
+        sources = Sources.load(config, os.environ)
+        report = asyncio.run(examine(sources, terms, wait=wait, history=history))
     except NoVerdict as error:
         if json_:
             print(json.dumps({"verdict": "none", "moving": "", "error": str(error), "findings": []}, indent=2))
@@ -61,12 +66,6 @@ def audit(
     else:
         print_report(Console(highlight=False), report)
     raise typer.Exit(EXIT_CODES[report.verdict])
-
-
-async def examine(sources: Sources, terms: Terms, *, wait: float) -> Report:
-    """Raises `NoVerdict` when a source cannot be read."""
-    settled = await settle(partial(observe, sources), terms, wait=wait)
-    return Report(judge(settled.world, terms, is_quiet=not settled.moving), settled.moving)
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from oracle.findings import Finding
-from oracle.invariants import ONCE_QUIET
-from oracle.quiet import plural
+from oracle.findings import Finding, plural
+from oracle.invariants import OF_AN_ORDER
 
 SHOWN = 5
-"""Offenders named per invariant; their number is told anyway."""
+"""Offenders named per invariant; the others are counted."""
 
+ONCE_QUIET = sum(not invariant.always for invariant in OF_AN_ORDER)
 _WORDS = {True: ("✔ holds    ", "green"), False: ("✘ violated ", "bold red")}
 
 type Verdict = Literal["holds", "violated", "none"]
@@ -44,14 +44,14 @@ def print_report(console: Console, report: Report) -> None:
         console.print(line, soft_wrap=True)
         for offender in finding.offenders[:SHOWN]:
             console.print(Text(f"             {offender.id}: {offender.problem}", style="red"), soft_wrap=True)
-        if (more := len(finding.offenders) - SHOWN) > 0:
+        if (more := finding.number - SHOWN) > 0:
             console.print(Text(f"             … and {more} more", style="red"), soft_wrap=True)
     _print_verdict(console, report)
 
 
 def _print_verdict(console: Console, report: Report) -> None:
     if report.moving:
-        console.print(Text(f"– not judged {len(ONCE_QUIET)} more, which need quiet: {report.moving}"), soft_wrap=True)
+        console.print(Text(f"– not judged {ONCE_QUIET} more, which need quiet: {report.moving}"), soft_wrap=True)
     match report.verdict:
         case "holds":
             console.print(Text(f"All {len(report.findings)} invariants hold.", style="green"))
@@ -70,7 +70,7 @@ def as_json(report: Report) -> str:
             "name": finding.name,
             "verdict": "holds" if finding.holds else "violated",
             "counts": finding.counts,
-            "offenders_count": len(finding.offenders),
+            "offenders_count": finding.number,
             "offenders": [asdict(offender) for offender in finding.offenders[:SHOWN]],
         }
         for finding in report.findings

@@ -1,6 +1,7 @@
 """How the simulators read JSON, say no, and say nothing."""
 
 import json
+from dataclasses import dataclass
 from typing import NoReturn
 
 from starlette.exceptions import HTTPException
@@ -8,6 +9,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from simulators.process import log
+
+_MAX_DIGITS = 15  # of a number that SQLite takes
 
 
 class RefusedError(Exception):
@@ -37,6 +40,36 @@ async def read_object(request: Request) -> dict[str, object]:
     if not isinstance(payload, dict):
         raise RefusedError(400, "invalid_json", "the body is not a JSON object")
     return payload
+
+
+def strings(payload: dict[str, object], name: str) -> list[str]:
+    """The list of strings that is the payload's only field."""
+    unknown = next((field for field in payload if field != name), None)
+    if unknown is not None:
+        raise InvalidError(unknown, "is not a field of this request")
+    match payload.get(name):
+        case list(values) if all(isinstance(value, str) for value in values):
+            return values
+    raise InvalidError(name, "must be a list of strings")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Up to `limit` rows after that number: who reads them all need not hold them all. -1 is no limit."""
+
+    after: int = 0
+    limit: int = -1
+
+
+def page_of(request: Request) -> Page:
+    """From `?after=&limit=`; everything without them."""
+    values = {}
+    for name in ("after", "limit"):
+        if (given := request.query_params.get(name)) is not None:
+            if not given.isascii() or not given.isdigit() or len(given) > _MAX_DIGITS:
+                raise InvalidError(name, "must be a whole number")
+            values[name] = int(given)
+    return Page(**values)
 
 
 async def never_answer(request: Request) -> NoReturn:

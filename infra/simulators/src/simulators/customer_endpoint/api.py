@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from simulators.answers import InvalidError, close_unanswered, never_answer, read_object
+from simulators.answers import InvalidError, close_unanswered, never_answer, page_of, read_object, strings
 from simulators.customer_endpoint.attempts import Attempt, Attempts
 from simulators.customer_endpoint.switches import EndpointSwitches
 from simulators.customer_endpoint.verification import Secrets, refusal
@@ -35,6 +35,8 @@ class Api:
             Route("/redirected/{name}", self.follow_redirect, methods=["GET", "POST"]),
             Route("/secrets/{name}", self.put_secrets, methods=["PUT"]),
             Route("/received", self.get_received, methods=["GET"]),
+            Route("/received/search", self.search_received, methods=["POST"]),
+            Route("/received/totals", self.get_totals, methods=["GET"]),
             Route("/received", self.delete_received, methods=["DELETE"]),
             Route("/readyz", self.get_readiness, methods=["GET"]),
             faults_route(self._faults),
@@ -72,8 +74,18 @@ class Api:
 
     async def get_received(self, request: Request) -> Response:
         query = request.query_params
-        attempts = self._attempts.attempts(name=query.get("name"), webhook_id=query.get("webhook_id"))
+        attempts = self._attempts.attempts(
+            name=query.get("name"), webhook_id=query.get("webhook_id"), page=page_of(request)
+        )
         return JSONResponse([attempt.shown() for attempt in attempts])
+
+    async def search_received(self, request: Request) -> Response:
+        """The verified attempts at these webhooks."""
+        webhook_ids = strings(await read_object(request), "webhook_ids")
+        return JSONResponse(self._attempts.verified(webhook_ids))
+
+    async def get_totals(self, _request: Request) -> Response:
+        return JSONResponse({"attempts": self._attempts.count_verified()})
 
     async def delete_received(self, _request: Request) -> Response:
         return JSONResponse({"deleted": self._attempts.clear()})
@@ -129,17 +141,6 @@ def name_of(request: Request) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):  # it becomes the name of a file
         raise InvalidError("name", "must be 1 to 64 letters, digits, - and _")
     return name
-
-
-def strings(payload: dict[str, object], name: str) -> list[str]:
-    """The list of strings that is the payload's only field."""
-    unknown = next((field for field in payload if field != name), None)
-    if unknown is not None:
-        raise InvalidError(unknown, "is not a field of this request")
-    match payload.get(name):
-        case list(values) if all(isinstance(value, str) for value in values):
-            return values
-    raise InvalidError(name, "must be a list of strings")
 
 
 def received(name: str, headers: dict[str, str], body: bytes, *, reason: str | None, fault: str | None) -> Attempt:

@@ -5,6 +5,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from simulators import faults
+from simulators.answers import Page
 
 SCHEMA = (
     faults.SCHEMA
@@ -24,8 +25,12 @@ CREATE TABLE IF NOT EXISTS attempt (
     body TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS attempt_by_webhook_id ON attempt (webhook_id);
+CREATE INDEX IF NOT EXISTS attempt_verified ON attempt (id) WHERE reason IS NULL;
 """
 )
+
+
+ALL = Page()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +73,27 @@ class Attempts:
         with self._database:
             self._database.execute("UPDATE attempt SET status = ? WHERE id = ?", (status, identifier))
 
-    def attempts(self, *, name: str | None = None, webhook_id: str | None = None) -> list[Attempt]:
+    def attempts(self, *, name: str | None = None, webhook_id: str | None = None, page: Page = ALL) -> list[Attempt]:
         """In the order of arrival."""
         rows = self._database.execute(
-            "SELECT * FROM attempt WHERE (:name IS NULL OR name = :name)"
-            " AND (:webhook_id IS NULL OR webhook_id = :webhook_id) ORDER BY id",
-            {"name": name, "webhook_id": webhook_id},
+            "SELECT * FROM attempt WHERE id > :after AND (:name IS NULL OR name = :name)"
+            " AND (:webhook_id IS NULL OR webhook_id = :webhook_id) ORDER BY id LIMIT :limit",
+            {"name": name, "webhook_id": webhook_id, **asdict(page)},
         )
         return [Attempt(**dict(row) | {"headers": json.loads(row["headers"])}) for row in rows]
+
+    def verified(self, webhook_ids: list[str]) -> list[dict[str, object]]:
+        """The verified attempts at these webhooks, without headers, in the order of arrival."""
+        rows = self._database.execute(
+            "SELECT id, received_at, webhook_id, status, body FROM attempt"
+            " WHERE webhook_id IN (SELECT value FROM json_each(?)) AND reason IS NULL ORDER BY id",
+            (json.dumps(webhook_ids),),
+        )
+        return [dict(row) for row in rows]
+
+    def count_verified(self) -> int:
+        count: int = self._database.execute("SELECT count(*) FROM attempt WHERE reason IS NULL").fetchone()[0]
+        return count
 
     def count(self) -> int:
         count: int = self._database.execute("SELECT count(*) FROM attempt").fetchone()[0]

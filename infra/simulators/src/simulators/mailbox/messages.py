@@ -9,10 +9,19 @@ from email.header import Header, decode_header, make_header
 from email.message import Message as MailMessage
 
 from simulators import faults
+from simulators.answers import Page
+
+_LOCAL_PART = "ltrim(substr(message_id, 1, instr(message_id, '@') - 1), '<')"
+"""Of a Message-ID: the same words as in its index, or SQLite does not use that."""
+_WITH_LOCAL_PARTS = f"""
+    SELECT id, message_id, recipients, subject, text, received_at FROM message
+    WHERE {_LOCAL_PART} IN (SELECT value FROM json_each(?)) ORDER BY id
+"""  # noqa: S608  our own expression
+ALL = Page()
 
 SCHEMA = (
     faults.SCHEMA
-    + """
+    + f"""
 -- One row per accepted DATA: a message that was sent twice is here twice. AUTOINCREMENT: ids never come back.
 CREATE TABLE IF NOT EXISTS message (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -25,6 +34,7 @@ CREATE TABLE IF NOT EXISTS message (
     received_at TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS message_by_message_id ON message (message_id);
+CREATE INDEX IF NOT EXISTS message_by_local_part ON message ({_LOCAL_PART});
 """
 )
 
@@ -111,23 +121,29 @@ class Mailbox:
             ).lastrowid
 
     def messages(
-        self, *, to: str | None = None, message_id: str | None = None, newest: int | None = None
+        self, *, to: str | None = None, message_id: str | None = None, newest: int | None = None, page: Page = ALL
     ) -> list[Message]:
         """In the order of arrival; with `newest`, only that many, the newest first."""
         rows = self._database.execute(
             "SELECT * FROM message WHERE (:message_id IS NULL OR trim(message_id, '<>') = trim(:message_id, '<>'))"
-            " AND (:to IS NULL OR :to IN (SELECT value FROM json_each(recipients)))"
+            " AND (:to IS NULL OR :to IN (SELECT value FROM json_each(recipients))) AND id > :after"
             " ORDER BY id * :direction LIMIT :limit",
             {
                 "to": to,
                 "message_id": message_id,
                 "direction": -1 if newest else 1,
-                "limit": newest or -1,
+                "limit": newest or page.limit,
+                "after": page.after,
             },
         )
         return [
             Message(**dict(row) | {name: json.loads(row[name]) for name in ("recipients", "headers")}) for row in rows
         ]
+
+    def with_local_parts(self, local_parts: list[str]) -> list[dict[str, object]]:
+        """The copies whose Message-ID is `<local part@any domain>`, without headers, in the order of arrival."""
+        rows = self._database.execute(_WITH_LOCAL_PARTS, (json.dumps(local_parts),))
+        return [dict(row) | {"to": json.loads(row["recipients"])} for row in rows]
 
     def count(self) -> int:
         count: int = self._database.execute("SELECT count(*) FROM message").fetchone()[0]

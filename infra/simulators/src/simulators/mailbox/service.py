@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from simulators.answers import EXCEPTION_HANDLERS
+from simulators.answers import EXCEPTION_HANDLERS, page_of, read_object, strings
 from simulators.faults import Switchboard, faults_route
 from simulators.mailbox.messages import SCHEMA, Mailbox
 from simulators.mailbox.page import HEADERS, page
@@ -51,8 +51,15 @@ def mail_routes(mailbox: Mailbox) -> list[Route]:
 
     async def get_messages(request: Request) -> Response:
         query = request.query_params
-        messages = mailbox.messages(to=query.get("to"), message_id=query.get("message_id"))
+        messages = mailbox.messages(to=query.get("to"), message_id=query.get("message_id"), page=page_of(request))
         return JSONResponse([message.shown() for message in messages])
+
+    async def search_messages(request: Request) -> Response:
+        local_parts = strings(await read_object(request), "local_parts")
+        return JSONResponse(mailbox.with_local_parts(local_parts))
+
+    async def get_totals(_request: Request) -> Response:
+        return JSONResponse({"messages": mailbox.count()})
 
     async def delete_messages(_request: Request) -> Response:
         return JSONResponse({"deleted": mailbox.clear()})
@@ -65,5 +72,7 @@ def mail_routes(mailbox: Mailbox) -> list[Route]:
         Route("/", show_page),
         Route("/messages", get_messages, methods=["GET"]),
         Route("/messages", delete_messages, methods=["DELETE"]),
+        Route("/messages/search", search_messages, methods=["POST"]),
+        Route("/messages/totals", get_totals),
         Route("/readyz", get_readiness),
     ]

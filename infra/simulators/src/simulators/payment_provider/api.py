@@ -12,10 +12,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from simulators.answers import InvalidError, RefusedError, close_unanswered, never_answer, read_object
+from simulators.answers import (
+    InvalidError,
+    RefusedError,
+    close_unanswered,
+    never_answer,
+    page_of,
+    read_object,
+    strings,
+)
 from simulators.faults import Switchboard, faults_route
 from simulators.payment_provider.charging import ChargeRequest, Charging, Post, RefundRequest, Reply, shown
-from simulators.payment_provider.store import Answer, Store
+from simulators.payment_provider.store import LEDGER, Answer, Store
 from simulators.payment_provider.switches import ProviderSwitches
 from simulators.process import log
 
@@ -53,6 +61,9 @@ class Api:
             Route("/refunds", self.list_refunds, methods=["GET"]),
             Route("/refunds/{identifier}", self.get_refund, methods=["GET"]),
             Route("/ledger", self.get_ledger, methods=["GET"]),
+            Route("/ledger/search", self.search_ledger, methods=["POST"]),
+            Route("/ledger/totals", self.get_totals, methods=["GET"]),
+            Route("/ledger/{kind}", self.get_ledger_page, methods=["GET"]),
             Route("/readyz", self.get_readiness, methods=["GET"]),
             faults_route(self._faults),
         ]
@@ -77,6 +88,17 @@ class Api:
 
     async def get_ledger(self, _request: Request) -> Response:
         return JSONResponse(self._store.ledger())
+
+    async def search_ledger(self, request: Request) -> Response:
+        return JSONResponse(self._store.about(strings(await read_object(request), "references")))
+
+    async def get_totals(self, _request: Request) -> Response:
+        return JSONResponse(self._store.totals())
+
+    async def get_ledger_page(self, request: Request) -> Response:
+        if (kind := request.path_params["kind"]) not in LEDGER:
+            raise RefusedError(404, "not_found", f"the ledger has {', '.join(LEDGER)}")
+        return JSONResponse(self._store.page(kind, page_of(request)))
 
     async def get_readiness(self, _request: Request) -> Response:
         self._store.waiting_events(1)

@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS transfer (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS transfer_by_reference ON transfer (object, reference);
 CREATE INDEX IF NOT EXISTS refunds_of_charge ON transfer (charge_id) WHERE charge_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS refunds_of_reference ON transfer (charge_reference) WHERE charge_reference IS NOT NULL;
 CREATE INDEX IF NOT EXISTS transfer_to_settle ON transfer (settles_at) WHERE settles_at IS NOT NULL;
 
 -- One row per Idempotency-Key, for ever: how many POSTs bore it, and the answer once there is one.
@@ -41,4 +42,5 @@ CREATE TABLE IF NOT EXISTS event (
     next_attempt_at REAL,
     traceparent TEXT
 ) STRICT;
+CREATE INDEX IF NOT EXISTS event_by_reference ON event (reference);
 CREATE INDEX IF NOT EXISTS event_to_send ON event (next_attempt_at) WHERE next_attempt_at IS NOT NULL;

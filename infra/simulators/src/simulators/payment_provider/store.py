@@ -4,11 +4,13 @@ One process, one thread: each method runs to its end before another starts, and 
 makes several of them one.
 """
 
+import json
 import sqlite3
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 
 from simulators import faults
+from simulators.answers import Page
 
 SCHEMA = faults.SCHEMA + files("simulators.payment_provider").joinpath("schema.sql").read_text()
 
@@ -148,22 +150,43 @@ class Store:
     # All of it, for an audit
 
     def ledger(self) -> dict[str, list[dict[str, object]]]:
-        columns = "id, reference, idempotency_key, t.status, amount, currency, created_at, requests, failure_code"
+        return {kind: self.page(kind, ALL) for kind in LEDGER}
+
+    def page(self, kind: str, page: Page) -> list[dict[str, object]]:
+        """Some charges, refunds or events, in the order in which they were written; `seq` is their number."""
+        return self._ledger_rows(kind, "seq > :after", asdict(page))
+
+    def about(self, references: list[str]) -> dict[str, list[dict[str, object]]]:
+        """What bears these references, and the refunds of charges that do."""
+        asked = {"asked": json.dumps(references), "limit": -1}
+        is_asked = "reference IN (SELECT value FROM json_each(:asked))"
         return {
-            "charges": self._rows(f"SELECT {columns} FROM {POSTED} WHERE object = 'charge' ORDER BY t.rowid"),  # noqa: S608
-            "refunds": self._rows(
-                f"SELECT {columns}, charge_id, charge_reference FROM {POSTED} WHERE object = 'refund' ORDER BY t.rowid"  # noqa: S608
-            ),
-            "events": [
-                {**event, "acknowledged": bool(event["acknowledged"])}
-                for event in self._rows(
-                    "SELECT id AS event_id, type, reference, attempts, acknowledged FROM event ORDER BY rowid"
-                )
-            ],
+            "charges": self._ledger_rows("charges", is_asked, asked),
+            "refunds": self._ledger_rows("refunds", f"{is_asked} OR charge_{is_asked}", asked),
+            "events": self._ledger_rows("events", is_asked, asked),
         }
 
-    def _rows(self, query: str) -> list[dict[str, object]]:
-        return [dict(row) for row in self._database.execute(query)]
+    def totals(self) -> dict[str, int]:
+        return {kind: int(self._database.execute(COUNTS[kind]).fetchone()[0]) for kind in LEDGER}
+
+    def _ledger_rows(self, kind: str, condition: str, values: dict[str, object]) -> list[dict[str, object]]:
+        query = f"SELECT * FROM ({LEDGER[kind]}) WHERE {condition} ORDER BY seq LIMIT :limit"  # noqa: S608  our own
+        rows = [dict(row) for row in self._database.execute(query, values)]
+        return [row | {"acknowledged": bool(row["acknowledged"])} for row in rows] if kind == "events" else rows
 
 
-POSTED = "transfer t JOIN idempotency i ON i.key = t.idempotency_key"
+_TRANSFER = (
+    "t.rowid AS seq, id, reference, idempotency_key, t.status, amount, currency, created_at, requests, failure_code"
+)
+_POSTED = "transfer t JOIN idempotency i ON i.key = t.idempotency_key"
+LEDGER = {
+    "charges": f"SELECT {_TRANSFER} FROM {_POSTED} WHERE object = 'charge'",  # noqa: S608  our own columns
+    "refunds": f"SELECT {_TRANSFER}, charge_id, charge_reference FROM {_POSTED} WHERE object = 'refund'",  # noqa: S608
+    "events": "SELECT rowid AS seq, id AS event_id, type, reference, attempts, acknowledged FROM event",
+}
+COUNTS = {
+    "charges": "SELECT count(*) FROM transfer WHERE object = 'charge'",
+    "refunds": "SELECT count(*) FROM transfer WHERE object = 'refund'",
+    "events": "SELECT count(*) FROM event",
+}
+ALL = Page()
