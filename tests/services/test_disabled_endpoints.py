@@ -162,7 +162,18 @@ async def test_another_url_has_all_its_time(webhooks: Webhooks) -> None:
     assert (await shown(webhooks, endpoint))["failing_since"] is None
 
 
-@pytest.mark.parametrize("contact", ["nobody", "a@b@c", "a b@c.example", "a@c.example\nBcc: d@e.example", "x" * 255])
+@pytest.mark.parametrize(
+    "contact",
+    [
+        "nobody",
+        "a@b@c",
+        "a b@c.example",
+        "a@c.example\nBcc: d@e.example",
+        "x" * 255,
+        "a@b.example,c@d.example",
+        "a<b@c.example",
+    ],
+)
 async def test_what_is_no_address_is_no_contact(webhooks: Webhooks, contact: str) -> None:
     answer = await webhooks.call(
         "POST",

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
+from chassis.email_address import EmailAddress
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_PAGE = 100
@@ -47,12 +48,9 @@ class MailList(BaseModel):
     items: list[MailView]
 
 
-# RFC 5321's limit; what a mail server makes of it is seen when a mail is sent.
 type ContactEmail = Annotated[
-    str,
+    EmailAddress,
     Field(
-        max_length=254,
-        pattern=r"^[!-?A-~]+@[A-Za-z0-9.-]+$",
         description="Who gets a mail when the endpoint is disabled because of what it answers; null: nobody.",
         examples=["webhooks@shop.example.com"],
     ),

@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar
 
+from chassis.email_address import EmailAddress
 from chassis.settings import (
     EgressSettings,
     Group,
@@ -21,7 +22,7 @@ from pydantic import Field
 class SmtpSettings(Group):
     host: Host = Field("127.0.0.1", description="Where the mail server is.")
     port: Port = Field(25, description="SMTP between servers.")
-    sender: Annotated[str, Field(max_length=254, pattern=r"^[^\s@<>]+@[A-Za-z0-9.-]+$")] = Field(
+    sender: EmailAddress = Field(
         "orders@holdfast.example",
         description="The From address; its domain ends every Message-ID. 254 characters is SMTP's limit.",
     )
