@@ -1,10 +1,13 @@
 """What a run remembers for the oracle: answers, and what may have made a mail be sent again."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from holdfast_local.history import CrashNotes, History
+from holdfast_local import platform
+from holdfast_local.history import FILE, CrashNotes, History
+from holdfast_local.runs import RunRecord, record_of
 from holdfast_local.supervisor import Change, Event
 from oracle.history import read_answers, read_interruptions
 from oracle.terms import SENDING, Interruption, unexcused
@@ -65,3 +68,14 @@ def test_a_crash_of_what_sends_is_noted_until_it_is_back(tmp_path, program, deta
     if number:
         [noted] = read_interruptions(history.path)
         assert (noted.since, noted.until, noted.cause) == (NOW, NOW + SECOND, f"{program}: exit -9")
+
+
+@pytest.mark.parametrize(("is_alive", "number"), [(False, 1), (True, 0)])
+def test_a_runner_that_was_killed_may_have_interrupted_whatever_was_sent(tmp_path, is_alive, number):
+    ourselves = record_of(os.getpid())
+    assert ourselves is not None
+    runner = ourselves if is_alive else ourselves.model_copy(update={"created": 0.0})
+    RunRecord(runner=runner, since=NOW).write(tmp_path)
+    platform._note_killed_runner(tmp_path)
+    assert len(read_interruptions(tmp_path / FILE if number else None)) == number
+    assert (tmp_path / FILE).exists() == bool(number)

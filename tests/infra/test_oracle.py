@@ -213,3 +213,21 @@ async def test_it_cannot_write(databases, planted):
     with pytest.raises(NoVerdict, match="read-only transaction"):
         async with snapshot_of(databases["orders"], "orders") as database:
             await database.fetch("DELETE FROM orders")
+
+
+async def test_what_is_answered_after_the_databases_were_opened_is_not_asked_of_them(planted, sources, monkeypatch):
+    looks = 0
+
+    async def late_answer(*arguments):
+        nonlocal looks
+        looks += 1
+        if looks > 1:  # the databases that are judged are open
+            planted.answers.append(
+                {"client": "acme", "key": "late", "order": planted.answers[0]["order"] | {"id": "late"}}
+            )
+            planted.write_history()
+        return await look(*arguments)
+
+    monkeypatch.setattr(judging, "look", late_answer)
+    report = await examine(sources, Terms(), wait=0, history=planted.history)
+    assert report.verdict == "holds"

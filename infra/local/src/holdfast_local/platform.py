@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast_local import topology
@@ -15,7 +16,7 @@ from holdfast_local.installation import Installation
 from holdfast_local.ports import holder, is_taken
 from holdfast_local.postgres import EmbeddedPostgres
 from holdfast_local.programs import Program
-from holdfast_local.runs import ProgramRecord, RunRecord, only_run, record_of
+from holdfast_local.runs import ProgramRecord, RunRecord, only_run, read_record, record_of
 from holdfast_local.settings import LocalSettings
 from holdfast_local.supervisor import Entry, Event, RestartPolicy, Supervisor
 from holdfast_local.valkey import EmbeddedValkey
@@ -83,6 +84,7 @@ async def running_platform(
     program fails to start. Cancelling it while it stops kills what is left.
     """
     started_at = time.monotonic()
+    _note_killed_runner(settings.state)
     with only_run(settings.state) as record:
         run = _Run(settings.state, record, on_event, policy)
         try:
@@ -98,6 +100,14 @@ async def running_platform(
             yield Platform(installation=installation, supervisor=run.supervisor, record=run.record, history=run.history)
         finally:
             await run.supervisor.stop()
+
+
+def _note_killed_runner(state: Path) -> None:
+    """A runner that was killed took its processes along, at a moment since it last wrote its record."""
+    record = read_record(state)
+    if record is not None and record.runner.find() is None:
+        since = datetime.fromtimestamp((state / "run.json").stat().st_mtime, UTC)
+        History(state).note_interruption("the runner was killed", since, datetime.now(UTC))
 
 
 class _Run:

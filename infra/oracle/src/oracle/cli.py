@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from oracle.history import read_interruptions
 from oracle.judging import examine
 from oracle.report import EXIT_CODES, as_json, print_report
 from oracle.sources import NoVerdict, Sources
@@ -47,12 +46,7 @@ def audit(
 ) -> None:
     """Wait until the platform is quiet, then check every invariant over all databases, the ledger and the mailbox."""
     try:
-        terms = Terms(
-            interruptions=read_interruptions(history),
-            allow_dead=allow_dead,
-            stuck_after=stuck_after,
-            open_after=open_after,
-        )
+        terms = Terms(allow_dead=allow_dead, stuck_after=stuck_after, open_after=open_after)
         sources = Sources.load(config, os.environ)
         report = asyncio.run(examine(sources, terms, wait=wait, history=history))
     except NoVerdict as error:

@@ -37,6 +37,14 @@ _ORDERS = """
 """
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """A file, and its size when the databases were opened: what was answered since may be younger than they are."""
+
+    file: Path | None
+    size: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A 2xx about an order. What is None was not known, or not part of the request or the answer."""
@@ -55,20 +63,28 @@ def read_interruptions(history: Path | None) -> tuple[Interruption, ...]:
     return tuple(_read(history, _interruption))
 
 
-def read_answers(history: Path | None) -> Iterator[Answer]:
-    """Raises `NoVerdict` when the file cannot be read."""
-    return _read(history, _answer)
+def read_answers(history: Path | None, *, size: int | None = None) -> Iterator[Answer]:
+    """Of the first `size` bytes. Raises `NoVerdict` when the file cannot be read."""
+    return _read(history, _answer, size=size)
 
 
-async def judge_history(orders: Database, history: Path | None) -> Finding:
+def size_of(history: Path | None) -> int:
+    """In bytes: what was answered before this moment. Raises `NoVerdict` when there is no such file."""
+    try:
+        return history.stat().st_size if history else 0
+    except OSError as error:
+        raise NoVerdict(f"cannot read the history {history}: {error!r}") from error
+
+
+async def judge_history(orders: Database, history: History) -> Finding:
     """Whatever a client was answered is still so: the order is there, as it was shown, and not behind what was said."""
     finding, number = Finding("every acknowledged order is there, as it was answered"), 0
-    for answers in batched(read_answers(history), _AT_ONCE, strict=False):
+    for answers in batched(read_answers(history.file, size=history.size), _AT_ONCE, strict=False):
         rows = await orders.fetch(_ORDERS, list({answer.order_id for answer in answers}))
         found = {row["id"]: {**row, "lines": tuple(row["lines"] or ())} for row in rows}
         finding.add(problem for answer in answers for problem in _problems(answer, found.get(answer.order_id)))
         number += len(answers)
-    finding.counts = plural(number, "answer") if history else "no history was given"
+    finding.counts = plural(number, "answer") if history.file else "no history was given"
     return finding
 
 
@@ -111,13 +127,15 @@ def _answer(line: Mapping[str, Any]) -> Answer | None:
     )
 
 
-def _read[R](history: Path | None, parse: Callable[[Mapping[str, Any]], R | None]) -> Iterator[R]:
+def _read[R](
+    history: Path | None, parse: Callable[[Mapping[str, Any]], R | None], *, size: int | None = None
+) -> Iterator[R]:
     """One line at a time: a load test's file is long."""
     if history is None:
         return
     try:
-        with history.open(encoding="utf-8") as lines:
-            for line in lines:
+        with history.open("rb") as lines:
+            while (line := lines.readline()) and (size is None or lines.tell() <= size):
                 if (read := parse(json.loads(line))) is not None:
                     yield read
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Container, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oracle import strays
@@ -17,7 +17,7 @@ from oracle.case import Case, Letter
 from oracle.databases import Database, Snapshots, snapshot_of
 from oracle.filing import Files
 from oracle.findings import Finding, counted
-from oracle.history import judge_history
+from oracle.history import History, judge_history, read_interruptions, size_of
 from oracle.invariants import OF_AN_ORDER, mails
 from oracle.outside import Outside, open_outside
 from oracle.report import Report
@@ -50,12 +50,13 @@ async def examine(sources: Sources, terms: Terms, *, wait: float, history: Path 
     pause, before = FIRST_PAUSE, await _look(sources, terms)
     while True:
         await asyncio.sleep(pause)
+        told = History(history, size_of(history))
         async with opened(sources) as world:
             standing = await look(world.databases, world.totals, terms)
             is_late = time.monotonic() >= deadline
             moving = _moving(standing.under_way, is_same=before.marks == standing.marks)
             if is_late or (not moving and not standing.under_way):
-                findings = await judge(world, sources, terms, standing, history, is_quiet=not moving)
+                findings = await judge(world, sources, terms, standing, told, is_quiet=not moving)
                 after = await _look(sources, terms)
                 changed = _moving(after.under_way, is_same=after.marks == standing.marks)
                 if moving or not changed:
@@ -67,9 +68,10 @@ async def examine(sources: Sources, terms: Terms, *, wait: float, history: Path 
 
 
 async def judge(
-    world: Opened, sources: Sources, terms: Terms, standing: Standing, history: Path | None, *, is_quiet: bool
+    world: Opened, sources: Sources, terms: Terms, standing: Standing, history: History, *, is_quiet: bool
 ) -> list[Finding]:
     """What always holds, and of a quiet platform what holds between its systems."""
+    terms = replace(terms, interruptions=(*terms.interruptions, *read_interruptions(history.file)))
     files = Files(world.databases, world.outside, sources.customer_url)
     judgement = _Judgement(terms, is_quiet=is_quiet)
     async for cases in files.cases():
