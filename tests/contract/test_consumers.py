@@ -11,6 +11,7 @@ import orders.messages
 import payments.messages
 import promises
 import pytest
+from chassis.money import MAX_AMOUNT
 from chassis.outbox import Event
 from compatibility import widenings
 from hypothesis import given
@@ -52,7 +53,7 @@ class Recorder:
         pytest.fail(f"payments has no {self.method} {self.path}")
 
 
-AMOUNTS = st.integers(1, 2**63 - 1)
+AMOUNTS = st.integers(1, MAX_AMOUNT)
 CURRENCIES = st.from_regex(r"[A-Z]{3}", fullmatch=True)
 METHODS = st.from_regex(r"[A-Za-z0-9_]{1,64}", fullmatch=True)
 

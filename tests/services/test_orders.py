@@ -328,6 +328,42 @@ async def test_the_largest_order_is_taken(orders: Orders) -> None:
     assert page.json()["items"][0]["amount"] == placed["amount"]
 
 
+async def test_an_order_has_the_currency_of_its_lines(orders: Orders) -> None:
+    """`alpine-tent` would be the catalogue's first product."""
+    await execute(
+        orders.database,
+        "INSERT INTO product (id, name, price, currency)"
+        " VALUES ('alpine-tent', 'Tent', 500, 'CHF'), ('x', 'X', 7, 'USD')",
+    )
+    swiss = await orders.placed(lines=[{"product_id": "alpine-tent", "quantity": 3}])
+    assert (swiss["amount"], swiss["currency"]) == (1500, "CHF")
+    assert (await orders.placed())["currency"] == "EUR"
+    mixed = [{"product_id": name} for name in ("rope", "alpine-tent", "anchor", "x")]
+    refused = await orders.place("mixed", lines=mixed)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "MIXED_CURRENCIES")
+    assert [(detail["field"], detail["message"]) for detail in refused.json()["error"]["details"]] == [
+        ("lines.1.product_id", "It is priced in CHF, the first line in EUR."),
+        ("lines.3.product_id", "It is priced in USD, the first line in EUR."),
+    ]
+    assert (await orders.place("mixed", lines=mixed[:1])).status_code == 201
+    assert await count(orders.database, "orders") == 3
+
+
+async def test_the_largest_amount_is_taken_and_read_and_a_larger_one_is_refused(orders: Orders) -> None:
+    largest = 2**53 - 1
+    await execute(
+        orders.database,
+        "INSERT INTO product (id, name, price, currency) VALUES ('yacht', 'Yacht', :p, 'EUR')",
+        p=largest,
+    )
+    placed = await orders.placed(lines=[{"product_id": "yacht"}])
+    assert (await orders.client.get(f"/v1/orders/{placed['id']}")).json()["amount"] == largest
+    for lines in ([{"product_id": "yacht", "quantity": 1000}] * 50, [{"product_id": "yacht"}, {"product_id": "rope"}]):
+        refused = await orders.place(None, lines=lines)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "VALIDATION_FAILED")
+        assert refused.json()["error"]["details"][0]["field"] == "lines"
+
+
 NO_ADDRESSES = [
     "",
     "ada",

@@ -22,6 +22,7 @@ from chassis.errors import (
     PermanentJobError,
 )
 from chassis.event_delivery import Handler
+from chassis.money import MAX_AMOUNT
 from chassis.outbox import Event
 from chassis.pooling import Database
 from chassis.settings import DatabaseSettings, RedisSettings
@@ -247,6 +248,7 @@ async def test_a_repeated_request_learns_what_became_of_the_payment(payments: Pa
 async def test_a_request_of_another_shape_is_refused(payments: Payments) -> None:
     for changes in (
         {"amount": 0},
+        {"amount": MAX_AMOUNT + 1},
         {"amount": 2**63},
         {"amount": 1.5},
         {"currency": "euro"},
@@ -256,7 +258,16 @@ async def test_a_request_of_another_shape_is_refused(payments: Payments) -> None
     ):
         answer = await payments.client.post("/v1/payments", json=asked_for(**changes))
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "VALIDATION_FAILED"), changes
-    assert (await payments.ask(amount=2**63 - 1)).status_code == 202
+    assert (await payments.ask(amount=MAX_AMOUNT)).status_code == 202
+
+
+async def test_the_largest_amount_is_charged_and_shown_as_it_is(payments: Payments, server: FakeServer) -> None:
+    server.answers(201, charge())
+    asked = (await payments.ask(amount=MAX_AMOUNT)).json()
+    async with charging(payments) as attempt_charge:
+        assert await attempt_charge() is None
+    assert server.asked[0].json["amount"] == MAX_AMOUNT
+    assert (await payments.client.get(f"/v1/payments/{asked['id']}")).json()["amount"] == MAX_AMOUNT
 
 
 async def test_without_a_key_nothing_is_taken_or_shown(payments: Payments) -> None:

@@ -107,6 +107,11 @@ class ErrorCode(Enum):
     UNKNOWN_PRODUCT = ErrorSpec(
         422, "A product in this order is not in the catalogue.", "Read GET /v1/products; details names the lines."
     )
+    MIXED_CURRENCIES = ErrorSpec(
+        422,
+        "The products of this order are priced in more than one currency.",
+        "Place one order for each currency; details names the lines that differ from the first one.",
+    )
     HEADERS_TOO_LARGE = ErrorSpec(
         431, "The request's headers are larger than 64 KiB, or more than 100.", "Send fewer and shorter headers."
     )

@@ -75,7 +75,7 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
     access="orders:write",
     cost=PLACE_ORDER_COST,
     criticality="critical",
-    errors=[ErrorCode.UNKNOWN_PRODUCT],
+    errors=[ErrorCode.UNKNOWN_PRODUCT, ErrorCode.MIXED_CURRENCIES],
     status_code=201,
     response_model=OrderView,
 )

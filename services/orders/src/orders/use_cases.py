@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
@@ -18,6 +18,7 @@ from chassis.errors import ApiError, ErrorCode, ErrorDetail, IllegalTransition
 from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
+from chassis.money import MAX_AMOUNT
 from chassis.pooling import HotSession, after_commit, log_after_commit
 from chassis.statements import DriverStatement, load_statements
 from prometheus_client import Histogram
@@ -83,18 +84,18 @@ async def place_order(
     """Protocol, row 1: the order, its key record with the answer's bytes, its first job and its first event.
 
     The answer is a 201 with the order; for a key seen before it is the first answer. Raises `ApiError`: 409 while the
-    first request is in progress, 422 for a reused key or an unknown product.
+    first request is in progress, 422 for a reused key, an unknown product, two currencies or too large an amount.
     """
     (claim,) = await session.fetch(_HOT["claim"], client=key.client, key=key.key)
     if (stored := idempotency.judge(key, is_held=claim["is_held"], record=claim)) is not None:
         return stored
-    lines = _price(command, catalogue)
+    priced = _price(command, catalogue)
     order = OrderView(
         id=claim["order_id"],
         status="pending",
-        amount=sum(line.unit_price * line.quantity for line in lines),
-        currency=catalogue.items[0].currency,
-        lines=lines,
+        amount=priced.amount,
+        currency=priced.currency,
+        lines=priced.lines,
         reason=None,
         created_at=claim["placed_at"],
         updated_at=claim["placed_at"],
@@ -334,8 +335,18 @@ async def _publish(session: AsyncSession, order: Order, event: type[OrderEvent])
     )
 
 
-def _price(command: PlaceOrder, catalogue: ProductList) -> list[OrderLineView]:
-    """The lines at today's prices; raises `ApiError` naming every product that is not in the catalogue."""
+class _Priced(NamedTuple):
+    """The lines at today's prices, their sum, and the one currency of all."""
+
+    lines: list[OrderLineView]
+    amount: int
+    currency: str
+
+
+def _price(command: PlaceOrder, catalogue: ProductList) -> _Priced:
+    """Raises `ApiError` naming each line whose product is not in the catalogue, or is priced in another currency than
+    the first one, or when the sum is above `MAX_AMOUNT`.
+    """
     products = {product.id: product for product in catalogue.items}
     unknown = [
         ErrorDetail(f"lines.{n}.product_id", "There is no such product.", line.product_id)
@@ -344,10 +355,26 @@ def _price(command: PlaceOrder, catalogue: ProductList) -> list[OrderLineView]:
     ]
     if unknown:
         raise ApiError(ErrorCode.UNKNOWN_PRODUCT, details=unknown)
-    return [
-        OrderLineView(product_id=line.product_id, quantity=line.quantity, unit_price=products[line.product_id].price)
-        for line in command.lines
+    ordered = [products[line.product_id] for line in command.lines]
+    currency = ordered[0].currency
+    others = [
+        ErrorDetail(
+            f"lines.{n}.product_id", f"It is priced in {product.currency}, the first line in {currency}.", product.id
+        )
+        for n, product in enumerate(ordered)
+        if product.currency != currency
     ]
+    if others:
+        raise ApiError(ErrorCode.MIXED_CURRENCIES, details=others)
+    lines = [
+        OrderLineView(product_id=product.id, quantity=line.quantity, unit_price=product.price)
+        for line, product in zip(command.lines, ordered, strict=True)
+    ]
+    amount = sum(line.unit_price * line.quantity for line in lines)
+    if amount > MAX_AMOUNT:
+        detail = ErrorDetail("lines", f"They come to {amount}, and an order to {MAX_AMOUNT} at most (minor units).")
+        raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail])
+    return _Priced(lines, amount, currency)
 
 
 def _view(order: Order, lines: Sequence[OrderLineView]) -> OrderView:

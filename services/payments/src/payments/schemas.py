@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
+from chassis.money import Amount
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -13,7 +14,7 @@ class RequestPayment(BaseModel):
 
     payment_id: UUID
     order_id: UUID
-    amount: Annotated[int, Field(gt=0, lt=2**63, description="Minor units (cents).")]
+    amount: Amount
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
     payment_method: Annotated[
         str,
@@ -27,7 +28,7 @@ class VoidPayment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     order_id: UUID
-    amount: Annotated[int, Field(gt=0, lt=2**63, description="Minor units (cents).")]
+    amount: Amount
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
 
 

@@ -41,7 +41,7 @@ async def last_version(session: AsyncSession, order_id: UUID) -> int:
 async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID, version: int) -> None:
     """Protocol, row 14: the mail of an event, its job, and the order's progress."""
     subject, text = _WORDS[type(event)]
-    total = f"{event.amount / 100:.2f} {event.currency}"
+    total = f"{event.amount // 100}.{event.amount % 100:02} {event.currency}"
     reason = _REASONS.get(event.reason or "", _OTHER_REASON)
     mail_id = await session.scalar(
         insert(Mail)
