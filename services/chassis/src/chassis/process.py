@@ -218,7 +218,7 @@ class Server(uvicorn.Server):
         Raises `ServeError` when it cannot start, or when it has ended before the block did. It sets `stopping` when it
         ends, so that the process does not go on without it.
         """
-        task = asyncio.create_task(self._serve_or_raise(), name=f"server:{self.config.port}")
+        task = asyncio.create_task(self._serve_or_raise(stopping), name=f"server:{self.config.port}")
         try:
             while not self.started:
                 done, _ = await asyncio.wait({task}, timeout=0.01)
@@ -235,12 +235,18 @@ class Server(uvicorn.Server):
         if has_ended:
             raise ServeError(f"the server on port {self.config.port} ended by itself")
 
-    async def _serve_or_raise(self) -> None:
+    async def _serve_or_raise(self, stopping: asyncio.Event | None) -> None:
         try:
             await self.serve()
         except SystemExit as error:
             # uvicorn ends the process when the port is taken; here another server has to be closed first.
             raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}: port taken?") from error
+        except Exception:
+            if self.started and not self.should_exit:
+                if stopping is not None:
+                    stopping.set()
+                await self.shutdown()  # its requests and its application are closed like those of one that is stopped
+            raise
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
