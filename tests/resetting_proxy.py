@@ -9,17 +9,16 @@ from contextlib import asynccontextmanager, suppress
 
 from holdfast_local.ports import LOOPBACK
 
-_PAUSE_SECONDS = 0.01
-"""The longest time between two resets: a command takes a tenth of it."""
 _AT_ONCE = struct.pack("ii", 1, 0)
 """Linger for no time: closing sends an RST."""
 
 
 class ResettingProxy:
-    """`resets` counts the connections that it has reset."""
+    """`resets` counts the connections that it has reset. Between two of them there are at most `pause` seconds."""
 
-    def __init__(self, *, host: str, port: int, seed: int = 1) -> None:
+    def __init__(self, *, host: str, port: int, pause: float, seed: int = 1) -> None:
         self._target = (host, port)
+        self._pause = pause
         self._random = random.Random(seed)
         self._clients: list[asyncio.StreamWriter] = []
         self.resets = 0
@@ -52,7 +51,7 @@ class ResettingProxy:
 
     async def _reset_some(self) -> None:
         while True:
-            await asyncio.sleep(self._random.random() * _PAUSE_SECONDS)
+            await asyncio.sleep(self._random.random() * self._pause)
             if self._clients:
                 self._reset(self._random.choice(self._clients))
 

@@ -6,18 +6,20 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
-from chassis.pooling import create_redis, create_shared_redis
+from chassis.errors import PoolExhausted
+from chassis.pooling import Database, create_redis, create_shared_redis
 from chassis.process import new_event_loop
-from chassis.settings import RedisSettings
+from chassis.settings import DatabaseSettings, RedisSettings
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from resetting_proxy import ResettingProxy
+from sqlalchemy import text
 
 pytestmark = pytest.mark.timeout(60)
 
 SECONDS = 2.0
-ENOUGH = 50
-"""Resets that make a run worth something; in two seconds there are some three hundred."""
+ENOUGH = 10
+"""Resets that make a run worth something; there are some three hundred of Redis, forty of PostgreSQL."""
 
 type Use = Callable[[], Awaitable[object]]
 
@@ -45,7 +47,7 @@ async def _on_the_loop_of_processes(main: Callable[[], Coroutine[None, None, Non
 
 @pytest.mark.usefixtures("redis")
 async def test_a_reset_of_redis_is_an_error_of_redis_for_every_kind_of_client(redis_settings: RedisSettings) -> None:
-    proxy = ResettingProxy(host=redis_settings.host, port=redis_settings.port)
+    proxy = ResettingProxy(host=redis_settings.host, port=redis_settings.port, pause=0.01)
     counts: Counter[str] = Counter()
     unhandled: list[str] = []
 
@@ -79,4 +81,36 @@ async def test_a_reset_of_redis_is_an_error_of_redis_for_every_kind_of_client(re
         await _on_the_loop_of_processes(main)
     assert proxy.resets >= ENOUGH
     assert counts["done"] >= ENOUGH <= counts["lost"]
+    assert unhandled == []
+
+
+async def test_a_reset_of_postgresql_is_an_outage_for_every_kind_of_session(
+    database_settings: DatabaseSettings,
+) -> None:
+    proxy = ResettingProxy(host=database_settings.host, port=database_settings.port, pause=0.1)
+    counts: Counter[str] = Counter()
+    unhandled: list[str] = []
+
+    async with proxy.listening() as port:
+        settings = database_settings.model_copy(update={"host": "127.0.0.1", "port": port})
+
+        async def main() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(str(context)))
+            database = Database(settings, pool="test", application_name="reset")
+
+            async def transaction() -> None:
+                async with database.transaction() as session:
+                    await session.execute(text("SELECT 1"))
+                    await session.execute(text("SELECT 2"))
+
+            async def hot() -> None:
+                async with database.hot_transaction() as session:
+                    await session.connection.fetchval("SELECT 1")
+
+            await asyncio.gather(*(_use(use, PoolExhausted, counts) for use in [transaction, hot, database.ping]))
+            await database.close()
+
+        await _on_the_loop_of_processes(main)
+    assert proxy.resets >= ENOUGH
+    assert counts["lost"] >= 1
     assert unhandled == []

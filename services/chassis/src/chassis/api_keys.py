@@ -31,10 +31,9 @@ from chassis.background import beside
 from chassis.config import fingerprint
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import get_logger
-from chassis.pooling import Database
+from chassis.pooling import Database, is_transient
 from chassis.settings import AuthSettings
 from chassis.statements import load_statements
-from chassis.wakeup import DATABASE_ERRORS
 
 log = get_logger(__name__)
 
@@ -146,7 +145,9 @@ class ApiKeys:
         try:
             async with self._database.read() as session:
                 rows = (await session.execute(_STATEMENTS["valid"])).all()
-        except DATABASE_ERRORS as error:
+        except Exception as error:
+            if not is_transient(error):
+                raise
             if not self._is_lost:
                 log.warning("api_keys_not_read", error=type(error).__name__)
             self._is_lost = True

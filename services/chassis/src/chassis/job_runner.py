@@ -8,13 +8,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import asyncpg
 from pydantic import ValidationError
 
 from chassis import deadlines
+from chassis.background import Group
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
 from chassis.hot_metrics import Counter, Histogram
 from chassis.job_completion import Completions, tell
@@ -105,15 +106,15 @@ class JobRunner:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set; then let jobs finish for `drain_timeout` seconds and hand the others back."""
-        async with asyncio.TaskGroup() as tasks:
-            beating = tasks.create_task(self._every(self._settings.lease / 3, self._heartbeat))
-            tending = tasks.create_task(self._every(self._settings.lease / 5, self._tend))
-            wake = tasks.create_task(self._wake_when(stopping))
+        async with Group() as tasks:
+            beating = tasks.start(partial(self._every, self._settings.lease / 3, self._heartbeat), name="heartbeat")
+            tending = tasks.start(partial(self._every, self._settings.lease / 5, self._tend), name="tending")
+            wake = tasks.start(partial(self._wake_when, stopping), name="wake")
             await self._take_turns(stopping, tasks)
             tending.cancel()
             wake.cancel()
             self._is_draining = True
-            ending = tasks.create_task(self._end_jobs(tasks))
+            ending = tasks.start(partial(self._end_jobs, tasks), name="ends")
             await self._drain()
             beating.cancel()
             ending.cancel()

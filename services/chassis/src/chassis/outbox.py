@@ -11,8 +11,9 @@ The statements are in `outbox.sql`, the script that publishes in `outbox.lua`.
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -25,13 +26,14 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.background import Group
 from chassis.errors import HoldfastError
 from chassis.logging import debug_header, get_logger
 from chassis.pooling import HotSession, Passwords, is_transient
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.statements import load_statements
 from chassis.telemetry import SpanKind, current_traceparent, is_unrecorded, span
-from chassis.wakeup import CONNECTION_ERRORS, Wakeups, connect, wait_or_poll, wake_after_commit
+from chassis.wakeup import Wakeups, connect, wait_or_poll, wake_after_commit
 
 log = get_logger(__name__)
 
@@ -179,8 +181,8 @@ class Relay:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then publish once more what has been committed, and return."""
-        async with asyncio.TaskGroup() as tasks:
-            wake = tasks.create_task(self._wake_when(stopping))
+        async with Group() as tasks:
+            wake = tasks.start(partial(self._wake_when, stopping), name="wake")
             while not stopping.is_set():
                 try:
                     await self._lead_until(stopping)
@@ -332,5 +334,8 @@ def _attributes(stream: str) -> dict[str, str | int]:
 
 async def _close(connection: asyncpg.Connection) -> None:
     """Close it, so that the next leader need not wait until the server notices."""
-    with suppress(*CONNECTION_ERRORS):
+    try:
         await connection.close(timeout=1)
+    except Exception as error:
+        if not is_transient(error):
+            raise

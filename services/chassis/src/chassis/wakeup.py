@@ -10,11 +10,9 @@ from functools import partial
 from typing import Self
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, ProgrammingError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.background import beside
-from chassis.errors import PoolExhausted
 from chassis.pooling import NOTIFY, HotSession, Passwords, after_commit, is_transient, open_connection
 from chassis.settings import DatabaseSettings
 
@@ -25,24 +23,6 @@ LAST_WORDS_SECONDS = 1.0
 HOLD_SECONDS = 0.2
 """How long whoever works in bursts keeps its connection when nothing is left to do: taking one out of the pool costs as
 much as the work of ten jobs."""
-
-CONNECTION_ERRORS = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # the server shuts down, or an administrator ended the session
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InternalClientError,  # the driver's word when the server goes away between two of its steps
-)
-"""What a connection beside the pool fails with when the server is away: connect again later."""
-DATABASE_ERRORS = (*CONNECTION_ERRORS, DBAPIError, ResourceClosedError, PoolExhausted)
-"""What a session fails with then, among other things. The driver's errors are wrapped, but not while it connects; and
-when the pool's very first connection breaks, SQLAlchemy calls it a closed resource."""
-OUTAGES = (*DATABASE_ERRORS, asyncpg.PostgresError)
-"""The same with or without a session: what to come back after, once `BUGS` are let through."""
-BUGS = (ProgrammingError, asyncpg.SyntaxOrAccessError)
-"""A statement that the server will never take."""
 
 
 def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:

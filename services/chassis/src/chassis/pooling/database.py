@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
@@ -37,6 +37,7 @@ _CONNECT_ERRORS = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     DBAPIError,
+    EmulatedDBAPIException,  # SQLAlchemy's first wrapping of the driver's errors; only statements add the second
     InvalidRequestError,
 )
 
