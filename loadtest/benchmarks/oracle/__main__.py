@@ -1,8 +1,9 @@
 """How long the oracle takes over many orders, and how much memory: `python loadtest/benchmarks/oracle --orders 100000`.
 
-A platform of its own gets synthetic orders, written straight into the databases and the simulators' files: each is
-confirmed, charged, mailed twice and delivered twice to a webhook endpoint. Then the oracle's command judges them. A
-million orders need some 10 GB of disk. `--program` measures another oracle. The last line is one JSON object.
+The databases and the simulators run, no service does. Synthetic orders are written straight into the databases and the
+simulators' files: each is confirmed, charged, mailed twice and delivered twice to a webhook endpoint. Then the oracle's
+command judges them. A million orders need some 10 GB of disk. `--program` measures another oracle. The last line is one
+JSON object.
 """
 
 import argparse
@@ -32,7 +33,7 @@ _AT_ONCE = 50_000
 async def main(orders: int, program: Path) -> int:
     """The oracle's exit code."""
     with passing_settings() as settings:
-        async with running_platform(settings) as platform:
+        async with running_platform(settings, wanted=lambda program: not program.management) as platform:
             began = time.monotonic()
             await write(platform, orders)
             print(f"{orders:,} orders written in {time.monotonic() - began:.0f} s", flush=True)

@@ -76,9 +76,10 @@ async def running_platform(
     on_event: OnEvent = lambda _: None,
     overrides: topology.Overrides = topology.NO_OVERRIDES,
     adapt: Adapt = lambda program: program,
+    wanted: Callable[[Program], bool] = lambda _: True,
     policy: RestartPolicy | None = None,
 ) -> AsyncIterator[Platform]:
-    """Everything, started in order and ready; stopped in reverse at the end, whatever ended it.
+    """Everything that is `wanted`, started in order and ready; stopped in reverse at the end, whatever ended it.
 
     Raises RunnerError, with nothing left running, when another runner has the state folder, a port is taken or a
     program fails to start. Cancelling it while it stops kills what is left.
@@ -90,7 +91,7 @@ async def running_platform(
         try:
             installation = Installation.load(settings)
             servers = topology.servers(installation)
-            services = [adapt(program) for program in topology.services(installation, overrides)]
+            services = [adapt(of) for of in topology.services(installation, overrides) if wanted(of)]
             refuse_taken_ports([*servers, *services])
             await _prepare_servers(installation)
             await run.supervisor.start(servers)

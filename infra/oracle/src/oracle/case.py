@@ -1,6 +1,7 @@
 """One order's complete file: what every system knows of it. The invariants judge one file at a time."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -48,7 +49,8 @@ class Parcel:
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """`kept_answer` is the body that is kept under the order's idempotency key; None when there is none. `now` is the
-    time of orders' database. `attempts` counts payments' rows about POSTs of a charge. `endpoints` are the client's.
+    time of orders' database. `attempts` counts payments' rows about POSTs of a charge. `missing` are the ids of the
+    events that their consumers have not taken in, be it as dead letters. `endpoints` are the client's.
     """
 
     now: datetime
@@ -66,6 +68,7 @@ class Case:
     letters: tuple[Letter, ...]
     parcels: tuple[Parcel, ...]
     endpoints: tuple[Endpoint, ...]
+    missing: Collection[str]
 
     @cached_property
     def captured(self) -> list[Charge]:
@@ -91,6 +94,7 @@ class Case:
     def tally(self) -> Counter[str]:
         """How much of everything is in the file: what a verdict rests on."""
         copies = [len(letter.copies) for letter in self.letters]
+        published = [event.event_id for event in self.all_events if event.published_at is not None]
         return Counter(
             {
                 "order": 1,
@@ -111,8 +115,8 @@ class Case:
                 "paid": self.order.paid_amount,
                 "provider event": len(self.reports),
                 "acknowledged": sum(report.is_acknowledged for report in self.reports),
-                "published": sum(event.published_at is not None for event in self.all_events),
-                "arrived": sum(event.has_arrived for event in self.all_events),
+                "published": len(published),
+                "arrived": sum(event_id not in self.missing for event_id in published),
                 "mail": sum(letter.mail is not None for letter in self.letters),
                 "dead mail": sum(letter.mail is not None and letter.mail.status == "dead" for letter in self.letters),
                 "copy": sum(copies),

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from oracle.case import Case, Letter, Parcel
@@ -57,8 +57,8 @@ class Files:
                 self._money(payment_ids), self._sent(page, endpoints)
             )
             events = [*_flat(page.events), *_flat(payments.events), *(e for r in _flat(reports) for e in r.published)]
-            there = buried | await arrived(self.databases, events)
-            yield list(_assembled(page, payments, ledger, reports, sent, endpoints, now=now, there=there))
+            missing = {event.event_id for event in events} - buried - await arrived(self.databases, events)
+            yield list(_assembled(page, payments, ledger, reports, sent, endpoints, now=now, missing=missing))
 
     async def notices(self) -> AsyncIterator[list[Letter]]:
         """The mails about no order."""
@@ -155,7 +155,7 @@ def _assembled(
     endpoints: dict[str, tuple[Endpoint, ...]],
     *,
     now: datetime,
-    there: set[str],
+    missing: set[str],
 ) -> Iterable[Case]:
     charges = grouped((charge.reference, charge) for charge in ledger.charges)
     refunds = grouped((refund.charge_reference, refund) for refund in ledger.refunds)
@@ -166,30 +166,24 @@ def _assembled(
             order=order,
             lines=page.lines.get(order.id, ()),
             kept_answer=page.kept_answers.get(order.id),
-            events=_noted(page.events.get(order.id, ()), there),
+            events=page.events.get(order.id, ()),
             payment=payments.payments.get(payment_id),
-            payment_events=_noted(payments.events.get(payment_id, ()), there),
+            payment_events=payments.events.get(payment_id, ()),
             attempts=payments.attempts.get(payment_id, 0),
             refund_rows=payments.refunds.get(payment_id, ()),
             charges=charges.get(payment_id, ()),
             refunds=refunds.get(payment_id, ()),
-            reports=tuple(
-                replace(report, published=_noted(report.published, there)) for report in reports.get(payment_id, ())
-            ),
+            reports=reports.get(payment_id, ()),
             letters=sent.letters[order.id],
             parcels=sent.parcels[order.id],
             endpoints=endpoints.get(order.client_id, ()),
+            missing=missing,
         )
 
 
 def _event_ids(events: Sequence[Event], mails: Sequence[Mail]) -> list[str]:
     """Of the events that are kept, and of those that are forgotten and have a mail, each once."""
     return list(dict.fromkeys([*(event.event_id for event in events), *(mail.event_id for mail in mails)]))
-
-
-def _noted(events: Sequence[Event], there: set[str]) -> tuple[Event, ...]:
-    """With whether they have arrived."""
-    return tuple(replace(event, has_arrived=event.event_id in there) for event in events)
 
 
 def _flat[R](groups: Mapping[str, tuple[R, ...]]) -> list[R]:

@@ -67,7 +67,7 @@ class RefundRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A row of an outbox. `has_arrived`: its consumer has taken it in, be it as a dead letter."""
+    """A row of an outbox."""
 
     event_id: str
     stream: str
@@ -77,7 +77,6 @@ class Event:
     payload: Mapping[str, object]
     occurred_at: datetime
     published_at: datetime | None
-    has_arrived: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

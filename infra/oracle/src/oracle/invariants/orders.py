@@ -135,7 +135,8 @@ def events_carry_the_facts(case: Case, _terms: Terms) -> Iterator[Offender]:
 def published_events_arrive(case: Case, terms: Terms) -> Iterator[Offender]:
     """Every published event is in the inbox of the service that it is for, or in that service's dead events."""
     for event in case.all_events:
-        if event.published_at and not event.has_arrived and case.age(event.published_at) > terms.stuck_after:
+        published_at = event.published_at if event.event_id in case.missing else None
+        if published_at is not None and case.age(published_at) > terms.stuck_after:
             yield Offender(event.event_id, f"({event.type}) was published and has not arrived")
 
 
