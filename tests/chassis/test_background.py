@@ -195,6 +195,7 @@ ELSEWHERE = {
         "chassis/caching/flights.py",
         "create_task",
     ): "a load: its readers get what it raises, and `_landed` sees the rest",
+    ("chassis/caching/owed.py", "create_task"): "goes on whatever it fails of, and logs what is no failure of Redis",
     ("chassis/ending.py", "Thread"): "ends the process, also when its own work fails",
     ("chassis/job_runner.py", "create_task"): "a job, in the runner's group: it writes how it ended itself",
     ("chassis/logging/writer.py", "Thread"): "writes lines, and survives whatever a write raises",

@@ -194,7 +194,7 @@ async def attempt[P: JobPayload](
 
 async def _end(database: Database, statement: str, job: RunningJob, error: Exception | None) -> None:
     async with database.transaction() as session:
-        values = {"id": job.id, "attempt": job.attempt, "delay": 0.0, "error": repr(error)}
+        values = {"id": job.id, "attempt": job.attempt, "delay": 0.0, "granted": 0, "error": repr(error)}
         assert await session.scalar(STATEMENTS[statement], values) == job.id
 
 

@@ -13,7 +13,7 @@ from chassis.pooling import Database, after_commit
 from orders import use_cases
 from orders.caches import order_key
 from orders.messages import RequestPayment, SettlePayment
-from orders.models import Order, OrderStatus
+from orders.models import Order, OrderRef, OrderStatus
 from orders.payments_client import Payment, PaymentsClient
 from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
@@ -45,8 +45,13 @@ async def request_payment(
 async def settle_payment(
     database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: SettlePayment
 ) -> None:
-    """Protocol, row 12: have payments bring the net to zero. What comes of it arrives as an event, or is known now."""
+    """Protocol, row 12: have payments bring the net to zero. What comes of it arrives as an event, or is known now.
+
+    The order is invalidated once more, since no event tells of its move to `cancelling`: the API that made it may have
+    died before it did so, or Redis did not answer it.
+    """
     order = await _read(database, payload.order_id)
+    cache.invalidate_soon(order_key(OrderRef(order.id, order.client_id)))
     if order.status not in {OrderStatus.CANCELLING, OrderStatus.CANCELLED}:
         return
     payment = await _call(

@@ -1,6 +1,7 @@
 """Caching: cache-aside whose cold keys cost one load, whose invalidations win over loads begun before them.
 
-    read ─ near ────▶ value, read by this process less than `near_ttl` ago: for values that may be so much older
+    read ─ owed ────▶ one load in this process: Redis has not taken an invalidation yet
+         ─ near ────▶ value, read by this process less than `near_ttl` ago: for values that may be so much older
          ─ fresh ───▶ value; near its end one reader of many renews it in the background (XFetch)
          ─ stale ───▶ value, and one load in the background
          ─ expired ─▶ one load; the old value if that fails
@@ -12,7 +13,7 @@ changes the origin commits, then invalidates, which deletes value and lease in o
 the source: Nishtala et al., Scaling Memcache at Facebook, NSDI 2013, section 3.2.1.
 
 `entries` decides what a stored value is worth, `store` has all that is done on Redis, `flights` the loads under way,
-`near` what was read lately.
+`near` what was read lately, `owed` the invalidations that Redis has not taken.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from chassis import deadlines, hot_metrics
 from chassis.caching.entries import ABSENT, Entry, Worth, judge, kept_for, new_entry
 from chassis.caching.flights import Flights, Loaded
 from chassis.caching.near import Near
+from chassis.caching.owed import Owed
 from chassis.caching.store import STORE_ERRORS, Store
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import add_to_canonical_line, get_logger
@@ -100,6 +102,8 @@ class Cache[T]:
         self._near = Near(ttl=near_ttl)
         self._decoded = lru_cache(maxsize=128 if near_ttl else 0)(adapter.validate_json)
         self._flights = Flights()
+        kept = settings.ttl + settings.stale_if_error + settings.lock_ttl  # a load under way may store until then
+        self._owed = Owed(self._store.delete, kept=kept)
         self._invalidations: set[asyncio.Task[None]] = set()
         self._bypass_slots = asyncio.Semaphore(settings.bypass_concurrency)
         self._counters = {result: requests.labels(name, result) for result in _RESULTS}
@@ -130,7 +134,7 @@ class Cache[T]:
         A reader that is cancelled leaves the load to the others. Raises what the loader raises, and ApiError
         OVERLOADED when no load may start in time while Redis fails.
         """
-        entry = self._near.get(key)
+        entry = None if key in self._owed else self._near.get(key)
         if entry is not None:
             self._note_hit("negative" if entry.payload == ABSENT else "hit", entry, self._clock())
         else:
@@ -142,29 +146,43 @@ class Cache[T]:
 
     async def _read(self, key: str, loader: Loader[T]) -> Entry:
         began = time.monotonic()
+        if key in self._owed:
+            return await self._share_bypass(key, loader, began)
         try:
             entry = await self._store.read(key)
         except STORE_ERRORS:
             self._count("error")
-            self._note_miss(key, "bypass")
-            return await self._flights.share(key, partial(self._bypass, loader), began=began)
+            return await self._share_bypass(key, loader, began)
+        if key in self._owed:  # it has been invalidated meanwhile, and this may be what was stored before
+            return await self._share_bypass(key, loader, began)
         return await self._judged(key, loader, entry, began)
+
+    async def _share_bypass(self, key: str, loader: Loader[T], began: float) -> Entry:
+        self._note_miss(key, "bypass")
+        return await self._flights.share(key, partial(self._bypass, loader), began=began)
 
     async def invalidate(self, key: str) -> None:
         """Forget `key`, and refuse what loads begun before this would store. Call it after the commit.
 
-        Raises RedisError or TimeoutError when Redis fails: the old value may then live until its time is over.
+        From now on this process does not answer an older value. Others do until Redis has taken the invalidation.
+        Raises RedisError or TimeoutError when Redis fails: it is then tried again in the background, until Redis
+        answers.
         """
+        self._owe(key)
+        try:
+            await self._owed.pay(key)
+        finally:
+            self._near.forget(key)  # once more: of readers that began before it was owed
+
+    def _owe(self, key: str) -> None:
+        self._owed.add(key)
         # A reader that begins now must not join a load that began before the change.
         self._flights.forget(key)
-        try:
-            await self._store.delete(key)
-        finally:
-            # Last: until Redis has deleted it, readers get the old value and would remember it.
-            self._near.forget(key)
+        self._near.forget(key)
 
     def invalidate_soon(self, key: str) -> None:
         """`invalidate` without waiting, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
+        self._owe(key)  # before this task gives way: no reader of this process gets the old value from here on
         task = asyncio.create_task(self._invalidate_or_warn(key))
         self._invalidations.add(task)
         task.add_done_callback(self._invalidations.discard)
@@ -177,6 +195,7 @@ class Cache[T]:
     async def close(self) -> None:
         """Finish invalidations and end loads that nobody waits for: before Redis and the database are closed."""
         await self.invalidated()
+        await self._owed.close()
         await self._flights.close()
 
     async def _judged(self, key: str, loader: Loader[T], entry: Entry | None, began: float) -> Entry:
