@@ -192,7 +192,17 @@ async def test_what_cannot_be_handled_is_a_dead_event_with_its_reason(
     assert reasons[3:] == ["Undeliverable: no such order", "ConnectionError: never works"]
 
 
-@pytest.mark.parametrize("fields", [{"other": "x"}, {"event": b"\xff\x00"}, {"event": ""}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"other": "x"},
+        {"event": b"\xff\x00"},
+        {"event": ""},
+        {"event": '{"payload":' * 300 + "{}" + "}" * 300},
+        {"event": "[" * 1023 + "]" * 1023},
+    ],
+    ids=range(5),
+)
 async def test_an_entry_that_is_no_event_of_ours_is_buried_and_holds_nothing_up(
     redis: Redis, database: Database, seen: asyncpg.Connection, fields: dict[str, Any]
 ) -> None:

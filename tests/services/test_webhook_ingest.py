@@ -208,6 +208,8 @@ UNREADABLE = [
     b"null",
     b"{}",
     b"[" * 60_000,
+    *(b'{"data":' * depth + b"1" + b"}" * depth for depth in (255, 1023, 1025)),
+    b'{"type": "charge.succeeded", "data": ' + b"[" * 300 + b"]" * 300 + b"}",
     b'{"type": "charge.succeeded"}',
     b'{"type": "charge.succeeded", "data": {"id": "ch_1"}}',
     b'{"type": "charge.\\u0000", "data": {}}',
