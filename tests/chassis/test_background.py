@@ -190,7 +190,7 @@ ELSEWHERE = {
     (
         "chassis/caching/__init__.py",
         "create_task",
-    ): "short, waited for by `invalidated` and `close`, catches its errors",
+    ): "short: it logs an outage itself, and asyncio logs a bug",
     (
         "chassis/caching/flights.py",
         "create_task",

@@ -154,3 +154,42 @@ async def test_a_server_that_ends_by_itself_stops_its_process_in_order_and_is_it
         await serve(Failing)
     with pytest.raises(ServeError, match="ended by itself"):
         await serve(Leaving)
+
+
+_BROKEN_SCHEDULE = """#!{python}
+import asyncio, os, signal
+from contextlib import asynccontextmanager
+from chassis.config import load_live
+from chassis.schedules import Schedule, runs
+from chassis.worker import run_worker_process
+from orders.settings import OrdersSettings
+
+async def fail(session):
+    raise ZeroDivisionError
+
+async def watch(stopping):
+    while runs.labels("broken", "failed")._value.get() < 5:
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await stopping.wait()
+
+@asynccontextmanager
+async def open_parts(resources):
+    yield [[resources.scheduler([Schedule(name="broken", every=0.05, run=fail)]), watch]]
+
+run_worker_process(load_live(OrdersSettings), version="1", open_parts=open_parts)
+"""
+
+
+async def test_a_bug_in_a_schedule_ends_no_worker(
+    tmp_path: Path, database_settings: DatabaseSettings, redis_settings: RedisSettings
+) -> None:
+    script = tmp_path / "broken"
+    script.write_text(_BROKEN_SCHEDULE.format(python=sys.executable))
+    script.chmod(0o700)
+    worker = OrdersInstallation.create(tmp_path, database_settings, redis_settings)
+    worker.command = str(script)
+    ended = await worker.run()
+    assert ended.code == 0
+    assert ended.lines[-1]["event"] == "worker_stopped"
+    assert "ZeroDivisionError" in ended.of("schedule_failed")[0]["exception"]
