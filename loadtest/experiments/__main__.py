@@ -1,5 +1,7 @@
 """`python -m experiments [NAME …]` in loadtest: runs experiments, prints what they found, and ends with exit code 1 if
-a direction did not hold. Results go to .holdfast/lab/NAME; `--publish` puts them on the pages of docs/lab as well.
+a direction did not hold. After Ctrl-C it prints what was found so far and ends with 130.
+
+Results go to .holdfast/lab/NAME; `--publish` puts them on the pages of docs/lab as well.
 """
 
 import argparse
@@ -12,6 +14,7 @@ from types import ModuleType
 
 from chassis.logging import configure_logging
 from chassis.settings import LogSettings
+from holdfast_local.stopping import EXIT_STOPPED, cancelled_by_signals
 
 from experiments import EXPERIMENTS
 from experiments.lab import chart, pages
@@ -22,15 +25,13 @@ PROJECT = Path(__file__).parents[2]
 SEED = 1
 
 
-async def run(experiment: ModuleType, name: str, *, seed: int, folder: Path) -> Results:
+async def run(experiment: ModuleType, results: Results, *, folder: Path) -> None:
     """One experiment, on servers of its own; its results are written into `folder`."""
     started = time.monotonic()
-    results = Results(experiment=name, seed=seed)
     async with opened_stage(folder) as stage:
         latest = await experiment.run(stage, results)
     results.note_machine(seconds=time.monotonic() - started, latest=latest)
     results.write(folder / "results.json")
-    return results
 
 
 def draw(experiment: ModuleType, results: Results, folder: Path) -> None:
@@ -48,7 +49,13 @@ def main() -> int:
         parser.error(f"there is no experiment {', '.join(sorted(unknown))}")
     names = options.names or EXPERIMENTS
     configure_logging(LogSettings(level="CRITICAL"))  # the dependencies' failures are the experiment, not news
-    held = [conduct(name, options) for name in names]
+    held = list[bool]()
+    try:
+        for name in names:
+            held.append(conduct(name, options))
+    except asyncio.CancelledError:
+        print(f"\nStopped; {len(held)} of {len(names)} experiments were finished.", flush=True)
+        return EXIT_STOPPED
     return 0 if all(held) else 1
 
 
@@ -64,7 +71,12 @@ def conduct(name: str, options: argparse.Namespace) -> bool:
     for old in folder.iterdir():
         old.unlink()
     print(f"── {name} " + "─" * (70 - len(name)), flush=True)
-    results = asyncio.run(run(experiment, name, seed=options.seed, folder=folder))
+    results = Results(experiment=name, seed=options.seed)
+    try:
+        asyncio.run(cancelled_by_signals(run(experiment, results, folder=folder)))
+    except asyncio.CancelledError:
+        print(results.printed())
+        raise
     draw(experiment, results, folder)
     print(results.printed())
     print(f"\nChart and raw numbers: {folder.relative_to(PROJECT)}/ · {results.machine['seconds']:.0f} s\n", flush=True)

@@ -40,6 +40,14 @@ def test_workflows_may_only_read_and_run_pinned_actions(path):
     assert [each for each in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []
 
 
+def test_the_checks_run_with_the_oldest_and_the_newest_python_that_is_supported():
+    oldest, newest = yaml.safe_load(CI.read_text())["jobs"]["check"]["strategy"]["matrix"]["python-version"]
+    assert (ROOT / ".python-version").read_text().strip() == oldest
+    assert f'requires-python = ">={oldest}"' in (ROOT / "pyproject.toml").read_text()
+    assert all(version in (ROOT / ".ci/run").read_text() for version in (oldest, newest))
+    assert f"cp{newest.replace('.', '')}-" in (ROOT / "uv.lock").read_text()
+
+
 def test_workflow_calls_targets_and_files_that_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     called = set(re.findall(r"\bmake ([a-z-]+)", commands()))

@@ -2,9 +2,11 @@
 installation.
 """
 
+import asyncio
 import json
 import subprocess
 import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,18 +52,22 @@ def run_oracle(installation: Installation, options: Sequence[str] = ()) -> int:
     return subprocess.run(command, input=configuration(installation), text=True, check=False).returncode
 
 
-def ask_oracle(installation: Installation, options: Sequence[str] = ()) -> tuple[int, str]:
-    """`run_oracle`, and what it printed."""
-    command = _command(installation, options)
-    process = subprocess.run(
-        command,
-        input=configuration(installation),
-        text=True,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+async def ask_oracle(installation: Installation, options: Sequence[str] = ()) -> tuple[int, str]:
+    """`run_oracle`, and what it printed. Cancelled, it ends the oracle."""
+    process = await asyncio.create_subprocess_exec(
+        *_command(installation, options),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=STDOUT,
+        start_new_session=True,  # Ctrl-C reaches us alone
     )
-    return process.returncode, process.stdout
+    try:
+        printed, _ = await process.communicate(configuration(installation).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        code = await process.wait()
+    return code, printed.decode()
 
 
 def _command(installation: Installation, options: Sequence[str]) -> list[str | Path]:

@@ -85,12 +85,17 @@ class Totals:
 
 async def chaos(settings: LocalSettings, console: Console, *, seed: int, rounds: range) -> None:
     """Run the rounds on a platform of its own. Raises RunnerError at the first one that violates anything, with the
-    seed and the round; then its state and logs stay.
+    seed and the round; then its state and logs stay. Cancelled, it prints the totals of the rounds that were run.
     """
     with _fresh_state(settings) as own:
         totals, began = Totals(), monotonic()
         console.print(f"Seed {seed}; starting a platform, its state is in {own.state}", soft_wrap=True)
-        number = await _run_rounds(own, console, totals, seed=seed, rounds=rounds)
+        try:
+            number = await _run_rounds(own, console, totals, seed=seed, rounds=rounds)
+        except asyncio.CancelledError:
+            _print_totals(console, totals, seconds=monotonic() - began)
+            remove_state(own.state)
+            raise
         _print_totals(console, totals, seconds=monotonic() - began)
         if totals.violations:
             again = f"again: make chaos SEED={seed} FIRST={number} ROUNDS=1; the logs are in {own.state / 'logs'}"
@@ -150,7 +155,7 @@ async def _problems(round_: Round, scene: Scene) -> list[str]:
     if given_up:
         return given_up + _ended_by_themselves(scene)
     options = ["--wait", str(_QUIET_SECONDS)]
-    code, verdict = await asyncio.to_thread(ask_oracle, scene.platform.installation, options)
+    code, verdict = await ask_oracle(scene.platform.installation, options)
     return [*([verdict] if code else []), *await _deviations(round_, order_ids, scene), *_ended_by_themselves(scene)]
 
 

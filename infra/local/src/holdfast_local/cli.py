@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 
 from holdfast_local.audit import audit_running, explain_running
-from holdfast_local.errors import RunnerError
+from holdfast_local.errors import RunnerError, problem_of
 from holdfast_local.installation import Installation
 from holdfast_local.logs import print_logs
 from holdfast_local.platform import running_platform
@@ -21,6 +20,7 @@ from holdfast_local.runs import end_leftovers, running_record, stop_runner
 from holdfast_local.secrets import SERVICES
 from holdfast_local.settings import LocalSettings, load_settings
 from holdfast_local.state import present_settings, remove_state
+from holdfast_local.stopping import EXIT_STOPPED, cancelled_by_signals
 from holdfast_local.topology import command_of
 
 _STOP_DEADLINE_SECONDS = 120.0  # four layers of processes, each with its own deadline; an idle platform takes two
@@ -77,9 +77,9 @@ def explain(context: typer.Context) -> None:
     raise typer.Exit(explain_running(present_settings(), context.args))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def run(context: typer.Context, service: str) -> None:
-    """Run a service's own command with this installation's settings: `run orders jobs dead`."""
+    """Run a service's own command with this installation's settings: `run orders jobs dead`, `run orders --help`."""
     if service not in SERVICES:
         raise RunnerError(f"there is no service {service}; there are {', '.join(SERVICES)}")
     command, environment = command_of(Installation.load(present_settings()), service, context.args)
@@ -115,7 +115,8 @@ def chaos(
     """Random faults, seeded, on a platform of its own; after each round the oracle. Exit 1 on a violation."""
     from holdfast_local.chaos import chaos as run  # noqa: PLC0415  `up` does not carry it
 
-    run_until_stopped(run(load_settings(), console, seed=seed, rounds=range(first, first + rounds)))
+    work = run(load_settings(), console, seed=seed, rounds=range(first, first + rounds))
+    _run_to_the_end(work, what="the last round")
 
 
 @app.command()
@@ -131,33 +132,34 @@ def clean() -> None:
 def main() -> None:
     """The command's entry point: a failure we expect is one message and exit code 1."""
     try:
-        app()
+        _run_command()
     except RunnerError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
         sys.exit(1)
 
 
+def _run_command() -> None:
+    try:
+        app()
+    except OSError as error:
+        if problem := problem_of(error):
+            raise problem from error
+        raise
+
+
 def run_until_stopped(work: Coroutine[None, None, None]) -> None:
     """Run to the end, or until a signal cancels it; one more signal cancels its cleaning up, which then kills."""
     with suppress(asyncio.CancelledError):
-        asyncio.run(_cancelled_by_signals(work))
+        asyncio.run(cancelled_by_signals(work))
 
 
 def _run_to_the_end(work: Coroutine[None, None, None], *, what: str) -> None:
     """As `run_until_stopped`, but to be stopped is to fail."""
     try:
-        asyncio.run(_cancelled_by_signals(work))
+        asyncio.run(cancelled_by_signals(work))
     except asyncio.CancelledError:
         console.print(f"Stopped; {what} was not finished.")
-        raise typer.Exit(128 + signal.SIGINT) from None
-
-
-async def _cancelled_by_signals(work: Coroutine[None, None, None]) -> None:
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` and `&` mean it
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await task
+        raise typer.Exit(EXIT_STOPPED) from None
 
 
 async def _up(settings: LocalSettings) -> None:

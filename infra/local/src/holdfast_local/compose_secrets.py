@@ -54,7 +54,7 @@ def _sources(secrets: Secrets) -> str:
 
 
 def _write(path: Path, value: str) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     path.unlink(missing_ok=True)  # the one of an earlier call cannot be written to
     path.write_text(value)
 

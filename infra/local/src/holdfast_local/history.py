@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from holdfast_local.private import private_file
 from holdfast_local.supervisor import Change, Event
 
 FILE = "history.jsonl"
@@ -34,8 +35,8 @@ class History:
         self._append({"interrupted": cause, "since": since.isoformat(), "until": until.isoformat()})
 
     def _append(self, line: object) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with private_file(self.path, "ab") as file:
+            file.write((json.dumps(line) + "\n").encode())
 
 
 class CrashNotes:

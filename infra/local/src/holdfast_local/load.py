@@ -42,7 +42,7 @@ async def load(settings: LocalSettings, console: Console, *, scenario: str, opti
         kept = await _run_locust(installation, scenario, page, options) == 0
         console.print("The oracle waits until nothing is under way.")
         wait = ["--wait", str(_ORACLE_SECONDS)]
-        code, verdict = await asyncio.to_thread(ask_oracle, installation, wait)
+        code, verdict = await ask_oracle(installation, wait)
         console.print(verdict.rstrip(), markup=False, soft_wrap=True)
         holds = code == 0
         if page.exists():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from holdfast_local.errors import RunnerError
+from holdfast_local.private import private_file
 from holdfast_local.processes import Account
 
 _OUTSIDE_ROOT = Path("/var/tmp")  # noqa: S108 - it survives a reboot, and the folder in it is checked to be ours
@@ -74,7 +75,8 @@ class Location:
         outside.mkdir(mode=0o711, exist_ok=True)
         _check_own(outside)
         outside.chmod(0o711)
-        self._record.write_text(f"{outside}\n")
+        with private_file(self._record, "wb") as record:
+            record.write(f"{outside}\n".encode())
         if outside in self.programs.parents and not self.programs.exists():
             _copy_programs(outside / _copy_name())
 

@@ -15,6 +15,7 @@ from holdfast_local.history import CrashNotes, History
 from holdfast_local.installation import Installation
 from holdfast_local.ports import holder, is_taken
 from holdfast_local.postgres import EmbeddedPostgres
+from holdfast_local.private import private_folder
 from holdfast_local.programs import Program
 from holdfast_local.runs import ProgramRecord, RunRecord, only_run, read_record, record_of
 from holdfast_local.settings import LocalSettings
@@ -149,7 +150,7 @@ def refuse_taken_ports(programs: Sequence[Program]) -> None:
 
 
 async def _prepare_servers(installation: Installation) -> None:
-    (installation.settings.state / "logs").mkdir(mode=0o700, exist_ok=True)
+    private_folder(installation.settings.state / "logs")
     if isinstance(installation.valkey, EmbeddedValkey):
         installation.valkey.configure()
     if isinstance(installation.postgres, EmbeddedPostgres):

@@ -20,6 +20,7 @@ from holdfast_local.databases import connected
 from holdfast_local.errors import RunnerError
 from holdfast_local.placement import Location, passable_folder
 from holdfast_local.ports import LOOPBACK, free_port
+from holdfast_local.private import private_folder
 from holdfast_local.processes import failure, spawn, stop, unprivileged_account, wait_until_ready
 
 SUPERUSER = "postgres"
@@ -99,7 +100,7 @@ class EmbeddedPostgres:
     async def initialise(self) -> None:
         """Create the data folder, once. It becomes visible only when it is complete."""
         self.location.prepare()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self.log.parent)
         if self.location.data.exists():
             return
         unfinished = self.location.folder / "data.unfinished"

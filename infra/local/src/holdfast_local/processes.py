@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast_local.errors import RunnerError
+from holdfast_local.errors import RunnerError, full_disk
+from holdfast_local.private import UMASK, private_file
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -50,7 +51,7 @@ async def spawn(
 
     Raises RunnerError when the program cannot be started.
     """
-    with log.open("ab") as output:
+    with private_file(log, "ab") as output:
         try:
             return await asyncio.create_subprocess_exec(
                 *command,
@@ -60,6 +61,7 @@ async def spawn(
                 env=env,
                 cwd="/",  # a folder that every account can enter
                 start_new_session=True,
+                umask=UMASK,
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
@@ -95,6 +97,8 @@ async def wait_until_ready(
 def failure(name: str, what: str, log: Path) -> RunnerError:
     """An error that ends with the last lines the process wrote, where its own reason usually is."""
     lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
+    if reason := full_disk(log.parent, "\n".join(lines)):
+        return reason
     return RunnerError("\n".join([f"{name} {what}; the end of {log}:", *(f"  {line}" for line in lines)]))
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import psutil
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from holdfast_local.errors import RunnerError
+from holdfast_local.private import private_file, private_folder
 
 _CLOCK_TOLERANCE_SECONDS = 1.0  # the system derives a process's start from a boot time that it may correct
 _LEFTOVER_SECONDS = 10.0  # what a leftover gets to end by itself; then SIGKILL
@@ -64,7 +65,8 @@ class RunRecord(Record):
 
     def write(self, state: Path) -> None:
         draft = state / ".run.json"
-        draft.write_text(self.model_dump_json(indent=1))
+        with private_file(draft, "wb") as file:
+            file.write(self.model_dump_json(indent=1).encode())
         draft.replace(state / "run.json")
 
 
@@ -89,8 +91,8 @@ def only_run(state: Path, *, inside: str | None = None) -> Iterator[RunRecord]:
 
     Raises RunnerError when another runner has the folder. The lock is the kernel's and goes with the process.
     """
-    state.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with (state / "lock").open("a") as lock:
+    private_folder(state, is_passable=os.geteuid() == 0)
+    with private_file(state / "lock", "ab") as lock:
         if not _try_lock(lock):
             raise RunnerError(_already_running(state))
         end_leftovers(state)
@@ -149,7 +151,7 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def _try_lock(lock: TextIO) -> bool:
+def _try_lock(lock: IO[bytes]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

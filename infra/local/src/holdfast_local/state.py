@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from holdfast_local.placement import outside_folder, remove_outside
+from holdfast_local.private import private_folder
 from holdfast_local.runs import end_leftovers, only_run, running_record
 from holdfast_local.settings import LocalSettings, load_settings
 
@@ -67,5 +68,5 @@ def _keep_only_logs(state: Path) -> None:
         logs.rename(aside)
     remove_state(state)
     if aside.exists():
-        state.mkdir(exist_ok=True)
+        private_folder(state)
         aside.rename(logs)

@@ -17,6 +17,7 @@ from typing import Self
 
 from holdfast_local.errors import RunnerError
 from holdfast_local.ports import LOOPBACK, free_port
+from holdfast_local.private import private_folder
 from holdfast_local.processes import spawn, stop, wait_until_ready
 
 START_DEADLINE_SECONDS = 10.0
@@ -94,7 +95,7 @@ class EmbeddedValkey:
 
     def configure(self) -> None:
         """Write the configuration file."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         text = _CONFIGURATION.format(
             host=LOOPBACK, port=self.port, password=self._password, folder=_quoted(self._folder)
         )

@@ -66,9 +66,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def open_database(path: Path, schema: str) -> sqlite3.Connection:
-    """The file with its tables, made when missing. What was committed survives a kill of the process."""
+    """The file with its tables, made when missing, for our account alone. What was committed survives a kill."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.chmod(0o600)  # SQLite gives the files beside it the same mode
         database = sqlite3.connect(path)
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA journal_mode = WAL")
