@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-SENDING = timedelta(seconds=5)
+SENDING = timedelta(seconds=10)
 """From a copy's arrival until its sender has committed that, at most: what interrupts the sender in that time makes it
-send once more. It takes some milliseconds on an idle machine. What is sent just after an interruption may still meet
-its consequences, such as a connection that is gone."""
+send once more. It takes some milliseconds on an idle machine, and seconds on a busy one. What is sent just after an
+interruption may still meet its consequences, such as a connection that is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
