@@ -147,7 +147,7 @@ PROTECTIONS = (
         name="expired leases are reaped",
         file=f"{CHASSIS}/job_tending.py",
         code="            await self._reap(connection)\n",
-        without="",
+        without="            pass\n",
         points=["payments-worker: charge_payment claimed"],
     ),
     Protection(
