@@ -19,6 +19,7 @@ from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
 from chassis.money import MAX_AMOUNT
+from chassis.paging import belongs_to, newest_of
 from chassis.pooling import HotSession, after_commit, log_after_commit
 from chassis.statements import DriverStatement, load_statements
 from prometheus_client import Histogram
@@ -160,9 +161,8 @@ async def find_order(session: AsyncSession, order_id: UUID, *, client_id: str) -
 
 async def list_orders(session: AsyncSession, *, client_id: str, limit: int, cursor: str | None) -> OrderPage:
     """A client's orders, newest first. Raises `ApiError` (422) for a cursor that was not given by this route."""
-    query = select(Order).where(Order.client_id == client_id).order_by(Order.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        query = query.where(Order.id < _read_cursor(cursor))
+    before = None if cursor is None else _read_cursor(cursor)
+    query = newest_of(Order, Order.client_id, client_id, before=before, limit=limit + 1)
     orders = list(await session.scalars(query))
     shown = orders[:limit]
     return OrderPage(
@@ -176,7 +176,7 @@ async def cancel_order(session: AsyncSession, order_id: UUID, *, client_id: str)
 
     Raises `ApiError` (404) when there is no such order of this client's.
     """
-    owned = select(Order.id).where(Order.id == order_id, Order.client_id == client_id)
+    owned = select(Order.id).where(Order.id == order_id, belongs_to(Order.client_id, client_id))
     if await session.scalar(owned) is None:
         raise ApiError(ErrorCode.NOT_FOUND)
     is_new = await _begin_cancelling(session, Order.id == order_id, reason="requested") != []

@@ -12,6 +12,7 @@ from uuid import UUID
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
+from chassis.paging import belongs_to, newest_of
 from chassis.telemetry import current_traceparent
 from chassis.webhooks import AttemptAnswer, Verdict, has_failed_for_long
 from pydantic import BaseModel
@@ -188,13 +189,9 @@ async def list_deliveries(
     cursor: UUID | None,
 ) -> DeliveryPage:
     """A client's deliveries, newest first. The cursor is the last id of the page before."""
-    query = _of_client(client_id).order_by(WebhookDelivery.id.desc()).limit(limit + 1)
-    if endpoint_id is not None:
-        query = query.where(WebhookDelivery.endpoint_id == endpoint_id)
-    if status is not None:
-        query = query.where(WebhookDelivery.status == status)
-    if cursor is not None:
-        query = query.where(WebhookDelivery.id < cursor)
+    which = [] if endpoint_id is None else [WebhookDelivery.endpoint_id == endpoint_id]
+    which += [] if status is None else [WebhookDelivery.status == status]
+    query = newest_of(WebhookDelivery, WebhookDelivery.client_id, client_id, *which, before=cursor, limit=limit + 1)
     found = list(await session.scalars(query))
     shown = found[:limit]
     return DeliveryPage(
@@ -299,13 +296,11 @@ def _log(attempt: Attempt, answer: AttemptAnswer, verdict: Verdict) -> None:
     )
 
 
-def _of_client(client_id: str) -> Select[WebhookDelivery]:
-    return select(WebhookDelivery).where(WebhookDelivery.client_id == client_id)
-
-
 async def _own(session: AsyncSession, delivery_id: UUID, client_id: str) -> WebhookDelivery:
-    query = _of_client(client_id).where(WebhookDelivery.id == delivery_id).execution_options(populate_existing=True)
-    delivery = (await session.scalars(query)).one_or_none()
+    query = select(WebhookDelivery).where(
+        WebhookDelivery.id == delivery_id, belongs_to(WebhookDelivery.client_id, client_id)
+    )
+    delivery = (await session.scalars(query.execution_options(populate_existing=True))).one_or_none()
     if delivery is None:
         raise ApiError(ErrorCode.NOT_FOUND)
     return delivery

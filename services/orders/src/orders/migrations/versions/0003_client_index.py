@@ -1,0 +1,18 @@
+"""A client's orders by an index that is sorted one way, so that a page is found by client and id together."""
+
+from alembic import op
+
+revision = "orders_0003"
+down_revision = "orders_0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("CREATE INDEX orders_client_id ON orders (client_id, id)")
+    op.execute("DROP INDEX orders_client")
+
+
+def downgrade() -> None:
+    op.execute("CREATE INDEX orders_client ON orders (client_id, id DESC)")
+    op.execute("DROP INDEX orders_client_id")
