@@ -48,6 +48,17 @@ class RawConnection:
             self._writer.write(piece)
             await asyncio.wait_for(self._writer.drain(), PATIENCE)
 
+    async def flood(self, piece: bytes, *, times: int) -> int | None:
+        """Send the piece again and again: how many bytes the server let through before it closed the connection, or
+        None when it took them all.
+        """
+        for sent in range(times):
+            try:
+                await self.send(piece)
+            except ConnectionError:
+                return sent * len(piece)
+        return None
+
     async def answer(self, *, to: bytes = b"GET") -> Answer | None:
         """The next answer, or None when the connection ends before one. The answer to HEAD has no body."""
         head = await self._head()
@@ -59,21 +70,13 @@ class RawConnection:
         body = await asyncio.wait_for(self._reader.readexactly(length), PATIENCE)
         return Answer(int(line.split(" ", 2)[1]), headers, body)
 
-    async def answers(self) -> list[Answer]:
-        """All answers until the server ends the connection."""
+    async def answers(self, *, pause: float = 0) -> list[Answer]:
+        """All answers until the server ends the connection, with a pause (seconds) after each."""
         found = []
         while (one := await self.answer()) is not None:
             found.append(one)
+            await asyncio.sleep(pause)
         return found
-
-    async def ended(self) -> bool:
-        """Wait until the server has ended the connection; what it sent before is thrown away."""
-        try:
-            while await asyncio.wait_for(self._reader.read(65_536), PATIENCE):
-                continue
-        except ConnectionError:
-            return True
-        return True
 
     async def _head(self) -> bytes | None:
         try:

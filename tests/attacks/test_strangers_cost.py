@@ -10,7 +10,7 @@ from chassis.settings import RateLimitSettings
 from raw_http import RawConnection
 
 if TYPE_CHECKING:
-    from conftest import Shop
+    from attacked_shop import Shop
 
 BURST = RateLimitSettings().unauthenticated.burst
 REQUESTS = [

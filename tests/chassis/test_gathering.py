@@ -4,7 +4,8 @@ import asyncio
 from typing import Any
 
 import uvicorn
-from chassis.http_protocol import Gathering, HttpProtocol
+from chassis.http_protocol import HttpProtocol
+from chassis.http_writing import Gathering
 from starlette.responses import PlainTextResponse
 from uvicorn.server import ServerState
 
@@ -20,6 +21,12 @@ class Transport:
 
     def close(self) -> None:
         self.done.append("closed")
+
+    def set_write_buffer_limits(self, _high: int) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def get_extra_info(self, _name: str) -> None:
         return None

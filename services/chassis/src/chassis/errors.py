@@ -96,7 +96,9 @@ class ErrorCode(Enum):
         414, "The path and query are longer than 8 KiB.", "Ask for less at once: no route needs a tenth of it."
     )
     UNSUPPORTED_MEDIA_TYPE = ErrorSpec(
-        415, "This route takes application/json.", "Send JSON, and say so in Content-Type."
+        415,
+        "This route takes application/json.",
+        "Send JSON as it is, without Content-Encoding, and say so in Content-Type.",
     )
     VALIDATION_FAILED = ErrorSpec(
         422, "The request does not have the documented shape.", "Correct every field in details; all are named at once."

@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 from chassis import background, log_levels
 from chassis.errors import ApiError
 from chassis.management import ManagementGuard, Token, on_api_error, on_framework_error, on_unexpected
+from chassis.management_hosts import Hosts
 
 type Check = Callable[[], Awaitable[None]]
 
@@ -66,11 +67,17 @@ async def _run(check: Check) -> str | None:
 
 
 def management_app(
-    health: Health, info: Mapping[str, str], *, token: Token, routes: Sequence[BaseRoute] = ()
+    health: Health,
+    info: Mapping[str, str],
+    *,
+    token: Token,
+    hosts: Hosts = tuple,
+    routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
 
-    Never routed from outside. What changes something needs the `token`, as `ManagementGuard` says.
+    Never routed from outside. What changes something needs the `token`, and the Host has to be one of `hosts` or
+    private, as `ManagementGuard` says.
     """
     started_at = time.time()
 
@@ -107,6 +114,6 @@ def management_app(
             *log_levels.routes(),
             *routes,
         ],
-        middleware=[Middleware(ManagementGuard, token=token)],
+        middleware=[Middleware(ManagementGuard, token=token, hosts=hosts)],
         exception_handlers={ApiError: on_api_error, HTTPException: on_framework_error, Exception: on_unexpected},
     )

@@ -8,8 +8,7 @@ Google's: https://sre.google/sre-book/handling-overload/.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from prometheus_client import Counter
 
@@ -38,26 +37,35 @@ class LoadShedder:
         self._current = current
         self.in_flight = 0
 
-    def place(self, criticality: Criticality) -> AbstractContextManager[None]:
+    def place(self, criticality: Criticality) -> "Place":
         """The block has one of the places; raises `ApiError` (OVERLOADED) when there is none for its class."""
-        return _Place(self, criticality, self._current())
+        return Place(self, criticality, self._current())
 
 
-class _Place:
+class Place:
     """A class, since a generator's context manager costs each request three times as much."""
 
-    __slots__ = ("_criticality", "_limits", "_shedder")
+    __slots__ = ("_criticality", "_is_taken", "_limits", "_shedder")
 
     def __init__(self, shedder: LoadShedder, criticality: Criticality, limits: HttpSettings) -> None:
         self._shedder = shedder
         self._criticality = criticality
         self._limits = limits
+        self._is_taken = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         if not has_place(self._shedder.in_flight, self._criticality, self._limits):
             load_shed.labels(self._criticality).inc()
             raise ApiError(ErrorCode.OVERLOADED)
         self._shedder.in_flight += 1
+        self._is_taken = True
+        return self
 
     def __exit__(self, *_error: object) -> None:
-        self._shedder.in_flight -= 1
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Before the end of the block, once the work is done: how long a client takes for its answer is its own."""
+        if self._is_taken:
+            self._is_taken = False
+            self._shedder.in_flight -= 1

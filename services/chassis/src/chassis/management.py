@@ -16,10 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chassis.bodies import DECLARES_BODY, check_declared
 from chassis.config import fingerprint
 from chassis.error_answers import answer
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var, shown_back
+from chassis.management_hosts import Hosts, is_answered
 
 log = get_logger(__name__)
 
@@ -29,6 +31,7 @@ type Token = Callable[[], SecretStr | None]
 _OPEN_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_BODY_BYTES = 1024
 _MAX_SHOWN = 100  # characters of a wrong value that are shown back
+_OTHER_HOST = "This port does not answer to the name in Host: use its address, or add the name to management.hosts."
 _REQUEST_ID_KEY = "holdfast.request_id"
 """Where a request's scope keeps its id for who answers outside the guard: the framework's last resort does."""
 
@@ -36,14 +39,16 @@ _REQUEST_ID_KEY = "holdfast.request_id"
 class ManagementGuard:
     """ASGI middleware around the management application.
 
-    Answers 401 without the token or with a wrong one, and 403 to everybody while none is configured. An endpoint says
+    Answers 403 where the Host is a name that a web page may have (`chassis.management_hosts`). For a change it answers
+    401 without the token or with a wrong one, and 403 while none is configured. An endpoint says
     what it changed with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`: those fields are on the
     `management_changed` line, beside method, path, status and who it was.
     """
 
-    def __init__(self, app: ASGIApp, *, token: Token) -> None:
+    def __init__(self, app: ASGIApp, *, token: Token, hosts: Hosts) -> None:
         self._app = app
         self._token = token
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,7 +58,9 @@ class ManagementGuard:
         scope[_REQUEST_ID_KEY] = request_id_from(headers.get("x-request-id", ""))
         reset = request_id_var.set(scope[_REQUEST_ID_KEY])
         try:
-            if scope["method"] in _OPEN_METHODS:
+            if not is_answered(headers.get("host", ""), self._hosts()):
+                await respond(scope, ApiError(ErrorCode.FORBIDDEN, _OTHER_HOST))(scope, receive, send)
+            elif scope["method"] in _OPEN_METHODS:
                 await self._app(scope, receive, send)
             else:
                 await self._change(scope, receive, send, headers)
@@ -97,7 +104,9 @@ def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr
 
 
 async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
-    """What an endpoint is asked for; raises `ApiError` (400, 413 or 422) naming everything that is wrong with it."""
+    """What an endpoint is asked for; raises `ApiError` (400, 413, 415, 422) naming everything that is wrong with it."""
+    declared = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in DECLARES_BODY}
+    check_declared(declared, _MAX_BODY_BYTES)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

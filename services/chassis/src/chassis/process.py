@@ -7,7 +7,6 @@ stops things in the right order.
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -122,15 +121,6 @@ class ServeError(HoldfastError):
     """The server could not start: the port is taken, or opening the process' resources failed."""
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether uvicorn says what no line of ours does.
-
-    `request_unreadable` says more of a request that cannot be parsed, and not as a warning, which any stranger could
-    cause.
-    """
-    return record.msg != "Invalid HTTP request received."
-
-
 class DrainTimedOut(HoldfastError):
     """The process had to stop before its work was finished or handed back."""
 
@@ -147,7 +137,6 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, *, host: str, port: int, drain_timeout: float, trusted_proxies: Sequence[str] = ()
     ) -> None:
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -158,6 +147,8 @@ class Server(uvicorn.Server):
                 http=HttpProtocol,
                 # Whatever is installed: a request to upgrade is answered like any other.
                 ws="none",
+                # A pipelined request begins in the context of the one before, whose deadline and caller it would have.
+                reset_contextvars=True,
                 # What a caller says of where it comes from is believed of these networks alone. No network is nobody:
                 # then uvicorn need not look for it in each request.
                 proxy_headers=bool(trusted_proxies),

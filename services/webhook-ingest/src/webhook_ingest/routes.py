@@ -49,7 +49,7 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
     "/{provider}",
     public=True,
     criticality="critical",
-    errors=[ErrorCode.SIGNATURE_INVALID, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.NOT_FOUND, ErrorCode.RATE_LIMITED],
+    errors=[ErrorCode.SIGNATURE_INVALID, ErrorCode.NOT_FOUND, ErrorCode.RATE_LIMITED],
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
 async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:

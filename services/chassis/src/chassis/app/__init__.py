@@ -75,7 +75,12 @@ async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapp
     settings = live.current
     drain_timeout = settings.shutdown.drain_timeout
     management = Server(
-        management_app(app.health, info, token=lambda: live.current.management.token),
+        management_app(
+            app.health,
+            info,
+            token=lambda: live.current.management.token,
+            hosts=lambda: live.current.management.hosts,
+        ),
         host=settings.management.host,
         port=settings.management.port,
         drain_timeout=1,

@@ -21,7 +21,9 @@ _ALWAYS = (
     ErrorCode.MALFORMED_REQUEST,
     ErrorCode.VALIDATION_FAILED,
     ErrorCode.REQUEST_TIMEOUT,
+    ErrorCode.PAYLOAD_TOO_LARGE,
     ErrorCode.URI_TOO_LONG,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE,
     ErrorCode.HEADERS_TOO_LARGE,
     ErrorCode.INTERNAL_ERROR,
     ErrorCode.DEPENDENCY_UNAVAILABLE,
@@ -35,8 +37,6 @@ KEYED = (
     ErrorCode.IDEMPOTENCY_KEY_REUSED,
 )
 """What a route with an idempotency key may answer."""
-WITH_BODY = (ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
-"""What a route that reads a JSON body may answer."""
 _WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED)
 
 _RETRY_AFTER = {"description": "Seconds to wait before repeating.", "schema": {"type": "integer", "minimum": 1}}

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Gauge
 from starlette.exceptions import HTTPException
@@ -16,11 +16,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import deadlines
 from chassis.app.error_rendering import DOCUMENTATION_KEY, EXPECTED, answer_to, render
+from chassis.bodies import DECLARES_BODY, check_declared
 from chassis.errors import ApiError, ErrorCode
 from chassis.hot_metrics import Histogram
 from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
 from chassis.settings import HttpSettings
 from chassis.telemetry import Span, SpanKind, StatusCode, span
+
+if TYPE_CHECKING:
+    from chassis.load_shedding import Place
 
 log = get_logger(__name__)
 
@@ -39,7 +43,9 @@ _SERVER_ERROR = 500
 _LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read, and paid for, to be thrown away
 _DEADLINE = deadlines.HEADER.lower().encode()
 _DEBUG = debugging.HEADER.lower().encode()
-_READ = frozenset({b"x-request-id", b"traceparent", b"authorization", b"if-none-match", _DEADLINE, _DEBUG})
+_READ = frozenset(
+    {b"x-request-id", b"traceparent", b"authorization", b"if-none-match", _DEADLINE, _DEBUG, *DECLARES_BODY}
+)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -139,6 +145,7 @@ class Exchange:
         method: str = scope["method"]
         self.method = method if method in _METHODS else "_OTHER"  # so that labels stay few
         self.headers: dict[str, str] = {}
+        self.place: Place | None = None
         self.status: int | None = None
         self.started = time.perf_counter()
 
@@ -158,6 +165,10 @@ class Exchange:
         if self.status is None:
             await render(self._scope, error)(self._scope, self.receive, self.send)
 
+    def check_body(self) -> None:
+        """Raise the `ApiError` that refuses what the head declares of the body, before any of it is read."""
+        check_declared(self.asked, self._max_body_bytes)
+
     async def receive(self) -> Message:
         try:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
@@ -173,6 +184,8 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.place is not None:
+                self.place.give_back()
             added = self.headers
             added["X-Request-ID"] = self.request_id
             if self.status in _LEFT_UNREAD:

@@ -23,9 +23,10 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app.access import SCHEME, Access
 from chassis.app.conditional import CONDITIONAL, IF_NONE_MATCH
-from chassis.app.error_documents import KEYED, WITH_BODY, documented
+from chassis.app.error_documents import KEYED, documented
 from chassis.app.keyed import keyed
 from chassis.app.limits import spend_as_stranger
+from chassis.app.middleware import Exchange
 from chassis.app.short_way import short_way
 from chassis.errors import ErrorCode, HoldfastError
 from chassis.load_shedding import Criticality
@@ -102,9 +103,11 @@ class Route(APIRoute):
             await spend_as_stranger(request)  # no key has been looked at
             raise HTTPException(405)
         app: Application = scope["app"]
-        with app.load_shedder.place(self._criticality):
+        exchange = Exchange.of(scope)
+        with app.load_shedder.place(self._criticality) as exchange.place:
             if self.access is not None:
                 await self.access.check(request)
+            exchange.check_body()
             await self._answer(request, send)
 
 
@@ -140,10 +143,8 @@ class Router:
 
 def _errors_of_needs(path: str, endpoint: Callable[..., Any]) -> Sequence[ErrorCode]:
     """The errors that a route may answer because of what its handler asks for."""
-    needs = list(_all_needs(get_dependant(path=path, call=endpoint)))
-    has_body = any(need.body_params for need in needs)
-    is_keyed = any(need.call is keyed for need in needs)
-    return [*(KEYED if is_keyed else ()), *(WITH_BODY if has_body else ())]
+    is_keyed = any(need.call is keyed for need in _all_needs(get_dependant(path=path, call=endpoint)))
+    return KEYED if is_keyed else ()
 
 
 def _all_needs(of: Dependant) -> Iterator[Dependant]:

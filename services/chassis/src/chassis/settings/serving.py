@@ -94,6 +94,12 @@ class HttpSettings(Group):
     )
 
 
+type HostPattern = Annotated[
+    str, Field(min_length=1, max_length=253, pattern=r"^\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
+]
+"""A name, or all below one where a dot comes first."""
+
+
 class ManagementSettings(Group):
     """The management port: probes, metrics and who this is."""
 
@@ -103,6 +109,14 @@ class ManagementSettings(Group):
         None,
         description="What an operator shows to change something on this port; without one nothing can be changed. "
         "At least 32 characters: 128 random bits in hex, which nobody guesses.",
+        json_schema_extra=RELOADED,
+    )
+    hosts: tuple[HostPattern, ...] = Field(
+        (),
+        max_length=16,
+        description="Names in Host that are answered besides addresses, names without a dot, the machine's own name "
+        "and those below .svc, .cluster.local, .internal and .localhost; .example.com is every name below it. A web "
+        "page could read this port under any other name.",
         json_schema_extra=RELOADED,
     )
 

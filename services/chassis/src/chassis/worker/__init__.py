@@ -125,6 +125,7 @@ def run_worker_process[S: ServiceSettings](live: Live[S], *, version: str, open_
                 health,
                 info,
                 token=lambda: live.current.management.token,
+                hosts=lambda: live.current.management.hosts,
                 routes=[*job_routes.routes(resources.database), *breaker_routes.routes(resources.breakers)],
             )
             await run_worker(live.current, ending=ending, health=health, management=management, stages=stages)
