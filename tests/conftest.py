@@ -76,7 +76,9 @@ async def redis_settings(pytestconfig: pytest.Config) -> AsyncIterator[RedisSett
         parts = urlsplit(server.dsn)
         assert parts.hostname
         assert parts.port
-        yield RedisSettings(host=parts.hostname, port=parts.port, password=SecretStr(parts.password or ""))
+        yield RedisSettings(
+            host=parts.hostname, port=parts.port, password=SecretStr(parts.password or ""), prefix="test"
+        )
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ DO $$ DECLARE found text; BEGIN
         EXECUTE format('DROP FUNCTION %s CASCADE', found);
     END LOOP;
     FOR found IN SELECT quote_ident(tablename) FROM pg_tables
-        WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'product')
+        WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'installation', 'product')
     LOOP
         EXECUTE 'DELETE FROM ' || found;
     END LOOP;

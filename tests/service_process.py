@@ -70,6 +70,7 @@ class OrdersInstallation:
             "database__held_calls": "refuse",
             "redis__host": redis.host,
             "redis__port": redis.port,
+            "redis__prefix": redis.prefix,
             "redis__timeout": 1,  # no test of the limiter: a busy machine may take its time
             "http__port": installation.http_port,
             "management__port": installation.management_port,

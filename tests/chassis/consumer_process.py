@@ -41,6 +41,7 @@ async def consume() -> None:
         streams=["orders"],
         handlers={OrderPlaced: handle},
         claim_after=0.05,
+        max_deliveries=4,
     )
     stopping = asyncio.Event()
     consuming = asyncio.create_task(consumer.run(stopping))

@@ -22,7 +22,7 @@ class ForgetfulRedis:
         self._port = free_port()
         self._password = secrets.token_hex(8)
         self._servers = [self._server("first", self._port)]
-        settings = RedisSettings(host=LOOPBACK, port=self._port, password=SecretStr(self._password))
+        settings = RedisSettings(host=LOOPBACK, port=self._port, password=SecretStr(self._password), prefix="test")
         self.client = create_redis(settings, timeout=5)
 
     @asynccontextmanager

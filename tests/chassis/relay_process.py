@@ -3,8 +3,8 @@
 import asyncio
 import os
 
-from chassis.outbox import Relay
 from chassis.pooling import create_redis
+from chassis.relay import Relay
 from chassis.settings import DatabaseSettings, OutboxSettings, RedisSettings
 from chassis.wakeup import Wakeups
 from process_settings import from_environment
@@ -15,7 +15,7 @@ async def main() -> None:
     redis = create_redis(from_environment(RedisSettings, "REDIS"), timeout=5)
     wakeups = Wakeups(database, application_name="wakeups")
     outbox = OutboxSettings(batch=1, poll_interval=0.05, leader_timeout=0.5)
-    relay = Relay(database, redis, outbox, wakeups=wakeups, application_name=os.environ["NAME"])
+    relay = Relay(database, redis, outbox, service="orders", wakeups=wakeups, application_name=os.environ["NAME"])
     await relay.run(asyncio.Event())
 
 

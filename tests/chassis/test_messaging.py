@@ -13,8 +13,9 @@ from chassis.consumer_group import ConsumerGroup
 from chassis.event_delivery import Handler, consumed
 from chassis.inbox import Kinds, Received, Undeliverable, in_order
 from chassis.messaging import Consumer, dead_letters
-from chassis.outbox import Event, Relay, publish
+from chassis.outbox import Event, publish
 from chassis.pooling import Database
+from chassis.relay import Relay
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.telemetry import current_traceparent
 from chassis.wakeup import Wakeups
@@ -65,7 +66,7 @@ async def has_effects(seen: asyncpg.Connection, *expected: str) -> None:
 
 async def all_is_acknowledged(redis: Redis) -> None:
     async def look() -> bool:
-        groups = await redis.xinfo_groups("orders")
+        groups = await redis.xinfo_groups("test:orders")
         return [(group["pending"], group["lag"]) for group in groups] == [(0, 0)]
 
     await eventually(look)
@@ -92,7 +93,7 @@ async def send(
         "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "payload": payload or {},
     }
-    await redis.xadd("orders", {"event": orjson.dumps(event)})
+    await redis.xadd("test:orders", {"event": orjson.dumps(event)})
     return event_id
 
 
@@ -173,7 +174,7 @@ async def test_what_cannot_be_handled_is_a_dead_event_with_its_reason(
             raise Undeliverable("no such order")
         raise ConnectionError("never works")
 
-    await redis.xadd("orders", {"event": b"{not json"})
+    await redis.xadd("test:orders", {"event": b"{not json"})
     await send(redis, "a", schema=7)
     await send(redis, "b", payload={"number": "many"})
     await send(redis, "refused")
@@ -206,7 +207,7 @@ async def test_what_cannot_be_handled_is_a_dead_event_with_its_reason(
 async def test_an_entry_that_is_no_event_of_ours_is_buried_and_holds_nothing_up(
     redis: Redis, database: Database, seen: asyncpg.Connection, fields: dict[str, Any]
 ) -> None:
-    await redis.xadd("orders", fields)
+    await redis.xadd("test:orders", fields)
     await send(redis, "a")
     async with consuming(redis, database, {OrderPlaced: see}):
         await has_effects(seen, "a1")
@@ -219,10 +220,10 @@ async def test_an_event_that_ended_every_process_that_took_it_is_buried_unread(
     redis: Redis, database: Database, seen: asyncpg.Connection
 ) -> None:
     await send(redis, "a")
-    await redis.xgroup_create("orders", "mail", id="0")
+    await redis.xgroup_create("test:orders", "mail", id="0")
     for process in ("one", "two", "three"):  # each took it and died
-        await redis.xreadgroup("mail", process, {"orders": ">"})
-        await redis.xautoclaim("orders", "mail", process, 0)
+        await redis.xreadgroup("mail", process, {"test:orders": ">"})
+        await redis.xautoclaim("test:orders", "mail", process, 0)
     async with consuming(redis, database, {OrderPlaced: see}, max_deliveries=3, claim_after=0.05):
 
         async def is_dead() -> bool:
@@ -249,8 +250,8 @@ async def test_entries_of_a_dead_consumer_are_taken_over(
     redis: Redis, database: Database, seen: asyncpg.Connection
 ) -> None:
     await send(redis, "a")
-    await redis.xgroup_create("orders", "mail", id="0")
-    await redis.xreadgroup("mail", "dead", {"orders": ">"})
+    await redis.xgroup_create("test:orders", "mail", id="0")
+    await redis.xreadgroup("mail", "dead", {"test:orders": ">"})
     async with consuming(redis, database, {OrderPlaced: see}, claim_after=0.05):
         await has_effects(seen, "a1")
         await all_is_acknowledged(redis)
@@ -258,14 +259,14 @@ async def test_entries_of_a_dead_consumer_are_taken_over(
 
 async def test_entries_trimmed_between_reading_and_trying_again_end_the_epoch_and_are_given_up(redis: Redis) -> None:
     await send(redis, "a")
-    await redis.set("orders:epoch", "1")
+    await redis.set("test:orders:epoch", "1")
     group = ConsumerGroup(redis, group="mail", name="one", streams=["orders"], batch=10)
-    await group.create()
+    await group.create("the test")
     assert len(await group.read_new(block=0.01)) == 1
-    await redis.xtrim("orders", 0, approximate=False)
+    await redis.xtrim("test:orders", 0, approximate=False)
     assert [page async for page in group.pending("orders")] == [[]]
-    assert await redis.get("orders:epoch") is None
-    assert (await redis.xinfo_groups("orders"))[0]["pending"] == 0
+    assert await redis.get("test:orders:epoch") is None
+    assert (await redis.xinfo_groups("test:orders"))[0]["pending"] == 0
 
 
 async def test_a_handler_continues_the_trace_of_the_event(
@@ -299,7 +300,7 @@ async def test_a_stopping_consumer_finishes_its_batch_and_leaves_the_group(
     )
     await asyncio.wait_for(consumer.run(stopping), 10)
     await has_effects(seen, "a1", "a2", "a3")
-    (group,) = await redis.xinfo_groups("orders")
+    (group,) = await redis.xinfo_groups("test:orders")
     assert (group["pending"], group["consumers"]) == (0, 0)
 
 
@@ -312,7 +313,9 @@ async def test_an_emptied_redis_loses_no_event_and_repeats_no_effect(
 
     stopping = asyncio.Event()
     async with Wakeups(database_settings, application_name="test") as wakeups:
-        relay = asyncio.create_task(Relay(database_settings, redis, QUICK, wakeups=wakeups).run(stopping))
+        relay = asyncio.create_task(
+            Relay(database_settings, redis, QUICK, service="orders", wakeups=wakeups).run(stopping)
+        )
         async with consuming(redis, database, {OrderPlaced: see}):
             await place(1)
             await has_effects(seen, "a1")
@@ -321,7 +324,7 @@ async def test_an_emptied_redis_loses_no_event_and_repeats_no_effect(
             await has_effects(seen, "a1", "a2")
 
             async def everything_is_in_redis_again() -> bool:
-                return await redis.xlen("orders") == 2
+                return await redis.xlen("test:orders") == 2
 
             await eventually(everything_is_in_redis_again)
             await all_is_acknowledged(redis)
@@ -416,8 +419,8 @@ async def test_a_dead_event_that_ends_the_process_when_it_is_replayed_is_tried_o
         await asyncio.Event().wait()
 
     await send(redis, "a")
-    [(_, fields)] = await redis.xrange("orders")
-    await redis.delete("orders")
+    [(_, fields)] = await redis.xrange("test:orders")
+    await redis.delete("test:orders")
     await seen.execute(
         "INSERT INTO dead_event (consumer, stream, entry_id, event, reason, replay_at)"
         " VALUES ('mail', 'orders', '1-0', $1, 'lost', now()), ('mail', 'orders', '1-1', $1, 'lost', now())",
@@ -436,7 +439,7 @@ async def test_an_event_that_is_dead_and_published_again_is_one_dead_letter(
 ) -> None:
     event = b"{not json"
     for _ in range(2):
-        await redis.xadd("orders", {"event": event})
+        await redis.xadd("test:orders", {"event": event})
     async with consuming(redis, database, {OrderPlaced: see}):
         await all_is_acknowledged(redis)
     assert len(await dead(seen)) == 1
@@ -446,14 +449,14 @@ async def test_a_consumer_that_is_long_gone_is_removed_unless_something_of_its_i
     redis: Redis, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer_group, "_GONE_AFTER_MS", 1)
-    await redis.xgroup_create("orders", "mail", id="0", mkstream=True)
-    await redis.xgroup_createconsumer("orders", "mail", "gone")
+    await redis.xgroup_create("test:orders", "mail", id="0", mkstream=True)
+    await redis.xgroup_createconsumer("test:orders", "mail", "gone")
     await send(redis, "a")
-    await redis.xreadgroup("mail", "busy", {"orders": ">"})
+    await redis.xreadgroup("mail", "busy", {"test:orders": ">"})
     async with consuming(redis, database, {OrderPlaced: see}, claim_after=600):
 
         async def names() -> bool:
-            found = {consumer["name"] for consumer in await redis.xinfo_consumers("orders", "mail")}
+            found = {consumer["name"] for consumer in await redis.xinfo_consumers("test:orders", "mail")}
             return b"gone" not in found and b"busy" in found
 
         await eventually(names)

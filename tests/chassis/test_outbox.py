@@ -15,16 +15,10 @@ import orjson
 import pytest
 from backends import RealServer
 from captured_logs import captured_logs
-from chassis import outbox
-from chassis.outbox import (
-    Event,
-    Relay,
-    is_leader,
-    lag_seconds,
-    publish,
-    unpublished,
-)
+from chassis import relay
+from chassis.outbox import Event, publish
 from chassis.pooling import Database
+from chassis.relay import Relay, is_leader, lag_seconds, unpublished
 from chassis.settings import DatabaseSettings, OutboxSettings, RedisSettings
 from chassis.telemetry import span
 from chassis.wakeup import Wakeups
@@ -58,7 +52,7 @@ async def place(database: Database, aggregate: str, version: int = 1) -> UUID:
 
 async def entries(redis: Redis) -> list[dict[str, Any]]:
     """The events in the stream."""
-    answer: Any = await redis.xrange("orders")
+    answer: Any = await redis.xrange("test:orders")
     return [orjson.loads(fields[b"event"]) for _, fields in answer]
 
 
@@ -82,8 +76,8 @@ async def relaying(
     settings: DatabaseSettings, redis: Redis, wakeups: Wakeups, outbox: OutboxSettings = QUICK
 ) -> AsyncIterator[asyncio.Task[None]]:
     stopping = asyncio.Event()
-    relay = Relay(settings, redis, outbox, wakeups=wakeups)
-    task = asyncio.create_task(relay.run(stopping))
+    publisher = Relay(settings, redis, outbox, service="orders", wakeups=wakeups)
+    task = asyncio.create_task(publisher.run(stopping))
     try:
         yield task
     finally:
@@ -152,12 +146,12 @@ async def test_whatever_redis_forgets_is_published_again(
         await streamed(redis, ("a", 1), ("a", 2))
     foreign = [] if forget == "emptied" else [("z", 1)]
     if forget == "older snapshot":
-        await redis.delete("orders")  # the epoch is still there, and the stream ends before what was published
+        await redis.delete("test:orders")  # the epoch is still there, and the stream ends before what was published
     else:
         await redis.flushall()
     for aggregate, version in foreign:
         event = orjson.dumps({"aggregate_id": aggregate, "aggregate_version": version})
-        await redis.xadd("orders", {"event": event}, id="1-1" if forget == "older snapshot" else "*")
+        await redis.xadd("test:orders", {"event": event}, id="1-1" if forget == "older snapshot" else "*")
     async with relaying(database_settings, redis, wakeups):
         await streamed(redis, *foreign, ("a", 1), ("a", 2))  # without a new event: nobody else would ask
         await place(database, "a", 3)
@@ -245,7 +239,7 @@ async def test_however_many_events_are_old_all_are_forgotten_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not as many as one statement takes, each minute."""
-    monkeypatch.setattr(outbox, "_PRUNE_ROWS", 2)
+    monkeypatch.setattr(relay, "_PRUNE_ROWS", 2)
     for version in range(1, 6):
         await place(database, "a", version)
     async with database.transaction() as session:
@@ -335,10 +329,10 @@ async def test_a_leader_that_stands_still_is_followed_and_publishes_nothing_when
             await place(database, "a", placed[-1])
 
     async def five_more() -> None:
-        count = await redis.xlen("orders") + 5
+        count = await redis.xlen("test:orders") + 5
 
         async def look() -> bool:
-            return await redis.xlen("orders") >= count
+            return await redis.xlen("test:orders") >= count
 
         await eventually(look, seconds=25)
 

@@ -15,8 +15,9 @@ from backends import RealServer
 from chassis.consumer_group import missed
 from chassis.inbox import Received
 from chassis.messaging import Consumer
-from chassis.outbox import Event, Relay, is_held_back, publish, republished
+from chassis.outbox import Event, publish
 from chassis.pooling import Database
+from chassis.relay import Relay, is_held_back, republished
 from chassis.settings import DatabaseSettings, OutboxSettings
 from chassis.wakeup import Wakeups
 from forgetful_redis import ForgetfulRedis
@@ -54,7 +55,7 @@ class Story:
         stopping = asyncio.Event()
         async with Wakeups(self._settings, application_name="test") as wakeups:
             task = asyncio.create_task(
-                Relay(self._settings, self.redis.client, settings, wakeups=wakeups).run(stopping)
+                Relay(self._settings, self.redis.client, settings, service="orders", wakeups=wakeups).run(stopping)
             )
             yield
             stopping.set()
@@ -161,7 +162,7 @@ async def test_entries_trimmed_before_a_group_read_them_are_noticed_once_and_pub
             await story.all_seen()
         await story.place(9)
         await story.all_published()
-        await story.redis.client.xtrim("orders", maxlen=left, approximate=False)
+        await story.redis.client.xtrim("test:orders", maxlen=left, approximate=False)
         async with story.consuming():
             await story.all_seen()
             await story.place(1)
@@ -178,19 +179,19 @@ async def test_entries_trimmed_after_a_consumer_read_them_and_before_it_acknowle
         await story.place(9)
         await story.all_published()
         client = story.redis.client
-        await client.xgroup_create("orders", "mail", id="0", entries_read=0)
-        await client.xreadgroup("mail", "one" if taken_by == "itself" else "dead", {"orders": ">"}, count=6)
-        await client.xtrim("orders", maxlen=3, approximate=False)
+        await client.xgroup_create("test:orders", "mail", id="0", entries_read=0)
+        await client.xreadgroup("mail", "one" if taken_by == "itself" else "dead", {"test:orders": ">"}, count=6)
+        await client.xtrim("test:orders", maxlen=3, approximate=False)
         async with story.consuming("one", claim_after=600 if taken_by == "itself" else 0.05):
             await story.all_seen()
-    assert (await client.xinfo_groups("orders"))[0]["pending"] == 0
+    assert (await client.xinfo_groups("test:orders"))[0]["pending"] == 0
 
 
 async def test_a_new_group_of_a_trimmed_stream_is_sent_what_is_still_kept(story: Story) -> None:
     async with story.relaying():
         await story.place(9)
         await story.all_published()
-        await story.redis.client.xtrim("orders", maxlen=2, approximate=False)
+        await story.redis.client.xtrim("test:orders", maxlen=2, approximate=False)
         async with story.consuming():
             await story.all_seen()
 
@@ -199,11 +200,11 @@ async def test_events_wait_in_the_outbox_while_unread_ones_fill_the_stream(story
     client = story.redis.client
     await client.config_set("stream-node-max-entries", 1)  # else "approximately" keeps a hundred
     async with story.relaying(OutboxSettings(batch=5, poll_interval=0.05, stream_max_length=7)):
-        await client.xgroup_create("orders", "mail", id="0", mkstream=True, entries_read=0)
+        await client.xgroup_create("test:orders", "mail", id="0", mkstream=True, entries_read=0)
         await story.place(20)
 
         async def is_full() -> bool:
-            return is_held_back.labels("orders")._value.get() == 1 and await client.xlen("orders") == 7
+            return is_held_back.labels("orders")._value.get() == 1 and await client.xlen("test:orders") == 7
 
         await eventually(is_full)
         before = missed.labels("orders", "mail")._value.get()
@@ -221,7 +222,7 @@ async def test_a_relay_that_dies_while_it_repeats_is_followed_where_it_stopped(s
     async with story.relaying(OutboxSettings(batch=1, poll_interval=0.05)):
 
         async def has_begun() -> bool:
-            return await story.redis.client.xlen("orders") > 2
+            return await story.redis.client.xlen("test:orders") > 2
 
         await eventually(has_begun)
     async with story.relaying(), story.consuming():

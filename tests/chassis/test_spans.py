@@ -200,7 +200,7 @@ async def test_an_event_is_the_child_of_its_publication_and_fails_when_its_handl
         "traceparent": traceparent,
         "payload": {},
     }
-    await redis.xadd("orders", {"event": orjson.dumps(envelope, default=str)})
+    await redis.xadd("test:orders", {"event": orjson.dumps(envelope, default=str)})
     quick = OutboxSettings(poll_interval=0.05)
     consumer = Consumer(redis, database, quick, group="mail", streams=["orders"], handlers={OrderPlaced: handle})
     stopping = asyncio.Event()

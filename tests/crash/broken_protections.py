@@ -128,7 +128,7 @@ PROTECTIONS = (
     ),
     Protection(
         name="the relay marks what it has published",
-        file=f"{CHASSIS}/outbox.py",
+        file=f"{CHASSIS}/relay.py",
         code='        sent = await self._send(position, [row["event"] for row in rows])\n',
         without='        mark = "UPDATE outbox SET published_at = now() WHERE seq = ANY ($1::bigint[])"\n'
         '        await connection.execute(mark, [row["seq"] for row in rows])\n'
@@ -194,8 +194,8 @@ PROTECTIONS = (
     Protection(
         name="a dead event is given back before its replay",
         file=f"{CHASSIS}/inbox.sql",
-        code="UPDATE dead_event SET replay_at = NULL\nWHERE id IN (",
-        without="UPDATE dead_event SET replay_at = replay_at\nWHERE id IN (",
+        code="UPDATE dead_event SET replay_at = NULL\nWHERE id = (",
+        without="UPDATE dead_event SET replay_at = replay_at\nWHERE id = (",
         points=["orders-worker: dead event taken committed"],
     ),
 )

@@ -26,10 +26,10 @@ from chassis.jobs import DRIVER_STATEMENTS as JOBS
 from chassis.jobs import STATEMENTS as JOB_STATEMENTS
 from chassis.jobs import RunningJob
 from chassis.messaging import Consumer
-from chassis.outbox import _SCRIPT
 from chassis.pooling import Database, after_commit
 from chassis.pooling.database import _AFTER_COMMIT
 from chassis.pooling.hot import HotSession
+from chassis.relay import _SCRIPT
 from chassis.schedules import Schedule
 from chassis.worker import WorkerResources
 from redis.asyncio import Redis
@@ -232,7 +232,7 @@ def crashing_streams(redis: Redis, points: CrashPoints) -> Redis:
 
 
 _PUBLISH = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # as Redis names the relay's script
-_WITHOUT_EVENTS = 3 + 3 + 4
+_WITHOUT_EVENTS = 3 + 4 + 5
 """Words of the command that runs it: its name, hash and number of keys; the keys; what comes before
 the events."""
 

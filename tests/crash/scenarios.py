@@ -154,10 +154,10 @@ async def unknown_job(act: Act) -> None:
 async def unreadable_event(act: Act) -> None:
     """It becomes one dead letter, however often it is delivered."""
     async with Redis.from_url(act.stage.platform.installation.valkey.dsn) as redis:
-        await redis.xadd("events:payments", {"event": "unreadable"})
+        await redis.xadd("holdfast:events:payments", {"event": "unreadable"})
 
         async def is_acknowledged() -> bool:
-            [group] = await redis.xinfo_groups("events:payments")
+            [group] = await redis.xinfo_groups("holdfast:events:payments")
             return group["pending"] == 0
 
         await act.death()

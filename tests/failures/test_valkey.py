@@ -94,7 +94,7 @@ async def test_a_stream_is_trimmed_below_a_consumer_that_has_not_read_it(stage: 
     orders = await stage.buy(5)
     await stage.until_status("confirmed", *orders)
     async with valkey(stage) as client:
-        await client.xtrim(ORDERS_STREAM, maxlen=1, approximate=False)
+        await client.xtrim(f"holdfast:{ORDERS_STREAM}", maxlen=1, approximate=False)
     stage.resume("notifications-worker")
     await assert_published_again_and_nothing_twice(stage, *orders, before=before)
     assert (await stage.metrics("notifications-worker")).total("messaging_missed_total") > 0

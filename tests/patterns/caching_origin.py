@@ -121,7 +121,7 @@ def product_cache(
 
 
 def entries_key(name: str, key: str = "book") -> str:
-    return f"{{cache:{name}:{key}}}"
+    return f"test:{{cache:{name}:{key}}}"
 
 
 def lease_key(name: str, key: str = "book") -> str:

@@ -13,10 +13,10 @@ import time
 
 import asyncpg
 from chassis.caching import Cache
-from chassis.settings import CacheSettings
+from chassis.pooling import create_redis
+from chassis.settings import CacheSettings, RedisSettings
 from prometheus_client import REGISTRY
 from pydantic import TypeAdapter
-from redis.asyncio import BlockingConnectionPool, Redis
 
 # A sequence counts what no transaction takes back: every load that has reached the server.
 COUNT = "SELECT nextval('origin_queries')"
@@ -25,7 +25,7 @@ QUERY = "SELECT price FROM thing, pg_sleep($1)"
 
 async def main() -> None:
     given = json.loads(os.environ["GIVEN"])
-    redis = Redis.from_pool(BlockingConnectionPool.from_url(given["redis"], max_connections=20))
+    redis = create_redis(RedisSettings.model_validate(given["redis"]), timeout=10)
     later = query_seconds = 0.0
     cache = Cache(
         redis,

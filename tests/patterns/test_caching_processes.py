@@ -68,10 +68,10 @@ async def processes(
     origin: asyncpg.Connection, postgres: RealServer, redis_settings: RedisSettings
 ) -> AsyncIterator[list[Reading]]:
     """Three of them, ready to read."""
-    password = redis_settings.password.get_secret_value() if redis_settings.password else ""
+    assert redis_settings.password
     given = {
         "dsn": postgres.dsn.rsplit("/", 1)[0] + "/" + await origin.fetchval("SELECT current_database()"),
-        "redis": f"redis://:{password}@{redis_settings.host}:{redis_settings.port}/0",
+        "redis": redis_settings.model_dump() | {"password": redis_settings.password.get_secret_value()},
         "cache": SETTINGS.model_dump(),
     }
     script = Path(__file__).with_name("caching_process.py")

@@ -79,7 +79,7 @@ async def test_an_absence_that_is_stored_like_a_value_hides_what_is_created_for_
     origin.product = None
     cache = product_cache(redis, name)
     assert await cache.get_or_load("book", origin.load) is None
-    assert await redis.ttl(f"{{cache:{name}:book}}") <= 5
+    assert await redis.ttl(f"test:{{cache:{name}:book}}") <= 5
 
 
 async def test_invalidating_before_the_commit_keeps_the_old_value_whatever_the_cache_does(

@@ -172,13 +172,13 @@ async def test_a_dark_launch_refuses_nobody_and_counts_whom_it_would(redis: Redi
 
 async def test_the_state_of_a_principal_expires_once_its_burst_is_back(redis: Redis) -> None:
     await limiter(redis).check("a", Policy("expiry", "standard", rate=1.0, burst=30), cost=10)
-    [key] = await redis.keys("rate_limit:*")
+    [key] = await redis.keys("test:rate_limit:*")
     assert 10 <= await redis.ttl(key) <= 11
 
 
 async def test_a_state_that_is_no_number_counts_as_none_and_is_no_failure_of_redis(redis: Redis) -> None:
     policy = Policy("unreadable", "standard", rate=0.001, burst=5)
-    await redis.set("rate_limit:orders:unreadable:standard:a", "from another release")
+    await redis.set("test:rate_limit:orders:unreadable:standard:a", "from another release")
     assert [(await limiter(redis).check("a", policy)).remaining for _ in range(2)] == [4, 3]
     assert count(policy, decision="allowed", backend="redis") == 2
 

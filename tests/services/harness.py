@@ -22,7 +22,7 @@ from chassis.inbox import Received
 from chassis.jobs import STATEMENTS, JobPayload, RunningJob
 from chassis.messaging import Consumer
 from chassis.outbox import Event
-from chassis.pooling import Database
+from chassis.pooling import Database, names_of
 from chassis.settings import (
     BreakerSettings,
     DependencySettings,
@@ -245,16 +245,17 @@ async def deliver(
         redis,
         database,
         OutboxSettings(poll_interval=0.02),
-        group="test",
+        group=f"test of {stream}",
         streams=[stream],
         handlers=dict(handlers),
         name=uuid4().hex,
     )
+    key = names_of(redis).stream(stream)
     for event in envelopes:
-        await redis.xadd(stream, {"event": event})
+        await redis.xadd(key, {"event": event})
 
     async def is_drained() -> bool:
-        groups = await redis.xinfo_groups(stream)
+        groups = await redis.xinfo_groups(key)
         return any(group["lag"] == 0 and group["pending"] == 0 for group in groups)
 
     stopping = asyncio.Event()

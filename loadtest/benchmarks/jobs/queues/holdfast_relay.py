@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import uvloop
 from chassis.logging import configure_logging
 from chassis.migrations import upgrade
-from chassis.outbox import Relay
 from chassis.pooling import Database, create_redis
+from chassis.relay import Relay
 from chassis.settings import LogSettings, OutboxSettings, RedisSettings
 from chassis.wakeup import Wakeups
 from holdfast_queue import database_settings
@@ -43,7 +43,9 @@ async def main() -> float:
             await session.execute(_MANY, {"events": EVENTS})
         stopping = asyncio.Event()
         started = time.perf_counter()
-        run = asyncio.create_task(Relay(settings, redis, OutboxSettings(), wakeups=wakeups).run(stopping))
+        run = asyncio.create_task(
+            Relay(settings, redis, OutboxSettings(), service="bench", wakeups=wakeups).run(stopping)
+        )
         async with database.read() as session:
             while await session.scalar(_LEFT):
                 await asyncio.sleep(0.01)

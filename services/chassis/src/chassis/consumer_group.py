@@ -14,8 +14,10 @@ from prometheus_client import Counter, Gauge
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from chassis.installation import ForeignPrefix
 from chassis.logging import get_logger
-from chassis.outbox import epoch_key, operation_seconds
+from chassis.outbox import operation_seconds
+from chassis.pooling import names_of
 
 log = get_logger(__name__)
 
@@ -54,6 +56,9 @@ class ConsumerGroup:
     def __init__(self, redis: Redis, *, group: str, name: str, streams: Sequence[str], batch: int) -> None:
         self.streams = streams
         self._redis = redis
+        self._names = names_of(redis)
+        self._owner = self._names.owner(group)
+        self._installation = ""
         self.group = group
         self._name = name
         self._batch = batch
@@ -61,14 +66,17 @@ class ConsumerGroup:
         self._try_script = redis.register_script(_TRY)
         self._take_over_script = redis.register_script(_TAKE_OVER)
 
-    async def create(self) -> None:
+    async def create(self, installation: str) -> None:
         """From the stream's beginning: a group that Redis forgot reads everything again, and the inbox knows it.
 
         A new group of an old stream finds that entries are missing, and so is sent what the outbox still keeps.
         """
+        self._installation = installation
         for stream in self.streams:
             try:
-                await self._redis.xgroup_create(stream, self.group, id="0", mkstream=True, entries_read=0)
+                await self._redis.xgroup_create(
+                    self._names.stream(stream), self.group, id="0", mkstream=True, entries_read=0
+                )
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -78,12 +86,17 @@ class ConsumerGroup:
         found: list[Entry] = []
         read_before: dict[Any, Any] = {}
         for stream in self.streams:
+            key = self._names.stream(stream)
             with operation_seconds.labels("receive", stream).time():
-                entries, last_id, missing = await self._read_script(
-                    keys=[stream, epoch_key(stream)], args=[self.group, self._name, self._batch]
+                answer = await self._read_script(
+                    keys=[key, self._names.epoch(stream), self._owner],
+                    args=[self.group, self._name, self._batch, self._installation],
                 )
+            if answer[0] == b"foreign":
+                raise ForeignPrefix(self._names.prefix, self._owner, answer[1].decode())
+            entries, last_id, missing = answer
             self._tell_missed(stream, missing)
-            read_before[stream] = last_id
+            read_before[key] = last_id
             found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
         if not found:
             # Read as no group, so that it only waits: what the group reads must go through the script.
@@ -94,17 +107,17 @@ class ConsumerGroup:
         """What this consumer has read and not acknowledged, in batches. Looking is no delivery: `deliveries` are those
         until now.
         """
-        start = "-"
+        key, start = self._names.stream(stream), "-"
         while True:
             page: Any = await self._redis.xpending_range(
-                stream, self.group, start, "+", self._batch, consumername=self._name
+                key, self.group, start, "+", self._batch, consumername=self._name
             )
             if not page:
                 return
             deliveries = {entry["message_id"]: entry["times_delivered"] for entry in page}
             pipeline = self._redis.pipeline(transaction=False)
             for entry_id in deliveries:
-                pipeline.xrange(stream, entry_id, entry_id)
+                pipeline.xrange(key, entry_id, entry_id)
             entries = [entry for found in await pipeline.execute() for entry in found]
             await self._give_up_trimmed(stream, list(deliveries.keys() - {entry_id for entry_id, _ in entries}))
             yield _entries(stream, entries, deliveries)
@@ -122,38 +135,40 @@ class ConsumerGroup:
 
     async def _count(self, entries: Sequence[Entry], change: int) -> Sequence[int]:
         arguments: list[str | int] = [self.group, self._name, change, *(entry.id for entry in entries)]
-        counts: Sequence[int] = await self._try_script(keys=[entries[0].stream], args=arguments)
+        counts: Sequence[int] = await self._try_script(keys=[self._names.stream(entries[0].stream)], args=arguments)
         return counts
 
     async def acknowledge(self, entry: Entry) -> None:
-        await self._redis.xack(entry.stream, self.group, entry.id)
+        await self._redis.xack(self._names.stream(entry.stream), self.group, entry.id)
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
         """Make the entries of consumers that were silent for that many seconds this one's; their number."""
         taken, missing = await self._take_over_script(
-            keys=[stream, epoch_key(stream)],
+            keys=[self._names.stream(stream), self._names.epoch(stream)],
             args=[self.group, self._name, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
         )
         self._tell_missed(stream, missing)
         return int(taken)
 
     async def measure(self, stream: str) -> None:
-        for group in await self._redis.xinfo_groups(stream):
+        for group in await self._redis.xinfo_groups(self._names.stream(stream)):
             if group["name"] == self.group.encode():
                 consumer_lag.labels(stream, self.group).set(group["lag"] or 0)
                 consumer_pending.labels(stream, self.group).set(group["pending"])
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still ours: whoever takes them over needs to find them."""
-        for stream in self.streams:
-            if not await self._redis.xpending_range(stream, self.group, "-", "+", 1, consumername=self._name):
-                await self._redis.xgroup_delconsumer(stream, self.group, self._name)
+        for key in map(self._names.stream, self.streams):
+            if not await self._redis.xpending_range(key, self.group, "-", "+", 1, consumername=self._name):
+                await self._redis.xgroup_delconsumer(key, self.group, self._name)
 
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
         """Entries that are in the group still, and no longer in the stream."""
         if ids:
-            await self._redis.delete(epoch_key(stream))  # first: after a crash in between they are found once more
-            await self._redis.xack(stream, self.group, *ids)
+            await self._redis.delete(
+                self._names.epoch(stream)
+            )  # first: after a crash in between they are found once more
+            await self._redis.xack(self._names.stream(stream), self.group, *ids)
             self._tell_missed(stream, len(ids))
 
     def _tell_missed(self, stream: str, count: int) -> None:

@@ -1,12 +1,18 @@
 -- Read what a group has not read yet, and notice in the same step what was trimmed before it could be read: after the
 -- reading nobody could tell.
 --
--- KEYS[1] the stream, KEYS[2] its epoch
--- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] entries at most
+-- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the owner of our prefix
+-- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] entries at most, ARGV[4] our installation
 --
--- Returns {entries, the last id that the group had read before, number of entries missed}. When entries were missed,
+-- Returns {'foreign', owner} when the prefix belongs to another installation, else {entries, the last id that the group had read before, number of entries missed}. When entries were missed,
 -- the epoch ends, so that the relay publishes again what it still keeps, and the group counts them as read: each loss
 -- is noticed once. Entries deleted one by one (XDEL) are not noticed.
+
+local owner = redis.call('GET', KEYS[3])
+if owner and owner ~= ARGV[4] then
+    return {'foreign', owner}
+end
+redis.call('SET', KEYS[3], ARGV[4])
 
 local function fields_of(reply)
     local found = {}

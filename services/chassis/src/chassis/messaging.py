@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 from chassis.consumer_group import ConsumerGroup, Entry
 from chassis.event_delivery import Deliveries, Handler
 from chassis.inbox import STATEMENTS, Received
+from chassis.installation import installation_id
 from chassis.logging import get_logger
 from chassis.outbox import Event
 from chassis.pooling import Database, is_transient
@@ -94,7 +95,7 @@ class Consumer:
         self._stopping = stopping
         while not stopping.is_set():
             try:
-                await self._place.create()
+                await self._place.create(await installation_id(self._database))
                 await self._consume_until(stopping)
             except Exception as error:
                 if not (isinstance(error, RedisError) or is_transient(error)):

@@ -1,13 +1,14 @@
 -- Publish events to a stream, if Redis still is the Redis that we published to before and we still are the one relay.
 --
--- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the term of its last leader
+-- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the term of its last leader, KEYS[4] the owner of our prefix
 -- ARGV[1] the epoch we expect, ARGV[2] the last id we know to have been given ('' begins the epoch with this call),
 -- ARGV[3] our term: leaders that came later have a higher one, ARGV[4] entries to keep (approximately)
--- ARGV[5...] the events
+-- ARGV[5] our installation, ARGV[6...] the events
 --
 -- Returns one of
 --   {'published', last id, number of events, group}  fewer than given when that group, the slowest, is so far behind
 --                                                    that its unread entries would be trimmed; '' when it is not
+--   {'foreign', owner}  the prefix belongs to another installation
 --   {'deposed', term}  a leader of that term, which is higher, has published
 --   {'forgotten'}  another epoch or none (Redis was emptied, or a consumer missed entries), or a last id below ours
 --                  (an older snapshot was restored, or a failover lost the last writes)
@@ -52,6 +53,10 @@ local function furthest_behind()
 end
 
 local epoch, last_id, term, kept = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local owner = redis.call('GET', KEYS[4])
+if owner and owner ~= ARGV[5] then
+    return {'foreign', owner}
+end
 local last_term = tonumber(redis.call('GET', KEYS[3]) or 0)
 if last_term > term then
     return {'deposed', last_term}
@@ -63,10 +68,11 @@ elseif redis.call('GET', KEYS[2]) ~= epoch or is_lower(last, last_id) then
     return {'forgotten'}
 end
 redis.call('SET', KEYS[3], ARGV[3])
+redis.call('SET', KEYS[4], ARGV[5])
 
 local behind, slowest = furthest_behind()
-local count = math.min(#ARGV - 4, math.max(0, kept - behind))
-for index = 5, 4 + count do
+local count = math.min(#ARGV - 5, math.max(0, kept - behind))
+for index = 6, 5 + count do
     last = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[index])
 end
-return {'published', last, count, count < #ARGV - 4 and slowest or ''}
+return {'published', last, count, count < #ARGV - 5 and slowest or ''}

@@ -20,11 +20,11 @@ SELECT set_config('idle_session_timeout', $1, false);
 SELECT pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
 
 -- name: next_term
--- The term of the leader that holds the lock: one more than the last one's. A sequence by hand, since one of
+-- The term of the leader that holds the lock, and the id of this installation. The term is one more than the last one's. A sequence by hand, since one of
 -- PostgreSQL's can be raised by its owner only.
 INSERT INTO installation (relay_term) VALUES (1)
 ON CONFLICT (is_only) DO UPDATE SET relay_term = installation.relay_term + 1
-RETURNING relay_term;
+RETURNING relay_term, id::text;
 
 -- name: raise_term
 -- Redis knows term $1, and no later leader has given it: this database was set back, or the term came from a clock.

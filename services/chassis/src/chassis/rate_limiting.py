@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from chassis.hot_metrics import Counter
 from chassis.logging import get_logger, put_on_canonical_line
+from chassis.pooling import names_of
 from chassis.settings import LimitSettings, RateLimitSettings
 
 log = get_logger(__name__)
@@ -161,6 +162,7 @@ class RateLimiter:
         self._script = resources.files("chassis").joinpath("rate_limiting.lua").read_text()
         self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self.current = current
+        self._names = names_of(redis)
         self._namespace = namespace
         self._clock = clock
         self._local = LocalLimiter(max_keys=current().local_keys, clock=clock)
@@ -194,7 +196,7 @@ class RateLimiter:
 
     async def _ask_redis(self, key: str, policy: Policy, cost: int) -> Decision:
         interval, cost = _interval(policy.rate), min(cost, policy.burst)
-        asked = f"rate_limit:{self._namespace}:{key}", interval, policy.burst, cost
+        asked = self._names.rate_limit(self._namespace, key), interval, policy.burst, cost
         try:
             allowed, tat, now = await self._execute("EVALSHA", self._sha, 1, *asked)
         except NoScriptError:  # Redis is new, or has restarted

@@ -16,9 +16,10 @@ from chassis.app.resources import ApiResources
 from chassis.app.routing import Router, UndeclaredRoute
 from chassis.config import Live
 from chassis.ending import Ending
+from chassis.errors import ConfigurationError
 from chassis.health import management_app
 from chassis.logging import get_logger
-from chassis.process import DrainTimedOut, Server, keep_start_up, run_process
+from chassis.process import DrainTimedOut, ServeError, Server, keep_start_up, run_process
 from chassis.reloading import reloading
 from chassis.settings import ServiceSettings
 
@@ -51,10 +52,14 @@ def create_app[S: ServiceSettings](
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with open_resources() as resources:
-            app.resources = resources
-            app.health.checks.update(resources.checks)
-            yield {}
+        try:
+            async with open_resources() as resources:
+                app.resources = resources
+                app.health.checks.update(resources.checks)
+                yield {}
+        except ConfigurationError as error:
+            app.misconfigured = error
+            raise
 
     app = Application(
         lambda: live.current.http,
@@ -72,6 +77,17 @@ def run_api[S: ServiceSettings](live: Live[S], app: Application) -> None:
 
 
 async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapping[str, str], ending: Ending) -> None:
+    try:
+        await _serve_until_stopped(live, app, info, ending)
+    except ServeError:
+        if app.misconfigured is not None:
+            raise app.misconfigured from None  # the server knows only that it did not start
+        raise
+
+
+async def _serve_until_stopped[S: ServiceSettings](
+    live: Live[S], app: Application, info: Mapping[str, str], ending: Ending
+) -> None:
     settings = live.current
     drain_timeout = settings.shutdown.drain_timeout
     management = Server(

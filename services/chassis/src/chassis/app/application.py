@@ -15,6 +15,7 @@ from chassis.app.limits import spend_as_stranger
 from chassis.app.middleware import RequestContext
 from chassis.app.resources import ApiResources
 from chassis.app.routing import Route, Router, describe_access, refuse_undeclared
+from chassis.errors import ConfigurationError
 from chassis.health import Health
 from chassis.load_shedding import LoadShedder
 from chassis.settings import HttpSettings
@@ -31,6 +32,8 @@ class Application(FastAPI):
 
     resources: ApiResources
     """There from start-up on."""
+    misconfigured: ConfigurationError | None = None
+    """Why they could not be opened, where the configuration is the reason."""
 
     def __init__(self, current: Callable[[], HttpSettings], *, routers: Sequence[Router] = (), **options: Any) -> None:
         # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -10,8 +11,10 @@ from starlette.requests import Request
 
 from chassis.api_keys import ApiKeys
 from chassis.auth import Authenticator
+from chassis.background import beside
 from chassis.config import Live
 from chassis.health import Check
+from chassis.installation import claim_at_start, keep_claim
 from chassis.pooling import Database, create_shared_redis, open_health_pool
 from chassis.pooling.budget import check_budget
 from chassis.rate_limiting import RateLimiter
@@ -57,6 +60,10 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         await stack.enter_async_context(keys.followed())
         redis = create_shared_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
+        await claim_at_start(redis, health, service=settings.service_name)
+        await stack.enter_async_context(
+            beside(partial(keep_claim, redis, health, service=settings.service_name), name="redis-claim")
+        )
         yield ApiResources(
             database=database,
             redis=redis,

@@ -98,7 +98,7 @@ class Cache[T]:
         self._name = name
         self._chance = chance
         self._clock = clock
-        self._store = Store(redis, prefix=f"cache:{name}", field=_fingerprint(adapter))
+        self._store = Store(redis, name=name, field=_fingerprint(adapter))
         self._near = Near(ttl=near_ttl)
         self._decoded = lru_cache(maxsize=128 if near_ttl else 0)(adapter.validate_json)
         self._flights = Flights()

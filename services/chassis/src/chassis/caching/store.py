@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chassis.caching.entries import Entry
+from chassis.pooling import names_of
 
 STORE_ERRORS = (RedisError, TimeoutError)
 """What every step may raise."""
@@ -19,12 +20,13 @@ class Store:
     invalidation by either reaches both.
     """
 
-    def __init__(self, redis: Redis, *, prefix: str, field: str) -> None:
+    def __init__(self, redis: Redis, *, name: str, field: str) -> None:
         self._redis = redis
         self._end_lease = redis.register_script(
             resources.files("chassis.caching").joinpath("end_lease.lua").read_text()
         )
-        self._prefix = prefix
+        self._names = names_of(redis)
+        self._name = name
         self._field = field
 
     async def read(self, key: str) -> Entry | None:
@@ -56,6 +58,4 @@ class Store:
         await self._redis.delete(*self._keys(key))
 
     def _keys(self, key: str) -> tuple[str, str]:
-        """The entries' and the lease's key; the braces keep both on one node of a cluster."""
-        entries = f"{{{self._prefix}:{key}}}"
-        return entries, f"{entries}:lease"
+        return self._names.cached(self._name, key)

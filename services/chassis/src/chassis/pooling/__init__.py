@@ -10,7 +10,7 @@ from chassis.pooling.database import NOTIFY, Database, after_commit, log_after_c
 from chassis.pooling.engine import Passwords, open_connection
 from chassis.pooling.failures import Failure, failure_of, is_transient
 from chassis.pooling.hot import HotSession, execute_in
-from chassis.pooling.redis_pool import create_redis, create_shared_redis
+from chassis.pooling.redis_pool import create_redis, create_shared_redis, names_of
 
 __all__ = [
     "NOTIFY",
@@ -27,6 +27,7 @@ __all__ = [
     "failure_of",
     "is_transient",
     "log_after_commit",
+    "names_of",
     "open_connection",
     "open_health_pool",
 ]

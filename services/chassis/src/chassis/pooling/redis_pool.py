@@ -13,6 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chassis.pooling import metrics
+from chassis.pooling.redis_names import RedisNames
 from chassis.pooling.shared_redis import SharedRedis
 from chassis.settings import RedisSettings
 
@@ -32,9 +33,17 @@ def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = 
     return shared
 
 
+def names_of(redis: Redis) -> RedisNames:
+    """The names of what is kept there: under the prefix of the settings that the client was made with."""
+    pool = redis.connection_pool
+    assert isinstance(pool, _MeasuredPool)  # noqa: S101  a client without a prefix would meet others' keys
+    return pool.names
+
+
 def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_MeasuredPool":
     return _MeasuredPool(
         pool,
+        names=RedisNames(settings.prefix),
         host=settings.host,
         port=settings.port,
         password=settings.password.get_secret_value() if settings.password else None,
@@ -64,8 +73,9 @@ class _Connection(Connection):
 class _MeasuredPool(BlockingConnectionPool):
     """Tells of its connections as a pool of the database does."""
 
-    def __init__(self, pool: str, *, max_connections: int, **options: Any) -> None:
+    def __init__(self, pool: str, *, names: RedisNames, max_connections: int, **options: Any) -> None:
         super().__init__(max_connections=max_connections, **options)
+        self.names = names
         self.pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)

@@ -120,6 +120,10 @@ class RedisSettings(Group):
     host: Host = Field("127.0.0.1", description="Where Redis or Valkey is.")
     port: Port = Field(6379, description="Redis' own default.")
     password: Secret | None = Field(None, description="None: the server wants none.")
+    prefix: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")] = Field(
+        "holdfast",
+        description="How all keys begin. Each installation on a Redis needs one of its own: a second one is refused.",
+    )
     timeout: Annotated[float, Field(gt=0, le=5)] = Field(
         0.05, description="Seconds for a limiter or cache command; past it the caller does without."
     )

@@ -9,19 +9,22 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 
 from chassis import breaker_routes, dead_letters, job_routes
+from chassis.background import beside
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.ending import Ending
 from chassis.event_delivery import Handler as EventHandler
 from chassis.health import Check, Health, management_app
+from chassis.installation import claim_at_start, keep_claim
 from chassis.job_runner import Handler as JobHandler
 from chassis.job_runner import JobRunner
 from chassis.jobs import JobPayload
 from chassis.messaging import Consumer
-from chassis.outbox import Event, Relay
+from chassis.outbox import Event
 from chassis.pooling import Database, create_redis, open_health_pool
 from chassis.pooling.budget import check_budget
 from chassis.process import run_process
+from chassis.relay import Relay
 from chassis.reloading import reloading
 from chassis.schedules import Schedule, Scheduler
 from chassis.settings import ServiceSettings
@@ -99,6 +102,7 @@ class WorkerResources:
             self.settings.database,
             self.streams,
             self.settings.outbox,
+            service=self.settings.service_name,
             wakeups=self.wakeups,
             application_name=f"{self.settings.service_name}-relay",
             passwords=self.live.passwords,
@@ -151,6 +155,10 @@ async def _open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIter
         await check_budget(live, health)
         redis = create_redis(settings.redis, timeout=settings.redis.timeout)
         stack.push_async_callback(redis.aclose)
+        await claim_at_start(redis, database, service=settings.service_name)
+        await stack.enter_async_context(
+            beside(partial(keep_claim, redis, database, service=settings.service_name), name="redis-claim")
+        )
         streams = create_redis(settings.redis, timeout=settings.redis.stream_timeout, pool="streams")
         stack.push_async_callback(streams.aclose)
         yield WorkerResources(

@@ -248,7 +248,7 @@ async def _lock(session: AsyncSession, endpoint_id: UUID) -> tuple[WebhookEndpoi
 
 
 def _first(endpoint_id: UUID) -> Select[WebhookDelivery]:
-    """The only one of an endpoint's queue that may be sent: customers hear of events in order."""
+    """The only one of an endpoint's queue that may be sent: customers hear of one order's events in order."""
     return (
         select(WebhookDelivery)
         .where(WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status == DeliveryStatus.PENDING.value)
