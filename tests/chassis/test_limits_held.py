@@ -42,7 +42,8 @@ READY_JOBS = """
 INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts)
 SELECT 'j', 'q', 0, '{}', 1, 1 FROM generate_series(1, $1)
 """
-_TURN = {"ids": [], "attempts": [], "queue": "q", "suspects": False, "count": LIMIT, "worker": "w", "lease": 1.0}
+_WHICH = {"ids": [], "attempts": [], "queue": "q", "suspects": False, "alone": False}
+_TURN = _WHICH | {"count": LIMIT, "worker": "w", "lease": 1.0}
 
 TAKEN = {
     "turn": (READY_JOBS, load_statements("jobs.sql")["turn"], _TURN),
