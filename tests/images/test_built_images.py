@@ -15,8 +15,6 @@ from holdfast_local.secrets import SERVICES
 from waiting import eventually
 
 LIMIT_BYTES = 120_000_000
-READY_SECONDS = 3.0
-REBUILD_SECONDS = 20.0
 STARTS = 5
 PROGRAMS = ("payment-provider", "mailbox", "customer-endpoint", "customer", "oracle", "holdfast", "locust")
 
@@ -98,7 +96,7 @@ async def test_tools_have_every_program_and_the_load_tests(images: Images) -> No
 
 @each_service
 @pytest.mark.parametrize("role", ["api", "worker"])
-async def test_process_is_ready_within_seconds_on_a_read_only_root_and_ends_with_0(
+async def test_process_is_ready_on_a_read_only_root_and_ends_with_0(
     images: Images, site: Site, figures: list[str], service: str, role: str
 ) -> None:
     port = free_port()
@@ -112,13 +110,9 @@ async def test_process_is_ready_within_seconds_on_a_read_only_root_and_ends_with
     median = statistics.median(seconds)
     processor = f"{statistics.median(used):.2f} s of processor time"
     figures.append(f"{service} {role}: ready {median:.2f} s after the start, {processor} (medians of {STARTS})")
-    assert statistics.median(used) < READY_SECONDS / 2
-    assert median < READY_SECONDS, f"{processor}: if that is far less, the machine was busy"
 
 
-async def test_a_changed_source_is_a_small_layer_and_seconds_of_building(
-    images: Images, figures: list[str], tmp_path: Path
-) -> None:
+async def test_a_changed_source_is_one_new_layer(images: Images, figures: list[str], tmp_path: Path) -> None:
     context = copy_of_the_context(tmp_path)
     before = (await (await Image.build("orders", context=context)).inspect())["RootFS"]["Layers"]
     with (context / "services" / "orders" / "src" / "orders" / "routes.py").open("a") as source:
@@ -128,7 +122,6 @@ async def test_a_changed_source_is_a_small_layer_and_seconds_of_building(
     seconds = time.monotonic() - began
     figures.append(f"orders: built again in {seconds:.1f} s after a change of a source")
     after = (await rebuilt.inspect())["RootFS"]["Layers"]
-    assert seconds < REBUILD_SECONDS
     assert before[:-1] == after[:-1]
     assert before[-1] != after[-1]
     await Image.build("orders")  # the others look at the tree's own

@@ -136,7 +136,7 @@ async def test_an_api_at_full_load_has_the_connections_that_the_budget_says_and_
     for answer in refused:
         assert (answer.status, answer.code) == (503, "OVERLOADED")
         assert answer.retry_after
-        assert POOL_TIMEOUT <= answer.seconds < POOL_TIMEOUT + 1
+        assert answer.seconds >= POOL_TIMEOUT
 
 
 async def test_when_all_backends_are_ended_only_the_statements_under_way_fail_and_as_503(platform: Platform) -> None:
