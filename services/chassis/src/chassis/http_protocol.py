@@ -4,6 +4,7 @@ envelope too.
 
 import asyncio
 import uuid
+from contextvars import Context
 from itertools import chain
 from typing import Any
 
@@ -223,6 +224,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
 
     def on_response_complete(self) -> None:
+        if self.pipeline or self._unparsed:
+            Context().run(self._go_on)  # or the next request would have the deadline and the caller of this one
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
         self._writing.flush()
         if self._refusal is not None and not self.pipeline and not self.transport.is_closing():
             self._write(self._refusal)

@@ -147,8 +147,6 @@ class Server(uvicorn.Server):
                 http=HttpProtocol,
                 # Whatever is installed: a request to upgrade is answered like any other.
                 ws="none",
-                # A pipelined request begins in the context of the one before, whose deadline and caller it would have.
-                reset_contextvars=True,
                 # What a caller says of where it comes from is believed of these networks alone. No network is nobody:
                 # then uvicorn need not look for it in each request.
                 proxy_headers=bool(trusted_proxies),
