@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -24,6 +25,7 @@ from sqlalchemy import Engine, event
 from xdist.workermanage import WorkerController
 
 PASSWORD = "only-for-tests"
+_INSTALLATION = UUID(int=1)
 
 _TESTS = Path(__file__).parent
 
@@ -143,6 +145,8 @@ async def _migrated_template(postgres: RealServer, package: str) -> str:
     await upgrade(_settings(postgres, name), *folders)
     async with _connected(postgres, name) as connection:
         await keep_keys(connection, package)
+        # One installation for all tests of this Valkey: processes of one test find what those before it left there.
+        await connection.execute("UPDATE installation SET id = $1", _INSTALLATION)
     return name
 
 

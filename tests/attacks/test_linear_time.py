@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from growth import superlinear
-from patterns import Found, found_in, found_in_module
 from pumping import attacks
+from regular_expressions import Found, found_in, found_in_module
 from scanners import OUR_OWN, PIECES, SCANNERS, looping_functions
 
 ROOT = Path(__file__).parents[2]

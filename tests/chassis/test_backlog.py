@@ -34,7 +34,9 @@ async def add(database: Database, jobs: int, *, delay: float = 0) -> None:
 
 async def remove(database: Database, jobs: int) -> None:
     async with database.transaction() as session:
-        await session.execute(text("DELETE FROM job WHERE id IN (SELECT id FROM job LIMIT :jobs)"), {"jobs": jobs})
+        await session.execute(
+            text("DELETE FROM job WHERE id = ANY (ARRAY (SELECT id FROM job LIMIT :jobs))"), {"jobs": jobs}
+        )
 
 
 def test_it_is_full_from_the_limit_on_until_four_fifths_of_it_are_left() -> None:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 from chassis import deadlines
+from chassis.app import Router
 from chassis.app.application import Application
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.errors import DeadlineExceeded
@@ -110,27 +111,27 @@ class Hops:
 @pytest.fixture
 async def hops() -> AsyncIterator[Hops]:
     hops = Hops()
-    first, second = Application(HttpSettings), Application(HttpSettings)
+    first, second = Router(), Router()
     async with AsyncExitStack() as stack:
 
-        @second.get("/told")
+        @second.get("/told", public=True)
         async def told() -> str:
             hops.left.append(deadlines.remaining())
             return "told"
 
-        url = await stack.enter_async_context(serving(second))
+        url = await stack.enter_async_context(serving(Application(HttpSettings, routers=[second])))
         settings = DependencySettings(base_url=url, attempt_timeout=3.0)
         client = HttpDependency("second", settings, authorization=bearer(SecretStr("key")), breakers=BreakerRegistry())
         stack.push_async_callback(client.close)
 
-        @first.get("/ask")
+        @first.get("/ask", public=True)
         async def ask() -> str:
             hops.begun.append("ask")
             await asyncio.sleep(hops.works_for)
             await client.request("GET", "/told", operation="told")
             return "answered"
 
-        hops.url = await stack.enter_async_context(serving(first))
+        hops.url = await stack.enter_async_context(serving(Application(HttpSettings, routers=[first])))
         yield hops
 
 

@@ -281,6 +281,7 @@ def test_the_allow_list_is_what_the_models_mark() -> None:
     assert allow_list(Settings) == {
         "log.level",
         "management.token",
+        "management.hosts",
         "database.password",
         "database.next_password",
         *(f"database.budget.{setting}" for setting in BudgetSettings.model_fields),

@@ -7,6 +7,7 @@ import fastapi.routing
 import httpx
 import pytest
 from chassis.app import Router
+from chassis.app.middleware import RequestContext
 from chassis.load_shedding import LoadShedder
 from chassis.settings import HttpSettings
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
@@ -175,9 +176,11 @@ def application(routes: list[BaseRoute]) -> FastAPI:
 
 
 async def ask(routes: list[BaseRoute], path: str, **asked: Any) -> httpx.Response:
-    transport = httpx.ASGITransport(application(routes))
+    transport = httpx.ASGITransport(RequestContext(application(routes), HttpSettings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-        return await client.post(path, **asked)
+        answer = await client.post(path, **asked)
+    del answer.headers["X-Request-ID"]
+    return answer
 
 
 @pytest.mark.parametrize(("path", "asked"), [*RIGHT.items(), *WRONG, *OTHERS])

@@ -194,8 +194,8 @@ PROTECTIONS = (
     Protection(
         name="a dead event is given back before its replay",
         file=f"{CHASSIS}/inbox.sql",
-        code="UPDATE dead_event SET replay_at = NULL\nWHERE id = (",
-        without="UPDATE dead_event SET replay_at = replay_at\nWHERE id = (",
+        code="UPDATE dead_event SET replay_at = NULL\nWHERE id = ANY (ARRAY(",
+        without="UPDATE dead_event SET replay_at = replay_at\nWHERE id = ANY (ARRAY(",
         points=["orders-worker: dead event taken committed"],
     ),
 )

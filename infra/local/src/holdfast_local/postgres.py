@@ -20,7 +20,6 @@ from holdfast_local.databases import connected
 from holdfast_local.errors import RunnerError
 from holdfast_local.placement import Location, passable_folder
 from holdfast_local.ports import LOOPBACK, free_port
-from holdfast_local.private import private_folder
 from holdfast_local.processes import failure, spawn, stop, unprivileged_account, wait_until_ready
 
 SUPERUSER = "postgres"
@@ -100,7 +99,7 @@ class EmbeddedPostgres:
     async def initialise(self) -> None:
         """Create the data folder, once. It becomes visible only when it is complete."""
         self.location.prepare()
-        private_folder(self.log.parent)
+        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.location.data.exists():
             return
         unfinished = self.location.folder / "data.unfinished"

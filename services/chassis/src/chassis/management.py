@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chassis.bodies import DECLARES_BODY, check_declared
+from chassis.bodies import DECLARES_BODY, check_encoding, declares_more
 from chassis.config import fingerprint
 from chassis.error_answers import answer
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
@@ -106,7 +106,9 @@ def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr
 async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
     """What an endpoint is asked for; raises `ApiError` (400, 413, 415, 422) naming everything that is wrong with it."""
     declared = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in DECLARES_BODY}
-    check_declared(declared, _MAX_BODY_BYTES)
+    check_encoding(declared)
+    if declares_more(declared, _MAX_BODY_BYTES):
+        raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

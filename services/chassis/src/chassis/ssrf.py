@@ -24,13 +24,16 @@ RESOLVE_SECONDS = 2.0
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 # No spaces, controls or backslashes: what two parsers read differently cannot be checked by one for the other.
+_BRACKETED = re.compile(r"\[[^\[\]]*\](:\d*)?")
+"""An IPv6 address as the host, with or without a port. Python before 3.13.4 takes text between the two."""
 _PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 # What the IANA hands out. Outside of it lie the loopback, private, link-local and multicast ranges, and those that wrap
 # an IPv4 address: mapped (::ffff:0:0/96), translated (::ffff:0:0:0/96), compatible (::/96), NAT64 (64:ff9b::/96).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-# Inside of what is public, and still nobody's host: what belongs to protocols (Teredo, ORCHID; 192.0.0.9 and .10 lead
-# to our own gateway) and the relays to 6to4. 6to4 itself, 2002::/16, is not global.
-_SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23")))
+# Inside of what is public, and no host's: what belongs to protocols (Teredo, ORCHID; 192.0.0.9 and .10 lead to our own
+# gateway), the relays to 6to4, and the newer range for documentation, which Python knows only since 3.13.1. 6to4
+# itself, 2002::/16, is not global.
+_SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
 """The third quarter of an IPv6 address whose last one is an IPv4 address, in whatever network (RFC 5214)."""
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
@@ -76,6 +79,8 @@ def check_url(url: str, settings: EgressSettings) -> Destination:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise DestinationRefused("it is not a URL") from None
+    if "[" in parts.netloc and not _BRACKETED.fullmatch(parts.netloc.rpartition("@")[2]):
+        raise DestinationRefused("it is not a URL")
     if parts.scheme not in _DEFAULT_PORTS or (parts.scheme == "http" and not settings.allow_insecure):
         raise DestinationRefused("only https is allowed")
     if not host:

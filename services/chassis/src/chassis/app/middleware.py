@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import deadlines
 from chassis.app.error_rendering import DOCUMENTATION_KEY, EXPECTED, answer_to, render
-from chassis.bodies import DECLARES_BODY, check_declared
+from chassis.bodies import DECLARES_BODY, declares_more
 from chassis.errors import ApiError, ErrorCode
 from chassis.hot_metrics import Histogram
 from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
@@ -165,11 +165,9 @@ class Exchange:
         if self.status is None:
             await render(self._scope, error)(self._scope, self.receive, self.send)
 
-    def check_body(self) -> None:
-        """Raise the `ApiError` that refuses what the head declares of the body, before any of it is read."""
-        check_declared(self.asked, self._max_body_bytes)
-
     async def receive(self) -> Message:
+        if self.status is None and declares_more(self.asked, self._max_body_bytes):
+            raise HTTPException(413)
         try:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
                 message = await self._receive()

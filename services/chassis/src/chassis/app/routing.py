@@ -28,6 +28,7 @@ from chassis.app.keyed import keyed
 from chassis.app.limits import spend_as_stranger
 from chassis.app.middleware import Exchange
 from chassis.app.short_way import short_way
+from chassis.bodies import check_encoding
 from chassis.errors import ErrorCode, HoldfastError
 from chassis.load_shedding import Criticality
 
@@ -107,7 +108,7 @@ class Route(APIRoute):
         with app.load_shedder.place(self._criticality) as exchange.place:
             if self.access is not None:
                 await self.access.check(request)
-            exchange.check_body()
+            check_encoding(exchange.asked)
             await self._answer(request, send)
 
 
@@ -116,7 +117,7 @@ class Router:
 
     def __init__(self, *, prefix: str = "") -> None:
         self.routes: list[Route] = []
-        self._prefix = prefix
+        self.prefix = prefix
 
     def get[F: Callable[..., Any]](self, path: str, **said: Unpack[Declaration]) -> Callable[[F], F]:
         return self._route("GET", path, said)
@@ -135,7 +136,7 @@ class Router:
 
     def _route[F: Callable[..., Any]](self, method: str, path: str, said: Declaration) -> Callable[[F], F]:
         def declare(endpoint: F) -> F:
-            self.routes.append(Route(self._prefix + path, endpoint, methods=[method], **said))
+            self.routes.append(Route(self.prefix + path, endpoint, methods=[method], **said))
             return endpoint
 
         return declare
