@@ -62,8 +62,9 @@ lab-%: $(TOOLS)
 	@cd loadtest && ../$(BIN)/python -m experiments $* $(if $(PUBLISH),--publish)
 
 # Compiled files are kept, for the tests start 200 processes; Helm's engine, in Go, collects its garbage less often.
+# Three at once keep two cores busy: a third of the time a test waits for a process, a lock or a clock of the server.
 test: $(TOOLS) ## Run the tests, on real PostgreSQL and Valkey
-	@PYTHONDONTWRITEBYTECODE= GOGC=400 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	@PYTHONDONTWRITEBYTECODE= GOGC=400 $(BIN)/pytest --numprocesses 3 --dist loadfile
 
 model: ## Check the protocol of an order over all interleavings, and that each seeded mistake is caught (1 minute)
 	@python3 docs/reference/protocol_model.py
