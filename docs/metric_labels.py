@@ -60,7 +60,7 @@ LABELS: dict[str, Bound] = {
     "schedule": Bound(at_most=8, what="names of schedules"),
     "status": Bound(at_most=60, what="HTTP's status codes; empty where there was no answer"),
     "stream": _of("events:orders", "events:payments", "events:webhook-ingest"),
-    "task": _of("wakeups", "reloading", "api-keys", "watchdog"),
+    "task": _of("wakeups", "reloading", "api-keys", "redis-claim", "watchdog"),
     "tier": Bound(at_most=5, what="tiers of `rate_limit.tiers`, `standard`, and `stranger`"),
     "to": _STATES,
     "type": Bound(at_most=20, what="types of events"),
