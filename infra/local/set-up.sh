@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the locked packages into .venv with uv: `set-up.sh` what runs, `set-up.sh tools` also what tests and checks.
-# A machine without uv gets one inside .holdfast, by pip. What goes wrong is said in one sentence, as far as it is known.
+# A machine without uv gets one inside .holdfast, by pip. A known failure is reported in one sentence.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -13,7 +13,7 @@ fail() {
     exit 1
 }
 
-# What a program wrote while it failed, as a sentence; the program's own words where none is known.
+# Report the output of a program that failed: as one sentence if the failure is known, else in its own words.
 explain() {
     case $1 in
         *"No space left"*|*"Disk quota exceeded"*)

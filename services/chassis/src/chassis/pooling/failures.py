@@ -78,6 +78,11 @@ def is_session_over(error: BaseException) -> bool:
     return _of_driver(error) is Failure.OUTAGE
 
 
+def is_transport_closed(error: RuntimeError) -> bool:
+    """Whether uvloop refused to write to a connection that was reset, which asyncio's own loop does in silence."""
+    return str(error).endswith(_TRANSPORT_CLOSED)
+
+
 def _unwrapped(error: BaseException) -> BaseException:
     """The driver's error, out of the two that SQLAlchemy puts around it."""
     if isinstance(error, DBAPIError):
@@ -95,7 +100,7 @@ def _of_driver(error: BaseException) -> Failure:
             return Failure.OUTAGE
         case asyncpg.InterfaceError() if "is closed" in str(error):
             return Failure.OUTAGE
-        case RuntimeError() if str(error).endswith(_TRANSPORT_CLOSED):
+        case RuntimeError() if is_transport_closed(error):
             return Failure.OUTAGE
         case _:
             return Failure.BUG

@@ -13,6 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chassis.pooling import metrics
+from chassis.pooling.failures import is_transport_closed
 from chassis.pooling.redis_names import RedisNames
 from chassis.pooling.shared_redis import SharedRedis
 from chassis.settings import RedisSettings
@@ -65,7 +66,7 @@ class _Connection(Connection):
         try:
             await super()._send_packed_command(command)
         except RuntimeError as error:
-            if "the handler is closed" not in str(error):
+            if not is_transport_closed(error):
                 raise
             raise ConnectionResetError("the connection was reset") from error
 
