@@ -103,7 +103,8 @@ class Store:
         return self._transfers("object = ? AND reference = ?", kind, reference)
 
     def due_transfers(self, now: float) -> list[Transfer]:
-        return self._transfers("settles_at <= ?", now)
+        """Those that settle by now, the earliest first. In any other order SQLite reads the whole table."""
+        return self._transfers("settles_at <= ?", now, order="settles_at, rowid")
 
     def refunded(self, charge_id: str) -> int:
         """What was refunded of a charge, or is about to be, in minor units."""
@@ -120,11 +121,13 @@ class Store:
         )
 
     def next_settlement(self) -> float | None:
-        at: float | None = self._database.execute("SELECT min(settles_at) FROM transfer").fetchone()[0]
+        # SQLite uses the partial index only under the index's own condition.
+        earliest = "SELECT min(settles_at) FROM transfer WHERE settles_at IS NOT NULL"
+        at: float | None = self._database.execute(earliest).fetchone()[0]
         return at
 
-    def _transfers(self, condition: str, *values: object) -> list[Transfer]:
-        query = f"SELECT * FROM transfer WHERE {condition} ORDER BY rowid"  # noqa: S608  our own conditions
+    def _transfers(self, condition: str, *values: object, order: str = "rowid") -> list[Transfer]:
+        query = f"SELECT * FROM transfer WHERE {condition} ORDER BY {order}"  # noqa: S608  our own conditions
         return [Transfer(**dict(row)) for row in self._database.execute(query, values)]
 
     # Events
