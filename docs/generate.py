@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from chart_page import sections
 from chassis.config import rules_of, variable
+from chassis.config.settings import Rule, ServiceSettings
 from chassis.errors import ErrorCode
-from chassis.settings import Rule, ServiceSettings
 from holdfast_local.settings import PROJECT, LocalSettings
 from metrics_page import metrics_page
 from notifications.settings import NotificationsSettings

@@ -7,10 +7,13 @@ A label's values are listed, from the code wherever it lists them itself, or bou
 from itertools import chain
 from typing import Any, NamedTuple, TypeAliasType, get_args
 
-from chassis import caching, circuit_breaker, event_delivery, load_shedding, rate_limiting, reloading, webhooks
+from chassis import caching, circuit_breaker, rate_limiting, webhooks
+from chassis.app.api import load_shedding
 from chassis.errors import ErrorCode
-from chassis.job_decisions import Outcome as JobOutcome
+from chassis.events import delivery as event_delivery
+from chassis.jobs.decisions import Outcome as JobOutcome
 from chassis.logging import debugging
+from chassis.operating import reloading
 from chassis.retries import StopReason
 from webhook_ingest.models import Provider
 

@@ -11,7 +11,7 @@ import notifications
 import orders
 import payments
 import webhook_ingest
-from chassis import hot_metrics
+from chassis.fast import metrics as hot_metrics
 from metric_labels import ABSENT, Bound, bound_of
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase

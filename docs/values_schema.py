@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from chassis.config import variable
-from chassis.config_layers import LOCATIONS
-from chassis.settings import ServiceSettings
+from chassis.config.layers import LOCATIONS
+from chassis.config.settings import ServiceSettings
 
 type Schema = dict[str, Any]
 

@@ -3,10 +3,10 @@
 import hashlib
 
 import asyncpg
-from chassis.api_keys import ApiKeys, hash_key, peppers_of, prefix_of
 from chassis.auth import Authenticator
+from chassis.auth.api_keys import ApiKeys, hash_key, peppers_of, prefix_of
+from chassis.config.settings import AuthSettings
 from chassis.pooling import Database
-from chassis.settings import AuthSettings
 from pydantic import SecretStr
 
 PEPPER = "pepper-of-the-tests-" + "0" * 44

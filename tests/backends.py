@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
-from chassis.settings import DatabaseSettings
+from chassis.config.settings import DatabaseSettings
 from holdfast_local.postgres import temporary_postgres
 from holdfast_local.valkey import temporary_valkey
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import chassis.logging
 import pytest
+from chassis.config.settings import LogSettings
 from chassis.logging import configure_logging, flush_logs
-from chassis.settings import LogSettings
 
 type Line = dict[str, Any]
 

@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from api_keys import keep_keys
 from backends import VARIABLE, Backend, FreshDatabase, RealServer, UnknownBackend, choose
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.migrations import upgrade
 from chassis.pooling import Database, create_redis
-from chassis.settings import DatabaseSettings, RedisSettings
 from emptying import Emptied
 from holdfast_local.databases import create_database
 from pydantic import SecretStr

@@ -3,7 +3,7 @@
 import asyncpg
 from api_keys import keep_keys
 from backends import RealServer
-from chassis.settings import DatabaseSettings
+from chassis.config.settings import DatabaseSettings
 
 # First what the test before has left: sessions, and what it made itself, as the superuser. Then all rows: deleted, for
 # the tables are nearly empty and TRUNCATE makes new files. Foreign keys need not be looked at. Numbers begin anew.

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 from api_keys import PEPPER, caller, key_of
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from holdfast_local.ports import free_port, is_taken
 from waiting import eventually
 

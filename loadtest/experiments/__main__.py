@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+from chassis.config.settings import LogSettings
 from chassis.logging import configure_logging
-from chassis.settings import LogSettings
 from holdfast_local.stopping import EXIT_STOPPED, cancelled_by_signals
 
 from experiments import EXPERIMENTS

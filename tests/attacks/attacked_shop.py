@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from api_keys import PEPPERS, authenticator
-from chassis.app import Caller, Keyed, Router, create_app
-from chassis.app.application import Application
-from chassis.app.resources import ApiResources
+from chassis.app.api import Caller, Keyed, Router, create_app
+from chassis.app.api.application import Application
+from chassis.app.api.resources import ApiResources
 from chassis.config import Live
-from chassis.health import management_app
-from chassis.http_protocol import HttpProtocol
+from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
+from chassis.operating.health import management_app
+from chassis.operating.http_protocol import HttpProtocol
+from chassis.operating.process import Server
 from chassis.pooling import Database
-from chassis.process import Server
 from chassis.rate_limiting import RateLimiter
-from chassis.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from fastapi import Body
 from holdfast_local.ports import free_port
 from pydantic import SecretStr

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from attacked_shop import Shop, open_shop
+from chassis.config.settings import DatabaseSettings
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
 from redis.asyncio import Redis
 
 

@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from chassis.app.conditional import has_current
-from chassis.app.limits import network_of
-from chassis.dead_letters import Filter
-from chassis.deadlines import from_header
-from chassis.error_answers import wants_problem
+from chassis.app.api.conditional import has_current
+from chassis.app.api.limits import network_of
+from chassis.calls.ssrf import DestinationRefused, check_url
+from chassis.config.settings import EgressSettings
 from chassis.errors import HoldfastError, InvalidSignature
-from chassis.idempotency import fingerprint
+from chassis.errors.answers import wants_problem
+from chassis.jobs.dead_letters import Filter
 from chassis.logging import redact, request_id_from
 from chassis.logging.debugging import judge
 from chassis.logging.redaction import is_sensitive, redact_line
 from chassis.logging.rendering import ConsoleRenderer, to_json
 from chassis.retries import parse_retry_after
-from chassis.settings import EgressSettings
-from chassis.ssrf import DestinationRefused, check_url
+from chassis.retries.deadlines import from_header
+from chassis.retries.idempotency import fingerprint
 from chassis.webhooks import verify, verify_github, verify_stripe
 from notifications.mailer import _address
 from oracle.invariants.mails import _lines
@@ -130,15 +130,15 @@ PIECES = (
 """What is repeated: what the scanners look for, its beginnings, and what each takes for an end."""
 
 OUR_OWN = {
-    "chassis/config.py _valid_values": "settings",
-    "chassis/config_layers.py _options_layer": "a command's options",
-    "chassis/config_layers.py known_names": "names of settings",
+    "chassis/config/__init__.py _valid_values": "settings",
+    "chassis/config/layers.py _options_layer": "a command's options",
+    "chassis/config/layers.py known_names": "names of settings",
     "chassis/migrations/__init__.py _wait": "the driver's message",
-    "chassis/reloading.py take_over": "names of settings",
-    "chassis/settings/model.py _prefixed": "names of settings",
-    "chassis/settings/model.py _sum": "names of settings",
-    "chassis/settings/model.py names": "names of settings",
-    "chassis/statements.py _without_comments": "our SQL",
+    "chassis/operating/reloading.py take_over": "names of settings",
+    "chassis/config/settings/model.py _prefixed": "names of settings",
+    "chassis/config/settings/model.py _sum": "names of settings",
+    "chassis/config/settings/model.py names": "names of settings",
+    "chassis/pooling/statements.py _without_comments": "our SQL",
     "checkov/check.py findings": "our manifests",
     "holdfast_local/runs.py stop_runner": "a record of our own",
     "holdfast_local/runs.py end_leftovers": "a record of our own",

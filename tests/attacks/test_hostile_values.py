@@ -13,18 +13,19 @@ import pytest
 import webhook_ingest.api
 from api_keys import PEPPERS, caller
 from backends import FreshDatabase
-from chassis import breaker_routes, job_routes
-from chassis.app.application import Application
+from chassis.app.api.application import Application
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.circuit_breaker import routes as breaker_routes
 from chassis.config import Live
-from chassis.health import Health, management_app
-from chassis.pooling import Database
-from chassis.settings import (
+from chassis.config.settings import (
     ExternalDependencySettings,
     RateLimitSettings,
     RedisSettings,
     ServiceDependencySettings,
 )
+from chassis.jobs import routes as job_routes
+from chassis.operating.health import Health, management_app
+from chassis.pooling import Database
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from payments.settings import PaymentsSettings

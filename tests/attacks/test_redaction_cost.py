@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from chassis.app import Router
-from chassis.app.application import Application
+from chassis.app.api import Router
+from chassis.app.api.application import Application
+from chassis.config.settings import HttpSettings
 from chassis.logging import shown_back
-from chassis.settings import HttpSettings
 from orders.schemas import PlaceOrder
 
 _LINES, _LENGTH = 4, 15_900  # of one product's name each: 64 KB, the largest body there is

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_keys import key_of
-from chassis.error_answers import wants_problem
-from chassis.settings import RateLimitSettings
+from chassis.config.settings import RateLimitSettings
+from chassis.errors.answers import wants_problem
 from raw_http import RawConnection
 
 if TYPE_CHECKING:

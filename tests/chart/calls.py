@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import grimp
 from chassis import config
-from chassis.settings import DependencySettings, EgressSettings, ServiceSettings
+from chassis.config.settings import DependencySettings, EgressSettings, ServiceSettings
 from our_services import SETTINGS
 from pod_files import Enter
 from pydantic import BaseModel

@@ -4,7 +4,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 import pytest
-from chassis import config_layers
+from chassis.config import layers as config_layers
 from pod_files import Enter, files_of, write
 from rendering import HOLDFAST, Json, Rendering, Workload, render
 from variants import variants

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from chassis.settings import ServiceSettings
+from chassis.config.settings import ServiceSettings
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from payments.settings import PaymentsSettings

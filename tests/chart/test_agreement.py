@@ -9,9 +9,9 @@ import pytest
 import yaml
 from api_server import probes
 from chassis import config
-from chassis.cli import EXIT_CONFIGURATION
+from chassis.app.cli import EXIT_CONFIGURATION
 from chassis.errors import ConfigurationError
-from chassis.health import CHECK_TIMEOUT, Health, management_app
+from chassis.operating.health import CHECK_TIMEOUT, Health, management_app
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from our_services import SETTINGS

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import pytest
-from chassis.api_keys import prefix_of
+from chassis.auth.api_keys import prefix_of
 from chassis.config import settings_of
 from holdfast_local.ports import free_port
 from holdfast_local.valkey import EmbeddedValkey

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from chassis import config, config_layers
+from chassis import config
+from chassis.config import layers as config_layers
+from chassis.config.settings import BudgetSettings, ServiceSettings
 from chassis.pooling.budget import Share, pool_budget
-from chassis.settings import BudgetSettings, ServiceSettings
 from compose_file import (
     AT_HAND,
     CONTAINERS,

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import pytest
 from chassis import config
+from chassis.config.settings import BudgetSettings
 from chassis.pooling.budget import Budget, Share, pool_budget, service_budget
-from chassis.settings import BudgetSettings
 from helm_python import HelmRenderError
 from our_services import SETTINGS
 from pod_files import Enter

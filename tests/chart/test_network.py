@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from calls import PLACES, Call, calls_of
+from chassis.calls.ssrf import DestinationRefused, check_address
 from chassis.config import settings_of
-from chassis.settings import EgressSettings
-from chassis.ssrf import DestinationRefused, check_address
+from chassis.config.settings import EgressSettings
 from network import Pod, allowed, enters, leaves, outside, pod_of
 from our_services import SETTINGS
 from pod_files import Enter, with_secrets

@@ -149,7 +149,7 @@ def test_lines_of_a_service_pass_the_filter_and_others_do_not(observability):
     (receiver,) = configuration(observability, LOGS)["receivers"].values()
     (rule,) = [operator["expr"] for operator in receiver["operators"] if operator["type"] == "filter"]
     pattern = json.loads(f'"{re.fullmatch(r'not \(body matches "(.*)"\)', rule)[1]}"')  # its strings escape as JSON's
-    ours = '{"logger_name":"chassis.app","event":"process_started","service":"orders","level":"info"}'
+    ours = '{"logger_name":"chassis.app.api","event":"process_started","service":"orders","level":"info"}'
     for line, passes in ((ours, True), ("LOG:  checkpoint starting: time", False), ('{"event": 1}', False)):
         assert bool(re.search(pattern, line)) is passes
 

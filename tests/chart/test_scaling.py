@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from chassis import job_tending
+from chassis.jobs import tending as job_tending
 from helm_python import HelmRenderError
 from our_services import SETTINGS
 from rendering import CHARTS, HOLDFAST, Json, Rendering, Values, merge, nested, render, values_of

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from chassis.api_keys import prefix_of
+from chassis.auth.api_keys import prefix_of
 from our_services import SERVICES
 from pod_files import decoded, files_of
 from pod_security import house_problems, restricted_problems

@@ -7,11 +7,11 @@ import asyncio
 import os
 import sys
 
-from chassis.inbox import Received
-from chassis.messaging import Consumer
-from chassis.outbox import Event
+from chassis.config.settings import DatabaseSettings, OutboxSettings, RedisSettings
+from chassis.events.consumer import Consumer
+from chassis.events.inbox import Received
+from chassis.events.outbox import Event
 from chassis.pooling import Database, create_redis
-from chassis.settings import DatabaseSettings, OutboxSettings, RedisSettings
 from process_settings import from_environment
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

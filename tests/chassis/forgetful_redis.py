@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from chassis.config.settings import RedisSettings
 from chassis.pooling import create_redis
-from chassis.settings import RedisSettings
 from holdfast_local.ports import LOOPBACK, free_port
 from holdfast_local.valkey import EmbeddedValkey
 from pydantic import SecretStr

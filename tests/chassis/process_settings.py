@@ -2,7 +2,7 @@
 
 import os
 
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from pydantic import SecretStr, TypeAdapter
 
 

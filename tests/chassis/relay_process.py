@@ -3,10 +3,10 @@
 import asyncio
 import os
 
+from chassis.config.settings import DatabaseSettings, OutboxSettings, RedisSettings
+from chassis.events.relay import Relay
 from chassis.pooling import create_redis
-from chassis.relay import Relay
-from chassis.settings import DatabaseSettings, OutboxSettings, RedisSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from process_settings import from_environment
 
 

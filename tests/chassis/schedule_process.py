@@ -3,9 +3,9 @@
 import asyncio
 import os
 
+from chassis.config.settings import DatabaseSettings
+from chassis.jobs.schedules import Schedule, Scheduler
 from chassis.pooling import Database
-from chassis.schedules import Schedule, Scheduler
-from chassis.settings import DatabaseSettings
 from process_settings import from_environment
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

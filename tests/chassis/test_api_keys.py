@@ -15,8 +15,9 @@ import pytest
 from api_keys import CALLERS, PEPPER, key_of
 from backends import FreshDatabase, RealServer
 from captured_logs import captured_logs
-from chassis import api_keys
-from chassis.api_keys import (
+from chassis.app.cli.operator import list_lines
+from chassis.auth import api_keys
+from chassis.auth.api_keys import (
     ApiKeys,
     ListedKey,
     add_key,
@@ -27,11 +28,10 @@ from chassis.api_keys import (
     register_key,
     revoke_key,
 )
-from chassis.commands import list_lines
+from chassis.config.settings import AuthSettings, DatabaseSettings, RedisSettings
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import redact
 from chassis.pooling import Database
-from chassis.settings import AuthSettings, DatabaseSettings, RedisSettings
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from service_process import Ended, OrdersInstallation

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from api_keys import PEPPER, key_of
-from chassis.api_keys import ApiKeys
 from chassis.auth import Authenticator, Principal
+from chassis.auth.api_keys import ApiKeys
+from chassis.auth.service_tokens import TokenSource
+from chassis.config.settings import AuthSettings
 from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import Database
-from chassis.service_tokens import TokenSource
-from chassis.settings import AuthSettings
 from pydantic import SecretStr, ValidationError
 
 SECRET = SecretStr("s" * 64)

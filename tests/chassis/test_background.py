@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 from captured_logs import CapturedLogs, captured_logs
-from chassis import background
-from chassis.background import Group, TaskEnded, beside, failing, pause_after
-from chassis.health import Health, management_app
+from chassis.operating import background
+from chassis.operating.background import Group, TaskEnded, beside, failing, pause_after
+from chassis.operating.health import Health, management_app
 from prometheus_client import REGISTRY
 
 pytestmark = pytest.mark.timeout(20)
@@ -196,16 +196,19 @@ ELSEWHERE = {
         "create_task",
     ): "a load: its readers get what it raises, and `_landed` sees the rest",
     ("chassis/caching/owed.py", "create_task"): "goes on whatever it fails of, and logs what is no failure of Redis",
-    ("chassis/ending.py", "Thread"): "ends the process, also when its own work fails",
-    ("chassis/job_runner.py", "create_task"): "a job, in the runner's group: it writes how it ended itself",
+    ("chassis/operating/ending.py", "Thread"): "ends the process, also when its own work fails",
+    ("chassis/jobs/runner.py", "create_task"): "a job, in the runner's group: it writes how it ended itself",
     ("chassis/logging/writer.py", "Thread"): "writes lines, and survives whatever a write raises",
     ("chassis/pooling/shared_redis.py", "create_task"): "opens a connection: those that wait for it get its error",
-    ("chassis/process.py", "create_task"): "a server: `running` raises its error, and sets `stopping` when it ends",
-    ("chassis/reloading.py", "to_thread"): "awaited at once",
-    ("chassis/health.py", "gather"): "awaited at once",
+    (
+        "chassis/operating/process.py",
+        "create_task",
+    ): "a server: `running` raises its error and sets `stopping`",
+    ("chassis/operating/reloading.py", "to_thread"): "awaited at once",
+    ("chassis/operating/health.py", "gather"): "awaited at once",
     ("chassis/caching/flights.py", "gather"): "awaited at once",
 }
-"""Where a task or a thread may be started beside `chassis.background`, and why its end is seen there."""
+"""Where a task or a thread may be started beside `chassis.operating.background`, and why its end is seen there."""
 
 STARTS = {
     "create_task",
@@ -240,7 +243,7 @@ def test_tasks_and_threads_are_started_in_one_place_or_where_their_end_is_seen()
     for path in SERVICES.glob("*/src/**/*.py"):
         place = path.relative_to(SERVICES).as_posix().split("/src/", 1)[1]
         found |= {(place, name) for name in starts_in(path.read_text("utf-8"))}
-    of_background = {it for it in found if it[0] == "chassis/background.py"}
+    of_background = {it for it in found if it[0] == "chassis/operating/background.py"}
     assert of_background
     assert found - of_background == ELSEWHERE.keys()
 

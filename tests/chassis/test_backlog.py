@@ -4,11 +4,11 @@ import asyncio
 import math
 
 import pytest
-from chassis.backlog import MEASURE_SECONDS, Backlog, BacklogLimit, backlog_jobs, refused
+from chassis.config.settings import JobSettings
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import JobPayload, enqueue
+from chassis.jobs.backlog import MEASURE_SECONDS, Backlog, BacklogLimit, backlog_jobs, refused
 from chassis.pooling import Database
-from chassis.settings import JobSettings
 from sqlalchemy import text
 
 LIMIT = 10

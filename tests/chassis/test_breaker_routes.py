@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 from captured_logs import CapturedLogs, captured_logs
-from chassis import breaker_routes
 from chassis.circuit_breaker import BreakerRegistry, CircuitBreaker
+from chassis.circuit_breaker import routes as breaker_routes
+from chassis.config.settings import BreakerSettings
 from chassis.errors import BreakerOpen
-from chassis.health import Health, management_app
-from chassis.settings import BreakerSettings
+from chassis.operating.health import Health, management_app
 from pydantic import SecretStr
 
 TOKEN = "t" * 64

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from chassis.bulkhead import Bulkhead
+from chassis.calls.bulkhead import Bulkhead
 from chassis.errors import BulkheadFull
 from prometheus_client import REGISTRY
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.logging.debugging import judge
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from service_process import CALLER, KEY, OrdersInstallation
 from sqlalchemy import text
 

@@ -1,7 +1,7 @@
 """Conditional reads: by If-None-Match in every form it may have, who has the current bytes gets none."""
 
 import pytest
-from chassis.app.conditional import etag, has_current
+from chassis.app.api.conditional import etag, has_current
 
 BODY = b'{"id":"rope"}'
 TAG = etag(BODY)

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from chassis import deadlines
+from chassis.calls.http_client import HttpDependency
 from chassis.circuit_breaker import BreakerRegistry, StateMachine, failures
+from chassis.config.settings import BreakerSettings
 from chassis.errors import BreakerOpen, DependencyTimeout
-from chassis.http_client import HttpDependency
-from chassis.settings import BreakerSettings
+from chassis.retries import deadlines
 from test_http_client import Server, charge, dependency, server
 
 __all__ = ["server"]

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, HoldfastError, PoolExhausted
 from chassis.pooling import Database, Failure, execute_in, failure_of, is_transient
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 

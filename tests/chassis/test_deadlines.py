@@ -7,14 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
-from chassis import deadlines
-from chassis.app import Router
-from chassis.app.application import Application
+from chassis.app.api import Router
+from chassis.app.api.application import Application
+from chassis.calls.http_client import HttpDependency, bearer
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config.settings import DependencySettings, HttpSettings
 from chassis.errors import DeadlineExceeded
-from chassis.http_client import HttpDependency, bearer
-from chassis.process import Server
-from chassis.settings import DependencySettings, HttpSettings
+from chassis.operating.process import Server
+from chassis.retries import deadlines
 from holdfast_local.ports import free_port
 from pydantic import SecretStr
 

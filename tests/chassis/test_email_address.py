@@ -1,7 +1,7 @@
 """An e-mail address that is taken from outside is one address, and nothing that a mail server reads as more."""
 
 import pytest
-from chassis.email_address import EmailAddress
+from chassis.errors.fields import EmailAddress
 from pydantic import TypeAdapter, ValidationError
 
 ADDRESS: TypeAdapter[str] = TypeAdapter(EmailAddress)

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from chassis.process import ServeError, Server
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.config.settings import DatabaseSettings, RedisSettings
+from chassis.operating.process import ServeError, Server
 from holdfast_local.ports import free_port
 from service_process import OrdersInstallation
 from starlette.applications import Starlette
@@ -73,11 +73,11 @@ def ended(script: str) -> tuple[int, dict[str, object]]:
 
 _PROCESS = """
 import asyncio, atexit, os, signal, threading, time
-from chassis import ending as module
-from chassis.ending import Ending
+from chassis.operating import ending as module
+from chassis.operating.ending import Ending
 from chassis.logging import configure_logging
-from chassis.process import new_event_loop
-from chassis.settings import LogSettings
+from chassis.operating.process import new_event_loop
+from chassis.config.settings import LogSettings
 
 module.LEAVE_SECONDS = 0.2
 configure_logging(LogSettings(format="json"), service="test")
@@ -160,8 +160,8 @@ _BROKEN_SCHEDULE = """#!{python}
 import asyncio, os, signal
 from contextlib import asynccontextmanager
 from chassis.config import load_live
-from chassis.schedules import Schedule, runs
-from chassis.worker import run_worker_process
+from chassis.jobs.schedules import Schedule, runs
+from chassis.app.worker import run_worker_process
 from orders.settings import OrdersSettings
 
 async def fail(session):

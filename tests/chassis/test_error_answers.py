@@ -8,16 +8,16 @@ import orjson
 import pytest
 from api_keys import authenticator
 from captured_logs import captured_logs
-from chassis.app import Router
-from chassis.app.application import Application
-from chassis.app.resources import ApiResources
-from chassis.error_answers import PROBLEM_JSON, Answer, answer, wants_problem
+from chassis.app.api import Router
+from chassis.app.api.application import Application
+from chassis.app.api.resources import ApiResources
+from chassis.config.settings import HttpSettings, RateLimitSettings
 from chassis.errors import ApiError, BreakerOpen, ErrorCode, ErrorDetail
-from chassis.health import Health, management_app
+from chassis.errors.answers import PROBLEM_JSON, Answer, answer, wants_problem
+from chassis.operating.health import Health, management_app
+from chassis.operating.process import Server
 from chassis.pooling import Database
-from chassis.process import Server
 from chassis.rate_limiting import RateLimiter
-from chassis.settings import HttpSettings, RateLimitSettings
 from holdfast_local.ports import free_port
 from redis.asyncio import Redis
 from starlette.routing import Route

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
-from chassis.app import Router
-from chassis.app.application import Application
+from chassis.app.api import Router
+from chassis.app.api.application import Application
+from chassis.config.settings import HttpSettings
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
-from chassis.settings import HttpSettings
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 

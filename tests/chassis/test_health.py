@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from chassis import background
-from chassis import health as health_module
-from chassis.health import Health, management_app
+from chassis.operating import background
+from chassis.operating import health as health_module
+from chassis.operating.health import Health, management_app
 
 
 class Dependency:

@@ -2,7 +2,7 @@
 
 import prometheus_client
 import pytest
-from chassis.hot_metrics import Counter, Histogram
+from chassis.fast.metrics import Counter, Histogram
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry

@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable
 from chassis.pooling import Database, after_commit, execute_in
-from chassis.settings import DatabaseSettings
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
 from sqlalchemy import text
 from waiting import eventually
 

@@ -10,8 +10,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
-from chassis import deadlines
+from chassis.calls.http_client import HttpDependency, Response, bearer, request_seconds
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config.settings import BreakerSettings, DependencySettings, RetrySettings
 from chassis.errors import (
     BreakerOpen,
     BulkheadFull,
@@ -22,10 +23,9 @@ from chassis.errors import (
     DependencyTimeout,
     DependencyUnavailable,
 )
-from chassis.http_client import HttpDependency, Response, bearer, request_seconds
 from chassis.logging import request_id_var
 from chassis.logging.debugging import HEADER, DebugRequests, sign
-from chassis.settings import BreakerSettings, DependencySettings, RetrySettings
+from chassis.retries import deadlines
 from chassis.telemetry import span
 from pydantic import BaseModel, SecretStr, ValidationError
 from waiting import eventually

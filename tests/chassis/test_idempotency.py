@@ -4,10 +4,10 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from chassis import idempotency
 from chassis.errors import ApiError, ErrorCode
-from chassis.idempotency import IdempotencyKey, StoredAnswer, find_answer, idempotency_key, prune, store_answer
 from chassis.pooling import Database
+from chassis.retries import idempotency
+from chassis.retries.idempotency import IdempotencyKey, StoredAnswer, find_answer, idempotency_key, prune, store_answer
 from sqlalchemy import text
 
 

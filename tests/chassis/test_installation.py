@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 from backends import FreshDatabase
-from chassis import installation
 from chassis.caching import Cache
-from chassis.inbox import Received
-from chassis.installation import ForeignPrefix, claim, claim_at_start, installation_id, keep_claim
-from chassis.messaging import Consumer
-from chassis.outbox import Event, publish
-from chassis.pooling import Database, create_redis, names_of
+from chassis.config.settings import CacheSettings, DatabaseSettings, OutboxSettings, RateLimitSettings, RedisSettings
+from chassis.events.consumer import Consumer
+from chassis.events.inbox import Received
+from chassis.events.outbox import Event, publish
+from chassis.events.relay import Relay
+from chassis.pooling import Database, create_redis, installation, names_of
+from chassis.pooling.installation import ForeignPrefix, claim, claim_at_start, installation_id, keep_claim
+from chassis.pooling.wakeup import Wakeups
 from chassis.rate_limiting import Policy, RateLimiter
-from chassis.relay import Relay
-from chassis.settings import CacheSettings, DatabaseSettings, OutboxSettings, RateLimitSettings, RedisSettings
-from chassis.wakeup import Wakeups
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
 from service_process import OrdersInstallation

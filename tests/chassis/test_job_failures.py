@@ -1,10 +1,9 @@
 """Failed attempts are remembered beyond their job: what was tried, why it failed, and what came next."""
 
 import pytest
-from chassis import dead_letters
 from chassis.errors import BreakerOpen, PermanentJobError
-from chassis.job_decisions import judge
-from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, enqueue
+from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, dead_letters, enqueue
+from chassis.jobs.decisions import judge
 from chassis.pooling import Database
 from sqlalchemy import Row, text
 

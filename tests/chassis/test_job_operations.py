@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from captured_logs import captured_logs
-from chassis import dead_letters, job_routes
-from chassis.health import Health, management_app
-from chassis.jobs import JobPayload, enqueue
+from chassis.app.worker import WorkerResources
+from chassis.config.settings import DatabaseSettings, JobSettings, OutboxSettings, RedisSettings
+from chassis.jobs import JobPayload, dead_letters, enqueue
+from chassis.jobs import routes as job_routes
+from chassis.operating.health import Health, management_app
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, JobSettings, OutboxSettings, RedisSettings
-from chassis.worker import WorkerResources
 from pydantic import SecretStr
 from service_process import OrdersInstallation
 from sqlalchemy import text

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import PoolExhausted
 from chassis.pooling import Database
 from chassis.pooling.engine import TRUSTED_SECONDS, create_engine
 from chassis.pooling.kept import Kept, KeptConnections
-from chassis.settings import DatabaseSettings
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine

@@ -6,10 +6,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from chassis import idempotency
-from chassis.settings import DatabaseSettings
-from chassis.statements import DriverStatement, load_statements
-from chassis.wakeup import connect
+from chassis.config.settings import DatabaseSettings
+from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.pooling.wakeup import connect
+from chassis.retries import idempotency
 
 ROWS, LIMIT = 60, 7
 
@@ -38,6 +38,10 @@ INSERT INTO idempotency_record (client, key, fingerprint, status, body, created_
 SELECT 'c', n::text, '', 201, '', now() - interval '1 day' FROM generate_series(1, $1) AS n
 """
 
+_JOBS = load_statements("jobs.sql", package="chassis.jobs")
+_INBOX = load_statements("inbox.sql", package="chassis.events")
+_OUTBOX = load_statements("outbox.sql", package="chassis.events")
+
 READY_JOBS = """
 INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts)
 SELECT 'j', 'q', 0, '{}', 1, 1 FROM generate_series(1, $1)
@@ -46,12 +50,24 @@ _WHICH = {"ids": [], "attempts": [], "queue": "q", "suspects": False, "alone": F
 _TURN = _WHICH | {"count": LIMIT, "worker": "w", "lease": 1.0}
 
 TAKEN = {
-    "turn": (READY_JOBS, load_statements("jobs.sql")["turn"], _TURN),
-    "turn_oldest": (READY_JOBS, load_statements("jobs.sql")["turn_oldest"], _TURN),
-    "jobs": (DEAD_JOBS, load_statements("jobs.sql")["prune"], {"retention": 60.0, "count": LIMIT}),
-    "failures": (FAILURES, load_statements("jobs.sql")["prune_failures"], {"retention": 60.0, "count": LIMIT}),
-    "inbox": (RECEIVED, load_statements("inbox.sql")["prune"], {"consumer": "c", "retention": 60.0, "count": LIMIT}),
-    "outbox": (PUBLISHED, load_statements("outbox.sql")["prune"], {"$1": 60.0, "$2": LIMIT}),
+    "turn": (READY_JOBS, _JOBS["turn"], _TURN),
+    "turn_oldest": (READY_JOBS, _JOBS["turn_oldest"], _TURN),
+    "jobs": (
+        DEAD_JOBS,
+        _JOBS["prune"],
+        {"retention": 60.0, "count": LIMIT},
+    ),
+    "failures": (
+        FAILURES,
+        _JOBS["prune_failures"],
+        {"retention": 60.0, "count": LIMIT},
+    ),
+    "inbox": (
+        RECEIVED,
+        _INBOX["prune"],
+        {"consumer": "c", "retention": 60.0, "count": LIMIT},
+    ),
+    "outbox": (PUBLISHED, _OUTBOX["prune"], {"$1": 60.0, "$2": LIMIT}),
     "keys": (KEYS, idempotency.PRUNE.text, {"retention": 60.0, "batch": LIMIT}),
 }
 """What fills a table, the statement that takes some of its rows, and what it takes them by."""
@@ -100,7 +116,7 @@ async def test_one_dead_event_is_taken_at_a_time_whatever_is_known_of_the_table(
 ) -> None:
     await connection.execute("ANALYZE dead_event")
     await connection.execute(DEAD_EVENTS, ROWS)
-    take = DriverStatement.of(load_statements("inbox.sql")["take_replayable"])
+    take = DriverStatement.of(_INBOX["take_replayable"])
     assert [len(await take.fetch(connection, consumer="c")) for _ in range(3)] == [1, 1, 1]
 
 

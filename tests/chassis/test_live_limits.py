@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from api_keys import authenticator, caller
-from chassis.app import Router, create_app
-from chassis.app.limits import limits_of, spend
-from chassis.app.resources import ApiResources
+from chassis.app.api import Router, create_app
+from chassis.app.api.limits import limits_of, spend
+from chassis.app.api.resources import ApiResources
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RateLimitSettings, RedisSettings, ServiceSettings
 from chassis.pooling import Database, create_redis
 from chassis.rate_limiting import Policy, RateLimiter
-from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings, ServiceSettings
 from fastapi import Request
 from pydantic import ValidationError
 from redis.asyncio import Redis

@@ -11,17 +11,14 @@ from typing import Any
 import httpx
 import pytest
 from backends import FreshDatabase
-from chassis.api_keys import ApiKeys
-from chassis.app import Caller, Router, create_app
-from chassis.app.application import Application
-from chassis.app.resources import ApiResources
+from chassis.app.api import Caller, Router, create_app
+from chassis.app.api.application import Application
+from chassis.app.api.load_shedding import Criticality, LoadShedder, has_place, load_shed
+from chassis.app.api.resources import ApiResources
 from chassis.auth import Authenticator
+from chassis.auth.api_keys import ApiKeys
 from chassis.config import Live
-from chassis.errors import ApiError, ErrorCode
-from chassis.load_shedding import Criticality, LoadShedder, has_place, load_shed
-from chassis.pooling import create_redis
-from chassis.rate_limiting import RateLimiter
-from chassis.settings import (
+from chassis.config.settings import (
     AuthSettings,
     DatabaseSettings,
     HttpSettings,
@@ -29,6 +26,9 @@ from chassis.settings import (
     RedisSettings,
     ServiceSettings,
 )
+from chassis.errors import ApiError, ErrorCode
+from chassis.pooling import create_redis
+from chassis.rate_limiting import RateLimiter
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families

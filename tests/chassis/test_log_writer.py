@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 from captured_logs import captured_logs
+from chassis.config.settings import DatabaseSettings, LogSettings, RedisSettings
 from chassis.logging import get_logger
 from chassis.logging.repeats import Repeats
 from chassis.logging.writer import LineWriter
-from chassis.settings import DatabaseSettings, LogSettings, RedisSettings
 from prometheus_client import REGISTRY
 from service_process import CALLER, OrdersInstallation
 from waiting import eventually
@@ -192,7 +192,7 @@ def test_lines_lost_are_told_of_once_the_reader_is_back(monkeypatch: pytest.Monk
 BLOCKED = """
 import sys
 from chassis.logging import configure_logging, get_logger
-from chassis.settings import LogSettings
+from chassis.config.settings import LogSettings
 configure_logging(LogSettings(queue_bytes=65_536), service="blocked")
 for n in range(5000):
     get_logger("loop").info("turned", n=n, text="x" * 100)
@@ -346,7 +346,7 @@ async def test_the_next_line_written_says_how_many_were_suppressed() -> None:
 def test_what_was_suppressed_last_is_told_when_the_process_ends() -> None:
     script = """
 from chassis.logging import configure_logging, get_logger
-from chassis.settings import LogSettings
+from chassis.config.settings import LogSettings
 configure_logging(LogSettings(repeats=1), service="ending")
 for _ in range(4):
     get_logger("shop").warning("recovered")

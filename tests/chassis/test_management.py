@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from captured_logs import CapturedLogs, captured_logs
-from chassis.health import Health, management_app
 from chassis.logging import put_on_canonical_line
+from chassis.operating.health import Health, management_app
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

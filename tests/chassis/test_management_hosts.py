@@ -5,8 +5,8 @@ from collections.abc import Collection
 
 import httpx
 import pytest
-from chassis.health import Health, management_app
-from chassis.management_hosts import is_answered
+from chassis.operating.health import Health, management_app
+from chassis.operating.management_hosts import is_answered
 from pydantic import SecretStr
 
 TOKEN = "t" * 64

@@ -8,17 +8,19 @@ import asyncpg
 import orjson
 import pytest
 from backends import RealServer
-from chassis import consumer_group, dead_events, messaging
-from chassis.consumer_group import ConsumerGroup
-from chassis.event_delivery import Handler, consumed
-from chassis.inbox import Kinds, Received, Undeliverable, in_order
-from chassis.messaging import Consumer, dead_letters
-from chassis.outbox import Event, publish
+from chassis.config.settings import DatabaseSettings, OutboxSettings
+from chassis.events import consumer as messaging
+from chassis.events import dead_events
+from chassis.events import group as consumer_group
+from chassis.events.consumer import Consumer, dead_letters
+from chassis.events.delivery import Handler, consumed
+from chassis.events.group import ConsumerGroup
+from chassis.events.inbox import Kinds, Received, Undeliverable, in_order
+from chassis.events.outbox import Event, publish
+from chassis.events.relay import Relay
 from chassis.pooling import Database
-from chassis.relay import Relay
-from chassis.settings import DatabaseSettings, OutboxSettings
+from chassis.pooling.wakeup import Wakeups
 from chassis.telemetry import current_traceparent
-from chassis.wakeup import Wakeups
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

@@ -7,10 +7,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from backends import RealServer
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import ConfigurationError
 from chassis.migrations import upgrade
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
 from holdfast_local.databases import create_database
 from pydantic import SecretStr
 from sqlalchemy import text

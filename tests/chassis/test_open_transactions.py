@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseUnreachable, PoolExhausted
 from chassis.pooling import Database, execute_in, open_health_pool
-from chassis.settings import DatabaseSettings
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
 from freezing_proxy import FreezingProxy
 from sqlalchemy import text
 from waiting import eventually

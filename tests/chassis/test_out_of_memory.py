@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from service_process import OrdersInstallation
 
 pytestmark = pytest.mark.timeout(120)
@@ -13,7 +13,7 @@ _GREEDY = """#!{python}
 import asyncio, os, resource, sys
 from contextlib import asynccontextmanager
 from chassis.config import load_live
-from chassis.worker import run_worker_process
+from chassis.app.worker import run_worker_process
 from orders.settings import OrdersSettings
 
 taken = []  # and kept: what comes after the failure has no more memory than what came before

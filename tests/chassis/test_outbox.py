@@ -15,13 +15,13 @@ import orjson
 import pytest
 from backends import RealServer
 from captured_logs import captured_logs
-from chassis import relay
-from chassis.outbox import Event, publish
+from chassis.config.settings import DatabaseSettings, OutboxSettings, RedisSettings
+from chassis.events import relay
+from chassis.events.outbox import Event, publish
+from chassis.events.relay import Relay, is_leader, lag_seconds, unpublished
 from chassis.pooling import Database
-from chassis.relay import Relay, is_leader, lag_seconds, unpublished
-from chassis.settings import DatabaseSettings, OutboxSettings, RedisSettings
+from chassis.pooling.wakeup import Wakeups
 from chassis.telemetry import span
-from chassis.wakeup import Wakeups
 from process_settings import to_environment
 from redis.asyncio import Redis
 from sqlalchemy import text

@@ -3,16 +3,16 @@
 import subprocess
 import sys
 
-from chassis.relay import Relay
-from chassis.settings import DatabaseSettings, OutboxSettings
-from chassis.wakeup import Wakeups
+from chassis.config.settings import DatabaseSettings, OutboxSettings
+from chassis.events.relay import Relay
+from chassis.pooling.wakeup import Wakeups
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
 
 def test_a_process_without_a_relay_exposes_no_leader() -> None:
     """A 0 would add up to a service without a leader, and page for a service that publishes nothing."""
-    code = "import chassis.relay; from prometheus_client import generate_latest; print(generate_latest().decode())"
+    code = "import chassis.events.relay, prometheus_client as p; print(p.generate_latest().decode())"
     exposed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "# HELP outbox_is_leader" in exposed
     assert [line for line in exposed.splitlines() if line.startswith("outbox_")] == []

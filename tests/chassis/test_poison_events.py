@@ -8,10 +8,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from chassis.event_delivery import consumed
-from chassis.inbox import Received
+from chassis.config.settings import DatabaseSettings, RedisSettings
+from chassis.events.delivery import consumed
+from chassis.events.inbox import Received
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from process_settings import to_environment
 from redis.asyncio import Redis
 from sqlalchemy import text

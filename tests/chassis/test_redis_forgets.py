@@ -12,14 +12,14 @@ from typing import Any
 import asyncpg
 import pytest
 from backends import RealServer
-from chassis.consumer_group import missed
-from chassis.inbox import Received
-from chassis.messaging import Consumer
-from chassis.outbox import Event, publish
+from chassis.config.settings import DatabaseSettings, OutboxSettings
+from chassis.events.consumer import Consumer
+from chassis.events.group import missed
+from chassis.events.inbox import Received
+from chassis.events.outbox import Event, publish
+from chassis.events.relay import Relay, is_held_back, republished
 from chassis.pooling import Database
-from chassis.relay import Relay, is_held_back, republished
-from chassis.settings import DatabaseSettings, OutboxSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from forgetful_redis import ForgetfulRedis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

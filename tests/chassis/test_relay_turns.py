@@ -1,11 +1,11 @@
 """The leader of the highest term may publish, and no clock decides; the order of what its turns publish."""
 
 import pytest
-from chassis.installation import installation_id
+from chassis.config.settings import DatabaseSettings, OutboxSettings
+from chassis.events.relay import Relay, _Deposed, _Position, is_leader
 from chassis.pooling import Database
-from chassis.relay import Relay, _Deposed, _Position, is_leader
-from chassis.settings import DatabaseSettings, OutboxSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.installation import installation_id
+from chassis.pooling.wakeup import Wakeups
 from redis.asyncio import Redis
 from sqlalchemy import text
 from test_outbox import QUICK, place, relaying, streamed, wakeups

@@ -9,17 +9,17 @@ from typing import Any
 import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, caller
-from chassis import http_protocol
-from chassis.app import Caller, Router, create_app
-from chassis.app.limits import network_of
-from chassis.app.resources import ApiResources
+from chassis.app.api import Caller, Router, create_app
+from chassis.app.api.limits import network_of
+from chassis.app.api.resources import ApiResources
 from chassis.auth import Authenticator, Principal
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from chassis.errors import ApiError, ErrorCode
+from chassis.operating import http_protocol
+from chassis.operating.process import Server
 from chassis.pooling import Database
-from chassis.process import Server
 from chassis.rate_limiting import RateLimiter
-from chassis.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from holdfast_local.ports import free_port
 from redis.asyncio import Redis
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 import test_http_client
+from chassis.config.settings import RetrySettings
 from chassis.errors import DependencyFailed
-from chassis.settings import RetrySettings
 from test_http_client import Server, charge, dependency
 
 server = test_http_client.server

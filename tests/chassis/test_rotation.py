@@ -19,10 +19,10 @@ import pytest
 from api_keys import PEPPER, keep_keys
 from backends import RealServer
 from chassis import webhooks
-from chassis.api_keys import prefix_of
+from chassis.auth.api_keys import prefix_of
+from chassis.auth.service_tokens import TokenSource
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.migrations import upgrade
-from chassis.service_tokens import TokenSource
-from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.databases import create_database, scram_verifier
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr

@@ -2,10 +2,10 @@
 
 import httpx
 import pytest
-from chassis.app import Router, UndeclaredRoute
-from chassis.app.application import Application
+from chassis.app.api import Router, UndeclaredRoute
+from chassis.app.api.application import Application
+from chassis.config.settings import HttpSettings
 from chassis.errors import ErrorCode
-from chassis.settings import HttpSettings
 from fastapi import APIRouter
 
 

@@ -4,8 +4,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from chassis.jobs.schedules import Missed, Plan, Schedule, Scheduler, plan
 from chassis.pooling import Database
-from chassis.schedules import Missed, Plan, Schedule, Scheduler, plan
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 

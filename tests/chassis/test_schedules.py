@@ -13,10 +13,10 @@ import asyncpg
 import pytest
 from backends import RealServer
 from captured_logs import captured_logs
+from chassis.config.settings import DatabaseSettings
 from chassis.jobs import JobPayload, enqueue
+from chassis.jobs.schedules import Missed, Plan, Schedule, Scheduler, missed_runs, plan, runs
 from chassis.pooling import Database
-from chassis.schedules import Missed, Plan, Schedule, Scheduler, missed_runs, plan, runs
-from chassis.settings import DatabaseSettings
 from pydantic import TypeAdapter
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

@@ -7,9 +7,9 @@ from typing import Any
 
 import jwt
 import pytest
+from chassis.auth.service_tokens import LIFETIME_SECONDS, TokenSource, TokenVerifier
 from chassis.config import fingerprint
-from chassis.service_tokens import LIFETIME_SECONDS, TokenSource, TokenVerifier
-from chassis.settings import AuthSettings
+from chassis.config.settings import AuthSettings
 from pydantic import SecretStr
 
 SECRET, OTHER = SecretStr("s" * 64), SecretStr("o" * 64)

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from chassis.config.settings import RedisSettings
 from chassis.pooling import create_shared_redis
 from chassis.pooling.shared_redis import SharedRedis
-from chassis.settings import RedisSettings
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError

@@ -6,10 +6,10 @@ from uuid import UUID
 import fastapi.routing
 import httpx
 import pytest
-from chassis.app import Router
-from chassis.app.middleware import RequestContext
-from chassis.load_shedding import LoadShedder
-from chassis.settings import HttpSettings
+from chassis.app.api import Router
+from chassis.app.api.load_shedding import LoadShedder
+from chassis.app.api.middleware import RequestContext
+from chassis.config.settings import HttpSettings
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel
 from starlette.routing import BaseRoute

@@ -7,20 +7,20 @@ import orjson
 import pytest
 from aiohttp import web
 from chassis import telemetry
-from chassis.app.middleware import RequestContext
+from chassis.app.api.middleware import RequestContext
+from chassis.calls.http_client import HttpDependency, bearer
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config.settings import DatabaseSettings, DependencySettings, HttpSettings, JobSettings, OutboxSettings
 from chassis.errors import DependencyError
-from chassis.http_client import HttpDependency, bearer
-from chassis.inbox import Received
-from chassis.job_runner import JobRunner
+from chassis.events.consumer import Consumer
+from chassis.events.inbox import Received
+from chassis.events.outbox import Event
+from chassis.events.outbox import publish as publish_event
 from chassis.jobs import JobPayload, RunningJob, enqueue
-from chassis.messaging import Consumer
-from chassis.outbox import Event
-from chassis.outbox import publish as publish_event
+from chassis.jobs.runner import JobRunner
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, DependencySettings, HttpSettings, JobSettings, OutboxSettings
+from chassis.pooling.wakeup import Wakeups
 from chassis.telemetry import SpanKind, StatusCode
-from chassis.wakeup import Wakeups
 from httpx import ASGITransport, AsyncClient
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor

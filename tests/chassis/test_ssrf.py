@@ -11,8 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
-from chassis.settings import EgressSettings
-from chassis.ssrf import (
+from chassis.calls.ssrf import (
     Destination,
     DestinationRefused,
     check_address,
@@ -21,6 +20,7 @@ from chassis.ssrf import (
     guarded_socket,
     resolve,
 )
+from chassis.config.settings import EgressSettings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -290,7 +290,7 @@ async def test_a_resolver_that_does_not_answer_does_not_hold_up_its_caller(monke
         await asyncio.get_running_loop().create_future()
         return []
 
-    monkeypatch.setattr("chassis.ssrf.RESOLVE_SECONDS", 0.01)
+    monkeypatch.setattr("chassis.calls.ssrf.RESOLVE_SECONDS", 0.01)
     with pytest.raises(DestinationRefused):
         await check_addresses(Destination("example.com", 443), STRICT, resolve=never)
 

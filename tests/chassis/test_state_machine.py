@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 from chassis.errors import IllegalTransition
-from chassis.state_machine import StateMachine
+from chassis.pooling.state_machine import StateMachine
 
 
 class Light(StrEnum):

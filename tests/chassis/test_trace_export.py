@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from captured_logs import CapturedLogs, captured_logs
-from chassis.settings import DatabaseSettings, ServiceSettings, TelemetrySettings
+from chassis.config.settings import DatabaseSettings, ServiceSettings, TelemetrySettings
 from chassis.telemetry.export import SECONDS_BETWEEN_LINES, BoundedExporter, spans_exported
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult

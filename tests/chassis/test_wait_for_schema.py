@@ -11,8 +11,8 @@ import asyncpg
 import orders
 import pytest
 from backends import FreshDatabase, RealServer
+from chassis.config.settings import DatabaseSettings
 from chassis.migrations import DatabaseNotReady, migrate, upgrade, wait_for_schema
-from chassis.settings import DatabaseSettings
 from holdfast_local.databases import create_database
 from holdfast_local.ports import free_port
 from pydantic import SecretStr

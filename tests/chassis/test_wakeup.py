@@ -5,10 +5,10 @@ import asyncpg
 import pytest
 from backends import RealServer
 from captured_logs import captured_logs
-from chassis import background, wakeup
-from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
-from chassis.wakeup import Wakeups, wake_after_commit
+from chassis.config.settings import DatabaseSettings
+from chassis.operating import background
+from chassis.pooling import Database, wakeup
+from chassis.pooling.wakeup import Wakeups, wake_after_commit
 from pydantic import SecretStr
 from waiting import eventually
 

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from service_process import OrdersInstallation
 
 _STANDS_STILL = """#!{python}
 import os, time
 from contextlib import asynccontextmanager
 from chassis.config import load_live
-from chassis.worker import run_worker_process
+from chassis.app.worker import run_worker_process
 from orders.settings import OrdersSettings
 
 async def stand_still(stopping):

@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
-from chassis.process import DrainTimedOut
-from chassis.worker.stages import Part, PartEnded, run_stages
+from chassis.app.worker.stages import Part, PartEnded, run_stages
+from chassis.operating.process import DrainTimedOut
 
 
 class Recorder:

@@ -4,8 +4,8 @@ import json
 import sys
 import time
 
+from chassis.config.settings import DatabaseSettings, LogSettings, ServiceSettings, TelemetrySettings
 from chassis.logging import configure_logging, get_logger
-from chassis.settings import DatabaseSettings, LogSettings, ServiceSettings, TelemetrySettings
 from chassis.telemetry import configure_tracing, current_traceparent, span
 from pydantic import SecretStr
 

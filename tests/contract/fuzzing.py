@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import schemathesis
-from chassis.error_answers import PROBLEM_JSON
 from chassis.errors import ErrorCode
+from chassis.errors.answers import PROBLEM_JSON
 from jsonschema import Draft202012Validator
 from requests.auth import AuthBase
 from schemathesis.engine import Status, from_schema

@@ -19,9 +19,9 @@ import payments.messages
 import webhook_ingest.api
 import webhook_ingest.messages
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, ExternalDependencySettings, ServiceDependencySettings
 from chassis.errors import ErrorCode
-from chassis.outbox import Event
-from chassis.settings import DatabaseSettings, ExternalDependencySettings, ServiceDependencySettings
+from chassis.events.outbox import Event
 from compatibility import broken_catalogue, broken_document, broken_event
 from fastapi import FastAPI
 from notifications.settings import NotificationsSettings

@@ -11,8 +11,8 @@ import orders.messages
 import payments.messages
 import promises
 import pytest
-from chassis.money import MAX_AMOUNT
-from chassis.outbox import Event
+from chassis.errors.fields import MAX_AMOUNT
+from chassis.events.outbox import Event
 from compatibility import widenings
 from hypothesis import given
 from hypothesis import strategies as st

@@ -18,18 +18,18 @@ import pytest
 import webhook_ingest.api
 from api_keys import PEPPER, PEPPERS, key_of
 from captured_logs import captured_logs
-from chassis.api_keys import hash_key
-from chassis.app.application import Application
+from chassis.app.api.application import Application
+from chassis.auth.api_keys import hash_key
 from chassis.config import Live
-from chassis.error_answers import PROBLEM_JSON
-from chassis.process import Server
-from chassis.settings import (
+from chassis.config.settings import (
     DatabaseSettings,
     ExternalDependencySettings,
     RateLimitSettings,
     RedisSettings,
     ServiceDependencySettings,
 )
+from chassis.errors.answers import PROBLEM_JSON
+from chassis.operating.process import Server
 from chassis.webhooks import sign
 from conftest import PASSWORD, FreshDatabase
 from fuzzing import fuzz

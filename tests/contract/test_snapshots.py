@@ -5,7 +5,7 @@ from pathlib import Path
 
 import promises
 from chassis.errors import ErrorCode
-from chassis.outbox import Event
+from chassis.events.outbox import Event
 
 HOW = (
     "\n\nIf this is meant, run make contracts and commit what it writes. What is INCOMPATIBLE breaks who relies on it."

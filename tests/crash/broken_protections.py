@@ -53,7 +53,7 @@ class Protection:
 PROTECTIONS = (
     Protection(
         name="a repeated request gets the kept answer",
-        file=f"{CHASSIS}/idempotency.py",
+        file=f"{CHASSIS}/retries/idempotency.py",
         code='if record is None or record["fingerprint"] is None:',
         without="if True:",
         points=[
@@ -110,7 +110,7 @@ PROTECTIONS = (
     ),
     Protection(
         name="the inbox knows an event's id",
-        file=f"{CHASSIS}/inbox.sql",
+        file=f"{CHASSIS}/events/inbox.sql",
         code="ON CONFLICT DO NOTHING RETURNING event_id;",
         without="ON CONFLICT (consumer, event_id) DO UPDATE SET received_at = now() RETURNING event_id;",
         points=[
@@ -121,14 +121,14 @@ PROTECTIONS = (
     ),
     Protection(
         name="an order's mails go by its version",
-        file=f"{CHASSIS}/inbox.py",
+        file=f"{CHASSIS}/events/inbox.py",
         code="    if received.aggregate_version != last_version + 1:\n        return []\n",
         without="",
         points=["notifications-worker: order.confirmed committed"],
     ),
     Protection(
         name="the relay marks what it has published",
-        file=f"{CHASSIS}/relay.py",
+        file=f"{CHASSIS}/events/relay.py",
         code='        sent = await self._send(position, [row["event"] for row in rows])\n',
         without='        mark = "UPDATE outbox SET published_at = now() WHERE seq = ANY ($1::bigint[])"\n'
         '        await connection.execute(mark, [row["seq"] for row in rows])\n'
@@ -138,21 +138,21 @@ PROTECTIONS = (
     ),
     Protection(
         name="entries of a silent consumer are taken over",
-        file=f"{CHASSIS}/messaging.py",
+        file=f"{CHASSIS}/events/consumer.py",
         code="taken = await self._place.take_over(stream, silent_for=self._claim_after)",
         without="taken = 0",
         points=["notifications-worker: order.placed uncommitted"],
     ),
     Protection(
         name="expired leases are reaped",
-        file=f"{CHASSIS}/job_tending.py",
+        file=f"{CHASSIS}/jobs/tending.py",
         code="            await self._reap(connection)\n",
         without="            pass\n",
         points=["payments-worker: charge_payment claimed"],
     ),
     Protection(
         name="a job ends with its effects",
-        file=f"{CHASSIS}/jobs.py",
+        file=f"{CHASSIS}/jobs/__init__.py",
         code="        self.is_finishing = True\n",
         without="        self.is_finishing = True\n        return  # the runner ends it, in a transaction of its own\n",
         points=[
@@ -162,7 +162,7 @@ PROTECTIONS = (
     ),
     Protection(
         name="fencing: a job's end names its attempt",
-        file=f"{CHASSIS}/jobs.sql",
+        file=f"{CHASSIS}/jobs/jobs.sql",
         code="DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RETURNING id;",
         without="DELETE FROM job WHERE id = :id RETURNING id, CAST(:attempt AS integer);",
         points=["notifications-worker: send_mail under way"],
@@ -186,14 +186,14 @@ PROTECTIONS = (
     ),
     Protection(
         name="a dead event that dies again keeps its number",
-        file=f"{CHASSIS}/inbox.sql",
+        file=f"{CHASSIS}/events/inbox.sql",
         code="WHERE NOT EXISTS (SELECT FROM known);",
         without="WHERE true OR NOT EXISTS (SELECT FROM known);",
         points=["orders-worker: dead event committed"],
     ),
     Protection(
         name="a dead event is given back before its replay",
-        file=f"{CHASSIS}/inbox.sql",
+        file=f"{CHASSIS}/events/inbox.sql",
         code="UPDATE dead_event SET replay_at = NULL\nWHERE id = ANY (ARRAY(",
         without="UPDATE dead_event SET replay_at = replay_at\nWHERE id = ANY (ARRAY(",
         points=["orders-worker: dead event taken committed"],

@@ -21,17 +21,17 @@ from types import CodeType
 from typing import Any
 
 import asyncpg
-from chassis.inbox import STATEMENTS as INBOX
+from chassis.app.worker import WorkerResources
+from chassis.events.consumer import Consumer
+from chassis.events.inbox import STATEMENTS as INBOX
+from chassis.events.relay import _SCRIPT
 from chassis.jobs import DRIVER_STATEMENTS as JOBS
 from chassis.jobs import STATEMENTS as JOB_STATEMENTS
 from chassis.jobs import RunningJob
-from chassis.messaging import Consumer
+from chassis.jobs.schedules import Schedule
 from chassis.pooling import Database, after_commit
 from chassis.pooling.database import _AFTER_COMMIT
 from chassis.pooling.hot import HotSession
-from chassis.relay import _SCRIPT
-from chassis.schedules import Schedule
-from chassis.worker import WorkerResources
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

@@ -14,7 +14,7 @@ from typing import Any
 
 from chassis import config
 from chassis.config import Live
-from chassis.settings import DatabaseSettings
+from chassis.config.settings import DatabaseSettings
 from crash_points import CrashingAnswers, CrashingDatabase, CrashingResources, CrashPoints
 from sqlalchemy import Engine, event
 
@@ -44,21 +44,21 @@ def main() -> None:
 
 
 def run_worker(service: str, live: Live[Any], points: CrashPoints) -> None:
-    import chassis.worker
+    import chassis.app.worker
 
-    open_resources = chassis.worker._open_worker_resources
+    open_resources = chassis.app.worker._open_worker_resources
 
     @asynccontextmanager
     async def open_crashing_resources(live):
         async with open_resources(live) as resources:
             yield CrashingResources.around(resources, points)
 
-    chassis.worker._open_worker_resources = open_crashing_resources  # for its jobs, its events and its port
+    chassis.app.worker._open_worker_resources = open_crashing_resources  # for its jobs, its events and its port
     import_module(f"{service.replace('-', '_')}.worker").run(live)
 
 
 def run_api(service: str, live: Live[Any], points: CrashPoints) -> None:
-    from chassis.app import run_api as run
+    from chassis.app.api import run_api as run
 
     app = import_module(f"{service.replace('-', '_')}.api").create_app(live)
     lifespan = app.router.lifespan_context
@@ -79,7 +79,7 @@ def run_api(service: str, live: Live[Any], points: CrashPoints) -> None:
 
 
 def run_command(service: str, words: list[str], points: CrashPoints) -> None:
-    from chassis import commands
+    from chassis.app.cli import operator as commands
 
     name = " ".join(words[:2])
     database = commands.Database

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import asyncpg
 from backends import RealServer
+from chassis.config.settings import DatabaseSettings
 from chassis.migrations import upgrade
-from chassis.settings import DatabaseSettings
 from crash_points import CrashPoints
 from holdfast_local.databases import create_database
 from points import MIGRATION_POINT

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from backends import FreshDatabase
+from chassis.config.settings import DatabaseSettings
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
 from crash_points import CrashPoints
 from points import COMMANDS
 from service_process import database_variables

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from chassis.settings import DatabaseSettings
+from chassis.config.settings import DatabaseSettings
 from proxying import listening, pass_on
 
 

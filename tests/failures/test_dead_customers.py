@@ -14,11 +14,11 @@ from uuid import uuid4
 
 import pytest
 from aiohttp import web
-from chassis.bulkhead import Bulkhead
-from chassis.job_runner import JobRunner
+from chassis.calls.bulkhead import Bulkhead
+from chassis.config.settings import DatabaseSettings, JobSettings
+from chassis.jobs.runner import JobRunner
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, JobSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from chassis.webhooks import new_secret
 from notifications import jobs
 from notifications.messages import WEBHOOKS_QUEUE, DeliverWebhook, OrderPlaced

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from backends import FreshDatabase
-from chassis.settings import RedisSettings
+from chassis.config.settings import RedisSettings
 from freezing_proxy import FreezingProxy
 from redis.asyncio import Redis
 from service_process import OrdersInstallation

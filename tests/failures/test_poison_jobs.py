@@ -12,9 +12,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 from backends import RealServer
+from chassis.config.settings import DatabaseSettings
 from chassis.jobs import JobPayload, enqueue
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
 from holdfast_local.ports import free_port
 from service_process import database_variables
 from sqlalchemy import text

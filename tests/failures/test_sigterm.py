@@ -13,7 +13,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 import pytest
-from chassis.service_tokens import TokenSource
+from chassis.auth.service_tokens import TokenSource
 from chassis.webhooks import sign
 from holdfast_local.chaos_faults import APIS, WORKERS
 from holdfast_local.demo_client import Answer, Endpoint, OrderSeen

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from backends import FreshDatabase
-from chassis.settings import RedisSettings
+from chassis.config.settings import RedisSettings
 from holdfast_local.valkey import EmbeddedValkey, temporary_valkey
 from pydantic import SecretStr
 from service_process import CALLER, OrdersInstallation

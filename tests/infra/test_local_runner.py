@@ -19,7 +19,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
-from chassis.api_keys import prefix_of
+from chassis.auth.api_keys import prefix_of
 from holdfast_local import topology
 from holdfast_local.errors import RunnerError
 from holdfast_local.installation import Installation

@@ -8,8 +8,8 @@ from typing import Any, cast
 from uuid import UUID
 
 from chassis.caching import Cache
+from chassis.config.settings import CacheSettings, RedisSettings
 from chassis.pooling import create_shared_redis
-from chassis.settings import CacheSettings, RedisSettings
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, TypeAdapter
 from redis.asyncio import Redis

@@ -13,8 +13,8 @@ import time
 
 import asyncpg
 from chassis.caching import Cache
+from chassis.config.settings import CacheSettings, RedisSettings
 from chassis.pooling import create_redis
-from chassis.settings import CacheSettings, RedisSettings
 from prometheus_client import REGISTRY
 from pydantic import TypeAdapter
 

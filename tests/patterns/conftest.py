@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 from backends import RealServer
-from chassis.settings import DatabaseSettings
-from chassis.wakeup import Wakeups
+from chassis.config.settings import DatabaseSettings
+from chassis.pooling.wakeup import Wakeups
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 
 import asyncpg
 from backends import RealServer
-from chassis.job_runner import Handler, JobRunner
+from chassis.config.settings import DatabaseSettings, JobSettings
 from chassis.jobs import JobPayload, enqueue
+from chassis.jobs.runner import Handler, JobRunner
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, JobSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from holdfast_local.ports import free_port
 from service_process import database_variables
 from sqlalchemy import Row, text

@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
-from chassis import config, watchdog
-from chassis.ending import Ending
-from chassis.health import Health, management_app
-from chassis.job_runner import Handler, JobRunner
+from chassis import config
+from chassis.app.worker import run_worker
+from chassis.config.settings import ServiceSettings
 from chassis.jobs import JobPayload, RunningJob
+from chassis.jobs.runner import Handler, JobRunner
+from chassis.operating import watchdog
+from chassis.operating.ending import Ending
+from chassis.operating.health import Health, management_app
 from chassis.pooling import Database
-from chassis.settings import ServiceSettings
-from chassis.wakeup import Wakeups
-from chassis.worker import run_worker
+from chassis.pooling.wakeup import Wakeups
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 

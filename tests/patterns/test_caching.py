@@ -22,12 +22,12 @@ from caching_origin import (
     until,
 )
 from captured_logs import captured_logs
-from chassis import deadlines
 from chassis.caching.entries import new_entry
 from chassis.caching.flights import Flights, Loaded
+from chassis.config.settings import CacheSettings, RedisSettings
 from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import create_redis
-from chassis.settings import CacheSettings, RedisSettings
+from chassis.retries import deadlines
 from prometheus_client import REGISTRY
 from pydantic import field_validator
 from redis.asyncio import Redis

@@ -21,8 +21,8 @@ from caching_origin import (
 from captured_logs import captured_logs
 from chassis.caching import Cache
 from chassis.caching.entries import ABSENT, Entry, is_renewed_early, judge, kept_for, new_entry
+from chassis.config.settings import CacheSettings
 from chassis.logging import canonical_line
-from chassis.settings import CacheSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY

@@ -11,8 +11,8 @@ from caching_origin import BOOK, DEARER, Origin, count, entries_key, product_cac
 from chassis.caching import owed
 from chassis.caching.owed import Owed
 from chassis.caching.store import STORE_ERRORS
+from chassis.config.settings import RedisSettings
 from chassis.pooling import create_shared_redis
-from chassis.settings import RedisSettings
 from holdfast_local.valkey import temporary_valkey
 from pydantic import SecretStr
 from waiting import eventually

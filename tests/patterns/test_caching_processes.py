@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 from backends import FreshDatabase, RealServer
-from chassis.settings import CacheSettings, RedisSettings
+from chassis.config.settings import CacheSettings, RedisSettings
 from redis.asyncio import Redis
 from waiting import eventually
 

@@ -26,6 +26,7 @@ from chassis.circuit_breaker import (
     state_gauge,
     transitions,
 )
+from chassis.config.settings import BreakerSettings
 from chassis.errors import (
     BreakerOpen,
     BulkheadFull,
@@ -34,7 +35,6 @@ from chassis.errors import (
     DependencyTimeout,
     DependencyUnavailable,
 )
-from chassis.settings import BreakerSettings
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (

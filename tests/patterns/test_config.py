@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import pytest
 from chassis.config import Explained, config_hash, explain, load, load_database, load_log, settings_of, variable
+from chassis.config.settings import ExternalDependencySettings, Group, ServiceSettings
 from chassis.errors import ConfigurationError
-from chassis.settings import ExternalDependencySettings, Group, ServiceSettings
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any, cast
 
 import chassis
 import pytest
+from chassis.app.worker.stages import GRACE_SECONDS
 from chassis.config import load, rules_of, settings_of, variable
+from chassis.config.settings import Rule, Ruled, ServiceSettings, ShutdownSettings
 from chassis.errors import ConfigurationError
-from chassis.settings import Rule, Ruled, ServiceSettings, ShutdownSettings
 from chassis.telemetry.export import EXPORT_TIMEOUT
-from chassis.worker.stages import GRACE_SECONDS
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from payments.settings import PaymentsSettings

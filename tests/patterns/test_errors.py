@@ -9,9 +9,10 @@ import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, key_of
 from captured_logs import CapturedLogs, captured_logs
-from chassis.app import Caller, Router, create_app
-from chassis.app.resources import ApiResources
+from chassis.app.api import Caller, Router, create_app
+from chassis.app.api.resources import ApiResources
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from chassis.errors import (
     ApiError,
     BreakerOpen,
@@ -23,7 +24,6 @@ from chassis.errors import (
 )
 from chassis.pooling import Database
 from chassis.rate_limiting import RateLimiter
-from chassis.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from fastapi import FastAPI, Header
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis

@@ -11,17 +11,17 @@ from typing import Any, cast
 
 import asyncpg
 import pytest
-from chassis import dead_letters, deadlines
-from chassis.dead_letters import Filter
+from chassis.config.settings import DatabaseSettings, JobSettings
 from chassis.errors import ApiError, DatabaseUnreachable, ErrorCode, HoldfastError, LeaseLost, PermanentJobError
-from chassis.job_completion import Completions, tell
-from chassis.job_runner import JobRunner, processed
-from chassis.job_tending import DrainEstimate
-from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, enqueue
+from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, dead_letters, enqueue
+from chassis.jobs.completion import Completions, tell
+from chassis.jobs.dead_letters import Filter
+from chassis.jobs.runner import JobRunner, processed
+from chassis.jobs.tending import DrainEstimate
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, JobSettings
+from chassis.pooling.wakeup import Wakeups
+from chassis.retries import deadlines
 from chassis.telemetry import current_traceparent, span
-from chassis.wakeup import Wakeups
 from jobs_stage import QUICK, TURN, TURNS, Ship, add, effect, find, reaches, running, status, worker
 from jobs_worker import Hold
 from sqlalchemy import Row, text

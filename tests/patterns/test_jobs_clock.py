@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from chassis.job_tending import Tending
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, enqueue, has_live_job
+from chassis.jobs.tending import Tending
 from chassis.pooling import Database
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from jobs_stage import QUICK, Ship, add, find, running
 from sqlalchemy import Row, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column

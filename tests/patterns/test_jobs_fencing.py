@@ -9,12 +9,12 @@ from typing import Any
 import asyncpg
 import pytest
 from backends import RealServer
-from chassis.job_runner import processed
+from chassis.config.settings import DatabaseSettings
 from chassis.jobs import DRIVER_STATEMENTS, RunningJob
+from chassis.jobs.runner import processed
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
-from chassis.statements import load_statements
-from chassis.wakeup import Wakeups
+from chassis.pooling.statements import load_statements
+from chassis.pooling.wakeup import Wakeups
 from jobs_stage import Ship, add, refusing, running
 from waiting import eventually
 
@@ -25,7 +25,9 @@ _TAKES_AN_ATTEMPT = re.compile(r"(?<![:\w]):attempts?\b")
 NO_TOKEN = {"replay"}
 
 FENCED = sorted(
-    name for name, sql in load_statements("jobs.sql").items() if _TAKES_AN_ATTEMPT.search(sql) and name not in NO_TOKEN
+    name
+    for name, sql in load_statements("jobs.sql", package="chassis.jobs").items()
+    if _TAKES_AN_ATTEMPT.search(sql) and name not in NO_TOKEN
 )
 """Each statement of jobs.sql that takes an attempt. A new one is among them without being named here."""
 
@@ -68,7 +70,7 @@ def test_no_other_file_has_a_statement_that_takes_an_attempt() -> None:
         if path.name != "jobs.sql" and _TAKES_AN_ATTEMPT.search(path.read_text("utf-8"))
     ]
     assert elsewhere == []
-    assert resources.files("chassis").joinpath("jobs.sql").is_file()
+    assert resources.files("chassis").joinpath("jobs/jobs.sql").is_file()
 
 
 def test_the_statements_that_end_extend_or_give_back_a_job_are_all_fenced() -> None:

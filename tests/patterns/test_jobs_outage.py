@@ -8,12 +8,12 @@ from typing import Any
 import asyncpg
 import pytest
 from backends import RealServer
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable
-from chassis.job_decisions import MAX_GRANTED_ATTEMPT, judge
 from chassis.jobs import RunningJob
+from chassis.jobs.decisions import MAX_GRANTED_ATTEMPT, judge
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from jobs_stage import CUT, QUICK, Ship, add, find, reaches, refusing, running
 from sqlalchemy import Row, text
 from waiting import eventually

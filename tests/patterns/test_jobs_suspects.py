@@ -9,11 +9,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from chassis.job_decisions import NOTHING, Claim, Due, decide_claim
+from chassis.config.settings import DatabaseSettings, JobSettings
 from chassis.jobs import DRIVER_STATEMENTS, RunningJob
+from chassis.jobs.decisions import NOTHING, Claim, Due, decide_claim
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, JobSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from jobs_stage import Ship, add, effect, find, reaches, running, worker
 from jobs_worker import Crash, Innocent, Slow, Urgent
 from sqlalchemy import Row, text

@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 from captured_logs import CapturedLogs, captured_logs
 from chassis import telemetry
+from chassis.config.settings import LogSettings
 from chassis.logging import (
     add_to_canonical_line,
     bind,
@@ -26,7 +27,6 @@ from chassis.logging import (
     request_id_var,
 )
 from chassis.logging.redaction import MAX_TEXT, redact_fields, redact_line
-from chassis.settings import LogSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, ErrorCode, PoolExhausted
 from chassis.logging import canonical_line
 from chassis.pooling import Database, open_health_pool
-from chassis.settings import DatabaseSettings
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
 from sqlalchemy import text

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from captured_logs import captured_logs
-from chassis.app.resources import open_api_resources
+from chassis.app.api.resources import open_api_resources
+from chassis.app.worker import _open_worker_resources
 from chassis.config import Live
+from chassis.config.settings import BudgetSettings, DatabaseSettings, ServiceSettings
 from chassis.pooling import Database
 from chassis.pooling.budget import Share, check_budget, pool_budget, service_budget
-from chassis.settings import BudgetSettings, DatabaseSettings, ServiceSettings
-from chassis.worker import _open_worker_resources
 from holdfast_local.placement import passable_folder
 from holdfast_local.ports import free_port
 from holdfast_local.postgres import EmbeddedPostgres

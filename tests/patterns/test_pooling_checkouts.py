@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from captured_logs import captured_logs
+from chassis.calls.http_client import HttpDependency, bearer
 from chassis.circuit_breaker import BreakerRegistry
-from chassis.http_client import HttpDependency, bearer
+from chassis.config.settings import DatabaseSettings, DependencySettings
 from chassis.pooling import ConnectionHeld, Database, check_nothing_held
-from chassis.settings import DatabaseSettings, DependencySettings
 from holdfast_local.ports import free_port
 from notifications.mailer import Mailer
 from notifications.settings import SmtpSettings, WebhookSettings

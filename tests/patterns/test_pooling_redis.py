@@ -5,8 +5,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from chassis.config.settings import RedisSettings
 from chassis.pooling import create_redis, create_shared_redis
-from chassis.settings import RedisSettings
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
 from proxying import listening

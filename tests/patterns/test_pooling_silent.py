@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseUnreachable
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
 from freezing_proxy import FreezingProxy
 from proxying import listening
 from sqlalchemy import text

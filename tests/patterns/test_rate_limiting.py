@@ -9,6 +9,7 @@ from functools import partial
 import http_sf
 import pytest
 from arrivals import NOW, Arrival, arrivals, bursts, decided, rates, unsteady_arrivals
+from chassis.config.settings import LimitSettings, RateLimitSettings
 from chassis.rate_limiting import (
     MICROSECONDS,
     Decision,
@@ -19,7 +20,6 @@ from chassis.rate_limiting import (
     decide,
     default_policy,
 )
-from chassis.settings import LimitSettings, RateLimitSettings
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError

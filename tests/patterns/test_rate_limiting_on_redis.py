@@ -15,10 +15,10 @@ import httpx
 import pytest
 from arrivals import Arrival, decided, unsteady_arrivals
 from backends import FreshDatabase
+from chassis.config.settings import RateLimitSettings, RedisSettings
 from chassis.logging import canonical_line
 from chassis.pooling import create_redis, create_shared_redis
 from chassis.rate_limiting import MICROSECONDS, Decision, Policy, RateLimiter, _describe, _interval
-from chassis.settings import RateLimitSettings, RedisSettings
 from holdfast_local.valkey import EmbeddedValkey, temporary_valkey
 from hypothesis import HealthCheck, given, settings
 from prometheus_client import REGISTRY

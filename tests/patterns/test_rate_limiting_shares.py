@@ -1,8 +1,8 @@
 """While Redis is away, all processes together admit the limit: each has its share of the burst and of the rate."""
 
 import pytest
+from chassis.config.settings import RateLimitSettings
 from chassis.rate_limiting import Policy, RateLimiter
-from chassis.settings import RateLimitSettings
 from test_rate_limiting_on_redis import ManualClock, count, failing_redis
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from chassis import deadlines
+from chassis.config.settings import RetrySettings
 from chassis.errors import (
     BreakerOpen,
     BulkheadFull,
@@ -22,6 +22,7 @@ from chassis.retries import (
     Stop,
     Wait,
     amplification,
+    deadlines,
     decide,
     full_jitter,
     is_retryable,
@@ -29,7 +30,6 @@ from chassis.retries import (
     retry,
     retry_attempts,
 )
-from chassis.settings import RetrySettings
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY

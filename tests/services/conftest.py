@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 import pytest
 from backends import FreshDatabase
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from customers import Webhooks, customer_server, webhook_settings
 from harness import AUTH, UNLIMITED, FakeServer, fake_server, running
 from notifications.api import create_app as create_notifications

@@ -13,10 +13,10 @@ from uuid import UUID, uuid4
 import httpx
 import orjson
 from aiohttp import web
-from chassis.bulkhead import Bulkhead
-from chassis.outbox import Event
+from chassis.calls.bulkhead import Bulkhead
+from chassis.config.settings import EgressSettings
+from chassis.events.outbox import Event
 from chassis.pooling import Database
-from chassis.settings import EgressSettings
 from harness import SHOP, attempt, deliver, envelope, execute, one
 from notifications import jobs
 from notifications.events import ORDER_EVENTS, on_order

@@ -14,16 +14,9 @@ import httpx
 import orjson
 from aiohttp import web
 from api_keys import PEPPERS, caller
+from chassis.calls.http_client import HttpDependency, bearer
 from chassis.circuit_breaker import BreakerRegistry
-from chassis.errors import LeaseLost, PermanentJobError
-from chassis.event_delivery import Handler
-from chassis.http_client import HttpDependency, bearer
-from chassis.inbox import Received
-from chassis.jobs import STATEMENTS, JobPayload, RunningJob
-from chassis.messaging import Consumer
-from chassis.outbox import Event
-from chassis.pooling import Database, names_of
-from chassis.settings import (
+from chassis.config.settings import (
     BreakerSettings,
     DependencySettings,
     ExternalDependencySettings,
@@ -32,6 +25,13 @@ from chassis.settings import (
     RetrySettings,
     ServiceDependencySettings,
 )
+from chassis.errors import LeaseLost, PermanentJobError
+from chassis.events.consumer import Consumer
+from chassis.events.delivery import Handler
+from chassis.events.inbox import Received
+from chassis.events.outbox import Event
+from chassis.jobs import STATEMENTS, JobPayload, RunningJob
+from chassis.pooling import Database, names_of
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis.asyncio import Redis

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from backends import FreshDatabase
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from harness import AUTH, SHOP, UNLIMITED, count, own_service, running
 from holdfast_local.settings import PROJECT
 from orders.api import create_app

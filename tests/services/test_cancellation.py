@@ -21,6 +21,7 @@ from aiohttp import web
 from backends import FreshDatabase
 from captured_logs import captured_logs
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.errors import (
     DependencyError,
     DependencyFailed,
@@ -31,7 +32,6 @@ from chassis.errors import (
     PermanentJobError,
 )
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from harness import (
     AUTH,
     OTHER_SHOP,

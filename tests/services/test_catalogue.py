@@ -7,7 +7,7 @@ import httpx
 import pytest
 from backends import FreshDatabase
 from chassis.config import Live
-from chassis.settings import RateLimitSettings, RedisSettings
+from chassis.config.settings import RateLimitSettings, RedisSettings
 from harness import AUTH, own_service, running
 from orders.api import create_app
 from orders.settings import OrdersSettings

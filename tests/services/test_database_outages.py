@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from backends import FreshDatabase, RealServer
 from chassis.config import Live
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from harness import AUTH, UNLIMITED, own_service, running
 from httpx import AsyncClient, Response
 from orders.api import create_app

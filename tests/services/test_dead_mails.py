@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from api_keys import PEPPER
-from chassis.settings import RedisSettings
+from chassis.config.settings import RedisSettings
 from harness import count, one, rows
 from notifications import use_cases
 from service_process import Ended, OrdersInstallation

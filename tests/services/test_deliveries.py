@@ -10,8 +10,8 @@ import orjson
 import pytest
 from aiohttp import ThreadedResolver, web
 from aiohttp.abc import ResolveResult
+from chassis.config.settings import EgressSettings
 from chassis.errors import LeaseLost
-from chassis.settings import EgressSettings
 from chassis.webhooks import webhook_delivery_attempts
 from customers import Webhooks, order_event, order_placed, webhook_settings
 from harness import OTHER_SHOP, count, execute, job_statuses, one, received, rows

@@ -15,9 +15,9 @@ import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from backends import FreshDatabase
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from harness import AUTH, OTHER_SHOP, SHOP, UNLIMITED, attempt, count, deliver, envelope, execute, one, rows, running
 from holdfast_local.ports import free_port
 from notifications import jobs, use_cases

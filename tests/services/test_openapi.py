@@ -9,8 +9,8 @@ import payments.api
 import pytest
 import webhook_ingest.api
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, ServiceSettings
 from chassis.errors import ErrorCode
-from chassis.settings import DatabaseSettings, ServiceSettings
 from fastapi import FastAPI
 from harness import dependency, own_service
 from notifications.settings import NotificationsSettings

@@ -19,6 +19,7 @@ from backends import FreshDatabase
 from chassis.caching import Cache
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.errors import (
     ApiError,
     DatabaseUnreachable,
@@ -31,11 +32,10 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.idempotency import IdempotencyKey
-from chassis.inbox import Undeliverable
+from chassis.events.inbox import Undeliverable
 from chassis.pooling import Database, HotSession
-from chassis.settings import DatabaseSettings, RedisSettings
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
+from chassis.retries.idempotency import IdempotencyKey
 from harness import (
     AUTH,
     OTHER_SHOP,

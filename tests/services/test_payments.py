@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from backends import FreshDatabase
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.errors import (
     DependencyFailed,
     DependencyRejected,
@@ -21,11 +22,10 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.event_delivery import Handler
-from chassis.money import MAX_AMOUNT
-from chassis.outbox import Event
+from chassis.errors.fields import MAX_AMOUNT
+from chassis.events.delivery import Handler
+from chassis.events.outbox import Event
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from harness import (
     AUTH,
     UNLIMITED,

@@ -6,8 +6,8 @@ from uuid import uuid4
 import httpx
 from backends import FreshDatabase
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, JobSettings, RedisSettings
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, JobSettings, RedisSettings
 from harness import AUTH, UNLIMITED, count, dependency, execute, running
 from payments.api import create_app
 from payments.settings import PaymentsSettings

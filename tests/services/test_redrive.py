@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from api_keys import PEPPER
-from chassis.settings import DatabaseSettings, RedisSettings
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from harness import count, job_statuses, one, rows
 from service_process import Ended, OrdersInstallation
 from test_webhook_ingest import SECRET, Ingest, body_of, ingest

@@ -20,9 +20,9 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.event_delivery import Handler
+from chassis.events.delivery import Handler
+from chassis.events.outbox import Event
 from chassis.jobs import JobPayload, enqueue
-from chassis.outbox import Event
 from harness import (
     FakeServer,
     attempt,

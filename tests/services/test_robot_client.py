@@ -9,7 +9,7 @@ import orjson
 from api_keys import caller
 from backends import FreshDatabase
 from chassis.config import Live
-from chassis.settings import RedisSettings
+from chassis.config.settings import RedisSettings
 from harness import AUTH, SHOP, UNLIMITED, own_service, running
 from orders.api import create_app
 from orders.settings import OrdersSettings

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from backends import FreshDatabase
-from chassis.job_runner import JobRunner
+from chassis.config.settings import JobSettings
 from chassis.jobs import JobPayload
-from chassis.settings import JobSettings
-from chassis.wakeup import Wakeups
+from chassis.jobs.runner import JobRunner
+from chassis.pooling.wakeup import Wakeups
 from customers import Webhooks
 from harness import execute, rows
 from notifications import worker

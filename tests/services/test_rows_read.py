@@ -9,10 +9,10 @@ import asyncpg
 import notifications.use_cases.deliveries as webhook_deliveries
 import pytest
 from backends import FreshDatabase
-from chassis import dead_letters
+from chassis.config.settings import DatabaseSettings
+from chassis.jobs import dead_letters
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
-from chassis.wakeup import connect
+from chassis.pooling.wakeup import connect
 from notifications.models import DeliveryStatus
 from notifications.use_cases import endpoints as webhook_endpoints
 from notifications.use_cases import list_mails

@@ -12,10 +12,10 @@ import payments.models
 import pytest
 import webhook_ingest.models
 from backends import FreshDatabase
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import IllegalTransition
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings
-from chassis.state_machine import StateMachine
+from chassis.pooling.state_machine import StateMachine
 from harness import one
 
 PROTOCOL = Path(__file__).parents[2] / "docs/reference/protocol.md"

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 from backends import FreshDatabase
-from chassis.bulkhead import Bulkhead
+from chassis.calls.bulkhead import Bulkhead
 from chassis.pooling import Database
 from customers import Webhooks, webhook_settings
 from harness import execute, one, rows

@@ -14,14 +14,14 @@ import payments.worker
 import pytest
 import test_orders
 import test_payments
+from chassis.app.worker import Stages, WorkerResources
+from chassis.app.worker.stages import Part
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.jobs import STATEMENTS, JobPayload
+from chassis.jobs.schedules import Schedule
 from chassis.pooling import Database
-from chassis.schedules import Schedule
-from chassis.wakeup import Wakeups
-from chassis.worker import Stages, WorkerResources
-from chassis.worker.stages import Part
+from chassis.pooling.wakeup import Wakeups
 from harness import execute, one, rows
 from payments.use_cases import ChargeReport
 from redis.asyncio import Redis

@@ -12,13 +12,13 @@ import httpx
 import orjson
 import pytest
 from backends import FreshDatabase
-from chassis import dead_letters, webhooks
+from chassis import webhooks
 from chassis.config import Live
-from chassis.dead_letters import Filter
+from chassis.config.settings import DatabaseSettings, RateLimitSettings, RedisSettings
 from chassis.errors import DatabaseUnreachable, LeaseLost, PermanentJobError
-from chassis.jobs import RunningJob
+from chassis.jobs import RunningJob, dead_letters
+from chassis.jobs.dead_letters import Filter
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RateLimitSettings, RedisSettings
 from harness import attempt, count, execute, job_statuses, one, rows, running
 from pydantic import SecretStr
 from sqlalchemy import text

@@ -13,8 +13,8 @@ import orjson
 import pytest
 from backends import FreshDatabase
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.pooling import Database
-from chassis.settings import DatabaseSettings, RedisSettings
 from harness import attempt, count, job_statuses, rows, running
 from prometheus_client import REGISTRY
 from pydantic import SecretStr, ValidationError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 from backends import FreshDatabase
+from chassis.config.settings import RedisSettings
 from chassis.pooling import Database
-from chassis.settings import RedisSettings
 from redis.asyncio import Redis
 from service_process import CALLER, OrdersInstallation
 from sqlalchemy import text

@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
-from chassis.service_tokens import sign
+from chassis.auth.service_tokens import sign
 from holdfast_local.chaos_settings import HURRIED, passing_settings
 from holdfast_local.platform import Platform, running_platform
 from holdfast_local.postgres import EmbeddedPostgres

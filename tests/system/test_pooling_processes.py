@@ -11,8 +11,8 @@ import aiohttp
 import asyncpg
 import pytest
 from backends import FreshDatabase, RealServer
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.pooling.budget import process_connections
-from chassis.settings import DatabaseSettings, RedisSettings
 from service_process import CALLER, OrdersInstallation, Running
 from waiting import eventually
 

@@ -105,7 +105,7 @@ In each process' settings: where it calls, from "holdfast.setting". A new depend
 
 {{/*
 Customers' webhook endpoints: the public internet, and the networks that the settings allow beside it. The exceptions are what
-chassis.ssrf refuses; the process itself refuses some addresses more, that a network cannot say.
+chassis.calls.ssrf refuses; the process itself refuses some addresses more, that a network cannot say.
 */}}
 {{- define "holdfast.customers" -}}
 {{- $v4 := list "0.0.0.0/8" "10.0.0.0/8" "100.64.0.0/10" "127.0.0.0/8" "168.63.129.16/32" "169.254.0.0/16" "172.16.0.0/12"

@@ -1,7 +1,7 @@
 {{/*
 (list $ "orders") → what its pods' end takes, in whole seconds, as JSON: {"process": 37, "preStop": 5, "api": 42, "worker": 37}.
 
-process: from SIGTERM until it has ended by itself, the sum of chassis.settings.ShutdownSettings, whose 12 s are for handing
+process: from SIGTERM until it has ended by itself, the sum of chassis.config.settings.ShutdownSettings, whose 12 s are for handing
 jobs back, closing and the last spans. api, worker: the pod's terminationGracePeriodSeconds, which Kubernetes counts from
 before preStop. Only an API has that: nothing is routed to a worker.
 */}}

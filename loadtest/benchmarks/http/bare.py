@@ -13,8 +13,8 @@ from typing import Annotated
 from uuid import UUID
 
 import asyncpg
-from chassis.idempotency import fingerprint
-from chassis.statements import DriverStatement, load_statements
+from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.retries.idempotency import fingerprint
 from fastapi import FastAPI, Header, HTTPException, Request, Response
 from orders.messages import STREAM, OrderPlaced, RequestPayment
 from orders.schemas import OrderLineView, OrderView, PlaceOrder, ProductView

@@ -16,12 +16,12 @@ from typing import Any
 from unittest import mock
 
 import uvloop
-from chassis.app import middleware
+from chassis.app.api import middleware
 from chassis.auth import Authenticator, Principal
 from chassis.caching import Cache
 from chassis.config import load_live
 from chassis.logging.writer import LineWriter
-from chassis.process import identify
+from chassis.operating.process import identify
 from chassis.rate_limiting import Decision, RateLimiter
 from orders.api import create_app
 from orders.settings import OrdersSettings

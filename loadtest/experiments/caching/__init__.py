@@ -13,8 +13,8 @@ from functools import partial
 from typing import Protocol
 
 from chassis.caching import Cache
+from chassis.config.settings import CacheSettings
 from chassis.pooling import Database, create_redis
-from chassis.settings import CacheSettings
 from prometheus_client import REGISTRY
 from pydantic import TypeAdapter
 from sqlalchemy import text

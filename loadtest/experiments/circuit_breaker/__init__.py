@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import aiohttp
+from chassis.calls.http_client import HttpDependency
 from chassis.circuit_breaker import BreakerRegistry, CircuitBreaker
+from chassis.config.settings import BreakerSettings, DependencySettings
 from chassis.errors import DependencyError
-from chassis.http_client import HttpDependency
-from chassis.settings import BreakerSettings, DependencySettings
 
 from experiments.circuit_breaker.chart import draw
 from experiments.circuit_breaker.naive import NaiveClient

@@ -5,9 +5,9 @@ from collections import Counter
 from time import monotonic
 from typing import Annotated, ClassVar
 
-from chassis.app import Router
-from chassis.app.resources import ApiResources, resources
-from chassis.settings import ServiceSettings
+from chassis.app.api import Router
+from chassis.app.api.resources import ApiResources, resources
+from chassis.config.settings import ServiceSettings
 from fastapi import Depends
 from sqlalchemy import text
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from chassis.app import Router
-from chassis.app.resources import ApiResources, open_api_resources, resources
+from chassis.app.api import Router
+from chassis.app.api.resources import ApiResources, open_api_resources, resources
 from chassis.config import Live
-from chassis.job_runner import Handler, JobRunner
+from chassis.config.settings import Group, ServiceSettings
 from chassis.jobs import JobPayload, RunningJob, enqueue
+from chassis.jobs.runner import Handler, JobRunner
 from chassis.pooling import Database, create_redis
-from chassis.settings import Group, ServiceSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from fastapi import Depends
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession

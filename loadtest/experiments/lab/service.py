@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from chassis import config
-from chassis.app import create_app, run_api
-from chassis.app.resources import ApiResources, open_api_resources
-from chassis.app.routing import Router
+from chassis.app.api import create_app, run_api
+from chassis.app.api.resources import ApiResources, open_api_resources
+from chassis.app.api.routing import Router
 from chassis.config import Live
-from chassis.settings import ServiceSettings
+from chassis.config.settings import ServiceSettings
 
 
 def serve[S: ServiceSettings](

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
+from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.migrations import upgrade
-from chassis.settings import DatabaseSettings, RedisSettings
 from holdfast_local.databases import create_database
 from holdfast_local.ports import LOOPBACK, free_port, is_taken
 from holdfast_local.postgres import EmbeddedPostgres, temporary_postgres

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import aiohttp
-from chassis import deadlines
-from chassis.settings import DatabaseSettings
+from chassis.config.settings import DatabaseSettings
+from chassis.retries import deadlines
 from holdfast_local.processes import kill
 
 from experiments.lab.load import Call, Generator, merged, per_second, poisson

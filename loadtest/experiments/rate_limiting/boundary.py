@@ -4,9 +4,9 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from chassis.config.settings import RateLimitSettings, RedisSettings
 from chassis.pooling import create_redis
 from chassis.rate_limiting import MICROSECONDS, Decision, Policy, RateLimiter
-from chassis.settings import RateLimitSettings, RedisSettings
 
 from experiments.lab.results import Results, Row
 from experiments.rate_limiting.algorithms import Algorithm, FixedWindow, SlidingCounter, SlidingLog, TokenBucket

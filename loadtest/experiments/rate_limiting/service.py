@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from chassis import deadlines
-from chassis.app import Router
-from chassis.app.limits import limits_of, spend
-from chassis.app.resources import ApiResources, open_api_resources, resources
+from chassis.app.api import Router
+from chassis.app.api.limits import limits_of, spend
+from chassis.app.api.resources import ApiResources, open_api_resources, resources
 from chassis.config import Live
+from chassis.config.settings import Group, ServiceSettings
 from chassis.errors import RateLimited
 from chassis.pooling import create_redis
 from chassis.rate_limiting import default_policy
-from chassis.settings import Group, ServiceSettings
+from chassis.retries import deadlines
 from fastapi import Depends, Request
 from sqlalchemy import text
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import aiohttp
+from chassis.calls.http_client import HttpDependency
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config.settings import BreakerSettings, DependencySettings, RetrySettings
 from chassis.errors import DependencyError
-from chassis.http_client import HttpDependency
 from chassis.retries import full_jitter
-from chassis.settings import BreakerSettings, DependencySettings, RetrySettings
 
 from experiments.lab.load import Call, Generator, per_second, poisson
 from experiments.lab.results import Results, Row, figure, percent

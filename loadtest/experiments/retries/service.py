@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Annotated, ClassVar
 
-from chassis import deadlines
-from chassis.app import Router
-from chassis.app.resources import ApiResources, open_api_resources, resources
+from chassis.app.api import Router
+from chassis.app.api.resources import ApiResources, open_api_resources, resources
 from chassis.config import Live
-from chassis.settings import Group, ServiceSettings
+from chassis.config.settings import Group, ServiceSettings
+from chassis.retries import deadlines
 from fastapi import Depends
 from sqlalchemy import text
 

@@ -1,16 +1,16 @@
-"""The same call through `chassis.http_client`, as a worker in production makes it: retry with its budget, breaker,
-bulkhead, deadline, fallback; metrics, the trace continued (one in ten recorded), JSON lines at INFO.
+"""The same call through `chassis.calls.http_client`, as a worker in production makes it: retry with its budget,
+breaker, bulkhead, deadline, fallback; metrics, the trace continued (one in ten recorded), JSON lines at INFO.
 """
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from chassis import deadlines
+from chassis.calls.http_client import HttpDependency, Response, bearer
 from chassis.circuit_breaker import BreakerRegistry
+from chassis.config.settings import DependencySettings, LogSettings
 from chassis.errors import DependencyError
-from chassis.http_client import HttpDependency, Response, bearer
 from chassis.logging import canonical_line, configure_logging
-from chassis.settings import DependencySettings, LogSettings
+from chassis.retries import deadlines
 from chassis.telemetry import LIMITS, span
 from measuring import CHARGE, Call, main
 from opentelemetry import trace

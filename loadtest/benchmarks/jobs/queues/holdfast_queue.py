@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from chassis.job_runner import JobRunner
+from chassis.config.settings import DatabaseSettings, JobSettings, LogSettings
 from chassis.jobs import JobPayload, RunningJob, enqueue, to_insert
+from chassis.jobs.runner import JobRunner
 from chassis.logging import configure_logging, flush_logs
 from chassis.migrations import upgrade
+from chassis.operating.process import keep_start_up
 from chassis.pooling import Database
-from chassis.process import keep_start_up
-from chassis.settings import DatabaseSettings, JobSettings, LogSettings
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
+from chassis.pooling.wakeup import Wakeups
 from chassis.telemetry import LIMITS, span
-from chassis.wakeup import Wakeups
 from measuring import Queue, main
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider

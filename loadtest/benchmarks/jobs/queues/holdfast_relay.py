@@ -7,12 +7,12 @@ import time
 from urllib.parse import urlsplit
 
 import uvloop
+from chassis.config.settings import LogSettings, OutboxSettings, RedisSettings
+from chassis.events.relay import Relay
 from chassis.logging import configure_logging
 from chassis.migrations import upgrade
 from chassis.pooling import Database, create_redis
-from chassis.relay import Relay
-from chassis.settings import LogSettings, OutboxSettings, RedisSettings
-from chassis.wakeup import Wakeups
+from chassis.pooling.wakeup import Wakeups
 from holdfast_queue import database_settings
 from pydantic import SecretStr
 from sqlalchemy import text

@@ -134,7 +134,7 @@ def sign(
 
 
 type AttemptResult = Literal["delivered", "gone", "failed", "timeout", "unreachable", "refused"]
-"""`failed`: any other answer, or a connection lost; `unreachable`: none came about; `refused`: by `chassis.ssrf`."""
+"""`failed`: any other answer, or a connection lost. `unreachable`: none came about. `refused`: `chassis.calls.ssrf`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import typer
 from chassis import config
-from chassis.cli import build_cli
-from chassis.commands import Options, audit, in_transaction, list_lines, numbered
+from chassis.app.cli import build_cli
+from chassis.app.cli.operator import Options, audit, in_transaction, list_lines, numbered
 from chassis.errors import HoldfastError
 from sqlalchemy.ext.asyncio import AsyncSession
 

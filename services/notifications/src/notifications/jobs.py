@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from uuid import UUID
 
-from chassis.bulkhead import Bulkhead
+from chassis.calls.bulkhead import Bulkhead
 from chassis.errors import BulkheadFull
 from chassis.jobs import RunningJob, enqueue
 from chassis.logging import add_to_canonical_line, put_on_canonical_line

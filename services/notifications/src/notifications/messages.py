@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
+from chassis.events.outbox import Event
 from chassis.jobs import JobPayload
-from chassis.outbox import Event
 
 ORDERS_STREAM = "events:orders"
 

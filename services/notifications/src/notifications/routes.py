@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app import Caller, Keyed, Router, answer_with
-from chassis.app.resources import ApiResources, resources
+from chassis.app.api import Caller, Keyed, Router, answer_with
+from chassis.app.api.resources import ApiResources, resources
+from chassis.calls.ssrf import Resolve
 from chassis.errors import ErrorCode
-from chassis.idempotency import find_answer
-from chassis.ssrf import Resolve
+from chassis.retries.idempotency import find_answer
 from fastapi import Depends, Query, Response
 
 from notifications import use_cases

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from chassis.email_address import EmailAddress
+from chassis.errors.fields import EmailAddress
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_PAGE = 100

@@ -2,8 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from chassis.email_address import EmailAddress
-from chassis.settings import (
+from chassis.config.settings import (
     EgressSettings,
     Group,
     Host,
@@ -16,6 +15,7 @@ from chassis.settings import (
     SweepSettings,
     Timeout,
 )
+from chassis.errors.fields import EmailAddress
 from pydantic import Field
 
 

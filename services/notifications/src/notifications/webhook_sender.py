@@ -5,10 +5,10 @@ import time
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
+from chassis.calls.ssrf import NO_PUBLIC_ADDRESS, Destination, DestinationRefused, check_url, guarded_socket
 from chassis.pooling import check_nothing_held
 from chassis.pooling.http_pool import MeasuredConnector
 from chassis.retries import parse_retry_after
-from chassis.ssrf import NO_PUBLIC_ADDRESS, Destination, DestinationRefused, check_url, guarded_socket
 from chassis.webhooks import AttemptAnswer, sign
 
 from notifications.settings import WebhookSettings

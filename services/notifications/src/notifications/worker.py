@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis import idempotency
-from chassis.bulkhead import Bulkhead
+from chassis.app.worker import Stages, WorkerResources, run_worker_process
+from chassis.calls.bulkhead import Bulkhead
 from chassis.config import Live
-from chassis.schedules import Schedule
-from chassis.worker import Stages, WorkerResources, run_worker_process
+from chassis.jobs.schedules import Schedule
+from chassis.retries import idempotency
 
 from notifications import events, jobs, use_cases
 from notifications.mailer import Mailer

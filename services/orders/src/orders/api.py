@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.app import create_app as create_chassis_app
-from chassis.app import run_api
-from chassis.app.application import Application
-from chassis.app.resources import open_api_resources
-from chassis.backlog import BacklogLimit
+from chassis.app.api import create_app as create_chassis_app
+from chassis.app.api import run_api
+from chassis.app.api.application import Application
+from chassis.app.api.resources import open_api_resources
 from chassis.config import Live
+from chassis.jobs.backlog import BacklogLimit
 
 from orders import caches, routes
 from orders.routes import Resources

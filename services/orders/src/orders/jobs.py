@@ -4,11 +4,11 @@ from collections.abc import Awaitable
 from functools import partial
 from uuid import UUID
 
-from chassis import deadlines
 from chassis.caching import Cache
 from chassis.errors import DependencyRejected, PermanentJobError
 from chassis.jobs import RunningJob
 from chassis.pooling import Database, after_commit
+from chassis.retries import deadlines
 
 from orders import use_cases
 from orders.caches import order_key

@@ -3,7 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
-from chassis.http_client import HttpDependency
+from chassis.calls.http_client import HttpDependency
 from pydantic import BaseModel
 
 

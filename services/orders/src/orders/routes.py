@@ -5,14 +5,14 @@ from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from chassis import deadlines
-from chassis.app import Caller, Keyed, Router, answer_with
-from chassis.app.conditional import conditional
-from chassis.app.resources import ApiResources, resources
-from chassis.backlog import BacklogLimit
+from chassis.app.api import Caller, Keyed, Router, answer_with
+from chassis.app.api.conditional import conditional
+from chassis.app.api.resources import ApiResources, resources
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
+from chassis.jobs.backlog import BacklogLimit
 from chassis.pooling import after_commit
+from chassis.retries import deadlines
 from fastapi import Depends, Path, Query, Request, Response
 
 from orders import use_cases

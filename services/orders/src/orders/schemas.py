@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from chassis.email_address import EmailAddress
+from chassis.errors.fields import EmailAddress
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_LINES = 50  # keeps the body of the largest order under 8 KiB

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from chassis.settings import (
+from chassis.config.settings import (
     IdempotencySettings,
     Period,
     Rule,

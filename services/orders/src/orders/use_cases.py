@@ -13,15 +13,17 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
-from chassis import idempotency, jobs, outbox
+from chassis import jobs
 from chassis.errors import ApiError, ErrorCode, ErrorDetail, IllegalTransition
-from chassis.idempotency import IdempotencyKey, StoredAnswer
+from chassis.errors.fields import MAX_AMOUNT
+from chassis.events import outbox
 from chassis.jobs import enqueue, has_live_job
 from chassis.logging import get_logger
-from chassis.money import MAX_AMOUNT
-from chassis.paging import belongs_to, newest_of
 from chassis.pooling import HotSession, after_commit, log_after_commit
-from chassis.statements import DriverStatement, load_statements
+from chassis.pooling.paging import belongs_to, newest_of
+from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.retries import idempotency
+from chassis.retries.idempotency import IdempotencyKey, StoredAnswer
 from prometheus_client import Histogram
 from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession

@@ -5,14 +5,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis import idempotency
+from chassis.app.worker import Stages, WorkerResources, run_worker_process
+from chassis.auth.service_tokens import TokenSource
 from chassis.caching import Cache
+from chassis.calls.http_client import HttpDependency
 from chassis.config import Live
-from chassis.http_client import HttpDependency
+from chassis.jobs.schedules import Schedule
 from chassis.pooling import after_commit
-from chassis.schedules import Schedule
-from chassis.service_tokens import TokenSource
-from chassis.worker import Stages, WorkerResources, run_worker_process
+from chassis.retries import idempotency
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders import caches, events, jobs, use_cases

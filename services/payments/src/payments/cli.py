@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chassis.cli import build_cli
+from chassis.app.cli import build_cli
 
 from payments.settings import PaymentsSettings
 

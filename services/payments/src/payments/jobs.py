@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from chassis import deadlines
 from chassis.errors import DependencyRejected, PermanentJobError
 from chassis.jobs import RunningJob
 from chassis.logging import get_logger
 from chassis.pooling import Database
+from chassis.retries import deadlines
 from pydantic import ValidationError
 
 from payments import use_cases

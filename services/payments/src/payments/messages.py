@@ -3,8 +3,8 @@
 from typing import Literal
 from uuid import UUID
 
+from chassis.events.outbox import Event
 from chassis.jobs import JobPayload
-from chassis.outbox import Event
 
 STREAM = "events:payments"
 PROVIDER_STREAM = "events:webhook-ingest"

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from chassis.http_client import AttemptHook, HttpDependency, Response
+from chassis.calls.http_client import AttemptHook, HttpDependency, Response
 from pydantic import BaseModel, Field
 
 # What PostgreSQL can keep: no NUL, and nothing that was not meant as an id or a code.

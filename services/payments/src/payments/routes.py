@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis import deadlines
-from chassis.app import Router
-from chassis.app.resources import ApiResources, resources
-from chassis.backlog import BacklogLimit
+from chassis.app.api import Router
+from chassis.app.api.resources import ApiResources, resources
 from chassis.errors import ApiError, ErrorCode
+from chassis.jobs.backlog import BacklogLimit
+from chassis.retries import deadlines
 from fastapi import Depends, Response
 
 from payments import use_cases

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from chassis.money import Amount
+from chassis.errors.fields import Amount
 from pydantic import BaseModel, ConfigDict, Field
 
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from chassis.settings import ExternalDependencySettings, Rule, ServiceSettings, SweepSettings
+from chassis.config.settings import ExternalDependencySettings, Rule, ServiceSettings, SweepSettings
 
 
 class PaymentsSettings(ServiceSettings):

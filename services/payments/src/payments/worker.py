@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
+from chassis.app.worker import Stages, WorkerResources, run_worker_process
+from chassis.calls.http_client import HttpDependency, bearer
 from chassis.config import Live
-from chassis.http_client import HttpDependency, bearer
-from chassis.schedules import Schedule
-from chassis.worker import Stages, WorkerResources, run_worker_process
+from chassis.jobs.schedules import Schedule
 
 from payments import events, jobs, use_cases
 from payments.messages import (

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.app import create_app as create_chassis_app
-from chassis.app import run_api
-from chassis.app.application import Application
-from chassis.app.resources import open_api_resources
+from chassis.app.api import create_app as create_chassis_app
+from chassis.app.api import run_api
+from chassis.app.api.application import Application
+from chassis.app.api.resources import open_api_resources
 from chassis.config import Live
 
 from webhook_ingest import routes

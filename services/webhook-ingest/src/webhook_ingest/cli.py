@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 from chassis import config
-from chassis.cli import build_cli
-from chassis.commands import Options, audit, in_transaction, numbered
+from chassis.app.cli import build_cli
+from chassis.app.cli.operator import Options, audit, in_transaction, numbered
 
 from webhook_ingest.models import Provider
 from webhook_ingest.settings import WebhookIngestSettings

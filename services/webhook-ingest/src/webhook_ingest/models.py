@@ -4,8 +4,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from chassis.column_types import COLUMN_TYPES
-from chassis.state_machine import StateMachine
+from chassis.pooling.column_types import COLUMN_TYPES
+from chassis.pooling.state_machine import StateMachine
 from sqlalchemy import func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 

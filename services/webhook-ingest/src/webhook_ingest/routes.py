@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from chassis.app import Router
-from chassis.app.limits import limits_of, spend, spend_as_stranger
-from chassis.app.resources import ApiResources, resources
+from chassis.app.api import Router
+from chassis.app.api.limits import limits_of, spend, spend_as_stranger
+from chassis.app.api.resources import ApiResources, resources
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
 from chassis.rate_limiting import Policy
 from chassis.webhooks import VERIFIERS, ReceivedResult, Verifier, webhook_ack_duration, webhook_received

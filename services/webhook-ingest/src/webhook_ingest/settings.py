@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from chassis.settings import RELOADED, Group, Secret, ServiceSettings
+from chassis.config.settings import RELOADED, Group, Secret, ServiceSettings
 from chassis.webhooks import signing_key
 from pydantic import AfterValidator, Field, SecretStr
 

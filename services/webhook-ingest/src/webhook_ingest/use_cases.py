@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from uuid import UUID
 
-from chassis import outbox
+from chassis.events import outbox
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
 from chassis.pooling import after_commit, log_after_commit

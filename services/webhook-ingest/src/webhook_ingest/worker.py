@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
+from chassis.app.worker import Stages, WorkerResources, run_worker_process
 from chassis.config import Live
-from chassis.worker import Stages, WorkerResources, run_worker_process
 
 from webhook_ingest import jobs
 from webhook_ingest.messages import PublishEvent

@@ -31,15 +31,16 @@ from prometheus_client import Histogram
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
-from chassis import deadlines, hot_metrics
 from chassis.caching.entries import ABSENT, Entry, Worth, judge, kept_for, new_entry
 from chassis.caching.flights import Flights, Loaded
 from chassis.caching.near import Near
 from chassis.caching.owed import Owed
 from chassis.caching.store import STORE_ERRORS, Store
+from chassis.config.settings import CacheSettings
 from chassis.errors import ApiError, ErrorCode
+from chassis.fast import metrics as hot_metrics
 from chassis.logging import add_to_canonical_line, get_logger
-from chassis.settings import CacheSettings
+from chassis.retries import deadlines
 
 log = get_logger(__name__)
 

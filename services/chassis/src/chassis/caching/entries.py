@@ -9,7 +9,7 @@ Of an absence only the first part exists, `negative_ttl` long.
 import math
 from typing import Literal, NamedTuple
 
-from chassis.settings import CacheSettings
+from chassis.config.settings import CacheSettings
 
 # What is stored for "the origin has none". No JSON document reads like this, so no value can be mistaken for it.
 ABSENT = b"absent"

@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 
+from chassis.config.settings import LogSettings
 from chassis.logging import debugging
 from chassis.logging.binding import bind, bind_to_task, bound_fields
 from chassis.logging.canonical import (
@@ -39,7 +40,6 @@ from chassis.logging.redaction import is_sensitive, redact, redact_line, shown_b
 from chassis.logging.rendering import ConsoleRenderer, Line, to_json
 from chassis.logging.repeats import Repeats
 from chassis.logging.writer import LineWriter, write_to
-from chassis.settings import LogSettings
 
 __all__ = [
     "CANONICAL_EVENTS",

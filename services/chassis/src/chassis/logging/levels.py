@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from chassis.config.settings import Level
 from chassis.errors import HoldfastError
-from chassis.settings import Level
 
 ROOT = "root"
 
@@ -22,7 +22,7 @@ MAX_SECONDS = 3600
 _MAX_CHANGES = 50
 """At once; each has a timer."""
 
-_AUDIT = ("chassis.management", "chassis.logging")
+_AUDIT = ("chassis.operating.management", "chassis.logging")
 """They say who changed what: whoever changes a level cannot silence them."""
 
 

@@ -16,8 +16,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import HoldfastError
-from chassis.settings import DatabaseSettings
 
 _HERE = Path(__file__).parent
 # Any constant: it only has to be the same for everybody who migrates this database.

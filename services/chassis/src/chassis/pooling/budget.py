@@ -10,10 +10,10 @@ from typing import Literal
 from sqlalchemy import text
 
 from chassis.config import Live
+from chassis.config.settings import DatabaseSettings, ServiceSettings
 from chassis.errors import PoolExhausted
 from chassis.logging import get_logger
 from chassis.pooling.database import Database
-from chassis.settings import DatabaseSettings, ServiceSettings
 
 log = get_logger(__name__)
 

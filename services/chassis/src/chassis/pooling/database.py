@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
+from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, PoolExhausted
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
@@ -22,7 +23,6 @@ from chassis.pooling.engine import Passwords, create_engine
 from chassis.pooling.failures import ConnectionLost, Failure, failure_of, is_session_over
 from chassis.pooling.hot import HotSession, hot_transaction
 from chassis.pooling.kept import KeptConnections
-from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)
 
@@ -56,8 +56,9 @@ class Database:
     """One engine with its pool, made in a composition root and closed when everything that uses it has ended.
 
     `pool` names it in metrics and errors: separate pools keep health checks and jobs from starving requests. `notify`
-    (`chassis.wakeup.Wakeups.notify`) is how a committed transaction wakes whoever waits for its rows. `passwords` gives
-    the current ones to each new connection, so that they can be replaced; without it those of `settings` are shown.
+    (`chassis.pooling.wakeup.Wakeups.notify`) is how a committed transaction wakes the processes that wait for its rows.
+    `passwords` gives the current ones to each new connection, so that they can be replaced; without it those of
+    `settings` are shown.
     """
 
     def __init__(

@@ -13,10 +13,10 @@ from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
+from chassis.config.settings import DatabaseSettings
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.failures import ConnectionLost, is_session_over
-from chassis.settings import DatabaseSettings
 
 log = get_logger(__name__)
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chassis.logging import add_to_canonical_line
 from chassis.pooling.engine import note_statement
 from chassis.pooling.failures import ConnectionLost, is_session_over
-from chassis.statements import DriverStatement
+from chassis.pooling.statements import DriverStatement
 
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
 """The connection is closed then, which rolls back as well; the block's own error is the one to know."""

@@ -12,11 +12,11 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from chassis.config.settings import RedisSettings
 from chassis.pooling import metrics
 from chassis.pooling.failures import is_transport_closed
 from chassis.pooling.redis_names import RedisNames
 from chassis.pooling.shared_redis import SharedRedis
-from chassis.settings import RedisSettings
 
 
 def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> Redis:

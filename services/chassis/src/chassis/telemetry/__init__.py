@@ -24,8 +24,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from chassis.config.settings import ServiceSettings
 from chassis.logging import redact, redact_line, traceparent_var
-from chassis.settings import ServiceSettings
 
 __all__ = [
     "Span",

@@ -12,7 +12,7 @@ from uuid import UUID
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
-from chassis.paging import belongs_to, newest_of
+from chassis.pooling.paging import belongs_to, newest_of
 from chassis.telemetry import current_traceparent
 from chassis.webhooks import AttemptAnswer, Verdict, has_failed_for_long
 from pydantic import BaseModel

@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from chassis import idempotency
+from chassis.calls.ssrf import DestinationRefused, Resolve, check_addresses, check_url
+from chassis.config.settings import EgressSettings
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
-from chassis.idempotency import IdempotencyKey, StoredAnswer
 from chassis.logging import get_logger
 from chassis.pooling import after_commit, log_after_commit
-from chassis.settings import EgressSettings
-from chassis.ssrf import DestinationRefused, Resolve, check_addresses, check_url
+from chassis.retries import idempotency
+from chassis.retries.idempotency import IdempotencyKey, StoredAnswer
 from chassis.webhooks import new_secret, webhook_endpoints_disabled
 from sqlalchemy import Select, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from uuid import UUID
 
-from chassis import outbox
+from chassis.events import outbox
 from chassis.logging import get_logger
 from chassis.pooling import log_after_commit
 from sqlalchemy import ColumnElement, func, select, update

@@ -1,0 +1,107 @@
+"""What an OpenAPI document says of errors, by the catalogue: the codes that each route may answer with, by status."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from chassis.errors import ErrorCode
+from chassis.errors.answers import PROBLEM_JSON
+
+type ErrorCodeName = Annotated[
+    str,
+    Field(
+        description="More may follow: go by the status, and by `retryable`, for one that you do not know.",
+        json_schema_extra={"enum": [code.name for code in ErrorCode], "x-extensible": True},
+    ),
+]
+
+# What the server, the frame around each request and the database may answer at any time.
+_ALWAYS = (
+    ErrorCode.MALFORMED_REQUEST,
+    ErrorCode.VALIDATION_FAILED,
+    ErrorCode.REQUEST_TIMEOUT,
+    ErrorCode.PAYLOAD_TOO_LARGE,
+    ErrorCode.URI_TOO_LONG,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    ErrorCode.HEADERS_TOO_LARGE,
+    ErrorCode.INTERNAL_ERROR,
+    ErrorCode.DEPENDENCY_UNAVAILABLE,
+    ErrorCode.OVERLOADED,
+    ErrorCode.SHUTTING_DOWN,
+    ErrorCode.DEADLINE_EXCEEDED,
+)
+KEYED = (
+    ErrorCode.IDEMPOTENCY_KEY_MISSING,
+    ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
+    ErrorCode.IDEMPOTENCY_KEY_REUSED,
+)
+"""What a route with an idempotency key may answer."""
+_WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED)
+
+_RETRY_AFTER = {"description": "Seconds to wait before repeating.", "schema": {"type": "integer", "minimum": 1}}
+
+
+class Detail(BaseModel):
+    """One thing wrong with one field; without `received` where what was sent must not be shown back."""
+
+    field: str
+    message: str
+    received: str | None = None
+
+
+class ErrorBody(BaseModel):
+    code: ErrorCodeName
+    retryable: bool = Field(description="Whether the same request may succeed later, after Retry-After.")
+    message: str
+    details: list[Detail]
+    documentation_url: str
+
+
+class ErrorEnvelope(BaseModel):
+    """What every error answer looks like."""
+
+    error: ErrorBody
+    request_id: str
+
+
+class Problem(BaseModel):
+    """The same as a problem of RFC 9457, for a caller whose Accept asks for it."""
+
+    type: str = Field(description="The code's documentation.")
+    title: str
+    status: int
+    detail: str
+    code: ErrorCodeName
+    retryable: bool
+    errors: list[Detail]
+    request_id: str
+
+
+def documented(*codes: ErrorCode, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI responses of a route that may answer with these errors, beside those that any route may."""
+    by_status: dict[int, list[ErrorCode]] = {}
+    for code in (*_ALWAYS, *(_WITH_KEY if needs_key else ()), *codes):
+        by_status.setdefault(code.value.status, []).append(code)
+    return {status: _response(found) for status, found in sorted(by_status.items())}
+
+
+def _response(codes: Iterable[ErrorCode]) -> dict[str, Any]:
+    found = list(dict.fromkeys(codes))
+    response = {
+        "model": ErrorEnvelope,
+        "description": " ".join(f"{code.name}: {code.value.message}" for code in found),
+        "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "x-error-codes": [code.name for code in found],
+    }
+    if any(code.value.retryable for code in found):
+        is_always = all(code.value.retryable for code in found)
+        response["headers"] = {"Retry-After": _RETRY_AFTER | ({"required": True} if is_always else {})}
+    return response
+
+
+def describe_errors(document: dict[str, Any]) -> None:
+    """Let the OpenAPI document have the schema that `documented` refers to."""
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs")
+    document["components"]["schemas"].setdefault("Problem", schema)

@@ -1,0 +1,168 @@
+"""How an error is answered: the envelope, or RFC 9457 when the caller's Accept asks for it. Counts what it renders."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import Counter
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
+
+from chassis.errors import DOCUMENTATION_URL, ApiError, ErrorCode, ErrorDetail
+from chassis.errors.answers import answer
+from chassis.logging import get_logger, is_sensitive, put_on_canonical_line, request_id_var, shown_back
+from chassis.retries import idempotency
+
+log = get_logger(__name__)
+
+api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code", "route"])
+
+_MAX_SHOWN = 100  # characters of a wrong value, or of a field's name, that are shown back
+_MAX_DETAILS = 100  # more than any honest request has wrong: an answer must not be a multiple of what caused it
+_MAX_MESSAGE = 300  # characters; ours are shorter, and a validator may quote what it was given
+_QUOTES_NOTHING = frozenset(
+    {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
+)
+
+_METHOD_NOT_ALLOWED = 405
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+DOCUMENTATION_KEY = "holdfast.documentation_url"
+"""Where a request's scope says where the errors page is published."""
+
+
+EXPECTED = (ApiError, RequestValidationError, HTTPException)
+"""What is raised to be answered, by a route or by the framework. Anything else is a failure."""
+
+
+def answer_to(scope: Scope, error: ApiError | RequestValidationError | HTTPException) -> Response:
+    """The answer to one of these."""
+    if isinstance(error, ApiError):
+        if error.code.value.status >= 500:  # noqa: PLR2004
+            log.warning("request_not_served", code=error.code.name, reason=str(error))
+        return render(scope, error)
+    request = Request(scope)
+    if isinstance(error, RequestValidationError):
+        return render(scope, _from_validation(request, error.errors()))
+    response = render(scope, ApiError(ErrorCode.of_status(error.status_code)))
+    response.headers.update(error.headers or {})
+    if error.status_code == _METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(_allowed(request))
+    return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that some route has for this path: the framework names those of the first one only."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+
+
+def render(scope: Scope, error: ApiError) -> Response:
+    """The answer to a caller, in the form that its Accept header asks for."""
+    route = getattr(scope.get("route"), "path", "unmatched")
+    api_errors.labels(error.code.name, route).inc()
+    put_on_canonical_line(error_code=error.code.name)
+    shown = ApiError(
+        error.code,
+        error.message if error.message == error.code.value.message else shown_back(error.message, _MAX_MESSAGE),
+        details=[_fit(detail, marked_fields(scope["app"])) for detail in error.details],
+        retry_after=error.retry_after,
+    )
+    found = answer(
+        shown,
+        request_id=request_id_var.get() or "",
+        accept=Headers(scope=scope).getlist("accept"),
+        documentation=scope.get(DOCUMENTATION_KEY, DOCUMENTATION_URL),
+    )
+    return Response(orjson.dumps(found.body), found.status, found.headers)
+
+
+def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
+    """The detail without what its field, or one around it, is marked to keep to itself; nothing in it is long."""
+    is_hidden = detail.received is None or _is_hidden(detail.field, marked)
+    received = None if is_hidden else shown_back(detail.received or "", _MAX_SHOWN)
+    return ErrorDetail(shown_back(detail.field, _MAX_SHOWN), shown_back(detail.message, _MAX_MESSAGE), received)
+
+
+def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
+    """A name longer than any of ours is not looked at: it is the caller's own, and judging one remembers it."""
+    return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
+
+
+def marked_fields(app: FastAPI) -> AbstractSet[str]:
+    """The names of what any schema of this application marks as `writeOnly`, OpenAPI's word for it.
+
+    By name and for the whole application: rather too little is shown back than a password under another path. Asked
+    for the first time it takes a tenth of a second.
+    """
+    found: AbstractSet[str] | None = getattr(app.state, "write_only", None)
+    if found is None:
+        found = app.state.write_only = frozenset(_write_only(app.openapi()))
+    return found
+
+
+def _write_only(node: Any) -> Iterator[str]:
+    """The names of properties and parameters that are marked, anywhere in the document."""
+    if isinstance(node, Mapping):
+        yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _is_marked(schema))
+    if isinstance(node, Mapping | list):
+        for inner in node.values() if isinstance(node, Mapping) else node:
+            yield from _write_only(inner)
+
+
+def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    properties = node.get("properties")
+    if isinstance(properties, Mapping):
+        yield from properties.items()
+    if "in" in node and "schema" in node:
+        yield node["name"], node["schema"]
+
+
+def _is_marked(schema: Mapping[str, Any]) -> bool:
+    """Marked itself, or as one of its alternatives: `SecretStr | None` has it inside an `anyOf`."""
+    inner = [one for one in (*schema.get("anyOf", ()), schema.get("items")) if isinstance(one, Mapping)]
+    return schema.get("writeOnly") is True or any(_is_marked(one) for one in inner)
+
+
+def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
+    """All validation errors at once; a body that is no JSON at all is a malformed request."""
+    if any(problem["loc"] == ("header", idempotency.HEADER) for problem in problems):
+        return ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return ApiError(ErrorCode.MALFORMED_REQUEST, "The body is not valid JSON.")
+    if any(problem["loc"] == ("body",) and problem["type"] != "missing" for problem in problems) and not _is_json(
+        request.headers.get("content-type", "")
+    ):
+        return ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+    marked = marked_fields(request.app)
+    details = [_from_problem(problem, marked) for problem in problems[:_MAX_DETAILS]]
+    return ApiError(ErrorCode.VALIDATION_FAILED, details=details)
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
+    """One problem of Pydantic's. What it received is left out where it is an object (its fields are named one by one),
+    a header (they carry credentials), the whole body, or a field we do not know: a misspelt `pasword` is one too.
+    """
+    place, *path = problem["loc"]
+    field = ".".join(str(part) for part in path) or str(place)
+    is_secret = place == "header" or _is_hidden(field, marked)
+    # Some messages quote the input (a union's tag, what a validator of ours says); these never do.
+    message = problem["msg"] if not is_secret or problem["type"] in _QUOTES_NOTHING else "This value is not valid."
+    is_ours = bool(path) and problem["type"] != "extra_forbidden"
+    is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)
+    return ErrorDetail(field, message, str(problem["input"]) if is_shown else None)

@@ -1,0 +1,221 @@
+"""What surrounds every request, in one raw ASGI frame: ids, span, deadline, limits, metrics, canonical line.
+
+One frame rather than one per concern because they share the same few facts (route, status, duration), and raw ASGI
+because Starlette's BaseHTTPMiddleware costs more than everything in here together.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Gauge
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chassis.app.api.error_rendering import DOCUMENTATION_KEY, EXPECTED, answer_to, render
+from chassis.config.settings import HttpSettings
+from chassis.errors import ApiError, ErrorCode
+from chassis.fast.metrics import Histogram
+from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
+from chassis.operating.bodies import DECLARES_BODY, declares_more
+from chassis.retries import deadlines
+from chassis.telemetry import Span, SpanKind, StatusCode, span
+
+if TYPE_CHECKING:
+    from chassis.app.api.load_shedding import Place
+
+log = get_logger(__name__)
+
+request_seconds = Histogram(
+    "http_server_request_duration_seconds",
+    "Duration of requests.",
+    ["method", "route", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OTel's advice
+)
+_request_seconds = cache(request_seconds.labels)  # looking one up costs as much as counting
+active_requests = Gauge("http_server_active_requests", "Requests being answered.")
+
+_MAX_PATH = 256  # characters of it that are recorded: no route has more, and looking for secrets in it takes time
+_SCOPE_KEY = "holdfast.exchange"
+_SERVER_ERROR = 500
+_LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read, and paid for, to be thrown away
+_DEADLINE = deadlines.HEADER.lower().encode()
+_DEBUG = debugging.HEADER.lower().encode()
+_READ = frozenset(
+    {b"x-request-id", b"traceparent", b"authorization", b"if-none-match", _DEADLINE, _DEBUG, *DECLARES_BODY}
+)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class RequestContext:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._active = 0
+        active_requests.set_function(lambda: self._active)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # The first of each name, as it is on the wire; what looks through all headers for each is slower than all else.
+        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"]) if name in _READ}
+        exchange = Exchange(scope, receive, send, headers, self._settings.max_body_bytes)
+        scope[_SCOPE_KEY] = exchange
+        scope[DOCUMENTATION_KEY] = self._settings.documentation_url
+        exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
+        request_id_var.set(exchange.request_id)  # a request is a task of its own, so nobody else sees it
+        with (
+            deadlines.deadline(deadlines.from_header(headers.get(_DEADLINE), self._settings.default_deadline)),
+            debugging_for(headers.get(_DEBUG)),
+            canonical_line() as fields,
+        ):
+            self._active += 1
+            try:
+                with span(
+                    exchange.method,
+                    kind=SpanKind.SERVER,
+                    traceparent=headers.get(b"traceparent"),
+                    attributes=lambda: _attributes(scope, exchange),
+                ) as current:
+                    log.debug("request_received", method=exchange.method, path=scope["path"][:_MAX_PATH])
+                    try:
+                        await self._answer(scope, exchange)
+                    finally:
+                        _describe(current, exchange)
+                        self._record(exchange, fields)
+            finally:
+                self._active -= 1
+
+    async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
+        try:
+            try:
+                deadlines.check("it was begun")
+                await self._app(scope, exchange.receive, exchange.send)
+            except EXPECTED as error:
+                if exchange.status is not None:
+                    raise  # too late for an answer
+                await answer_to(scope, error)(scope, exchange.receive, exchange.send)
+        except Exception:
+            # The boundary: whatever nobody knew how to handle is logged once, here, and shown to nobody.
+            log.exception("request_failed", route=exchange.route)
+            await exchange.refuse(ApiError(ErrorCode.INTERNAL_ERROR))
+        except asyncio.CancelledError:
+            # Only the server cancels a request, when the drain's time is up, and this is where its task ends.
+            log.warning("request_cancelled", route=exchange.route)
+            await exchange.refuse(ApiError(ErrorCode.SHUTTING_DOWN, retry_after=1))
+
+    @staticmethod
+    def _record(exchange: "Exchange", fields: Mapping[str, Any]) -> None:
+        seconds = time.perf_counter() - exchange.started
+        route = exchange.route
+        status = exchange.status or 499  # the caller went away before there was an answer
+        _request_seconds(exchange.method, route, status).observe(seconds)
+        log.info(
+            "request_completed",
+            method=exchange.method,
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            deadline_left_ms=round(deadlines.remaining() * 1000),
+            **fields,
+        )
+
+
+class Exchange:
+    """One request and its answer: the size of the body is bounded, the status seen, `headers` go on the answer.
+
+    `asked` has those headers of the request that the chassis reads.
+    """
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, asked: Mapping[bytes, str], max_body_bytes: int
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._max_body_bytes = max_body_bytes
+        self.asked = asked
+        self._received = 0
+        self.request_id = ""
+        method: str = scope["method"]
+        self.method = method if method in _METHODS else "_OTHER"  # so that labels stay few
+        self.headers: dict[str, str] = {}
+        self.place: Place | None = None
+        self.status: int | None = None
+        self.started = time.perf_counter()
+
+    @staticmethod
+    def of(scope: Scope) -> "Exchange":
+        """The exchange of the request that `scope` belongs to."""
+        exchange: Exchange = scope[_SCOPE_KEY]
+        return exchange
+
+    @property
+    def route(self) -> str:
+        """The route's template, so that labels stay few; what matched none counts as one route."""
+        return getattr(self._scope.get("route"), "path", "unmatched")
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer with the error, unless an answer has begun already."""
+        if self.status is None:
+            await render(self._scope, error)(self._scope, self.receive, self.send)
+
+    async def receive(self) -> Message:
+        if self.status is None and declares_more(self.asked, self._max_body_bytes):
+            raise HTTPException(413)
+        try:
+            async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408) from None  # a body that trickles in would hold its place for ever
+        self._received += len(message.get("body", b""))
+        if self._received > self._max_body_bytes:
+            # Starlette's exception, since the framework turns any other one raised in here into a 400.
+            raise HTTPException(413)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.place is not None:
+                self.place.give_back()
+            added = self.headers
+            added["X-Request-ID"] = self.request_id
+            if self.status in _LEFT_UNREAD:
+                added["Connection"] = "close"
+            ours = {_on_the_wire(name): value.encode("latin-1") for name, value in added.items()}
+            message["headers"] = [pair for pair in message["headers"] if pair[0] not in ours] + list(ours.items())
+        await self._send(message)
+
+
+@cache
+def _on_the_wire(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
+def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
+    """Without query and headers, which may hold secrets."""
+    return {
+        "http.request.method": exchange.method,
+        "url.path": scope["path"][:_MAX_PATH],
+        "url.scheme": scope["scheme"],
+    }
+
+
+def _describe(current: Span, exchange: Exchange) -> None:
+    """What is known at the end. By OpenTelemetry's rules a 4xx is no failure of the server's."""
+    if not current.is_recording():
+        return
+    current.update_name(f"{exchange.method} {exchange.route}")
+    attributes: dict[str, str | int] = {"http.route": exchange.route}
+    if exchange.status is not None:
+        attributes["http.response.status_code"] = exchange.status
+        if exchange.status >= _SERVER_ERROR:
+            attributes["error.type"] = str(exchange.status)
+            current.set_status(StatusCode.ERROR)
+    current.set_attributes(attributes)

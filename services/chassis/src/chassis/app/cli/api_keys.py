@@ -1,0 +1,124 @@
+"""`orders api-keys …`: a client's key is made, registered, listed and revoked by an operator, never by the API."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis import config
+from chassis.app.cli.operator import Options, audit, in_transaction, list_lines
+from chassis.auth import api_keys
+from chassis.config.settings import PrincipalName, ServiceSettings
+from chassis.errors import HoldfastError
+
+Scopes = Annotated[list[str], typer.Option("--scope", help="What it may do; repeatable.")]
+
+_PRINCIPAL: TypeAdapter[str] = TypeAdapter(PrincipalName)
+
+
+def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # noqa: C901  a function for each command
+    """The commands for one service. All but `list` need the login that owns the schema, as `migrate` does."""
+    app = typer.Typer(help="Make, list and revoke the API keys of clients.", no_args_is_help=True)
+
+    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]], *, as_owner: bool = True) -> T:
+        settings = config.load_database(settings_type, options or ())
+        return asyncio.run(in_transaction(settings.as_owner() if as_owner else settings, use))
+
+    def peppers(options: Options) -> dict[str, bytes]:
+        return api_keys.peppers_of(config.load_auth(settings_type, options or ()))
+
+    @app.command()
+    def create(
+        principal: Annotated[str, typer.Argument(help="Whose key it is, such as acme.")],
+        scopes: Scopes,
+        days: Annotated[
+            int | None, typer.Option("--expires-in-days", min=1, max=3650, help="Else it does not.")
+        ] = None,
+        options: Options = None,
+    ) -> None:
+        """Make a key and print it, this once: nobody can show it again."""
+        _check(settings_type, [principal], scopes)
+        key = api_keys.new_key()
+        add = partial(
+            api_keys.add_key, key=key, principal=principal, scopes=scopes, peppers=peppers(options), days=days
+        )
+        if not run(options, add):
+            raise HoldfastError("its prefix is taken, which happens once in 10^14 times: try again")
+        audit("api_key_created", prefix=api_keys.prefix_of(key), principal=principal, scopes=sorted(scopes), days=days)
+        typer.echo(key)
+
+    @app.command()
+    def register(folder: Path, scopes: Scopes, options: Options = None) -> None:
+        """Take over the keys in FOLDER, each in a file named like its principal. Safe to repeat.
+
+        For keys that another service made, or an installation. Each is brought up to date: the newest pepper, these
+        scopes.
+        """
+        keys = _read_keys(folder)
+        _check(settings_type, list(keys), scopes)
+        found = peppers(options)
+
+        async def register_all(session: AsyncSession) -> dict[str, str]:
+            return {
+                principal: await api_keys.register_key(session, key, principal=principal, scopes=scopes, peppers=found)
+                for principal, key in keys.items()
+            }
+
+        for principal, outcome in run(options, register_all).items():
+            prefix = api_keys.prefix_of(keys[principal])
+            audit("api_key_registered", prefix=prefix, principal=principal, scopes=sorted(scopes), outcome=outcome)
+
+    @app.command("list")
+    def list_keys(options: Options = None) -> None:
+        """List all keys, the oldest first, revoked ones too; never what makes a key valid."""
+        list_lines(map(_shown, run(options, api_keys.list_keys, as_owner=False)), what="keys")
+
+    @app.command()
+    def revoke(prefix: str, options: Options = None) -> None:
+        """End a key, by its prefix: within seconds nobody is let in by it."""
+        found = run(options, partial(api_keys.revoke_key, prefix=prefix))
+        if found is None:
+            raise HoldfastError(f"there is no key {prefix}")
+        principal, since = found
+        audit("api_key_revoked", prefix=prefix, principal=principal, since=since.isoformat(timespec="seconds"))
+
+    return app
+
+
+def _shown(key: api_keys.ListedKey) -> str:
+    ends = f"expires {key.expires_at:%Y-%m-%d}" if key.expires_at else "does not expire"
+    state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ends
+    made = f"made {key.created_at:%Y-%m-%d}, pepper {key.pepper}"
+    return f"{key.prefix}  {key.principal}  {','.join(key.scopes)}  {made}  {state}"
+
+
+def _check(settings_type: type[ServiceSettings], principals: Sequence[str], scopes: Sequence[str]) -> None:
+    """Raise `HoldfastError` for a principal that is no name, or a scope that the service does not have."""
+    for principal in principals:
+        try:
+            _PRINCIPAL.validate_python(principal)
+        except ValidationError:
+            raise HoldfastError(f"no name of a principal: {principal!r}; a-z, 0-9, then . _ - too, up to 63") from None
+    if unknown := sorted(set(scopes) - settings_type.scopes):
+        there_are = ", ".join(sorted(settings_type.scopes)) or "none"
+        raise HoldfastError(f"{settings_type.service_name} has no scope {', '.join(unknown)}; there are: {there_are}")
+
+
+def _read_keys(folder: Path) -> dict[str, str]:
+    """Principal → key. Kubernetes keeps its own files, which start with a dot, beside them."""
+    try:
+        files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        keys = {path.name: path.read_text("ascii").strip() for path in files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise HoldfastError(f"{folder}: the keys cannot be read: {type(error).__name__}") from error
+    for principal, key in keys.items():
+        try:
+            api_keys.prefix_of(key)
+        except HoldfastError as error:
+            raise HoldfastError(f"{folder / principal}: {error}") from None
+    return keys

@@ -1,0 +1,65 @@
+"""`orders events …`: an operator lists the events that this service could not handle, and has them handled again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import fields
+from functools import partial
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis import config
+from chassis.app.cli.operator import Options, Run, audit, in_transaction, list_lines, numbered
+from chassis.config.settings import ServiceSettings
+from chassis.errors import HoldfastError
+from chassis.events import dead_events
+
+
+def event_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
+    app = typer.Typer(help="Look after events that this service could not handle.", no_args_is_help=True)
+
+    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
+
+    @app.command()
+    def dead(options: Options = None) -> None:
+        """List the dead events, the oldest first."""
+        found = run(options, dead_events.list_dead)
+        list_lines(
+            (f"{event.id}  {event.stream} {event.entry_id}  {event.died_at:%F %T}  {event.reason}" for event in found),
+            what="dead events",
+        )
+
+    @app.command()
+    def show(number: int, options: Options = None) -> None:
+        """Show one dead event."""
+        event = run(options, partial(dead_events.show, event_number=number))
+        if event is None:
+            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
+        for field in fields(event):
+            typer.echo(f"{field.name}: {getattr(event, field.name)}")
+
+    _add_event_replay(app, run)
+    return app
+
+
+def _add_event_replay(app: typer.Typer, run: Run) -> None:
+    @app.command()
+    def replay(
+        number: Annotated[int | None, typer.Argument(metavar="[NUMBER]")] = None,
+        *,
+        every: Annotated[bool, typer.Option("--all", help="All dead events.")] = False,
+        stream: Annotated[str | None, typer.Option(help="With --all: only those of this stream.")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        options: Options = None,
+    ) -> None:
+        """Have the worker handle dead events again, within seconds."""
+        if (number is None) != every:
+            raise HoldfastError("say which one: a NUMBER, or --all")
+        asked = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))
+        if number is not None and not asked:
+            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
+        if asked and not dry_run:
+            audit("events_replayed", event_numbers=list(asked))
+        typer.echo(f"{'would replay' if dry_run else 'will replay'} {numbered(asked)}")

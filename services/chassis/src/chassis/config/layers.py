@@ -1,0 +1,257 @@
+"""The layers of configuration as they are found: files, variables, options, each with what is wrong about it.
+
+pydantic-settings reads each layer of text; what it does not do is done here: it ignores a variable that it does not
+know, and lets one unreadable value hide every other problem.
+"""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, get_origin
+
+import yaml
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_settings import EnvSettingsSource
+
+from chassis.config.settings import ServiceSettings
+
+PREFIX = "HOLDFAST_"
+LOCATIONS = {
+    "HOLDFAST_COMMON_FILE": "/etc/holdfast/common/config.yaml",
+    "HOLDFAST_SERVICE_FILE": "/etc/holdfast/service/config.yaml",
+    "HOLDFAST_SECRETS_DIR": "/run/secrets/holdfast",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    name: str
+    values: dict[str, Any]
+    problems: list[str]
+
+    def gives(self, name: str) -> bool:
+        """Whether it gives this setting, as a whole or in part (of `rate_limit.tiers`: `rate_limit.tiers.gold`)."""
+        return is_given(name, _names(self.values))
+
+
+def read_layers(settings_type: type[ServiceSettings], options: Sequence[str]) -> list[Layer]:
+    """The layers above the defaults, lowest first."""
+    dotenv, problems = _dotenv()
+    places = _places()
+    local = _variables_layer(".env", settings_type, dotenv)
+    return [
+        _file_layer("common file", "HOLDFAST_COMMON_FILE", places["HOLDFAST_COMMON_FILE"]),
+        _file_layer("service file", "HOLDFAST_SERVICE_FILE", places["HOLDFAST_SERVICE_FILE"]),
+        Layer(local.name, local.values, problems + local.problems),
+        _variables_layer("environment", settings_type, _environment()),
+        _secrets_layer(settings_type, Path(places["HOLDFAST_SECRETS_DIR"])),
+        _options_layer(settings_type, options),
+    ]
+
+
+def digest_of_files() -> str:
+    """Differs when any file of a layer does: one that was written, replaced by a link, added or taken away."""
+    places = _places()
+    secrets = Path(places["HOLDFAST_SECRETS_DIR"])
+    files = [Path(".env"), Path(places["HOLDFAST_COMMON_FILE"]), Path(places["HOLDFAST_SERVICE_FILE"])]
+    digest = hashlib.sha256()
+    for path in (*files, *_secret_files(secrets)):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            content = repr(error.errno).encode()
+        digest.update(b"%d %s %d " % (len(path.name), path.name.encode(), len(content)) + content)
+    return digest.hexdigest()
+
+
+def _dotenv() -> tuple[dict[str, str], list[str]]:
+    """The variables of ours in `.env`, and what is wrong with it."""
+    try:
+        text = Path(".env").read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):  # a virtual environment may be called so
+        return {}, []
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [f".env cannot be read: {type(error).__name__}"]
+    if broken := [line.original.line for line in parse_stream(StringIO(text)) if line.error]:
+        return {}, [f".env, line {number}: must be name=value" for number in broken]
+    found = dotenv_values(stream=StringIO(text))  # which would leave out a broken line
+    return {name: text for name, text in found.items() if text is not None and _is_ours(name)}, []
+
+
+def _environment() -> dict[str, str]:
+    """The variables of ours in the environment."""
+    return {name: text for name, text in os.environ.items() if _is_ours(name)}
+
+
+def _places() -> dict[str, str]:
+    """Where the files of the layers are."""
+    dotenv, _ = _dotenv()
+    return LOCATIONS | {name: text for name, text in (dotenv | _environment()).items() if name in LOCATIONS}
+
+
+def _secret_files(directory: Path) -> list[Path]:
+    """One file per setting. Kubernetes keeps its own files, which start with a dot, beside them."""
+    if not directory.is_dir():
+        return []
+    return [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
+
+
+def _file_layer(name: str, location: str, path: str) -> Layer:
+    """A YAML file. One that nobody asked for may be missing."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Layer(name, {}, _missing(location, path))
+    except yaml.MarkedYAMLError as error:
+        # Not the whole message: it quotes the file.
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return Layer(name, {}, [f"{location}: {path}, line {line}: {error.problem}"])
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        # ValueError: text that is not UTF-8, or what only looks like a date or a number, such as 2026-13-01.
+        return Layer(name, {}, [f"{location}: {path} cannot be read: {type(error).__name__}"])
+    if values is None:
+        return Layer(name, {}, [])
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        return Layer(name, {}, [f"{location}: {path} must hold names and values"])
+    return Layer(name, values, [])
+
+
+def _variables_layer(name: str, settings_type: type[ServiceSettings], given: Mapping[str, str]) -> Layer:
+    settings = {variable: text for variable, text in given.items() if variable.upper() not in LOCATIONS}
+    return _text_layer(
+        name, settings_type, {key: (key[len(PREFIX) :], text) for key, text in settings.items()}, spell=variable
+    )
+
+
+def _secrets_layer(settings_type: type[ServiceSettings], directory: Path) -> Layer:
+    if not directory.is_dir():
+        return Layer("secret files", {}, _missing("HOLDFAST_SECRETS_DIR", str(directory)))
+    given, problems = {}, []
+    for path in _secret_files(directory):
+        try:
+            given[str(path)] = (path.name, path.read_text(encoding="utf-8").rstrip("\r\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path}: cannot be read: {type(error).__name__}")
+    layer = _text_layer("secret files", settings_type, given, spell=flat)
+    return Layer(layer.name, layer.values, problems + layer.problems)
+
+
+def _options_layer(settings_type: type[ServiceSettings], options: Sequence[str]) -> Layer:
+    parts = [option.partition("=") for option in options]
+    unreadable = [f"--set {name}: must be name=value" for name, equals, _ in parts if not equals]
+    given = {f"--set {name}": (flat(name), text) for name, equals, text in parts if equals}
+    layer = _text_layer("command line", settings_type, given, spell=str)
+    return Layer(layer.name, layer.values, unreadable + layer.problems)
+
+
+def _text_layer(
+    name: str,
+    settings_type: type[ServiceSettings],
+    given: Mapping[str, tuple[str, str]],
+    *,
+    spell: Callable[[str], str],
+) -> Layer:
+    """What was given as text: where it stands → (its name as in a variable, without prefix; the text).
+
+    Lists, objects and whole groups may be given as JSON. `spell` turns a dotted name into how this layer writes it.
+    """
+    settings = settings_of(settings_type)
+    known = known_names(settings)
+    mappings = {flat(setting) for setting, field in settings.items() if get_origin(field.annotation) is dict}
+    source = _TextSource(settings_type)
+    source.env_vars = {}
+    problems = []
+    for place, (given_name, text) in given.items():
+        spelt = given_name.lower()
+        if _is_known(spelt, known, mappings):
+            source.env_vars[f"{PREFIX}{spelt}".lower()] = text
+        else:
+            problems.append(f"{place}: no such setting{nearest(spelt, known, spell)}")
+    return Layer(name, source(), problems)
+
+
+class _TextSource(EnvSettingsSource):
+    """Reads `env_vars`, whatever they came from. JSON that cannot be read is left to validation, which names it."""
+
+    env_vars: dict[str, str | None]
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
+def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every setting by its dotted name, in the order of the models."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= settings_of(inner, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field
+    return found
+
+
+def variable(name: str) -> str:
+    """The environment variable of a dotted setting name: `http.port` → `HOLDFAST_HTTP__PORT`."""
+    return PREFIX + flat(name).upper()
+
+
+def flat(name: str) -> str:
+    """`http.port` → `http__port`."""
+    return name.replace(".", "__")
+
+
+def is_given(name: str, names: Iterable[str]) -> bool:
+    """Whether one of the dotted `names` is this setting or a part of it."""
+    return any(given == name or given.startswith(f"{name}.") for given in names)
+
+
+def known_names(settings: Mapping[str, FieldInfo]) -> dict[str, str]:
+    """The dotted names of settings and of groups (a group may be given as JSON), by how a variable spells them."""
+    parts = [name.split(".") for name in settings]
+    return {"__".join(part[:n]): ".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+
+
+def nearest(name: str, known: Mapping[str, str], spell: Callable[[str], str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"; did you mean {spell(known[close[0]])}?" if close else ""
+
+
+def _is_known(name: str, known: Mapping[str, str], mappings: set[str]) -> bool:
+    """Whether it is a setting, a group or an entry of a mapping (`rate_limit__tiers__gold`)."""
+    return name in known or any(name.startswith(f"{mapping}__") for mapping in mappings)
+
+
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(PREFIX)
+
+
+def _missing(location: str, path: str) -> list[str]:
+    return [f"{location}: there is nothing at {path}"] if path != LOCATIONS[location] else []
+
+
+def _names(values: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The dotted names that a layer gives values to."""
+    names = set()
+    for name, value in values.items():
+        inner = isinstance(value, dict) and value
+        names |= _names(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}
+    return names

@@ -1,0 +1,169 @@
+"""One delivery: an entry goes to its handler, in one transaction with its inbox row, and then comes to its end.
+
+The end is an acknowledgement or a row in `dead_event`. An entry without an end stays pending and is delivered again.
+`chassis.events.consumer` decides which entry is delivered when.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+from prometheus_client import Counter, Histogram
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis.errors import HoldfastError, PoolExhausted
+from chassis.events.group import ConsumerGroup, Entry
+from chassis.events.inbox import STATEMENTS, Kinds, Received, Undeliverable
+from chassis.events.outbox import Event
+from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
+from chassis.pooling import Database
+from chassis.telemetry import SpanKind, record_failure, span
+
+log = get_logger(__name__)
+
+consumed = Counter("messaging_consumed", "Deliveries that ended, by outcome.", ["stream", "type", "outcome"])
+process_seconds = Histogram(
+    "messaging_process_duration_seconds",
+    "Time from reading an event to the end of its transaction.",
+    ["stream", "type"],
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+
+type Outcome = Literal["handled", "seen", "skipped", "failed", "postponed", "dead"]
+# A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
+type Handler = Callable[[AsyncSession, Received[Any]], Awaitable[None]]
+
+_MAX_REASON_LENGTH = 2000
+
+
+class Deliveries:
+    """Deliveries to the `handlers` of a group; an event that fails `max_deliveries` times is dead.
+
+    A delivery that an outage or a lock of the database ends is `postponed`: it says nothing about the event, and is
+    not counted.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        place: ConsumerGroup,
+        handlers: Mapping[type[Event], Handler],
+        *,
+        max_deliveries: int,
+    ) -> None:
+        self._database = database
+        self._place = place
+        self._handlers = handlers
+        self._kinds = Kinds(handlers)
+        self._max_deliveries = max_deliveries
+
+    async def read(self, entry: Entry) -> Received[Event] | None:
+        """The entry's event, or None when it has none for a handler; then the entry comes to its end here."""
+        try:
+            received = self._kinds.parse(self._place.group, entry.text)
+        except Undeliverable as error:
+            await self._bury(entry, "unreadable", str(error))
+            return None
+        if received is None:
+            await self._acknowledge(entry, "other", "skipped")
+        return received
+
+    async def is_spent(self, entry: Entry) -> bool:
+        """Whether a pending entry has had all its tries: then it comes to its end here.
+
+        A failure is buried when it happens. Such an event never got that far: it ended the process that handled it.
+        """
+        if entry.deliveries < self._max_deliveries:
+            return False
+        reason = f"it was delivered {self._max_deliveries} times and never came to an end"
+        await self._bury(entry, "unreadable", reason)
+        return True
+
+    async def deliver(self, entry: Entry, received: Received[Event]) -> Outcome:
+        """Call the handler. After `failed` and `postponed` the entry is still pending."""
+        kind = received.payload.options.type
+        started = time.perf_counter()
+        with (
+            span(
+                f"process {kind}",
+                kind=SpanKind.CONSUMER,
+                traceparent=received.traceparent,
+                attributes=lambda: self._attributes(entry, received),
+            ) as current,
+            debugging_for(received.debug),
+            bind(stream=entry.stream, event_type=kind, event_id=str(received.event_id)),
+            canonical_line() as line,
+        ):
+            log.debug(
+                "event_received", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version
+            )
+            outcome, error = await self._handle(entry, received)
+            elapsed = time.perf_counter() - started
+            process_seconds.labels(entry.stream, kind).observe(elapsed)
+            line.update(outcome=outcome, deliveries=entry.deliveries, duration_ms=round(elapsed * 1000, 1))
+            _write_line(error, line)
+            if error is not None:
+                record_failure(current, error)
+            if outcome in ("failed", "postponed"):
+                consumed.labels(entry.stream, kind, outcome).inc()
+            elif outcome == "dead":
+                await self._bury(entry, kind, f"{type(error).__name__}: {error}")
+            else:
+                await self._acknowledge(entry, kind, outcome)
+        return outcome
+
+    def _attributes(self, entry: Entry, received: Received[Event]) -> dict[str, str | int]:
+        return {
+            "messaging.system": "redis",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": entry.stream,
+            "messaging.consumer.group.name": self._place.group,
+            "messaging.message.id": str(received.event_id),
+            "holdfast.event.deliveries": entry.deliveries,
+        }
+
+    async def _handle(self, entry: Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
+        try:
+            async with self._database.transaction() as session:
+                values = {"consumer": self._place.group, "event_id": received.event_id}
+                if await session.scalar(STATEMENTS["receive"], values) is None:
+                    return "seen", None
+                await self._handlers[type(received.payload)](session, received)
+        except Undeliverable as error:
+            return "dead", error
+        except PoolExhausted as error:
+            return "postponed", error
+        except Exception as error:  # noqa: BLE001  the edge of an event: whatever its handler raises is recorded
+            return "dead" if entry.deliveries >= self._max_deliveries else "failed", error
+        return "handled", None
+
+    async def _acknowledge(self, entry: Entry, kind: str, outcome: Outcome) -> None:
+        if entry.dead_id is None:
+            await self._place.acknowledge(entry)
+        elif outcome != "dead":
+            async with self._database.transaction() as session:
+                await session.execute(STATEMENTS["forget_dead"], {"id": entry.dead_id})
+        consumed.labels(entry.stream, kind, outcome).inc()
+
+    async def _bury(self, entry: Entry, kind: str, reason: str) -> None:
+        shown = str(redact(reason))[:_MAX_REASON_LENGTH]
+        values = {
+            "consumer": self._place.group,
+            "stream": entry.stream,
+            "entry_id": entry.id,
+            "event": entry.text,
+            "reason": shown,
+        }
+        async with self._database.transaction() as session:
+            await session.execute(STATEMENTS["bury"], values)
+        log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=shown)
+        await self._acknowledge(entry, kind, "dead")
+
+
+def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:
+    """The delivery's canonical line; an error that nobody raised on purpose brings its traceback."""
+    if error is None:
+        log.info("event_processed", **fields)
+    else:
+        trace = None if isinstance(error, HoldfastError) else error
+        log.warning("event_processed", **fields, error=f"{type(error).__name__}: {error}", exc_info=trace)

@@ -1,0 +1,198 @@
+"""One consumer's place in a consumer group: reads entries, acknowledges them, takes over those of silent consumers.
+
+What was trimmed from a stream before the group read or acknowledged it is noticed here and published again, since the
+relay is told that the stream was forgotten. The scripts are `consumer_*.lua`.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import Counter, Gauge
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from chassis.events.outbox import operation_seconds
+from chassis.logging import get_logger
+from chassis.pooling import names_of
+from chassis.pooling.installation import ForeignPrefix
+
+log = get_logger(__name__)
+
+consumer_lag = Gauge("messaging_consumer_lag", "Entries of the stream not yet read by the group.", ["stream", "group"])
+consumer_pending = Gauge(
+    "messaging_consumer_pending", "Entries read by the group and not yet acknowledged.", ["stream", "group"]
+)
+missed = Counter(
+    "messaging_missed", "Entries trimmed before the group had them; they are published again.", ["stream", "group"]
+)
+
+_READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
+_TRY = Path(__file__).with_name("consumer_try.lua").read_text("utf-8")
+_TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
+_GONE_AFTER_MS = 3_600_000
+"""An hour without a command: longer than any pause of a process that comes back, and names of pods are not reused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A stream entry. `deliveries` is how often it was tried, this try included once it has begun; an entry that was
+    read by a process that died counts as tried. A dead event that is replayed has its number in `dead_id`, and is in
+    the stream no longer.
+    """
+
+    stream: str
+    id: str
+    text: str
+    deliveries: int
+    dead_id: int | None = None
+
+
+class ConsumerGroup:
+    """`group` on `streams`, read as the consumer `name`; `batch` entries of a stream at a time."""
+
+    def __init__(self, redis: Redis, *, group: str, name: str, streams: Sequence[str], batch: int) -> None:
+        self.streams = streams
+        self._redis = redis
+        self._names = names_of(redis)
+        self._owner = self._names.owner(group)
+        self._installation = ""
+        self.group = group
+        self._name = name
+        self._batch = batch
+        self._read_script = redis.register_script(_READ)
+        self._try_script = redis.register_script(_TRY)
+        self._take_over_script = redis.register_script(_TAKE_OVER)
+
+    async def create(self, installation: str) -> None:
+        """From the stream's beginning: a group that Redis forgot reads everything again, and the inbox knows it.
+
+        A new group of an old stream finds that entries are missing, and so is sent what the outbox still keeps.
+        """
+        self._installation = installation
+        for stream in self.streams:
+            try:
+                await self._redis.xgroup_create(
+                    self._names.stream(stream), self.group, id="0", mkstream=True, entries_read=0
+                )
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def read_new(self, *, block: float) -> list[Entry]:
+        """What no consumer of the group has read; if there is nothing, wait for `block` seconds, and return nothing."""
+        found: list[Entry] = []
+        read_before: dict[Any, Any] = {}
+        for stream in self.streams:
+            key = self._names.stream(stream)
+            with operation_seconds.labels("receive", stream).time():
+                answer = await self._read_script(
+                    keys=[key, self._names.epoch(stream), self._owner],
+                    args=[self.group, self._name, self._batch, self._installation],
+                )
+            if answer[0] == b"foreign":
+                raise ForeignPrefix(self._names.prefix, self._owner, answer[1].decode())
+            entries, last_id, missing = answer
+            self._tell_missed(stream, missing)
+            read_before[key] = last_id
+            found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
+        if not found:
+            # Read as no group, so that it only waits: what the group reads must go through the script.
+            await self._redis.xread(read_before, count=1, block=round(block * 1000))
+        return found
+
+    async def pending(self, stream: str) -> AsyncIterator[list[Entry]]:
+        """What this consumer has read and not acknowledged, in batches. Looking is no delivery: `deliveries` are those
+        until now.
+        """
+        key, start = self._names.stream(stream), "-"
+        while True:
+            page: Any = await self._redis.xpending_range(
+                key, self.group, start, "+", self._batch, consumername=self._name
+            )
+            if not page:
+                return
+            deliveries = {entry["message_id"]: entry["times_delivered"] for entry in page}
+            pipeline = self._redis.pipeline(transaction=False)
+            for entry_id in deliveries:
+                pipeline.xrange(key, entry_id, entry_id)
+            entries = [entry for found in await pipeline.execute() for entry in found]
+            await self._give_up_trimmed(stream, list(deliveries.keys() - {entry_id for entry_id, _ in entries}))
+            yield _entries(stream, entries, deliveries)
+            start = "(" + page[-1]["message_id"].decode()
+
+    async def begin(self, entry: Entry) -> Entry | None:
+        """The pending entry with this try counted; None when another consumer has taken it over."""
+        (count,) = await self._count([entry], 1)
+        return replace(entry, deliveries=count) if count > 0 else None
+
+    async def take_back(self, entries: Sequence[Entry]) -> None:
+        """Count one try less for each: it was not tried, or its try says nothing about it."""
+        for _, found in groupby(entries, key=lambda entry: entry.stream):
+            await self._count(list(found), -1)
+
+    async def _count(self, entries: Sequence[Entry], change: int) -> Sequence[int]:
+        arguments: list[str | int] = [self.group, self._name, change, *(entry.id for entry in entries)]
+        counts: Sequence[int] = await self._try_script(keys=[self._names.stream(entries[0].stream)], args=arguments)
+        return counts
+
+    async def acknowledge(self, entry: Entry) -> None:
+        await self._redis.xack(self._names.stream(entry.stream), self.group, entry.id)
+
+    async def take_over(self, stream: str, *, silent_for: float) -> int:
+        """Make the entries of consumers that were silent for that many seconds this one's; their number."""
+        taken, missing = await self._take_over_script(
+            keys=[self._names.stream(stream), self._names.epoch(stream)],
+            args=[self.group, self._name, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
+        )
+        self._tell_missed(stream, missing)
+        return int(taken)
+
+    async def measure(self, stream: str) -> None:
+        for group in await self._redis.xinfo_groups(self._names.stream(stream)):
+            if group["name"] == self.group.encode():
+                consumer_lag.labels(stream, self.group).set(group["lag"] or 0)
+                consumer_pending.labels(stream, self.group).set(group["pending"])
+
+    async def leave(self) -> None:
+        """Leave the group, unless entries are still ours: whoever takes them over needs to find them."""
+        for key in map(self._names.stream, self.streams):
+            if not await self._redis.xpending_range(key, self.group, "-", "+", 1, consumername=self._name):
+                await self._redis.xgroup_delconsumer(key, self.group, self._name)
+
+    async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
+        """Entries that are in the group still, and no longer in the stream."""
+        if ids:
+            await self._redis.delete(
+                self._names.epoch(stream)
+            )  # first: after a crash in between they are found once more
+            await self._redis.xack(self._names.stream(stream), self.group, *ids)
+            self._tell_missed(stream, len(ids))
+
+    def _tell_missed(self, stream: str, count: int) -> None:
+        if count:
+            missed.labels(stream, self.group).inc(count)
+            log.warning("entries_missed", stream=stream, group=self.group, entries=count)
+
+
+def _entries(
+    stream: str, found: Iterable[tuple[bytes, Mapping[bytes, bytes]]], deliveries: Mapping[bytes, int]
+) -> list[Entry]:
+    return [
+        Entry(
+            stream=stream,
+            id=entry_id.decode(),
+            # Whatever somebody put there: it has to get as far as the dead events, and PostgreSQL takes no NUL.
+            text=fields.get(b"event", b"").decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            deliveries=deliveries.get(entry_id, 1),
+        )
+        for entry_id, fields in found
+        if fields
+    ]
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A script's fields come as one list."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,137 @@
+"""Inbox: an event that is delivered again has no second effect, and one that comes too early waits for its turn.
+
+Here is what a service handles events with; `chassis.events.consumer` reads them from the streams. The statements are in
+`inbox.sql`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis.errors import HoldfastError
+from chassis.events.outbox import Event
+from chassis.logging import get_logger
+from chassis.pooling.statements import load_statements
+
+log = get_logger(__name__)
+
+STATEMENTS = {name: text(sql) for name, sql in load_statements("inbox.sql", package="chassis.events").items()}
+
+
+class Undeliverable(HoldfastError):
+    """No further delivery of this event can succeed: it goes to the dead events, with this message as the reason."""
+
+
+class _Envelope(BaseModel):
+    """An event as the outbox sends it, its payload not yet looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    event_id: UUID
+    type: str
+    schema_version: int = Field(alias="schema")
+    aggregate_id: str
+    aggregate_version: int = Field(ge=1)
+    occurred_at: datetime
+    traceparent: str | None = None
+    debug: str | None = None
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received[E: Event]:
+    """An event as its handler gets it. `aggregate_version` counts the events of its aggregate, from 1, without gaps."""
+
+    consumer: str
+    event_id: UUID
+    aggregate_id: str
+    aggregate_version: int
+    occurred_at: datetime
+    traceparent: str | None
+    debug: str | None
+    payload: E
+    json: str
+
+
+class Kinds[E: Event]:
+    """The event types that somebody reads, each with the class of its payload."""
+
+    def __init__(self, kinds: Iterable[type[E]]) -> None:
+        self._kinds = {(kind.options.type, kind.options.version): kind for kind in kinds}
+        self._types = {type_name for type_name, _ in self._kinds}
+
+    def parse(self, consumer: str, event: str) -> Received[E] | None:
+        """The event, or None when nobody here reads its type. Raises `Undeliverable` when it should but cannot be."""
+        try:
+            envelope = _Envelope.model_validate_json(event)
+            if envelope.type not in self._types:
+                return None
+            payload = self._kind(envelope).model_validate(envelope.payload)
+        except ValidationError as error:
+            raise Undeliverable(f"it cannot be read: {error}") from error
+        return Received(
+            consumer=consumer,
+            event_id=envelope.event_id,
+            aggregate_id=envelope.aggregate_id,
+            aggregate_version=envelope.aggregate_version,
+            occurred_at=envelope.occurred_at,
+            traceparent=envelope.traceparent,
+            debug=envelope.debug,
+            payload=payload,
+            json=event,
+        )
+
+    def _kind(self, envelope: _Envelope) -> type[E]:
+        try:
+            return self._kinds[envelope.type, envelope.schema_version]
+        except KeyError:
+            raise Undeliverable(f"nothing here reads {envelope.type} version {envelope.schema_version}") from None
+
+
+async def in_order[E: Event](
+    session: AsyncSession, received: Received[E], kinds: Kinds[E], *, last_version: int
+) -> list[Received[E]]:
+    """The events to apply now, in order, when `last_version` was the aggregate's last one that was applied.
+
+    Too early (a version is missing): it is held, and the list is empty. Too late: the list is empty. The awaited one:
+    it comes with the held ones that follow on it. The caller holds the lock on its row of the aggregate, and stores
+    the version of the last event that it applied in the same transaction.
+    """
+    if received.aggregate_version > last_version + 1:
+        await _hold(session, received)
+    if received.aggregate_version != last_version + 1:
+        return []
+    return [received, *await _release(session, received, kinds)]
+
+
+async def _hold[E: Event](session: AsyncSession, received: Received[E]) -> None:
+    values = {
+        "consumer": received.consumer,
+        "event_id": received.event_id,
+        "aggregate_id": received.aggregate_id,
+        "aggregate_version": received.aggregate_version,
+        "event": received.json,
+    }
+    await session.execute(STATEMENTS["hold"], values)
+    log.info("event_held", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version)
+
+
+async def _release[E: Event](session: AsyncSession, after: Received[E], kinds: Kinds[E]) -> list[Received[E]]:
+    values = {"consumer": after.consumer, "aggregate_id": after.aggregate_id}
+    held = await session.execute(STATEMENTS["held"], values)
+    released: list[Received[E]] = []
+    for row in held:
+        if row.aggregate_version != after.aggregate_version + 1 + len(released):
+            break
+        event = kinds.parse(after.consumer, row.event)
+        assert event is not None  # noqa: S101  only what was parsed is held
+        released.append(event)
+    ids = [event.event_id for event in released]
+    await session.execute(STATEMENTS["release"], {"consumer": after.consumer, "event_ids": ids})
+    return released

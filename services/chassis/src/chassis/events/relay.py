@@ -1,0 +1,255 @@
+"""The relay: publishes the outbox of one database to Redis Streams, and marks what it has published afterwards.
+
+A crash in between repeats events instead of losing them. Redis is not trusted to remember: the relay notices when it
+was emptied or set back, and consumers (`chassis.events.consumer`) notice when entries that they had not read were
+trimmed. The relay then publishes again what the outbox still keeps.
+
+The statements are in `outbox.sql`, the script that publishes in `outbox.lua`.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+from prometheus_client import Counter, Gauge
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from chassis.config.settings import DatabaseSettings, OutboxSettings
+from chassis.errors import HoldfastError
+from chassis.events.outbox import STATEMENTS, WAKEUP_CHANNEL, operation_seconds
+from chassis.logging import get_logger
+from chassis.operating.background import Group
+from chassis.pooling import Passwords, is_transient, names_of
+from chassis.pooling.installation import ForeignPrefix
+from chassis.pooling.wakeup import Wakeups, connect, wait_or_poll
+
+log = get_logger(__name__)
+
+published = Counter("outbox_published", "Events published, repeated ones included.", ["stream"])
+republished = Counter("outbox_republished", "Events that go out again because Redis forgot their stream.", ["stream"])
+# By database, so that a process without a relay exposes none of them: a 0 there would read as a lost leader.
+lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.", ["database"])
+unpublished = Gauge("outbox_unpublished", "Events that wait to be published.", ["database"])
+is_leader = Gauge(
+    "outbox_is_leader", "1 in the process whose relay publishes, 0 in those whose relay waits for it.", ["database"]
+)
+is_held_back = Gauge(
+    "outbox_held_back", "1 while events wait because a group's unread entries fill the stream.", ["stream"]
+)
+
+_SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
+_PRUNE_EVERY_SECONDS = 60.0
+_PRUNE_ROWS = 10_000
+"""Rows forgotten in one statement: some 50 ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Position:
+    """Where a stream stands: what Redis must still know of it and, while it is repeated, how far that is."""
+
+    stream: str
+    epoch: str
+    last_id: str
+    repeat_after: int | None
+
+
+class _Deposed(HoldfastError):
+    """Redis knows a leader of a higher `term`: it took over while this one could not be heard of."""
+
+    def __init__(self, stream: str, term: int) -> None:
+        super().__init__(f"a leader of term {term} has published to {stream}")
+        self.term = term
+
+
+class Relay:
+    """Publishes the outbox of one database. Of all processes that run one, the holder of an advisory lock does it.
+
+    Lock, reads and marks share one connection: a relay that lost the lock has lost the means to go on, too. A relay
+    that is killed is followed within `poll_interval`; one that stands still, or whose host is gone, within
+    `leader_timeout` more. When it wakes, Redis refuses it: a later leader has published under a higher term. Terms are
+    counted in the database, so that no clock decides who leads.
+    """
+
+    def __init__(
+        self,
+        database: DatabaseSettings,
+        redis: Redis,
+        settings: OutboxSettings,
+        *,
+        service: str,
+        wakeups: Wakeups,
+        application_name: str = "relay",
+        passwords: Passwords | None = None,
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._names = names_of(redis)
+        self._service = service
+        self._settings = settings
+        self._application_name = application_name
+        self._publish_script = redis.register_script(_SCRIPT)
+        self._woken = wakeups.subscribe(WAKEUP_CHANNEL)
+        self._term = 0
+        self._installation = ""
+        self._measured_at = self._pruned_at = float("-inf")
+        self._is_leader, self._lag_seconds, self._unpublished = (
+            gauge.labels(database.name) for gauge in (is_leader, lag_seconds, unpublished)
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until `stopping` is set, then publish once more what has been committed, and return."""
+        async with Group() as tasks:
+            wake = tasks.start(partial(self._wake_when, stopping), name="wake")
+            while not stopping.is_set():
+                try:
+                    await self._lead_until(stopping)
+                except Exception as error:
+                    if not (isinstance(error, _Deposed) or is_transient(error)):
+                        raise
+                    log.warning("outbox_leadership_lost", error=type(error).__name__)
+                    await wait_or_poll(stopping, interval=self._settings.poll_interval)
+            wake.cancel()
+
+    async def _wake_when(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self._woken.set()
+
+    async def _lead_until(self, stopping: asyncio.Event) -> None:
+        connection = await connect(self._database, application_name=self._application_name, passwords=self._passwords)
+        try:
+            await connection.execute(STATEMENTS["tie_to_silence"], str(round(self._settings.leader_timeout * 1000)))
+            while not await connection.fetchval(STATEMENTS["lead"]):
+                if stopping.is_set():
+                    return
+                await wait_or_poll(stopping, interval=self._settings.poll_interval)
+            ((self._term, self._installation),) = await connection.fetch(STATEMENTS["next_term"])
+            self._is_leader.set(1)
+            log.info("outbox_leadership_taken", term=self._term)
+            await self._relay_until(connection, stopping)
+        except _Deposed as error:
+            # A later leader has ended this session, and this fails. While it lives, no other relay leads.
+            await connection.execute(STATEMENTS["raise_term"], error.term)
+            raise
+        finally:
+            for gauge in (self._is_leader, self._lag_seconds, self._unpublished):
+                gauge.set(0)  # they are the leader's to tell
+            is_held_back.clear()
+            await _close(connection)
+
+    async def _relay_until(self, connection: asyncpg.Connection, stopping: asyncio.Event) -> None:
+        is_last = False
+        while not is_last:
+            is_last = stopping.is_set()
+            self._woken.clear()
+            try:
+                is_full = await self._relay_once(connection)
+            except RedisError as error:
+                is_full = False
+                log.warning("outbox_redis_failed", error=type(error).__name__)
+            await self._tend(connection)
+            if not is_full and not stopping.is_set():
+                await wait_or_poll(self._woken, interval=self._settings.poll_interval)
+
+    async def _relay_once(self, connection: asyncpg.Connection) -> bool:
+        """Publish one batch of each stream; whether a stream may have more.
+
+        A stream without news is asked too: Redis may have forgotten what its consumers have not read yet.
+        """
+        is_full = False
+        for row in await connection.fetch(STATEMENTS["positions"]):
+            position = await self._restart(connection, row["stream"]) if row["epoch"] is None else _Position(**row)
+            is_full = await self._relay_stream(connection, position) or is_full
+        return is_full
+
+    async def _relay_stream(self, connection: asyncpg.Connection, position: _Position) -> bool:
+        stream, batch = position.stream, self._settings.batch
+        rows = await connection.fetch(STATEMENTS["next"], stream, batch, position.repeat_after)
+        sent = await self._send(position, [row["event"] for row in rows])
+        if sent is None:
+            await self._restart(connection, stream)
+            log.warning("outbox_stream_forgotten", stream=stream)
+            return True
+        last_id, count, slowest = sent
+        self._tell_held_back(stream, slowest)
+        is_full = count == batch
+        done = rows[:count]
+        repeat_after = position.repeat_after
+        if repeat_after is not None:
+            is_over = not slowest and not is_full
+            repeat_after = None if is_over else done[-1]["seq"] if done else repeat_after
+        if done or (last_id, repeat_after) != (position.last_id, position.repeat_after):
+            await connection.execute(STATEMENTS["mark"], stream, [row["seq"] for row in done], last_id, repeat_after)
+            published.labels(stream).inc(count)
+            republished.labels(stream).inc(sum(row["is_repeated"] for row in done))
+        return is_full or repeat_after != position.repeat_after
+
+    async def _send(self, position: _Position, events: Sequence[str]) -> tuple[str, int, str] | None:
+        """(the stream's last id, number of events sent, the group that the others wait for); None: Redis has forgotten.
+
+        Raises `_Deposed` and `ForeignPrefix`.
+        """
+        stream = position.stream
+        arguments: list[str | int] = [
+            position.epoch,
+            position.last_id,
+            self._term,
+            self._settings.stream_max_length,
+            self._installation,
+            *events,
+        ]
+        names = self._names
+        owner = names.owner(self._service)
+        keys = [names.stream(stream), names.epoch(stream), names.term(stream), owner]
+        with operation_seconds.labels("send", stream).time():
+            answer = await self._publish_script(keys=keys, args=arguments)
+        match answer:
+            case [b"published", last_id, count, slowest]:
+                return last_id.decode(), count, slowest.decode()
+            case [b"forgotten"]:
+                return None
+            case [b"deposed", term]:
+                raise _Deposed(stream, term)
+            case _:
+                raise ForeignPrefix(names.prefix, owner, answer[1].decode())
+
+    async def _restart(self, connection: asyncpg.Connection, stream: str) -> _Position:
+        """Begin a new epoch, in PostgreSQL: Redis learns of it with the first batch."""
+        epoch = str(uuid4())
+        await connection.execute(STATEMENTS["restart"], stream, epoch)
+        return _Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
+
+    def _tell_held_back(self, stream: str, slowest: str) -> None:
+        gauge = is_held_back.labels(stream)
+        if slowest:
+            gauge.set(1)
+            log.warning("outbox_held_back", stream=stream, group=slowest)
+        else:
+            gauge.set(0)
+
+    async def _tend(self, connection: asyncpg.Connection) -> None:
+        """Now and then, measure the lag and forget what is older than the retention."""
+        now = time.monotonic()
+        if now - self._measured_at >= self._settings.poll_interval:
+            self._measured_at = now
+            (lag,) = await connection.fetch(STATEMENTS["lag"])
+            self._lag_seconds.set(lag["seconds"])
+            self._unpublished.set(lag["events"])
+        if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
+            count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)
+            if count < _PRUNE_ROWS:  # else there is more, and the next turn goes on
+                self._pruned_at = now
+
+
+async def _close(connection: asyncpg.Connection) -> None:
+    """Close it, so that the next leader need not wait until the server notices."""
+    try:
+        await connection.close(timeout=1)
+    except Exception as error:
+        if not is_transient(error):
+            raise

@@ -1,0 +1,292 @@
+"""HTTP/1.1 as this platform accepts it: heads are bounded in size and time, and what is no request is answered in the
+envelope too.
+"""
+
+import asyncio
+import uuid
+from contextvars import Context
+from itertools import chain
+from typing import Any
+
+import httptools
+import orjson
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from chassis.errors import ApiError, ErrorCode
+from chassis.errors.answers import answer
+from chassis.logging import get_logger
+from chassis.operating.http_writing import Gathering
+
+log = get_logger(__name__)
+
+_MALFORMED = ErrorCode.MALFORMED_REQUEST
+
+MAX_HEAD_BYTES = 65_536
+"""Of a request's line and headers: as much as a body may have by default. Proxies stop at 8 or 16 KiB."""
+
+MAX_URL_BYTES = 8_192
+"""Of a request's target: RFC 9110 wants 8,000 to be taken."""
+MAX_HEADERS = 100
+"""Of a request: a browser sends 20, and proxies add 10."""
+MAX_PIPELINED = 32
+"""Requests of a connection that wait for an answer to the one before; what has arrived behind them is parsed later. No
+common client sends a second one."""
+HEAD_SECONDS = 10.0
+"""For a connection's first request to begin, for each head to arrive once it has begun (64 KiB at 6 KiB/s), and for the
+rest of a body that was answered before it was all there."""
+
+_PIECE_BYTES = 4_096
+"""That are parsed at once: they may begin 200 requests beyond `MAX_PIPELINED`."""
+_SEPARATORS = 4  # bytes of each field: a colon, a space and the end of its line
+_MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # with the rest of the request's line, and some white space
+"""That arrive and complete neither a head nor a piece of a body: trailers and extensions of chunks, too."""
+_VERSIONS = frozenset({"1.1", "1.0"})
+_ONCE = (b"host", b"authorization", b"idempotency-key", b"content-type", b"content-encoding", b"x-request-timeout-ms")
+"""Headers of which a second one would let two readers understand a request differently."""
+_NOTHING = memoryview(b"")
+_UNREADABLE = "Invalid HTTP request received."
+
+
+class HeadRefused(httptools.HttpParserError):
+    """A request's line or headers are not taken; `refusal` is the answer."""
+
+    def __init__(self, code: ErrorCode, message: str | None = None) -> None:
+        super().__init__(message or code.name)
+        self.refusal = ApiError(code, message)
+
+
+class _Flow(FlowControl):
+    """uvicorn's, which reads on whenever a request is begun with or answered: not while what has arrived waits."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._is_full = False
+
+    def hold(self, *, is_full: bool) -> None:
+        self._is_full = is_full
+        if is_full:
+            self.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._is_full:
+            super().resume_reading()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol on llhttp, Node's parser, which neither bounds a head nor asks for Host.
+
+    In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it. uvicorn waits
+    without a limit for the first request of a connection, for the rest of a head, for the rest of a body that is read
+    no more, and for a client to take its answers: a stranger with some thousand sockets would leave none for others.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._is_reading_head = self._is_reading_body = False
+        self._unfinished_bytes = 0
+        self._late: asyncio.TimerHandle | None = None
+        self._current: RequestResponseCycle | None = None
+        self._is_held = False
+        self._refusal: ApiError | None = None
+        self._unparsed = _NOTHING
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._writing = Gathering(transport)
+        super().connection_made(self._writing)  # type: ignore[arg-type]
+        self.flow = self._flow = _Flow(self._writing)  # type: ignore[arg-type]
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+        if self._current is not None and not self._current.response_complete:
+            self._disconnect(self._current)  # uvicorn looks at the newest request of the connection alone
+        self._writing.forget()
+
+    # What arrives
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+        self._read_on()
+        last: RequestResponseCycle | None = self.cycle
+        if last is None or last.response_complete:
+            self._await_head()  # once: a further byte gives it no more time
+        else:
+            self._stop_waiting()
+
+    def _read_on(self) -> None:
+        """Parse what has arrived, while there is room for its requests."""
+        try:
+            while self._unparsed and self._refusal is None and len(self.pipeline) < MAX_PIPELINED:
+                piece, self._unparsed = self._unparsed[:_PIECE_BYTES], self._unparsed[_PIECE_BYTES:]
+                self._unfinished_bytes += len(piece)
+                self._parse(piece)
+                if self._unfinished_bytes > _MAX_UNFINISHED_BYTES:
+                    raise HeadRefused(ErrorCode.HEADERS_TOO_LARGE)
+        except httptools.HttpParserError as error:
+            cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+            self._unparsed = _NOTHING
+            self._refuse(cause.refusal if isinstance(cause, HeadRefused) else ApiError(_MALFORMED, _UNREADABLE))
+        if self._refusal is not None:
+            self._unparsed = _NOTHING  # what follows an unreadable request is none
+        self._flow.hold(is_full=bool(self._unparsed))
+
+    def _parse(self, data: memoryview) -> None:
+        """Feed the parser. It ends at the head of a request that offers another protocol, and takes the body for that.
+        The offer is declined: a new parser gets the head again without it.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                head = self._head_without_offer()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                self.parser.feed_data(head)
+                data = data[upgrade.args[0] :]
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = [b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"".join([line, *fields, b"\r\n"])
+
+    def on_message_begin(self) -> None:
+        self._is_reading_head = True
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            raise HeadRefused(ErrorCode.URI_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) == MAX_HEADERS:
+            raise HeadRefused(ErrorCode.HEADERS_TOO_LARGE)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        if self.parser.should_upgrade():
+            return  # see `_parse`
+        self._is_reading_head, self._is_reading_body = False, True
+        self._unfinished_bytes = 0
+        super().on_headers_complete()
+        self.headers = []  # for trailers, which are read by nothing
+
+    def _check_head(self) -> None:
+        """Raise `HeadRefused` for a head that is too large, or that two readers could understand differently."""
+        self._check_size()
+        names = [name for name, _ in self.headers]
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            raise HeadRefused(_MALFORMED, "The request has to be HTTP/1.1 or HTTP/1.0.")
+        if self.parser.get_method() == b"CONNECT":
+            raise HeadRefused(_MALFORMED, "This is not a proxy: there is no CONNECT.")
+        if version == "1.1" and b"host" not in names:
+            raise HeadRefused(_MALFORMED, "A Host is needed.")  # RFC 9112, section 3.2
+        if len(set(names)) != len(names):
+            twice = next((name for name in _ONCE if names.count(name) > 1), None)
+            if twice is not None:
+                raise HeadRefused(_MALFORMED, f"There may be one {twice.decode()} header, and there are several.")
+
+    def _check_size(self) -> None:
+        size = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + _SEPARATORS * len(self.headers)
+        if size > MAX_HEAD_BYTES:
+            raise HeadRefused(ErrorCode.HEADERS_TOO_LARGE)
+
+    def on_body(self, body: bytes) -> None:
+        self._unfinished_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._is_reading_head:
+            return  # the parser takes the rest for another protocol: see `_parse`
+        self._check_size()  # of trailers: they are refused as soon, however they arrive
+        self._is_reading_body = False
+        self._unfinished_bytes = 0
+        super().on_message_complete()
+
+    # What is answered
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing.expect_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._is_held and not self.transport.is_closing():
+            self._is_held = False
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def on_response_complete(self) -> None:
+        if self.pipeline or self._unparsed:
+            Context().run(self._go_on)  # or the next request would have the deadline and the caller of this one
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._writing.flush()
+        if self._refusal is not None and not self.pipeline and not self.transport.is_closing():
+            self._write(self._refusal)
+            self.transport.close()
+        super().on_response_complete()
+        if self._unparsed and not self.transport.is_closing():
+            self._read_on()
+        if self.cycle.response_complete and (self._is_reading_head or self._is_reading_body):
+            self._await_head()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin with a request, once the client has taken the answers before it: a client that reads none costs one
+        answer beyond `MAX_UNSENT_BYTES`, and no work.
+        """
+        if self.flow.write_paused:
+            self._is_held = True
+            self.flow.pause_reading()
+            self.pipeline.append((cycle, app))  # at the end that is next
+        else:
+            self._current = cycle
+            super()._start_asgi_task(cycle, app)
+
+    def _await_head(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what was sent before, then this, and close the connection."""
+        unread: RequestResponseCycle | None = self.cycle if self._is_reading_body else None
+        if unread is not None and unread is not self._current:
+            self.pipeline.popleft()  # it waits for others, and will not be begun
+            unread, self._is_held = None, self._is_held and bool(self.pipeline)
+        is_answering = self._current is not None and not self._current.response_complete
+        if unread is None and (is_answering or self.pipeline):
+            self._refusal = error
+            return
+        if unread is None or not unread.response_started:  # else it can only be taken for a part of the answer
+            self._write(error)
+        if unread is not None:
+            self._disconnect(unread)
+        self.transport.close()
+
+    @staticmethod
+    def _disconnect(cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+    def _write(self, error: ApiError) -> None:
+        request_id = uuid.uuid4().hex
+        log.info("request_unreadable", request_id=request_id, code=error.code.name)
+        found = answer(error, request_id=request_id)
+        body = orjson.dumps(found.body)
+        headers = {**found.headers, "Content-Length": str(len(body)), "Connection": "close"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(STATUS_LINE[found.status] + lines.encode("latin-1") + b"\r\n" + body)

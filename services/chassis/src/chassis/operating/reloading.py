@@ -1,0 +1,133 @@
+"""Reloading: what a mounted file says now is taken over while the process runs, if it may be, as a whole or not at all.
+
+    files unchanged ──▶ nothing
+    files changed   ──▶ read all layers ─ not valid ──▶ rejected: the last good settings stay
+                                        ─ valid ──▶ those of the allow-list replace the current ones (applied),
+                                                    others wait for a restart (restart_needed), each is named
+
+The files are looked at by content, every `reload.interval` seconds: that holds for an editor, for `mv` and for the
+kubelet, which writes a new folder and swaps the link `..data`. The allow-list is what the settings' models mark with
+`RELOADED`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Literal, get_args
+
+from prometheus_client import Counter
+from pydantic import ValidationError
+
+from chassis.config import Live, differences, settings_of
+from chassis.config.layers import digest_of_files
+from chassis.config.settings import RELOADED, DatabaseSettings, ServiceSettings
+from chassis.errors import ConfigurationError
+from chassis.logging import get_logger
+from chassis.operating.background import beside
+
+log = get_logger(__name__)
+
+type Result = Literal["applied", "unchanged", "rejected", "restart_needed"]
+
+reloads = Counter(
+    "config_reload",
+    "Looks at files that had changed, by result (applied, unchanged, rejected, restart_needed); one may have two.",
+    ["result"],
+)
+for result in get_args(Result.__value__):
+    reloads.labels(result)  # from the start, or the first one that is counted is no increase
+
+
+def allow_list(settings_type: type[ServiceSettings]) -> set[str]:
+    """The dotted names of the settings that are taken over while the process runs."""
+    return {name for name, field in settings_of(settings_type).items() if field.json_schema_extra == RELOADED}
+
+
+_PASSWORDS = frozenset({"database.password", "database.next_password"})
+
+
+def _login(settings: DatabaseSettings) -> tuple[str, int, str]:
+    """Whose password it is: that of a role of one server."""
+    return settings.host, settings.port, settings.user
+
+
+def take_over[S: ServiceSettings](current: S, found: S) -> S:
+    """The current settings with those of the allow-list as `found` has them, validated as a whole.
+
+    A password is that of a login: one that comes with a login that waits for a restart waits, too.
+
+    Raises `ConfigurationError` when both are valid and the mixture is not: a rule between a setting that may change now
+    and one that waits for a restart.
+    """
+    values, new = current.model_dump(), found.model_dump()
+    waiting = _PASSWORDS if _login(current.database) != _login(found.database) else frozenset()
+    for name in allow_list(type(current)) - waiting:
+        *groups, last = name.split(".")
+        target, source = values, new
+        for group in groups:
+            target, source = target[group], source[group]
+        target[last] = source[last]
+    try:
+        return type(current)(**values)
+    except ValidationError as error:
+        problems = [problem["msg"] for problem in error.errors(include_input=False)]
+        raise ConfigurationError([f"not before a restart: {problem}" for problem in problems]) from None
+
+
+async def reload[S: ServiceSettings](live: Live[S]) -> set[Result]:
+    """Look at the files once and take over what has changed; empty when none has."""
+    digest = await asyncio.to_thread(digest_of_files)
+    if digest == live.digest:
+        return set()
+    found, problems = await asyncio.to_thread(_read, live)
+    if await asyncio.to_thread(digest_of_files) != digest:
+        return set()  # written to while it was read: the next look sees the whole of it
+    live.digest = digest
+    results = _reject(problems) if found is None else _apply(live, found)
+    for result in results:
+        reloads.labels(result).inc()
+    return results
+
+
+@asynccontextmanager
+async def reloading[S: ServiceSettings](
+    live: Live[S], *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+) -> AsyncIterator[None]:
+    """While the block runs, look at the files every `reload.interval` seconds."""
+    async with beside(partial(_keep_looking, live, sleep), name="reloading"):
+        yield
+
+
+async def _keep_looking[S: ServiceSettings](live: Live[S], sleep: Callable[[float], Awaitable[object]]) -> None:
+    while True:
+        await sleep(live.current.reload.interval)
+        await reload(live)
+
+
+def _read[S: ServiceSettings](live: Live[S]) -> tuple[S | None, tuple[str, ...]]:
+    """What the layers say, or what is wrong with them."""
+    try:
+        return live.read(), ()
+    except ConfigurationError as error:
+        return None, error.problems
+
+
+def _reject(problems: Sequence[str]) -> set[Result]:
+    log.warning("config_reload_rejected", problems=list(problems))
+    return {"rejected"}
+
+
+def _apply[S: ServiceSettings](live: Live[S], found: S) -> set[Result]:
+    try:
+        taken = take_over(live.current, found)
+    except ConfigurationError as error:
+        return _reject(error.problems)
+    applied, waiting = differences(live.current, taken), differences(taken, found)
+    if applied:
+        live.replace(taken)
+        log.info("config_reloaded", settings=applied, config_hash=live.hash)
+    if waiting:
+        log.warning("config_restart_needed", settings=waiting)
+    outcomes: dict[Result, list[str]] = {"applied": applied, "restart_needed": waiting}
+    return {result for result, names in outcomes.items() if names} or {"unchanged"}
