@@ -13,6 +13,7 @@ import json
 import secrets
 import statistics
 import sys
+import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -28,17 +29,7 @@ ACKNOWLEDGED_PER_SECOND = 200
 ACKNOWLEDGED_SECONDS = 3.0
 DELIVERIES_EACH = 8  # for each of fifty endpoints
 
-THRESHOLDS = {"call_vs_bare": 0.40, "call_vs_tenacity_pybreaker": 0.65}
-"""The least that the other's CPU per call ÷ ours may be.
-
-A bare call is some 100 µs, of which aiohttp has nearly all; at 0.40 everything around it may cost 1.5 times as much,
-a thousandth of what a call over a network takes. The two libraries have no metric, span, line, deadline or budget, and
-may be that much cheaper, no more.
-"""
-MOST_P99_MS = 100.0
-"""Providers give an answer some seconds, and no more than a hundredth should come near the tenth of one."""
-LEAST_DELIVERIES = 50.0
-"""Per second and worker: 25 orders a second, each with two events for one endpoint; workers add up."""
+GATES = tomllib.loads((HERE.parent / "gates.toml").read_text("utf-8"))["calls"]
 
 CALLERS = {
     "bare": sys.executable,
@@ -108,11 +99,11 @@ def table(figures: Figures) -> str:
 
 
 def misses(ratios: dict[str, float], p99_ms: float, deliveries: float) -> Sequence[str]:
-    missed = [f"{name} {ratio} < {THRESHOLDS[name]}" for name, ratio in ratios.items() if ratio < THRESHOLDS[name]]
-    if p99_ms > MOST_P99_MS:
-        missed.append(f"ack_p99_ms {p99_ms} > {MOST_P99_MS}")
-    if deliveries < LEAST_DELIVERIES:
-        missed.append(f"deliveries_per_second {deliveries} < {LEAST_DELIVERIES}")
+    missed = [f"{name} {ratio} < {GATES[name]}" for name, ratio in ratios.items() if ratio < GATES[name]]
+    if p99_ms > (most := GATES["acknowledged_p99_ms_at_most"]):
+        missed.append(f"ack_p99_ms {p99_ms} > {most}")
+    if deliveries < (least := GATES["deliveries_at_least"]):
+        missed.append(f"deliveries_per_second {deliveries} < {least}")
     return missed
 
 

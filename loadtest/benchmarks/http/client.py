@@ -3,7 +3,7 @@
 In a process of its own, and with as little work per request as Python allows, so that the server is the bottleneck.
 Prints one JSON object. Any answer but the wanted one ends it with exit code 1.
 
-    echo '{"port": 8001, "kind": "order", "seconds": 2, "connections": 32, "key": "…", "ids": ["…"]}' | client.py
+    echo '{"port": 8001, "kind": "order_cached", "seconds": 2, "connections": 32, "key": "…", "ids": ["…"]}' | client.py
 """
 
 import asyncio
@@ -30,7 +30,11 @@ ORDER = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is asked, on which port, for how long (seconds). `ids` are what is read, one after the other."""
+    """What is asked, on which port, for how long (seconds).
+
+    `ids` are what is read, one after the other: again and again, but for `order_uncached`, which ends when it has read
+    each once.
+    """
 
     port: int
     kind: str
@@ -44,7 +48,7 @@ class Load:
         return b"HTTP/1.1 201" if self.kind == "place" else b"HTTP/1.1 200"
 
     def requests(self) -> Iterator[bytes]:
-        """Requests without end, each as the bytes on the wire."""
+        """Each as the bytes on the wire."""
         headers = f"Host: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {self.key}\r\nAccept: */*\r\n"
         if self.kind == "place":
             body = json.dumps(ORDER)
@@ -53,8 +57,9 @@ class Load:
             for number in itertools.count():
                 key = f"Idempotency-Key: {run}-{number}\r\n"
                 yield f"{head}{key}Content-Length: {len(body)}\r\n\r\n{body}".encode()
-        path = {"product": "/v1/products", "order": "/v1/orders"}[self.kind]
-        yield from itertools.cycle([f"GET {path}/{one} HTTP/1.1\r\n{headers}\r\n".encode() for one in self.ids])
+        path = "/v1/products" if self.kind == "product" else "/v1/orders"
+        reads = [f"GET {path}/{one} HTTP/1.1\r\n{headers}\r\n".encode() for one in self.ids]
+        yield from reads if self.kind == "order_uncached" else itertools.cycle(reads)
 
 
 class _Connection(asyncio.Protocol):
@@ -73,8 +78,12 @@ class _Connection(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
+        request = next(self._requests, None)
+        if request is None:
+            self._end(None)
+            return
         self._started = time.perf_counter()
-        self._transport.write(next(self._requests))
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

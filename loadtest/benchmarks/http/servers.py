@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import psutil
 from aiohttp import web
 from bare import CLIENT
@@ -22,6 +23,8 @@ from holdfast_local.postgres import EmbeddedPostgres
 from holdfast_local.valkey import EmbeddedValkey
 
 SCOPES = ("orders:read", "orders:write")
+ORDERS = 60_000
+"""To read past the cache, each once; a minute of reads is fewer."""
 _HERE = Path(__file__).parent
 _COMMANDS = Path(sys.executable).parent
 _READY_SECONDS = 30.0
@@ -100,9 +103,10 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
         environment = {f"HOLDFAST_{name.upper()}": str(value) for name, value in variables.items()}
         orders = _COMMANDS / "orders"
         await _run(orders, "migrate", environment=environment)
+        dsn = f"postgresql://orders_app:{password}@{LOOPBACK}:{postgres.port}/orders"
+        await _fill(f"{postgres.dsn.rpartition('/')[0]}/orders")
         scopes = [part for scope in SCOPES for part in ("--scope", scope)]
         key = await _run(orders, "api-keys", "create", CLIENT, *scopes, environment=environment)
-        dsn = f"postgresql://orders_app:{password}@{LOOPBACK}:{postgres.port}/orders"
         uvicorn = [_COMMANDS / "uvicorn", "--factory", "bare:create_app", "--port", str(bare_port)]
         quiet = ["--no-access-log", "--log-level", "warning"]  # a line for each request would be work orders also saves
         with _starting_on(measured_on):
@@ -113,6 +117,28 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
         yield Stage(
             orders=measured, bare=bare, key=key, dsn=dsn, environment=environment, management_port=management_port
         )
+
+
+async def _fill(dsn: str) -> None:
+    """Orders to read, in tables that PostgreSQL has analysed before either server prepares a statement: for empty
+    tables it makes plans that read all orders of a client for each.
+    """
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            "INSERT INTO orders (client_id, idempotency_key, customer_email, amount, currency, payment_method)"
+            " SELECT $1, 'prepared-' || n, 'ada@example.com', 5448, 'EUR', 'pm_card_ok' FROM generate_series(1, $2) n",
+            CLIENT,
+            ORDERS,
+        )
+        await connection.execute(
+            "INSERT INTO order_line (order_id, position, product_id, quantity, unit_price)"
+            " SELECT o.id, line.position, line.product_id, line.quantity, line.unit_price FROM orders o,"
+            " (VALUES (1, 'rope', 2, 1999), (2, 'cleat', 1, 1450)) AS line (position, product_id, quantity, unit_price)"
+        )
+        await connection.execute("VACUUM (ANALYZE)")
+    finally:
+        await connection.close()
 
 
 def _cores() -> tuple[set[int], set[int]]:
