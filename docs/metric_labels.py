@@ -13,7 +13,7 @@ from chassis.errors import ErrorCode
 from chassis.events import delivery as event_delivery
 from chassis.jobs.decisions import Outcome as JobOutcome
 from chassis.logging import debugging
-from chassis.operating import reloading
+from chassis.process import reloading
 from chassis.retries import StopReason
 from webhook_ingest.models import Provider
 

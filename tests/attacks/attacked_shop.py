@@ -11,10 +11,10 @@ from chassis.app.api.application import Application
 from chassis.app.api.resources import ApiResources
 from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
-from chassis.operating.health import management_app
-from chassis.operating.http_protocol import HttpProtocol
-from chassis.operating.process import Server
 from chassis.pooling import Database
+from chassis.process.http_protocol import HttpProtocol
+from chassis.process.management_app import management_app
+from chassis.process.server import Server
 from chassis.rate_limiting import RateLimiter
 from fastapi import Body
 from holdfast_local.ports import free_port

@@ -134,7 +134,7 @@ OUR_OWN = {
     "chassis/config/layers.py _options_layer": "a command's options",
     "chassis/config/layers.py known_names": "names of settings",
     "chassis/migrations/__init__.py _wait": "the driver's message",
-    "chassis/operating/reloading.py take_over": "names of settings",
+    "chassis/process/reloading.py take_over": "names of settings",
     "chassis/config/settings/model.py _prefixed": "names of settings",
     "chassis/config/settings/model.py _sum": "names of settings",
     "chassis/config/settings/model.py names": "names of settings",

@@ -24,8 +24,9 @@ from chassis.config.settings import (
     ServiceDependencySettings,
 )
 from chassis.jobs import routes as job_routes
-from chassis.operating.health import Health, management_app
 from chassis.pooling import Database
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from payments.settings import PaymentsSettings

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from attacked_shop import PLACES, Shop
-from chassis.operating import http_protocol, http_writing
+from chassis.process import http_protocol, http_writing
 from raw_http import RawConnection, exchange
 from waiting import eventually
 

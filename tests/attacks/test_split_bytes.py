@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from chassis.operating.http_protocol import MAX_HEAD_BYTES, HttpProtocol
+from chassis.process.http_protocol import MAX_HEAD_BYTES, HttpProtocol
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request

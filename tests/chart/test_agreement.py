@@ -11,7 +11,8 @@ from api_server import probes
 from chassis import config
 from chassis.app.cli import EXIT_CONFIGURATION
 from chassis.errors import ConfigurationError
-from chassis.operating.health import CHECK_TIMEOUT, Health, management_app
+from chassis.process.health import CHECK_TIMEOUT, Health
+from chassis.process.management_app import management_app
 from notifications.settings import NotificationsSettings
 from orders.settings import OrdersSettings
 from our_services import SETTINGS

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from chassis.config import settings_of
-from chassis.operating.reloading import allow_list
+from chassis.process.reloading import allow_list
 from our_services import SETTINGS
 from rendering import HOLDFAST, Json, Rendering, Values, copy_of, merge, nested, render, values_of
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 from captured_logs import CapturedLogs, captured_logs
-from chassis.operating import background
-from chassis.operating.background import Group, TaskEnded, beside, failing, pause_after
-from chassis.operating.health import Health, management_app
+from chassis.process import background
+from chassis.process.background import Group, TaskEnded, failing, pause_after, supervised
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 from prometheus_client import REGISTRY
 
 pytestmark = pytest.mark.timeout(20)
@@ -64,7 +65,7 @@ def failed(name: str) -> float:
 
 async def test_a_task_that_fails_is_written_and_counted_and_begins_again(logs: CapturedLogs) -> None:
     work, pauses, before = Work(ZeroDivisionError(), ZeroDivisionError("again")), Pauses(), failed("test")
-    async with beside(work, name="test", sleep=pauses.sleep):
+    async with supervised(work, name="test", sleep=pauses.sleep):
         await work.is_working.wait()
     first, second = logs.of("background_task_failed")
     assert (first["level"], first["task"], second["error"]) == ("error", "test", "ZeroDivisionError: again")
@@ -85,14 +86,14 @@ async def test_a_task_that_fails_is_written_and_counted_and_begins_again(logs: C
 )
 async def test_a_task_has_no_way_to_end_unseen(end: BaseException | None, error: str, logs: CapturedLogs) -> None:
     work = Work(end)
-    async with beside(work, name="test", sleep=Pauses().sleep):
+    async with supervised(work, name="test", sleep=Pauses().sleep):
         await work.is_working.wait()
     assert logs.one("background_task_failed")["error"] == error
 
 
 async def test_a_dependency_that_is_away_is_a_warning_without_a_traceback(logs: CapturedLogs) -> None:
     work = Work(ConnectionRefusedError("nothing listens"))
-    async with beside(work, name="test", is_outage=lambda error: isinstance(error, OSError), sleep=Pauses().sleep):
+    async with supervised(work, name="test", is_outage=lambda error: isinstance(error, OSError), sleep=Pauses().sleep):
         await work.is_working.wait()
     line = logs.one("background_task_failed")
     assert line["level"] == "warning"
@@ -115,7 +116,7 @@ async def test_the_block_ends_the_task_in_its_pause_too_and_its_own_error_is_rai
         await asyncio.Event().wait()
 
     async def block() -> None:
-        async with beside(fail, name="test", sleep=pause):
+        async with supervised(fail, name="test", sleep=pause):
             await is_pausing.wait()
             raise KeyError
 
@@ -135,7 +136,7 @@ async def test_a_block_that_is_cancelled_while_it_waits_for_the_task_is_cancelle
             await may_end.wait()
 
     async def block() -> None:
-        async with beside(take_time, name="test"):
+        async with supervised(take_time, name="test"):
             await asyncio.sleep(0)
 
     blocking = asyncio.create_task(block())
@@ -154,7 +155,7 @@ async def test_readiness_names_a_failing_task_and_does_not_depend_on_it(
     transport = httpx.ASGITransport(management_app(health, {}, token=lambda: None))
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://shop") as client,
-        beside(work, name="test", sleep=Pauses().sleep),
+        supervised(work, name="test", sleep=Pauses().sleep),
     ):
         await work.is_working.wait()
         answer = await client.get("/readyz")
@@ -196,19 +197,19 @@ ELSEWHERE = {
         "create_task",
     ): "a load: its readers get what it raises, and `_landed` sees the rest",
     ("chassis/caching/owed.py", "create_task"): "goes on whatever it fails of, and logs what is no failure of Redis",
-    ("chassis/operating/ending.py", "Thread"): "ends the process, also when its own work fails",
+    ("chassis/process/ending.py", "Thread"): "ends the process, also when its own work fails",
     ("chassis/jobs/runner.py", "create_task"): "a job, in the runner's group: it writes how it ended itself",
     ("chassis/logging/writer.py", "Thread"): "writes lines, and survives whatever a write raises",
     ("chassis/pooling/shared_redis.py", "create_task"): "opens a connection: those that wait for it get its error",
     (
-        "chassis/operating/process.py",
+        "chassis/process/server.py",
         "create_task",
     ): "a server: `running` raises its error and sets `stopping`",
-    ("chassis/operating/reloading.py", "to_thread"): "awaited at once",
-    ("chassis/operating/health.py", "gather"): "awaited at once",
+    ("chassis/process/reloading.py", "to_thread"): "awaited at once",
+    ("chassis/process/health.py", "gather"): "awaited at once",
     ("chassis/caching/flights.py", "gather"): "awaited at once",
 }
-"""Where a task or a thread may be started beside `chassis.operating.background`, and why its end is seen there."""
+"""Where a task or a thread may be started beside `chassis.process.background`, and why its end is seen there."""
 
 STARTS = {
     "create_task",
@@ -243,7 +244,7 @@ def test_tasks_and_threads_are_started_in_one_place_or_where_their_end_is_seen()
     for path in SERVICES.glob("*/src/**/*.py"):
         place = path.relative_to(SERVICES).as_posix().split("/src/", 1)[1]
         found |= {(place, name) for name in starts_in(path.read_text("utf-8"))}
-    of_background = {it for it in found if it[0] == "chassis/operating/background.py"}
+    of_background = {it for it in found if it[0] == "chassis/process/background.py"}
     assert of_background
     assert found - of_background == ELSEWHERE.keys()
 

@@ -9,7 +9,8 @@ from chassis.circuit_breaker import BreakerRegistry, CircuitBreaker
 from chassis.circuit_breaker import routes as breaker_routes
 from chassis.config.settings import BreakerSettings
 from chassis.errors import BreakerOpen
-from chassis.operating.health import Health, management_app
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 from pydantic import SecretStr
 
 TOKEN = "t" * 64

@@ -13,7 +13,7 @@ from chassis.calls.http_client import HttpDependency, bearer
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config.settings import DependencySettings, HttpSettings
 from chassis.errors import DeadlineExceeded
-from chassis.operating.process import Server
+from chassis.process.server import Server
 from chassis.retries import deadlines
 from holdfast_local.ports import free_port
 from pydantic import SecretStr

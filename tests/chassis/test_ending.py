@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from chassis.config.settings import DatabaseSettings, RedisSettings
-from chassis.operating.process import ServeError, Server
+from chassis.process.server import ServeError, Server
 from holdfast_local.ports import free_port
 from service_process import OrdersInstallation
 from starlette.applications import Starlette
@@ -73,10 +73,10 @@ def ended(script: str) -> tuple[int, dict[str, object]]:
 
 _PROCESS = """
 import asyncio, atexit, os, signal, threading, time
-from chassis.operating import ending as module
-from chassis.operating.ending import Ending
+from chassis.process import ending as module
+from chassis.process.ending import Ending
 from chassis.logging import configure_logging
-from chassis.operating.process import new_event_loop
+from chassis.process.running import new_event_loop
 from chassis.config.settings import LogSettings
 
 module.LEAVE_SECONDS = 0.2

@@ -14,9 +14,10 @@ from chassis.app.api.resources import ApiResources
 from chassis.config.settings import HttpSettings, RateLimitSettings
 from chassis.errors import ApiError, BreakerOpen, ErrorCode, ErrorDetail
 from chassis.errors.answers import PROBLEM_JSON, Answer, answer, wants_problem
-from chassis.operating.health import Health, management_app
-from chassis.operating.process import Server
 from chassis.pooling import Database
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
+from chassis.process.server import Server
 from chassis.rate_limiting import RateLimiter
 from holdfast_local.ports import free_port
 from redis.asyncio import Redis

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 import uvicorn
-from chassis.operating.http_protocol import HttpProtocol
-from chassis.operating.http_writing import Gathering
+from chassis.process.http_protocol import HttpProtocol
+from chassis.process.http_writing import Gathering
 from starlette.responses import PlainTextResponse
 from uvicorn.server import ServerState
 

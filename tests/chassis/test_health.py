@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from chassis.operating import background
-from chassis.operating import health as health_module
-from chassis.operating.health import Health, management_app
+from chassis.process import background
+from chassis.process import health as health_module
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 
 
 class Dependency:

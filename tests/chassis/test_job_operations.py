@@ -14,8 +14,9 @@ from chassis.app.worker import WorkerResources
 from chassis.config.settings import DatabaseSettings, JobSettings, OutboxSettings, RedisSettings
 from chassis.jobs import JobPayload, dead_letters, enqueue
 from chassis.jobs import routes as job_routes
-from chassis.operating.health import Health, management_app
 from chassis.pooling import Database
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 from pydantic import SecretStr
 from service_process import OrdersInstallation
 from sqlalchemy import text

@@ -15,7 +15,8 @@ from chassis.config.settings import LogSettings
 from chassis.logging import debug_header, debugging_for, get_logger
 from chassis.logging.debugging import MAX_SECONDS, DebugRequests, judge, sign
 from chassis.logging.levels import CannotChange, Levels
-from chassis.operating.health import Health, management_app
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
@@ -225,7 +226,7 @@ async def test_whoever_changes_levels_cannot_silence_the_lines_that_say_so(
 ) -> None:
     for name in ("root", "chassis"):
         assert (await port.put("/log-levels", json=asked(logger=name, level="CRITICAL"))).status_code == 200
-    for name in ("chassis.operating.management", "chassis.logging"):
+    for name in ("chassis.process.management", "chassis.logging"):
         assert (await port.put("/log-levels", json=asked(logger=name, level="CRITICAL"))).status_code == 422
     for name in ("root", "chassis"):
         chassis_logging.levels().revert(name)

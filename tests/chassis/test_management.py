@@ -6,7 +6,8 @@ import httpx
 import pytest
 from captured_logs import CapturedLogs, captured_logs
 from chassis.logging import put_on_canonical_line
-from chassis.operating.health import Health, management_app
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

@@ -5,8 +5,9 @@ from collections.abc import Collection
 
 import httpx
 import pytest
-from chassis.operating.health import Health, management_app
-from chassis.operating.management_hosts import is_answered
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
+from chassis.process.management_hosts import is_answered
 from pydantic import SecretStr
 
 TOKEN = "t" * 64

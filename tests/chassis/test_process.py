@@ -17,7 +17,8 @@ from captured_logs import captured_logs
 from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, RedisSettings, ServiceSettings
 from chassis.errors import HoldfastError
-from chassis.operating.process import ServeError, Server, identify
+from chassis.process.running import identify
+from chassis.process.server import ServeError, Server
 from holdfast_local.ports import free_port
 from loopback import has_ipv6_loopback
 from redis.asyncio import Redis
@@ -202,7 +203,7 @@ def test_time_running_out_ends_the_process_with_1_and_says_what_was_left(tmp_pat
 _STUCK = """
 import asyncio, os, signal, time
 from chassis.logging import configure_logging
-from chassis.operating.ending import Ending
+from chassis.process.ending import Ending
 from chassis.config.settings import LogSettings
 
 async def main(ending):

@@ -11,8 +11,8 @@ from captured_logs import CapturedLogs, captured_logs
 from chassis.config import Live, config_hash, load_live
 from chassis.config.settings import BudgetSettings, ExternalDependencySettings, RedisSettings, Rule, ServiceSettings
 from chassis.logging import levels
-from chassis.operating.process import identify
-from chassis.operating.reloading import Result, allow_list, reload, reloading, take_over
+from chassis.process.reloading import Result, allow_list, reload, reloading, take_over
+from chassis.process.running import identify
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from waiting import eventually

@@ -16,9 +16,9 @@ from chassis.auth import Authenticator, Principal
 from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from chassis.errors import ApiError, ErrorCode
-from chassis.operating import http_protocol
-from chassis.operating.process import Server
 from chassis.pooling import Database
+from chassis.process import http_protocol
+from chassis.process.server import Server
 from chassis.rate_limiting import RateLimiter
 from holdfast_local.ports import free_port
 from redis.asyncio import Redis

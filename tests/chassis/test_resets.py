@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 import pytest
 from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.errors import PoolExhausted
-from chassis.operating.process import new_event_loop
 from chassis.pooling import Database, create_redis, create_shared_redis
+from chassis.process.running import new_event_loop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from resetting_proxy import ResettingProxy

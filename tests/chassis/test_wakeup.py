@@ -6,9 +6,9 @@ import pytest
 from backends import RealServer
 from captured_logs import captured_logs
 from chassis.config.settings import DatabaseSettings
-from chassis.operating import background
 from chassis.pooling import Database, wakeup
 from chassis.pooling.wakeup import Wakeups, wake_after_commit
+from chassis.process import background
 from pydantic import SecretStr
 from waiting import eventually
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 from chassis.app.worker.stages import Part, PartEnded, run_stages
-from chassis.operating.process import DrainTimedOut
+from chassis.process.ending import DrainTimedOut
 
 
 class Recorder:

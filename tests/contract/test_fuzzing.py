@@ -29,7 +29,7 @@ from chassis.config.settings import (
     ServiceDependencySettings,
 )
 from chassis.errors.answers import PROBLEM_JSON
-from chassis.operating.process import Server
+from chassis.process.server import Server
 from chassis.webhooks import sign
 from conftest import PASSWORD, FreshDatabase
 from fuzzing import fuzz

@@ -136,7 +136,7 @@ async def test_dev_image_restarts_with_what_is_copied_into_it(site: Site, tmp_pa
     async with container(*hardened, *options, image.name, "api", management_port=port) as started:
         await started.start()
         assert await started.ask("/livez") == {"status": "alive"}
-        await replace_source(started, "services/chassis/src/chassis/operating/health.py", '"alive"', '"replaced"')
+        await replace_source(started, "services/chassis/src/chassis/process/management_app.py", '"alive"', '"replaced"')
 
         async def is_replaced() -> bool:
             return await started.ask("/livez") == {"status": "replaced"}

@@ -16,11 +16,12 @@ from chassis.app.worker import run_worker
 from chassis.config.settings import ServiceSettings
 from chassis.jobs import JobPayload, RunningJob
 from chassis.jobs.runner import Handler, JobRunner
-from chassis.operating import watchdog
-from chassis.operating.ending import Ending
-from chassis.operating.health import Health, management_app
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
+from chassis.process import watchdog
+from chassis.process.ending import Ending
+from chassis.process.health import Health
+from chassis.process.management_app import management_app
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 

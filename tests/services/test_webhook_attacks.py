@@ -12,8 +12,8 @@ from backends import FreshDatabase
 from chassis import webhooks
 from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, RedisSettings
-from chassis.operating.process import Server
 from chassis.pooling import Database
+from chassis.process.server import Server
 from harness import count, rows
 from holdfast_local.ports import free_port
 from pydantic import SecretStr

@@ -21,7 +21,7 @@ from chassis.auth import Authenticator, Principal
 from chassis.caching import Cache
 from chassis.config import load_live
 from chassis.logging.writer import LineWriter
-from chassis.operating.process import identify
+from chassis.process.running import identify
 from chassis.rate_limiting import Decision, RateLimiter
 from orders.api import create_app
 from orders.settings import OrdersSettings

@@ -11,10 +11,10 @@ from chassis.jobs import JobPayload, RunningJob, enqueue, to_insert
 from chassis.jobs.runner import JobRunner
 from chassis.logging import configure_logging, flush_logs
 from chassis.migrations import upgrade
-from chassis.operating.process import keep_start_up
 from chassis.pooling import Database
 from chassis.pooling.statements import DriverStatement
 from chassis.pooling.wakeup import Wakeups
+from chassis.process.running import keep_start_up
 from chassis.telemetry import LIMITS, span
 from measuring import Queue, main
 from opentelemetry import trace

@@ -31,9 +31,9 @@ from chassis.config import fingerprint
 from chassis.config.settings import AuthSettings
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import get_logger
-from chassis.operating.background import beside
 from chassis.pooling import Database, is_transient
 from chassis.pooling.statements import load_statements
+from chassis.process.background import supervised
 
 log = get_logger(__name__)
 
@@ -164,7 +164,7 @@ class ApiKeys:
     async def followed(self) -> AsyncIterator[None]:
         """Look now, and while the block runs again and again."""
         await self.look()
-        async with beside(self._follow, name="api-keys"):
+        async with supervised(self._follow, name="api-keys"):
             yield
 
     async def _follow(self) -> None:

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from chassis.circuit_breaker import BreakerRegistry, Mode
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.logging import put_on_canonical_line
-from chassis.operating.management import parse_body, shown
+from chassis.process.management import parse_body, shown
 
 MAX_SECONDS = 86_400.0
 """A day: observing takes a day's traffic, and what has to hold for longer is a setting."""

@@ -5,7 +5,7 @@ Later wins: defaults in code → common file → service file → environment (`
 Where the files are is told by three variables: HOLDFAST_COMMON_FILE, HOLDFAST_SERVICE_FILE, HOLDFAST_SECRETS_DIR.
 
 What a process runs with is one immutable snapshot, held by `Live`: when a mounted file changes, the settings of the
-allow-list are taken over from it (`chassis.operating.reloading`), as a whole or not at all.
+allow-list are taken over from it (`chassis.process.reloading`), as a whole or not at all.
 """
 
 import hashlib

@@ -24,10 +24,10 @@ from chassis.config.settings import DatabaseSettings, OutboxSettings
 from chassis.errors import HoldfastError
 from chassis.events.outbox import STATEMENTS, WAKEUP_CHANNEL, operation_seconds
 from chassis.logging import get_logger
-from chassis.operating.background import Group
 from chassis.pooling import Passwords, is_transient, names_of
 from chassis.pooling.installation import ForeignPrefix
 from chassis.pooling.wakeup import Wakeups, connect, wait_or_poll
+from chassis.process.background import Group
 
 log = get_logger(__name__)
 

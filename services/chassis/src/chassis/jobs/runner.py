@@ -23,9 +23,9 @@ from chassis.jobs.decisions import NOTHING, Claim, Due, Outcome, decide_claim, j
 from chassis.jobs.runs import Run, TimeLimits, end_expired, tokens
 from chassis.jobs.tending import SuspectsDue, Tending
 from chassis.logging import bind_to_task, canonical_line, debugging_for, get_logger
-from chassis.operating.background import Group
 from chassis.pooling import Database, Failure, failure_of, is_transient
 from chassis.pooling.wakeup import HOLD_SECONDS, Wakeups, is_set_within, wait_or_poll
+from chassis.process.background import Group
 from chassis.retries import deadlines, full_jitter
 from chassis.telemetry import SpanKind, record_failure, span
 

@@ -17,9 +17,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.logging import bind, get_logger
-from chassis.operating.background import Group, uncancelled
 from chassis.pooling import Database, is_transient, log_after_commit
 from chassis.pooling.wakeup import wait_or_poll
+from chassis.process.background import Group, uncancelled
 
 log = get_logger(__name__)
 

@@ -22,7 +22,7 @@ MAX_SECONDS = 3600
 _MAX_CHANGES = 50
 """At once; each has a timer."""
 
-_AUDIT = ("chassis.operating.management", "chassis.logging")
+_AUDIT = ("chassis.process.management", "chassis.logging")
 """They say who changed what: whoever changes a level cannot silence them."""
 
 

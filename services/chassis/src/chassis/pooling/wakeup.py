@@ -13,8 +13,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.config.settings import DatabaseSettings
-from chassis.operating.background import beside
 from chassis.pooling import NOTIFY, HotSession, Passwords, after_commit, is_transient, open_connection
+from chassis.process.background import supervised
 
 COALESCE_SECONDS = 0.005
 """At most one notification per channel in this time, however many transactions commit."""
@@ -67,7 +67,7 @@ class Wakeups:
         return event
 
     async def __aenter__(self) -> Self:
-        await self._running.enter_async_context(beside(self._serve, name="wakeups", is_outage=is_transient))
+        await self._running.enter_async_context(supervised(self._serve, name="wakeups", is_outage=is_transient))
         return self
 
     async def __aexit__(self, *_: object) -> None:

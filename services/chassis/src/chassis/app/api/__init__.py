@@ -18,10 +18,11 @@ from chassis.config import Live
 from chassis.config.settings import ServiceSettings
 from chassis.errors import ConfigurationError
 from chassis.logging import get_logger
-from chassis.operating.ending import Ending
-from chassis.operating.health import management_app
-from chassis.operating.process import DrainTimedOut, ServeError, Server, keep_start_up, run_process
-from chassis.operating.reloading import reloading
+from chassis.process.ending import DrainTimedOut, Ending
+from chassis.process.management_app import management_app
+from chassis.process.reloading import reloading
+from chassis.process.running import keep_start_up, run_process
+from chassis.process.server import ServeError, Server
 
 __all__ = [
     "Caller",

@@ -18,7 +18,7 @@ from chassis.app.api.resources import ApiResources
 from chassis.app.api.routing import Route, Router, describe_access, refuse_undeclared
 from chassis.config.settings import HttpSettings
 from chassis.errors import ConfigurationError
-from chassis.operating.health import Health
+from chassis.process.health import Health
 
 
 class Application(FastAPI):

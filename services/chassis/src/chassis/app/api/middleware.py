@@ -19,7 +19,7 @@ from chassis.config.settings import HttpSettings
 from chassis.errors import ApiError, ErrorCode
 from chassis.fast.metrics import Histogram
 from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
-from chassis.operating.bodies import DECLARES_BODY, declares_more
+from chassis.process.bodies import DECLARES_BODY, declares_more
 from chassis.retries import deadlines
 from chassis.telemetry import Span, SpanKind, StatusCode, span
 

@@ -13,12 +13,12 @@ from chassis.auth import Authenticator
 from chassis.auth.api_keys import ApiKeys
 from chassis.config import Live
 from chassis.config.settings import ServiceSettings
-from chassis.operating.background import beside
-from chassis.operating.health import Check
 from chassis.pooling import Database, create_shared_redis, open_health_pool
 from chassis.pooling.budget import check_budget
 from chassis.pooling.installation import claim_at_start, keep_claim
 from chassis.pooling.wakeup import Wakeups
+from chassis.process.background import supervised
+from chassis.process.health import Check
 from chassis.rate_limiting import RateLimiter
 
 
@@ -62,7 +62,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         stack.push_async_callback(redis.aclose)
         await claim_at_start(redis, health, service=settings.service_name)
         await stack.enter_async_context(
-            beside(partial(keep_claim, redis, health, service=settings.service_name), name="redis-claim")
+            supervised(partial(keep_claim, redis, health, service=settings.service_name), name="redis-claim")
         )
         yield ApiResources(
             database=database,

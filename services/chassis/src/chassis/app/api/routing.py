@@ -30,7 +30,7 @@ from chassis.app.api.load_shedding import Criticality, LoadShedder
 from chassis.app.api.middleware import Exchange
 from chassis.app.api.short_way import short_way
 from chassis.errors import ErrorCode, HoldfastError
-from chassis.operating.bodies import check_encoding
+from chassis.process.bodies import check_encoding
 
 
 class UndeclaredRoute(HoldfastError):

@@ -22,15 +22,16 @@ from chassis.jobs import routes as job_routes
 from chassis.jobs.runner import Handler as JobHandler
 from chassis.jobs.runner import JobRunner
 from chassis.jobs.schedules import Schedule, Scheduler
-from chassis.operating.background import beside
-from chassis.operating.ending import Ending
-from chassis.operating.health import Check, Health, management_app
-from chassis.operating.process import run_process
-from chassis.operating.reloading import reloading
 from chassis.pooling import Database, create_redis, open_health_pool
 from chassis.pooling.budget import check_budget
 from chassis.pooling.installation import claim_at_start, keep_claim
 from chassis.pooling.wakeup import Wakeups
+from chassis.process.background import supervised
+from chassis.process.ending import Ending
+from chassis.process.health import Check, Health
+from chassis.process.management_app import management_app
+from chassis.process.reloading import reloading
+from chassis.process.running import run_process
 
 type Stages = Sequence[Sequence[Part]]
 
@@ -158,7 +159,7 @@ async def _open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIter
         stack.push_async_callback(redis.aclose)
         await claim_at_start(redis, database, service=settings.service_name)
         await stack.enter_async_context(
-            beside(partial(keep_claim, redis, database, service=settings.service_name), name="redis-claim")
+            supervised(partial(keep_claim, redis, database, service=settings.service_name), name="redis-claim")
         )
         streams = create_redis(settings.redis, timeout=settings.redis.stream_timeout, pool="streams")
         stack.push_async_callback(streams.aclose)

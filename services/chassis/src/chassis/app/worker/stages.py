@@ -13,10 +13,11 @@ from starlette.types import ASGIApp
 from chassis.config.settings import ServiceSettings
 from chassis.errors import HoldfastError
 from chassis.logging import get_logger
-from chassis.operating.background import Group
-from chassis.operating.ending import Ending
-from chassis.operating.health import Health
-from chassis.operating.process import DrainTimedOut, Server, keep_start_up
+from chassis.process.background import Group
+from chassis.process.ending import DrainTimedOut, Ending
+from chassis.process.health import Health
+from chassis.process.running import keep_start_up
+from chassis.process.server import Server
 
 log = get_logger(__name__)
 

@@ -24,7 +24,7 @@ from chassis.config.layers import digest_of_files
 from chassis.config.settings import RELOADED, DatabaseSettings, ServiceSettings
 from chassis.errors import ConfigurationError
 from chassis.logging import get_logger
-from chassis.operating.background import beside
+from chassis.process.background import supervised
 
 log = get_logger(__name__)
 
@@ -95,7 +95,7 @@ async def reloading[S: ServiceSettings](
     live: Live[S], *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> AsyncIterator[None]:
     """While the block runs, look at the files every `reload.interval` seconds."""
-    async with beside(partial(_keep_looking, live, sleep), name="reloading"):
+    async with supervised(partial(_keep_looking, live, sleep), name="reloading"):
         yield
 
 

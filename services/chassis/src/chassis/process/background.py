@@ -1,6 +1,6 @@
 """Background tasks: the one place that starts them. None of them ends unseen.
 
-beside(work)   ── fails or returns ──▶ a line, a count, a pause, and it begins again; `/readyz` names it meanwhile
+supervised(work)   ── fails or returns ──▶ a line, a count, a pause, and it begins again; `/readyz` names it meanwhile
 Group.start()  ── fails ─────────────▶ the group fails with it: a part of a process, without which it has to end
 """
 
@@ -48,7 +48,7 @@ def _is_never(_error: Exception) -> bool:
 
 
 @asynccontextmanager
-async def beside(
+async def supervised(
     work: Work,
     *,
     name: str,

@@ -20,8 +20,8 @@ from chassis.config import fingerprint
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.errors.answers import answer
 from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var, shown_back
-from chassis.operating.bodies import DECLARES_BODY, check_encoding, declares_more
-from chassis.operating.management_hosts import Hosts, is_answered
+from chassis.process.bodies import DECLARES_BODY, check_encoding, declares_more
+from chassis.process.management_hosts import Hosts, is_answered
 
 log = get_logger(__name__)
 
@@ -39,7 +39,7 @@ _REQUEST_ID_KEY = "holdfast.request_id"
 class ManagementGuard:
     """ASGI middleware around the management application.
 
-    Answers 403 where the Host is a name that a web page may have (`chassis.operating.management_hosts`). For a change
+    Answers 403 where the Host is a name that a web page may have (`chassis.process.management_hosts`). For a change
     it answers 401 without the token or with a wrong one, and 403 while none is configured. An endpoint says what it
     changed with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`: those fields are on the
     `management_changed` line, beside method, path, status and who it was.

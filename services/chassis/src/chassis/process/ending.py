@@ -6,7 +6,7 @@
     it has closed ───────────────────▶ it ends within `LEAVE_SECONDS`
 
 A thread ends it, which is there from the start: a thread cannot be started when there is no memory left, and the event
-loop may be blocked. `chassis.operating.watchdog` is behind it, for an interpreter that never lets go.
+loop may be blocked. `chassis.process.watchdog` is behind it, for an interpreter that never lets go.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import FrameType
 
+from chassis.errors import HoldfastError
 from chassis.logging import flush_logs, get_logger
 
 log = get_logger(__name__)
@@ -28,6 +29,10 @@ LEAVE_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 type Left = Callable[[], Mapping[str, object]]
+
+
+class DrainTimedOut(HoldfastError):
+    """The process had to stop before its work was finished or handed back."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,34 +1,21 @@
-"""A process: who it is, how it runs, and how it serves. `chassis.operating.ending` says how it ends.
+"""An HTTP server of a process. A process has one or two of them: the public port and the management port.
 
-Two servers (public and management) live in one process, so uvicorn leaves signals alone here and the composition root
-stops things in the right order.
+Both live in one process, so uvicorn leaves signals alone here and the composition root stops things in the right order.
 """
 
 import asyncio
 import contextlib
-import gc
-import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import uvicorn
-import uvloop
-from prometheus_client import Gauge
 from starlette.types import ASGIApp
 
-from chassis.config import Live
-from chassis.config.settings import ServiceSettings
 from chassis.errors import HoldfastError
-from chassis.logging import configure_logging, get_logger, levels, put_on_every_canonical_line
-from chassis.operating import watchdog
-from chassis.operating.ending import Ending
-from chassis.operating.http_protocol import HttpProtocol
-from chassis.telemetry import configure_tracing
+from chassis.logging import get_logger
+from chassis.process.http_protocol import HttpProtocol
 
 log = get_logger(__name__)
-
-config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
 
 ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
 LAST_WORDS_SECONDS = 0.5
@@ -37,92 +24,8 @@ _DRAIN_POLL_SECONDS = 0.02  # a fifth of what uvicorn waits: a process that has 
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
 
 
-@contextlib.contextmanager
-def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> Iterator[Mapping[str, str]]:
-    """Set up logging and tracing for a process; yields what `/info` tells of it, which follows the settings.
-
-    The block is the process: what it raises is the last line of its log, and the process ends with exit code 1.
-    """
-    settings = live.current
-    info = {
-        "service": settings.service_name,
-        "role": role,
-        "version": version,
-        "environment": settings.environment,
-        "instance": f"{socket.gethostname()}-{os.getpid()}",
-    }
-    configure_logging(settings.log, **info)
-
-    def follow(current: S) -> None:
-        levels().set_base(current.log.level)
-        info["config_hash"] = live.hash
-        config_info.clear()
-        config_info.labels(live.hash).set(1)
-        put_on_every_canonical_line(config_hash=live.hash)
-
-    stop_tracing = configure_tracing(settings, version=version, instance_id=info["instance"])
-    live.watch(follow)
-    try:
-        yield info
-    except Exception as error:
-        # Whoever raised an error of ours has said all there is to say; of any other one the traceback is needed.
-        reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
-        log.critical("process_failed", reason=reasons, exc_info=None if isinstance(error, HoldfastError) else error)
-        raise SystemExit(1) from error
-    finally:
-        stop_tracing()
-
-
-START_SECONDS = 60.0
-"""For what comes before the event loop turns: to set up logging and tracing."""
-
-
-def run_process[S: ServiceSettings](
-    live: Live[S], *, version: str, role: str, main: Callable[[Mapping[str, str], Ending], Coroutine[Any, Any, None]]
-) -> None:
-    """Run `main(info, ending)` on an event loop, under a watchdog; the process ends soon after, whatever it leaves."""
-
-    async def watched(info: Mapping[str, str]) -> None:
-        async with watchdog.watching(live.current.jobs.loop_limit):
-            await main(info, ending)
-
-    watchdog.set_timer(START_SECONDS)
-    ending = Ending()
-    with (
-        identify(live, version=version, role=role) as info,
-        asyncio.Runner(loop_factory=new_event_loop) as runner,
-    ):
-        try:
-            runner.run(watched(info))
-        finally:
-            ending.leave()
-
-
-COLLECT_AFTER = 10_000
-"""New objects until the collector looks at them; Python's own 2,000 are what two dozen jobs or requests at once make,
-nearly all of which are gone by themselves soon."""
-
-
-def keep_start_up() -> None:
-    """What start-up made lives as long as the process: the collector need not look at it again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
-
-
-def _causes(error: Exception) -> list[Exception]:
-    """What went wrong, without the groups that task groups put around it."""
-    if isinstance(error, ExceptionGroup):
-        return [cause for inner in error.exceptions for cause in _causes(inner)]
-    return [error]
-
-
 class ServeError(HoldfastError):
     """The server could not start: the port is taken, or opening the process' resources failed."""
-
-
-class DrainTimedOut(HoldfastError):
-    """The process had to stop before its work was finished or handed back."""
 
 
 class Server(uvicorn.Server):
@@ -236,7 +139,3 @@ class Server(uvicorn.Server):
                     stopping.set()
                 await self.shutdown()  # its requests and its application are closed like those of one that is stopped
             raise
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    return uvloop.new_event_loop()

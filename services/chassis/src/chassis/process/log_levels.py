@@ -16,7 +16,7 @@ from chassis.config.settings import Level
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.logging import levels, put_on_canonical_line
 from chassis.logging.levels import MAX_SECONDS, CannotChange
-from chassis.operating.management import parse_body, shown
+from chassis.process.management import parse_body, shown
 
 
 class LogLevel(BaseModel):

@@ -1,14 +1,8 @@
-"""Health: what a process says of itself on its management port.
+"""The application behind the management port: probes, metrics, and the routes for operators."""
 
-Liveness answers as long as the event loop turns and never touches a dependency: restarting this process does not
-heal a database. Readiness asks the dependencies without which no request can be answered. A background task that fails
-is named beside them and changes neither: it begins again by itself, and requests are answered without it meanwhile.
-"""
-
-import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -19,51 +13,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from chassis.errors import ApiError
-from chassis.operating import background, log_levels
-from chassis.operating.management import ManagementGuard, Token, on_api_error, on_framework_error, on_unexpected
-from chassis.operating.management_hosts import Hosts
-
-type Check = Callable[[], Awaitable[None]]
-
-CHECK_TIMEOUT = 1.0  # seconds; below the probe's own time-out, so that the answer names the dependency
-
-
-class Health:
-    """Whether this process has started, is ready and is on its way out.
-
-    `checks` maps a dependency's name to what raises unless it can be used.
-    """
-
-    def __init__(self, checks: Mapping[str, Check] | None = None) -> None:
-        self.checks = dict(checks or {})
-        self.is_started = False
-        self.is_draining = False
-
-    def mark_started(self) -> None:
-        self.is_started = True
-
-    def mark_draining(self) -> None:
-        self.is_draining = True
-
-    async def problems(self) -> dict[str, str]:
-        """What keeps this process from being ready, by name; empty when it is."""
-        if not self.is_started:
-            return {"process": "still starting"}
-        if self.is_draining:
-            return {"process": "shutting down"}
-        found = await asyncio.gather(*(_run(check) for check in self.checks.values()))
-        return {name: problem for name, problem in zip(self.checks, found, strict=True) if problem}
-
-
-async def _run(check: Check) -> str | None:
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT):
-            await check()
-    except TimeoutError:
-        return f"no answer within {CHECK_TIMEOUT} s"
-    except Exception as error:  # noqa: BLE001  whatever a check raises means the same: not ready
-        return type(error).__name__
-    return None
+from chassis.process import background, log_levels
+from chassis.process.health import Health
+from chassis.process.management import ManagementGuard, Token, on_api_error, on_framework_error, on_unexpected
+from chassis.process.management_hosts import Hosts
 
 
 def management_app(

@@ -10,7 +10,7 @@ import faulthandler
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from chassis.operating.background import beside
+from chassis.process.background import supervised
 
 TURNS = 4
 """Times within the limit that the timer is set back."""
@@ -29,7 +29,7 @@ async def watching(limit: float) -> AsyncIterator[None]:
             set_timer(limit)
             await asyncio.sleep(limit / TURNS)
 
-    async with beside(beat, name="watchdog"):
+    async with supervised(beat, name="watchdog"):
         yield
 
 

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from chassis.errors import ApiError, ErrorCode
 from chassis.errors.answers import answer
 from chassis.logging import get_logger
-from chassis.operating.http_writing import Gathering
+from chassis.process.http_writing import Gathering
 
 log = get_logger(__name__)
 

@@ -1,0 +1,108 @@
+"""From the start of a process to its end: `run_process` sets up logging, tracing and the watchdog, and runs `main`."""
+
+import asyncio
+import gc
+import os
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import uvloop
+from prometheus_client import Gauge
+
+from chassis.config import Live
+from chassis.config.settings import ServiceSettings
+from chassis.errors import HoldfastError
+from chassis.logging import configure_logging, get_logger, levels, put_on_every_canonical_line
+from chassis.process import watchdog
+from chassis.process.ending import Ending
+from chassis.telemetry import configure_tracing
+
+log = get_logger(__name__)
+
+config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
+
+
+@contextmanager
+def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> Iterator[Mapping[str, str]]:
+    """Set up logging and tracing for a process; yields what `/info` tells of it, which follows the settings.
+
+    The block is the process: what it raises is the last line of its log, and the process ends with exit code 1.
+    """
+    settings = live.current
+    info = {
+        "service": settings.service_name,
+        "role": role,
+        "version": version,
+        "environment": settings.environment,
+        "instance": f"{socket.gethostname()}-{os.getpid()}",
+    }
+    configure_logging(settings.log, **info)
+
+    def follow(current: S) -> None:
+        levels().set_base(current.log.level)
+        info["config_hash"] = live.hash
+        config_info.clear()
+        config_info.labels(live.hash).set(1)
+        put_on_every_canonical_line(config_hash=live.hash)
+
+    stop_tracing = configure_tracing(settings, version=version, instance_id=info["instance"])
+    live.watch(follow)
+    try:
+        yield info
+    except Exception as error:
+        # Whoever raised an error of ours has said all there is to say; of any other one the traceback is needed.
+        reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
+        log.critical("process_failed", reason=reasons, exc_info=None if isinstance(error, HoldfastError) else error)
+        raise SystemExit(1) from error
+    finally:
+        stop_tracing()
+
+
+START_SECONDS = 60.0
+"""For what comes before the event loop turns: to set up logging and tracing."""
+
+
+def run_process[S: ServiceSettings](
+    live: Live[S], *, version: str, role: str, main: Callable[[Mapping[str, str], Ending], Coroutine[Any, Any, None]]
+) -> None:
+    """Run `main(info, ending)` on an event loop, under a watchdog; the process ends soon after, whatever it leaves."""
+
+    async def watched(info: Mapping[str, str]) -> None:
+        async with watchdog.watching(live.current.jobs.loop_limit):
+            await main(info, ending)
+
+    watchdog.set_timer(START_SECONDS)
+    ending = Ending()
+    with (
+        identify(live, version=version, role=role) as info,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        try:
+            runner.run(watched(info))
+        finally:
+            ending.leave()
+
+
+COLLECT_AFTER = 10_000
+"""New objects until the collector looks at them; Python's own 2,000 are what two dozen jobs or requests at once make,
+nearly all of which are gone by themselves soon."""
+
+
+def keep_start_up() -> None:
+    """What start-up made lives as long as the process: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
+
+
+def _causes(error: Exception) -> list[Exception]:
+    """What went wrong, without the groups that task groups put around it."""
+    if isinstance(error, ExceptionGroup):
+        return [cause for inner in error.exceptions for cause in _causes(inner)]
+    return [error]
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    return uvloop.new_event_loop()
