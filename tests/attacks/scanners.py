@@ -68,11 +68,11 @@ def _recipient(text: str) -> None:
 
 
 SCANNERS: Mapping[str, Callable[[str], object]] = {
-    "app/conditional.py has_current": lambda text: has_current([text, text], '"tag"'),
+    "app/api/conditional.py has_current": lambda text: has_current([text, text], '"tag"'),
     "app/limits.py network_of": network_of,
     "dead_letters.py parse": _filter,
     "deadlines.py from_header": lambda text: from_header(text, 10),
-    "error_answers.py _weights": lambda text: wants_problem([text]),
+    "errors/answers.py _weights": lambda text: wants_problem([text]),
     "idempotency.py fingerprint": lambda text: fingerprint("POST", "/", text.encode(errors="replace")),
     "logging/__init__.py request_id_from": request_id_from,
     "logging/debugging.py judge": lambda text: judge(text, "key", now=_NOW),
