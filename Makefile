@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load lab bench-http bench-start bench-jobs bench-calls bench-order test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs fmt clean
+.PHONY: help up down status logs demo audit explain run load lab bench-http bench-start bench-jobs bench-calls bench-order test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs sentences fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
@@ -148,6 +148,9 @@ check: lint test ## What has to pass before a commit: lint and tests
 docs: $(TOOLS) ## Write the reference pages, .env.example and the dashboards again from the code
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python infra/dashboards/dashboards.py
+
+sentences: $(SYNCED) ## Draw 100 sentences from docstrings and comments, to be read by a stranger; SEED=7, COUNT=20
+	@$(BIN)/python docs/sentences.py $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
 
 fmt: $(TOOLS) ## Format the code
 	@$(BIN)/ruff format .
