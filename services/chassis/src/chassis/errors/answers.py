@@ -1,17 +1,18 @@
-"""What a caller gets for an error: the envelope, or RFC 9457 where its Accept headers ask for it."""
+"""The answer to an error: our JSON envelope, or RFC 9457 (problem+json) if the request's Accept header prefers it."""
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from chassis.errors import DOCUMENTATION_URL, ApiError, ErrorCode
+from chassis.errors.catalogue import DOCUMENTATION_URL, ErrorCode
+from chassis.errors.exceptions import ApiError
 
 PROBLEM_JSON = "application/problem+json"
 
 
 class Answer(NamedTuple):
-    """What a caller gets for an error."""
+    """An HTTP answer to an error."""
 
     status: int
     headers: Mapping[str, str]
@@ -21,7 +22,7 @@ class Answer(NamedTuple):
 def answer(
     error: ApiError, *, request_id: str, accept: Iterable[str] = (), documentation: str = DOCUMENTATION_URL
 ) -> Answer:
-    """The envelope, or RFC 9457 where the request's Accept headers ask for it. Pure."""
+    """The answer to `error`. A pure function. `accept` has the request's Accept headers."""
     spec, link = error.code.value, error.code.documentation_url(documentation)
     facts = {"code": error.code.name, "retryable": spec.retryable}
     details = [
@@ -44,14 +45,14 @@ def answer(
 
 
 def wants_problem(accept: Iterable[str]) -> bool:
-    """Whether Accept (RFC 9110, 12.5.1) names RFC 9457's type and prefers nothing to it that we could send instead."""
+    """Whether Accept (RFC 9110, 12.5.1) names RFC 9457's type with at least the weight of plain JSON."""
     weights = dict(sorted(_weights(accept), key=lambda found: found[1]))
     plain = next((weights[kind] for kind in ("application/json", "application/*", "*/*") if kind in weights), 0.0)
     return weights.get(PROBLEM_JSON, 0.0) >= max(plain, 0.001)
 
 
 def _weights(accept: Iterable[str]) -> Iterator[tuple[str, float]]:
-    """Each media range with its q; one whose q cannot be read counts as 0."""
+    """Each media range with its weight (q). An unreadable q counts as 0."""
     for part in _BETWEEN_COMMAS.findall(",".join(accept)[:_MAX_ACCEPT]):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         q = next((value.strip() for name, _, value in (one.partition("=") for one in parameters) if name == "q"), "1")
@@ -59,7 +60,7 @@ def _weights(accept: Iterable[str]) -> Iterator[tuple[str, float]]:
 
 
 _MAX_ACCEPT = 2048
-"""Characters that are read, ten times a browser's: of 64 KiB each answer to a stranger would take 50 ms."""
-# Possessive, and a quote that is never closed goes on to the end: whatever is sent, each character is seen once.
+"""Further characters of Accept are ignored. A browser sends a tenth of that; to parse 64 KiB would take 50 ms."""
+# The quantifiers are possessive, and an unclosed quote extends to the end: each character is read once, in any input.
 _BETWEEN_COMMAS = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.?)*+"?)++', re.DOTALL)
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")

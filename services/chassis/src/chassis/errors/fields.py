@@ -1,12 +1,12 @@
-"""Field types that several services validate alike. A request with another value is answered 422."""
+"""Field types that several services validate alike. A request with an invalid value gets a 422."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 MAX_AMOUNT = 2**53 - 1
-"""The largest whole number that every JSON reader represents exactly (RFC 8259, section 6). OpenAPI writes limits as
-floating-point numbers, which hold it, too."""
+"""The largest whole number that every JSON reader represents exactly (RFC 8259, section 6). OpenAPI documents write
+limits as floating-point numbers, which represent it exactly, too."""
 
 Amount = Annotated[int, Field(gt=0, le=MAX_AMOUNT, description="Minor units (cents).")]
 """An amount of money: a whole number of the currency's minor units."""

@@ -1,0 +1,238 @@
+"""The exceptions that this project raises.
+
+HoldfastError
+├── ConfigurationError        the process does not start
+├── IllegalTransition         a state machine refused a move
+├── PermanentJobError         no further attempt can help this job: it becomes a dead letter
+├── LeaseLost                 a worker tries to finish a job whose lease it has lost
+└── ApiError                  the caller gets it as an answer, with a code of the catalogue
+    ├── RateLimited           429
+    ├── PoolExhausted         503: no connection became free within the pool's time-out
+    │   ├── DatabaseUnreachable   503: the database cannot be used now
+    │   └── DatabaseBusy          503: the database has too much work at once
+    ├── DeadlineExceeded      504: the caller's deadline has passed
+    ├── InvalidSignature      401: a webhook without a valid signature of its sender
+    └── DependencyError       a call to a dependency failed; `outcome` says whether the call can have run
+        ├── DependencyUnavailable   the call has not run: refused, or answered 429
+        │   ├── BreakerOpen
+        │   └── BulkheadFull
+        ├── DependencyTimeout       it may have run: no answer in time
+        ├── DependencyFailed        it may have run: 5xx, connection reset, unreadable answer
+        └── DependencyRejected      answered with a 4xx: the calling code decides what that means
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from chassis.errors.catalogue import ErrorCode, ErrorDetail
+
+type SignatureProblem = Literal["malformed", "bad_signature", "stale", "future"]
+type DependencyOutcome = Literal["not_run", "unknown", "answered"]
+
+
+class HoldfastError(Exception):
+    """The root of all exceptions that this project defines."""
+
+
+class ConfigurationError(HoldfastError):
+    """The configuration is not valid. `problems` has one line for each thing to fix, which names its variable."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class IllegalTransition(HoldfastError):
+    """A state machine does not allow the move from `source` to `target`."""
+
+    def __init__(self, machine: str, source: str, target: str) -> None:
+        super().__init__(f"{machine} cannot move from {source} to {target}")
+
+
+class PermanentJobError(HoldfastError):
+    """The job can never succeed. The message of this exception becomes the dead letter's reason."""
+
+
+class LeaseLost(HoldfastError):
+    """The job's lease ran out, and another worker may own the job now: this run must not commit anything."""
+
+
+class ApiError(HoldfastError):
+    """An error that the caller gets as an answer, with a code of the catalogue.
+
+    `retry_after`, in seconds and rounded up, becomes the Retry-After header. None means the catalogue's default.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str | None = None,
+        *,
+        details: Sequence[ErrorDetail] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message or code.value.message)
+        self.code = code
+        self.message = message or code.value.message
+        self.details = tuple(details)
+        self.retry_after = retry_after
+
+
+class RateLimited(ApiError):
+    """The caller has used up its limit. It may try again after `retry_after` seconds."""
+
+    def __init__(self, *, retry_after: float) -> None:
+        super().__init__(ErrorCode.RATE_LIMITED, retry_after=retry_after)
+
+
+class PoolExhausted(ApiError):
+    """No connection became free within the pool's time-out (seconds).
+
+    `str()` names the pool and the reason, for the log. `message`, which the caller reads, does not.
+    """
+
+    def __init__(self, pool: str, timeout: float) -> None:
+        super().__init__(ErrorCode.OVERLOADED, retry_after=max(1.0, timeout))
+        self.args = (f"no connection of pool {pool} became free within {timeout:g} s",)
+
+
+class DatabaseUnreachable(PoolExhausted):
+    """The database cannot be used now: it is down, starting, read-only, or out of connections, memory or disk.
+
+    A commit that was under way may have succeeded.
+    """
+
+    def __init__(self, pool: str, reason: str) -> None:
+        ApiError.__init__(self, ErrorCode.DEPENDENCY_UNAVAILABLE, "The database cannot be used now.")
+        self.args = (f"database: pool {pool}: {reason}",)
+
+
+class DatabaseBusy(PoolExhausted):
+    """The server ended a statement that waited too long for a lock, took too long, or met a deadlock.
+
+    Nothing was committed.
+    """
+
+    def __init__(self, pool: str, reason: str) -> None:
+        ApiError.__init__(self, ErrorCode.OVERLOADED, retry_after=1)
+        self.args = (f"database: pool {pool}: {reason}",)
+
+
+class DeadlineExceeded(ApiError):
+    """The caller's deadline has passed. No further work was started."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(ErrorCode.DEADLINE_EXCEEDED, f"The deadline passed before {what}.")
+
+
+class InvalidSignature(ApiError):
+    """The webhook is not authentic: its signature is wrong, missing or malformed, or its time is out of tolerance.
+
+    `problem` is the kind, for metrics. The sender reads `reason`.
+    """
+
+    def __init__(self, reason: str, *, problem: SignatureProblem = "malformed") -> None:
+        super().__init__(ErrorCode.SIGNATURE_INVALID, f"The webhook was refused: {reason}.")
+        self.problem: SignatureProblem = problem
+
+
+class DependencyError(ApiError):
+    """A call to `dependency` did not succeed.
+
+    `outcome` is "not_run" (the call has had no effect), "unknown" (it may have an effect, now or later) or "answered".
+    `status` is the HTTP status if there was an answer, and `body` has its raw bytes.
+    """
+
+    def __init__(
+        self,
+        dependency: str,
+        reason: str,
+        *,
+        code: ErrorCode,
+        outcome: DependencyOutcome,
+        status: int | None = None,
+        body: bytes = b"",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, f"{dependency}: {reason}", retry_after=retry_after)
+        self.dependency = dependency
+        self.reason = reason
+        self.outcome: DependencyOutcome = outcome
+        self.status = status
+        self.body = body
+
+
+class DependencyUnavailable(DependencyError):
+    """The call has not run: connection refused, unknown host, an answer of 429, or no request was sent."""
+
+    def __init__(
+        self, dependency: str, reason: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(
+            dependency,
+            reason,
+            code=ErrorCode.DEPENDENCY_UNAVAILABLE,
+            outcome="not_run",
+            status=status,
+            retry_after=retry_after,
+        )
+
+
+class BreakerOpen(DependencyUnavailable):
+    """The circuit breaker refused the call. It lets a trial call through after `retry_after` seconds."""
+
+    def __init__(self, dependency: str, *, retry_after: float) -> None:
+        super().__init__(dependency, "circuit breaker is open", retry_after=retry_after)
+
+
+class BulkheadFull(DependencyUnavailable):
+    """The bulkhead refused the call: the allowed number of calls to this dependency is under way already."""
+
+    def __init__(self, dependency: str, limit: int) -> None:
+        super().__init__(dependency, f"{limit} calls are under way already", retry_after=1.0)
+
+
+class DependencyTimeout(DependencyError):
+    """There was no answer within the time-out (seconds). The call may have run, or may run later.
+
+    `cut_short` means that the caller's deadline ended the attempt before its usual time-out.
+    """
+
+    def __init__(self, dependency: str, timeout: float, *, cut_short: bool = False) -> None:
+        super().__init__(
+            dependency,
+            f"no answer within {timeout:.3g} s",
+            code=ErrorCode.DEPENDENCY_TIMEOUT,
+            outcome="unknown",
+        )
+        self.cut_short = cut_short
+
+
+class DependencyFailed(DependencyError):
+    """The answer was a 5xx or unreadable, or the connection was lost after the request was sent."""
+
+    def __init__(
+        self, dependency: str, reason: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(
+            dependency,
+            reason,
+            code=ErrorCode.DEPENDENCY_FAILED,
+            outcome="unknown",
+            status=status,
+            retry_after=retry_after,
+        )
+
+
+class DependencyRejected(DependencyError):
+    """The dependency answered with a 4xx other than 429. `status` and `body` give its reason."""
+
+    def __init__(self, dependency: str, status: int, body: bytes) -> None:
+        super().__init__(
+            dependency,
+            f"answered {status}",
+            code=ErrorCode.DEPENDENCY_REJECTED,
+            outcome="answered",
+            status=status,
+            body=body,
+        )
