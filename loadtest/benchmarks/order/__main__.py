@@ -1,8 +1,8 @@
-"""What a whole order costs, from its POST to its last mail: `make bench-order`.
+"""What a whole order costs, from its POST to its last mail, beside the same saga written plainly: `make bench-order`.
 
-A platform of its own (the bare-machine runner, durable PostgreSQL, default settings but for the limits) gets a burst of
-orders. Each order is charged, confirmed and mailed twice. The table has the CPU of each process per order, the
-transactions per order, and the orders per second to the last mail. There is no limit yet: the figures are the baseline
+Each arm gets a bare machine of its own: the runner's simulators and a durable PostgreSQL, empty, and the arm's own
+processes. It is charged, confirmed and mailed the same orders. The table has the CPU of each process per order, what
+PostgreSQL did for it, and the orders per second to the last mail. There is no gate yet: the figures are the baseline
 that later changes are compared with. The last line is one JSON object.
 """
 
@@ -10,145 +10,124 @@ import argparse
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
+from pathlib import Path
 
-import aiohttp
-import asyncpg
-import psutil
+from arms import ARMS
 from holdfast_local.chaos_settings import passing_settings
 from holdfast_local.errors import RunnerError
-from holdfast_local.platform import Platform, running_platform
-from holdfast_local.secrets import SERVICES
+from holdfast_local.platform import running_platform
+from placing import BenchError, Placed, place
+from spending import Spent, count_statements, spent
 
-ORDER = {
-    "lines": [{"product_id": "rope", "quantity": 2}, {"product_id": "cleat", "quantity": 1}],
-    "customer_email": "ada@example.com",
-    "payment_method": "pm_card_ok",
-}
-MAILS = 2
-"""Per order: one for `order.placed`, one for `order.confirmed`."""
 WARM_UP_ORDERS = 50  # every process has then prepared its statements and opened its connections
-AT_ONCE = 16  # requests of the burst that are under way together
-PATIENCE_SECONDS = 300.0
 IDLE_SECONDS = 5.0
-_POLL_SECONDS = 0.5  # of one small count; more often would be part of what is measured
-_UNLIMITED = {"rate_limit.rate_per_second": 10_000, "rate_limit.burst": 10_000}
+OWN = "holdfast"
 
 
-class BenchError(Exception):
-    """The measurement cannot be made; the message says why."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Of one arm."""
+
+    orders: int
+    spent: Spent
+    placed: Placed
+    idle: float
+    """CPU of all processes with nothing to do, as a share of one core."""
+
+    @property
+    def milliseconds(self) -> Mapping[str, float]:
+        """CPU per order by program, the most first."""
+        each = {program: seconds / self.orders * 1000 for program, seconds in self.spent.cpu.items()}
+        return dict(sorted(each.items(), key=lambda item: -item[1]))
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        return {
+            "cpu_ms": round(sum(self.milliseconds.values()), 1),
+            "transactions": round(self.spent.transactions / self.orders, 1),
+            "statements": round(self.spent.statements / self.orders, 1),
+            "orders_per_second": round(self.orders / self.placed.seconds, 1),
+            "seconds_behind": round(self.placed.behind, 1),
+            "idle_cores": round(self.idle, 3),
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Since the start of each process: CPU seconds by program, and committed transactions of the four databases."""
-
-    cpu: Mapping[str, float]
-    transactions: int
-
-
-async def main(orders: int) -> None:
-    overrides = {f"{service}-{role}": _UNLIMITED for service in SERVICES for role in ("api", "worker")}
+async def measure(name: str, *, orders: int, rate: float | None) -> Found:
     with passing_settings() as passing:
         settings = passing.model_copy(update={"postgres_durable": True})
-        async with running_platform(settings, overrides=overrides) as platform:
+        await count_statements(settings)
+        arm = ARMS[name](settings)
+        async with running_platform(settings, adapt=arm.adapt, wanted=arm.wanted, overrides=arm.overrides) as platform:
+            await place(platform, WARM_UP_ORDERS)
+            before = await spent(platform)
+            placed = await place(platform, orders, rate=rate)
+            working = await spent(platform) - before
             before = await spent(platform)
             await asyncio.sleep(IDLE_SECONDS)
-            idle = sum(difference(await spent(platform), before).cpu.values()) / IDLE_SECONDS
-            await burst(platform, WARM_UP_ORDERS, mails_before=0)
-            before = await spent(platform)
-            started = time.monotonic()
-            await burst(platform, orders, mails_before=WARM_UP_ORDERS * MAILS)
-            seconds = time.monotonic() - started
-            found = difference(await spent(platform), before)
-    report(found, orders=orders, seconds=seconds, idle=idle)
+            resting = await spent(platform) - before
+    # `spent` itself waits a second.
+    idle = sum(resting.cpu.values()) / (IDLE_SECONDS + 1)
+    return Found(orders=orders, spent=working, placed=placed, idle=idle)
 
 
-async def burst(platform: Platform, orders: int, *, mails_before: int) -> None:
-    """Place so many orders, `AT_ONCE` at a time, and return when the last of their mails was sent."""
-    url = platform.installation.url("orders") + "/v1/orders"
-    key = (platform.installation.secrets.of("clients") / "acme").read_text("utf-8").strip()
-    numbers = iter(range(orders))
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as client:
-
-        async def place() -> None:
-            for number in numbers:
-                idempotency_key = {"Idempotency-Key": f"{mails_before}-{number}"}
-                async with client.post(url, json=ORDER, headers=idempotency_key) as answer:
-                    if answer.status != HTTPStatus.CREATED:
-                        raise BenchError(f"an order was answered {answer.status}: {await answer.text()}")
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(place())
-    await _until_sent(platform, mails_before + orders * MAILS)
+def report(found: Mapping[str, Found]) -> None:
+    """A column for each arm."""
+    programs = dict.fromkeys(program for one in found.values() for program in one.milliseconds)
+    print(_row("CPU per order, ms", found))
+    for program in programs:
+        cells = [f"{one.milliseconds[program]:.1f}" if program in one.milliseconds else "" for one in found.values()]
+        print(_row(f"  {program}", cells))
+    for label, name in _LABELS.items():
+        print(_row(label, [f"{one.figures[name]:.2f}".rstrip("0").rstrip(".") for one in found.values()]))
+    if ratios := ratios_of(found):
+        print(_row("CPU ÷ ours", ["", *(f"{ratio:.2f}" for ratio in ratios.values())]))
 
 
-async def _until_sent(platform: Platform, mails: int) -> None:
-    connection = await asyncpg.connect(platform.installation.database_dsn("notifications"))
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (sent := await connection.fetchval("SELECT count(*) FROM mail WHERE status = 'sent'")) < mails:
-                await asyncio.sleep(_POLL_SECONDS)
-    except TimeoutError:
-        raise BenchError(f"{sent} of {mails} mails were sent after {PATIENCE_SECONDS:.0f} s") from None
-    finally:
-        await connection.close()
+_LABELS = {
+    "  all processes": "cpu_ms",
+    "transactions per order": "transactions",
+    "statements per order": "statements",
+    "orders/s to the last mail": "orders_per_second",
+    "last mail after last POST, s": "seconds_behind",
+    "cores with nothing to do": "idle_cores",
+}
 
 
-async def spent(platform: Platform) -> Spent:
-    programs = [entry.program.name for entry in platform.supervisor.entries.values() if entry.program.answers]
-    connection = await asyncpg.connect(platform.installation.postgres.dsn)
-    try:
-        transactions = await connection.fetchval("SELECT sum(xact_commit)::int FROM pg_stat_database")
-    finally:
-        await connection.close()
-    return Spent({program: _cpu_seconds(platform.pid(program)) for program in programs}, transactions)
+def _row(label: str, cells: Sequence[str] | Mapping[str, Found]) -> str:
+    return f"{label:30}" + "".join(f"{cell:>14}" for cell in cells)
 
 
-def _cpu_seconds(pid: int) -> float:
-    """Of a process, its children, and those of its children that have ended: PostgreSQL's backends."""
-    process = psutil.Process(pid)
-    own = process.cpu_times()
-    ended = own.children_user + own.children_system
-    children = [child.cpu_times() for child in process.children(recursive=True)]
-    return own.user + own.system + ended + sum(times.user + times.system for times in children)
+def ratios_of(found: Mapping[str, Found]) -> Mapping[str, float]:
+    """By arm: its CPU per order ÷ ours; 1 for guarantees that cost nothing."""
+    if OWN not in found:
+        return {}
+    ours = found[OWN].figures["cpu_ms"]
+    return {name: round(one.figures["cpu_ms"] / ours, 3) for name, one in found.items() if name != OWN}
 
 
-def difference(after: Spent, before: Spent) -> Spent:
-    cpu = {program: after.cpu[program] - before.cpu[program] for program in after.cpu}
-    return Spent(cpu, after.transactions - before.transactions)
+async def main(arguments: argparse.Namespace) -> None:
+    found = {}
+    for name in arguments.only or [*ARMS]:
+        print(f"{name}: {arguments.orders} orders", file=sys.stderr)
+        found[name] = await measure(name, orders=arguments.orders, rate=arguments.rate)
+    report(found)
+    if arguments.chart:
+        from chart import draw  # noqa: PLC0415  matplotlib takes a second to import
 
-
-def report(found: Spent, *, orders: int, seconds: float, idle: float) -> None:
-    milliseconds = {program: cpu / orders * 1000 for program, cpu in found.cpu.items()}
-    total = sum(milliseconds.values())
-    for program, each in sorted(milliseconds.items(), key=lambda item: -item[1]):
-        print(f"{program:22} {each:7.1f} ms")
-    print(f"{'an order':22} {total:7.1f} ms of CPU, {found.transactions / orders:.1f} transactions")
-    print(f"{'to the last mail':22} {orders / seconds:7.1f} orders/s ({orders} in {seconds:.1f} s)")
-    print(f"{'with nothing to do':22} {idle:7.2f} of a core")
-    result = {
-        "bench": "order",
-        "cpu_ms": round(total, 1),
-        "transactions": round(found.transactions / orders, 1),
-        "orders_per_second": round(orders / seconds, 1),
-        "idle_cores": round(idle, 3),
-    }
-    print(json.dumps(result), flush=True)
-
-
-def _arguments(given: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A whole order, in CPU by process.")
-    parser.add_argument("--orders", type=int, default=1000)
-    return parser.parse_args(given)
+        draw(found, arguments.chart)
+    figures = {name: one.figures for name, one in found.items()}
+    print(json.dumps({"bench": "order", "arms": figures, "ratios": ratios_of(found)}), flush=True)
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="A whole order, in CPU by process, beside plain sagas.")
+    parser.add_argument("--orders", type=int, default=500)
+    parser.add_argument("--rate", type=float, help="orders posted a second, however many are unfinished (open loop)")
+    parser.add_argument("--only", action="append", choices=[*ARMS], help="this arm; may be repeated")
+    parser.add_argument("--chart", type=Path, help="an SVG to write")
     try:
-        asyncio.run(main(_arguments(sys.argv[1:]).orders))
+        asyncio.run(main(parser.parse_args()))
     except (BenchError, RunnerError) as error:
         sys.exit(f"bench-order: {error}")

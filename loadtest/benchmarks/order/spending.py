@@ -1,0 +1,56 @@
+"""What a running platform has spent: CPU by program, and what PostgreSQL did."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import asyncpg
+import psutil
+from holdfast_local.platform import Platform, running_platform
+from holdfast_local.settings import LocalSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """CPU seconds by program; committed transactions and statements of all databases, BEGIN and COMMIT included."""
+
+    cpu: Mapping[str, float]
+    transactions: int
+    statements: int
+
+    def __sub__(self, before: "Spent") -> "Spent":
+        cpu = {program: seconds - before.cpu[program] for program, seconds in self.cpu.items()}
+        return Spent(cpu, self.transactions - before.transactions, self.statements - before.statements)
+
+
+async def count_statements(settings: LocalSettings) -> None:
+    """Have the PostgreSQL of these settings count its statements from its next start on."""
+    async with running_platform(settings, wanted=lambda _: False) as platform:
+        connection = await asyncpg.connect(platform.installation.postgres.dsn)
+        try:
+            await connection.execute("CREATE EXTENSION pg_stat_statements")
+            await connection.execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+        finally:
+            await connection.close()
+
+
+async def spent(platform: Platform) -> Spent:
+    """Since the start of each process. PostgreSQL publishes its counts with up to a second's delay; that is awaited."""
+    await asyncio.sleep(1)
+    programs = [entry.program.name for entry in platform.supervisor.entries.values() if entry.program.answers]
+    connection = await asyncpg.connect(platform.installation.postgres.dsn)
+    try:
+        transactions = await connection.fetchval("SELECT sum(xact_commit)::int FROM pg_stat_database")
+        statements = await connection.fetchval("SELECT sum(calls)::int FROM pg_stat_statements")
+    finally:
+        await connection.close()
+    return Spent({program: _cpu_seconds(platform.pid(program)) for program in programs}, transactions, statements)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process, its children, and those of its children that have ended: PostgreSQL's backends."""
+    process = psutil.Process(pid)
+    own = process.cpu_times()
+    ended = own.children_user + own.children_system
+    children = [child.cpu_times() for child in process.children(recursive=True)]
+    return own.user + own.system + ended + sum(times.user + times.system for times in children)
