@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -28,6 +29,8 @@ SECTIONS = (
     "Source",
 )
 
+_FOLDERS = ("docs", "infra", "services")
+
 
 @pytest.mark.parametrize("stem", PATTERNS)
 def test_each_pattern_has_a_module_a_page_and_tests_of_the_same_name(stem: str) -> None:
@@ -48,11 +51,40 @@ def test_the_table_in_the_readme_is_this_map() -> None:
 
 
 def test_no_link_inside_the_project_is_dead() -> None:
-    folders = ("docs", "infra", "services")
-    for page in [*ROOT.glob("*.md"), *(page for folder in folders for page in ROOT.glob(f"{folder}/**/*.md"))]:
+    for page in _pages():
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             if not target.startswith(("http://", "https://", "mailto:")):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_every_module_and_source_file_that_a_page_names_is_there() -> None:
+    """The changelog may name what has gone."""
+    files = {path.relative_to(ROOT).as_posix() for path in _sources()}
+    for page in _pages():
+        if page.name == "CHANGELOG.md":
+            continue
+        for name in re.findall(r"`([\w.][\w./-]*)[^`]*`", page.read_text()):
+            said = f"{page.relative_to(ROOT)} names {name}"
+            if re.fullmatch(r"[\w./-]+\.(?:py|sql|lua)", name):
+                assert any(f"/{file}".endswith(f"/{name}") for file in files), said
+            elif re.fullmatch(r"chassis(?:\.\w+)+", name):
+                assert _exists(name), said
+
+
+def _exists(name: str) -> bool:
+    try:
+        resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def _pages() -> list[Path]:
+    return [*ROOT.glob("*.md"), *(page for folder in _FOLDERS for page in ROOT.glob(f"{folder}/**/*.md"))]
+
+
+def _sources() -> list[Path]:
+    return [path for folder in (*_FOLDERS, "loadtest", "tests") for path in ROOT.glob(f"{folder}/**/*.*")]
 
 
 def _map(stem: str) -> tuple[str, str, str]:
