@@ -130,7 +130,7 @@ PIECES = (
 """What is repeated: what the scanners look for, its beginnings, and what each takes for an end."""
 
 OUR_OWN = {
-    "chassis/config/__init__.py _valid_values": "settings",
+    "chassis/config/problems.py _valid_values": "settings",
     "chassis/config/layers.py _options_layer": "a command's options",
     "chassis/config/layers.py known_names": "names of settings",
     "chassis/migrations/__init__.py _wait": "the driver's message",

@@ -50,7 +50,7 @@ OTHER_RULES: Mapping[tuple[str, str], tuple[Mapping[str, Any], str]] = {
         for service in ("Orders", "Payments", "Notifications", "WebhookIngest")
     },
     ("RateLimitSettings", "_tiers_exist"): ({"rate_limit.tier_of": {"acme": "gold"}}, "does not have: gold"),
-    ("RateLimitSettings", "_tiers_keep_the_bounds"): (
+    ("RateLimitSettings", "_tiers_are_within_bounds"): (
         {"rate_limit.tiers": {"gold": 1000}, "rate_limit.rate_per_second": 100},
         "tier gold is above 10,000 a second",
     ),

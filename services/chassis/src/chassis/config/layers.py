@@ -1,7 +1,7 @@
-"""The layers of configuration as they are found: files, variables, options, each with what is wrong about it.
+"""The layers of configuration: files, variables and options are read here, each with the problems found in it.
 
-pydantic-settings reads each layer of text; what it does not do is done here: it ignores a variable that it does not
-know, and lets one unreadable value hide every other problem.
+pydantic-settings parses the layers of text. Alone, it would ignore an unknown variable, and report only the first
+unreadable value; this module reports both kinds of problem in full.
 """
 
 import difflib
@@ -37,30 +37,30 @@ class Layer:
     problems: list[str]
 
     def gives(self, name: str) -> bool:
-        """Whether it gives this setting, as a whole or in part (of `rate_limit.tiers`: `rate_limit.tiers.gold`)."""
+        """Whether the layer gives this setting or a part of it (`rate_limit.tiers.gold` for `rate_limit.tiers`)."""
         return is_given(name, _names(self.values))
 
 
 def read_layers(settings_type: type[ServiceSettings], options: Sequence[str]) -> list[Layer]:
     """The layers above the defaults, lowest first."""
     dotenv, problems = _dotenv()
-    places = _places()
+    locations = _locations()
     local = _variables_layer(".env", settings_type, dotenv)
     return [
-        _file_layer("common file", "HOLDFAST_COMMON_FILE", places["HOLDFAST_COMMON_FILE"]),
-        _file_layer("service file", "HOLDFAST_SERVICE_FILE", places["HOLDFAST_SERVICE_FILE"]),
+        _file_layer("common file", "HOLDFAST_COMMON_FILE", locations["HOLDFAST_COMMON_FILE"]),
+        _file_layer("service file", "HOLDFAST_SERVICE_FILE", locations["HOLDFAST_SERVICE_FILE"]),
         Layer(local.name, local.values, problems + local.problems),
         _variables_layer("environment", settings_type, _environment()),
-        _secrets_layer(settings_type, Path(places["HOLDFAST_SECRETS_DIR"])),
+        _secrets_layer(settings_type, Path(locations["HOLDFAST_SECRETS_DIR"])),
         _options_layer(settings_type, options),
     ]
 
 
 def digest_of_files() -> str:
-    """Differs when any file of a layer does: one that was written, replaced by a link, added or taken away."""
-    places = _places()
-    secrets = Path(places["HOLDFAST_SECRETS_DIR"])
-    files = [Path(".env"), Path(places["HOLDFAST_COMMON_FILE"]), Path(places["HOLDFAST_SERVICE_FILE"])]
+    """A digest of the files of all layers. It changes when a file is written, replaced by a link, added or removed."""
+    locations = _locations()
+    secrets = Path(locations["HOLDFAST_SECRETS_DIR"])
+    files = [Path(".env"), Path(locations["HOLDFAST_COMMON_FILE"]), Path(locations["HOLDFAST_SERVICE_FILE"])]
     digest = hashlib.sha256()
     for path in (*files, *_secret_files(secrets)):
         try:
@@ -72,49 +72,49 @@ def digest_of_files() -> str:
 
 
 def _dotenv() -> tuple[dict[str, str], list[str]]:
-    """The variables of ours in `.env`, and what is wrong with it."""
+    """The `HOLDFAST_…` variables in `.env`, and the problems of that file."""
     try:
         text = Path(".env").read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError):  # a virtual environment may be called so
+    except (FileNotFoundError, IsADirectoryError):  # a directory named .env may be a virtual environment
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f".env cannot be read: {type(error).__name__}"]
     if broken := [line.original.line for line in parse_stream(StringIO(text)) if line.error]:
         return {}, [f".env, line {number}: must be name=value" for number in broken]
-    found = dotenv_values(stream=StringIO(text))  # which would leave out a broken line
+    found = dotenv_values(stream=StringIO(text))  # it would skip a broken line silently
     return {name: text for name, text in found.items() if text is not None and _is_ours(name)}, []
 
 
 def _environment() -> dict[str, str]:
-    """The variables of ours in the environment."""
+    """The `HOLDFAST_…` variables in the environment."""
     return {name: text for name, text in os.environ.items() if _is_ours(name)}
 
 
-def _places() -> dict[str, str]:
-    """Where the files of the layers are."""
+def _locations() -> dict[str, str]:
+    """The paths of the layers' files, by the variables that set them."""
     dotenv, _ = _dotenv()
     return LOCATIONS | {name: text for name, text in (dotenv | _environment()).items() if name in LOCATIONS}
 
 
 def _secret_files(directory: Path) -> list[Path]:
-    """One file per setting. Kubernetes keeps its own files, which start with a dot, beside them."""
+    """The files of the directory, one per setting. Names with a leading dot are left out: Kubernetes uses them."""
     if not directory.is_dir():
         return []
     return [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
 
 
 def _file_layer(name: str, location: str, path: str) -> Layer:
-    """A YAML file. One that nobody asked for may be missing."""
+    """The layer of a YAML file. The file may be missing at its default location, but not at a configured one."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Layer(name, {}, _missing(location, path))
     except yaml.MarkedYAMLError as error:
-        # Not the whole message: it quotes the file.
+        # The whole message would quote the file, which may hold secrets.
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return Layer(name, {}, [f"{location}: {path}, line {line}: {error.problem}"])
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        # ValueError: text that is not UTF-8, or what only looks like a date or a number, such as 2026-13-01.
+        # ValueError: the text is not UTF-8, or has an invalid date or number, such as 2026-13-01.
         return Layer(name, {}, [f"{location}: {path} cannot be read: {type(error).__name__}"])
     if values is None:
         return Layer(name, {}, [])
@@ -158,9 +158,10 @@ def _text_layer(
     *,
     spell: Callable[[str], str],
 ) -> Layer:
-    """What was given as text: where it stands → (its name as in a variable, without prefix; the text).
+    """A layer whose values are text. `given` maps the location of a value to its name and text.
 
-    Lists, objects and whole groups may be given as JSON. `spell` turns a dotted name into how this layer writes it.
+    The name is spelt as in a variable, without the prefix. Lists, objects and whole groups may be given as JSON.
+    `spell` turns a dotted name into the spelling of this layer, for messages.
     """
     settings = settings_of(settings_type)
     known = known_names(settings)
@@ -168,17 +169,17 @@ def _text_layer(
     source = _TextSource(settings_type)
     source.env_vars = {}
     problems = []
-    for place, (given_name, text) in given.items():
+    for location, (given_name, text) in given.items():
         spelt = given_name.lower()
         if _is_known(spelt, known, mappings):
             source.env_vars[f"{PREFIX}{spelt}".lower()] = text
         else:
-            problems.append(f"{place}: no such setting{nearest(spelt, known, spell)}")
+            problems.append(f"{location}: no such setting{nearest(spelt, known, spell)}")
     return Layer(name, source(), problems)
 
 
 class _TextSource(EnvSettingsSource):
-    """Reads `env_vars`, whatever they came from. JSON that cannot be read is left to validation, which names it."""
+    """Reads `env_vars`, from any layer of text. Unreadable JSON stays text, so that validation reports it by name."""
 
     env_vars: dict[str, str | None]
 
@@ -198,7 +199,7 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Every setting by its dotted name, in the order of the models."""
+    """Every setting by its dotted name, in the order of the models' fields."""
     found: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -210,7 +211,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo
 
 
 def variable(name: str) -> str:
-    """The environment variable of a dotted setting name: `http.port` → `HOLDFAST_HTTP__PORT`."""
+    """The environment variable of a setting: `http.port` → `HOLDFAST_HTTP__PORT`."""
     return PREFIX + flat(name).upper()
 
 
@@ -225,7 +226,7 @@ def is_given(name: str, names: Iterable[str]) -> bool:
 
 
 def known_names(settings: Mapping[str, FieldInfo]) -> dict[str, str]:
-    """The dotted names of settings and of groups (a group may be given as JSON), by how a variable spells them."""
+    """The dotted names of all settings and groups (a group may be given as JSON), by their spelling in a variable."""
     parts = [name.split(".") for name in settings]
     return {"__".join(part[:n]): ".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
 
@@ -236,7 +237,7 @@ def nearest(name: str, known: Mapping[str, str], spell: Callable[[str], str]) ->
 
 
 def _is_known(name: str, known: Mapping[str, str], mappings: set[str]) -> bool:
-    """Whether it is a setting, a group or an entry of a mapping (`rate_limit__tiers__gold`)."""
+    """Whether this is the name of a setting, of a group or of an entry of a mapping (`rate_limit__tiers__gold`)."""
     return name in known or any(name.startswith(f"{mapping}__") for mapping in mappings)
 
 
@@ -249,7 +250,7 @@ def _missing(location: str, path: str) -> list[str]:
 
 
 def _names(values: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """The dotted names that a layer gives values to."""
+    """The dotted names of all values of a layer."""
     names = set()
     for name, value in values.items():
         inner = isinstance(value, dict) and value

@@ -1,4 +1,4 @@
-"""Settings of calls to others: retries, breaker, bulkhead, and where requests may go at all."""
+"""Settings of calls to dependencies: retries, circuit breaker, bulkhead, and the addresses that may be called."""
 
 from ipaddress import IPv4Network, IPv6Network
 from typing import ClassVar
@@ -10,72 +10,96 @@ from chassis.config.settings.model import RELOADED, Group, Port, Rule, Seconds, 
 
 class RetrySettings(Group):
     max_attempts: int = Field(
-        3, ge=1, le=10, description="Attempts in all, the first one included; more only prolongs an outage."
+        3, ge=1, le=10, description="Attempts, including the first one. More attempts only prolong an outage."
     )
     base_delay: Timeout = Field(0.1, description="Seconds; wait n = 0, 1, … is U(0, min(max_delay, base_delay·2ⁿ)).")
-    max_delay: Timeout = Field(2.0, description="Seconds; cap of one wait: as long as an attempt.")
+    max_delay: Timeout = Field(2.0, description="Seconds; longest wait before a retry: as long as an attempt.")
     total_timeout: Timeout = Field(
-        7.0, description="Seconds for all attempts and waits: 3 × 2 s and the waits, below the default deadline."
+        7.0, description="Seconds for all attempts and waits: 3 × 2 s plus the waits. Below the default deadline."
     )
     budget_ratio: float = Field(
-        0.1, ge=0, le=1, description="Retries earned per call: 10 % keeps a storm at 1.1 × load."
+        0.1,
+        ge=0,
+        le=1,
+        description="Retries that each call adds to the budget: 0.1 limits a retry storm to 1.1 × the load.",
     )
     budget_floor: float = Field(
         10.0,
         ge=0,
         le=1000,
-        description="Retries in hand at rest, so that a quiet service may retry; a storm spends them once.",
+        description="Retries in the budget at rest, so that a quiet service may retry. A retry storm spends them once.",
     )
-    budget_refill_seconds: Seconds = Field(60.0, description="Seconds in which a spent floor comes back by itself.")
+    budget_refill_seconds: Seconds = Field(
+        60.0, description="Seconds in which an empty budget refills to budget_floor without calls."
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (Rule("base_delay", "≤", "max_delay", "or every wait is the cap"),)
 
 
 class BreakerSettings(Group):
-    """For what an order waits for, so it is tried soon; `docs/patterns/circuit_breaker.md` has presets for others."""
+    """The defaults suit a dependency that an order waits for. `docs/patterns/circuit_breaker.md` has other presets."""
 
-    failure_rate: float = Field(0.5, gt=0, le=1, description="Share of failed calls in the window that opens it.")
-    slow_call_rate: float = Field(0.8, gt=0, le=1, description="Share of slow calls in the window that opens it.")
-    slow_call_duration: Timeout = Field(
-        1.0, description="Seconds from which a call is slow: half the attempt time-out, or it would never show."
+    failure_rate: float = Field(
+        0.5, gt=0, le=1, description="Share of failed calls in the window that opens the breaker."
     )
-    minimum_calls: int = Field(5, ge=1, le=10_000, description="Calls in the window before rates mean anything.")
+    slow_call_rate: float = Field(
+        0.8, gt=0, le=1, description="Share of slow calls in the window that opens the breaker."
+    )
+    slow_call_duration: Timeout = Field(
+        1.0, description="Seconds from which a call counts as slow: half of attempt_timeout."
+    )
+    minimum_calls: int = Field(
+        5, ge=1, le=10_000, description="Calls in the window below which the breaker does not open."
+    )
     window_size: int = Field(
-        20, ge=1, le=10_000, description="Calls the window holds: the last seconds of a busy process."
+        20, ge=1, le=10_000, description="Calls in the window: the last seconds of a busy process."
     )
     window_seconds: Seconds = Field(60.0, description="Seconds after which a call leaves the window.")
     open_seconds: Seconds = Field(
-        15.0, description="Seconds open before it lets calls try: most restarts are over; doubled each time it fails."
+        15.0,
+        description="Seconds open before trial calls are let through; most restarts are over by then. Doubled after "
+        "each "
+        "failed trial.",
     )
-    max_open_seconds: Seconds = Field(60.0, description="Seconds; cap of that doubling.")
+    max_open_seconds: Seconds = Field(60.0, description="Seconds; limit of the doubling of open_seconds.")
     open_jitter: float = Field(
-        0.2, ge=0, lt=1, description="Share by which open time varies, so that replicas do not try together."
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share by which open_seconds varies at random, so that replicas do not send their trial calls "
+        "together.",
     )
     half_open_calls: int = Field(
         1,
         ge=1,
         le=100,
-        description="Calls that may try while half-open, in flight included; as many successes close it.",
+        description="Trial calls while half-open, including those in flight. As many successes close the breaker.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("minimum_calls", "≤", "window_size", "or it never opens"),
-        Rule("open_seconds", "≤", "max_open_seconds", "or the cap is below what is capped"),
+        Rule("minimum_calls", "≤", "window_size", "or the breaker never opens"),
+        Rule("open_seconds", "≤", "max_open_seconds", "or the limit is below the value that it limits"),
     )
 
 
 class DependencySettings(Group):
-    """One HTTP dependency: where it is, and how a call to it is bounded."""
+    """One HTTP dependency: its address, and the limits of a call to it."""
 
-    base_url: Url = Field(description="Scheme, host and port; paths are the client's.")
-    connect_timeout: Timeout = Field(1.0, description="Seconds to get a connection, the pool's queue included.")
+    base_url: Url = Field(description="Scheme, host and port. The client adds the path.")
+    connect_timeout: Timeout = Field(
+        1.0, description="Seconds to get a connection, including the wait for a free one in the pool."
+    )
     attempt_timeout: Timeout = Field(2.0, description="Seconds for one attempt, from sending to the last byte.")
     max_connections: int = Field(20, ge=1, le=1000, description="Connections of one process to this dependency.")
     max_in_flight: int = Field(
-        16, ge=1, le=1000, description="Bulkhead: calls under way at once, below max_connections."
+        16, ge=1, le=1000, description="Bulkhead: calls in flight at once; at most max_connections."
     )
     max_response_bytes: int = Field(
-        1_048_576, ge=1, le=104_857_600, description="1 MiB: a thousand times the largest answer we expect."
+        1_048_576,
+        ge=1,
+        le=104_857_600,
+        description="Bytes of an answer; a larger one is an error. 1 MiB is a thousand times the largest expected "
+        "answer.",
     )
     retry: RetrySettings = RetrySettings()
     breaker: BreakerSettings = BreakerSettings()
@@ -84,42 +108,45 @@ class DependencySettings(Group):
         Rule("connect_timeout", "≤", "attempt_timeout", "or it never takes effect"),
         Rule("attempt_timeout", "≤", "retry.total_timeout", "or it never takes effect"),
         Rule("breaker.slow_call_duration", "<", "attempt_timeout", "or no call is ever slow"),
-        Rule("max_in_flight", "≤", "max_connections", "or calls wait in the pool's queue"),
+        Rule("max_in_flight", "≤", "max_connections", "or calls wait for a connection of the pool"),
     )
 
 
 class ExternalDependencySettings(DependencySettings):
-    """Somebody else's service."""
+    """A service of another company."""
 
-    api_key: Secret = Field(description="Our key there, sent as `Authorization: Bearer`.")
+    api_key: Secret = Field(description="API key for the dependency, sent as `Authorization: Bearer`.")
 
 
 class ServiceDependencySettings(DependencySettings):
     """A service of this platform."""
 
     token_secret: ServiceSecret = Field(
-        description="What we sign our tokens for it with; it has the same under our name in `auth.service_secrets`.",
+        description="Secret that signs this service's tokens for the dependency. The dependency has the same secret "
+        "under this "
+        "service's name in `auth.service_secrets`.",
         json_schema_extra=RELOADED,
     )
 
 
 class EgressSettings(Group):
-    """Where requests may go whose address a customer chose."""
+    """The addresses to which requests may go if a customer chose the address."""
 
-    allow_insecure: bool = Field(False, description="Also http: for development and tests.")
+    allow_insecure: bool = Field(False, description="Whether plain http is allowed, for development and tests.")
     allowed_ports: tuple[Port, ...] = Field(
         (443,),
         min_length=1,
         max_length=16,
-        description="Others would let a customer look for what listens; a long list would be no limit.",
+        description="Ports that may be called. More of them would let a customer scan for open ports.",
     )
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
         max_length=16,
-        description="Networks that are allowed though they are not public, such as 127.0.0.0/8 in development.",
+        description="Networks that are allowed although they are not public, such as 127.0.0.0/8 in development.",
     )
     refused_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
         max_length=64,
-        description="Networks that are refused in any case: our own public addresses, our network's NAT64 prefix.",
+        description="Networks that are always refused, such as the platform's public addresses and the network's NAT64 "
+        "prefix.",
     )

@@ -1,6 +1,7 @@
-"""What a setting is made of: its type with both limits, its group, the rules it keeps with others.
+"""The parts that settings are made of: types with limits, groups, and rules between settings.
 
-Every type is bounded on both sides: what is far outside is a mistake of unit or of a digit, and is found at start.
+Every type has a lower and an upper limit. A value far outside is usually a wrong unit or a typing error. The process
+refuses it at start.
 """
 
 import operator
@@ -13,33 +14,33 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 type Timeout = Annotated[float, Field(gt=0, le=60)]
-"""Seconds that a request or job waits for one thing. A minute outlives every caller; 5000 was meant as milliseconds."""
+"""Seconds that a request or job waits for one thing. No caller waits a minute; 5000 is meant as milliseconds."""
 type Seconds = Annotated[float, Field(gt=0, le=3600)]
-"""Seconds between things that recur, and of leases: an hour, beyond which a fault would go unnoticed for a day."""
+"""Seconds of a recurring interval or a lease, an hour at most: a longer one would hide a fault for a day."""
 type Period = Annotated[float, Field(gt=0, le=31_622_400)]
-"""Seconds that something is kept: a year; what is kept longer belongs into an archive."""
+"""Seconds that data is retained, a year at most: older data belongs in an archive."""
 type Port = Annotated[int, Field(ge=1, le=65_535)]
 type Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9_.:-]+$")]
-"""A host name (253 is DNS' limit) or an address."""
+"""A host name (DNS allows 253 characters) or an IP address."""
 type ListenHost = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^(\*|[A-Za-z0-9_.:-]+)$")]
-"""The same, or `*`: every address that the machine has, of IPv4 and of IPv6."""
+"""A `Host`, or `*` for every IPv4 and IPv6 address of the machine."""
 type Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")]
-"""Without user and password: they belong into a secret file. 2048 is what every proxy takes."""
+"""A URL without user and password, which belong in a secret file. Every proxy accepts 2048 characters."""
 type Identifier = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[^\s\x00-\x1f]+$")]
-"""PostgreSQL cuts a longer name off at 63 bytes, and then means another one."""
+"""A name in PostgreSQL, which cuts a longer one off at 63 bytes and so would mean another name."""
 type Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
-"""Never empty. A longer one is a file that got there by mistake: the largest key in use is under 4 KiB."""
+"""A secret that is not empty. No key in use is longer than 4 KiB; a longer value is the wrong file."""
 type ServiceSecret = Annotated[SecretStr, Field(min_length=32, max_length=256)]
-"""What two services sign tokens with: at least 32 characters, 128 random bits in hex."""
+"""A secret that two services sign tokens with. It has at least 32 characters: 128 random bits in hex."""
 
 RELOADED: Final[JsonDict] = {"reloaded": True}
-"""Marks a setting whose new value is taken over while the process runs; every other one needs a restart."""
+"""Marks a setting whose new value takes effect while the process runs. Every other setting needs a restart."""
 
 
 class Rule(NamedTuple):
-    """What must hold between settings of one group: `left` is below (<), at most (≤) or different from (≠) `right`.
+    """A relation between settings of one group: `left` is below (<), at most (≤) or different from (≠) `right`.
 
-    A side is a setting, dotted from the group, or a sum of settings and numbers: `"drain_timeout + 5"`.
+    A side is the dotted name of a setting inside the group, or a sum of settings and numbers: `"drain_timeout + 5"`.
     """
 
     left: str
@@ -49,11 +50,11 @@ class Rule(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The settings it is about."""
+        """The settings that the rule mentions."""
         return tuple(term for term in (*self.left.split(" + "), *self.right.split(" + ")) if not _is_number(term))
 
     def within(self, prefix: str) -> "Rule":
-        """The same rule as seen from outside the group: `prefix` ends with a dot."""
+        """The same rule with names as seen from outside the group. `prefix` ends with a dot."""
         return self._replace(left=_prefixed(self.left, prefix), right=_prefixed(self.right, prefix))
 
     def holds(self, value_of: Callable[[str], float]) -> bool:
@@ -78,12 +79,12 @@ def _sum(side: str, value_of: Callable[[str], float]) -> float:
 
 
 class Ruled(BaseModel):
-    """Settings that keep `rules`; `settings` of a group further in are named with dots."""
+    """Settings whose `rules` are checked. A rule names a setting of an inner group with dots."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="after")
-    def _keep_rules(self) -> Self:
+    def _check_rules(self) -> Self:
         broken = [str(rule) for rule in self.rules if not rule.holds(partial(_value_of, self))]
         if broken:
             raise PydanticCustomError(BROKEN_RULE, "{rules}", {"rules": "; ".join(broken)})
@@ -91,7 +92,17 @@ class Ruled(BaseModel):
 
 
 BROKEN_RULE: Final = "broken_rule"
-"""The type of the validation error that says which rules are broken."""
+"""The type of the validation error that lists the broken rules."""
+
+
+def rules_of(model: type[Ruled], prefix: str = "") -> list[Rule]:
+    """Every rule of the model and of its groups, with names as seen from the whole."""
+    found = [rule.within(prefix) for rule in model.rules]
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Ruled):
+            found += rules_of(inner, f"{prefix}{name}.")
+    return found
 
 
 def _value_of(model: BaseModel, name: str) -> Any:
@@ -99,6 +110,6 @@ def _value_of(model: BaseModel, name: str) -> Any:
 
 
 class Group(Ruled):
-    """A group of settings: immutable, a name it does not know is an error, and errors do not quote values."""
+    """A group of settings. It is immutable and refuses unknown names; its errors do not quote values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -1,4 +1,4 @@
-"""Settings of what is kept: database, Redis, caches, jobs, the outbox and what looks after them."""
+"""Settings of PostgreSQL, Redis and caches."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -9,7 +9,6 @@ from chassis.config.settings.model import (
     Group,
     Host,
     Identifier,
-    Period,
     Port,
     Rule,
     Seconds,
@@ -20,7 +19,7 @@ from chassis.errors import ConfigurationError
 
 
 class BudgetSettings(Group):
-    """Who else opens connections on the same server: the start-up check adds it up. In a cluster the chart says it."""
+    """The processes that share the database server. A check at start adds up their connections."""
 
     api_replicas: int = Field(
         1, ge=0, le=10_000, description="API processes of this service.", json_schema_extra=RELOADED
@@ -32,7 +31,7 @@ class BudgetSettings(Group):
         1,
         ge=1,
         le=2,
-        description="2 where all old processes may still drain beside as many new ones, as in a roll-out.",
+        description="2 if all old processes may still drain while as many new ones run, as in a roll-out.",
         json_schema_extra=RELOADED,
     )
     others: int = Field(
@@ -46,75 +45,81 @@ class BudgetSettings(Group):
         10,
         ge=0,
         le=10_000,
-        description="Connections that no process of ours takes: 3 that PostgreSQL keeps for superusers, and 7 for "
-        "people: commands, psql, an audit.",
+        description="Connections that no service takes: 3 that PostgreSQL reserves for superusers, and 7 for commands, "
+        "psql and audits.",
         json_schema_extra=RELOADED,
     )
 
 
 class DatabaseSettings(Group):
-    host: Host = Field("127.0.0.1", description="Where PostgreSQL is.")
-    port: Port = Field(5432, description="PostgreSQL's own default.")
-    name: Identifier = Field(description="One database per service.")
-    user: Identifier = Field(description="The role of run time: reads and writes rows, cannot change the schema.")
+    host: Host = Field("127.0.0.1", description="Host of PostgreSQL.")
+    port: Port = Field(5432, description="Port of PostgreSQL; its usual one.")
+    name: Identifier = Field(description="Name of the database. Each service has its own.")
+    user: Identifier = Field(
+        description="Role of a running process. It reads and writes rows, and cannot change the schema."
+    )
     password: Secret = Field(
-        description="Of the role of run time. New connections take the current one.", json_schema_extra=RELOADED
+        description="Password of `user`. Each new connection uses the current one.", json_schema_extra=RELOADED
     )
     next_password: Secret | None = Field(
         None,
-        description="One that is about to become valid: tried when `password` is refused, so that it can be replaced "
-        "in the database without a gap.",
+        description="Password that is about to replace `password`. It is tried when `password` is refused, so that the "
+        "change in the database causes no failures.",
         json_schema_extra=RELOADED,
     )
-    migration_user: Identifier | None = Field(None, description="The role that owns the schema; only `migrate` has it.")
-    migration_password: Secret | None = Field(None, description="Of the role that owns the schema.")
+    migration_user: Identifier | None = Field(None, description="Role that owns the schema. Only `migrate` uses it.")
+    migration_password: Secret | None = Field(None, description="Password of `migration_user`.")
     pool_size: int = Field(
         10,
         ge=1,
         le=100,
-        description="Connections kept. N = λ × hold time: 200 requests/s × 15 ms = 3, and room for bursts. "
-        "100 is all that a PostgreSQL allows by default.",
+        description="Connections of one process. N = λ × hold time: 200 requests/s × 15 ms = 3, plus room for bursts. "
+        "At most 100, which is all that a PostgreSQL server allows by default.",
     )
     max_overflow: int = Field(
         0,
         ge=0,
         le=100,
-        description="Connections beyond pool_size, closed when given back. None: in a burst each would log in and "
-        "prepare its statements anew, all the time.",
+        description="Connections beyond pool_size, which are closed after each use. 0, because in a burst each of them "
+        "would log in and prepare its statements again and again.",
     )
     pool_timeout: Annotated[float, Field(gt=0, le=2)] = Field(
         1.0,
-        description="Seconds to wait for a connection, then 503. SQLAlchemy's 30 s outlives every caller.",
+        description="Seconds to wait for a connection, then 503. No caller waits SQLAlchemy's default of 30 s.",
     )
     pool_recycle: Annotated[float, Field(gt=0, le=86_400)] = Field(
         1800.0,
-        description="Seconds until a connection is replaced: under every idle cut-off. At most a day, so that a "
-        "replaced password is no longer in use the day after.",
+        description="Seconds until a connection is replaced: less than any firewall's idle limit. At most a day, so "
+        "that "
+        "no connection uses a replaced password for longer.",
     )
-    connect_timeout: Timeout = Field(3.0, description="Seconds to open a connection: a hundred times a usual one.")
+    connect_timeout: Timeout = Field(
+        3.0, description="Seconds to open a connection: a hundred times the usual duration."
+    )
     statement_timeout: Timeout = Field(
-        5.0, description="Seconds until the server ends a statement: half the default deadline."
+        5.0, description="Seconds until the server ends a statement: half the default deadline of a request."
     )
     idle_in_transaction_timeout: Timeout = Field(
-        10.0, description="Seconds until the server ends an idle transaction: a request's deadline."
+        10.0, description="Seconds until the server ends an idle transaction: the default deadline of a request."
     )
     lock_timeout: Timeout = Field(2.0, description="Seconds to wait for a row lock; less than statement_timeout.")
     overdue_after: Timeout = Field(
         7.5,
-        description="Seconds after which a connection that is held is told, with the place that took it: above one "
-        "statement's 5, and below the 10 after which the server ends what idles.",
+        description="Seconds after which a connection that is still in use is logged, with the code that took it. "
+        "Above "
+        "statement_timeout, and below idle_in_transaction_timeout.",
     )
     held_calls: Literal["warn", "refuse"] = Field(
         "warn",
-        description="An outbound call while a connection is held: `refuse` finds it in tests; `warn` tells each place "
-        "once, since a slow call is better than none in production.",
+        description="Reaction to an outbound call while a connection is in use. `refuse` raises an error, for tests. "
+        "`warn` logs each calling line once, since in production a slow call is better than none.",
     )
     budget: BudgetSettings = BudgetSettings()
 
     rules: ClassVar[tuple[Rule, ...]] = (Rule("lock_timeout", "<", "statement_timeout", "or it never takes effect"),)
 
     def as_owner(self) -> Self:
-        """The same database for the role that owns the schema; raises `ConfigurationError` without its login."""
+        """The same database, as the role that owns the schema. Raises `ConfigurationError` if it has no login."""
         if self.migration_user is None or self.migration_password is None:
             names = ("MIGRATION_USER", "MIGRATION_PASSWORD")
             raise ConfigurationError([f"HOLDFAST_DATABASE__{name} is needed for this" for name in names])
@@ -123,34 +128,36 @@ class DatabaseSettings(Group):
 
     @property
     def passwords(self) -> tuple[SecretStr, ...]:
-        """What a new connection shows, in this order, until one is taken."""
+        """The passwords that a new connection tries, in this order."""
         return (self.password, self.next_password) if self.next_password else (self.password,)
 
 
 class RedisSettings(Group):
-    host: Host = Field("127.0.0.1", description="Where Redis or Valkey is.")
-    port: Port = Field(6379, description="Redis' own default.")
-    password: Secret | None = Field(None, description="None: the server wants none.")
+    host: Host = Field("127.0.0.1", description="Host of Redis or Valkey.")
+    port: Port = Field(6379, description="Port of Redis; its usual one.")
+    password: Secret | None = Field(None, description="Password of Redis. None if the server needs none.")
     prefix: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")] = Field(
         "holdfast",
-        description="How all keys begin. Each installation on a Redis needs one of its own: a second one is refused.",
+        description="Start of the name of every key. Installations that share a Redis need different prefixes: a "
+        "second "
+        "one with the same prefix is refused.",
     )
     timeout: Annotated[float, Field(gt=0, le=5)] = Field(
-        0.05, description="Seconds for a limiter or cache command; past it the caller does without."
+        0.05, description="Seconds for a command of the limiter or the cache, which then go on without Redis."
     )
     stream_timeout: Timeout = Field(5.0, description="Seconds for a stream command, which may block on purpose.")
     max_connections: int = Field(
-        20, ge=1, le=1000, description="Connections of one process; the limiter and cache need few."
+        20, ge=1, le=1000, description="Connections of one process. The limiter and the cache need few."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("timeout", "≤", "stream_timeout", "which also covers what blocks on purpose"),
+        Rule("timeout", "≤", "stream_timeout", "which includes the time that a stream command blocks on purpose"),
     )
 
 
 class CacheSettings(Group):
     ttl: Annotated[float, Field(gt=0, le=86_400)] = Field(
-        60.0, description="Seconds a value is fresh: how old it may be where no invalidation arrived. At most a day."
+        60.0, description="Seconds that a value is fresh: its greatest age if an invalidation is lost. At most a day."
     )
     ttl_jitter: float = Field(
         0.1, ge=0, lt=1, description="Share by which a TTL is shortened at random, so that keys do not expire together."
@@ -159,131 +166,54 @@ class CacheSettings(Group):
         30.0,
         ge=0,
         le=86_400,
-        description="Seconds after that for which a value is answered at once, while it is loaded anew.",
+        description="Seconds after the TTL in which readers still get the old value at once, while it is loaded again.",
     )
     stale_if_error: float = Field(
         300.0,
         ge=0,
         le=86_400,
-        description="Seconds after that for which a value is answered when its origin fails or takes longer than "
-        "wait_timeout: five minutes, in which somebody comes to look.",
+        description="Seconds after the TTL in which readers still get the old value when its origin fails or takes "
+        "longer than wait_timeout. Five minutes: time for an operator to react.",
     )
     near_ttl: float = Field(
         1.0,
         ge=0,
         le=10,
-        description="Seconds for which a process answers from its memory what it read from Redis, where a value "
-        "may be so much older: nobody notices a second, and it is most reads of a popular key. 0: always ask Redis.",
+        description="Seconds for which a process caches in its memory a value that it read from Redis. A value may be "
+        "that much older, and most reads of a popular key need no call to Redis. 0 disables it.",
     )
-    negative_ttl: Seconds = Field(5.0, description="Seconds an absence is remembered: short, since creation ends it.")
+    negative_ttl: Seconds = Field(
+        5.0,
+        description="Seconds that a missing value is cached as missing. Short, since it may be created at any time.",
+    )
     early_beta: float = Field(
         1.0,
         ge=0,
         le=10,
-        description="How early a value is renewed before its TTL is over, in times of its load (XFetch's β). 1: about "
-        "one reader of a busy key does so; 0: none, it turns stale first.",
+        description="How early a value is reloaded before its TTL ends, as a multiple of its load time (XFetch's β). "
+        "With "
+        "1, about one reader of a busy key reloads it early. With 0, none does.",
     )
     lock_ttl: Timeout = Field(
         12.0,
-        description="Seconds a load may hold its lease: above all that it may wait for, since what comes later is not "
-        "stored.",
+        description="Seconds that a load may hold its lease. Longer than the longest load, because the result of a "
+        "later "
+        "one is not stored.",
     )
     wait_timeout: Timeout = Field(
         2.0,
-        description="Seconds a reader waits for another process's load, or for its turn while Redis fails: a hundred "
-        "times a usual load, and short enough to load by itself after it.",
+        description="Seconds that a reader waits for another process's load, or for its turn while Redis is down. A "
+        "hundred "
+        "times a usual load, and short enough for the reader to load the value itself afterwards.",
     )
     bypass_concurrency: int = Field(
-        4, ge=1, le=100, description="Loads at once while Redis fails: below database.pool_size, so that writes pass."
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("negative_ttl", "≤", "ttl", "or what is absent is believed for longer than what is there"),
-        Rule("stale_while_revalidate", "≤", "stale_if_error", "or a stale value has gone before its time is over"),
-    )
-
-
-class JobSettings(Group):
-    queue: Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_]*$")] = Field(
-        "default", description="The queue that a worker serves; a job declares its own. A label of metrics."
-    )
-    concurrency: int = Field(
-        8, ge=1, le=100, description="Jobs one worker runs at once; below its database connections."
-    )
-    lease: Seconds = Field(
-        15.0,
-        description="Seconds a worker owns a job without a heartbeat, which comes every third of it; a crash costs "
-        "this much.",
-    )
-    poll_interval: Seconds = Field(1.0, description="Seconds between looks when no wake-up arrives.")
-    backoff_base: Seconds = Field(1.0, description="Seconds; retry n of a job waits U(0, min(backoff_cap, base·2ⁿ)).")
-    backoff_cap: Seconds = Field(60.0, description="Seconds; cap of one wait: how long after an outage it goes on.")
-    backlog_limit: int = Field(
-        10_000,
+        4,
         ge=1,
-        le=100_000,
-        description="Waiting jobs from which an API refuses what would add to them, until 80 % are left. Above what an "
-        "outage of a minute piles up at 100 orders/s; counting that many takes 2 ms, once a second.",
-    )
-    dead_retention: Period = Field(
-        90 * 86_400.0,
-        description="Seconds a dead letter is kept: a quarter, in which somebody has looked at each or never will.",
-    )
-    loop_limit: Seconds = Field(
-        60.0,
-        description="Seconds a process's event loop may stand still; then the process tells where, and ends. "
-        "A worker's leases ran out long before: above every pause that ends by itself.",
+        le=100,
+        description="Loads at once while Redis is down. Below database.pool_size, to leave connections for writes.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("backoff_base", "≤", "backoff_cap", "or every wait is the cap"),
-        Rule("lease", "<", "loop_limit", "or a process ends for a pause that costs it no job"),
-    )
-
-
-class OutboxSettings(Group):
-    batch: int = Field(
-        100, ge=1, le=10_000, description="Rows published in one go: some ms of work, lost when the process dies."
-    )
-    poll_interval: Seconds = Field(
-        1.0, description="Seconds between looks when no wake-up arrives, and until a killed relay is followed."
-    )
-    leader_timeout: Timeout = Field(
-        15.0,
-        description="Seconds of silence after which PostgreSQL ends a relay's session, so that another one leads: "
-        "above the longest wait for Redis.",
-    )
-    retention: Period = Field(
-        7 * 86_400.0, description="Seconds a published row is kept to be published again: a week."
-    )
-    inbox_retention: Period = Field(14 * 86_400.0, description="Seconds a consumed event id is kept; above retention.")
-    stream_max_length: int = Field(
-        100_000,
-        ge=1,
-        le=10_000_000,
-        description="Entries a stream keeps, approximately: a day at 1/s, under 100 MB. When a group has not read that "
-        "many, further events wait in the outbox.",
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("batch", "≤", "stream_max_length", "or a batch never fits into the stream"),
-        Rule("retention", "<", "inbox_retention", "or an event published again is taken for a new one"),
-    )
-
-
-class IdempotencySettings(Group):
-    retention: Period = Field(
-        86_400.0, description="Seconds an answer is kept for its key: a day, far beyond any client's retries."
-    )
-
-
-class SweepSettings(Group):
-    """Sweeps look for what no job and no event moves any more."""
-
-    every: Seconds = Field(15.0, description="Seconds between sweeps; what they find has waited far longer already.")
-    stale_after: Seconds = Field(
-        60.0, description="Seconds without a change before something open is asked about: far above a usual 0.5 s."
-    )
-    batch: int = Field(
-        200, ge=1, le=10_000, description="Rows one sweep takes up, so that its transaction stays short."
+        Rule("negative_ttl", "≤", "ttl", "or a missing value is cached for longer than an existing one"),
+        Rule("stale_while_revalidate", "≤", "stale_if_error", "or a stale value is deleted before its time is over"),
     )

@@ -1,0 +1,81 @@
+"""Explaining: each setting's value and origin, with secrets as fingerprints, and whether two configurations differ."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, SecretStr
+
+from chassis.config.layers import read_layers, settings_of
+from chassis.config.loading import validate
+from chassis.config.settings import ServiceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One setting: its dotted name, its value as text, the layer that gave the value, and the layers it overrode."""
+
+    name: str
+    value: str
+    layer: str
+    shadowed: tuple[str, ...]
+
+
+def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> list[Explained]:
+    """Every setting with the layer that its value came from. Raises `ConfigurationError` as `load` does."""
+    layers = read_layers(settings_type, options)
+    settings = validate(settings_type, settings_type, layers)
+    explained = []
+    for name, value in _flatten(settings):
+        givers = ["default", *(layer.name for layer in layers if layer.gives(name))]
+        explained.append(Explained(name, _show(value), givers[-1], tuple(givers[-2:0:-1])))
+    return explained
+
+
+def config_hash(settings: ServiceSettings) -> str:
+    """12 hex digits over all settings but the secret ones. Replicas with different hashes run different settings."""
+    secret = {name for name, field in settings_of(type(settings)).items() if _holds_secrets(field.annotation)}
+    values = "\n".join(f"{name}={_show(value)}" for name, value in _flatten(settings) if name not in secret)
+    return hashlib.sha256(values.encode()).hexdigest()[:12]
+
+
+def differences(old: ServiceSettings, new: ServiceSettings) -> list[str]:
+    """The dotted names of the settings that differ."""
+    before = dict(_flatten(old))
+    return [name for name, value in _flatten(new) if value != before[name]]
+
+
+def fingerprint(secret: SecretStr) -> str:
+    """A short hash of a secret. It shows whether two processes have the same secret, without the secret itself."""
+    return f"secret:{hashlib.sha256(secret.get_secret_value().encode()).hexdigest()[:8]}"
+
+
+def _flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _holds_secrets(kind: Any) -> bool:
+    """Whether values of this type may hold a secret, even if the present value holds none."""
+    kind = getattr(kind, "__value__", kind)
+    return kind is SecretStr or any(_holds_secrets(inner) for inner in get_args(kind))
+
+
+def _show(value: Any) -> str:
+    """The value as text, with a fingerprint in the place of each secret."""
+    match value:
+        case SecretStr():
+            return fingerprint(value)
+        case dict():
+            return "{" + ", ".join(f"{key}: {_show(item)}" for key, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_show(item) for item in value) + "]"
+        case None:
+            return ""
+        case _:
+            return str(value)

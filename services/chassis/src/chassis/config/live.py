@@ -1,0 +1,57 @@
+"""The settings of a running process: an immutable snapshot, which a reload replaces as a whole."""
+
+from collections.abc import Callable, Sequence
+
+from pydantic import SecretStr
+
+from chassis.config.explaining import config_hash
+from chassis.config.layers import digest_of_files
+from chassis.config.loading import load
+from chassis.config.settings import ServiceSettings
+
+
+class Live[S: ServiceSettings]:
+    """The settings of this process now. `current` is an immutable snapshot; a reload replaces it by another one.
+
+    Code that has to follow a setting that may be reloaded reads it from `current` each time it acts.
+    """
+
+    def __init__(self, settings: S, *, read: Callable[[], S] | None = None, digest: str = "") -> None:
+        self._current = settings
+        self._read = read
+        self._watchers: list[Callable[[S], None]] = []
+        self.digest = digest
+        """The digest of the files of all layers when they were last read."""
+
+    @property
+    def current(self) -> S:
+        return self._current
+
+    @property
+    def hash(self) -> str:
+        return config_hash(self._current)
+
+    def passwords(self) -> Sequence[SecretStr]:
+        """The database passwords that may be valid now, the most likely one first."""
+        return self._current.database.passwords
+
+    def read(self) -> S:
+        """Read the layers again, without a change to `current`. Raises `ConfigurationError` as `load` does."""
+        return self._read() if self._read else self._current
+
+    def replace(self, settings: S) -> None:
+        """Make `settings` the current ones, and call every function that was passed to `watch`."""
+        self._current = settings
+        for watcher in self._watchers:
+            watcher(settings)
+
+    def watch(self, watcher: Callable[[S], None]) -> None:
+        """Call `watcher` now and after each change, for code that cannot read `current` each time it acts."""
+        self._watchers.append(watcher)
+        watcher(self._current)
+
+
+def load_live[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()) -> Live[S]:
+    """The settings as `load` returns them, for a process that reads them again while it runs."""
+    digest = digest_of_files()  # taken first, so that a change during the load is noticed later
+    return Live(load(settings_type, options), read=lambda: load(settings_type, options), digest=digest)

@@ -1,0 +1,124 @@
+"""What is wrong with a configuration: one line for each thing to fix, with the variable and the layer it came from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from chassis.config.layers import Layer, flat, is_given, known_names, nearest, settings_of, variable
+from chassis.config.settings import BROKEN_RULE, Rule, Ruled, ServiceSettings
+from chassis.config.settings.model import rules_of
+
+
+def problems_of(
+    error: ValidationError,
+    model: type[Ruled],
+    settings_type: type[ServiceSettings],
+    merged: Mapping[str, Any],
+    layers: Sequence[Layer],
+    group: str | None,
+) -> list[str]:
+    """The lines for `error`, which the validation of `model` raised: wrong values first, then broken rules.
+
+    `group` is the name of the group that `model` describes, or None for the whole settings.
+    """
+    problems = []
+    for found in _causes(error.errors(include_input=False)):
+        location = (group, *found["loc"]) if group else found["loc"]
+        problems += _describe(location, found, settings_of(settings_type), layers)
+    rules = rules_of(model, f"{group}." if group else "")
+    return problems + _broken_rules(rules, settings_type, merged, layers)
+
+
+def _causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """The problems without their consequences.
+
+    Broken rules are left out, because `_broken_rules` checks them. So is a list that is too short only because one of
+    its entries is invalid.
+    """
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != BROKEN_RULE
+        and not (
+            problem["type"] == "too_short"
+            and any(other["loc"][:-1] == problem["loc"] for other in problems if other is not problem)
+        )
+    ]
+
+
+def _describe(
+    location: Sequence[str | int], problem: ErrorDetails, settings: Mapping[str, FieldInfo], layers: Sequence[Layer]
+) -> list[str]:
+    """A line for each variable to fix: the problem of its value, and the layer that the value came from."""
+    name, rest = _split(location, settings)
+    match problem["type"]:
+        case "missing" if not rest:
+            needed = [other for other, field in settings.items() if field.is_required()]
+            return [f"{variable(other)}: has no value" for other in needed if is_given(name, {other})]
+        case "extra_forbidden":
+            name, rest = ".".join(map(str, location)), ""
+            message = f"no such setting{nearest(flat(name).lower(), known_names(settings), variable)}"
+        case _:
+            message = problem["msg"].removeprefix("Value error, ")
+    if name not in settings and problem["type"] != "extra_forbidden":
+        return [f"{variable(name)}__…: {rest}{message}"]  # a check of a whole group, whose values have many origins
+    return [f"{variable(name)}: {rest}{message}{_origin(name, layers)}"]
+
+
+def _origin(name: str, layers: Sequence[Layer]) -> str:
+    givers = [layer.name for layer in layers if layer.gives(name)]
+    return f" (from: {givers[-1]})" if givers else ""
+
+
+def _split(location: Sequence[str | int], settings: Mapping[str, FieldInfo]) -> tuple[str, str]:
+    """The dotted name of the setting or group, and the location inside its value: `("rate_limit.tiers", "gold: ")`."""
+    parts = [str(part) for part in location]
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if is_given(name, settings):
+            return name, ".".join(parts[length:]) + ": " if length < len(parts) else ""
+    return ".".join(parts), ""
+
+
+def _broken_rules(
+    rules: Sequence[Rule], settings_type: type[ServiceSettings], merged: Mapping[str, Any], layers: Sequence[Layer]
+) -> list[str]:
+    """A line for each broken rule. A rule is checked even when settings that it does not mention are wrong."""
+    values = dict(_valid_values(settings_type, merged))
+    broken = []
+    for rule in rules:
+        if all(name in values for name in rule.names) and not rule.holds(values.__getitem__):
+            # The line names the first setting that a layer gives: it is the one to fix, rather than a default.
+            named = next((name for name in rule.names if _origin(name, layers)), rule.names[0])
+            shown = ", ".join(f"{name} = {values[name]}" for name in rule.names)
+            broken.append(f"{variable(named)}: {rule} ({shown}){_origin(named, layers)}")
+    return broken
+
+
+def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The name and value of each setting that is valid on its own. A setting that no layer gives has its default."""
+    validators = _validators(settings_type)
+    for name, field in settings_of(settings_type).items():
+        given: Any = merged
+        for part in name.split("."):
+            given = given.get(part, ...) if isinstance(given, Mapping) else ...
+        if given is ...:
+            if not field.is_required():
+                yield name, field.get_default(call_default_factory=True, validated_data={})
+            continue
+        with suppress(ValidationError):
+            yield name, validators[name].validate_python(given)
+
+
+@lru_cache(maxsize=8)  # they are slow to build, and reloading reads a file that stays wrong again and again
+def _validators(settings_type: type[BaseModel]) -> Mapping[str, TypeAdapter[Any]]:
+    """A validator for each single setting, by its dotted name."""
+    return {
+        name: TypeAdapter(cast("Any", Annotated)[field.annotation, field])
+        for name, field in settings_of(settings_type).items()
+    }

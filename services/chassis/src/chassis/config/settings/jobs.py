@@ -1,0 +1,110 @@
+"""Settings of background work: jobs, the outbox and sweeps; and how long answers to idempotency keys are stored."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from chassis.config.settings.model import Group, Period, Rule, Seconds, Timeout
+
+
+class JobSettings(Group):
+    queue: Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_]*$")] = Field(
+        "default", description="Queue that a worker serves. Each job declares its queue. It is a metric label."
+    )
+    concurrency: int = Field(
+        8, ge=1, le=100, description="Jobs that one worker runs at once; fewer than its database connections."
+    )
+    lease: Seconds = Field(
+        15.0,
+        description="Seconds that a worker owns a job after its latest heartbeat. Heartbeats come three times as "
+        "often. "
+        "After a crash, a job waits this long for another worker.",
+    )
+    poll_interval: Seconds = Field(1.0, description="Seconds between reads of the queue when no wake-up arrives.")
+    backoff_base: Seconds = Field(
+        1.0, description="Seconds; retry n of a job waits U(0, min(backoff_cap, backoff_base·2ⁿ))."
+    )
+    backoff_cap: Seconds = Field(
+        60.0, description="Seconds; longest wait before a retry, and so the longest delay after an outage."
+    )
+    backlog_limit: int = Field(
+        10_000,
+        ge=1,
+        le=100_000,
+        description="Waiting jobs at which an API refuses requests that would add jobs, until 80 % of them are left. "
+        "More "
+        "than a minute's outage leaves at 100 orders/s. The count of that many takes 2 ms, once a second.",
+    )
+    dead_retention: Period = Field(
+        90 * 86_400.0,
+        description="Seconds that a dead letter is stored: a quarter of a year, in which operators look at each.",
+    )
+    loop_limit: Seconds = Field(
+        60.0,
+        description="Seconds that a process's event loop may be blocked. Then the process prints the stack of every "
+        "thread and ends. Longer than any pause that ends by itself, and than a worker's leases.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("backoff_base", "≤", "backoff_cap", "or every wait is the cap"),
+        Rule("lease", "<", "loop_limit", "or a process ends because of a pause that loses no job"),
+    )
+
+
+class OutboxSettings(Group):
+    batch: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Rows that are published together: some ms of work, which is repeated if the process dies.",
+    )
+    poll_interval: Seconds = Field(
+        1.0,
+        description="Seconds between reads of the outbox when no wake-up arrives, and until another relay replaces a "
+        "killed one.",
+    )
+    leader_timeout: Timeout = Field(
+        15.0,
+        description="Seconds of silence after which PostgreSQL ends the leading relay's session, so that another relay "
+        "leads. Longer than the longest wait for Redis.",
+    )
+    retention: Period = Field(
+        7 * 86_400.0, description="Seconds that a published row is stored, so that it can be published again: a week."
+    )
+    inbox_retention: Period = Field(
+        14 * 86_400.0, description="Seconds that a consumed event's id is stored; more than `retention`."
+    )
+    stream_max_length: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="Approximate number of entries in a stream: a day at 1/s, under 100 MB. If a group has that many "
+        "unread entries, further events wait in the outbox.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("batch", "≤", "stream_max_length", "or a batch never fits into the stream"),
+        Rule("retention", "<", "inbox_retention", "or an event that is published again is consumed twice"),
+    )
+
+
+class IdempotencySettings(Group):
+    retention: Period = Field(
+        86_400.0, description="Seconds that an answer is stored for its key: a day, far longer than any client retries."
+    )
+
+
+class SweepSettings(Group):
+    """A sweep looks for rows that should have changed long ago, and starts their work again."""
+
+    every: Seconds = Field(
+        15.0, description="Seconds between sweeps. The rows that they find have waited far longer already."
+    )
+    stale_after: Seconds = Field(
+        60.0,
+        description="Seconds without a change after which a sweep takes up an open row. Usually a row is done in 0.5 "
+        "s.",
+    )
+    batch: int = Field(
+        200, ge=1, le=10_000, description="Rows that one sweep takes up. The limit keeps its transaction short."
+    )

@@ -1,0 +1,120 @@
+"""The settings that every service has, and the rules between their groups."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from chassis.config.settings.callers import AuthSettings, RateLimitSettings
+from chassis.config.settings.jobs import JobSettings, OutboxSettings
+from chassis.config.settings.model import Rule, Ruled
+from chassis.config.settings.serving import (
+    HttpSettings,
+    LogSettings,
+    ManagementSettings,
+    ReloadSettings,
+    ShutdownSettings,
+    TelemetrySettings,
+)
+from chassis.config.settings.storage import CacheSettings, DatabaseSettings, RedisSettings
+
+
+class ServiceSettings(Ruled, BaseSettings):
+    """The settings that every service has. A service derives a class, sets `service_name` and adds its own groups."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix="HOLDFAST_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+    service_name: ClassVar[str]
+    scopes: ClassVar[frozenset[str]] = frozenset()
+    """The scopes that this service knows. A key or a caller with another scope is refused as a mistake."""
+
+    environment: Literal["dev", "test", "prod"] = Field(
+        "dev",
+        description="Kind of installation. Each log line has it, and it decides the default of telemetry.sample_ratio.",
+    )
+    log: LogSettings = LogSettings()
+    http: HttpSettings = HttpSettings()
+    management: ManagementSettings = ManagementSettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    reload: ReloadSettings = ReloadSettings()
+    database: DatabaseSettings
+    redis: RedisSettings = RedisSettings()
+    auth: AuthSettings = AuthSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    cache: CacheSettings = CacheSettings()
+    jobs: JobSettings = JobSettings()
+    outbox: OutboxSettings = OutboxSettings()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("http.port", "≠", "management.port", "or the management port is open to the outside"),
+        Rule("database.pool_timeout", "<", "http.default_deadline", "or the caller has left before the 503"),
+        Rule("database.connect_timeout", "<", "http.default_deadline", "or the caller has left before the 503"),
+        Rule("database.statement_timeout", "<", "http.default_deadline", "or the caller has left before the answer"),
+        Rule("redis.timeout", "<", "http.default_deadline", "or a limiter decides for a caller that has left"),
+        Rule(
+            "database.pool_timeout + database.connect_timeout + database.statement_timeout",
+            "<",
+            "cache.lock_ttl",
+            "or the slowest load outlives its lease: a second load starts, and neither result is stored",
+        ),
+        Rule(
+            "cache.wait_timeout",
+            "<",
+            "http.default_deadline",
+            "or the caller has left before the reader loads the value itself",
+        ),
+        Rule(
+            "cache.bypass_concurrency",
+            "<",
+            "database.pool_size",
+            "or reads that bypass the cache leave no connection for writes",
+        ),
+        # The consumer and the scheduler of a worker take connections of the same pool.
+        Rule(
+            "jobs.concurrency + 2",
+            "≤",
+            "database.pool_size + database.max_overflow",
+            "or jobs fail because no connection becomes free",
+        ),
+        Rule("outbox.poll_interval", "<", "redis.stream_timeout", "or each read of an idle stream times out"),
+        Rule(
+            "redis.stream_timeout + outbox.poll_interval",
+            "<",
+            "outbox.leader_timeout",
+            "or a relay loses its leadership while it waits for Redis",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _scopes_exist(self) -> Self:
+        unknown = sorted({scope for found in self.auth.service_scopes.values() for scope in found} - self.scopes)
+        if unknown:
+            raise ValueError(f"auth.service_scopes has scopes that {self.service_name} does not: {', '.join(unknown)}")
+        return self
+
+    @property
+    def trace_sample_ratio(self) -> float:
+        """The share of new traces that is recorded. In production a tenth is enough to see where time goes."""
+        if self.telemetry.sample_ratio is not None:
+            return self.telemetry.sample_ratio
+        return 0.1 if self.environment == "prod" else 1.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Use only the values passed in. `chassis.config.layers` reads the layers, and knows each value's origin."""
+        del cls, settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
