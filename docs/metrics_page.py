@@ -11,7 +11,6 @@ import notifications
 import orders
 import payments
 import webhook_ingest
-from chassis.fast import metrics as hot_metrics
 from metric_labels import ABSENT, Bound, bound_of
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
@@ -54,7 +53,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 _TEXT = """\
 Every process serves them at `/metrics` on its management port. Times are seconds, sizes bytes; a counter ends in
-`_total`. A histogram has `_bucket`, `_sum` and `_count`. Most of both also have `_created`, the time of their first
+`_total`. A histogram has `_bucket`, `_sum` and `_count`. Both also have `_created`, the time of their first
 value. `process_…` and `python_…` are prometheus-client's own: memory, CPU, open files, garbage
 collection.
 
@@ -87,7 +86,7 @@ def all_metrics() -> list[Metric]:
     for package in (chassis, orders, payments, notifications, webhook_ingest):
         _import_all(package.__name__, package.__path__)
     collectors = REGISTRY._collector_to_names  # noqa: SLF001
-    return sorted(_metric(each) for each in collectors if isinstance(each, MetricWrapperBase | hot_metrics.ByLabels))
+    return sorted(_metric(each) for each in collectors if isinstance(each, MetricWrapperBase))
 
 
 def _import_all(name: str, path: Sequence[str]) -> None:
@@ -96,9 +95,9 @@ def _import_all(name: str, path: Sequence[str]) -> None:
             importlib.import_module(module.name)
 
 
-def _metric(one: MetricWrapperBase | hot_metrics.ByLabels) -> Metric:
+def _metric(one: MetricWrapperBase) -> Metric:
     family = next(iter(one.describe()))
-    labels = one.label_names if isinstance(one, hot_metrics.ByLabels) else tuple(one._labelnames)  # noqa: SLF001
+    labels = tuple(one._labelnames)  # noqa: SLF001
     exposed = f"{family.name}_total" if family.type == "counter" else family.name
     return Metric(family.name, exposed, family.type, labels, family.documentation)
 

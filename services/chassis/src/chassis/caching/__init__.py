@@ -27,7 +27,7 @@ from hashlib import blake2b
 from typing import Any, Literal, overload
 from uuid import uuid4
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
@@ -38,13 +38,12 @@ from chassis.caching.owed import Owed
 from chassis.caching.store import STORE_ERRORS, Store
 from chassis.config.settings import CacheSettings
 from chassis.errors import ApiError, ErrorCode
-from chassis.fast import metrics as hot_metrics
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.retries import deadlines
 
 log = get_logger(__name__)
 
-requests = hot_metrics.Counter(
+requests = Counter(
     "cache_requests",
     "Reads by result (hit, miss, stale, negative, bypass); error: Redis failed or a value was unreadable.",
     ["cache", "result"],
@@ -55,7 +54,7 @@ recompute_seconds = Histogram(
     ["cache"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-staleness_seconds = hot_metrics.Histogram(
+staleness_seconds = Histogram(
     "cache_staleness_seconds",
     "Age of the values answered from the cache, since their loads began: the most that the origin can be ahead.",
     ["cache"],

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -52,9 +51,6 @@ request_seconds = Histogram(
     ["dependency", "operation", "status", "error_type"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OTel's advice
 )
-
-# The children by their labels, remembered: looking one up costs a call as much as its breaker does.
-_request_seconds = cache(request_seconds.labels)
 
 _TOO_MANY_REQUESTS = 429
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -233,7 +229,7 @@ class HttpDependency:
                 if status:
                     current.set_attribute("http.response.status_code", int(status))
                 seconds = time.perf_counter() - started
-                _request_seconds(self.name, call.operation, status, error_type).observe(seconds)
+                request_seconds.labels(self.name, call.operation, status, error_type).observe(seconds)
                 add_to_canonical_line(dependency_calls=1, dependency_ms=seconds * 1000)
                 log.debug(
                     "dependency_called",

@@ -8,15 +8,15 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import asyncpg
+from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
 
 from chassis.config.settings import JobSettings
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
-from chassis.fast.metrics import Counter, Histogram
 from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, wakeup_channel
 from chassis.jobs.completion import Completions, tell
 from chassis.jobs.decisions import NOTHING, Claim, Due, Outcome, decide_claim, judge
@@ -44,8 +44,6 @@ pick_up_seconds = Histogram(
     ["queue"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
-# The same by their labels, remembered: looking one up costs a job as much as its place in a claim.
-_processed, _duration_seconds = cache(processed.labels), cache(duration_seconds.labels)
 
 # A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
 type Handler = Callable[[RunningJob, Any], Awaitable[None]]
@@ -274,8 +272,8 @@ class JobRunner:
             if outcome == "lease_lost":
                 self._lost.add(run)
             elapsed = time.perf_counter() - started
-            _processed(self._queue, job.name, outcome).inc()
-            _duration_seconds(self._queue, job.name).observe(elapsed)
+            processed.labels(self._queue, job.name, outcome).inc()
+            duration_seconds.labels(self._queue, job.name).observe(elapsed)
             line.update(
                 queue=self._queue,
                 outcome=outcome,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import asyncpg
@@ -28,8 +28,6 @@ _USED_AT = "chassis.used_at"
 TRUSTED_SECONDS = 0.5
 """After its last use a connection is trusted for so long, as HikariCP does: a busy pool asks nobody."""
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
-
-_operation_seconds = cache(metrics.operation_seconds.labels)  # looking one up costs a statement more than counting it
 
 
 def create_engine(settings: DatabaseSettings, *, pool: str, application_name: str, passwords: Passwords) -> AsyncEngine:
@@ -123,7 +121,7 @@ async def _ask(connection: asyncpg.Connection, *, seconds: float) -> None:
 def note_statement(statement: str, seconds: float, error_type: str) -> None:
     """Measure a statement, also for the canonical line; `error_type` is empty for one that did not fail."""
     add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
-    _operation_seconds(_operation(statement), error_type).observe(seconds)
+    metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
 
 
 def _time_statements(engine: Engine) -> None:

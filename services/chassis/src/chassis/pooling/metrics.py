@@ -1,8 +1,6 @@
 """What pools tell: OpenTelemetry's `db.client.*` in Prometheus' spelling. `pool` names one of a process."""
 
-from prometheus_client import Counter, Gauge
-
-from chassis.fast.metrics import Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 # From a connection that is at hand to the longest that pool_timeout may allow.
 _WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)

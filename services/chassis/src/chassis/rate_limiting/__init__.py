@@ -11,16 +11,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
+from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from chassis.config.settings import LimitSettings, RateLimitSettings
-from chassis.fast.metrics import Counter
 from chassis.logging import get_logger, put_on_canonical_line
 from chassis.pooling import names_of
 
@@ -31,7 +31,6 @@ decisions = Counter(
     "Decisions, by outcome (allowed, refused; would_refuse in a dark launch) and by who decided (redis, local).",
     ["policy", "tier", "decision", "backend"],
 )
-_decisions = cache(decisions.labels)  # policies and tiers are few, and looking one up costs as much as counting
 
 MICROSECONDS = 1_000_000
 
@@ -180,7 +179,7 @@ class RateLimiter:
             outcome = "would_refuse"
             put_on_canonical_line(rate_limit_would_refuse=policy.name)
             decision = decision._replace(allowed=True, retry_after=0.0)
-        _decisions(policy.name, policy.tier, outcome, backend).inc()
+        decisions.labels(policy.name, policy.tier, outcome, backend).inc()
         return decision
 
     async def _decide(self, key: str, policy: Policy, cost: int) -> tuple[Decision, Backend]:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import cache
 from random import random as uniform
 from typing import Literal
 
@@ -31,9 +30,6 @@ amplification = Histogram(
     buckets=(0, 1, 2, 3, 5, 10),  # attempts; a policy has at most 10
 )
 retry_budget_balance = Gauge("retry_budget_balance", "Retries the budget would allow now.", ["dependency"])
-
-# The children by their labels, remembered: looking one up costs more than the decision it counts.
-_retry_attempts, _amplification = cache(retry_attempts.labels), cache(amplification.labels)
 
 # 408, 429 and the gateway's 502, 503, 504: the server did not do the work, or may be able to in a moment.
 # A plain 500 is a defect that a repetition meets again.
@@ -204,16 +200,16 @@ async def retry[T](
                         raise
                 else:
                     made += 1
-                    _retry_attempts(dependency, "success").inc()
+                    retry_attempts.labels(dependency, "success").inc()
                     return result
                 await sleep(decision.seconds)
     finally:
-        _amplification(dependency).observe(made)
+        amplification.labels(dependency).observe(made)
 
 
 def _record_failure(dependency: str, attempt: int, error: DependencyError, decision: Wait | Stop) -> None:
     outcome = "refused_here" if _was_refused_here(error) else error.outcome
-    _retry_attempts(dependency, outcome).inc()
+    retry_attempts.labels(dependency, outcome).inc()
     fields = {"dependency": dependency, "attempt": attempt, "outcome": error.outcome, "reason": error.reason}
     if isinstance(decision, Wait):
         add_to_canonical_line(retries=1)
