@@ -15,7 +15,7 @@ from chassis.errors.answers import wants_problem
 from chassis.jobs.dead_letters import Filter
 from chassis.logging import redact, request_id_from
 from chassis.logging.debugging import judge
-from chassis.logging.redaction import is_sensitive, redact_line
+from chassis.logging.redaction import is_sensitive, redact_fields
 from chassis.logging.rendering import ConsoleRenderer, to_json
 from chassis.retries import parse_retry_after
 from chassis.retries.deadlines import from_header
@@ -78,7 +78,7 @@ SCANNERS: Mapping[str, Callable[[str], object]] = {
     "logging/debugging.py judge": lambda text: judge(text, "key", now=_NOW),
     "logging/redaction.py _redact_text": redact,
     "logging/redaction.py _redact_cards": lambda text: redact(f"4111 1111 1111 1112 {text}"),
-    "logging/redaction.py redact_line": lambda text: redact_line({"event": "happened", "text": text}),
+    "logging/redaction.py redact_fields": lambda text: redact_fields({"event": "happened", "text": text}),
     "logging/redaction.py is_sensitive": is_sensitive.__wrapped__,
     "logging/rendering.py __call__": lambda text: _console({"event": "happened", "level": "info", "exception": text}),
     "invariants/mails.py _lines": _lines,

@@ -4,11 +4,11 @@ import asyncio
 import io
 import json
 import logging
-import time
+import re
 import tracemalloc
 import warnings
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -26,7 +26,7 @@ from chassis.logging import (
     redact,
     request_id_var,
 )
-from chassis.logging.redaction import MAX_TEXT, redact_fields, redact_line
+from chassis.logging.redaction import MAX_TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
@@ -161,25 +161,6 @@ def test_ordinary_names_are_not_sensitive(name: str) -> None:
     assert not is_sensitive(name)
 
 
-SAID = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False),
-    st.uuids(),
-    st.lists(st.text(max_size=3)),
-    st.text(alphabet="bear Bhf_whseyJ.livetsk@=:1234567890-\n", max_size=40),
-    st.sampled_from(
-        [CARD, int(CARD), "a" * 64, f"hf_{'a' * 12}_{'b' * 20}", "bearer abc", "whsec_abc", "sk_live_12345678"]
-    ),
-)
-
-
-@given(st.dictionaries(st.sampled_from(["route", "reason", "amount", "token", "apiKey", "status"]), SAID))
-def test_a_line_is_redacted_as_its_fields_are(line: dict[str, object]) -> None:
-    assert redact_line(dict(line)) == redact_fields(line)
-
-
 def test_redaction_reaches_nested_values_and_names() -> None:
     assert redact({"seen": {CARD: 1}}) == {"seen": {"[redacted]": 1}}
     nested = {"headers": [{"authorization": "Bearer x"}], "body": {"deep": ({"password": "hunter2"}, f"pan={CARD}")}}
@@ -243,15 +224,12 @@ async def test_what_a_block_or_a_task_binds_ends_with_it(logs: CapturedLogs) -> 
     ]
 
 
-@pytest.mark.parametrize("nanoseconds", [1_767_225_599_000_000_999, 1_767_225_600_123_456_789])
-def test_a_line_says_in_utc_and_microseconds_when_it_was_written(
-    logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch, nanoseconds: int
-) -> None:
-    monkeypatch.setattr(time, "time_ns", lambda: nanoseconds)
-    log.info("happened")
+def test_a_line_says_in_utc_and_microseconds_when_it_was_written(logs: CapturedLogs) -> None:
+    before = datetime.now(UTC)
+    log.info("order_placed")
     (line,) = logs.lines
-    assert line["timestamp"] in {"2025-12-31T23:59:59.000000Z", "2026-01-01T00:00:00.123456Z"}
-    assert datetime.fromisoformat(line["timestamp"]).timestamp() == pytest.approx(nanoseconds / 1e9)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["timestamp"])
+    assert before <= datetime.fromisoformat(line["timestamp"]) <= datetime.now(UTC)
 
 
 def test_severity_numbers_are_those_of_opentelemetry(logs: CapturedLogs) -> None:

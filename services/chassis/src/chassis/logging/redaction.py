@@ -64,7 +64,6 @@ _LONG_HEX = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}")
 _KEY_LENGTH = 64
 _MAX_REMEMBERED = 128
 """Characters of a text that is remembered: strangers' long ones would fill a quarter of a gigabyte."""
-_MAX_REMEMBERED_LINE = 512
 _SMALLEST_CARD_NUMBER = 10**12
 _PLAIN = frozenset({type(None), bool, float})
 """What most fields are: looked up before any `isinstance`, which takes five times as long."""
@@ -91,31 +90,6 @@ def _redact_other(value: Any) -> Any:
     text = _text_of(value)
     redacted = _redact_text(text)
     return value if isinstance(value, int) and redacted == text else redacted
-
-
-def redact_line(line: dict[str, Any]) -> dict[str, Any]:
-    """`redact_fields` for a line, whose names are ours. Most lines have nothing to hide, which one look at all of their
-    texts tells in a third of the time; those are returned as they are.
-    """
-    texts = []
-    for value in line.values():
-        kind = type(value)
-        if kind is str:
-            texts.append(value)
-        elif kind is int:
-            if not -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER:
-                return redact_fields(line)
-        elif kind not in _PLAIN and not isinstance(value, UUID):
-            return redact_fields(line)
-    text = "\n".join(texts)  # no pattern goes on behind a newline
-    if len(text) > _MAX_REMEMBERED_LINE or _is_suspicious_line(text) or _hides_any(tuple(line)):
-        return redact_fields(line)
-    return line
-
-
-@lru_cache(maxsize=1024)
-def _hides_any(names: tuple[str, ...]) -> bool:
-    return any(map(is_sensitive, names))
 
 
 def redact_fields(fields: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -206,7 +180,6 @@ def _is_suspicious(text: str) -> bool:
 
 
 _is_suspicious_name = lru_cache(maxsize=4096)(_is_suspicious)  # routes, job names and the like are on every line
-_is_suspicious_line = lru_cache(maxsize=1024)(_is_suspicious)  # of one caller and route all lines have the same texts
 
 
 def _redact_cards(match: re.Match[str]) -> str:

@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from chassis.config.settings import ServiceSettings
-from chassis.logging import redact, redact_line, traceparent_var
+from chassis.logging import redact, redact_fields, traceparent_var
 
 __all__ = [
     "Span",
@@ -129,7 +129,7 @@ class span:  # noqa: N801  used as `with span("send mail") as current:`
         context.detach(self._token)
         if isinstance(self._span, ReadableSpan) and self._span.is_recording():
             attributes = dict(self._span.attributes or {})
-            if (shown := redact_line(attributes)) is not attributes:  # here, so that it holds for whoever set one
+            if (shown := redact_fields(attributes)) != attributes:  # here, so that it holds for whoever set one
                 self._span.set_attributes(shown)
         self._span.end()
 

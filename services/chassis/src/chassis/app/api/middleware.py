@@ -7,10 +7,10 @@ because Starlette's BaseHTTPMiddleware costs more than everything in here togeth
 import asyncio
 import time
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Gauge, Histogram
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +18,7 @@ from chassis.app.api.error_rendering import DOCUMENTATION_KEY, EXPECTED, answer_
 from chassis.config.settings import HttpSettings
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import canonical_line, debugging, debugging_for, get_logger, request_id_from, request_id_var
-from chassis.process.bodies import DECLARES_BODY, declares_more
+from chassis.process.bodies import declares_more
 from chassis.retries import deadlines
 from chassis.telemetry import Span, SpanKind, StatusCode, span
 
@@ -41,9 +41,6 @@ _SERVER_ERROR = 500
 _LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read, and paid for, to be thrown away
 _DEADLINE = deadlines.HEADER.lower().encode()
 _DEBUG = debugging.HEADER.lower().encode()
-_READ = frozenset(
-    {b"x-request-id", b"traceparent", b"authorization", b"if-none-match", _DEADLINE, _DEBUG, *DECLARES_BODY}
-)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -60,8 +57,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # The first of each name, as it is on the wire; what looks through all headers for each is slower than all else.
-        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"]) if name in _READ}
+        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
         exchange = Exchange(scope, receive, send, headers, self._settings.max_body_bytes)
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
@@ -127,7 +123,7 @@ class RequestContext:
 class Exchange:
     """One request and its answer: the size of the body is bounded, the status seen, `headers` go on the answer.
 
-    `asked` has those headers of the request that the chassis reads.
+    `asked` has the request's headers by their names in lower case, the first of each name.
     """
 
     def __init__(
@@ -186,14 +182,8 @@ class Exchange:
             added["X-Request-ID"] = self.request_id
             if self.status in _LEFT_UNREAD:
                 added["Connection"] = "close"
-            ours = {_on_the_wire(name): value.encode("latin-1") for name, value in added.items()}
-            message["headers"] = [pair for pair in message["headers"] if pair[0] not in ours] + list(ours.items())
+            MutableHeaders(scope=message).update(added)
         await self._send(message)
-
-
-@cache
-def _on_the_wire(name: str) -> bytes:
-    return name.lower().encode("latin-1")
 
 
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
