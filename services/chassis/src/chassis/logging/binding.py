@@ -1,7 +1,8 @@
 """Fields that stand on every line of a block, or of a task from then on."""
 
-from collections.abc import Mapping
-from contextvars import ContextVar, Token
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
@@ -9,19 +10,14 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound_fields", default=_NOTHING)
 
 
-class bind:  # noqa: N801  used as `with bind(schedule=name):`
+@contextmanager
+def bind(**fields: Any) -> Iterator[None]:
     """Put the fields on each line that is written inside the block."""
-
-    __slots__ = ("_fields", "_token")
-
-    def __init__(self, **fields: Any) -> None:
-        self._fields = fields
-
-    def __enter__(self) -> None:
-        self._token: Token[Mapping[str, Any]] = _bound.set({**_bound.get(), **self._fields})
-
-    def __exit__(self, *_error: object) -> None:
-        _bound.reset(self._token)
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
 
 
 def bind_to_task(**fields: Any) -> None:

@@ -3,7 +3,9 @@
 Source: https://stripe.com/blog/canonical-log-lines.
 """
 
-from contextvars import ContextVar, Token
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 CANONICAL_EVENTS = frozenset({"request_completed", "job_finished", "event_processed"})
@@ -13,18 +15,15 @@ _canonical: ContextVar[dict[str, Any] | None] = ContextVar("canonical_line", def
 _standing: dict[str, Any] = {}
 
 
-class canonical_line:  # noqa: N801  used as `with canonical_line() as fields:`
-    """Collect the fields of one request's or job's canonical line; whoever opened it writes it at the end."""
-
-    __slots__ = ("_token",)
-
-    def __enter__(self) -> dict[str, Any]:
-        fields = dict(_standing)
-        self._token: Token[dict[str, Any] | None] = _canonical.set(fields)
-        return fields
-
-    def __exit__(self, *_error: object) -> None:
-        _canonical.reset(self._token)
+@contextmanager
+def canonical_line() -> Iterator[dict[str, Any]]:
+    """Collect the fields of one request's or job's canonical line; the code that opens it writes it at the end."""
+    fields = dict(_standing)
+    token = _canonical.set(fields)
+    try:
+        yield fields
+    finally:
+        _canonical.reset(token)
 
 
 def add_to_canonical_line(**amounts: float) -> None:

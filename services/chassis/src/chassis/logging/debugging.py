@@ -6,10 +6,9 @@ and a wrong or expired header changes nothing: whoever cannot sign cannot make a
 
 import hashlib
 import hmac
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar, Token
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Literal
 
 from prometheus_client import Counter
@@ -20,7 +19,6 @@ MAX_SECONDS = 900
 """A header is valid for a quarter of an hour at most, whatever it says: it is in every log of every proxy by then."""
 
 _MAX_LENGTH = 10 + 1 + 64
-_NOT_ASKED = nullcontext()
 
 debug_headers = Counter("log_debug_headers", "Headers that asked for DEBUG: accepted, expired, invalid.", ["result"])
 
@@ -64,24 +62,18 @@ class DebugRequests:
         self._clock = clock
 
     def scope(self, value: str | None) -> AbstractContextManager[None]:
-        """Write DEBUG lines inside the block if `value` is a valid header; None is none at all, and costs nothing."""
+        """Write DEBUG lines inside the block if `value` is a valid header; None is none at all."""
         if value is None:
-            return _NOT_ASKED
+            return nullcontext()
         verdict = judge(value, self._key, now=self._clock())
         debug_headers.labels(verdict).inc()
-        return _Scope(value) if verdict == "accepted" else _NOT_ASKED
+        return _debugging(value) if verdict == "accepted" else nullcontext()
 
 
-class _Scope:
-    __slots__ = ("_token", "_value")
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def __enter__(self) -> None:
-        self._token: Token[str | None] = _header.set(self._value)
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        _header.reset(self._token)
+@contextmanager
+def _debugging(header: str) -> Iterator[None]:
+    token = _header.set(header)
+    try:
+        yield
+    finally:
+        _header.reset(token)

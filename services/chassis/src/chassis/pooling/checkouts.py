@@ -6,7 +6,7 @@ task are remembered, and a stack is only made of them when there is something to
 """
 
 import asyncio
-import sys
+import inspect
 import time
 from contextvars import ContextVar
 from typing import Any, Self
@@ -86,7 +86,7 @@ class Checkouts:
 class Checkout:
     """One connection while it is held, by one task and those that it starts."""
 
-    __slots__ = ("_checkouts", "_outer", "code", "is_open", "is_told", "line", "taken_at", "task")
+    __slots__ = ("_caller", "_checkouts", "_outer", "is_open", "is_told", "taken_at", "task")
 
     def __init__(self, checkouts: Checkouts) -> None:
         self._checkouts = checkouts
@@ -94,8 +94,10 @@ class Checkout:
         self.is_told = False
 
     def __enter__(self) -> Self:
-        caller = sys._getframe(_CALLER)  # noqa: SLF001  inspect's way to the same costs a hundred times as much
-        self.code, self.line = caller.f_code, caller.f_lineno
+        caller = inspect.currentframe()
+        for _ in range(_CALLER):
+            caller = caller and caller.f_back
+        self._caller = caller and (caller.f_code, caller.f_lineno)  # not the frame: it would keep its variables
         self.task = asyncio.current_task()
         self._outer = _newest_open()
         _newest.set(self)
@@ -114,7 +116,10 @@ class Checkout:
 
     @property
     def taken_by(self) -> str:
-        return f"{self.code.co_filename}:{self.line} in {self.code.co_qualname}"
+        if self._caller is None:
+            return "unknown"  # this Python has no frames
+        code, line = self._caller
+        return f"{code.co_filename}:{line} in {code.co_qualname}"
 
     def where(self) -> dict[str, Any]:
         """Where it was taken, and what its task waits for by now, the outermost first."""

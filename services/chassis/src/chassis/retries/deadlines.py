@@ -8,9 +8,9 @@ time only by the time on the wire. Inside a process it is an instant of the mono
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 
 from prometheus_client import Counter
 
@@ -41,29 +41,23 @@ def to_header(seconds: float) -> str:
     return str(max(0, int(seconds * 1000)))
 
 
-class _Until:
-    """Holds inside the block. A class, since a generator's context manager costs a request three times as much."""
-
-    __slots__ = ("_instant", "_token")
-
-    def __init__(self, instant: float) -> None:
-        self._instant = instant
-
-    def __enter__(self) -> None:
-        self._token: Token[float] = _deadline.set(self._instant)
-
-    def __exit__(self, *_error: object) -> None:
-        _deadline.reset(self._token)
+@contextmanager
+def _until(instant: float) -> Iterator[None]:
+    token = _deadline.set(instant)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
 
 
 def deadline(seconds: float, *, clock: Clock = time.monotonic) -> AbstractContextManager[None]:
     """Give the block at most `seconds`, counted from now; an earlier deadline that holds already stays."""
-    return _Until(min(_deadline.get(), clock() + seconds))
+    return _until(min(_deadline.get(), clock() + seconds))
 
 
 def lifted() -> AbstractContextManager[None]:
     """No deadline for the block: for work that a request has begun and others wait for, or nobody does."""
-    return _Until(math.inf)
+    return _until(math.inf)
 
 
 def remaining(*, clock: Clock = time.monotonic) -> float:

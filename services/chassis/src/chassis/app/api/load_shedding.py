@@ -43,7 +43,7 @@ class LoadShedder:
 
 
 class Place:
-    """A class, since a generator's context manager costs each request three times as much."""
+    """One of the places: given back by `give_back`, or at the end of the block."""
 
     __slots__ = ("_criticality", "_is_taken", "_limits", "_shedder")
 
