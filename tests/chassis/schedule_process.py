@@ -22,7 +22,7 @@ async def note(session: AsyncSession) -> None:
 async def main() -> None:
     database = Database(from_environment(DatabaseSettings, "DATABASE"), pool="test", application_name="test")
     schedule = Schedule(name="shared", every=0.1, run=note)
-    await Scheduler(database, [schedule], chance=lambda: 0.0).run(asyncio.Event())
+    await Scheduler(database, [schedule], random=lambda: 0.0).run(asyncio.Event())
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ async def test_a_dependency_that_is_away_is_a_warning_without_a_traceback(logs: 
 
 
 def test_the_pause_grows_to_a_limit_and_half_of_it_is_by_chance() -> None:
-    assert [pause_after(in_a_row, chance=1) for in_a_row in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
-    assert pause_after(1, chance=0) == 0.5
+    assert [pause_after(in_a_row, draw=1) for in_a_row in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
+    assert pause_after(1, draw=0) == 0.5
 
 
 async def test_the_block_ends_the_task_in_its_pause_too_and_its_own_error_is_raised(logs: CapturedLogs) -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 from chassis.errors import BreakerOpen, PermanentJobError
-from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, dead_letters, enqueue
-from chassis.jobs.decisions import judge
+from chassis.jobs import JobPayload, RunningJob, dead_letters, enqueue
+from chassis.jobs.decisions import decide_failure
+from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.pooling import Database
 from sqlalchemy import Row, text
 
@@ -31,10 +32,10 @@ async def claim(database: Database) -> Row:
 async def fail(database: Database, row: Row, error: Exception) -> bool:
     """As the runner records it; whether the attempt was still ours."""
     job = RunningJob(id=row["id"], name="ship", attempt=row["attempt"], max_attempts=row["max_attempts"])
-    verdict = judge(job, error, lambda: 0.0)
+    decision = decide_failure(job, error, lambda: 0.0)
     async with database.driver() as connection:
-        values = {"id": row["id"], "attempt": row["attempt"], **verdict.values}
-        return bool(await DRIVER_STATEMENTS[verdict.statement].fetch(connection, **values))
+        values = {"id": row["id"], "attempt": row["attempt"], **decision.values}
+        return bool(await DRIVER_STATEMENTS[decision.statement].fetch(connection, **values))
 
 
 async def failures(database: Database) -> list[Row]:

@@ -112,7 +112,7 @@ async def consuming(
         group="mail",
         streams=["orders"],
         handlers=handlers,
-        uniform=lambda: 0.01,
+        random=lambda: 0.01,
         **options,
     )
     task = asyncio.create_task(consumer.run(stopping))
@@ -262,7 +262,7 @@ async def test_entries_of_a_dead_consumer_are_taken_over(
 async def test_entries_trimmed_between_reading_and_trying_again_end_the_epoch_and_are_given_up(redis: Redis) -> None:
     await send(redis, "a")
     await redis.set("test:orders:epoch", "1")
-    group = ConsumerGroup(redis, group="mail", name="one", streams=["orders"], batch=10)
+    group = ConsumerGroup(redis, name="mail", consumer="one", streams=["orders"], batch=10)
     await group.create("the test")
     assert len(await group.read_new(block=0.01)) == 1
     await redis.xtrim("test:orders", 0, approximate=False)

@@ -72,7 +72,7 @@ class Story:
             name=name,
             streams=["orders"],
             handlers={OrderPlaced: _see},
-            uniform=lambda: 0.01,
+            random=lambda: 0.01,
             **options,
         )
         task = asyncio.create_task(consumer.run(stopping))

@@ -57,10 +57,10 @@ class Recorder:
 
 
 @asynccontextmanager
-async def running(database: Database, *schedules: Schedule, chance: float = 0.0) -> AsyncIterator[asyncio.Event]:
+async def running(database: Database, *schedules: Schedule, draw: float = 0.0) -> AsyncIterator[asyncio.Event]:
     """A worker's scheduler at work; yields what stops it."""
     stopping = asyncio.Event()
-    task = asyncio.create_task(Scheduler(database, schedules, chance=lambda: chance).run(stopping))
+    task = asyncio.create_task(Scheduler(database, schedules, random=lambda: draw).run(stopping))
     try:
         yield stopping
     finally:
@@ -146,10 +146,12 @@ async def test_after_an_outage_a_schedule_does_as_its_policy_says(database: Data
     assert told == {"skip": 6, "once": 5, "catch_up": 2}
 
 
-async def test_the_first_run_is_somewhere_in_the_first_interval_and_one_looks_once_a_minute(database: Database) -> None:
+async def test_the_first_run_is_somewhere_in_the_first_interval_and_is_checked_for_once_a_minute(
+    database: Database,
+) -> None:
     daily = Schedule(name="daily", every=86_400, run=never)
-    scheduler = Scheduler(database, [daily], chance=lambda: 0.5)
-    waits = [await scheduler._look(daily), await scheduler._look(daily)]
+    scheduler = Scheduler(database, [daily], random=lambda: 0.5)
+    waits = [await scheduler._check(daily), await scheduler._check(daily)]
     async with database.read() as session:
         first = await session.scalar(text("SELECT extract(epoch FROM next_at - now())::float8 FROM schedule"))
     assert first == pytest.approx(43_200, abs=60)
@@ -358,7 +360,7 @@ async def test_a_run_under_way_is_finished_before_the_scheduler_ends(database: D
     recorder = Recorder()
     recorder.may_go_on.clear()
     stopping = asyncio.Event()
-    task = asyncio.create_task(Scheduler(database, [recorder.schedule], chance=lambda: 0.0).run(stopping))
+    task = asyncio.create_task(Scheduler(database, [recorder.schedule], random=lambda: 0.0).run(stopping))
     await recorder.has_begun()
     stopping.set()
     await asyncio.sleep(0)
@@ -371,7 +373,7 @@ async def test_a_run_under_way_is_finished_before_the_scheduler_ends(database: D
 async def test_a_scheduler_that_waits_for_its_next_run_stops_at_once(database: Database) -> None:
     waiting_to_begin, waiting_again = Recorder("first", every=3600), Recorder("second", every=3600)
     async with asyncio.timeout(5):
-        async with running(database, waiting_to_begin.schedule, chance=0.5):
+        async with running(database, waiting_to_begin.schedule, draw=0.5):
             pass
         async with running(database, waiting_again.schedule):
             await waiting_again.has_begun()

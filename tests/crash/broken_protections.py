@@ -139,7 +139,7 @@ PROTECTIONS = (
     Protection(
         name="entries of a silent consumer are taken over",
         file=f"{CHASSIS}/events/consumer.py",
-        code="taken = await self._place.take_over(stream, silent_for=self._claim_after)",
+        code="taken = await self._group.take_over(stream, silent_for=self._claim_after)",
         without="taken = 0",
         points=["notifications-worker: order.placed uncommitted"],
     ),
@@ -152,7 +152,7 @@ PROTECTIONS = (
     ),
     Protection(
         name="a job ends with its effects",
-        file=f"{CHASSIS}/jobs/__init__.py",
+        file=f"{CHASSIS}/jobs/running_job.py",
         code="        self.is_finishing = True\n",
         without="        self.is_finishing = True\n        return  # the runner ends it, in a transaction of its own\n",
         points=[

@@ -25,10 +25,10 @@ from chassis.app.worker import WorkerResources
 from chassis.events.consumer import Consumer
 from chassis.events.inbox import STATEMENTS as INBOX
 from chassis.events.relay import _SCRIPT
-from chassis.jobs import DRIVER_STATEMENTS as JOBS
-from chassis.jobs import STATEMENTS as JOB_STATEMENTS
 from chassis.jobs import RunningJob
 from chassis.jobs.schedules import Schedule
+from chassis.jobs.statements import DRIVER_STATEMENTS as JOBS
+from chassis.jobs.statements import STATEMENTS as JOB_STATEMENTS
 from chassis.pooling import Database, after_commit
 from chassis.pooling.database import _AFTER_COMMIT
 from chassis.pooling.hot import HotSession

@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 from backends import RealServer
 from chassis.config.settings import DatabaseSettings, JobSettings
-from chassis.jobs import JobPayload, enqueue
-from chassis.jobs.runner import Handler, JobRunner
+from chassis.jobs import Handler, JobPayload, enqueue
+from chassis.jobs.runner import JobRunner
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
 from holdfast_local.ports import free_port
@@ -65,10 +65,10 @@ async def running(
     settings: JobSettings = QUICK,
     *,
     drain_timeout: float = 10,
-    uniform: Callable[[], float] = lambda: 1.0,
+    random: Callable[[], float] = lambda: 1.0,
 ) -> AsyncIterator[JobRunner]:
     """A runner at work; the end of the block stops it as SIGTERM does."""
-    runner = JobRunner(database, handlers, settings, wakeups=wakeups, drain_timeout=drain_timeout, uniform=uniform)
+    runner = JobRunner(database, handlers, settings, wakeups=wakeups, drain_timeout=drain_timeout, random=random)
     stopping = asyncio.Event()
     task = asyncio.create_task(runner.run(stopping))
     try:

@@ -14,8 +14,8 @@ from typing import ClassVar
 from chassis import config
 from chassis.app.worker import run_worker
 from chassis.config.settings import ServiceSettings
-from chassis.jobs import JobPayload, RunningJob
-from chassis.jobs.runner import Handler, JobRunner
+from chassis.jobs import Handler, JobPayload, RunningJob
+from chassis.jobs.runner import JobRunner
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
 from chassis.process import watchdog

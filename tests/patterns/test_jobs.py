@@ -13,10 +13,12 @@ import asyncpg
 import pytest
 from chassis.config.settings import DatabaseSettings, JobSettings
 from chassis.errors import ApiError, DatabaseUnreachable, ErrorCode, HoldfastError, LeaseLost, PermanentJobError
-from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, dead_letters, enqueue
-from chassis.jobs.completion import Completions, tell
+from chassis.jobs import JobPayload, RunningJob, dead_letters, enqueue
+from chassis.jobs.completion import Completions, settle
 from chassis.jobs.dead_letters import Filter
-from chassis.jobs.runner import JobRunner, processed
+from chassis.jobs.metrics import processed
+from chassis.jobs.runner import JobRunner
+from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.jobs.tending import DrainEstimate
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
@@ -421,7 +423,7 @@ async def test_an_end_waits_for_a_turn_that_succeeds_or_for_the_end_of_its_lease
     completions.give_up(20)
     assert [run for run, end in ends.items() if end.done()] == [expired]
     ends[cancelled].cancel()
-    tell(completions.take(), lost={(2, 1)})
+    settle(completions.take(), lost={(2, 1)})
     assert [ends[run].result() for run in (mine, lost, expired)] == [True, False, False]
     assert not completions.take()
 
@@ -658,8 +660,8 @@ async def test_what_no_attempt_can_save_is_a_dead_letter_with_its_reason(databas
 
     expected = {
         await add(database, Refuse()): "the order does not exist",
-        await add(database, Unknown()): "nothing here runs unknown version 1",
-        await add(database, NewShip()): "nothing here runs ship version 2",
+        await add(database, Unknown()): "this worker has no handler for unknown version 1",
+        await add(database, NewShip()): "this worker has no handler for ship version 2",
         await add(database, OtherShip(order="x")): "its payload is not a Ship",
         await add(database, Ship()): "ConnectionError: away",
         await add(database, Ship(), deadline=-1): "its deadline passed",

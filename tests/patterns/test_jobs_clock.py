@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from chassis.jobs import DRIVER_STATEMENTS, JobPayload, RunningJob, enqueue, has_live_job
+from chassis.jobs import JobPayload, RunningJob, enqueue, has_live_job
+from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.jobs.tending import Tending
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
@@ -23,7 +24,7 @@ WRITTEN_BEFORE = (
 
 
 async def tend(database: Database) -> None:
-    await Tending(database, queue="default", lease=15.0, on_dead=lambda _queue, _job: None).tend()
+    await Tending(database, queue="default", lease=15.0).tend()
 
 
 async def seconds_ahead(effects: asyncpg.Connection, column: str) -> float:

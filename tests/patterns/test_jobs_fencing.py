@@ -10,8 +10,9 @@ import asyncpg
 import pytest
 from backends import RealServer
 from chassis.config.settings import DatabaseSettings
-from chassis.jobs import DRIVER_STATEMENTS, RunningJob
-from chassis.jobs.runner import processed
+from chassis.jobs import RunningJob
+from chassis.jobs.metrics import processed
+from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.pooling import Database
 from chassis.pooling.statements import load_statements
 from chassis.pooling.wakeup import Wakeups

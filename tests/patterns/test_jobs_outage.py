@@ -11,7 +11,7 @@ from backends import RealServer
 from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable
 from chassis.jobs import RunningJob
-from chassis.jobs.decisions import MAX_GRANTED_ATTEMPT, judge
+from chassis.jobs.decisions import MAX_GRANTED_ATTEMPT, decide_failure
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
 from jobs_stage import CUT, QUICK, Ship, add, find, reaches, refusing, running
@@ -184,14 +184,14 @@ def attempt(number: int, *, of: int = 3) -> RunningJob:
 
 def test_at_its_last_attempt_an_outage_is_granted_another_and_a_busy_database_is_not() -> None:
     away, busy = DatabaseUnreachable("jobs", "the disk is full"), DatabaseBusy("jobs", "it took too long")
-    granted = judge(attempt(3), away, lambda: 1.0)
+    granted = decide_failure(attempt(3), away, lambda: 1.0)
     assert (granted.statement, granted.values["granted"]) == ("retry", 1)
-    assert judge(attempt(3), busy, lambda: 1.0).statement == "bury"
-    assert judge(attempt(2), busy, lambda: 1.0).values["granted"] == 0
+    assert decide_failure(attempt(3), busy, lambda: 1.0).statement == "bury"
+    assert decide_failure(attempt(2), busy, lambda: 1.0).values["granted"] == 0
 
 
 def test_a_job_that_is_itself_the_outage_dies_in_the_end() -> None:
     away = DatabaseUnreachable("jobs", "the connection was lost")
     last = MAX_GRANTED_ATTEMPT
-    assert judge(attempt(last - 1, of=last - 1), away, lambda: 1.0).statement == "retry"
-    assert judge(attempt(last, of=last), away, lambda: 1.0).statement == "bury"
+    assert decide_failure(attempt(last - 1, of=last - 1), away, lambda: 1.0).statement == "retry"
+    assert decide_failure(attempt(last, of=last), away, lambda: 1.0).statement == "bury"

@@ -10,8 +10,9 @@ from typing import Any
 import asyncpg
 import pytest
 from chassis.config.settings import DatabaseSettings, JobSettings
-from chassis.jobs import DRIVER_STATEMENTS, RunningJob
+from chassis.jobs import RunningJob
 from chassis.jobs.decisions import NOTHING, Claim, Due, decide_claim
+from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
 from jobs_stage import Ship, add, effect, find, reaches, running, worker

@@ -30,7 +30,8 @@ from chassis.events.consumer import Consumer
 from chassis.events.delivery import Handler
 from chassis.events.inbox import Received
 from chassis.events.outbox import Event
-from chassis.jobs import STATEMENTS, JobPayload, RunningJob
+from chassis.jobs import JobPayload, RunningJob
+from chassis.jobs.statements import STATEMENTS
 from chassis.pooling import Database, names_of
 from fastapi import FastAPI
 from pydantic import SecretStr

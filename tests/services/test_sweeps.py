@@ -18,8 +18,9 @@ from chassis.app.worker import Stages, WorkerResources
 from chassis.app.worker.stages import Part
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
-from chassis.jobs import STATEMENTS, JobPayload
+from chassis.jobs import JobPayload
 from chassis.jobs.schedules import Schedule
+from chassis.jobs.statements import STATEMENTS
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
 from harness import execute, one, rows

@@ -14,8 +14,8 @@ from chassis.app.api import Router
 from chassis.app.api.resources import ApiResources, open_api_resources, resources
 from chassis.config import Live
 from chassis.config.settings import Group, ServiceSettings
-from chassis.jobs import JobPayload, RunningJob, enqueue
-from chassis.jobs.runner import Handler, JobRunner
+from chassis.jobs import Handler, JobPayload, RunningJob, enqueue
+from chassis.jobs.runner import JobRunner
 from chassis.pooling import Database, create_redis
 from chassis.pooling.wakeup import Wakeups
 from fastapi import Depends

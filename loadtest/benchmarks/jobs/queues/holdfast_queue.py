@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from chassis.config.settings import DatabaseSettings, JobSettings, LogSettings
-from chassis.jobs import JobPayload, RunningJob, enqueue, to_insert
+from chassis.jobs import JobPayload, RunningJob, enqueue, insert_values
 from chassis.jobs.runner import JobRunner
 from chassis.logging import configure_logging, flush_logs
 from chassis.migrations import upgrade
@@ -120,7 +120,7 @@ async def opened() -> AsyncIterator[Queue]:
             with span("request", traceparent=_UNRECORDED):
                 async with database.hot_transaction() as session:
                     if with_job:
-                        await session.fetch(_THING_WITH_JOB, thing="x", **to_insert(session, Ship(order_id=1)))
+                        await session.fetch(_THING_WITH_JOB, thing="x", **insert_values(session, Ship(order_id=1)))
                     else:
                         await session.fetch(_THING_ALONE, thing="x")
 

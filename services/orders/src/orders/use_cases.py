@@ -131,8 +131,8 @@ def _row_1(
         currency=order.currency,
         reason=order.reason,
     )
-    job = jobs.to_insert(session, RequestPayment(order_id=order.id))
-    event = outbox.to_insert(session, placed, stream=STREAM, aggregate_id=order.id)
+    job = jobs.insert_values(session, RequestPayment(order_id=order.id))
+    event = outbox.insert_values(session, placed, stream=STREAM, aggregate_id=order.id)
     return {
         "order_id": order.id,
         "placed_at": order.created_at,

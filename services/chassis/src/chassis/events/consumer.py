@@ -67,22 +67,21 @@ class Consumer:
         name: str | None = None,
         max_deliveries: int = 10,
         claim_after: float = 15.0,
-        uniform: Callable[[], float] = random.random,
+        random: Callable[[], float] = random.random,
     ) -> None:
         self._database = database
         self._settings = settings
-        self._group = group
-        self._place = ConsumerGroup(
+        self._group = ConsumerGroup(
             redis,
-            group=group,
-            name=name or f"{socket.gethostname()}:{os.getpid()}",
+            name=group,
+            consumer=name or f"{socket.gethostname()}:{os.getpid()}",
             streams=streams,
             batch=settings.batch,
         )
-        self._deliveries = Deliveries(database, self._place, handlers, max_deliveries=max_deliveries)
+        self._deliveries = Deliveries(database, self._group, handlers, max_deliveries=max_deliveries)
         self._max_deliveries = max_deliveries
         self._claim_after = claim_after
-        self._uniform = uniform
+        self._random = random
         self._failures = 0
         self._retry_at: float | None = 0.0  # when to take up again what was delivered to us and not acknowledged
         self._waiting: set[tuple[str, str]] = set()  # aggregates, by stream, whose first pending event has failed
@@ -95,16 +94,16 @@ class Consumer:
         self._stopping = stopping
         while not stopping.is_set():
             try:
-                await self._place.create(await installation_id(self._database))
+                await self._group.create(await installation_id(self._database))
                 await self._consume_until(stopping)
             except Exception as error:
                 if not (isinstance(error, RedisError) or is_transient(error)):
                     raise
-                log.warning("consumer_interrupted", group=self._group, error=f"{type(error).__name__}: {error}")
+                log.warning("consumer_interrupted", group=self._group.name, error=f"{type(error).__name__}: {error}")
                 self._retry_at = 0.0
                 await wait_or_poll(stopping, interval=self._pause())
         with suppress(RedisError):
-            await self._place.leave()
+            await self._group.leave()
 
     async def _consume_until(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -114,7 +113,7 @@ class Consumer:
             elif self._retry_at is not None and len(self._waiting) >= self._settings.batch:
                 await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())  # more would only wait, too
             else:
-                await self._process(await self._place.read_new(block=self._settings.poll_interval))
+                await self._process(await self._group.read_new(block=self._settings.poll_interval))
 
     async def _retry_pending(self) -> None:
         """Take up again, one by one, what was delivered to this consumer and not acknowledged.
@@ -125,11 +124,11 @@ class Consumer:
         await self._database.ping()
         self._retry_at = None
         self._waiting.clear()
-        for stream in self._place.streams:
-            async for page in self._place.pending(stream):
+        for stream in self._group.streams:
+            async for page in self._group.pending(stream):
                 for aggregate in sorted(await self._by_aggregate(page), key=lambda them: them[0][0].deliveries):
                     for entry, received in aggregate:
-                        if not self._must_wait(entry, received) and (begun := await self._place.begin(entry)):
+                        if not self._must_wait(entry, received) and (begun := await self._group.begin(entry)):
                             await self._deliver(begun, received)
         self._plan()
 
@@ -155,7 +154,7 @@ class Consumer:
                     else:
                         await self._deliver(entry, received)
         finally:
-            await self._place.take_back([*left, *untried])
+            await self._group.take_back([*left, *untried])
         self._plan()
 
     def _must_wait(self, entry: Entry, received: Received[Event]) -> bool:
@@ -168,7 +167,7 @@ class Consumer:
         if outcome in ("failed", "postponed"):
             self._waiting.add((entry.stream, received.aggregate_id))
         if outcome == "postponed":
-            await self._place.take_back([entry])
+            await self._group.take_back([entry])
             await self._database.ping()  # raises in an outage; the database that answers was busy with this one alone
 
     def _plan(self) -> None:
@@ -181,7 +180,7 @@ class Consumer:
     def _pause(self) -> float:
         """Seconds until the next try: full jitter, longer with each failure in a row."""
         self._failures += 1
-        return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._uniform)
+        return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._random)
 
     async def _tend(self) -> None:
         """Now and then: take over from silent consumers, measure, and forget old event ids."""
@@ -189,19 +188,23 @@ class Consumer:
         if now - self._tended_at < self._claim_after / 5:
             return
         self._tended_at = now
-        for stream in self._place.streams:
-            taken = await self._place.take_over(stream, silent_for=self._claim_after)
+        for stream in self._group.streams:
+            taken = await self._group.take_over(stream, silent_for=self._claim_after)
             if taken:
-                log.warning("entries_taken_over", stream=stream, group=self._group, entries=taken)
+                log.warning("entries_taken_over", stream=stream, group=self._group.name, entries=taken)
                 self._retry_at = 0.0
-            await self._place.measure(stream)
+            await self._group.measure(stream)
         await self._replay()
         async with self._database.transaction() as session:
-            sample = (await session.execute(STATEMENTS["sample"], {"consumer": self._group})).one()
-            held_seconds.labels(self._group).set(sample.held_seconds)
-            dead_letters.labels(self._group).set(sample.dead)
+            sample = (await session.execute(STATEMENTS["sample"], {"consumer": self._group.name})).one()
+            held_seconds.labels(self._group.name).set(sample.held_seconds)
+            dead_letters.labels(self._group.name).set(sample.dead)
             if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
-                values = {"consumer": self._group, "retention": self._settings.inbox_retention, "count": _PRUNE_ROWS}
+                values = {
+                    "consumer": self._group.name,
+                    "retention": self._settings.inbox_retention,
+                    "count": _PRUNE_ROWS,
+                }
                 if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # else the next turn goes on
                     self._pruned_at = now
 
@@ -214,7 +217,9 @@ class Consumer:
         for _ in range(self._settings.batch):
             async with self._database.transaction() as session:
                 await session.execute(STATEMENTS["ask_for_replay"], {"ids": self._replay_again})
-                row = (await session.execute(STATEMENTS["take_replayable"], {"consumer": self._group})).one_or_none()
+                row = (
+                    await session.execute(STATEMENTS["take_replayable"], {"consumer": self._group.name})
+                ).one_or_none()
             self._replay_again.clear()
             if row is None:
                 return

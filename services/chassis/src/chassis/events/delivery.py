@@ -46,13 +46,13 @@ class Deliveries:
     def __init__(
         self,
         database: Database,
-        place: ConsumerGroup,
+        group: ConsumerGroup,
         handlers: Mapping[type[Event], Handler],
         *,
         max_deliveries: int,
     ) -> None:
         self._database = database
-        self._place = place
+        self._group = group
         self._handlers = handlers
         self._kinds = Kinds(handlers)
         self._max_deliveries = max_deliveries
@@ -60,7 +60,7 @@ class Deliveries:
     async def read(self, entry: Entry) -> Received[Event] | None:
         """The entry's event, or None when it has none for a handler; then the entry comes to its end here."""
         try:
-            received = self._kinds.parse(self._place.group, entry.text)
+            received = self._kinds.parse(self._group.name, entry.text)
         except Undeliverable as error:
             await self._bury(entry, "unreadable", str(error))
             return None
@@ -117,7 +117,7 @@ class Deliveries:
             "messaging.system": "redis",
             "messaging.operation.type": "process",
             "messaging.destination.name": entry.stream,
-            "messaging.consumer.group.name": self._place.group,
+            "messaging.consumer.group.name": self._group.name,
             "messaging.message.id": str(received.event_id),
             "holdfast.event.deliveries": entry.deliveries,
         }
@@ -125,7 +125,7 @@ class Deliveries:
     async def _handle(self, entry: Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
         try:
             async with self._database.transaction() as session:
-                values = {"consumer": self._place.group, "event_id": received.event_id}
+                values = {"consumer": self._group.name, "event_id": received.event_id}
                 if await session.scalar(STATEMENTS["receive"], values) is None:
                     return "seen", None
                 await self._handlers[type(received.payload)](session, received)
@@ -139,7 +139,7 @@ class Deliveries:
 
     async def _acknowledge(self, entry: Entry, kind: str, outcome: Outcome) -> None:
         if entry.dead_id is None:
-            await self._place.acknowledge(entry)
+            await self._group.acknowledge(entry)
         elif outcome != "dead":
             async with self._database.transaction() as session:
                 await session.execute(STATEMENTS["forget_dead"], {"id": entry.dead_id})
@@ -148,7 +148,7 @@ class Deliveries:
     async def _bury(self, entry: Entry, kind: str, reason: str) -> None:
         shown = str(redact(reason))[:_MAX_REASON_LENGTH]
         values = {
-            "consumer": self._place.group,
+            "consumer": self._group.name,
             "stream": entry.stream,
             "entry_id": entry.id,
             "event": entry.text,

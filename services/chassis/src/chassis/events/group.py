@@ -53,14 +53,14 @@ class Entry:
 class ConsumerGroup:
     """`group` on `streams`, read as the consumer `name`; `batch` entries of a stream at a time."""
 
-    def __init__(self, redis: Redis, *, group: str, name: str, streams: Sequence[str], batch: int) -> None:
+    def __init__(self, redis: Redis, *, name: str, consumer: str, streams: Sequence[str], batch: int) -> None:
         self.streams = streams
         self._redis = redis
         self._names = names_of(redis)
-        self._owner = self._names.owner(group)
+        self._owner = self._names.owner(name)
         self._installation = ""
-        self.group = group
-        self._name = name
+        self.name = name
+        self._consumer = consumer
         self._batch = batch
         self._read_script = redis.register_script(_READ)
         self._try_script = redis.register_script(_TRY)
@@ -75,7 +75,7 @@ class ConsumerGroup:
         for stream in self.streams:
             try:
                 await self._redis.xgroup_create(
-                    self._names.stream(stream), self.group, id="0", mkstream=True, entries_read=0
+                    self._names.stream(stream), self.name, id="0", mkstream=True, entries_read=0
                 )
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
@@ -90,7 +90,7 @@ class ConsumerGroup:
             with operation_seconds.labels("receive", stream).time():
                 answer = await self._read_script(
                     keys=[key, self._names.epoch(stream), self._owner],
-                    args=[self.group, self._name, self._batch, self._installation],
+                    args=[self.name, self._consumer, self._batch, self._installation],
                 )
             if answer[0] == b"foreign":
                 raise ForeignPrefix(self._names.prefix, self._owner, answer[1].decode())
@@ -110,7 +110,7 @@ class ConsumerGroup:
         key, start = self._names.stream(stream), "-"
         while True:
             page: Any = await self._redis.xpending_range(
-                key, self.group, start, "+", self._batch, consumername=self._name
+                key, self.name, start, "+", self._batch, consumername=self._consumer
             )
             if not page:
                 return
@@ -134,33 +134,33 @@ class ConsumerGroup:
             await self._count(list(found), -1)
 
     async def _count(self, entries: Sequence[Entry], change: int) -> Sequence[int]:
-        arguments: list[str | int] = [self.group, self._name, change, *(entry.id for entry in entries)]
+        arguments: list[str | int] = [self.name, self._consumer, change, *(entry.id for entry in entries)]
         counts: Sequence[int] = await self._try_script(keys=[self._names.stream(entries[0].stream)], args=arguments)
         return counts
 
     async def acknowledge(self, entry: Entry) -> None:
-        await self._redis.xack(self._names.stream(entry.stream), self.group, entry.id)
+        await self._redis.xack(self._names.stream(entry.stream), self.name, entry.id)
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
         """Make the entries of consumers that were silent for that many seconds this one's; their number."""
         taken, missing = await self._take_over_script(
             keys=[self._names.stream(stream), self._names.epoch(stream)],
-            args=[self.group, self._name, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
+            args=[self.name, self._consumer, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
         )
         self._tell_missed(stream, missing)
         return int(taken)
 
     async def measure(self, stream: str) -> None:
         for group in await self._redis.xinfo_groups(self._names.stream(stream)):
-            if group["name"] == self.group.encode():
-                consumer_lag.labels(stream, self.group).set(group["lag"] or 0)
-                consumer_pending.labels(stream, self.group).set(group["pending"])
+            if group["name"] == self.name.encode():
+                consumer_lag.labels(stream, self.name).set(group["lag"] or 0)
+                consumer_pending.labels(stream, self.name).set(group["pending"])
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still ours: whoever takes them over needs to find them."""
         for key in map(self._names.stream, self.streams):
-            if not await self._redis.xpending_range(key, self.group, "-", "+", 1, consumername=self._name):
-                await self._redis.xgroup_delconsumer(key, self.group, self._name)
+            if not await self._redis.xpending_range(key, self.name, "-", "+", 1, consumername=self._consumer):
+                await self._redis.xgroup_delconsumer(key, self.name, self._consumer)
 
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
         """Entries that are in the group still, and no longer in the stream."""
@@ -168,13 +168,13 @@ class ConsumerGroup:
             await self._redis.delete(
                 self._names.epoch(stream)
             )  # first: after a crash in between they are found once more
-            await self._redis.xack(self._names.stream(stream), self.group, *ids)
+            await self._redis.xack(self._names.stream(stream), self.name, *ids)
             self._tell_missed(stream, len(ids))
 
     def _tell_missed(self, stream: str, count: int) -> None:
         if count:
-            missed.labels(stream, self.group).inc(count)
-            log.warning("entries_missed", stream=stream, group=self.group, entries=count)
+            missed.labels(stream, self.name).inc(count)
+            log.warning("entries_missed", stream=stream, group=self.name, entries=count)
 
 
 def _entries(

@@ -74,7 +74,7 @@ async def publish(
     return event_id
 
 
-def to_insert(session: HotSession, event: Event, *, stream: str, aggregate_id: UUID | str) -> dict[str, Any]:
+def insert_values(session: HotSession, event: Event, *, stream: str, aggregate_id: UUID | str) -> dict[str, Any]:
     """`publish` of a new aggregate's first event for a hot statement of a service, which inserts `event_…`."""
     wake_after_commit(session, WAKEUP_CHANNEL)
     with _producing(event, stream):

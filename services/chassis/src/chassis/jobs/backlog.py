@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge
 
 from chassis.config.settings import JobSettings
 from chassis.errors import ApiError, ErrorCode
-from chassis.jobs import STATEMENTS
+from chassis.jobs.statements import STATEMENTS
 from chassis.pooling import Database
 
 backlog_jobs = Gauge("job_backlog", "Jobs that wait, delayed ones included, counted up to the limit.", ["queue"])

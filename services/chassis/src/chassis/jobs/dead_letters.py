@@ -12,7 +12,8 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import HoldfastError
-from chassis.jobs import STATEMENTS, wakeup_channel
+from chassis.jobs.enqueueing import wakeup_channel
+from chassis.jobs.statements import STATEMENTS
 from chassis.logging import get_logger
 from chassis.pooling import log_after_commit
 from chassis.pooling.column_types import is_bigint

@@ -1,24 +1,24 @@
-"""The runner's decisions, pure: what may be claimed now, and what an attempt came to."""
+"""The worker's decisions, pure: which jobs it may claim now, and how a failed attempt ends."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from chassis.errors import ApiError, DatabaseUnreachable, PermanentJobError
-from chassis.jobs import RunningJob
+from chassis.jobs.running_job import RunningJob
 from chassis.logging import redact
 
 type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_back"]
 
 _MAX_REASON_LENGTH = 2000
 MAX_GRANTED_ATTEMPT = 500
-"""Up to this attempt an outage is not counted: four hours at the longest default backoff. A job that causes the outage
-itself dies in the end."""
+"""Up to this attempt, an outage of the database gives the job one more attempt: for some four hours at the longest
+default backoff. A job that itself causes the outage dies in the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What to ask the queue for. `alone`: a suspect that runs with nothing beside it."""
+    """Up to `count` jobs to claim: `suspects`, which run `alone` or beside other jobs, or the jobs that are none."""
 
     count: int
     suspects: bool = False
@@ -30,7 +30,7 @@ NOTHING = Claim(0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """What the queue may have for a worker, as far as it knows."""
+    """Which kinds of jobs may be due in the queue, as far as the worker knows."""
 
     others: bool
     suspects: bool
@@ -38,15 +38,16 @@ class Due:
 
 
 def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | None, is_others_turn: bool) -> Claim:
-    """What may be claimed now; `NOTHING` until a job ends. Pure.
+    """The jobs to claim now; `NOTHING` until a job ends.
 
-    `unended` jobs are claimed, and their end neither is committed nor will be by the statement that claims: they are
-    what a crash would repeat. All free slots are asked for at once: a round trip and a commit cost as much for one job
-    as for twenty.
+    `unended` counts the claimed jobs whose end is neither committed nor about to be committed by the claiming statement
+    itself. A crash would repeat them. The claim asks for all free slots at once, since a round trip and a commit cost
+    as much for one job as for twenty.
 
-    `running` is the claim of the suspect that runs now. One suspect runs at a time, so a crash makes at most one job
-    lose a second lease; that job then waits until it is alone in the process. After each suspect it `is_others_turn`,
-    for a worker with a single slot.
+    A suspect is a job whose lease expired: it may have killed its process. `running` is the claim of the suspect that
+    runs now. One suspect runs at a time, so a crash makes at most one job lose a second lease. That job then waits
+    until it can run alone in the process. After a suspect it `is_others_turn`, so that a worker with a single slot
+    alternates.
     """
     free = concurrency - unended
     others = Claim(free) if due.others else NOTHING
@@ -62,23 +63,24 @@ def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | N
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a failed attempt came to, and the statement that records it."""
+class FailureDecision:
+    """How a failed attempt ends, and the statement that records this end."""
 
     outcome: Outcome
     statement: Literal["retry", "bury"]
     values: Mapping[str, float | str]
 
 
-def judge(job: RunningJob, error: Exception, delay: Callable[[], float]) -> Verdict:
-    """How the attempt ends; `delay()` is the wait before another in seconds, which a Retry-After can only lengthen.
+def decide_failure(job: RunningJob, error: Exception, delay: Callable[[], float]) -> FailureDecision:
+    """Whether the job is retried or dead. `delay()` is the backoff in seconds; a Retry-After can only lengthen it.
 
-    An outage of the service's own database is not the job's fault, so that attempt is granted anew. A database that is
-    busy counts: it may be the job's own statement that takes too long.
+    An attempt that fails because the service's own database is unreachable does not use up one of the job's attempts. A
+    busy database does, since the job's own statement may be the one that takes too long.
     """
     reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
     granted = int(isinstance(error, DatabaseUnreachable) and job.attempt < MAX_GRANTED_ATTEMPT)
     if isinstance(error, PermanentJobError) or job.attempt >= job.max_attempts + granted:
-        return Verdict("dead", "bury", {"error": reason})
-    asked = (isinstance(error, ApiError) and error.retry_after) or 0.0
-    return Verdict("retried", "retry", {"error": reason, "delay": max(delay(), asked), "granted": granted})
+        return FailureDecision("dead", "bury", {"error": reason})
+    retry_after = (isinstance(error, ApiError) and error.retry_after) or 0.0
+    backoff = max(delay(), retry_after)
+    return FailureDecision("retried", "retry", {"error": reason, "delay": backoff, "granted": granted})

@@ -1,14 +1,14 @@
-"""What every worker does for all: takes jobs from workers that went silent, and measures its queue."""
+"""Maintenance that every worker does: it takes jobs from workers that went silent, and measures its queue."""
 
 import math
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import asyncpg
 from prometheus_client import Counter, Gauge
 
-from chassis.jobs import DRIVER_STATEMENTS
+from chassis.jobs.metrics import processed
+from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.logging import get_logger
 from chassis.pooling import Database
 
@@ -21,27 +21,29 @@ drain_seconds = Gauge(
     "When the queue will be empty at the rate it shrinks now; +Inf while it does not.",
     ["queue"],
 )
-dead_letters = Gauge("job_dead_letters", "Jobs that nobody will run again by itself.", ["queue"])
+dead_letters = Gauge("job_dead_letters", "Jobs that no worker runs again unless an operator replays them.", ["queue"])
 leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
 
 COUNTED_JOBS = 100_000
-"""The depth is not counted beyond it: an index scan of 20 ms; and a deeper queue is as much an alarm."""
+"""The depth is counted up to this: an index scan of 20 ms. A deeper queue would raise the same alarm."""
 MEMORY_SECONDS = 30.0
-"""How long a change of the rate takes to show: a few measurements, so that one batch does not make a trend."""
+"""The time constant of the smoothed rate: a few measurements, so that one batch does not make a trend."""
 
 SET_BACK_SECONDS = 30.0
-"""Between two looks for times that a clock wrote before it was set back: how long a job can wait for that."""
+"""Between two checks for times that were written before the clock was set back: the longest that a job waits for it."""
 
 
 class DrainEstimate:
-    """Seconds until a queue is empty: backlog ÷ (μ − λ), the rate it shrinks at, smoothed over `MEMORY_SECONDS`."""
+    """Seconds until a queue is empty: the backlog divided by the rate at which it shrinks (service rate μ − arrival
+    rate λ), smoothed over `MEMORY_SECONDS`.
+    """
 
     def __init__(self) -> None:
         self._last: tuple[float, int] | None = None
         self._shrinks_by = 0.0
 
     def update(self, jobs: int, *, now: float) -> float:
-        """The estimate after a measurement; 0 when empty, infinite while it does not shrink."""
+        """The estimate after a measurement: 0 for an empty queue, infinite for one that does not shrink."""
         if self._last is not None and now > self._last[0]:
             seconds = now - self._last[0]
             weight = 1 - math.exp(-seconds / MEMORY_SECONDS)
@@ -53,28 +55,24 @@ class DrainEstimate:
 
 
 class SuspectsDue(NamedTuple):
-    """Whether suspects are due in a queue: some that run beside other jobs, some that run alone."""
+    """Whether suspects (jobs whose lease expired) are due: some that run beside other jobs, some that run alone."""
 
     beside_others: bool
     alone: bool
 
 
 class Tending:
-    """Reaps and measures for a worker of `queue`, whose leases have `lease` seconds.
+    """Takes over expired jobs of every queue, and measures `queue`. A lease lasts `lease` seconds."""
 
-    `on_dead` counts a job that died without its worker.
-    """
-
-    def __init__(self, database: Database, *, queue: str, lease: float, on_dead: Callable[[str, str], None]) -> None:
+    def __init__(self, database: Database, *, queue: str, lease: float) -> None:
         self._database = database
         self._queue = queue
         self._lease = lease
-        self._on_dead = on_dead
         self._estimate = DrainEstimate()
         self._reaps_from = self._sets_back_from = -math.inf
 
     async def tend(self) -> SuspectsDue:
-        """Once; which suspects are due in the queue."""
+        """Do the maintenance once. Returns which suspects are due in the queue."""
         async with self._database.driver() as connection:
             sample = await self._tend(connection, time.monotonic())
         depth.labels(self._queue).set(sample["depth"])
@@ -84,8 +82,9 @@ class Tending:
         return SuspectsDue(beside_others=sample["has_suspects"], alone=sample["has_lone"])
 
     def note_outage(self) -> None:
-        """Take no job from another worker for the time of a lease. In an outage all leases run out; once it is over,
-        the workers that are alive extend them, or hand their jobs back.
+        """Take no job from another worker until one lease has passed since this outage.
+
+        All leases expire in an outage. Once it is over, the workers that are alive extend them or hand their jobs back.
         """
         self._reaps_from = time.monotonic() + self._lease
 
@@ -107,6 +106,6 @@ class Tending:
             leases_expired.labels(row["queue"], row["name"]).inc()
             is_dead = row["status"] == "dead"
             if is_dead:
-                self._on_dead(row["queue"], row["name"])
+                processed.labels(row["queue"], row["name"], "dead").inc()
             write = log.error if is_dead else log.warning
             write("job_lease_expired", job=row["name"], job_id=row["id"], attempt=row["attempt"], status=row["status"])

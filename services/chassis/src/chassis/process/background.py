@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client import Counter
 
 from chassis.errors import HoldfastError
-from chassis.logging import get_logger
+from chassis.logging import Logger, get_logger
 
 log = get_logger(__name__)
 
@@ -58,8 +58,7 @@ async def supervised(
     """Keep `work()` going while the block runs; at its end it is cancelled and waited for.
 
     `work` never returns by itself. When it fails it begins again, after a pause that grows from one failure to the
-    next. `is_outage` tells a dependency that is away, which is a warning, from a bug, which is an error with its
-    traceback.
+    next. `is_outage` recognises the errors of a dependency that is away: see `log_failure`.
     """
     failures.labels(name)  # an alert on an increase needs a zero to start from
     task = asyncio.create_task(_keep_going(work, name, is_outage, sleep), name=name)
@@ -76,18 +75,19 @@ async def _keep_going(work: Work, name: str, is_outage: Callable[[Exception], bo
         began = time.monotonic()
         error = await _failure_of(work)
         in_a_row = 1 if time.monotonic() - began > RECOVERED_SECONDS else in_a_row + 1
-        pause = pause_after(in_a_row, chance=random.random())  # noqa: S311  spreads processes, no secret
+        pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  spreads processes, no secret
         with suppress(Exception):  # a line that cannot be written, for want of memory, must not end the task
             _note(name, error, outage=is_outage(error), again_in=pause)
         await sleep(pause)
 
 
-def pause_after(in_a_row: int, *, chance: float) -> float:
-    """Seconds until a task that has failed so often begins again: half of it is by chance, so that processes that
-    failed together do not come back together.
+def pause_after(in_a_row: int, *, draw: float) -> float:
+    """Seconds until a task starts again after so many failures in a row.
+
+    Half of the pause is random (`draw`, from 0 to 1), so that processes that failed together do not start together.
     """
     longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(in_a_row - 1, 10))
-    return longest * (1 + chance) / 2
+    return longest * (1 + draw) / 2
 
 
 async def _failure_of(work: Work) -> Exception:
@@ -112,11 +112,16 @@ async def uncancelled[T](work: Callable[[], Awaitable[T]]) -> T:
 def _note(name: str, error: Exception, *, outage: bool, again_in: float) -> None:
     _last_failures[name] = (time.monotonic(), type(error).__name__)
     failures.labels(name).inc()
-    fields = {"task": name, "error": f"{type(error).__name__}: {error}", "again_in": round(again_in, 1)}
-    if outage:
-        log.warning("background_task_failed", **fields)
+    log_failure(log, "background_task_failed", error, is_outage=outage, task=name, again_in=round(again_in, 1))
+
+
+def log_failure(logger: Logger, event: str, error: Exception, *, is_outage: bool, **fields: object) -> None:
+    """Log a failure of work that goes on: an outage is a warning, and a bug is an error with its traceback."""
+    fields["error"] = f"{type(error).__name__}: {error}"
+    if is_outage:
+        logger.warning(event, **fields)
     else:
-        log.error("background_task_failed", **fields, exc_info=error)
+        logger.error(event, **fields, exc_info=error)
 
 
 class Group(asyncio.TaskGroup):

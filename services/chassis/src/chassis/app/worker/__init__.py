@@ -17,9 +17,9 @@ from chassis.events.consumer import Consumer
 from chassis.events.delivery import Handler as EventHandler
 from chassis.events.outbox import Event
 from chassis.events.relay import Relay
+from chassis.jobs import Handler as JobHandler
 from chassis.jobs import JobPayload, dead_letters
 from chassis.jobs import routes as job_routes
-from chassis.jobs.runner import Handler as JobHandler
 from chassis.jobs.runner import JobRunner
 from chassis.jobs.schedules import Schedule, Scheduler
 from chassis.pooling import Database, create_redis, open_health_pool

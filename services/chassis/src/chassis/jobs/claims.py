@@ -1,0 +1,46 @@
+"""The state behind a worker's claims: what it last learned about its queue, and the suspect that it runs."""
+
+from collections.abc import Container, Sequence
+
+from chassis.jobs.decisions import Claim, Due, decide_claim
+from chassis.jobs.runs import Run
+from chassis.jobs.tending import SuspectsDue
+
+
+class Claims:
+    """Decides each claim of a worker with `concurrency` slots, and remembers what the claim returned."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._suspect: tuple[Run, Claim] | None = None  # the suspect that was started last, and its claim
+        self._is_others_turn = False
+        self.may_be_more = True  # whether jobs other than suspects may be due
+        self.suspects_due = SuspectsDue(beside_others=False, alone=False)
+
+    def next(self, running: Container[Run], *, unended: int) -> Claim:
+        """The jobs to claim while `running` run, `unended` of which keep their slot."""
+        suspect, claim = self._suspect or (None, None)
+        return decide_claim(
+            unended=unended,
+            concurrency=self._concurrency,
+            due=Due(
+                others=self.may_be_more,
+                suspects=self.suspects_due.beside_others,
+                lone_suspects=self.suspects_due.alone,
+            ),
+            running=claim if suspect in running else None,
+            is_others_turn=self._is_others_turn,
+        )
+
+    def note(self, claim: Claim, started: Sequence[Run]) -> None:
+        """Remember which jobs a claim has started."""
+        if not claim.suspects:
+            self._is_others_turn = False
+            self.may_be_more = len(started) == claim.count
+        elif started:
+            self._is_others_turn = True
+            self._suspect = started[0], claim
+        else:
+            self._is_others_turn = False
+            found_none = {"alone" if claim.alone else "beside_others": False}
+            self.suspects_due = self.suspects_due._replace(**found_none)

@@ -1,0 +1,56 @@
+"""What a job is to the service that writes it: a payload with options, which say how the job runs."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """How a job runs. Times are in seconds. `backoff_base` and `backoff_cap` default to the worker's settings.
+
+    Jobs of a higher `priority` run first, except that one claim in four takes the jobs that have been due longest.
+    `unique` names the payload's fields that make up its deduplication key.
+    """
+
+    name: str
+    version: int = 1
+    queue: str = "default"
+    priority: int = 0
+    max_attempts: int = 10
+    time_limit: float = 30.0
+    backoff_base: float | None = None
+    backoff_cap: float | None = None
+    unique: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.time_limit <= 0 or not -100 <= self.priority <= 100:  # noqa: PLR2004
+            raise ValueError(f"{self.name}: max_attempts from 1, time_limit above 0, priority from -100 to 100")
+
+
+class JobPayload(BaseModel):
+    """The data of a job. It holds ids rather than objects, since a job runs later and reads the state of that time.
+
+    The options are class keywords: `class RequestPayment(JobPayload, job="request_payment", unique=("order_id",))`.
+
+    Jobs that wait in the queue must stay readable. A change of fields that they cannot be parsed with needs a new
+    `version`. The class of the old version and its handler stay until no job of that version is left. A job whose
+    version has no handler becomes a dead letter with that reason.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    options: ClassVar[JobOptions]
+
+    def __init_subclass__(cls, *, job: str, **options: Any) -> None:
+        cls.options = JobOptions(name=job, **options)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_options: Any) -> None:
+        if unknown := set(cls.options.unique) - cls.model_fields.keys():
+            raise ValueError(f"{cls.__name__} has no {', '.join(sorted(unknown))} to be unique by")
+
+    @property
+    def unique_key(self) -> str | None:
+        """Deduplication key: at most one waiting job per name and key. None disables it."""
+        return ":".join(str(getattr(self, name)) for name in self.options.unique) or None

@@ -1,0 +1,42 @@
+"""A job as its handler sees it, and the handler's type."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis.errors import LeaseLost
+from chassis.jobs.statements import STATEMENTS
+from chassis.pooling import after_commit
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class RunningJob:
+    """One attempt at a job. `attempt` counts from 1. `(id, attempt)` is the fencing token."""
+
+    id: int
+    name: str
+    attempt: int
+    max_attempts: int
+    is_finishing: bool = field(default=False, init=False)
+    is_complete: bool = field(default=False, init=False)
+
+    async def complete_in(self, session: AsyncSession) -> None:
+        """Complete the job in this transaction: its effects and its end commit together, exactly once.
+
+        Call it last, just before the commit. Raises `LeaseLost` when another worker may own the job by now. A handler
+        lets that error travel, so that the transaction rolls back.
+        """
+        self.is_finishing = True
+        if await session.scalar(STATEMENTS["complete"], {"id": self.id, "attempt": self.attempt}) is None:
+            raise LeaseLost(f"job {self.id} is no longer run by attempt {self.attempt}")
+        after_commit(session, self._mark_complete)
+
+    def _mark_complete(self) -> None:
+        self.is_complete = True
+
+
+# The payload's type is the one that the handler is registered under. The type of a Mapping cannot express that
+# relation.
+type Handler = Callable[[RunningJob, Any], Awaitable[None]]
