@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 from chassis.calls.http_client import HttpDependency
-from chassis.circuit_breaker import BreakerRegistry, StateMachine, failures
+from chassis.circuit_breaker import BreakerRegistry
+from chassis.circuit_breaker.breaker import failures
+from chassis.circuit_breaker.outcomes import CallOutcome
+from chassis.circuit_breaker.state_machine import StateMachine
 from chassis.config.settings import BreakerSettings
 from chassis.errors import BreakerOpen, DependencyTimeout
 from chassis.retries import deadlines
@@ -16,10 +19,10 @@ TOUCHY = BreakerSettings(minimum_calls=1, window_size=1, slow_call_duration=1)
 HASTY, PATIENT = 0.1, 2.0
 
 
-def state_after(verdict: str, *, seconds: float) -> str:
+def state_after(outcome: CallOutcome, *, seconds: float) -> str:
     machine = StateMachine(TOUCHY, lambda: 0.5)
     call = machine.admit(0)
-    machine.settle(call, verdict, duration=seconds, now=seconds)
+    machine.settle(call, outcome, duration=seconds, now=seconds)
     return machine.state
 
 

@@ -9,23 +9,10 @@ from pathlib import Path
 
 import pytest
 from captured_logs import captured_logs
-from chassis.circuit_breaker import (
-    Admitted,
-    BreakerRegistry,
-    BreakerSnapshot,
-    CircuitBreaker,
-    Mode,
-    Refused,
-    StateMachine,
-    Verdict,
-    classify,
-    failures,
-    mode_gauge,
-    overruled,
-    rejections,
-    state_gauge,
-    transitions,
-)
+from chassis.circuit_breaker import BreakerRegistry, BreakerSnapshot, CircuitBreaker, Mode
+from chassis.circuit_breaker.breaker import failures, mode_gauge, overruled, rejections, state_gauge, transitions
+from chassis.circuit_breaker.outcomes import CallOutcome, outcome_of
+from chassis.circuit_breaker.state_machine import Admitted, Refused, StateMachine
 from chassis.config.settings import BreakerSettings
 from chassis.errors import (
     BreakerOpen,
@@ -60,7 +47,7 @@ SETTINGS = BreakerSettings(
     open_jitter=0,
     half_open_calls=2,
 )
-VERDICTS: list[Verdict] = ["success", "failure", "cut_short", "ignored"]
+OUTCOMES: list[CallOutcome] = ["success", "failure", "cut_short", "ignored"]
 MODES: list[Mode] = ["automatic", "forced_open", "disabled", "observe_only"]
 FAILED = DependencyFailed("d", "answered 500", status=500)
 
@@ -83,8 +70,8 @@ def admitted(m: StateMachine, now: float) -> Admitted:
     return decision
 
 
-def call(m: StateMachine, verdict: Verdict, *, now: float = 0.0, duration: float = 0.0) -> None:
-    m.settle(admitted(m, now), verdict, duration=duration, now=now)
+def call(m: StateMachine, outcome: CallOutcome, *, now: float = 0.0, duration: float = 0.0) -> None:
+    m.settle(admitted(m, now), outcome, duration=duration, now=now)
 
 
 def state_of(m: StateMachine | CircuitBreaker) -> str:
@@ -119,19 +106,19 @@ class CountsConsecutiveFailures:
     def is_open(self) -> bool:
         return self.in_a_row >= 5
 
-    def settle(self, verdict: Verdict) -> None:
-        self.in_a_row = self.in_a_row + 1 if verdict == "failure" else 0
+    def settle(self, outcome: CallOutcome) -> None:
+        self.in_a_row = self.in_a_row + 1 if outcome == "failure" else 0
 
 
 def test_a_breaker_that_counts_consecutive_failures_never_opens_while_four_calls_in_five_fail() -> None:
     usual, ours = CountsConsecutiveFailures(), machine()
     opened_after = None
     for n in range(1000):
-        verdict: Verdict = "success" if n % 5 == 4 else "failure"
-        usual.settle(verdict)
+        outcome: CallOutcome = "success" if n % 5 == 4 else "failure"
+        usual.settle(outcome)
         assert not usual.is_open
         if opened_after is None:
-            call(ours, verdict)
+            call(ours, outcome)
             opened_after = n + 1 if state_of(ours) == "open" else None
     assert opened_after == SETTINGS.minimum_calls
 
@@ -139,8 +126,8 @@ def test_a_breaker_that_counts_consecutive_failures_never_opens_while_four_calls
 def test_less_than_the_failure_rate_leaves_it_closed() -> None:
     m = machine()
     for _ in range(20):
-        for verdict in ("success", "success", "failure"):
-            call(m, verdict)
+        for outcome in ("success", "success", "failure"):
+            call(m, outcome)
     assert state_of(m) == "closed"
 
 
@@ -196,10 +183,10 @@ def test_as_many_successes_as_permits_close_it() -> None:
     assert state_of(m) == "closed"
 
 
-@pytest.mark.parametrize(("verdict", "duration"), [("failure", 0.0), ("success", 1.0)])
-def test_one_failed_or_slow_trial_opens_it_again(verdict: Verdict, duration: float) -> None:
+@pytest.mark.parametrize(("outcome", "duration"), [("failure", 0.0), ("success", 1.0)])
+def test_one_failed_or_slow_trial_opens_it_again(outcome: CallOutcome, duration: float) -> None:
     m = opened()
-    call(m, verdict, now=10, duration=duration)
+    call(m, outcome, now=10, duration=duration)
     assert state_of(m) == "open"
 
 
@@ -264,7 +251,7 @@ def test_open_time_is_jittered_so_that_replicas_do_not_try_together(u: float, se
 
 
 @pytest.mark.parametrize(
-    ("error", "verdict"),
+    ("error", "outcome"),
     [
         (None, "success"),
         (DependencyRejected("d", 404, b""), "success"),
@@ -279,8 +266,10 @@ def test_open_time_is_jittered_so_that_replicas_do_not_try_together(u: float, se
     ],
     ids=repr,
 )
-def test_only_what_the_dependency_did_wrong_counts_as_failure(error: BaseException | None, verdict: Verdict) -> None:
-    assert classify(error) == verdict
+def test_only_what_the_dependency_did_wrong_counts_as_failure(
+    error: BaseException | None, outcome: CallOutcome
+) -> None:
+    assert outcome_of(error) == outcome
 
 
 def breaker(name: str, clock: FakeClock, **changes: float) -> CircuitBreaker:
@@ -564,15 +553,15 @@ class Model:
         self.in_flight += 1
         return self.term
 
-    def settle(self, term: int, verdict: str, now: float, *, slow: bool) -> None:
+    def settle(self, term: int, outcome: str, now: float, *, slow: bool) -> None:
         if term != self.term:
             return
         self.in_flight -= 1
-        if verdict == "ignored" or (verdict == "cut_short" and not slow):
+        if outcome == "ignored" or (outcome == "cut_short" and not slow):
             return
-        self.results.append((now, verdict, slow))
+        self.results.append((now, outcome, slow))
         if self.state == "half_open":
-            if verdict == "failure" or slow:
+            if outcome == "failure" or slow:
                 self.open(now)
             elif len(self.results) == 2:
                 self.opened = 0
@@ -616,23 +605,23 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         assert isinstance(decision, Admitted)
         return decision, expected
 
-    @rule(results=st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=6))
-    def calls_one_after_the_other(self, results: list[Verdict]) -> None:
-        for verdict in results:
+    @rule(results=st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=6))
+    def calls_one_after_the_other(self, results: list[CallOutcome]) -> None:
+        for outcome in results:
             if (term := self.model.admit(self.now)) is None:
                 assert isinstance(self.real.admit(self.now), Refused)
             else:
-                self.settle((admitted(self.real, self.now), term), verdict, 0)
+                self.settle((admitted(self.real, self.now), term), outcome, 0)
 
     @rule(
         call=consumes(calls),
-        verdict=st.sampled_from(VERDICTS),
+        outcome=st.sampled_from(OUTCOMES),
         duration=st.sampled_from([0, 0.5, 1, 3]),
     )
-    def settle(self, call: tuple[Admitted, int], verdict: Verdict, duration: float) -> None:
+    def settle(self, call: tuple[Admitted, int], outcome: CallOutcome, duration: float) -> None:
         decision, term = call
-        self.real.settle(decision, verdict, duration=duration, now=self.now)
-        self.model.settle(term, verdict, self.now, slow=duration >= 1)
+        self.real.settle(decision, outcome, duration=duration, now=self.now)
+        self.model.settle(term, outcome, self.now, slow=duration >= 1)
 
     @precondition(lambda self: self.real.state == "open")
     @rule()

@@ -1,7 +1,7 @@
-"""`/breakers` on a worker's management port: see them, and overrule one for a stated time.
+"""`/breakers` on a worker's management port: list the breakers, and overrule one for a limited time.
 
-The management port's guard asks for the token and writes down who changed what. It is this process that changes: the
-other replicas have breakers of their own.
+The management port's guard checks the token and logs each change. A change affects this process only: each replica has
+its own breakers.
 """
 
 from dataclasses import asdict
@@ -19,11 +19,11 @@ from chassis.logging import put_on_canonical_line
 from chassis.process.management import parse_body, shown
 
 MAX_SECONDS = 86_400.0
-"""A day: observing takes a day's traffic, and what has to hold for longer is a setting."""
+"""A day: `observe_only` needs a day's traffic to be useful. A change that must last longer belongs in the settings."""
 
 
 class BreakerMode(BaseModel):
-    """Who is to decide at one breaker, and for how many seconds: an hour unless it is said, none if automatic."""
+    """The mode of one breaker, for `seconds`. `automatic` takes effect at once and ignores `seconds`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,30 +34,30 @@ class BreakerMode(BaseModel):
 
 
 def routes(breakers: BreakerRegistry) -> list[BaseRoute]:
-    """What `management_app` adds in a worker."""
+    """The routes that a worker adds to its management port."""
 
     class Breakers(HTTPEndpoint):
-        """Both methods at one route, so that the Allow header of a 405 names both."""
+        """Both methods share a route, so the Allow header of a 405 names both."""
 
         async def get(self, _request: Request) -> Response:
             return JSONResponse([asdict(found) for found in breakers.snapshot()])
 
         async def put(self, request: Request) -> Response:
-            asked = await parse_body(request, BreakerMode)
-            breaker = breakers.find(asked.dependency, asked.operation)
+            wanted = await parse_body(request, BreakerMode)
+            breaker = breakers.find(wanted.dependency, wanted.operation)
             if breaker is None:
                 known = ", ".join(f"{found.dependency}/{found.operation}" for found in breakers.snapshot()) or "none"
                 message = f"No such breaker, or not called yet; there are: {known}."
-                detail = ErrorDetail("operation", message, shown(f"{asked.dependency}/{asked.operation}"))
+                detail = ErrorDetail("operation", message, shown(f"{wanted.dependency}/{wanted.operation}"))
                 raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail])
             before = breaker.snapshot()
-            breaker.set_mode(asked.mode, seconds=asked.seconds)
+            breaker.set_mode(wanted.mode, seconds=wanted.seconds)
             put_on_canonical_line(
-                dependency=asked.dependency,
-                operation=asked.operation,
-                to=asked.mode,
+                dependency=wanted.dependency,
+                operation=wanted.operation,
+                to=wanted.mode,
                 original=before.mode,
-                seconds=asked.seconds,
+                seconds=wanted.seconds,
             )
             return JSONResponse(asdict(breaker.snapshot()))
 
