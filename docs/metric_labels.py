@@ -14,7 +14,7 @@ from chassis.events import delivery as event_delivery
 from chassis.jobs.decisions import Outcome as JobOutcome
 from chassis.logging import debugging
 from chassis.process import reloading
-from chassis.retries import StopReason
+from chassis.retries.decisions import StopReason
 from webhook_ingest.models import Provider
 
 

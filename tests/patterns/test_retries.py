@@ -17,19 +17,9 @@ from chassis.errors import (
     DependencyTimeout,
     DependencyUnavailable,
 )
-from chassis.retries import (
-    RetryBudget,
-    Stop,
-    Wait,
-    amplification,
-    deadlines,
-    decide,
-    full_jitter,
-    is_retryable,
-    parse_retry_after,
-    retry,
-    retry_attempts,
-)
+from chassis.retries import RetryBudget, deadlines, full_jitter, parse_retry_after, retry
+from chassis.retries.attempts import amplification, retry_attempts
+from chassis.retries.decisions import Stop, Wait, decide, is_retryable
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
@@ -77,7 +67,7 @@ async def run(
     policy: RetrySettings | None = None,
     budget: RetryBudget | None = None,
     name: str = "d",
-    uniform: Callable[[], float] = lambda: 0.5,
+    random: Callable[[], float] = lambda: 0.5,
 ) -> str:
     fake = fake or FakeTime()
     policy = policy or RetrySettings()
@@ -88,7 +78,7 @@ async def run(
         idempotent=idempotent,
         dependency=name,
         sleep=fake.sleep,
-        random=uniform,
+        random=random,
         clock=fake.clock,
     )
 
@@ -184,7 +174,7 @@ async def test_attempts_and_waits_together_stay_inside_the_total_time_out() -> N
     fake = FakeTime()
     policy = RetrySettings(max_attempts=10, base_delay=1, max_delay=2, total_timeout=5)
     with pytest.raises(DependencyFailed):
-        await run(Dependency(*[RESET] * 10), fake, policy=policy, uniform=lambda: 1.0)
+        await run(Dependency(*[RESET] * 10), fake, policy=policy, random=lambda: 1.0)
     assert fake.now <= 5
 
 
@@ -223,7 +213,7 @@ async def test_in_an_outage_the_budget_holds_all_callers_together_to_a_tenth_mor
     for _ in range(1000):
         call = Dependency(*[RESET] * 3)
         with pytest.raises(DependencyFailed):
-            await run(call, fake, policy=policy, budget=budget, uniform=lambda: 0.0)
+            await run(call, fake, policy=policy, budget=budget, random=lambda: 0.0)
         attempts += len(call.attempts)
     assert 1000 + 100 <= attempts <= 1000 + 100 + 10
 

@@ -1,9 +1,9 @@
-"""Deadlines: the time that is left for the work at hand, from the request that caused it down to the last hop.
+"""Deadlines: the time left for a request, across every process that works on it.
 
-A deadline enters with a request, only ever shrinks, is checked before each expensive step and is sent along. Between
-processes it travels as the time *remaining*, in milliseconds, as in gRPC's `grpc-timeout` and Envoy's
-`x-envoy-expected-rq-timeout-ms`: an absolute time would be wrong by the difference between two clocks, a remaining
-time only by the time on the wire. Inside a process it is an instant of the monotonic clock.
+A deadline arrives with a request and is never extended. The process checks it before each expensive step and sends it
+with each call. Between processes it travels as the time *remaining*, in milliseconds, as in gRPC's `grpc-timeout` and
+Envoy's `x-envoy-expected-rq-timeout-ms`: an absolute time would be wrong by the difference between two clocks, a
+remaining time is wrong only by the time on the wire. Inside a process it is an instant of the monotonic clock.
 """
 
 import math
@@ -26,13 +26,13 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 def from_header(value: str | None, limit: float) -> float:
-    """Seconds that a caller grants by this header value, at most `limit`.
+    """The seconds that a caller grants with this header value, at most `limit`.
 
-    A missing or unreadable value (anything but ASCII digits) is read as `limit`: a caller's mistake costs it nothing.
+    A missing or unreadable value (anything but ASCII digits) grants `limit`, so a mistake does not fail the request.
     """
     if value is None or not (value.isascii() and value.isdigit()):
         return limit
-    # float takes any number of digits, where int refuses more than 4,300.
+    # float accepts any number of digits; int refuses more than 4,300.
     return min(float(value) / 1000, limit)
 
 
@@ -51,22 +51,22 @@ def _until(instant: float) -> Iterator[None]:
 
 
 def deadline(seconds: float, *, clock: Clock = time.monotonic) -> AbstractContextManager[None]:
-    """Give the block at most `seconds`, counted from now; an earlier deadline that holds already stays."""
+    """Give the block at most `seconds`, counted from now. An outer deadline that is earlier stays in force."""
     return _until(min(_deadline.get(), clock() + seconds))
 
 
 def lifted() -> AbstractContextManager[None]:
-    """No deadline for the block: for work that a request has begun and others wait for, or nobody does."""
+    """Remove the deadline inside the block, for work that outlives the request that began it."""
     return _until(math.inf)
 
 
 def remaining(*, clock: Clock = time.monotonic) -> float:
-    """Seconds left, negative once the deadline has passed; infinity where there is none."""
+    """The seconds left: negative after the deadline, infinite without one."""
     return _deadline.get() - clock()
 
 
 def check(step: str, *, clock: Clock = time.monotonic) -> None:
-    """Raise `DeadlineExceeded` when the time is spent. `step` is what would come next: `check("charging")`."""
+    """Raise `DeadlineExceeded` after the deadline. `step` names the step that does not start: `check("charging")`."""
     if remaining(clock=clock) <= 0:
         deadline_exceeded.inc()
         raise DeadlineExceeded(step)

@@ -1,9 +1,8 @@
 """Idempotency keys: a request repeated with its key gets the first answer, byte for byte, and has no second effect.
 
-The record commits in the transaction of the effect, so that there is never one without the other. Two requests with
-the same key at the same time are kept apart by an advisory lock that ends with the transaction: a row that is not yet
-committed would be invisible to the second one. Only answers of requests that had their effect are kept: after an error
-the key is free.
+The answer is stored in the transaction of the effect, so neither exists without the other. An advisory lock, held until
+the transaction ends, serialises requests with the same key: the second request could not see a row that the first has
+not committed yet. Only the answer of a request that had its effect is stored: after an error the key is free again.
 """
 
 import hashlib
@@ -37,12 +36,12 @@ PRUNE = text(
     " RETURNING 1"
 )
 PRUNE_EVERY = 60.0  # seconds
-_PRUNE_BATCH = 10_000  # records in one statement: some 50 ms
+_PRUNE_BATCH = 10_000  # records per statement, which takes about 50 ms
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """One client's key for one request, and the fingerprint of what it asks for."""
+    """One client's key for one request, and the request's fingerprint."""
 
     client: str
     key: str
@@ -65,11 +64,11 @@ def idempotency_key(client: str, header: str | None, *, method: str, path: str, 
 
 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """SHA-256 of what a request asks for: its method, its path and its body.
+    """SHA-256 of a request's method, path and body.
 
-    Of a body in JSON what counts is the value that was sent, whatever the spaces and the order of names. It is not
-    read by any model: a field that a later version adds must not make another request of one that is repeated. What is
-    no JSON, or is nested deeper than can be written again (254 levels), counts by its bytes.
+    Spaces and the order of names in a JSON body do not change it. The body is not parsed by a model: a field that a
+    later version adds with a default would then change the fingerprint of a repeated request. A body that is not JSON,
+    or that is nested too deeply for orjson to write (254 levels), counts byte by byte.
     """
     try:
         canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
@@ -79,7 +78,7 @@ def fingerprint(method: str, path: str, body: bytes) -> bytes:
 
 
 class Record(Protocol):
-    """A row of idempotency_record, whoever has read it."""
+    """A row of `idempotency_record`, read by SQLAlchemy or by the driver."""
 
     def __getitem__(self, column: str, /) -> Any: ...
 
@@ -101,15 +100,16 @@ def judge(key: IdempotencyKey, *, is_held: bool, record: Record | None) -> Store
 
 
 def in_progress() -> ApiError:
-    """What a request is answered while another one holds its key."""
+    """The answer to a request while another one holds its key."""
     return ApiError(ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS, retry_after=1)
 
 
 async def find_answer(session: AsyncSession, key: IdempotencyKey) -> StoredAnswer | None:
-    """The answer already given for this key, or None: then this transaction holds the key and must `store_answer`.
+    """The answer stored for this key. None if there is none: this transaction then holds the key until it ends, and
+    calls `store_answer` before it commits.
 
-    Raises `ApiError`: 409 while another request holds the key, 422 when it was used with another payload, 404 when its
-    answer was withdrawn.
+    Raises `ApiError`: 409 while another request holds the key, 422 when the key was used for a different request, 404
+    when its answer was withdrawn.
     """
     is_held = await session.scalar(_LOCK, {"client": key.client, "key": key.key})
     row = (await session.execute(_FIND, {"client": key.client, "key": key.key})).mappings().one_or_none()
@@ -117,7 +117,7 @@ async def find_answer(session: AsyncSession, key: IdempotencyKey) -> StoredAnswe
 
 
 async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: StoredAnswer) -> None:
-    """Keep the answer in the transaction of its effect."""
+    """Store the answer in the transaction of its effect."""
     await session.execute(
         _RECORD,
         {
@@ -131,15 +131,15 @@ async def store_answer(session: AsyncSession, key: IdempotencyKey, answer: Store
 
 
 async def withdraw_answers(session: AsyncSession, *, client: str, about: str) -> None:
-    """Forget the client's answers that have the text `about` in them, such as the id of what has been deleted.
+    """Erase the client's stored answers that contain the text `about`, such as the id of a deleted resource.
 
-    Their keys stay taken: a request that is repeated has no second effect, and is answered 404.
+    Their keys stay in use: a repeated request has no second effect and gets a 404.
     """
     await session.execute(_WITHDRAW, {"client": client, "about": about})
 
 
 async def prune(session: AsyncSession, *, retention: float) -> None:
-    """Forget answers older than `retention` seconds; their keys may then be used for something else."""
+    """Delete answers older than `retention` seconds. Their keys may then be used for other requests."""
     values = {"retention": retention, "batch": _PRUNE_BATCH}
     while len((await session.execute(PRUNE, values)).all()) == _PRUNE_BATCH:
         continue

@@ -1,0 +1,40 @@
+"""The retry budget: it bounds the retries of all calls together, where `max_attempts` bounds those of one call."""
+
+from prometheus_client import Gauge
+
+from chassis.config.settings import RetrySettings
+
+retry_budget_balance = Gauge("retry_budget_balance", "Retries the budget would allow now.", ["dependency"])
+
+
+class RetryBudget:
+    """A token bucket per dependency that bounds retries to a share of the calls.
+
+    Each call earns `budget_ratio` tokens, and each retry spends one. The bucket holds at most `budget_floor` tokens, so
+    a quiet hour cannot save up a retry storm. It refills within `budget_refill_seconds`, so a service with few calls
+    can retry as well.
+    """
+
+    def __init__(self, dependency: str, policy: RetrySettings) -> None:
+        self._capacity = max(1.0, policy.budget_floor)
+        self._ratio = policy.budget_ratio
+        self._refill_per_second = policy.budget_floor / policy.budget_refill_seconds
+        self._updated: float | None = None
+        self.balance = policy.budget_floor
+        retry_budget_balance.labels(dependency).set_function(lambda: self.balance)
+
+    def earn(self, now: float) -> None:
+        """Count a call's first attempt; `now` is in seconds of any monotonic clock."""
+        self.balance = self._refilled(now) + self._ratio
+
+    def spend(self, now: float) -> bool:
+        """Take one token. Returns False, and takes none, if less than one is left."""
+        balance = self._refilled(now)
+        affordable = balance >= 1
+        self.balance = balance - affordable
+        return affordable
+
+    def _refilled(self, now: float) -> float:
+        elapsed = 0.0 if self._updated is None else now - self._updated
+        self._updated = now
+        return min(self._capacity, self.balance + elapsed * self._refill_per_second)

@@ -1,0 +1,71 @@
+"""Whether a failed attempt is repeated, and when. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from chassis.config.settings import RetrySettings
+from chassis.errors import BreakerOpen, BulkheadFull, DependencyError
+from chassis.retries.backoff import full_jitter
+
+# 408, 429 and the gateway's 502, 503, 504: the server did not do the work, or a later attempt may succeed.
+# A plain 500 is a defect, and a repetition meets it again.
+RETRYABLE_STATUSES = frozenset({408, 429, 502, 503, 504})
+
+type StopReason = Literal["not_retryable", "attempts", "deadline", "budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Try again after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Don't try again."""
+
+    reason: StopReason
+
+
+def decide(
+    error: DependencyError,
+    *,
+    attempt: int,
+    policy: RetrySettings,
+    idempotent: bool,
+    remaining: float,
+    random: Callable[[], float],
+) -> Wait | Stop:
+    """The next step after `attempt` (1, 2, …) failed with `error`, with `remaining` seconds until the deadline.
+
+    The budget is spent afterwards, for a retry that this function allows.
+    """
+    if not is_retryable(error, idempotent=idempotent):
+        return Stop("not_retryable")
+    if attempt >= policy.max_attempts:
+        return Stop("attempts")
+    backoff = full_jitter(attempt - 1, base=policy.base_delay, cap=policy.max_delay, random=random)
+    seconds = max(backoff, error.retry_after or 0.0)
+    # After a wait that outlasts the deadline no attempt could be made, so the wait does not begin.
+    return Stop("deadline") if seconds >= remaining else Wait(seconds)
+
+
+def is_retryable(error: DependencyError, *, idempotent: bool) -> bool:
+    """Whether a repetition can help and cannot harm.
+
+    An attempt that certainly did not run may always be repeated. An attempt that may have run is repeated only if the
+    call is idempotent, and only after a transport error, a time-out (neither has a status) or a retryable status. An
+    attempt that this process refused is never repeated: the open breaker or the full bulkhead exists to shed that load.
+    """
+    if was_refused_here(error):
+        return False
+    if error.outcome == "not_run":
+        return True
+    return idempotent and (error.status is None or error.status in RETRYABLE_STATUSES)
+
+
+def was_refused_here(error: DependencyError) -> bool:
+    """Whether this process refused the call before it reached the dependency."""
+    return isinstance(error, BreakerOpen | BulkheadFull)
