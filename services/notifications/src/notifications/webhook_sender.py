@@ -56,7 +56,7 @@ class WebhookSender:
             async with asyncio.timeout(self._settings.attempt_timeout):
                 return await self._post(url, body, headers)
         except DestinationRefused as error:
-            why = destination.why(error) if destination else error
+            why = destination.public_reason(error) if destination else error
             return AttemptAnswer(result="refused", reason=f"we cannot send there: {why}")
         except aiohttp.ClientConnectorDNSError:
             return AttemptAnswer(result="unreachable", reason=f"we cannot send there: {NO_PUBLIC_ADDRESS}")

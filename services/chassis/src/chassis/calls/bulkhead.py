@@ -1,6 +1,6 @@
-"""Bulkhead: at most so many calls to one dependency at once, so that a slow one cannot take the whole process.
+"""Bulkhead: a limit on concurrent calls to one dependency, so that a slow one cannot take up the whole process.
 
-It rejects at once instead of queueing: a queue in front of a slow dependency only adds waiting to slowness.
+A call beyond the limit is refused at once and does not queue: a queue in front of a slow dependency only adds waiting.
 """
 
 from prometheus_client import Gauge

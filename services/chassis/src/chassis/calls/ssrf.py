@@ -1,10 +1,10 @@
-"""Requests to addresses that strangers choose: only ever to public ones.
+"""Requests to URLs that customers choose: only public addresses are allowed.
 
-A URL given by a customer may name our own network: a database, a neighbour's management port, the cloud's metadata
-service, which hands out credentials (server-side request forgery, OWASP A10:2021). A name that is harmless when it is
-registered may lead elsewhere when it is called. So the address is checked twice: `check_url` and `check_addresses` at
-registration, where they can say what is wrong, and `guarded_socket` on the very address that is then connected to,
-whatever name, redirect or second DNS answer led there.
+A customer's URL may point into our network: at a database, at another pod's management port, or at the cloud's metadata
+service, which hands out credentials (server-side request forgery, OWASP A10:2021). A name that is harmless at
+registration may resolve to another address later. So the address is checked twice. `check_url` and `check_addresses`
+run at registration and can tell the customer the reason. `guarded_socket` runs at every connection and checks the very
+address that is connected to, no matter which name, redirect or DNS answer led there.
 """
 
 import asyncio
@@ -20,37 +20,39 @@ from chassis.config.settings import EgressSettings
 from chassis.errors import HoldfastError
 
 RESOLVE_SECONDS = 2.0
-"""For the addresses of one name, while a caller waits; the system's resolver would try for half a minute."""
+"""Limit for one name lookup, because a caller waits for it. The system's resolver would try for half a minute."""
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-# No spaces, controls or backslashes: what two parsers read differently cannot be checked by one for the other.
 _BRACKETED = re.compile(r"\[[^\[\]]*\](:\d*)?")
-"""An IPv6 address as the host, with or without a port. Python before 3.13.4 takes text between the two."""
+"""An IPv6 address as the host, with or without a port. Python before 3.13.4 accepts text between the two."""
 _PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
-# What the IANA hands out. Outside of it lie the loopback, private, link-local and multicast ranges, and those that wrap
-# an IPv4 address: mapped (::ffff:0:0/96), translated (::ffff:0:0:0/96), compatible (::/96), NAT64 (64:ff9b::/96).
+"""Printable ASCII without spaces and backslashes, which URL parsers read in different ways: a check by one parser would
+not bind another.
+"""
+# The range from which the IANA assigns public addresses. Outside it lie the loopback, private, link-local and multicast
+# ranges, and those that wrap an IPv4 address: mapped (::ffff:0:0/96), translated (::ffff:0:0:0/96), compatible (::/96)
+# and NAT64 (64:ff9b::/96).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-# Inside of what is public, and no host's: what belongs to protocols (Teredo, ORCHID; 192.0.0.9 and .10 lead to our own
-# gateway), the relays to 6to4, and the newer range for documentation, which Python knows only since 3.13.1. 6to4
-# itself, 2002::/16, is not global.
+# These ranges look public, but no host has an address in them: protocol assignments (Teredo and ORCHID; 192.0.0.9 and
+# .10 lead to our own gateway), the 6to4 relays, and the newer documentation range, which Python has known since 3.13.1.
+# 6to4 itself, 2002::/16, is not global to Python.
 _SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
-"""The third quarter of an IPv6 address whose last one is an IPv4 address, in whatever network (RFC 5214)."""
+"""The third 32 bits of an ISATAP address, in any network; its last 32 bits are an IPv4 address (RFC 5214)."""
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
-"""Azure's, the one that has a public address; the other clouds' are link-local, private or shared."""
+"""Azure's metadata service has a public address. Those of other clouds are link-local, private or shared."""
 
 type Address = IPv4Address | IPv6Address
 type Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a host; raises OSError when it has none."""
+"""Returns the addresses of a host (name, port). Raises OSError when it has none."""
 type AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
-"""What `socket.getaddrinfo` gives: family, type, protocol, canonical name, socket address."""
-
+"""An item of `socket.getaddrinfo`: family, type, protocol, canonical name, socket address."""
 
 NO_PUBLIC_ADDRESS = "its host has no public address"
 
 
 class DestinationRefused(HoldfastError):
-    """No request may go there; the message is the reason. `Destination.why` is the one for whoever named it."""
+    """No request may go there; the message is the internal reason. A customer reads `Destination.public_reason`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,11 @@ class Destination:
     host: str
     port: int
 
-    def why(self, refused: DestinationRefused) -> str:
-        """Why no request goes to an address of this host, as the one who named it may read it.
+    def public_reason(self, refused: DestinationRefused) -> str:
+        """The reason as the customer who named the host may read it.
 
-        Of a name the answer is always the same, or anybody could ask which names our network has, and where they lead.
+        Every host name gets the same reason. With precise reasons, a customer could find out which names exist in our
+        network and where they lead.
         """
         try:
             ip_address(self.host)
@@ -71,7 +74,7 @@ class Destination:
 
 
 def check_url(url: str, settings: EgressSettings) -> Destination:
-    """Where the URL leads, as far as its text tells. Raises `DestinationRefused`."""
+    """The host and port in the URL. Raises `DestinationRefused` if the text alone rules them out."""
     if not _PLAIN.fullmatch(url):
         raise DestinationRefused("it has characters that a URL cannot have")
     try:
@@ -97,7 +100,7 @@ def check_address(text: str, settings: EgressSettings) -> None:
     """Raise `DestinationRefused` unless a request may go to this address."""
     try:
         address = ip_address(text)
-    except ValueError:  # whoever looks names up passes on what looks like an address, such as v1.fe80::1
+    except ValueError:  # a resolver returns text that only looks like an address, such as v1.fe80::1, unchanged
         raise DestinationRefused("its address cannot be read") from None
     if any(address in network for network in settings.refused_networks):
         raise DestinationRefused("its address is in a network that is refused here")
@@ -108,8 +111,9 @@ def check_address(text: str, settings: EgressSettings) -> None:
 
 
 async def check_addresses(destination: Destination, settings: EgressSettings, *, resolve: Resolve) -> None:
-    """Raise `DestinationRefused` when the host has no address, or any that no request may go to: with one reason for
-    both, unless the host is an address itself.
+    """Raise `DestinationRefused` when the host has no address, or when any of its addresses is not allowed.
+
+    Both cases have the same reason, unless the host is itself an address.
     """
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
@@ -122,11 +126,11 @@ async def check_addresses(destination: Destination, settings: EgressSettings, *,
         for address in addresses:
             check_address(address, settings)
     except DestinationRefused as error:
-        raise DestinationRefused(destination.why(error)) from error
+        raise DestinationRefused(destination.public_reason(error)) from error
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses that the system's resolver knows for a host, by which a number in any spelling is one too."""
+    """The addresses that the system's resolver returns for a host. It also accepts an IPv4 address in any notation."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
@@ -134,9 +138,9 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 def guarded_socket(settings: EgressSettings) -> Callable[[AddressInfo], socket.socket]:
     """A socket factory for `aiohttp.TCPConnector(socket_factory=…, happy_eyeballs_delay=None)`.
 
-    It is given the address that is connected to next and raises `DestinationRefused` instead of making the socket, so
-    no name can lead anywhere else between the check and the connection. (Without the delay set to None, aiohttp tries
-    several addresses at once, and an exception would be one of many.)
+    aiohttp passes the address that it connects to next. For an address that is not allowed, the factory raises
+    `DestinationRefused` and makes no socket, so a name cannot resolve differently between check and connection. With a
+    `happy_eyeballs_delay`, aiohttp would try several addresses at once and bury the exception among others.
     """
 
     def make(info: AddressInfo) -> socket.socket:
@@ -148,7 +152,7 @@ def guarded_socket(settings: EgressSettings) -> Callable[[AddressInfo], socket.s
 
 
 def _kind(address: Address) -> str | None:
-    """What keeps requests away from this address; None when it is a public one."""
+    """The kind of address, if requests to it are refused; None for a public address."""
     if address in _METADATA:
         return "a cloud's metadata service"
     for kind in ("unspecified", "loopback", "link_local", "multicast"):

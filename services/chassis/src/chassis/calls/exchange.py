@@ -1,0 +1,150 @@
+"""One HTTP request and its answer: headers, time-out, size limit, and aiohttp's errors translated into ours."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+
+from chassis.calls.response import Response, accept
+from chassis.config.settings import DependencySettings
+from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable
+from chassis.logging import debug_header, debugging, request_id_var
+from chassis.pooling.http_pool import MeasuredConnector
+from chassis.retries import deadlines
+from chassis.telemetry import current_traceparent
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Below uvicorn's default of 5 s: a request sent while the server closes the connection is lost, its outcome unknown.
+_KEEPALIVE_SECONDS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    path: str
+    operation: str
+    params: Mapping[str, str] | None
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+class Exchange:
+    """A pool of connections to one dependency. `send` makes a single attempt."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: DependencySettings,
+        *,
+        authorization: Callable[[], str],
+        is_external: bool,
+        resolver: AbstractResolver | None,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._authorization = authorization
+        self._is_external = is_external
+        self._base_url = settings.base_url.rstrip("/")
+        # `send` bounds the whole attempt. This bounds only the wait for a connection.
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout)
+        self._session = aiohttp.ClientSession(
+            connector=MeasuredConnector(
+                name, limit=settings.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS, resolver=resolver
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=[_send_once],
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def send(self, request: Request) -> Response:
+        """The 2xx answer to one attempt, within its time-out and the deadline. Raises `DependencyError`."""
+        seconds = min(self._settings.attempt_timeout, deadlines.remaining())
+        try:
+            # aiohttp's own time-outs restart with each read, so a server that drips bytes could exceed them.
+            async with asyncio.timeout(seconds):
+                response = await self._exchange(request, seconds)
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            # No connection, no name or no TLS: the only errors that prove that no request was sent.
+            raise DependencyUnavailable(self._name, "no connection") from error
+        except TimeoutError as error:
+            raise DependencyTimeout(self._name, seconds, cut_short=seconds < self._settings.attempt_timeout) from error
+        except aiohttp.ClientError as error:
+            reason = f"connection lost or answer unreadable ({type(error).__name__})"
+            raise DependencyFailed(self._name, reason) from error
+        return accept(response, now=time.time())
+
+    def span_attributes(self, request: Request) -> dict[str, str | int]:
+        """The attributes of an attempt's span. The URL has no query, which may hold personal data."""
+        url = urlsplit(self._base_url + request.path)
+        return {
+            "http.request.method": request.method,
+            "server.address": url.hostname or "",
+            "server.port": url.port or _DEFAULT_PORTS.get(url.scheme, 0),
+            "url.full": url.geturl(),
+            "peer.service": self._name,
+        }
+
+    async def _exchange(self, request: Request, seconds: float) -> Response:
+        async with self._session.request(
+            request.method,
+            self._base_url + request.path,
+            params=request.params,
+            data=request.body,
+            headers={
+                "Authorization": self._authorization(),
+                **self._propagated_headers(seconds),
+                **({} if request.body is None else {"Content-Type": "application/json"}),
+                **request.headers,
+            },
+            allow_redirects=False,
+            timeout=self._timeout,
+        ) as answer:
+            return Response(self._name, answer.status, await self._read(answer), answer.headers)
+
+    def _propagated_headers(self, seconds: float) -> dict[str, str]:
+        """The time left, the request id and the trace of the request behind this call."""
+        headers = {deadlines.HEADER: deadlines.to_header(seconds)}
+        if request_id := request_id_var.get():
+            headers["X-Request-ID"] = request_id
+        if traceparent := current_traceparent():
+            headers["traceparent"] = traceparent
+        if (debug := debug_header()) and not self._is_external:
+            headers[debugging.HEADER] = debug
+        return headers
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > self._settings.max_response_bytes:
+                # The error leaves the `async with` block, which closes the connection and drops the rest of the body.
+                reason = f"the answer is larger than {self._settings.max_response_bytes} bytes"
+                raise DependencyFailed(self._name, reason, status=answer.status)
+        return bytes(body)
+
+
+class _ConnectionLost(aiohttp.ClientError):
+    """The connection ended after the request may have been sent."""
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating GET, PUT and DELETE by itself after a lost connection.
+
+    Such a repetition would be a second layer of retries outside the budget. It could also misreport the outcome: if
+    aiohttp's second try were refused, the caller would read "refused" although the first try may have run.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLost(type(error).__name__) from error
