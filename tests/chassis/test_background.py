@@ -189,14 +189,14 @@ async def test_a_task_of_a_group_may_be_cancelled_from_outside() -> None:
 
 ELSEWHERE = {
     (
-        "chassis/caching/__init__.py",
+        "chassis/caching/cache.py",
         "create_task",
     ): "short: it logs an outage itself, and asyncio logs a bug",
     (
         "chassis/caching/flights.py",
         "create_task",
     ): "a load: its readers get what it raises, and `_landed` sees the rest",
-    ("chassis/caching/owed.py", "create_task"): "goes on whatever it fails of, and logs what is no failure of Redis",
+    ("chassis/caching/pending.py", "create_task"): "goes on whatever it fails of, and logs what is no failure of Redis",
     ("chassis/process/ending.py", "Thread"): "ends the process, also when its own work fails",
     ("chassis/jobs/runner.py", "create_task"): "a job, in the runner's group: it writes how it ended itself",
     ("chassis/logging/writer.py", "Thread"): "writes lines, and survives whatever a write raises",

@@ -112,12 +112,12 @@ def product_cache(
     name: str,
     *,
     settings: CacheSettings = SETTINGS,
-    chance: Callable[[], float] = lambda: 0.0,
+    random: Callable[[], float] = lambda: 0.0,
     clock: Callable[[], float] | None = None,
     kind: type[Product] = Product,
 ) -> Cache[Product]:
-    """A cache that never renews early and does not jitter, unless `chance` says so."""
-    return Cache(redis, TypeAdapter(kind), settings, name=name, chance=chance, clock=clock or Clock())
+    """A cache that never renews early and does not jitter, unless `random` says so."""
+    return Cache(redis, TypeAdapter(kind), settings, name=name, random=random, clock=clock or Clock())
 
 
 def entries_key(name: str, key: str = "book") -> str:

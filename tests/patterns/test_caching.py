@@ -182,7 +182,7 @@ async def test_a_release_with_another_schema_does_not_read_the_value_and_its_inv
 
 async def test_the_values_of_releases_that_have_gone_do_not_pile_up(redis: Redis, name: str) -> None:
     await redis.hset(entries_key(name), mapping={f"gone-{n}": b"" for n in range(3)})
-    await product_cache(redis, name)._load("book", Origin().load)
+    await product_cache(redis, name)._loading.load("book", Origin().load)
     assert await redis.hlen(entries_key(name)) == 1
     assert await redis.ttl(entries_key(name)) > 0
 
@@ -210,7 +210,7 @@ async def test_a_load_that_is_over_is_joined_by_nobody_even_in_the_same_turn_of_
     flights = Flights()
 
     async def load() -> Loaded:
-        return Loaded(new_entry(b"1", SETTINGS, now=0, delta=0, chance=0), covers=-math.inf)
+        return Loaded(new_entry(b"1", SETTINGS, now=0, delta=0, draw=0), covers=-math.inf)
 
     async def join() -> asyncio.Task[Loaded]:
         assert over.done()
@@ -240,7 +240,7 @@ async def test_a_value_that_was_stored_between_miss_and_lease_is_taken_and_the_l
 ) -> None:
     cache, origin = product_cache(redis, name), Origin()
     await cache.get_or_load("book", origin.load)
-    assert (await cache._load("book", origin.load)).entry.payload == BOOK.model_dump_json().encode()
+    assert (await cache._loading.load("book", origin.load)).entry.payload == BOOK.model_dump_json().encode()
     assert origin.loads == 1
     assert await redis.get(lease_key(name)) is None
 

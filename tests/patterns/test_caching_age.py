@@ -20,7 +20,7 @@ from caching_origin import (
 )
 from captured_logs import captured_logs
 from chassis.caching import Cache
-from chassis.caching.entries import ABSENT, Entry, is_renewed_early, judge, kept_for, new_entry
+from chassis.caching.entries import ABSENT, Entry, freshness_of, is_renewed_early, new_entry, retention_of
 from chassis.config.settings import CacheSettings
 from chassis.logging import canonical_line
 from hypothesis import given
@@ -44,14 +44,14 @@ def name() -> str:
 
 
 def entry(payload: bytes = b"{}", *, delta: float = 0.0) -> Entry:
-    return new_entry(payload, SETTINGS, now=0, delta=delta, chance=0)
+    return new_entry(payload, SETTINGS, now=0, delta=delta, draw=0)
 
 
 def test_a_value_goes_from_fresh_to_stale_to_expired_to_nothing() -> None:
     def worth(now: float) -> str:
-        return judge(entry(), SETTINGS, now=now, chance=1)
+        return freshness_of(entry(), SETTINGS, now=now, draw=1)
 
-    assert judge(None, SETTINGS, now=0, chance=1) == "miss"
+    assert freshness_of(None, SETTINGS, now=0, draw=1) == "miss"
     assert [worth(now) for now in (0, FRESH - 0.1)] == ["hit"] * 2
     assert [worth(now) for now in (FRESH, STALE - 0.1)] == ["stale"] * 2
     assert [worth(now) for now in (STALE, GONE - 0.1)] == ["expired"] * 2
@@ -59,20 +59,20 @@ def test_a_value_goes_from_fresh_to_stale_to_expired_to_nothing() -> None:
 
 
 def test_an_absence_goes_from_known_to_nothing() -> None:
-    assert judge(entry(ABSENT), SETTINGS, now=SETTINGS.negative_ttl - 0.1, chance=1) == "negative"
-    assert judge(entry(ABSENT), SETTINGS, now=SETTINGS.negative_ttl, chance=1) == "miss"
+    assert freshness_of(entry(ABSENT), SETTINGS, now=SETTINGS.negative_ttl - 0.1, draw=1) == "negative"
+    assert freshness_of(entry(ABSENT), SETTINGS, now=SETTINGS.negative_ttl, draw=1) == "miss"
 
 
 def test_redis_keeps_a_value_as_long_as_it_may_be_needed() -> None:
-    assert kept_for(entry(), SETTINGS) == GONE
-    assert kept_for(entry(ABSENT), SETTINGS) == SETTINGS.negative_ttl
+    assert retention_of(entry(), SETTINGS) == GONE
+    assert retention_of(entry(ABSENT), SETTINGS) == SETTINGS.negative_ttl
 
 
-@given(chance=st.floats(0, 1), jitter=st.floats(0, 0.99))
-def test_jitter_shortens_a_ttl_by_its_share_at_most_and_never_lengthens_it(chance: float, jitter: float) -> None:
+@given(draw=st.floats(0, 1), jitter=st.floats(0, 0.99))
+def test_jitter_shortens_a_ttl_by_its_share_at_most_and_never_lengthens_it(draw: float, jitter: float) -> None:
     limits = CacheSettings(ttl=60, negative_ttl=5, ttl_jitter=jitter)
     for payload, ttl in ((b"{}", 60), (ABSENT, 5)):
-        jittered = new_entry(payload, limits, now=1000, delta=0, chance=chance).fresh_until - 1000
+        jittered = new_entry(payload, limits, now=1000, delta=0, draw=draw).fresh_until - 1000
         assert ttl * (1 - jitter) - 1e-9 <= jittered <= ttl
 
 
@@ -90,23 +90,23 @@ def test_what_nobody_packed_is_nothing(packed: bytes | None) -> None:
     assert Entry.unpack(packed) is None
 
 
-def test_xfetch_renews_iff_now_less_delta_times_beta_times_ln_of_chance_reaches_the_expiry() -> None:
+def test_xfetch_renews_iff_now_less_delta_times_beta_times_ln_of_the_draw_reaches_the_expiry() -> None:
     slow = entry(delta=2.0)  # expires at 60
-    chance = math.exp(-3)  # so it looks 2 s × 3 ahead, or with β = 2 twice that
-    assert not is_renewed_early(slow, 1, now=53.99, chance=chance)
-    assert is_renewed_early(slow, 1, now=54.01, chance=chance)
-    assert is_renewed_early(slow, 2, now=48.01, chance=chance)
-    assert not is_renewed_early(slow, 0, now=59.99, chance=1e-12)
-    assert judge(slow, SETTINGS, now=54.01, chance=chance) == "early"
+    draw = math.exp(-3)  # so it looks 2 s × 3 ahead, or with β = 2 twice that
+    assert not is_renewed_early(slow, 1, now=53.99, draw=draw)
+    assert is_renewed_early(slow, 1, now=54.01, draw=draw)
+    assert is_renewed_early(slow, 2, now=48.01, draw=draw)
+    assert not is_renewed_early(slow, 0, now=59.99, draw=1e-12)
+    assert freshness_of(slow, SETTINGS, now=54.01, draw=draw) == "early"
 
 
-@given(delta=st.floats(0.001, 10), beta=st.floats(0.1, 10), chance=st.floats(1e-15, 1))
-def test_a_reader_looks_ahead_as_far_as_its_chance_says_to_the_microsecond(
-    delta: float, beta: float, chance: float
+@given(delta=st.floats(0.001, 10), beta=st.floats(0.1, 10), draw=st.floats(1e-15, 1))
+def test_a_reader_looks_ahead_as_far_as_its_draw_says_to_the_microsecond(
+    delta: float, beta: float, draw: float
 ) -> None:
-    begin = FRESH + delta * beta * math.log(chance)
-    assert is_renewed_early(entry(delta=delta), beta, now=begin + 1e-6, chance=chance)
-    assert not is_renewed_early(entry(delta=delta), beta, now=begin - 1e-6, chance=chance)
+    begin = FRESH + delta * beta * math.log(draw)
+    assert is_renewed_early(entry(delta=delta), beta, now=begin + 1e-6, draw=draw)
+    assert not is_renewed_early(entry(delta=delta), beta, now=begin - 1e-6, draw=draw)
 
 
 # Stale while revalidating
@@ -148,7 +148,7 @@ async def test_a_refresh_that_finds_the_value_renewed_or_invalidated_gives_its_l
             await redis.delete(entries_key(name))
         seen = Entry.unpack(packed)
         assert seen is not None
-        await cache._refresh("book", origin.load, seen)
+        await cache._loading.refresh("book", origin.load, seen)
         assert origin.loads == 1
         assert await redis.get(lease_key(name)) is None
 
@@ -257,9 +257,9 @@ async def test_an_old_value_that_redis_has_let_go_is_not_put_back(redis: Redis, 
 async def test_a_value_that_is_renewed_early_is_a_hit_for_its_reader_and_new_for_the_next(
     redis: Redis, name: str
 ) -> None:
-    chances = iter([1 - math.exp(-3), 0.0, 0.0])  # the reader's, which looks 3 × 2 s ahead; the load's; the next one's
+    draws = iter([1 - math.exp(-3), 0.0, 0.0])  # the reader's, which looks 3 × 2 s ahead; the load's; the next one's
     clock = Clock()
-    cache, origin = product_cache(redis, name, clock=clock, chance=lambda: next(chances)), Origin()
+    cache, origin = product_cache(redis, name, clock=clock, random=lambda: next(draws)), Origin()
     await store(cache, Entry(BOOK.model_dump_json().encode(), clock.now, 2.0, clock.now + 60))
     clock.now += 54.1
     origin.product = DEARER
@@ -290,8 +290,8 @@ def test_an_age_counts_from_the_beginning_of_the_load_and_is_never_negative() ->
 
 
 async def test_values_stored_together_do_not_expire_together(redis: Redis, name: str) -> None:
-    chances = iter([0.0, 0.0, 0.0, 0.5, 0.0, 1.0])
-    cache, origin = product_cache(redis, name, chance=lambda: next(chances)), Origin()
+    draws = iter([0.0, 0.0, 0.0, 0.5, 0.0, 1.0])
+    cache, origin = product_cache(redis, name, random=lambda: next(draws)), Origin()
     for key in ["a", "b", "c"]:
         await cache.get_or_load(key, origin.load)
     remaining = [await redis.ttl(entries_key(name, key)) for key in ["a", "b", "c"]]

@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from caching_origin import BOOK, DEARER, SETTINGS, Clock, GatedRedis, Origin, Product, count, failing_redis, landed
 from chassis.caching import Cache
-from chassis.caching.entries import kept_for, new_entry
-from chassis.caching.near import MAX_KEYS, Near
+from chassis.caching.entries import new_entry, retention_of
+from chassis.caching.near_cache import MAX_KEYS, NearCache
 from chassis.caching.store import STORE_ERRORS
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
@@ -20,11 +20,11 @@ def name() -> str:
 
 
 def near_cache(
-    redis: Redis, name: str, clock: Clock, *, near_ttl: float = 1.0, chance: Callable[[], float] = lambda: 0.0
+    redis: Redis, name: str, clock: Clock, *, near_ttl: float = 1.0, random: Callable[[], float] = lambda: 0.0
 ) -> Cache[Product]:
     """With one clock for the memory and for what is stored."""
-    cache = Cache(redis, TypeAdapter(Product), SETTINGS, name=name, near_ttl=near_ttl, chance=chance, clock=clock)
-    cache._near = Near(ttl=near_ttl, clock=clock)
+    cache = Cache(redis, TypeAdapter(Product), SETTINGS, name=name, near_ttl=near_ttl, random=random, clock=clock)
+    cache._near = NearCache(ttl=near_ttl, clock=clock)
     return cache
 
 
@@ -156,10 +156,10 @@ async def test_a_renewal_begun_before_an_invalidation_is_not_remembered_after_it
 ) -> None:
     """Early (XFetch), stale while revalidating, and expired."""
     clock, origin = Clock(), Origin()
-    cache = near_cache(redis, name, clock, chance=lambda: 0.999)
-    slowly = new_entry(BOOK.model_dump_json().encode(), SETTINGS, now=clock.now, delta=5.0, chance=0.0)
+    cache = near_cache(redis, name, clock, random=lambda: 0.999)
+    slowly = new_entry(BOOK.model_dump_json().encode(), SETTINGS, now=clock.now, delta=5.0, draw=0.0)
     await cache._store.take_lease("book", "token", seconds=1)
-    await cache._store.end_lease("book", "token", slowly, seconds=kept_for(slowly, SETTINGS))
+    await cache._store.end_lease("book", "token", slowly, seconds=retention_of(slowly, SETTINGS))
     clock.now += age
     origin.answers.clear()
     early = asyncio.create_task(cache.get_or_load("book", origin.load))
@@ -202,17 +202,17 @@ async def test_a_slow_reply_does_not_lengthen_the_time_for_which_a_value_is_reme
     assert await cache.get_or_load("book", origin.load) == DEARER
 
 
-ENTRY = new_entry(b"{}", SETTINGS, now=0, delta=0, chance=0)
+ENTRY = new_entry(b"{}", SETTINGS, now=0, delta=0, draw=0)
 
 
 def test_0_seconds_take_no_memory() -> None:
-    near = Near(ttl=0, clock=Clock())
+    near = NearCache(ttl=0, clock=Clock())
     near.put("book", ENTRY, near.begin("book"))
     assert not near._entries
 
 
 def test_the_oldest_keys_go_first() -> None:
-    near = Near(ttl=1, clock=Clock())
+    near = NearCache(ttl=1, clock=Clock())
     for number in range(MAX_KEYS + 1):
         near.put(str(number), ENTRY, near.begin(str(number)))
     assert near.get("0") is None
@@ -220,7 +220,7 @@ def test_the_oldest_keys_go_first() -> None:
 
 
 def test_a_key_that_was_read_again_is_not_the_oldest_any_more() -> None:
-    near = Near(ttl=1, clock=Clock())
+    near = NearCache(ttl=1, clock=Clock())
     for number in range(MAX_KEYS):
         near.put(str(number), ENTRY, near.begin(str(number)))
     near.put("0", ENTRY, near.begin("0"))

@@ -145,8 +145,8 @@ async def _arms(stage: Stage, stack: AsyncExitStack) -> list[Arm]:
             if name == NAIVE:
                 cache = NaiveCache(redis, ttl=TTL)
             else:
-                chance = random.Random(f"{name} {replica}").random
-                cache = Cache(redis, TypeAdapter(float), SETTINGS[name], name=name, chance=chance)
+                seeded = random.Random(f"{name} {replica}")
+                cache = Cache(redis, TypeAdapter(float), SETTINGS[name], name=name, random=seeded.random)
             stack.push_async_callback(cache.close)
             caches.append(cache)
         arms.append(Arm(name=name, origin=Origin(database=pool), caches=caches))

@@ -1,13 +1,15 @@
--- Ends a lease, and stores an entry if there is one: only for the holder of the lease. Invalidation deletes the lease
--- together with the entry, so a load that began before it finds its token gone and writes nothing. One script, because
--- between a GET of the token and a write of the entry an invalidation could slip in.
+-- Frees a lease and stores an entry, if there is one. Both happen only for the holder of the lease.
+-- An invalidation deletes the lease together with the entries, so a load that began before the invalidation finds its
+-- token gone and stores nothing. This must be one script: between a GET of the token and a write of the entry an
+-- invalidation could arrive.
 --
--- KEYS[1]  the entries of one cached thing: a hash with a field for each schema in use    KEYS[2]  their lease
+-- KEYS[1]  the entries of one cached key: a hash with a field per schema
+-- KEYS[2]  the key's lease
 -- ARGV[1]  the holder's token
--- ARGV[2]  the field
--- ARGV[3]  the entry to store; empty: only give the lease back
--- ARGV[4]  milliseconds to keep it; 0: as long as the one that it replaces, if that is still there
--- Returns  1 if the lease was still held, else 0
+-- ARGV[2]  the field of the holder's schema
+-- ARGV[3]  the entry to store; empty: only free the lease
+-- ARGV[4]  the expiry in milliseconds; 0: keep the expiry of the entry that is replaced, and store nothing if it is gone
+-- Returns  1 if the token held the lease, else 0
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0
@@ -22,7 +24,7 @@ if ARGV[4] == '0' then
   end
   return 1
 end
--- The old and the new release of a rollout share the hash; a third field is of a release that has gone.
+-- During a rollout the old and the new release share the hash. A third field belongs to a release that is gone.
 if redis.call('HLEN', KEYS[1]) > 2 then
   redis.call('DEL', KEYS[1])
 end

@@ -1,9 +1,9 @@
-"""What is stored of a value, and what that is worth at a moment. Pure.
+"""A cached value with its times, and how fresh it is at a moment. Pure.
 
-    loaded ────── ttl, shortened at random ──────▶ fresh_until ── stale_while_revalidate ──▶ ── stale_if_error ──▶ gone
-      hit · early: so near to the end that this reader renews it     stale                     expired
+    loaded ──── ttl, randomly shortened ────▶ fresh_until ── stale_while_revalidate ──▶ ── stale_if_error ──▶ gone
+       hit, or early near the end                           stale                       expired
 
-Of an absence only the first part exists, `negative_ttl` long.
+The entry of an absent value ("the origin has none") lives only until `fresh_until`, after `negative_ttl`.
 """
 
 import math
@@ -11,14 +11,15 @@ from typing import Literal, NamedTuple
 
 from chassis.config.settings import CacheSettings
 
-# What is stored for "the origin has none". No JSON document reads like this, so no value can be mistaken for it.
 ABSENT = b"absent"
+"""Stored when the origin has no value. It is not valid JSON, so no value can equal it."""
 
-type Worth = Literal["hit", "early", "negative", "stale", "expired", "miss"]
+type Freshness = Literal["hit", "early", "negative", "stale", "expired", "miss"]
+"""`early`: still fresh, but this reader renews it in the background. `negative`: a fresh entry of an absent value."""
 
 
 class Entry(NamedTuple):
-    """A value's JSON, or ABSENT, as it was loaded. Times are seconds of the epoch, by the clock of who loaded it."""
+    """A value's JSON, or ABSENT. Times are seconds of the epoch, by the clock of the process that loaded it."""
 
     payload: bytes
     loaded_at: float  # when the load ended
@@ -30,7 +31,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def unpack(cls, packed: bytes | None) -> "Entry | None":
-        """None for nothing, and for what `pack` has not made."""
+        """None for None, and for bytes that `pack` did not write."""
         if packed is None:
             return None
         try:
@@ -40,40 +41,40 @@ class Entry(NamedTuple):
             return None
 
     def age(self, now: float) -> float:
-        """Seconds since its load began: the origin's value is at most that much newer."""
+        """Seconds since the load began. The origin's value is newer by at most that much."""
         return max(0.0, now - self.loaded_at + self.delta)
 
 
-def new_entry(payload: bytes, settings: CacheSettings, *, now: float, delta: float, chance: float) -> Entry:
-    """An entry whose TTL is shortened by a `chance` (0 to 1) of the jitter.
+def new_entry(payload: bytes, settings: CacheSettings, *, now: float, delta: float, draw: float) -> Entry:
+    """An entry that is fresh for its TTL, less the share `draw` (0 to 1) of the jitter.
 
-    Shortened only, so that the TTL stays the bound on how long a value is fresh.
+    The jitter only shortens, so the TTL stays the upper bound of a value's fresh time.
     """
     ttl = settings.negative_ttl if payload == ABSENT else settings.ttl
-    return Entry(payload, now, delta, now + ttl * (1 - settings.ttl_jitter * chance))
+    return Entry(payload, now, delta, now + ttl * (1 - settings.ttl_jitter * draw))
 
 
-def kept_for(entry: Entry, settings: CacheSettings) -> float:
-    """Seconds after its load for which an entry is kept: of an absence nothing is, once it is no longer fresh."""
+def retention_of(entry: Entry, settings: CacheSettings) -> float:
+    """Seconds for which Redis stores the entry. The entry of an absent value is dropped when it is no longer fresh."""
     return entry.fresh_until - entry.loaded_at + (0 if entry.payload == ABSENT else settings.stale_if_error)
 
 
-def judge(entry: Entry | None, settings: CacheSettings, *, now: float, chance: float) -> Worth:
-    """What an entry is worth to a reader with this `chance` (0 < chance ≤ 1)."""
+def freshness_of(entry: Entry | None, settings: CacheSettings, *, now: float, draw: float) -> Freshness:
+    """How fresh an entry is for a reader with this random `draw` (0 < draw ≤ 1)."""
     if entry is None:
         return "miss"
     if now < entry.fresh_until:
         if entry.payload == ABSENT:
             return "negative"
-        return "early" if is_renewed_early(entry, settings.early_beta, now=now, chance=chance) else "hit"
+        return "early" if is_renewed_early(entry, settings.early_beta, now=now, draw=draw) else "hit"
     if entry.payload == ABSENT or now >= entry.fresh_until + settings.stale_if_error:
         return "miss"
     return "stale" if now < entry.fresh_until + settings.stale_while_revalidate else "expired"
 
 
-def is_renewed_early(entry: Entry, beta: float, *, now: float, chance: float) -> bool:
-    """XFetch: renew iff now − δ·β·ln(chance) ≥ expiry, so that of many readers about one comes a load's time too early.
+def is_renewed_early(entry: Entry, beta: float, *, now: float, draw: float) -> bool:
+    """XFetch: renew if now − δ·β·ln(draw) ≥ expiry. Of many readers, about one renews, one load's duration early.
 
     Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
     """
-    return now - entry.delta * beta * math.log(chance) >= entry.fresh_until
+    return now - entry.delta * beta * math.log(draw) >= entry.fresh_until

@@ -1,4 +1,4 @@
-"""The loads under way in this process: one per key, shared by all who need its value and began early enough."""
+"""The loads under way in this process: one per key. Readers that need the same value share one load ("flight")."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,8 +9,10 @@ from chassis.caching.entries import Entry
 
 
 class Loaded(NamedTuple):
-    """What a load gave. Whoever began to read by `covers` (monotonic seconds) may have it: no invalidation had been
-    completed by then that it has not seen.
+    """The result of a load.
+
+    A reader that began by `covers` (monotonic seconds) may use it: the load has seen every invalidation that was
+    complete by then.
     """
 
     entry: Entry
@@ -21,17 +23,17 @@ type Load = Callable[[], Coroutine[None, None, Loaded]]
 
 
 class Flights:
-    """A load runs to its end, whoever waits for it: a reader that is cancelled leaves it to the others."""
+    """Loads by key. A load runs to its end even if its reader is cancelled, for the other readers that wait for it."""
 
     def __init__(self) -> None:
-        self._by_key: dict[str, asyncio.Task[Loaded]] = {}  # what readers may still join
+        self._by_key: dict[str, asyncio.Task[Loaded]] = {}  # the loads that readers may still join
         self._tasks: set[asyncio.Task[Loaded]] = set()
 
     async def share(self, key: str, load: Load, *, began: float) -> Entry:
-        """The entry of the load under way for `key`, or of this one; raises what the load raises.
+        """The entry from the load under way for `key`, or else from `load`. Raises the load's error.
 
-        A reader that joined a load older than itself may find that it was overtaken by an invalidation, and goes on to
-        the next one, which is younger.
+        `began` is when the reader began. If an invalidation overtook the load that the reader joined, the reader joins
+        the next load, which is younger.
         """
         while True:
             loaded = await asyncio.shield(self.start(key, load))
@@ -39,9 +41,9 @@ class Flights:
                 return loaded.entry
 
     def start(self, key: str, load: Load) -> asyncio.Task[Loaded]:
-        """The load of `key`, begun unless there is one."""
+        """The load under way for `key`; starts `load` if there is none."""
         flight = self._by_key.get(key)
-        # One that is over is still there until the loop's next turn, and who waited for it in a loop would never end.
+        # A finished load is removed in the loop's next turn. A reader that joined it could repeat that without end.
         if flight is None or flight.done():
             flight = self._by_key[key] = asyncio.create_task(load())
             self._tasks.add(flight)
@@ -49,11 +51,11 @@ class Flights:
         return flight
 
     def forget(self, key: str) -> None:
-        """Nobody may join the load of `key` from now on."""
+        """Let no further reader join the load of `key`."""
         self._by_key.pop(key, None)
 
     async def close(self) -> None:
-        """End all loads."""
+        """Cancel all loads."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -64,4 +66,4 @@ class Flights:
         if self._by_key.get(key) is flight:
             del self._by_key[key]
         if not flight.cancelled():
-            flight.exception()  # seen, also when every reader has gone
+            flight.exception()  # retrieve it: asyncio logs an unretrieved error if every reader has gone

@@ -1,4 +1,4 @@
-"""All that a cache does on Redis. Each step is one round trip, within the time-out of the client."""
+"""A cache's commands on Redis. Each method is one round trip, bounded by the client's time-out."""
 
 from importlib import resources
 from typing import Any
@@ -10,14 +10,14 @@ from chassis.caching.entries import Entry
 from chassis.pooling import names_of
 
 STORE_ERRORS = (RedisError, TimeoutError)
-"""What every step may raise."""
+"""The errors that every method may raise."""
 
 
 class Store:
-    """Entries by key: of each, a hash with a field per schema, and beside it the lease of who loads it.
+    """Entries and leases by key. An entry is a field of the key's hash; the lease is a second key beside the hash.
 
-    Releases with different schemas have a field each and do not read each other's; that they share the hash is why an
-    invalidation by either reaches both.
+    Each schema has its own field, so releases with different schemas do not read each other's entries. They share the
+    hash, so an invalidation by one release reaches the other.
     """
 
     def __init__(self, redis: Redis, *, name: str, field: str) -> None:
@@ -35,7 +35,7 @@ class Store:
         return Entry.unpack(packed)
 
     async def take_lease(self, key: str, token: str, *, seconds: float) -> tuple[bool, Entry | None]:
-        """Whether the lease was free and is `token`'s now, and what is stored."""
+        """Take the lease for `token` if it is free. Returns whether it was free, and the stored entry."""
         entries, lease = self._keys(key)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(lease, token, nx=True, px=round(1000 * seconds))
@@ -44,17 +44,17 @@ class Store:
         return bool(is_ours), Entry.unpack(packed)
 
     async def end_lease(self, key: str, token: str, entry: Entry | None = None, *, seconds: float = 0) -> bool:
-        """Give the lease back and store the entry for `seconds`, both only if the lease is still `token`'s.
+        """Store the entry for `seconds` and free the lease, both only if `token` still holds the lease.
 
-        0 seconds: as long as the entry that it replaces. Returns whether it was `token`'s.
+        With 0 seconds, the entry keeps the expiry of the one that it replaces. Returns whether `token` held the lease.
         """
-        # A millisecond at least: 0 would mean something else.
-        keep_ms = max(1, round(1000 * seconds)) if seconds else 0
-        arguments: list[Any] = [token, self._field, entry.pack() if entry else b"", keep_ms]
+        # At least a millisecond, since 0 means "as long as the entry that it replaces".
+        expiry_ms = max(1, round(1000 * seconds)) if seconds else 0
+        arguments: list[Any] = [token, self._field, entry.pack() if entry else b"", expiry_ms]
         return bool(await self._end_lease(keys=self._keys(key), args=arguments))
 
     async def delete(self, key: str) -> None:
-        """Delete the entries of all schemas, and the lease: a load under way stores nothing."""
+        """Delete the entries of all schemas, and the lease, so that a load under way cannot store its value."""
         await self._redis.delete(*self._keys(key))
 
     def _keys(self, key: str) -> tuple[str, str]:

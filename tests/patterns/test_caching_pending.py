@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 from caching_origin import BOOK, DEARER, Origin, count, entries_key, product_cache, until
-from chassis.caching import owed
-from chassis.caching.owed import Owed
+from chassis.caching import pending
+from chassis.caching.pending import PendingInvalidations
 from chassis.caching.store import STORE_ERRORS
 from chassis.config.settings import RedisSettings
 from chassis.pooling import create_shared_redis
@@ -36,7 +36,7 @@ async def test_a_key_is_loaded_from_the_origin_until_redis_has_taken_its_invalid
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert await cache.get_or_load("book", origin.load) == DEARER
-        await until(lambda: "book" not in cache._owed)
+        await until(lambda: "book" not in cache._pending)
         assert await redis.exists(entries_key(name)) == 0
         before = count(name, "bypass")
         assert [await cache.get_or_load("book", origin.load) for _ in range(3)] == [DEARER] * 3
@@ -61,30 +61,30 @@ class Deleting:
             raise self.error
 
 
-async def test_an_invalidation_that_begins_while_an_older_one_is_on_its_way_is_still_owed() -> None:
+async def test_an_invalidation_that_begins_while_an_older_one_is_on_its_way_is_still_pending() -> None:
     deleting = Deleting()
-    keys = Owed(deleting, kept=60)
+    keys = PendingInvalidations(deleting, retention=60)
     keys.add("book")
     deleting.may_go.clear()
-    paying = asyncio.create_task(keys.pay("book"))
+    applying = asyncio.create_task(keys.apply("book"))
     await asyncio.sleep(0)
     keys.add("book")
     deleting.may_go.set()
-    await paying
+    await applying
     assert "book" in keys
-    await keys.pay("book")
+    await keys.apply("book")
     assert "book" not in keys
 
 
 @pytest.mark.parametrize("error", [TimeoutError("away"), RuntimeError("the handler is closed")])
 async def test_it_is_tried_again_whatever_it_fails_of(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(owed, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pending, "RETRY_SECONDS", 0.01)
     deleting = Deleting()
-    keys = Owed(deleting, kept=60)
+    keys = PendingInvalidations(deleting, retention=60)
     deleting.error = error
     keys.add("book")
     with pytest.raises(type(error)):
-        await keys.pay("book")
+        await keys.apply("book")
     await until(lambda: deleting.calls > 3)
     deleting.error = None
     await until(lambda: "book" not in keys)
@@ -92,28 +92,28 @@ async def test_it_is_tried_again_whatever_it_fails_of(monkeypatch: pytest.Monkey
 
 
 async def test_one_that_is_cancelled_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owed, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pending, "RETRY_SECONDS", 0.01)
     deleting = Deleting()
-    keys = Owed(deleting, kept=60)
+    keys = PendingInvalidations(deleting, retention=60)
     deleting.may_go.clear()
     keys.add("book")
-    paying = asyncio.create_task(keys.pay("book"))
+    applying = asyncio.create_task(keys.apply("book"))
     await asyncio.sleep(0)
-    paying.cancel()
-    await asyncio.wait([paying])
+    applying.cancel()
+    await asyncio.wait([applying])
     assert "book" in keys
     deleting.may_go.set()
     await until(lambda: "book" not in keys)
 
 
 async def test_a_key_is_forgotten_once_redis_has_forgotten_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owed, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pending, "RETRY_SECONDS", 0.01)
     deleting = Deleting()
     deleting.error = TimeoutError("away")
-    keys = Owed(deleting, kept=0.05)
+    keys = PendingInvalidations(deleting, retention=0.05)
     keys.add("book")
     with pytest.raises(TimeoutError):
-        await keys.pay("book")
+        await keys.apply("book")
 
     async def is_forgotten() -> bool:
         return "book" not in keys

@@ -1,4 +1,4 @@
-"""Invalidations that Redis has not taken yet: while one is owed, this process reads its key at the origin."""
+"""Invalidations that Redis has not confirmed yet. Until then, this process reads their keys at the origin."""
 
 import asyncio
 import time
@@ -10,18 +10,18 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 RETRY_SECONDS = 0.2
-"""Between two tries while Redis is away: for so long after its return another process may read the old value."""
+"""Pause between tries while Redis is away. After Redis returns, another process may read the old value for so long."""
 
 
-class Owed:
-    """Keys by the time of their latest invalidation, until `delete` has deleted them.
+class PendingInvalidations:
+    """Keys with the time of their latest invalidation, until `delete` has deleted them from Redis.
 
-    After `kept` seconds a key is forgotten: Redis itself has forgotten by then whatever was stored before.
+    After `retention` seconds a key is dropped: by then Redis itself has expired the old value.
     """
 
-    def __init__(self, delete: Callable[[str], Awaitable[None]], *, kept: float) -> None:
+    def __init__(self, delete: Callable[[str], Awaitable[None]], *, retention: float) -> None:
         self._delete = delete
-        self._kept = kept
+        self._retention = retention
         self._since: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -29,19 +29,19 @@ class Owed:
         return key in self._since
 
     def add(self, key: str) -> None:
-        """From now on, until a `pay` that succeeds."""
+        """The key is pending from now on, until an `apply` succeeds."""
         self._since[key] = time.monotonic()
 
-    async def pay(self, key: str) -> None:
-        """Delete a key that is owed. Raises what `delete` does, and then tries again until it succeeds."""
+    async def apply(self, key: str) -> None:
+        """Delete a pending key from Redis. Raises the error of `delete`, and then retries in the background."""
         since = self._since[key]
         try:
             await self._delete(key)
         except BaseException:
             if self._task is None:
-                self._task = asyncio.create_task(self._pay_all())
+                self._task = asyncio.create_task(self._apply_all())
             raise
-        # An invalidation that began meanwhile is still owed: this delete may have come before its commit.
+        # A newer invalidation of the key stays pending: this delete may have come before the commit behind it.
         if self._since.get(key) is since:
             del self._since[key]
 
@@ -50,15 +50,15 @@ class Owed:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _pay_all(self) -> None:
+    async def _apply_all(self) -> None:
         while self._since:
             await asyncio.sleep(RETRY_SECONDS)
             for key, since in list(self._since.items()):
-                if time.monotonic() - since > self._kept:
+                if time.monotonic() - since > self._retention:
                     self._since.pop(key, None)
                 elif key in self._since:
                     try:
-                        await self.pay(key)
+                        await self.apply(key)
                     except STORE_ERRORS:
                         break
                     except Exception as error:

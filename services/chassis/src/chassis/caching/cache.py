@@ -1,0 +1,207 @@
+"""The cache that a service uses: reads, in the order near cache, Redis, load; and invalidations.
+
+read ─ invalidation pending ▶ one load in this process, past Redis
+     ─ near ────▶ value, read by this process less than `near_ttl` ago
+     ─ fresh ───▶ value; near its end one reader of many renews it in the background (XFetch)
+     ─ stale ───▶ value, and one load in the background
+     ─ expired ─▶ one load; the old value if that fails
+     ─ absent from Redis ▶ one load in this process (a flight), and one among all processes (the key's lease)
+     ─ Redis fails ▶ one load in this process, few at once, and nothing is stored
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
+from hashlib import blake2b
+from random import random as default_random
+from typing import Any, overload
+
+from pydantic import TypeAdapter, ValidationError
+from redis.asyncio import Redis
+
+from chassis.caching.entries import ABSENT, Entry, freshness_of
+from chassis.caching.flights import Flights
+from chassis.caching.loading import Loader, Loading
+from chassis.caching.metrics import CacheMetrics
+from chassis.caching.near_cache import NearCache
+from chassis.caching.pending import PendingInvalidations
+from chassis.caching.store import STORE_ERRORS, Store
+from chassis.config.settings import CacheSettings
+from chassis.logging import get_logger
+
+log = get_logger(__name__)
+
+
+class Cache[T]:
+    """The values of one kind. `name` is unique on this Redis, so it starts with the service's name.
+
+    A loader returns None when the origin has no value; the cache stores that for `negative_ttl`. Several readers share
+    a load, and it may outlive the request that started it. So a loader opens its own connection, with its own time-out.
+
+    Entries carry the fingerprint of T's schema: releases whose schemas differ do not read each other's values. The
+    time-out of `redis` bounds each step on Redis.
+
+    With a `near_ttl` (seconds), the process caches values in its memory for that time. An invalidation by another
+    process takes effect that much later. Readers share the decoded value and must not change it.
+
+    `random` is uniform on [0, 1); `clock` returns Unix time.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        adapter: TypeAdapter[T],
+        settings: CacheSettings,
+        *,
+        name: str,
+        near_ttl: float = 0.0,
+        random: Callable[[], float] = default_random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._random = random
+        self._clock = clock
+        self._metrics = CacheMetrics(name)
+        self._store = Store(redis, name=name, field=_fingerprint(adapter))
+        self._near = NearCache(ttl=near_ttl)
+        self._decoded = lru_cache(maxsize=128 if near_ttl else 0)(adapter.validate_json)
+        self._flights = Flights()
+        self._loading = Loading(
+            name, adapter, settings, store=self._store, metrics=self._metrics, random=random, clock=clock
+        )
+        # A load under way may still store an old value until its lease expires.
+        retention = settings.ttl + settings.stale_if_error + settings.lock_ttl
+        self._pending = PendingInvalidations(self._store.delete, retention=retention)
+        self._invalidations: set[asyncio.Task[None]] = set()
+
+    @overload
+    async def get_or_load(self, key: str, loader: Callable[[], Awaitable[T]]) -> T: ...
+    @overload
+    async def get_or_load(self, key: str, loader: Loader[T]) -> T | None: ...
+    async def get_or_load(self, key: str, loader: Loader[T]) -> T | None:
+        """The value of `key`, from the cache or from `loader`; None when there is none.
+
+        A cancelled reader leaves its load to the other readers. Raises the loader's error, and `ApiError` OVERLOADED
+        when Redis fails and no load can start in time.
+        """
+        payload = await self.get_or_load_json(key, loader)
+        try:
+            return self._decode(payload)
+        except ValidationError:
+            # T accepts fewer values than when this one was stored, though its schema is the same. Load it again.
+            self._metrics.count_error()
+            await self._invalidate_or_warn(key)
+            return self._decode(await self.get_or_load_json(key, loader))
+
+    @overload
+    async def get_or_load_json(self, key: str, loader: Callable[[], Awaitable[T]]) -> bytes: ...
+    @overload
+    async def get_or_load_json(self, key: str, loader: Loader[T]) -> bytes | None: ...
+    async def get_or_load_json(self, key: str, loader: Loader[T]) -> bytes | None:
+        """`get_or_load` without decoding: the value's stored JSON, for a caller that sends it on unchanged."""
+        entry = None if key in self._pending else self._near.get(key)
+        if entry is not None:
+            self._metrics.count_hit("negative" if entry.payload == ABSENT else "hit", entry, now=self._clock())
+        else:
+            reading = self._near.begin(key)
+            entry = await self._read(key, loader)
+            if self._clock() < entry.fresh_until:
+                self._near.put(key, entry, reading)
+        return None if entry.payload == ABSENT else entry.payload
+
+    async def invalidate(self, key: str) -> None:
+        """Drop the value of `key`, and refuse to store values whose loads have already begun. Call it after the commit.
+
+        From now on this process returns no older value. Other processes may, until Redis confirms the invalidation.
+        Raises RedisError or TimeoutError when Redis fails; a background task then retries until Redis confirms.
+        """
+        self._begin_invalidation(key)
+        try:
+            await self._pending.apply(key)
+        finally:
+            self._near.forget(key)  # again, for reads that began before the invalidation was pending
+
+    def invalidate_soon(self, key: str) -> None:
+        """`invalidate` without waiting, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
+        # At once, before the task first runs: from here on no reader of this process gets the old value.
+        self._begin_invalidation(key)
+        task = asyncio.create_task(self._invalidate_or_warn(key))
+        self._invalidations.add(task)
+        task.add_done_callback(self._invalidations.discard)
+
+    async def invalidated(self) -> None:
+        """Wait for the invalidations begun so far. A client that gets its answer after that never reads an old value
+        afterwards, unless Redis failed.
+        """
+        if self._invalidations:
+            await asyncio.wait(self._invalidations)
+
+    async def close(self) -> None:
+        """Finish the invalidations and cancel the loads. Call it before Redis and the database are closed."""
+        await self.invalidated()
+        await self._pending.close()
+        await self._flights.close()
+
+    async def _read(self, key: str, loader: Loader[T]) -> Entry:
+        began = time.monotonic()
+        if key in self._pending:
+            return await self._share_bypass(key, loader, began)
+        try:
+            entry = await self._store.read(key)
+        except STORE_ERRORS:
+            self._metrics.count_error()
+            return await self._share_bypass(key, loader, began)
+        if key in self._pending:  # invalidated during the read, so the entry may be the old one
+            return await self._share_bypass(key, loader, began)
+        now = self._clock()
+        freshness = freshness_of(entry, self._settings, now=now, draw=1 - self._random())
+        if entry is None or freshness == "miss":
+            self._metrics.count_miss(key, "miss")
+            return await self._flights.share(key, partial(self._loading.load, key, loader), began=began)
+        if freshness == "expired":
+            return await self._revalidate(key, loader, entry, began)
+        if freshness in {"early", "stale"}:
+            self._flights.start(key, partial(self._loading.refresh, key, loader, entry))
+        self._metrics.count_hit(freshness, entry, now=now)
+        return entry
+
+    async def _share_bypass(self, key: str, loader: Loader[T], began: float) -> Entry:
+        self._metrics.count_miss(key, "bypass")
+        return await self._flights.share(key, partial(self._loading.bypass, loader), began=began)
+
+    async def _revalidate(self, key: str, loader: Loader[T], expired: Entry, began: float) -> Entry:
+        """A new value, or the expired one when the origin fails or takes too long."""
+        try:
+            async with asyncio.timeout(self._settings.wait_timeout):
+                load = partial(self._loading.load, key, loader, expired)
+                entry = await self._flights.share(key, load, began=began)
+        except Exception:  # noqa: BLE001  the load has logged the error, and an old value is better than no value
+            self._metrics.count_hit("stale", expired, now=self._clock())
+            return expired
+        self._metrics.count_miss(key, "miss")
+        return entry
+
+    def _begin_invalidation(self, key: str) -> None:
+        self._pending.add(key)
+        # A reader that begins from now on must not join a load that began before the change.
+        self._flights.forget(key)
+        self._near.forget(key)
+
+    async def _invalidate_or_warn(self, key: str) -> None:
+        try:
+            await self.invalidate(key)
+        except STORE_ERRORS as error:
+            self._metrics.count_error()
+            log.warning("cache_invalidation_failed", cache=self._name, key=key, error=repr(error))
+
+    def _decode(self, payload: bytes | None) -> T | None:
+        return None if payload is None else self._decoded(payload)
+
+
+def _fingerprint(adapter: TypeAdapter[Any]) -> str:
+    """Eight characters for the schema by which values are stored. They differ when a field, type or limit differs."""
+    schema = adapter.json_schema(mode="serialization")
+    return blake2b(json.dumps(schema, sort_keys=True).encode(), digest_size=4).hexdigest()

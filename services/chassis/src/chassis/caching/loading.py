@@ -1,0 +1,141 @@
+"""Loads from the origin: under a lease in Redis, by which one process loads for all; or few at once without Redis."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+from pydantic import TypeAdapter
+
+from chassis.caching.entries import ABSENT, Entry, freshness_of, new_entry, retention_of
+from chassis.caching.flights import Loaded
+from chassis.caching.metrics import CacheMetrics, recompute_seconds
+from chassis.caching.store import STORE_ERRORS, Store
+from chassis.config.settings import CacheSettings
+from chassis.errors import ApiError, ErrorCode
+from chassis.logging import get_logger
+from chassis.retries import deadlines
+
+log = get_logger(__name__)
+
+POLL_SECONDS = 0.02
+"""Pause between looks at a key that another process loads: about one load's duration, and at most 50 looks a second."""
+
+type Loader[T] = Callable[[], Awaitable[T | None]]
+
+
+class Loading[T]:
+    """Loads the values of the cache `name`. `random` is uniform on [0, 1); `clock` returns Unix time."""
+
+    def __init__(
+        self,
+        name: str,
+        adapter: TypeAdapter[T],
+        settings: CacheSettings,
+        *,
+        store: Store,
+        metrics: CacheMetrics,
+        random: Callable[[], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._adapter = adapter
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._random = random
+        self._clock = clock
+        self._bypass_slots = asyncio.Semaphore(settings.bypass_concurrency)
+
+    async def load(self, key: str, loader: Loader[T], expired: Entry | None = None) -> Loaded:
+        """Load and store under the lease. While another process holds the lease, wait for the entry that it stores.
+
+        `expired` is the old entry, if there is one. After `wait_timeout`, or when Redis fails, load without the lease.
+        """
+        token, deadline = uuid4().hex, time.monotonic() + self._settings.wait_timeout
+        while time.monotonic() < deadline:
+            looked = time.monotonic()
+            try:
+                is_ours, entry = await self._store.take_lease(key, token, seconds=self._settings.lock_ttl)
+            except STORE_ERRORS:
+                self._metrics.count_error()
+                break
+            if entry is not None and self._is_usable(entry):
+                if is_ours:
+                    await self._end_lease(key, token)
+                return Loaded(entry, covers=looked)
+            if is_ours:
+                return await self._load_leased(key, token, loader, expired)
+            await asyncio.sleep(POLL_SECONDS)
+        return await self.bypass(loader)
+
+    async def refresh(self, key: str, loader: Loader[T], seen: Entry) -> Loaded:
+        """Load in the background while readers get `seen`. Does nothing if another process already loads the key."""
+        token = uuid4().hex
+        try:
+            is_ours, entry = await self._store.take_lease(key, token, seconds=self._settings.lock_ttl)
+        except STORE_ERRORS:
+            self._metrics.count_error()
+            return Loaded(seen, covers=-math.inf)
+        if is_ours and entry == seen:
+            return await self._load_leased(key, token, loader, seen)
+        if is_ours:
+            await self._end_lease(key, token)
+        return Loaded(seen, covers=-math.inf)
+
+    async def bypass(self, loader: Loader[T]) -> Loaded:
+        """Load without Redis, few at once: the origin's capacity is planned for the loads that a cache lets through."""
+        try:
+            async with asyncio.timeout(self._settings.wait_timeout):
+                await self._bypass_slots.acquire()
+        except TimeoutError:
+            raise ApiError(ErrorCode.OVERLOADED, retry_after=self._settings.wait_timeout) from None
+        try:
+            began = time.monotonic()
+            return Loaded(await self._recompute(loader), covers=began)
+        finally:
+            self._bypass_slots.release()
+
+    def _is_usable(self, entry: Entry) -> bool:
+        return freshness_of(entry, self._settings, now=self._clock(), draw=1) not in {"miss", "expired"}
+
+    async def _load_leased(self, key: str, token: str, loader: Loader[T], seen: Entry | None) -> Loaded:
+        began = time.monotonic()
+        try:
+            entry = await self._recompute(loader)
+        except Exception as error:
+            await self._mark_stale(key, token, seen, error)
+            raise
+        except BaseException:
+            await self._end_lease(key, token)
+            raise
+        ended = time.monotonic()
+        is_stored = await self._end_lease(key, token, entry, seconds=retention_of(entry, self._settings))
+        # A stored entry proves that no invalidation came during the load, so it covers readers up to the load's end.
+        return Loaded(entry, covers=ended if is_stored else began)
+
+    async def _mark_stale(self, key: str, token: str, seen: Entry | None, error: Exception) -> None:
+        """Make the old value stale from now on, so that no reader waits for the failing origin while there is one."""
+        if seen is None:
+            await self._end_lease(key, token)
+            return
+        log.warning("cache_refresh_failed", cache=self._name, error=repr(error))
+        await self._end_lease(key, token, seen._replace(fresh_until=max(seen.fresh_until, self._clock())))
+
+    async def _recompute(self, loader: Loader[T]) -> Entry:
+        started = time.perf_counter()
+        # Several readers wait for this load, so the deadline of the reader that started it does not apply.
+        with recompute_seconds.labels(self._name).time(), deadlines.lifted():
+            value = await loader()
+        payload = ABSENT if value is None else self._adapter.dump_json(value)
+        delta = time.perf_counter() - started
+        return new_entry(payload, self._settings, now=self._clock(), delta=delta, draw=self._random())
+
+    async def _end_lease(self, key: str, token: str, entry: Entry | None = None, *, seconds: float = 0) -> bool:
+        try:
+            return await self._store.end_lease(key, token, entry, seconds=seconds)
+        except STORE_ERRORS:
+            # The readers still get the value, and the lease expires by itself.
+            self._metrics.count_error()
+            return False

@@ -1,0 +1,64 @@
+"""Metrics, log line and canonical fields of a cache's reads."""
+
+from typing import Literal
+
+from prometheus_client import Counter, Histogram
+
+from chassis.caching.entries import Entry, Freshness
+from chassis.logging import add_to_canonical_line, get_logger
+
+log = get_logger(__name__)
+
+requests = Counter(
+    "cache_requests",
+    "Reads by result (hit, miss, stale, negative, bypass); error: Redis failed or a value was unreadable.",
+    ["cache", "result"],
+)
+recompute_seconds = Histogram(
+    "cache_recompute_duration_seconds",
+    "Time the origin took to load a value, or to fail.",
+    ["cache"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+staleness_seconds = Histogram(
+    "cache_staleness_seconds",
+    "Age of the values answered from the cache, since their loads began: the most that the origin can be ahead.",
+    ["cache"],
+    buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 90, 120, 300, 600),
+)
+
+type Result = Literal["hit", "negative", "stale", "miss", "bypass", "error"]
+
+_RESULTS: tuple[Result, ...] = ("hit", "negative", "stale", "miss", "bypass", "error")
+
+
+class CacheMetrics:
+    """Counts the reads of the cache `name`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._counters = {result: requests.labels(name, result) for result in _RESULTS}
+        self._staleness = staleness_seconds.labels(name)
+
+    def count_hit(self, freshness: Freshness, entry: Entry, *, now: float) -> None:
+        """A read answered from the cache, from memory or from Redis."""
+        is_stale = freshness == "stale"
+        self._count("stale" if is_stale else "negative" if freshness == "negative" else "hit")
+        self._staleness.observe(entry.age(now))
+        if is_stale:
+            add_to_canonical_line(cache_hits=1, cache_stale=1)
+        else:
+            add_to_canonical_line(cache_hits=1)
+
+    def count_miss(self, key: str, result: Literal["miss", "bypass"]) -> None:
+        """A read that needs a load, through Redis (`miss`) or past it (`bypass`)."""
+        self._count(result)
+        add_to_canonical_line(cache_misses=1)
+        log.debug("cache_missed", cache=self._name, key=key, result=result)
+
+    def count_error(self) -> None:
+        """A failure of Redis, or a stored value that cannot be read. The read itself is counted as well."""
+        self._count("error")
+
+    def _count(self, result: Result) -> None:
+        self._counters[result].inc()
