@@ -57,11 +57,11 @@ def test_no_link_inside_the_project_is_dead() -> None:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
 
 
-def test_every_module_and_source_file_that_a_page_names_is_there() -> None:
-    """The changelog may name what has gone."""
+def test_every_module_source_file_and_test_that_a_page_names_is_there() -> None:
     files = {path.relative_to(ROOT).as_posix() for path in _sources()}
+    tests = {name for path in ROOT.glob("tests/**/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     for page in _pages():
-        if page.name == "CHANGELOG.md":
+        if page.name == "CHANGELOG.md":  # it may name code that is gone
             continue
         for name in re.findall(r"`([\w.][\w./-]*)[^`]*`", page.read_text()):
             said = f"{page.relative_to(ROOT)} names {name}"
@@ -69,6 +69,8 @@ def test_every_module_and_source_file_that_a_page_names_is_there() -> None:
                 assert any(f"/{file}".endswith(f"/{name}") for file in files), said
             elif re.fullmatch(r"chassis(?:\.\w+)+", name):
                 assert _exists(name), said
+            elif re.fullmatch(r"test_\w+", name):
+                assert name in tests, said
 
 
 def _exists(name: str) -> bool:
