@@ -45,7 +45,7 @@ async def test_a_slow_success_makes_an_endpoint_suspect_too(webhooks: Webhooks) 
     assert await is_suspect(webhooks)
 
 
-async def test_without_a_place_a_suspect_waits_for_a_time_out_and_uses_up_no_attempt(webhooks: Webhooks) -> None:
+async def test_without_a_slot_a_suspect_waits_for_a_time_out_and_uses_up_no_attempt(webhooks: Webhooks) -> None:
     await webhooks.create()
     await webhooks.happen(1, 2, 3)
     await execute(webhooks.database, "UPDATE webhook_endpoint SET is_suspect = true")
