@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from api_keys import PEPPERS, authenticator
-from chassis.app.api import Caller, Keyed, Router, create_app
-from chassis.app.api.application import Application
-from chassis.app.api.resources import ApiResources
-from chassis.config import Live
+from chassis.app.api import ApiResources, Application, Caller, Keyed, Router
 from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from chassis.pooling import Database
 from chassis.process.http_protocol import HttpProtocol
@@ -84,13 +81,10 @@ async def open_shop(database: Database, database_settings: DatabaseSettings, red
         http=HttpSettings(default_deadline=6, max_body_bytes=1000, max_concurrent_requests=PLACES),
     )
 
-    @asynccontextmanager
-    async def open_resources() -> AsyncIterator[ApiResources]:
-        limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
-        known = await authenticator(database)
-        yield ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
-
-    app = create_app(Live(settings), version="1", routers=[router], open_resources=open_resources)
+    app = Application(lambda: settings.http, routers=[router])
+    limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
+    known = await authenticator(database)
+    app.resources = ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
     app.health.mark_started()
     management = management_app(app.health, {"service": "shop"}, token=lambda: SecretStr(MANAGEMENT_TOKEN))
     public_server = Server(app, host="127.0.0.1", port=free_port(), drain_timeout=1, trusted_proxies=["127.0.0.0/8"])

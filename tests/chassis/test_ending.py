@@ -161,7 +161,7 @@ import asyncio, os, signal
 from contextlib import asynccontextmanager
 from chassis.config import load_live
 from chassis.jobs.schedules import Schedule, runs
-from chassis.app.worker import run_worker_process
+from chassis.app.worker import run_worker
 from orders.settings import OrdersSettings
 
 async def fail(session):
@@ -174,10 +174,10 @@ async def watch(stopping):
     await stopping.wait()
 
 @asynccontextmanager
-async def open_parts(resources):
-    yield [[resources.scheduler([Schedule(name="broken", every=0.05, run=fail)]), watch]]
+async def open_parts(live, base):
+    yield [[base.scheduler([Schedule(name="broken", every=0.05, run=fail)]), watch]]
 
-run_worker_process(load_live(OrdersSettings), version="1", open_parts=open_parts)
+run_worker(load_live(OrdersSettings), version="1", open_parts=open_parts)
 """
 
 

@@ -201,9 +201,16 @@ async def test_every_worker_with_schedules_forgets_old_dead_letters_and_failures
             )
         )
     nothing: Any = None
-    live: Any = SimpleNamespace(current=SimpleNamespace(jobs=JobSettings(), outbox=OutboxSettings()))
+    settings: Any = SimpleNamespace(jobs=JobSettings(), outbox=OutboxSettings())
     resources = WorkerResources(
-        live=live, database=database, redis=nothing, streams=nothing, wakeups=nothing, checks={}, breakers=nothing
+        settings=settings,
+        passwords=nothing,
+        database=database,
+        redis=nothing,
+        streams=nothing,
+        wakeups=nothing,
+        checks={},
+        breakers=nothing,
     )
     stopping = asyncio.Event()
     running = asyncio.create_task(resources.scheduler([])(stopping))

@@ -1,14 +1,12 @@
 """A running application limits its callers by the settings of now, each by its own tier."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from api_keys import authenticator, caller
-from chassis.app.api import Router, create_app
+from chassis.app.api import ApiResources, Application, Router
 from chassis.app.api.limits import limits_of, spend
-from chassis.app.api.resources import ApiResources
 from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, RateLimitSettings, RedisSettings, ServiceSettings
 from chassis.pooling import Database, create_redis
@@ -51,13 +49,10 @@ def live(database_settings: DatabaseSettings) -> Live[Settings]:
 
 @pytest.fixture
 async def client(live: Live[Settings], database: Database, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
-    @asynccontextmanager
-    async def open_resources() -> AsyncIterator[ApiResources]:
-        limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop")
-        known = await authenticator(database)
-        yield ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
-
-    app = create_app(live, version="1", routers=[router], open_resources=open_resources)
+    app = Application(lambda: live.current.http, routers=[router])
+    limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop")
+    known = await authenticator(database)
+    app.resources = ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as ours:
         yield ours

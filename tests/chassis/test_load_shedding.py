@@ -11,10 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from backends import FreshDatabase
-from chassis.app.api import Caller, Router, create_app
-from chassis.app.api.application import Application
+from chassis.app.api import ApiResources, Application, Caller, Router
 from chassis.app.api.load_shedding import Criticality, LoadShedder, has_place, load_shed
-from chassis.app.api.resources import ApiResources
 from chassis.auth import Authenticator
 from chassis.auth.api_keys import ApiKeys
 from chassis.config import Live
@@ -124,16 +122,13 @@ def live() -> Live[Settings]:
 
 @pytest.fixture
 async def app(live: Live[Settings]) -> AsyncIterator[Application]:
-    @asynccontextmanager
-    async def open_resources() -> AsyncIterator[ApiResources]:
-        none: Any = None
-        nobody = Authenticator(ApiKeys(none, AuthSettings), AuthSettings, service="shop")
-        # Strangers are limited, too: here by this process alone, since nothing listens on that port.
-        redis = create_redis(RedisSettings(port=9), timeout=1)
-        limiter = RateLimiter(redis, RateLimitSettings, namespace="shop")
-        yield ApiResources(database=none, redis=none, rate_limiter=limiter, authenticator=nobody, checks={})
-
-    app = create_app(live, version="1", routers=[router], open_resources=open_resources)
+    app = Application(lambda: live.current.http, routers=[router])
+    none: Any = None
+    nobody = Authenticator(ApiKeys(none, AuthSettings), AuthSettings, service="shop")
+    # Strangers are limited, too: here by this process alone, since nothing listens on that port.
+    redis = create_redis(RedisSettings(port=9), timeout=1)
+    limiter = RateLimiter(redis, RateLimitSettings, namespace="shop")
+    app.resources = ApiResources(database=none, redis=none, rate_limiter=limiter, authenticator=nobody, checks={})
     async with app.router.lifespan_context(app):
         yield app
 

@@ -13,7 +13,7 @@ _GREEDY = """#!{python}
 import asyncio, os, resource, sys
 from contextlib import asynccontextmanager
 from chassis.config import load_live
-from chassis.app.worker import run_worker_process
+from chassis.app.worker import run_worker
 from orders.settings import OrdersSettings
 
 taken = []  # and kept: what comes after the failure has no more memory than what came before
@@ -48,18 +48,18 @@ async def at_the_end(stopping):
     await stopping.wait()
 
 @asynccontextmanager
-async def in_start_up(resources):
+async def in_start_up(live, base):
     take(leave={leave})
     yield [[at_the_end]]
 
 @asynccontextmanager
-async def parts(resources):
+async def parts(live, base):
     if "{when}" in ("in_the_drain", "at_the_end"):
         asyncio.get_running_loop().call_later(0.5, os.kill, os.getpid(), 15)
     yield [[globals()["{when}"]]]
 
 open_parts = in_start_up if "{when}" == "in_start_up" else parts
-run_worker_process(load_live(OrdersSettings), version="1", open_parts=open_parts)
+run_worker(load_live(OrdersSettings), version="1", open_parts=open_parts)
 """
 """`leave` is the smallest piece that is taken: how much is left for what comes after."""
 

@@ -3,17 +3,15 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, caller
-from chassis.app.api import Caller, Router, create_app
+from chassis.app.api import ApiResources, Application, Caller, Router
 from chassis.app.api.limits import network_of
-from chassis.app.api.resources import ApiResources
 from chassis.auth import Authenticator, Principal
-from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import Database
@@ -72,13 +70,12 @@ async def serve(database: Database, database_settings: DatabaseSettings, redis: 
             http=HttpSettings(default_deadline=6, max_body_bytes=1000, max_concurrent_requests=places),
         )
 
-        @asynccontextmanager
-        async def open_resources() -> AsyncIterator[ApiResources]:
-            limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
-            known = await authenticator(database)
-            yield ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
-
-        app = create_app(Live(settings), version="1", routers=[router], open_resources=open_resources)
+        app = Application(lambda: settings.http, routers=[router])
+        limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
+        known = await authenticator(database)
+        app.resources = ApiResources(
+            database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}
+        )
         port = free_port()
         server = Server(app, host="127.0.0.1", port=port, drain_timeout=1, trusted_proxies=trusted_proxies)
         running = server.running()

@@ -10,7 +10,7 @@ _STANDS_STILL = """#!{python}
 import os, time
 from contextlib import asynccontextmanager
 from chassis.config import load_live
-from chassis.app.worker import run_worker_process
+from chassis.app.worker import run_worker
 from orders.settings import OrdersSettings
 
 async def stand_still(stopping):
@@ -18,10 +18,10 @@ async def stand_still(stopping):
     os._exit(0)  # nobody has ended it
 
 @asynccontextmanager
-async def open_parts(resources):
+async def open_parts(live, base):
     yield [[stand_still]]
 
-run_worker_process(load_live(OrdersSettings), version="1", open_parts=open_parts)
+run_worker(load_live(OrdersSettings), version="1", open_parts=open_parts)
 """
 
 

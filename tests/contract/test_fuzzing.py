@@ -126,9 +126,9 @@ async def served(app: Application) -> AsyncIterator[str]:
     """The application behind a real port."""
     port = free_port()
     async with Server(app, host="127.0.0.1", port=port, drain_timeout=1).running():
-        if hasattr(app.resources, "resolve"):
+        if hasattr(app.opened, "resolve"):
             # No question to the real DNS: every name is a public address.
-            app.resources = replace(app.resources, resolve=_resolve)
+            app.opened = replace(app.opened, resolve=_resolve)
         yield f"http://127.0.0.1:{port}"
 
 

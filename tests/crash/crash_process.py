@@ -44,16 +44,16 @@ def main() -> None:
 
 
 def run_worker(service: str, live: Live[Any], points: CrashPoints) -> None:
-    import chassis.app.worker
+    import chassis.app.worker.serving
 
-    open_resources = chassis.app.worker._open_worker_resources
+    open_resources = chassis.app.worker.serving.open_worker_resources
 
     @asynccontextmanager
     async def open_crashing_resources(live):
         async with open_resources(live) as resources:
             yield CrashingResources.around(resources, points)
 
-    chassis.app.worker._open_worker_resources = open_crashing_resources  # for its jobs, its events and its port
+    chassis.app.worker.serving.open_worker_resources = open_crashing_resources  # for its jobs, its events and its port
     import_module(f"{service.replace('-', '_')}.worker").run(live)
 
 
@@ -66,11 +66,11 @@ def run_api(service: str, live: Live[Any], points: CrashPoints) -> None:
     @asynccontextmanager
     async def crashing_lifespan(app: Any) -> AsyncIterator[Any]:
         async with lifespan(app) as state:
-            given = app.resources
+            given = app.opened
             database: Any = CrashingDatabase(
                 given.database, points, name=lambda route: f"{service}-api {route.co_name}"
             )
-            app.resources = replace(given, database=database)
+            app.opened = replace(given, database=database)
             yield state
 
     app.router.lifespan_context = crashing_lifespan

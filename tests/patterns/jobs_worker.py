@@ -12,7 +12,7 @@ from functools import partial
 from typing import ClassVar
 
 from chassis import config
-from chassis.app.worker import run_worker
+from chassis.app.worker.serving import serve_stages
 from chassis.config.settings import ServiceSettings
 from chassis.jobs import Handler, JobPayload, RunningJob
 from chassis.jobs.runner import JobRunner
@@ -147,7 +147,7 @@ async def main(ending: Ending) -> None:
     )
     health = Health({"database": database.ping})
     async with wakeups, watchdog.watching(settings.jobs.loop_limit):
-        await run_worker(
+        await serve_stages(
             settings,
             ending=ending,
             health=health,

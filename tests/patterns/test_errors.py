@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
 import pytest
 from api_keys import PEPPERS, authenticator, key_of
 from captured_logs import CapturedLogs, captured_logs
-from chassis.app.api import Caller, Router, create_app
-from chassis.app.api.resources import ApiResources
-from chassis.config import Live
+from chassis.app.api import ApiResources, Application, Caller, Router
 from chassis.config.settings import DatabaseSettings, HttpSettings, RateLimitSettings, ServiceSettings
 from chassis.errors import (
     ApiError,
@@ -107,19 +104,8 @@ class Settings(ServiceSettings):
 
 
 @pytest.fixture
-def app(database: Database, database_settings: DatabaseSettings, redis: Redis) -> FastAPI:
+async def app(database: Database, database_settings: DatabaseSettings, redis: Redis) -> FastAPI:
     limits = RateLimitSettings(rate_per_second=0.5, burst=2)
-
-    @asynccontextmanager
-    async def open_resources() -> AsyncIterator[ApiResources]:
-        limiter = RateLimiter(redis, lambda: limits, namespace="shop")
-        yield ApiResources(
-            database=database,
-            redis=redis,
-            rate_limiter=limiter,
-            authenticator=await authenticator(database),
-            checks={"database": database.ping},
-        )
 
     settings = Settings(
         database=database_settings,
@@ -127,7 +113,16 @@ def app(database: Database, database_settings: DatabaseSettings, redis: Redis) -
         rate_limit=limits,
         auth=PEPPERS,
     )
-    return create_app(Live(settings), version="1", routers=[router], open_resources=open_resources)
+    app = Application(lambda: settings.http, routers=[router])
+    limiter = RateLimiter(redis, lambda: limits, namespace="shop")
+    app.resources = ApiResources(
+        database=database,
+        redis=redis,
+        rate_limiter=limiter,
+        authenticator=await authenticator(database),
+        checks={"database": database.ping},
+    )
+    return app
 
 
 @pytest.fixture

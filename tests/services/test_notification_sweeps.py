@@ -1,6 +1,5 @@
 """A mail or a delivery whose job is gone gets one from the sweep; one that has a job, or is settled, does not."""
 
-from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -76,7 +75,7 @@ async def test_a_delivery_without_a_job_gets_one_for_its_endpoint(notifications:
 
 
 async def test_the_worker_sweeps_and_forgets_answers_after_a_day(notifications: Notifications) -> None:
-    _, schedules = await wired(notifications, partial(worker._open_parts, notifications.settings))
+    _, schedules = await wired(notifications, worker._open_parts)
     assert {name: schedule.every for name, schedule in schedules.items()} == {
         "sweep": notifications.settings.sweeps.every,
         "prune_idempotency_records": 60,

@@ -37,7 +37,8 @@ async def handlers_of_mails(webhooks: Webhooks) -> Handlers:
         sweeps=SimpleNamespace(every=60, stale_after=60, batch=1),
         idempotency=SimpleNamespace(retention=60),
     )
-    async with worker._open_parts(settings, resources):
+    live: Any = SimpleNamespace(current=settings)
+    async with worker._open_parts(live, resources):
         (handlers,) = given
         return handlers
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
@@ -146,7 +145,8 @@ async def wired(
 ) -> tuple[set[str], dict[str, Schedule]]:
     """The names of the jobs that the service's worker runs, and its schedules. `open_parts` is its composition root."""
     resources = Wired(
-        live=Live(service.settings),
+        settings=service.settings,
+        passwords=lambda: service.settings.database.passwords,
         database=service.database,
         redis=service.redis,
         streams=service.redis,
@@ -154,13 +154,13 @@ async def wired(
         checks={},
         breakers=BreakerRegistry(),
     )
-    async with open_parts(resources):
+    async with open_parts(Live(service.settings), resources):
         return {job.options.name for job in Wired.jobs}, {schedule.name: schedule for schedule in Wired.schedules}
 
 
 async def test_the_worker_of_payments_sweeps_and_runs_each_job_that_a_sweep_gives(bank: Payments) -> None:
     await stale_payment(bank, "created")
-    jobs, schedules = await wired(bank, partial(payments.worker._open_parts, bank.settings))
+    jobs, schedules = await wired(bank, payments.worker._open_parts)
     assert jobs == {"charge_payment", "reconcile_charge", "make_refund", "reconcile_refund"}
     assert {name: schedule.every for name, schedule in schedules.items()} == {"sweep": bank.settings.sweeps.every}
     async with bank.database.transaction() as session:
@@ -171,7 +171,7 @@ async def test_the_worker_of_payments_sweeps_and_runs_each_job_that_a_sweep_give
 async def test_the_worker_of_orders_expires_sweeps_and_runs_each_job_that_a_sweep_gives(shop: Orders) -> None:
     order_id = await stale_order(shop, "pending")
     await execute(shop.database, "UPDATE orders SET created_at = now() - interval '1 day'")
-    jobs, schedules = await wired(shop, partial(orders.worker._open_parts, Live(shop.settings)))
+    jobs, schedules = await wired(shop, orders.worker._open_parts)
     assert jobs == {"request_payment", "settle_payment"}
     every = shop.settings.sweeps.every
     assert {name: schedule.every for name, schedule in schedules.items()} == {

@@ -5,8 +5,7 @@ from collections import Counter
 from time import monotonic
 from typing import Annotated, ClassVar
 
-from chassis.app.api import Router
-from chassis.app.api.resources import ApiResources, resources
+from chassis.app.api import ApiResources, Router, opened
 from chassis.config.settings import ServiceSettings
 from fastapi import Depends
 from sqlalchemy import text
@@ -35,7 +34,7 @@ async def sick(arm: str) -> None:
 
 
 @router.get("/healthy", public=True)
-async def healthy(given: Annotated[ApiResources, Depends(resources)]) -> None:
+async def healthy(given: Annotated[ApiResources, Depends(opened(ApiResources))]) -> None:
     async with given.database.read() as session:
         await session.execute(text("SELECT pg_sleep(0.01)"))
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from chassis.app.api import Router
-from chassis.app.api.resources import ApiResources, open_api_resources, resources
+from chassis.app.api import ApiResources, Router, opened
 from chassis.config import Live
 from chassis.config.settings import Group, ServiceSettings
 from chassis.jobs import Handler, JobPayload, RunningJob, enqueue
@@ -94,7 +93,8 @@ async def _write(session: AsyncSession, way: Way, signup_id: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(ApiResources):
+class Resources:
+    database: Database
     tasks: InProcessTasks
     welcoming: Welcoming
 
@@ -103,7 +103,7 @@ router = Router()
 
 
 @router.post("/signups/{signup_id}", public=True)
-async def sign_up(signup_id: int, given: Annotated[Resources, Depends(resources)]) -> None:
+async def sign_up(signup_id: int, given: Annotated[Resources, Depends(opened(Resources))]) -> None:
     """Once each way: whoever was not answered may ask again."""
     if await _sign_up(given.database, "task", signup_id):
         given.tasks.start(partial(given.welcoming.in_a_task, signup_id))
@@ -121,11 +121,10 @@ async def _sign_up(database: Database, way: Way, signup_id: int) -> bool:
 
 
 @asynccontextmanager
-async def open_resources(live: Live[Settings]) -> AsyncIterator[Resources]:
+async def open_resources(live: Live[Settings], base: ApiResources) -> AsyncIterator[Resources]:
     settings = live.current
     redis = create_redis(settings.redis, timeout=5, pool="runs")
     async with (
-        open_api_resources(live) as base,
         Wakeups(settings.database, application_name="lab-worker") as wakeups,
         asyncio.TaskGroup() as tasks,
     ):
@@ -139,11 +138,7 @@ async def open_resources(live: Live[Settings]) -> AsyncIterator[Resources]:
             of_queue = settings.jobs.model_copy(update={"queue": kind.options.queue})
             runner = JobRunner(database, {kind: handler}, of_queue, wakeups=wakeups, drain_timeout=1)
             tasks.create_task(runner.run(asyncio.Event()))
-        yield Resources.of(
-            base,
-            tasks=InProcessTasks(),
-            welcoming=welcoming,
-        )
+        yield Resources(database=base.database, tasks=InProcessTasks(), welcoming=welcoming)
 
 
 if __name__ == "__main__":

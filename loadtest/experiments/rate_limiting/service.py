@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from chassis.app.api import Router
+from chassis.app.api import ApiResources, Router, opened
 from chassis.app.api.limits import limits_of, spend
-from chassis.app.api.resources import ApiResources, open_api_resources, resources
 from chassis.config import Live
 from chassis.config.settings import Group, ServiceSettings
 from chassis.errors import RateLimited
-from chassis.pooling import create_redis
+from chassis.pooling import Database, create_redis
 from chassis.rate_limiting import default_policy
 from chassis.retries import deadlines
 from fastapi import Depends, Request
@@ -36,14 +35,15 @@ class Settings(ServiceSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(ApiResources):
+class Resources:
+    database: Database
     settings: ServerSettings
     slots: asyncio.Semaphore
     fixed: FixedWindow
 
 
 router = Router()
-Given = Annotated[Resources, Depends(resources)]
+Given = Annotated[Resources, Depends(opened(Resources))]
 
 
 async def limited(tenant: str, request: Request, given: Given) -> None:
@@ -66,17 +66,16 @@ async def work(given: Given) -> None:
 
 
 @asynccontextmanager
-async def open_resources(live: Live[Settings]) -> AsyncIterator[Resources]:
+async def open_resources(live: Live[Settings], base: ApiResources) -> AsyncIterator[Resources]:
     server = live.current.server
     # The client people really use: no time-out of ours, no plan for its absence.
     redis = create_redis(live.current.redis, timeout=5, pool="naive")
-    async with open_api_resources(live) as base:
-        yield Resources.of(
-            base,
-            settings=server,
-            slots=asyncio.Semaphore(server.slots),
-            fixed=FixedWindow(redis, limit=server.fixed_limit, window=server.fixed_window),
-        )
+    yield Resources(
+        database=base.database,
+        settings=server,
+        slots=asyncio.Semaphore(server.slots),
+        fixed=FixedWindow(redis, limit=server.fixed_limit, window=server.fixed_window),
+    )
     await redis.aclose()
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Annotated, ClassVar
 
-from chassis.app.api import Router
-from chassis.app.api.resources import ApiResources, open_api_resources, resources
+from chassis.app.api import ApiResources, Router, opened
 from chassis.config import Live
 from chassis.config.settings import Group, ServiceSettings
+from chassis.pooling import Database
 from chassis.retries import deadlines
 from fastapi import Depends
 from sqlalchemy import text
@@ -34,7 +34,8 @@ class Settings(ServiceSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(ApiResources):
+class Resources:
+    database: Database
     settings: ServerSettings
     slots: asyncio.Semaphore
     now: dict[str, float]
@@ -42,7 +43,7 @@ class Resources(ApiResources):
 
 
 router = Router()
-Given = Annotated[Resources, Depends(resources)]
+Given = Annotated[Resources, Depends(opened(Resources))]
 
 
 @router.get("/work", public=True)
@@ -68,15 +69,14 @@ async def counts(given: Given) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def open_resources(live: Live[Settings]) -> AsyncIterator[Resources]:
+async def open_resources(live: Live[Settings], base: ApiResources) -> AsyncIterator[Resources]:
     server = live.current.server
-    async with open_api_resources(live) as base:
-        yield Resources.of(
-            base,
-            settings=server,
-            slots=asyncio.Semaphore(server.slots),
-            now={"work_seconds": server.work_seconds, "worked": 0, "held": 0.0},
-        )
+    yield Resources(
+        database=base.database,
+        settings=server,
+        slots=asyncio.Semaphore(server.slots),
+        now={"work_seconds": server.work_seconds, "worked": 0, "held": 0.0},
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,10 @@
-"""The composition root of the API process: what it opens, and what its routes are given."""
+"""The composition root of the API process: its routes, and the resources that they use."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 
-from chassis.app.api import create_app as create_chassis_app
-from chassis.app.api import run_api
-from chassis.app.api.application import Application
-from chassis.app.api.resources import open_api_resources
+from chassis.app.api import ApiResources, Application, build_app, run_api
 from chassis.calls.ssrf import resolve
 from chassis.config import Live
 
@@ -17,24 +13,16 @@ from notifications.routes import Resources
 from notifications.settings import NotificationsSettings
 
 
-def create_app(live: Live[NotificationsSettings]) -> Application:
-    return create_chassis_app(
-        live,
-        version=version("holdfast-notifications"),
-        routers=[routes.router],
-        open_resources=partial(_open_resources, live),
-    )
-
-
 def run(live: Live[NotificationsSettings]) -> None:
     run_api(live, create_app(live))
 
 
+def create_app(live: Live[NotificationsSettings]) -> Application:
+    return build_app(
+        live, version=version("holdfast-notifications"), routers=[routes.router], open_resources=_open_resources
+    )
+
+
 @asynccontextmanager
-async def _open_resources(live: Live[NotificationsSettings]) -> AsyncIterator[Resources]:
-    async with open_api_resources(live) as base:
-        yield Resources.of(
-            base,
-            webhooks=live.current.webhooks,
-            resolve=resolve,
-        )
+async def _open_resources(live: Live[NotificationsSettings], base: ApiResources) -> AsyncIterator[Resources]:
+    yield Resources(database=base.database, webhooks=live.current.webhooks, resolve=resolve)

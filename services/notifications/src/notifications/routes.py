@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app.api import Caller, Keyed, Router, answer_with
-from chassis.app.api.resources import ApiResources, resources
+from chassis.app.api import Caller, Keyed, Router, answer_with, opened
 from chassis.calls.ssrf import Resolve
 from chassis.errors import ErrorCode
+from chassis.pooling import Database
 from chassis.retries.idempotency import find_answer
 from fastapi import Depends, Query, Response
 
@@ -34,14 +34,15 @@ router = Router(prefix="/v1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(ApiResources):
-    """What the routes are given by the composition root."""
+class Resources:
+    """The objects that the routes use; the composition root opens them."""
 
+    database: Database
     webhooks: WebhookSettings
     resolve: Resolve
 
 
-Given = Annotated[Resources, Depends(resources)]
+Given = Annotated[Resources, Depends(opened(Resources))]
 
 
 @router.get("/mails", access="mails:read", criticality="sheddable")

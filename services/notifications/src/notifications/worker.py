@@ -1,4 +1,4 @@
-"""The composition root of the worker process: which jobs it runs, which events it consumes, and with what."""
+"""The composition root of the worker process: its jobs, events and schedules, and the resources that they use."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.app.worker import Stages, WorkerResources, run_worker_process
+from chassis.app.worker import Stages, WorkerResources, run_worker
 from chassis.calls.bulkhead import Bulkhead
 from chassis.config import Live
 from chassis.jobs.schedules import Schedule
@@ -21,37 +21,39 @@ from notifications.webhook_sender import WebhookSender
 
 
 def run(live: Live[NotificationsSettings]) -> None:
-    run_worker_process(live, version=version("holdfast-notifications"), open_parts=partial(_open_parts, live.current))
+    run_worker(live, version=version("holdfast-notifications"), open_parts=_open_parts)
 
 
 @asynccontextmanager
-async def _open_parts(settings: NotificationsSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
-    sender = WebhookSender(settings.webhooks)
-    job_runner = resources.job_runner(
+async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) -> AsyncIterator[Stages]:
+    settings, database = live.current, base.database
+    webhooks = settings.webhooks
+    job_runner = base.job_runner(
         {
-            SendMail: partial(jobs.send_mail, resources.database, Mailer(settings.smtp)),
-            MisplacedDelivery: partial(jobs.move_to_its_queue, resources.database),
+            SendMail: partial(jobs.send_mail, database, Mailer(settings.smtp)),
+            MisplacedDelivery: partial(jobs.move_to_its_queue, database),
         }
     )
-    suspects = Bulkhead("suspect_customers", limit=settings.webhooks.suspect_concurrency)
-    # Half of the pool: the rest is for mails, events, and the heartbeats of all jobs.
+    sender = WebhookSender(webhooks)
+    suspects = Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency)
+    # Deliveries use half of the pool at most; mails, events and the heartbeats of all jobs use the rest.
     turns = asyncio.Semaphore(max(1, settings.database.pool_size // 2))
-    deliver = partial(
-        jobs.deliver_webhook, resources.database, sender, suspects, turns, settings.webhooks, random.random
-    )
-    webhook_runner = resources.job_runner(
-        {DeliverWebhook: deliver}, queue=WEBHOOKS_QUEUE, concurrency=settings.webhooks.concurrency
-    )
-    consumer = resources.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
-    sweep = partial(use_cases.sweep, stale_after=settings.sweeps.stale_after, batch=settings.sweeps.batch)
-    prune = partial(idempotency.prune, retention=settings.idempotency.retention)
-    scheduler = resources.scheduler(
-        [
-            Schedule(name="sweep", every=settings.sweeps.every, run=sweep),
-            Schedule(name="prune_idempotency_records", every=idempotency.PRUNE_EVERY, run=prune),
-        ]
-    )
+    deliver = partial(jobs.deliver_webhook, database, sender, suspects, turns, webhooks, random.random)
+    webhook_runner = base.job_runner({DeliverWebhook: deliver}, queue=WEBHOOKS_QUEUE, concurrency=webhooks.concurrency)
+    consumer = base.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
+    scheduler = base.scheduler(_schedules(settings))
     try:
         yield [[job_runner, webhook_runner, consumer, scheduler]]
     finally:
         await sender.close()
+
+
+def _schedules(settings: NotificationsSettings) -> list[Schedule]:
+    """Mails and deliveries without a job get one, and old answers are deleted."""
+    sweeps = settings.sweeps
+    sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
+    prune = partial(idempotency.prune, retention=settings.idempotency.retention)
+    return [
+        Schedule(name="sweep", every=sweeps.every, run=sweep),
+        Schedule(name="prune_idempotency_records", every=idempotency.PRUNE_EVERY, run=prune),
+    ]

@@ -5,13 +5,12 @@ from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app.api import Caller, Keyed, Router, answer_with
+from chassis.app.api import Caller, Keyed, Router, answer_with, opened
 from chassis.app.api.conditional import conditional
-from chassis.app.api.resources import ApiResources, resources
 from chassis.caching import Cache
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs.backlog import BacklogLimit
-from chassis.pooling import after_commit
+from chassis.pooling import Database, after_commit
 from chassis.retries import deadlines
 from fastapi import Depends, Path, Query, Request, Response
 
@@ -29,16 +28,17 @@ router = Router(prefix="/v1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(ApiResources):
-    """What the routes are given by the composition root."""
+class Resources:
+    """The objects that the routes use; the composition root opens them."""
 
+    database: Database
     catalogue: Cache[ProductList]
     products: Cache[ProductView]
     orders: Cache[OrderView]
     backlog: BacklogLimit
 
 
-Given = Annotated[Resources, Depends(resources)]
+Given = Annotated[Resources, Depends(opened(Resources))]
 # What stands in a path as it is. Any other id is no product's, and takes no place in the cache.
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 

@@ -1,11 +1,11 @@
-"""The composition root of the worker process: which jobs it runs, which events it consumes, and with what."""
+"""The composition root of the worker process: its jobs, events and schedules, and the resources that they use."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.app.worker import Stages, WorkerResources, run_worker_process
+from chassis.app.worker import Stages, WorkerResources, run_worker
 from chassis.auth.service_tokens import TokenSource
 from chassis.caching import Cache
 from chassis.calls.http_client import HttpDependency
@@ -34,43 +34,46 @@ from orders.settings import OrdersSettings
 
 
 def run(live: Live[OrdersSettings]) -> None:
-    run_worker_process(live, version=version("holdfast-orders"), open_parts=partial(_open_parts, live))
+    run_worker(live, version=version("holdfast-orders"), open_parts=_open_parts)
 
 
 @asynccontextmanager
-async def _open_parts(live: Live[OrdersSettings], resources: WorkerResources) -> AsyncIterator[Stages]:
-    settings = live.current
+async def _open_parts(live: Live[OrdersSettings], base: WorkerResources) -> AsyncIterator[Stages]:
+    settings, database = live.current, base.database
     tokens = TokenSource(
         issuer=settings.service_name, audience="payments", secret=lambda: live.current.payments.token_secret
     )
-    dependency = HttpDependency("payments", settings.payments, authorization=tokens, breakers=resources.breakers)
-    payments, database = PaymentsClient(dependency), resources.database
-    cache = caches.orders(resources.redis, settings)
+    dependency = HttpDependency("payments", settings.payments, authorization=tokens, breakers=base.breakers)
+    client = PaymentsClient(dependency)
+    cache = caches.orders(base.redis, settings)
+    job_runner = base.job_runner(
+        {
+            RequestPayment: partial(jobs.request_payment, database, cache, client),
+            SettlePayment: partial(jobs.settle_payment, database, cache, client),
+        }
+    )
     on_payment, on_order = partial(events.on_payment, cache), partial(events.on_order, cache)
+    consumer = base.consumer(
+        [PAYMENTS_STREAM, STREAM],
+        {
+            PaymentCaptured: on_payment,
+            PaymentFailed: on_payment,
+            PaymentCanceled: on_payment,
+            PaymentRefunded: on_payment,
+            OrderConfirmed: on_order,
+            OrderCancelled: on_order,
+        },
+    )
+    scheduler = base.scheduler(_schedules(settings, cache))
     try:
-        yield [
-            [
-                resources.job_runner(
-                    {
-                        RequestPayment: partial(jobs.request_payment, database, cache, payments),
-                        SettlePayment: partial(jobs.settle_payment, database, cache, payments),
-                    }
-                ),
-                resources.consumer(
-                    [PAYMENTS_STREAM, STREAM],
-                    dict.fromkeys((PaymentCaptured, PaymentFailed, PaymentCanceled, PaymentRefunded), on_payment)
-                    | dict.fromkeys((OrderConfirmed, OrderCancelled), on_order),
-                ),
-                resources.scheduler(_schedules(settings, cache)),
-            ],
-            [resources.relay()],
-        ]
+        yield [[job_runner, consumer, scheduler], [base.relay()]]
     finally:
         await cache.close()
         await dependency.close()
 
 
 def _schedules(settings: OrdersSettings, cache: Cache[OrderView]) -> list[Schedule]:
+    """Orders that wait too long are cancelled, orders without a job get one, and old answers are deleted."""
     sweeps = settings.sweeps
 
     async def expire(session: AsyncSession) -> None:

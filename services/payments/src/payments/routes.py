@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app.api import Router
-from chassis.app.api.resources import ApiResources, resources
+from chassis.app.api import Router, opened
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs.backlog import BacklogLimit
+from chassis.pooling import Database
 from chassis.retries import deadlines
 from fastapi import Depends, Response
 
@@ -18,13 +18,14 @@ router = Router(prefix="/v1/payments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(ApiResources):
-    """What the routes are given by the composition root."""
+class Resources:
+    """The objects that the routes use; the composition root opens them."""
 
+    database: Database
     backlog: BacklogLimit
 
 
-Given = Annotated[Resources, Depends(resources)]
+Given = Annotated[Resources, Depends(opened(Resources))]
 
 
 @router.post(

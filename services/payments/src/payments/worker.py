@@ -1,11 +1,11 @@
-"""The composition root of the worker process: which jobs it runs, which events it consumes, and with what."""
+"""The composition root of the worker process: its jobs, events and schedules, and the resources that they use."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from chassis.app.worker import Stages, WorkerResources, run_worker_process
+from chassis.app.worker import Stages, WorkerResources, run_worker
 from chassis.calls.http_client import HttpDependency, bearer
 from chassis.config import Live
 from chassis.jobs.schedules import Schedule
@@ -27,44 +27,46 @@ from payments.settings import PaymentsSettings
 
 
 def run(live: Live[PaymentsSettings]) -> None:
-    run_worker_process(live, version=version("holdfast-payments"), open_parts=partial(_open_parts, live.current))
+    run_worker(live, version=version("holdfast-payments"), open_parts=_open_parts)
 
 
 @asynccontextmanager
-async def _open_parts(settings: PaymentsSettings, resources: WorkerResources) -> AsyncIterator[Stages]:
-    provider = HttpDependency(
+async def _open_parts(live: Live[PaymentsSettings], base: WorkerResources) -> AsyncIterator[Stages]:
+    settings, database = live.current, base.database
+    dependency = HttpDependency(
         "provider",
         settings.provider,
         authorization=bearer(settings.provider.api_key),
-        breakers=resources.breakers,
+        breakers=base.breakers,
         is_external=True,
     )
-    client = ProviderClient(provider)
-    database, sweeps = resources.database, settings.sweeps
-    sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
+    client = ProviderClient(dependency)
+    job_runner = base.job_runner(
+        {
+            ChargePayment: partial(jobs.charge_payment, database, client),
+            ReconcileCharge: partial(jobs.reconcile_charge, database, client),
+            MakeRefund: partial(jobs.make_refund, database, client),
+            ReconcileRefund: partial(jobs.reconcile_refund, database, client),
+        }
+    )
+    consumer = base.consumer(
+        [PROVIDER_STREAM],
+        {
+            ProviderChargeSucceeded: events.on_charge_succeeded,
+            ProviderChargeFailed: events.on_charge_failed,
+            ProviderRefundSucceeded: events.on_refund_succeeded,
+            ProviderRefundFailed: events.on_refund_failed,
+        },
+    )
+    scheduler = base.scheduler(_schedules(settings))
     try:
-        yield [
-            [
-                resources.job_runner(
-                    {
-                        ChargePayment: partial(jobs.charge_payment, database, client),
-                        ReconcileCharge: partial(jobs.reconcile_charge, database, client),
-                        MakeRefund: partial(jobs.make_refund, database, client),
-                        ReconcileRefund: partial(jobs.reconcile_refund, database, client),
-                    }
-                ),
-                resources.consumer(
-                    [PROVIDER_STREAM],
-                    {
-                        ProviderChargeSucceeded: events.on_charge_succeeded,
-                        ProviderChargeFailed: events.on_charge_failed,
-                        ProviderRefundSucceeded: events.on_refund_succeeded,
-                        ProviderRefundFailed: events.on_refund_failed,
-                    },
-                ),
-                resources.scheduler([Schedule(name="sweep", every=sweeps.every, run=sweep)]),
-            ],
-            [resources.relay()],
-        ]
+        yield [[job_runner, consumer, scheduler], [base.relay()]]
     finally:
-        await provider.close()
+        await dependency.close()
+
+
+def _schedules(settings: PaymentsSettings) -> list[Schedule]:
+    """Payments and refunds without a job get one."""
+    sweeps = settings.sweeps
+    sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
+    return [Schedule(name="sweep", every=sweeps.every, run=sweep)]

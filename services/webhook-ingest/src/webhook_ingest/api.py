@@ -1,14 +1,10 @@
-"""The composition root of the API process: what it opens, and what its routes are given."""
+"""The composition root of the API process: its routes, and the resources that they use."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 
-from chassis.app.api import create_app as create_chassis_app
-from chassis.app.api import run_api
-from chassis.app.api.application import Application
-from chassis.app.api.resources import open_api_resources
+from chassis.app.api import ApiResources, Application, build_app, run_api
 from chassis.config import Live
 
 from webhook_ingest import routes
@@ -17,26 +13,19 @@ from webhook_ingest.routes import Resources
 from webhook_ingest.settings import WebhookIngestSettings, WebhookSecretSettings
 
 
-def create_app(live: Live[WebhookIngestSettings]) -> Application:
-    return create_chassis_app(
-        live,
-        version=version("holdfast-webhook-ingest"),
-        routers=[routes.router],
-        open_resources=partial(_open_resources, live),
-    )
-
-
 def run(live: Live[WebhookIngestSettings]) -> None:
     run_api(live, create_app(live))
 
 
+def create_app(live: Live[WebhookIngestSettings]) -> Application:
+    return build_app(
+        live, version=version("holdfast-webhook-ingest"), routers=[routes.router], open_resources=_open_resources
+    )
+
+
 @asynccontextmanager
-async def _open_resources(live: Live[WebhookIngestSettings]) -> AsyncIterator[Resources]:
-    async with open_api_resources(live) as base:
-        yield Resources.of(
-            base,
-            secrets=lambda: _valid_secrets(live.current.webhook_secrets),
-        )
+async def _open_resources(live: Live[WebhookIngestSettings], base: ApiResources) -> AsyncIterator[Resources]:
+    yield Resources(database=base.database, secrets=lambda: _valid_secrets(live.current.webhook_secrets))
 
 
 def _valid_secrets(configured: WebhookSecretSettings) -> Mapping[Provider, Sequence[str]]:

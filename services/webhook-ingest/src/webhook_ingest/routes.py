@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from chassis.app.api import Router
+from chassis.app.api import Router, opened
 from chassis.app.api.limits import limits_of, spend, spend_as_stranger
-from chassis.app.api.resources import ApiResources, resources
 from chassis.errors import ApiError, ErrorCode, InvalidSignature
+from chassis.pooling import Database
 from chassis.rate_limiting import Policy
 from chassis.webhooks import VERIFIERS, ReceivedResult, Verifier, webhook_ack_duration, webhook_received
 from fastapi import Depends, Path, Request
@@ -31,16 +31,17 @@ router = Router(prefix="/v1/webhooks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(ApiResources):
-    """What the routes are given by the composition root.
+class Resources:
+    """The objects that the routes use; the composition root opens them.
 
     `secrets` maps each provider to the secrets that are valid now, if it has any: they may be replaced at any time.
     """
 
+    database: Database
     secrets: Callable[[], Mapping[Provider, Sequence[str]]]
 
 
-Given = Annotated[Resources, Depends(resources)]
+Given = Annotated[Resources, Depends(opened(Resources))]
 # Text in here and an enumeration for the reader: who is not known gets the 404 of any other path, not a 422.
 ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value for provider in Provider]})]
 

@@ -1,6 +1,7 @@
-"""FastAPI as this platform uses it: one frame around the routes, `RequestContext`, instead of the framework's seven."""
+"""FastAPI with one frame around the routes, `RequestContext`, instead of the framework's seven middlewares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -14,35 +15,71 @@ from chassis.app.api.error_documents import describe_errors
 from chassis.app.api.limits import spend_as_stranger
 from chassis.app.api.load_shedding import LoadShedder
 from chassis.app.api.middleware import RequestContext
-from chassis.app.api.resources import ApiResources
+from chassis.app.api.resources import ApiResources, OpenResources, open_api_resources, open_nothing_more
 from chassis.app.api.routing import Route, Router, describe_access, refuse_undeclared
-from chassis.config.settings import HttpSettings
+from chassis.config import Live
+from chassis.config.settings import HttpSettings, ServiceSettings
 from chassis.errors import ConfigurationError
 from chassis.process.health import Health
 
 
+def build_app[S: ServiceSettings](
+    live: Live[S],
+    *,
+    version: str,
+    routers: Sequence[Router],
+    open_resources: OpenResources[S] = open_nothing_more,
+) -> "Application":
+    """The application of a service, with its routes.
+
+    `open_resources` is called when the process starts, with the settings and the resources of every API. What it yields
+    is what `opened` gives the routes.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Application) -> AsyncIterator[None]:
+        try:
+            async with open_api_resources(live) as base, open_resources(live, base) as found:
+                app.resources, app.opened = base, found
+                app.health.checks.update(base.checks)
+                yield
+        except ConfigurationError as error:
+            app.misconfigured = error
+            raise
+
+    return Application(
+        lambda: live.current.http,
+        routers=routers,
+        title=f"Holdfast {live.current.service_name}",
+        version=version,
+        lifespan=lifespan,
+    )
+
+
 class Application(FastAPI):
-    """An application whose every error is answered in the envelope; `current` returns the settings that are valid now.
+    """An application that answers every error in the envelope. `current` returns the settings that are valid now.
 
-    Middleware that is added comes inside `RequestContext`. Handlers of exceptions are not asked: `error_rendering` says
-    how an error is answered.
+    Middleware that is added runs inside `RequestContext`. `add_exception_handler` has no effect: `error_rendering`
+    decides how an error is answered.
 
-    What a request needs of its process are attributes here: `app.state` looks each of its names up in Python.
+    Requests read the process' resources from attributes of this object: `app.state` would look each name up in Python.
     """
 
     resources: ApiResources
-    """There from start-up on."""
+    """Set at start-up."""
+    opened: object = None
+    """What the service's `OpenResources` yielded at start-up."""
     misconfigured: ConfigurationError | None = None
-    """Why they could not be opened, where the configuration is the reason."""
+    """The error that ended start-up, if the configuration caused it."""
 
     def __init__(self, current: Callable[[], HttpSettings], *, routers: Sequence[Router] = (), **options: Any) -> None:
-        # A path that is almost right is answered in the envelope, not sent elsewhere by the Host header it came with.
+        # A path with a wrong slash is answered 404 in the envelope; a redirect would repeat the request's Host header.
         super().__init__(redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
         self.router.default = _answer_no_route
         document = Router()
         document.get("/openapi.json", public=True, criticality="sheddable", include_in_schema=False)(_answer_document)
-        # `include_router` would match each request twice. The document's own route comes last, being the least used.
+        # `include_router` would match each request twice. The document's route is used least, so it comes last.
         self.router.routes[:] = [route for router in (*routers, document) for route in router.routes]
         self.health = Health()
         self.load_shedder = LoadShedder(current)
@@ -70,14 +107,14 @@ class Application(FastAPI):
 
 
 async def _answer_no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """What no route is for. Anybody may ask for it, so it is limited by address."""
+    """404 for a path that no route has. Callers need no key for it, so it is limited by address."""
     if scope["type"] == "http":
         await spend_as_stranger(Request(scope, receive, send))
     raise HTTPException(404)
 
 
 async def _answer_document(request: Request) -> Response:
-    """The OpenAPI document, for anybody; limited by address."""
+    """The OpenAPI document. Callers need no key for it, so it is limited by address."""
     await spend_as_stranger(request)
     app: Application = request.app
     return Response(orjson.dumps(app.openapi()), media_type="application/json")

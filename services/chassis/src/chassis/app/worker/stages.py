@@ -1,6 +1,6 @@
-"""A worker process: jobs, consumers and the relay side by side, with a management port, stopped in order.
+"""The parts of a worker: they run side by side, and stop stage by stage.
 
-The composition root builds everything and closes it afterwards; this runs it in between.
+The first stage has the parts that write events, the last one the relay: it still publishes what the last jobs wrote.
 """
 
 import asyncio
@@ -8,68 +8,33 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from starlette.types import ASGIApp
-
-from chassis.config.settings import ServiceSettings
 from chassis.errors import HoldfastError
 from chassis.logging import get_logger
 from chassis.process.background import Group
-from chassis.process.ending import DrainTimedOut, Ending
-from chassis.process.health import Health
-from chassis.process.running import keep_start_up
-from chassis.process.server import Server
+from chassis.process.ending import DrainTimedOut
 
 log = get_logger(__name__)
 
 type Part = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
-"""`JobRunner.run`, `Consumer.run` or `Relay.run`: works until the event is set, then finishes and returns."""
+"""`JobRunner.run`, `Consumer.run`, `Scheduler.run` or `Relay.run`: it works until the event is set, finishes its work
+under way and returns."""
+
+type Stages = Sequence[Sequence[Part]]
+"""The parts in the order in which they stop: `[[jobs.run, consumer.run], [relay.run]]`."""
 
 GRACE_SECONDS = 5.0
-"""Beyond the drain time-out, for handing jobs back and publishing what they wrote."""
-
+"""Added to the drain time-out: time to return unfinished jobs to their queue, and to publish the last events."""
 
 _PART, _JOB = "part-", "job-"
-"""How the names of tasks begin: ours, and those that the job runner gives to its jobs."""
+"""Prefixes of tasks' names: those of parts, and those that the job runner gives to its jobs."""
 
 
 class PartEnded(HoldfastError):
-    """A part of the worker returned though nobody asked it to."""
-
-
-async def run_worker(
-    settings: ServiceSettings,
-    *,
-    ending: Ending,
-    health: Health,
-    management: ASGIApp,
-    stages: Sequence[Sequence[Part]],
-) -> None:
-    """Run the parts until SIGTERM, then stop them stage by stage: `[[jobs.run, consumer.run], [relay.run]]`.
-
-    The relay comes last, so that it still publishes what the last jobs wrote; the management port outlives them all.
-    Returns when everything has stopped, within `shutdown.drain_timeout` and `GRACE_SECONDS`, else raises
-    `DrainTimedOut` with what was left. When a part fails, the others are cancelled and an `ExceptionGroup` is raised:
-    the process ends and is started again, rather than going on with a part missing.
-    """
-    loop = asyncio.get_running_loop()
-    stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"left": _work_left(loop)})
-    server = Server(
-        management, host=settings.management.host, port=settings.management.port, drain_timeout=GRACE_SECONDS
-    )
-    async with server.running(stopping):
-        keep_start_up()
-        await run_stages(
-            stages,
-            stopping,
-            on_started=health.mark_started,
-            on_stopping=health.mark_draining,
-            on_failed=stopping.begin,
-            drain_timeout=settings.shutdown.drain_timeout + GRACE_SECONDS,
-        )
+    """A part of the worker returned before it was stopped."""
 
 
 async def run_stages(
-    stages: Sequence[Sequence[Part]],
+    stages: Stages,
     stopping: asyncio.Event,
     *,
     on_started: Callable[[], None],
@@ -77,9 +42,11 @@ async def run_stages(
     on_failed: Callable[[], None],
     drain_timeout: float,
 ) -> None:
-    """Start every part; once `stopping` is set, stop one stage after the other, in `drain_timeout` seconds.
+    """Start every part. Once `stopping` is set, stop one stage after the other, within `drain_timeout` seconds in all.
 
-    `on_failed` is called when a part fails, before the others are cancelled.
+    Raises `DrainTimedOut`, which names the parts and jobs that still run, when that time is over. When a part fails,
+    calls `on_failed`, cancels the other parts and raises an `ExceptionGroup`: the process then ends and is restarted,
+    so it never goes on without one of its parts.
     """
     async with Group() as tasks:
         started = [_start(stage, tasks, on_failed) for stage in stages]
@@ -95,9 +62,9 @@ async def run_stages(
                     stop.set()
                     await asyncio.wait(running)
         except TimeoutError:
-            left = _work_left(asyncio.get_running_loop())
+            left = work_left(asyncio.get_running_loop())
         if left:
-            log.error("worker_drain_timed_out", left=left)  # now: what hangs may keep the process from saying more
+            log.error("worker_drain_timed_out", left=left)  # logged here, since a part that hangs may block the exit
             raise DrainTimedOut(f"left after {drain_timeout:g} s: {', '.join(left)}")
     log.info("worker_stopped")
 
@@ -125,7 +92,7 @@ def _name(part: Part) -> str:
     return getattr(part, "__qualname__", repr(part)).removesuffix(".run")
 
 
-def _work_left(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """The parts and jobs that still run, by the names of their tasks. May be asked in another thread."""
+def work_left(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """The parts and jobs that still run, by the names of their tasks. Any thread may call it."""
     names = (task.get_name() for task in asyncio.all_tasks(loop))
     return sorted(name for name in names if name.startswith((_PART, _JOB)))

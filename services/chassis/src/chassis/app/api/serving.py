@@ -1,0 +1,75 @@
+"""The API process: it serves the application and the management port until it is stopped, then it drains."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+
+from chassis.app.api import error_rendering
+from chassis.app.api.application import Application
+from chassis.config import Live
+from chassis.config.settings import ServiceSettings
+from chassis.logging import get_logger
+from chassis.process.ending import DrainTimedOut, Ending
+from chassis.process.management_app import management_app
+from chassis.process.reloading import reloading
+from chassis.process.running import keep_start_up, run_process
+from chassis.process.server import ServeError, Server
+
+log = get_logger(__name__)
+
+
+def run_api[S: ServiceSettings](live: Live[S], app: Application) -> None:
+    """Serve `app` and its management port until SIGTERM or SIGINT, then drain. Returns when everything is closed."""
+    run_process(live, version=app.version, role="api", main=partial(_serve, live, app))
+
+
+async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapping[str, str], ending: Ending) -> None:
+    try:
+        await _serve_until_stopped(live, app, info, ending)
+    except ServeError:
+        if app.misconfigured is not None:
+            raise app.misconfigured from None  # the server only reports that it did not start
+        raise
+
+
+async def _serve_until_stopped[S: ServiceSettings](
+    live: Live[S], app: Application, info: Mapping[str, str], ending: Ending
+) -> None:
+    settings = live.current
+    drain_timeout = settings.shutdown.drain_timeout
+    management = Server(
+        management_app(
+            app.health,
+            info,
+            token=lambda: live.current.management.token,
+            hosts=lambda: live.current.management.hosts,
+        ),
+        host=settings.management.host,
+        port=settings.management.port,
+        drain_timeout=1,
+    )
+    public = Server(
+        app,
+        host=settings.http.host,
+        port=settings.http.port,
+        drain_timeout=drain_timeout,
+        trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
+    )
+    stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
+    error_rendering.marked_fields(app)  # takes 0.1 s: done now, so that the first invalid request delays no other
+    async with management.running(stopping), public.running(stopping), reloading(live):
+        keep_start_up()
+        app.health.mark_started()
+        log.info(
+            "process_started",
+            address=f"{settings.http.host}:{settings.http.port}",
+            config_hash=info["config_hash"],
+        )
+        await stopping.wait()
+        app.health.mark_draining()
+        public.send_clients_away()
+        log.info("process_draining", seconds=drain_timeout)
+        await asyncio.sleep(settings.shutdown.readiness_delay)
+    if public.cut_off:
+        raise DrainTimedOut(f"{public.cut_off} requests were cut off after {drain_timeout:g} s")
+    log.info("process_stopped")
