@@ -110,7 +110,7 @@ class Route(APIRoute):
 
 
 class Router:
-    """What a service declares its routes on; `create_app` takes it."""
+    """What a service declares its routes on; `build_app` takes it."""
 
     def __init__(self, *, prefix: str = "") -> None:
         self.routes: list[Route] = []
