@@ -15,11 +15,11 @@ from chassis.rate_limiting import (
     Decision,
     LocalLimiter,
     Policy,
-    _interval,
     add_fields,
     decide,
     default_policy,
 )
+from chassis.rate_limiting.gcra import microseconds_per_unit
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -76,7 +76,7 @@ def test_remaining_is_what_can_be_spent_at_once_and_no_unit_more(sequence: list[
 @given(tat=st.integers(NOW - MICROSECONDS, NOW + 10_000 * MICROSECONDS), rate=rates, burst=bursts)
 @example(tat=2 * NOW, rate=1.0, burst=5)
 def test_a_clock_that_steps_back_locks_nobody_out_for_longer_than_a_burst(tat: int, rate: float, burst: int) -> None:
-    lockout = burst * _interval(rate)
+    lockout = burst * microseconds_per_unit(rate)
     decision = decide(tat, NOW, rate=rate, burst=burst, cost=1)
     assert decision.reset_after <= lockout / MICROSECONDS
     assert decide(decision.tat, NOW + lockout, rate=rate, burst=burst, cost=1).allowed
@@ -124,7 +124,7 @@ def test_a_limit_that_redis_could_not_count_exactly_is_refused_at_start() -> Non
     with pytest.raises(ValidationError, match="tier gold is above"):
         RateLimitSettings(burst=100_000, tiers={"gold": 11})
     longest = RateLimitSettings().model_copy(update={"rate_per_second": 0.001, "burst": 1_000_000})
-    assert NOW + longest.burst * _interval(longest.rate_per_second) < 2**53
+    assert NOW + longest.burst * microseconds_per_unit(longest.rate_per_second) < 2**53
 
 
 def test_the_fields_are_structured_and_say_what_is_left_and_when_it_is_whole_again() -> None:

@@ -18,7 +18,8 @@ from backends import FreshDatabase
 from chassis.config.settings import RateLimitSettings, RedisSettings
 from chassis.logging import canonical_line
 from chassis.pooling import create_redis, create_shared_redis
-from chassis.rate_limiting import MICROSECONDS, Decision, Policy, RateLimiter, _describe, _interval
+from chassis.rate_limiting import MICROSECONDS, Decision, Policy, RateLimiter
+from chassis.rate_limiting.gcra import describe, microseconds_per_unit
 from holdfast_local.valkey import EmbeddedValkey, temporary_valkey
 from hypothesis import HealthCheck, given, settings
 from prometheus_client import REGISTRY
@@ -46,10 +47,12 @@ async def test_the_script_decides_as_the_function_does(redis: Redis, sequence: l
     pipeline = redis.pipeline()
     pipeline.delete("agreement")
     for one in sequence:
-        await script(keys=["agreement"], args=[_interval(one.rate), one.burst, one.cost, one.now], client=pipeline)
+        await script(
+            keys=["agreement"], args=[microseconds_per_unit(one.rate), one.burst, one.cost, one.now], client=pipeline
+        )
     _, *answers = await pipeline.execute()
     described = [
-        _describe(allowed == 1, tat, now, interval=_interval(one.rate), burst=one.burst, cost=one.cost)
+        describe(allowed == 1, tat, now, interval=microseconds_per_unit(one.rate), burst=one.burst, cost=one.cost)
         for (allowed, tat, now), one in zip(answers, sequence, strict=True)
     ]
     assert described == [decision for _, decision in decided(sequence)]
@@ -224,9 +227,9 @@ async def test_a_hanging_redis_costs_one_request_per_pause_its_time_out() -> Non
     async with failing_redis("hanging") as redis:
         limits = limiter(redis, clock=clock)
         await limits.check("a", policy)
-        assert [limits._may_ask_redis() for _ in range(50)] == [False] * 50
+        assert [limits._may_try_redis() for _ in range(50)] == [False] * 50
         clock.seconds += 1.0
-        asked = [limits._may_ask_redis() for _ in range(10)]
+        asked = [limits._may_try_redis() for _ in range(10)]
     assert asked == [True] + [False] * 9
 
 

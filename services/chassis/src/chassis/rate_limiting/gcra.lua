@@ -1,0 +1,36 @@
+-- One GCRA decision in one call, so that concurrent callers never decide on the same state. It computes the same as
+-- decide() in gcra.py, in the same integers: a Lua number is exact below 2^53, and microseconds since 1970 stay below
+-- that until the year 2255.
+--
+-- KEYS[1]  theoretical arrival time (TAT) of one key under one policy, microseconds
+-- ARGV[1]  interval: microseconds after which one unit of cost is available again
+-- ARGV[2]  burst: units of cost that may be spent at once
+-- ARGV[3]  cost: units of this request, 1 to burst
+-- ARGV[4]  now, microseconds, for tests only. By default Redis' clock decides, which all callers share
+-- Returns  {allowed 0 or 1, TAT, now}
+
+local interval, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = tonumber(ARGV[4])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+
+local capacity = burst * interval
+-- A value that is no number counts as none: an error would be taken for a failure of Redis.
+local stored = tonumber(redis.call('GET', KEYS[1])) or 0
+-- A TAT further ahead means that the clock stepped back or that the policy shrank: the excess is dropped.
+local tat = math.min(math.max(stored, now), now + capacity)
+
+local allowed = tat + cost * interval - now <= capacity
+if allowed then
+  tat = tat + cost * interval
+end
+-- A refusal writes only when it dropped an excess. Without the write each later call would drop it again, and the caller
+-- would wait until the old TAT.
+if tat ~= stored then
+  -- A TAT in the past means the same as no TAT, so the key may expire then. EX takes whole seconds: hence one more.
+  local seconds = math.ceil((tat - now) / 1000000) + 1
+  redis.call('SET', KEYS[1], tat, 'EX', seconds)
+end
+return {allowed and 1 or 0, tat, now}

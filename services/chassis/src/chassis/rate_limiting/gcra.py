@@ -1,0 +1,61 @@
+"""GCRA, the generic cell rate algorithm, as a pure function.
+
+It stores one number per key, the theoretical arrival time (TAT): the time at which the whole burst is available again.
+In any span Δ it admits at most burst + ⌊rate × Δ⌋ units of cost. A fixed window admits twice its limit around a
+boundary.
+
+Times are integers in microseconds, so that `decide` and `gcra.lua` agree exactly.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+MICROSECONDS = 1_000_000
+
+
+class Decision(NamedTuple):
+    """Whether the request may run, and what its answer says about the limit.
+
+    `tat` is in microseconds of the clock that decided. `remaining` is in units of cost. `retry_after` (0 when allowed)
+    and `reset_after` (until the whole burst is available again) are in seconds.
+    """
+
+    allowed: bool
+    tat: int
+    remaining: int
+    retry_after: float
+    reset_after: float
+
+
+def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decision:
+    """Allow `cost` units (1 to `burst`) if the burst, refilled at `rate` units a second, still has them.
+
+    `tat` is that of the previous decision for this key, 0 for a new key. `now` and `tat` are in microseconds.
+    """
+    interval = microseconds_per_unit(rate)
+    capacity = burst * interval
+    # A TAT further ahead means that the clock stepped back or that the policy shrank: the excess is dropped.
+    tat = min(max(tat, now), now + capacity)
+    allowed = tat + cost * interval - now <= capacity
+    if allowed:
+        tat += cost * interval
+    return describe(allowed, tat, now, interval=interval, burst=burst, cost=cost)
+
+
+@lru_cache(maxsize=256)  # rates are settings, so there are few
+def microseconds_per_unit(rate: float) -> int:
+    """The time after which one unit is available again, rounded up so that the rate is never exceeded."""
+    numerator, denominator = rate.as_integer_ratio()
+    return -(-MICROSECONDS * denominator // numerator)
+
+
+def describe(allowed: bool, tat: int, now: int, *, interval: int, burst: int, cost: int) -> Decision:  # noqa: FBT001
+    """The `Decision` for the TAT after it was made; `interval` is `microseconds_per_unit`."""
+    free = burst * interval - (tat - now)
+    return Decision(
+        allowed=allowed,
+        tat=tat,
+        remaining=free // interval,
+        retry_after=0.0 if allowed else (cost * interval - free) / MICROSECONDS,
+        reset_after=(tat - now) / MICROSECONDS,
+    )

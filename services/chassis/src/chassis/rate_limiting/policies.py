@@ -1,0 +1,66 @@
+"""Policies: the limits by name, and the fields of an answer that describe them."""
+
+import math
+from collections.abc import MutableMapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from chassis.config.settings import LimitSettings, RateLimitSettings
+from chassis.rate_limiting.gcra import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A named limit for one tier: `rate` units a second, and a burst of at most `burst` units at once.
+
+    The name stands in a header between quotes: lower-case letters, digits, hyphens and underscores. With `dark_launch`
+    the policy is decided and counted, but refuses no request and adds no field to an answer.
+    """
+
+    name: str
+    tier: str
+    rate: float
+    burst: int
+    dark_launch: bool = False
+
+    @classmethod
+    def of(cls, name: str, limit: LimitSettings) -> "Policy":
+        """A limit that is the same for every tier."""
+        return cls(name, "standard", limit.rate_per_second, limit.burst, limit.dark_launch)
+
+    @property
+    def window(self) -> int:
+        """Seconds, rounded up, after which a spent burst is available again."""
+        return math.ceil(self.burst / self.rate)
+
+    def share(self, replicas: int) -> "Policy":
+        """The part of the limit that each of `replicas` processes may allow alone; its burst is at least one unit."""
+        return replace(self, rate=self.rate / replicas, burst=max(1, self.burst // replicas))
+
+
+def default_policy(settings: RateLimitSettings, *, tier: str) -> Policy:
+    """The limit of an authenticated principal, multiplied by the factor of its `tier`."""
+    factor = settings.tiers.get(tier, 1.0)
+    return _default_policy(tier, settings.rate_per_second * factor, settings.burst * factor, settings.dark_launch)
+
+
+@lru_cache(maxsize=256)  # tiers are few
+def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> Policy:  # noqa: FBT001
+    return Policy("default", tier, rate, max(1, round(burst)), dark_launch)
+
+
+def add_fields(fields: MutableMapping[str, str], decision: Decision, policy: Policy) -> None:
+    """Add the decision to an answer's `fields`: RateLimit-Policy and RateLimit, and Retry-After when it was refused.
+
+    When several policies apply, each adds an item, with its name, to the same two fields. Times are in whole seconds.
+    The items are those of https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/: q is the quota, w the
+    window, r the remaining quota, t the time until the quota is whole again.
+    """
+    items = {
+        "RateLimit-Policy": f'"{policy.name}";q={policy.burst};w={policy.window}',
+        "RateLimit": f'"{policy.name}";r={decision.remaining};t={math.ceil(decision.reset_after)}',
+    }
+    for name, item in items.items():
+        fields[name] = f"{fields[name]}, {item}" if name in fields else item
+    if not decision.allowed:
+        fields["Retry-After"] = str(math.ceil(decision.retry_after))
