@@ -79,7 +79,7 @@ from chassis.logging import configure_logging
 from chassis.process.running import new_event_loop
 from chassis.config.settings import LogSettings
 
-module.LEAVE_SECONDS = 0.2
+module.EXIT_SECONDS = 0.2
 configure_logging(LogSettings(format="json"), service="test")
 ending = Ending()
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from chassis.process.health import Health
 from chassis.process.management_app import management_app
-from chassis.process.management_hosts import is_answered
+from chassis.process.management_hosts import is_allowed
 from pydantic import SecretStr
 
 TOKEN = "t" * 64
@@ -32,7 +32,7 @@ TOKEN = "t" * 64
     ],
 )
 def test_an_address_or_a_private_name_is_answered(host: str) -> None:
-    assert is_answered(host)
+    assert is_allowed(host)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_an_address_or_a_private_name_is_answered(host: str) -> None:
     ],
 )
 def test_a_name_that_a_stranger_can_register_is_not_answered(host: str) -> None:
-    assert not is_answered(host)
+    assert not is_allowed(host)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_name_that_a_stranger_can_register_is_not_answered(host: str) -> None:
     ],
 )
 def test_further_names_are_answered_as_the_setting_says(host: str, more: Collection[str], *, answered: bool) -> None:
-    assert is_answered(host, more) is answered
+    assert is_allowed(host, more) is answered
 
 
 async def test_a_rebound_page_reads_and_changes_nothing() -> None:

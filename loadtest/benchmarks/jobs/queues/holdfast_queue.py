@@ -14,7 +14,7 @@ from chassis.migrations import upgrade
 from chassis.pooling import Database
 from chassis.pooling.statements import DriverStatement
 from chassis.pooling.wakeup import Wakeups
-from chassis.process.running import keep_start_up
+from chassis.process.running import freeze_start_up
 from chassis.telemetry import LIMITS, span
 from measuring import Queue, main
 from opentelemetry import trace
@@ -124,7 +124,7 @@ async def opened() -> AsyncIterator[Queue]:
                     else:
                         await session.fetch(_THING_ALONE, thing="x")
 
-        keep_start_up()  # as a worker does
+        freeze_start_up()  # as a worker does
         yield Queue(
             enqueue=add,
             worker=worker,

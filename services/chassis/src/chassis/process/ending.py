@@ -1,12 +1,13 @@
-"""How a process ends: at a signal, within its time, and in any case.
+"""The end of a process: after a signal or a failure, it ends within a known time.
 
-    it starts     ── signal ─────────▶ it ends at once: it has not begun anything
-    it works      ── signal ─────────▶ it drains, and ends within its limit; at a second signal, at once
-                  ── a part fails ───▶ it ends within the same limit
-    it has closed ───────────────────▶ it ends within `LEAVE_SECONDS`
+    starting   ── signal ─────────▶ it ends at once: no work is under way
+    working    ── signal ─────────▶ it drains and ends within its limit; a second signal ends it at once
+               ── a part fails ───▶ it ends within the same limit
+    closed     ───────────────────▶ it ends within `EXIT_SECONDS`
 
-A thread ends it, which is there from the start: a thread cannot be started when there is no memory left, and the event
-loop may be blocked. `chassis.process.watchdog` is behind it, for an interpreter that never lets go.
+A thread enforces these limits, because the event loop may be blocked. The thread runs from the start, because a process
+that is out of memory cannot start one. If code holds the interpreter's lock, this thread cannot run either; then
+`chassis.process.watchdog` ends the process.
 """
 
 import asyncio
@@ -24,47 +25,48 @@ from chassis.logging import flush_logs, get_logger
 
 log = get_logger(__name__)
 
-LEAVE_SECONDS = 10.0
-"""For a process that has closed everything: to join its threads, to export its last spans, to write its last lines."""
+EXIT_SECONDS = 10.0
+"""The time that a process has after it closed everything, to join threads, export spans and write its last lines."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-type Left = Callable[[], Mapping[str, object]]
+type WorkLeft = Callable[[], Mapping[str, object]]
+"""Returns the work that is under way, as fields of a log line."""
 
 
 class DrainTimedOut(HoldfastError):
-    """The process had to stop before its work was finished or handed back."""
+    """The process stopped before its work was finished or handed back."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class _End:
-    """`at` is on the monotonic clock. `left` says what was under way; without it there was nothing."""
+    """A time (on the monotonic clock) at which the process ends. `left` is None if no work is under way."""
 
     at: float
     reason: str = field(compare=False)
     code: int = field(compare=False, default=1)
-    left: Left | None = field(compare=False, default=None)
+    left: WorkLeft | None = field(compare=False, default=None)
 
 
 class Ending:
-    """Of one process: made before anything else, on the main thread."""
+    """The end of this process. It is created before anything else, on the main thread."""
 
     def __init__(self) -> None:
-        self._ends: SimpleQueue[_End] = SimpleQueue()  # `put` may interrupt itself, as a signal handler does
+        self._ends: SimpleQueue[_End] = SimpleQueue()  # its `put` is safe inside a signal handler
         threading.Thread(target=self._watch, name="ending", daemon=True).start()
-        self.at_once_on_signals()
+        self.exit_on_signals()
 
-    def at_once_on_signals(self) -> None:
-        """A signal ends the process, which has nothing under way, with the shell's exit code for it."""
+    def exit_on_signals(self) -> None:
+        """From now on a signal ends the process at once, with the shell's exit code for that signal."""
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
             self._ends.put(_End(time.monotonic(), signal.Signals(number).name, 128 + number))
 
         _handle(on_signal)
 
-    def stop_signal(self, *, seconds: float, left: Left) -> "Stopping":
-        """What the signals set from now on. The process then has `seconds` to end.
+    def stop_signal(self, *, seconds: float, left: WorkLeft) -> "Stopping":
+        """An event that a signal sets from now on. The process then has `seconds` to end.
 
-        When they are over, or at a second signal, it ends at once, with exit code 1 and `left()` in its log.
+        After that time, or at a second signal, the process ends at once, with exit code 1 and `left()` in its log.
         """
         loop = asyncio.get_running_loop()
         reason = f"not done {seconds:g} s after it began to stop"
@@ -83,9 +85,9 @@ class Ending:
         return stopping
 
     def leave(self) -> None:
-        """The process has closed what it had, and now has `LEAVE_SECONDS` to end."""
-        self.at_once_on_signals()
-        self._ends.put(_End(time.monotonic() + LEAVE_SECONDS, f"not gone {LEAVE_SECONDS:g} s after it had closed"))
+        """Give the process, which has closed everything, `EXIT_SECONDS` to end."""
+        self.exit_on_signals()
+        self._ends.put(_End(time.monotonic() + EXIT_SECONDS, f"not gone {EXIT_SECONDS:g} s after it had closed"))
 
     def _watch(self) -> None:
         code = 1
@@ -106,10 +108,10 @@ class Ending:
 
 
 class Stopping(asyncio.Event):
-    """An event that is set when the process is to stop: by a signal, or because it cannot go on."""
+    """An event that is set when the process has to stop: by a signal, or because a part of it failed."""
 
     def __init__(self, begin: Callable[[], None]) -> None:
-        """`begin()`: from now on the time runs within which the process ends."""
+        """`begin()` starts the time within which the process has to end."""
         super().__init__()
         self.begin = begin
 
@@ -120,7 +122,7 @@ class Stopping(asyncio.Event):
 
 
 def exit_now(code: int) -> None:
-    """End the process, without any of its other threads; the lines so far are written first, if they can be."""
+    """End the process at once, whatever its other threads do. Lines logged so far are written first, if possible."""
     try:
         flush_logs()
     finally:
@@ -128,6 +130,6 @@ def exit_now(code: int) -> None:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
-    """In one step from one handler to the next: a signal never meets Python's own, which raises anywhere."""
+    """Replace the handler directly: between two handlers, Python's default would raise KeyboardInterrupt anywhere."""
     for number in _SIGNALS:
         signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""Health: what a process says of itself on its management port.
+"""Health: whether a process is alive, started, ready or draining.
 
-Liveness answers as long as the event loop turns and never touches a dependency: restarting this process does not
-heal a database. Readiness asks the dependencies without which no request can be answered. A background task that fails
-is named beside them and changes neither: it begins again by itself, and requests are answered without it meanwhile.
+Liveness only needs a running event loop. It checks no dependency, because a restart of this process does not repair a
+database. Readiness checks the dependencies without which no request can be answered. `/readyz` also names background
+tasks that fail. They affect neither liveness nor readiness: they start again, and requests do not need them meanwhile.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 
 type Check = Callable[[], Awaitable[None]]
 
-CHECK_TIMEOUT = 1.0  # seconds; below the probe's own time-out, so that the answer names the dependency
+CHECK_TIMEOUT = 1.0  # seconds; below the time-out of the probe, so that the answer still names the dependency
 
 
 class Health:
-    """Whether this process has started, is ready and is on its way out.
+    """Whether this process has started, is ready or is draining.
 
-    `checks` maps a dependency's name to what raises unless it can be used.
+    `checks` maps a dependency's name to a function that raises an error if the dependency cannot be used.
     """
 
     def __init__(self, checks: Mapping[str, Check] | None = None) -> None:
@@ -31,7 +31,7 @@ class Health:
         self.is_draining = True
 
     async def problems(self) -> dict[str, str]:
-        """What keeps this process from being ready, by name; empty when it is."""
+        """The reasons why this process is not ready, by name. Empty if it is ready."""
         if not self.is_started:
             return {"process": "still starting"}
         if self.is_draining:
@@ -46,6 +46,6 @@ async def _run(check: Check) -> str | None:
             await check()
     except TimeoutError:
         return f"no answer within {CHECK_TIMEOUT} s"
-    except Exception as error:  # noqa: BLE001  whatever a check raises means the same: not ready
+    except Exception as error:  # noqa: BLE001  any error of a check means "not ready"
         return type(error).__name__
     return None

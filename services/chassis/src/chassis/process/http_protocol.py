@@ -1,6 +1,4 @@
-"""HTTP/1.1 as this platform accepts it: heads are bounded in size and time, and what is no request is answered in the
-envelope too.
-"""
+"""HTTP/1.1 with limits: the head of a request is bounded in size and time, and an invalid request gets the envelope."""
 
 import asyncio
 import uuid
@@ -24,33 +22,33 @@ log = get_logger(__name__)
 _MALFORMED = ErrorCode.MALFORMED_REQUEST
 
 MAX_HEAD_BYTES = 65_536
-"""Of a request's line and headers: as much as a body may have by default. Proxies stop at 8 or 16 KiB."""
+"""Bytes of a request's line and headers: as many as a body may have by default. Proxies allow 8 or 16 KiB."""
 
 MAX_URL_BYTES = 8_192
-"""Of a request's target: RFC 9110 wants 8,000 to be taken."""
+"""Bytes of a request's target. RFC 9110 recommends at least 8,000."""
 MAX_HEADERS = 100
-"""Of a request: a browser sends 20, and proxies add 10."""
+"""Headers of a request. A browser sends 20, and proxies add 10."""
 MAX_PIPELINED = 32
-"""Requests of a connection that wait for an answer to the one before; what has arrived behind them is parsed later. No
-common client sends a second one."""
+"""Requests of a connection that may wait for the answers before them. Further bytes are parsed later. No common client
+sends a request before it has the answer to the previous one."""
 HEAD_SECONDS = 10.0
-"""For a connection's first request to begin, for each head to arrive once it has begun (64 KiB at 6 KiB/s), and for the
-rest of a body that was answered before it was all there."""
+"""The time for a connection's first request to begin, for each head to arrive once it has begun (64 KiB at 6 KiB/s),
+and for the rest of a body whose answer was sent before it arrived."""
 
 _PIECE_BYTES = 4_096
-"""That are parsed at once: they may begin 200 requests beyond `MAX_PIPELINED`."""
-_SEPARATORS = 4  # bytes of each field: a colon, a space and the end of its line
+"""Bytes that are parsed at once. They may begin 200 requests beyond `MAX_PIPELINED`."""
+_SEPARATORS = 4  # bytes of each header line beside name and value: a colon, a space, CR and LF
 _MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # with the rest of the request's line, and some white space
-"""That arrive and complete neither a head nor a piece of a body: trailers and extensions of chunks, too."""
+"""Bytes that may arrive without completing a head or a piece of a body, such as trailers and chunk extensions."""
 _VERSIONS = frozenset({"1.1", "1.0"})
 _ONCE = (b"host", b"authorization", b"idempotency-key", b"content-type", b"content-encoding", b"x-request-timeout-ms")
-"""Headers of which a second one would let two readers understand a request differently."""
+"""Headers that may occur once. With a second one, two servers could understand a request differently."""
 _NOTHING = memoryview(b"")
 _UNREADABLE = "Invalid HTTP request received."
 
 
 class HeadRefused(httptools.HttpParserError):
-    """A request's line or headers are not taken; `refusal` is the answer."""
+    """The line or the headers of a request are invalid. `refusal` is the answer."""
 
     def __init__(self, code: ErrorCode, message: str | None = None) -> None:
         super().__init__(message or code.name)
@@ -58,7 +56,7 @@ class HeadRefused(httptools.HttpParserError):
 
 
 class _Flow(FlowControl):
-    """uvicorn's, which reads on whenever a request is begun with or answered: not while what has arrived waits."""
+    """uvicorn's flow control, which resumes reading at each request and answer, but not while received bytes wait."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
@@ -75,11 +73,12 @@ class _Flow(FlowControl):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on llhttp, Node's parser, which neither bounds a head nor asks for Host.
+    """uvicorn's protocol on llhttp, the parser of Node.js, with the limits that both leave open.
 
-    In Python alone, on h11, a request costs 50 µs more, as much as all that the chassis does with it. uvicorn waits
-    without a limit for the first request of a connection, for the rest of a head, for the rest of a body that is read
-    no more, and for a client to take its answers: a stranger with some thousand sockets would leave none for others.
+    llhttp neither bounds a head nor requires Host. uvicorn waits without a limit for the first request of a connection,
+    for the rest of a head, for the rest of a body after its answer, and for a client to read its answers. An attacker
+    with some thousand sockets could use up all file descriptors. (h11, in pure Python, costs 50 µs more per request, as
+    much CPU as everything that the chassis does with it.)
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -102,10 +101,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().connection_lost(exc)
         if self._current is not None and not self._current.response_complete:
-            self._disconnect(self._current)  # uvicorn looks at the newest request of the connection alone
-        self._writing.forget()
+            self._disconnect(self._current)  # uvicorn disconnects only the newest request
+        self._writing.stop()
 
-    # What arrives
+    # The reading side
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -113,12 +112,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._read_on()
         last: RequestResponseCycle | None = self.cycle
         if last is None or last.response_complete:
-            self._await_head()  # once: a further byte gives it no more time
+            self._await_head()  # starts once: further bytes do not extend the time
         else:
             self._stop_waiting()
 
     def _read_on(self) -> None:
-        """Parse what has arrived, while there is room for its requests."""
+        """Parse the received bytes, as long as fewer than `MAX_PIPELINED` requests wait."""
         try:
             while self._unparsed and self._refusal is None and len(self.pipeline) < MAX_PIPELINED:
                 piece, self._unparsed = self._unparsed[:_PIECE_BYTES], self._unparsed[_PIECE_BYTES:]
@@ -131,12 +130,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._unparsed = _NOTHING
             self._refuse(cause.refusal if isinstance(cause, HeadRefused) else ApiError(_MALFORMED, _UNREADABLE))
         if self._refusal is not None:
-            self._unparsed = _NOTHING  # what follows an unreadable request is none
+            self._unparsed = _NOTHING  # bytes after an invalid request are no request
         self._flow.hold(is_full=bool(self._unparsed))
 
     def _parse(self, data: memoryview) -> None:
-        """Feed the parser. It ends at the head of a request that offers another protocol, and takes the body for that.
-        The offer is declined: a new parser gets the head again without it.
+        """Feed the parser, and decline offers of another protocol.
+
+        At such a request llhttp stops after the head, and treats the body as the other protocol. So a new parser gets
+        the head again, without Upgrade.
         """
         while data:
             try:
@@ -176,10 +177,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_reading_head, self._is_reading_body = False, True
         self._unfinished_bytes = 0
         super().on_headers_complete()
-        self.headers = []  # for trailers, which are read by nothing
+        self.headers = []  # collects the trailers, which are ignored
 
     def _check_head(self) -> None:
-        """Raise `HeadRefused` for a head that is too large, or that two readers could understand differently."""
+        """Raise `HeadRefused` for a head that is too large, or that two servers could understand differently."""
         self._check_size()
         names = [name for name, _ in self.headers]
         version = self.parser.get_http_version()
@@ -205,13 +206,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._is_reading_head:
-            return  # the parser takes the rest for another protocol: see `_parse`
-        self._check_size()  # of trailers: they are refused as soon, however they arrive
+            return  # the parser treats the rest as another protocol: see `_parse`
+        self._check_size()  # of the trailers, which may also have arrived in small pieces
         self._is_reading_body = False
         self._unfinished_bytes = 0
         super().on_message_complete()
 
-    # What is answered
+    # The writing side
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -225,7 +226,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self.pipeline or self._unparsed:
-            Context().run(self._go_on)  # or the next request would have the deadline and the caller of this one
+            Context().run(
+                self._go_on
+            )  # an empty context: the next request must not inherit this one's deadline and caller
         else:
             self._go_on()
 
@@ -241,13 +244,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_head()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Begin with a request, once the client has taken the answers before it: a client that reads none costs one
-        answer beyond `MAX_UNSENT_BYTES`, and no work.
+        """Start the work on a request, once the client has read the answers before it.
+
+        So a client that reads nothing causes at most one answer beyond `MAX_UNSENT_BYTES`, and no further work.
         """
         if self.flow.write_paused:
             self._is_held = True
             self.flow.pause_reading()
-            self.pipeline.append((cycle, app))  # at the end that is next
+            self.pipeline.append((cycle, app))  # the right end is the next one
         else:
             self._current = cycle
             super()._start_asgi_task(cycle, app)
@@ -262,16 +266,16 @@ class HttpProtocol(HttpToolsProtocol):
             self._late = None
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer what was sent before, then this, and close the connection."""
+        """Answer the requests before the invalid one, then send `error`, and close the connection."""
         unread: RequestResponseCycle | None = self.cycle if self._is_reading_body else None
         if unread is not None and unread is not self._current:
-            self.pipeline.popleft()  # it waits for others, and will not be begun
+            self.pipeline.popleft()  # it has not started, because it waits for others
             unread, self._is_held = None, self._is_held and bool(self.pipeline)
         is_answering = self._current is not None and not self._current.response_complete
         if unread is None and (is_answering or self.pipeline):
             self._refusal = error
             return
-        if unread is None or not unread.response_started:  # else it can only be taken for a part of the answer
+        if unread is None or not unread.response_started:  # otherwise the client would read it as a part of the answer
             self._write(error)
         if unread is not None:
             self._disconnect(unread)

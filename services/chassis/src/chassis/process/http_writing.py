@@ -1,4 +1,4 @@
-"""The writing side of a connection: an answer goes out in one write, and a client that does not take it is let go."""
+"""The writing side of a connection: an answer is one write, and a client that does not read it is disconnected."""
 
 import asyncio
 import socket
@@ -10,20 +10,22 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 MAX_UNSENT_BYTES = 65_536
-"""Of a connection's answers: from there on its next request is not begun, and a stream is not continued. The kernel
-keeps as much again, where it can be limited: by itself it takes 4 MiB, which count as the pod's memory."""
+"""Bytes of a connection's answers that may wait. Above that, its next request is not started and a stream pauses. The
+kernel's own buffer is limited to the same size where possible; otherwise it takes 4 MiB, which are pod memory."""
 WRITE_SECONDS = 10.0
-"""For a client to take some of what is unsent, 32 KiB as the kernel reports it: at least 3 KiB/s."""
+"""The time within which a client has to read some of the waiting bytes. The kernel reports progress in steps of 32 KiB,
+so the slowest client that is served reads 3 KiB/s."""
 
 _UNSENT_IN_KERNEL: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
-_AT_ONCE = struct.pack("ii", 1, 0)  # the kernel would go on to offer what it has for minutes
+_AT_ONCE = struct.pack("ii", 1, 0)  # discard the kernel's buffer on close, which it would otherwise offer for minutes
 
 
 class Gathering:
-    """A transport that writes once in a turn of the event loop: uvicorn writes an answer's head and body one by one.
+    """A transport that gathers writes and sends them together, once in a turn of the event loop.
 
-    A system call, with the reader that it wakes, costs as much as a route's match. The connection is aborted when the
-    client takes nothing for `WRITE_SECONDS` while more than `MAX_UNSENT_BYTES` wait for it or the connection is closed.
+    uvicorn writes the head and the body of an answer one after the other. A system call, with the reader that it wakes,
+    costs as much CPU as the match of a route. The connection is aborted if the client reads nothing for `WRITE_SECONDS`
+    while more than `MAX_UNSENT_BYTES` wait, or while the connection is being closed.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -31,7 +33,7 @@ class Gathering:
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
         self._written = 0
-        self._look: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         transport.set_write_buffer_limits(MAX_UNSENT_BYTES)
         if _UNSENT_IN_KERNEL is not None:
             self._set_option(socket.IPPROTO_TCP, _UNSENT_IN_KERNEL, MAX_UNSENT_BYTES)
@@ -45,9 +47,7 @@ class Gathering:
         self._pieces.append(data)
 
     def flush(self) -> None:
-        """Hand over what was gathered. Afterwards it is known whether the client takes it: `pause_writing` was called
-        if not.
-        """
+        """Send the gathered bytes. If the client does not read them, this calls the protocol's `pause_writing`."""
         if self._pieces and not self._transport.is_closing():
             gathered = b"".join(self._pieces)
             self._written += len(gathered)
@@ -61,14 +61,14 @@ class Gathering:
             self.expect_reading()
 
     def expect_reading(self) -> None:
-        """Abort the connection unless the client takes some of what is unsent in each `WRITE_SECONDS` from now on."""
-        if self._look is None:
-            self._look = self._loop.call_later(WRITE_SECONDS, self._look_again, self._taken())
+        """From now on, abort the connection if the client reads none of the waiting bytes for `WRITE_SECONDS`."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(WRITE_SECONDS, self._check_progress, self._taken())
 
-    def forget(self) -> None:
-        """The connection is gone."""
-        if self._look is not None:
-            self._look.cancel()
+    def stop(self) -> None:
+        """Cancel the timer: the connection is lost."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _set_option(self, level: int, option: int, value: int | bytes) -> None:
         connection = self._transport.get_extra_info("socket")
@@ -78,8 +78,8 @@ class Gathering:
     def _taken(self) -> int:
         return self._written - self._transport.get_write_buffer_size()
 
-    def _look_again(self, taken_before: int) -> None:
-        self._look = None
+    def _check_progress(self, taken_before: int) -> None:
+        self._timer = None
         taken = self._taken()
         if taken == taken_before and taken < self._written:
             log.info("answer_not_taken", unsent_bytes=self._written - taken)

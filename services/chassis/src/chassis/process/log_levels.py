@@ -1,6 +1,6 @@
-"""`/log-levels` on the management port: see the levels, and change one logger's for a stated time.
+"""`/log-levels` on the management port: read the levels, and change one logger's level for a stated time.
 
-The management port's guard asks for the token and writes down who changed what.
+`ManagementGuard` checks the token and logs each change.
 """
 
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from chassis.process.management import parse_body, shown
 
 
 class LogLevel(BaseModel):
-    """What a logger is to write, and for how many seconds."""
+    """A new level for a logger, and the seconds for which it is valid."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,19 +30,19 @@ class LogLevel(BaseModel):
 
 
 class LogLevels(HTTPEndpoint):
-    """Both methods at one route, so that the Allow header of a 405 names both."""
+    """One endpoint for both methods, so that the Allow header of a 405 names both."""
 
     async def get(self, _request: Request) -> Response:
         return JSONResponse({"level": levels().base, "changes": [asdict(change) for change in levels().changes()]})
 
     async def put(self, request: Request) -> Response:
-        asked = await parse_body(request, LogLevel)
+        wanted = await parse_body(request, LogLevel)
         try:
-            change = levels().change(asked.logger, asked.level, seconds=asked.seconds)
+            change = levels().change(wanted.logger, wanted.level, seconds=wanted.seconds)
         except CannotChange as error:
-            detail = ErrorDetail("logger", str(error), shown(asked.logger))
+            detail = ErrorDetail("logger", str(error), shown(wanted.logger))
             raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error
-        put_on_canonical_line(logger=change.logger, to=change.level, original=change.original, seconds=asked.seconds)
+        put_on_canonical_line(logger=change.logger, to=change.level, original=change.original, seconds=wanted.seconds)
         return JSONResponse(asdict(change))
 
 

@@ -1,7 +1,7 @@
-"""The guard of the management port: anyone inside may look, whoever changes something shows the management token.
+"""The guard of the management port, and the functions that its endpoints use to read requests and answer errors.
 
-It goes by the method, so that a new endpoint is guarded before anybody thinks of it: GET, HEAD and OPTIONS are open,
-every other one needs `Authorization: Bearer <management.token>`. What was changed, by whom, is one line of the log.
+Every client inside the cluster may read. A change needs `Authorization: Bearer <management.token>`, and is logged. The
+method decides: GET, HEAD and OPTIONS read, and every other method is a change. So a new endpoint is guarded by default.
 """
 
 import hmac
@@ -21,28 +21,28 @@ from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.errors.answers import answer
 from chassis.logging import canonical_line, get_logger, request_id_from, request_id_var, shown_back
 from chassis.process.bodies import DECLARES_BODY, check_encoding, declares_more
-from chassis.process.management_hosts import Hosts, is_answered
+from chassis.process.management_hosts import Hosts, is_allowed
 
 log = get_logger(__name__)
 
 type Token = Callable[[], SecretStr | None]
-"""The management token that is valid now, if there is one: it may be replaced while the process runs."""
+"""Returns the present management token, or None without one. It may be replaced while the process runs."""
 
 _OPEN_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_BODY_BYTES = 1024
-_MAX_SHOWN = 100  # characters of a wrong value that are shown back
+_MAX_SHOWN = 100  # characters of an invalid value that an answer quotes
 _OTHER_HOST = "This port does not answer to the name in Host: use its address, or add the name to management.hosts."
 _REQUEST_ID_KEY = "holdfast.request_id"
-"""Where a request's scope keeps its id for who answers outside the guard: the framework's last resort does."""
+"""The request id's key in the scope, for the framework's handler of unexpected errors, which is outside the guard."""
 
 
 class ManagementGuard:
     """ASGI middleware around the management application.
 
-    Answers 403 where the Host is a name that a web page may have (`chassis.process.management_hosts`). For a change
-    it answers 401 without the token or with a wrong one, and 403 while none is configured. An endpoint says what it
-    changed with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`: those fields are on the
-    `management_changed` line, beside method, path, status and who it was.
+    It answers 403 if the Host is a name that a web page may have (`chassis.process.management_hosts`). It answers a
+    change with 401 if the token is missing or wrong, and with 403 if no token is configured. An endpoint describes its
+    change with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`. These fields are on the
+    `management_changed` line, beside the method, path, status and client.
     """
 
     def __init__(self, app: ASGIApp, *, token: Token, hosts: Hosts) -> None:
@@ -58,7 +58,7 @@ class ManagementGuard:
         scope[_REQUEST_ID_KEY] = request_id_from(headers.get("x-request-id", ""))
         reset = request_id_var.set(scope[_REQUEST_ID_KEY])
         try:
-            if not is_answered(headers.get("host", ""), self._hosts()):
+            if not is_allowed(headers.get("host", ""), self._hosts()):
                 await respond(scope, ApiError(ErrorCode.FORBIDDEN, _OTHER_HOST))(scope, receive, send)
             elif scope["method"] in _OPEN_METHODS:
                 await self._app(scope, receive, send)
@@ -75,9 +75,9 @@ class ManagementGuard:
             log.warning("management_refused", **about, code=refusal.code.name)
             await respond(scope, refusal)(scope, receive, send)
             return
-        status = 500  # until an answer says otherwise
+        status = 500  # of an endpoint that fails before its answer starts
 
-        async def send_and_see(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -86,14 +86,14 @@ class ManagementGuard:
 
         with canonical_line() as changed:
             try:
-                await self._app(scope, receive, send_and_see)
+                await self._app(scope, receive, send_with_id)
             finally:
-                # There is one token for all operators: which it was is all that we know.
+                # All operators share one token, so its fingerprint is all that is known of the operator.
                 log.info("management_changed", **about, status=status, by=fingerprint(token), **changed)
 
 
 def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr:
-    """The token, if the header has it; raises `ApiError`, 401 or 403, if not."""
+    """The token, if the header has it. Raises `ApiError` (401 or 403) otherwise."""
     if token is None:
         raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured here: nothing can be changed.")
     scheme, _, given = (authorization or "").partition(" ")
@@ -104,7 +104,7 @@ def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr
 
 
 async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
-    """What an endpoint is asked for; raises `ApiError` (400, 413, 415, 422) naming everything that is wrong with it."""
+    """The request's body as a `model`. Raises `ApiError` (400, 413, 415, 422), which names every problem."""
     declared = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in DECLARES_BODY}
     check_encoding(declared)
     if declares_more(declared, _MAX_BODY_BYTES):
@@ -124,7 +124,7 @@ async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
         ErrorDetail(
             shown(".".join(map(str, problem["loc"]))) or "body",
             problem["msg"],
-            # What an unknown field holds nobody knows: a misspelt `tokn` may be one.
+            # The value of an unknown field is not quoted: a misspelt `tokn` may hold a token.
             None if problem["type"] == "extra_forbidden" else shown(problem["input"]),
         )
         for problem in problems
@@ -133,7 +133,7 @@ async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
 
 
 def shown(value: object) -> str | None:
-    """A wrong value as it was given; a whole object says nothing that the field's name does not."""
+    """An invalid value as an answer may quote it. None for an object or a list."""
     if not isinstance(value, str | int | float):
         return None
     return shown_back(str(value), _MAX_SHOWN)
@@ -144,25 +144,25 @@ def _client(scope: Scope) -> str:
 
 
 def respond(scope: Scope, error: ApiError) -> Response:
-    """The answer to a caller of this port. Without the public port's renderer, which a worker does not load."""
+    """The answer to an error on this port. It does not use the public port's renderer, which a worker does not load."""
     request_id = scope.get(_REQUEST_ID_KEY) or uuid.uuid4().hex
     found = answer(error, accept=Headers(scope=scope).getlist("accept"), request_id=request_id)
     return Response(orjson.dumps(found.body), found.status, found.headers)
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101  the application says so; the signature cannot
+    assert isinstance(error, ApiError)  # noqa: S101  the handler is registered for this type; the signature cannot say so
     return respond(request.scope, error)
 
 
 async def on_framework_error(request: Request, error: Exception) -> Response:
-    """Also what this port does not have is answered as the public one would."""
-    assert isinstance(error, HTTPException)  # noqa: S101  the application says so; the signature cannot
+    """The answer to an error of the framework, such as a 404, in the same envelope as on the public port."""
+    assert isinstance(error, HTTPException)  # noqa: S101  the handler is registered for this type; the signature cannot say so
     response = respond(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
     response.headers.update(error.headers or {})
     return response
 
 
 async def on_unexpected(request: Request, _error: Exception) -> Response:
-    """The framework raises it again once this is sent, so that the server logs it."""
+    """The answer to an unexpected error. The framework then raises the error again, so that the server logs it."""
     return respond(request.scope, ApiError(ErrorCode.INTERNAL_ERROR))

@@ -27,10 +27,10 @@ def management_app(
     hosts: Hosts = tuple,
     routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """The management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
+    """The application of the management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
 
-    Never routed from outside. What changes something needs the `token`, and the Host has to be one of `hosts` or
-    private, as `ManagementGuard` says.
+    Requests from outside are never routed to it. `ManagementGuard` checks the Host of every request, with `hosts` as
+    further names, and the `token` of every change.
     """
     started_at = time.time()
 

@@ -1,8 +1,8 @@
-"""Which Host a management port answers to: only names that no web page can have.
+"""The values of Host that a management port accepts: only names that no web page can have.
 
-A page of evil.example can let its own name resolve to 127.0.0.1 or to a pod (DNS rebinding). Its visitor's browser then
-reads the port there for it, as a part of evil.example, and sends `Host: evil.example`. Probes, Prometheus and operators
-use an address, a name inside the cluster or the machine's own name.
+A web page of evil.example can let that name resolve to 127.0.0.1 or to a pod (DNS rebinding). A visitor's browser then
+lets the page read the port there, and sends `Host: evil.example`. Probes, Prometheus and operators use an address, a
+name inside the cluster or the machine's own name.
 """
 
 import socket
@@ -10,20 +10,20 @@ from collections.abc import Callable, Collection
 from ipaddress import ip_address
 
 type Hosts = Callable[[], Collection[str]]
-"""`management.hosts`, as they are valid now."""
+"""Returns the present value of `management.hosts`."""
 
 _NOT_PUBLIC = (".localhost", ".internal", ".svc", ".cluster.local")
-"""RFC 6761; reserved by ICANN for private use; Kubernetes' Services. None can be registered by a stranger."""
+"""Reserved by RFC 6761, by ICANN for private use, and by Kubernetes for Services: these cannot be registered."""
 
 
-def is_answered(host: str, more: Collection[str] = ()) -> bool:
-    """Whether a request with this Host header is answered. `more` has further names, or `.example.com` for all below.
+def is_allowed(host: str, more: Collection[str] = ()) -> bool:
+    """Whether a request with this Host header is answered. `more` has further names; `.example.com` is all below it.
 
-    Pure, but for the machine's own name. A request without a Host is no browser's.
+    A pure function, except that it reads the machine's name. No browser sends a request without Host, so "" is allowed.
     """
     name = _name_of(host)
     return (
-        "." not in name  # such a name cannot be registered: a Service in its namespace, a container, localhost
+        "." not in name  # cannot be registered: a Service in its own namespace, a container, localhost
         or name.endswith(_NOT_PUBLIC)
         or _is_address(name)
         or name == socket.gethostname().lower()
@@ -32,7 +32,7 @@ def is_answered(host: str, more: Collection[str] = ()) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """Without the port and the brackets of an IPv6 address."""
+    """The name without the port and without the brackets of an IPv6 address."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].removesuffix(".").lower()

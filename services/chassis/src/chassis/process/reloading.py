@@ -1,12 +1,12 @@
-"""Reloading: what a mounted file says now is taken over while the process runs, if it may be, as a whole or not at all.
+"""Reloading: when a mounted file changes, the running process applies the settings that may change, or none of them.
 
-    files unchanged ──▶ nothing
-    files changed   ──▶ read all layers ─ not valid ──▶ rejected: the last good settings stay
-                                        ─ valid ──▶ those of the allow-list replace the current ones (applied),
-                                                    others wait for a restart (restart_needed), each is named
+    files unchanged ──▶ nothing happens
+    files changed   ──▶ all layers are read ─ invalid ──▶ rejected: the last valid settings stay
+                                            ─ valid ────▶ applied: settings of the allow-list replace the current ones
+                                                          restart_needed: the others are logged by name, and wait
 
-The files are looked at by content, every `reload.interval` seconds: that holds for an editor, for `mv` and for the
-kubelet, which writes a new folder and swaps the link `..data`. The allow-list is what the settings' models mark with
+Every `reload.interval` seconds the contents of the files are compared. This notices an editor, `mv`, and the kubelet,
+which writes a new folder and replaces the link `..data`. The allow-list are the settings that their models mark with
 `RELOADED`.
 """
 
@@ -32,15 +32,15 @@ type Result = Literal["applied", "unchanged", "rejected", "restart_needed"]
 
 reloads = Counter(
     "config_reload",
-    "Looks at files that had changed, by result (applied, unchanged, rejected, restart_needed); one may have two.",
+    "Checks that found changed files, by result (applied, unchanged, rejected, restart_needed). A check may have two.",
     ["result"],
 )
 for result in get_args(Result.__value__):
-    reloads.labels(result)  # from the start, or the first one that is counted is no increase
+    reloads.labels(result)  # exposes zeros, so that the first reload is an increase
 
 
 def allow_list(settings_type: type[ServiceSettings]) -> set[str]:
-    """The dotted names of the settings that are taken over while the process runs."""
+    """The dotted names of the settings that may change while the process runs."""
     return {name for name, field in settings_of(settings_type).items() if field.json_schema_extra == RELOADED}
 
 
@@ -48,17 +48,15 @@ _PASSWORDS = frozenset({"database.password", "database.next_password"})
 
 
 def _login(settings: DatabaseSettings) -> tuple[str, int, str]:
-    """Whose password it is: that of a role of one server."""
+    """The login that a password belongs to: a role of one server."""
     return settings.host, settings.port, settings.user
 
 
 def take_over[S: ServiceSettings](current: S, found: S) -> S:
-    """The current settings with those of the allow-list as `found` has them, validated as a whole.
+    """The current settings with the values of `found` for the settings of the allow-list, validated as a whole.
 
-    A password is that of a login: one that comes with a login that waits for a restart waits, too.
-
-    Raises `ConfigurationError` when both are valid and the mixture is not: a rule between a setting that may change now
-    and one that waits for a restart.
+    If the login waits for a restart, its passwords wait, too. Raises `ConfigurationError` if the mixture breaks a rule
+    between a setting of the allow-list and one that waits for a restart.
     """
     values, new = current.model_dump(), found.model_dump()
     waiting = _PASSWORDS if _login(current.database) != _login(found.database) else frozenset()
@@ -76,13 +74,13 @@ def take_over[S: ServiceSettings](current: S, found: S) -> S:
 
 
 async def reload[S: ServiceSettings](live: Live[S]) -> set[Result]:
-    """Look at the files once and take over what has changed; empty when none has."""
+    """Check the files once, and apply their changes. The result is empty if no file has changed."""
     digest = await asyncio.to_thread(digest_of_files)
     if digest == live.digest:
         return set()
     found, problems = await asyncio.to_thread(_read, live)
     if await asyncio.to_thread(digest_of_files) != digest:
-        return set()  # written to while it was read: the next look sees the whole of it
+        return set()  # a file changed while it was read: the next check reads all of it
     live.digest = digest
     results = _reject(problems) if found is None else _apply(live, found)
     for result in results:
@@ -94,19 +92,19 @@ async def reload[S: ServiceSettings](live: Live[S]) -> set[Result]:
 async def reloading[S: ServiceSettings](
     live: Live[S], *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> AsyncIterator[None]:
-    """While the block runs, look at the files every `reload.interval` seconds."""
-    async with supervised(partial(_keep_looking, live, sleep), name="reloading"):
+    """While the block runs, check the files every `reload.interval` seconds."""
+    async with supervised(partial(_keep_checking, live, sleep), name="reloading"):
         yield
 
 
-async def _keep_looking[S: ServiceSettings](live: Live[S], sleep: Callable[[float], Awaitable[object]]) -> None:
+async def _keep_checking[S: ServiceSettings](live: Live[S], sleep: Callable[[float], Awaitable[object]]) -> None:
     while True:
         await sleep(live.current.reload.interval)
         await reload(live)
 
 
 def _read[S: ServiceSettings](live: Live[S]) -> tuple[S | None, tuple[str, ...]]:
-    """What the layers say, or what is wrong with them."""
+    """The settings that the layers give now, or their problems."""
     try:
         return live.read(), ()
     except ConfigurationError as error:

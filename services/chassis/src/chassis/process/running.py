@@ -26,9 +26,10 @@ config_info = Gauge("config_info", "1 for the configuration this process runs wi
 
 @contextmanager
 def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> Iterator[Mapping[str, str]]:
-    """Set up logging and tracing for a process; yields what `/info` tells of it, which follows the settings.
+    """Set up logging and tracing for a process. Yields the content of `/info`, which follows the settings.
 
-    The block is the process: what it raises is the last line of its log, and the process ends with exit code 1.
+    The block is the whole work of the process. If it raises an error, that is logged as the last line, and the process
+    ends with exit code 1.
     """
     settings = live.current
     info = {
@@ -52,7 +53,7 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
     try:
         yield info
     except Exception as error:
-        # Whoever raised an error of ours has said all there is to say; of any other one the traceback is needed.
+        # The message of our own errors is sufficient. Any other error needs its traceback.
         reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
         log.critical("process_failed", reason=reasons, exc_info=None if isinstance(error, HoldfastError) else error)
         raise SystemExit(1) from error
@@ -61,13 +62,13 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
 
 
 START_SECONDS = 60.0
-"""For what comes before the event loop turns: to set up logging and tracing."""
+"""The time to set up logging and tracing, before the event loop starts."""
 
 
 def run_process[S: ServiceSettings](
     live: Live[S], *, version: str, role: str, main: Callable[[Mapping[str, str], Ending], Coroutine[Any, Any, None]]
 ) -> None:
-    """Run `main(info, ending)` on an event loop, under a watchdog; the process ends soon after, whatever it leaves."""
+    """Run `main(info, ending)` on an event loop, under a watchdog. Soon after its end the process ends in any case."""
 
     async def watched(info: Mapping[str, str]) -> None:
         async with watchdog.watching(live.current.jobs.loop_limit):
@@ -86,19 +87,19 @@ def run_process[S: ServiceSettings](
 
 
 COLLECT_AFTER = 10_000
-"""New objects until the collector looks at them; Python's own 2,000 are what two dozen jobs or requests at once make,
-nearly all of which are gone by themselves soon."""
+"""New objects after which the garbage collector runs. Two dozen concurrent requests or jobs create 2,000 (Python's
+default), and reference counting frees nearly all of them soon."""
 
 
-def keep_start_up() -> None:
-    """What start-up made lives as long as the process: the collector need not look at it again."""
+def freeze_start_up() -> None:
+    """Exclude all present objects from garbage collection: those of the start live as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
 def _causes(error: Exception) -> list[Exception]:
-    """What went wrong, without the groups that task groups put around it."""
+    """The errors themselves, without the exception groups that task groups put around them."""
     if isinstance(error, ExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
     return [error]

@@ -1,6 +1,6 @@
-"""An HTTP server of a process. A process has one or two of them: the public port and the management port.
+"""An HTTP server. An API process has two of them, the public port and the management port; a worker has the latter.
 
-Both live in one process, so uvicorn leaves signals alone here and the composition root stops things in the right order.
+uvicorn's own signal handling is disabled, because the composition root stops the servers and the work in order.
 """
 
 import asyncio
@@ -17,24 +17,23 @@ from chassis.process.http_protocol import HttpProtocol
 
 log = get_logger(__name__)
 
-ARRIVAL_SECONDS = 0.1  # from a connection's acceptance to its request, with room for a busy loop
+ARRIVAL_SECONDS = 0.1  # enough for the request of an accepted connection to arrive, on a busy loop too
 LAST_WORDS_SECONDS = 0.5
-"""For a request that is cut off to roll back and say so to its caller, while what it uses is still open."""
-_DRAIN_POLL_SECONDS = 0.02  # a fifth of what uvicorn waits: a process that has drained should not stay
-KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that it is they who close an idle connection
+"""The time of a request that is cut off to roll back and answer, while its database and Redis are still open."""
+_DRAIN_POLL_SECONDS = 0.02  # uvicorn waits 0.1 s, and would delay the end of a process that has drained
+KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that the proxy closes an idle connection first
 
 
 class ServeError(HoldfastError):
-    """The server could not start: the port is taken, or opening the process' resources failed."""
+    """The server could not start: the port is taken, or the resources of the process failed to open."""
 
 
 class Server(uvicorn.Server):
-    """Serves `app` on host and port; when it stops, requests under way get `drain_timeout` seconds.
+    """Serves `app` on host and port. The host `*` is every IPv4 and IPv6 address of the machine.
 
-    The host `*` is every address of the machine: a socket for IPv4 and one for IPv6, where it has both.
-
-    Those that take longer are cancelled, and counted in `cut_off`. `trusted_proxies`: networks of proxies that append
-    to X-Forwarded-For whom they were asked by; the last one there that is not of them is the client.
+    When the server stops, requests under way have `drain_timeout` seconds. Slower ones are cancelled, and counted in
+    `cut_off`. `trusted_proxies` are networks of proxies that append the address of their caller to X-Forwarded-For. The
+    client's address is the last one in that header outside these networks.
     """
 
     def __init__(
@@ -48,13 +47,12 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 http=HttpProtocol,
-                # Whatever is installed: a request to upgrade is answered like any other.
+                # A request to upgrade gets a normal answer, even if a WebSocket library is installed.
                 ws="none",
-                # What a caller says of where it comes from is believed of these networks alone. No network is nobody:
-                # then uvicorn need not look for it in each request.
+                # X-Forwarded-For is read from these networks only. Without networks, uvicorn need not look for it.
                 proxy_headers=bool(trusted_proxies),
                 forwarded_allow_ips=list(trusted_proxies),
-                # Without it uvicorn goes on serving when opening the application's resources fails early.
+                # With "auto", uvicorn goes on serving if the application's resources fail to open.
                 lifespan="on",
                 server_header=False,
                 date_header=False,
@@ -70,20 +68,20 @@ class Server(uvicorn.Server):
 
     @property
     def requests(self) -> int:
-        """How many are being answered."""
+        """The number of requests under way."""
         return len(self.server_state.tasks)
 
     def send_clients_away(self) -> None:
-        """From now on every answer ends its connection, so that the next request finds another process."""
-        for headers in (self.config.encoded_headers, self.server_state.default_headers):  # of later answers, and of now
+        """From now on every answer closes its connection, so that the client's next request reaches another process."""
+        for headers in (self.config.encoded_headers, self.server_state.default_headers):  # of later and current answers
             headers.append((b"connection", b"close"))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port, and only after a moment the connections that carry no request.
+        """Close the port at once, and idle connections after `ARRIVAL_SECONDS`; then drain.
 
-        uvicorn's own closes, unanswered, connections whose request is just arriving, and does not say what it cut off.
+        uvicorn's own method closes connections whose request is just arriving, and does not count what it cuts off.
         """
-        del sockets  # there are none but those of the servers
+        del sockets  # uvicorn passes sockets only if it did not open them itself
         for server in self.servers:
             server.close()
         await asyncio.sleep(ARRIVAL_SECONDS)
@@ -91,7 +89,7 @@ class Server(uvicorn.Server):
             connection.shutdown()
         try:
             async with asyncio.timeout(self._drain_timeout):
-                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  nobody tells of them
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  uvicorn has no event for it
                     await asyncio.sleep(_DRAIN_POLL_SECONDS)
         except TimeoutError:
             self.cut_off = self.requests
@@ -105,10 +103,10 @@ class Server(uvicorn.Server):
 
     @contextlib.asynccontextmanager
     async def running(self, stopping: asyncio.Event | None = None) -> AsyncIterator[None]:
-        """The block runs while the port is open; at its end requests are drained and the application is closed.
+        """Serve while the block runs. The end of the block drains requests and closes the application.
 
-        Raises `ServeError` when it cannot start, or when it has ended before the block did. It sets `stopping` when it
-        ends, so that the process does not go on without it.
+        Raises `ServeError` if the server cannot start, or if it ended before the block did. The end of the server sets
+        `stopping`, so that the process does not go on without it.
         """
         task = asyncio.create_task(self._serve_or_raise(stopping), name=f"server:{self.config.port}")
         try:
@@ -131,11 +129,11 @@ class Server(uvicorn.Server):
         try:
             await self.serve()
         except SystemExit as error:
-            # uvicorn ends the process when the port is taken; here another server has to be closed first.
+            # uvicorn would exit if the port is taken; this process may have to close its other server first.
             raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}: port taken?") from error
         except Exception:
             if self.started and not self.should_exit:
                 if stopping is not None:
                     stopping.set()
-                await self.shutdown()  # its requests and its application are closed like those of one that is stopped
+                await self.shutdown()  # drains requests and closes the application, as after a normal stop
             raise

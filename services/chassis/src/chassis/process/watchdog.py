@@ -1,8 +1,8 @@
-"""A watchdog for the event loop: a process whose loop stands still says where, and ends.
+"""A watchdog for the event loop: if the loop is blocked for too long, the process prints every stack and ends.
 
-A handler that blocks the loop for good takes all others with it: no heartbeat, no probe answered, no signal heard.
-Where nothing calls `/livez`, the process would stay. The interpreter's own timer ends it: it is a thread that needs no
-lock, so it also ends a regular expression or a library that never lets go.
+Code that blocks the loop stops everything else in the process: heartbeats, probes and signals. Without a liveness
+probe, such a process would stay. Python's `faulthandler` ends it from a thread that does not need the interpreter's
+lock, so even code that never releases that lock, such as a slow regular expression, cannot prevent the end.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from contextlib import asynccontextmanager
 from chassis.process.background import supervised
 
 TURNS = 4
-"""Times within the limit that the timer is set back."""
+"""How often the timer is reset within the limit."""
 
 
 @asynccontextmanager
 async def watching(limit: float) -> AsyncIterator[None]:
-    """While the block runs, a loop that stands still for `limit` seconds writes every thread's stack to standard error
-    and ends the process with exit code 1.
+    """While the block runs, end the process if its event loop is blocked for `limit` seconds.
 
-    The timer stays set after the block: the process then has `limit` seconds to end.
+    The stack of every thread is then on standard error, and the exit code is 1. The timer stays set after the block, so
+    the process has at most `limit` seconds to end.
     """
 
     async def beat() -> None:
@@ -34,5 +34,5 @@ async def watching(limit: float) -> AsyncIterator[None]:
 
 
 def set_timer(limit: float) -> None:
-    """From now on the process has `limit` seconds until the next call, or until it ends."""
+    """End the process in `limit` seconds, unless this function is called again before."""
     faulthandler.dump_traceback_later(limit, exit=True)

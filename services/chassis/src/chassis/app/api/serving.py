@@ -12,7 +12,7 @@ from chassis.logging import get_logger
 from chassis.process.ending import DrainTimedOut, Ending
 from chassis.process.management_app import management_app
 from chassis.process.reloading import reloading
-from chassis.process.running import keep_start_up, run_process
+from chassis.process.running import freeze_start_up, run_process
 from chassis.process.server import ServeError, Server
 
 log = get_logger(__name__)
@@ -58,7 +58,7 @@ async def _serve_until_stopped[S: ServiceSettings](
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
     error_rendering.marked_fields(app)  # takes 0.1 s: done now, so that the first invalid request delays no other
     async with management.running(stopping), public.running(stopping), reloading(live):
-        keep_start_up()
+        freeze_start_up()
         app.health.mark_started()
         log.info(
             "process_started",

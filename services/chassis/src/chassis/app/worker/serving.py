@@ -16,7 +16,7 @@ from chassis.process.ending import Ending
 from chassis.process.health import Health
 from chassis.process.management_app import management_app
 from chassis.process.reloading import reloading
-from chassis.process.running import keep_start_up, run_process
+from chassis.process.running import freeze_start_up, run_process
 from chassis.process.server import Server
 
 type OpenParts[S: ServiceSettings] = Callable[[Live[S], WorkerResources], AbstractAsyncContextManager[Stages]]
@@ -58,7 +58,7 @@ async def serve_stages(
         management, host=settings.management.host, port=settings.management.port, drain_timeout=GRACE_SECONDS
     )
     async with server.running(stopping):
-        keep_start_up()
+        freeze_start_up()
         await run_stages(
             stages,
             stopping,
