@@ -133,7 +133,7 @@ OUR_OWN = {
     "chassis/config/problems.py _valid_values": "settings",
     "chassis/config/layers.py _options_layer": "a command's options",
     "chassis/config/layers.py known_names": "names of settings",
-    "chassis/migrations/__init__.py _wait": "the driver's message",
+    "chassis/migrations/waiting.py _wait": "the driver's message",
     "chassis/process/reloading.py take_over": "names of settings",
     "chassis/config/settings/model.py _prefixed": "names of settings",
     "chassis/config/settings/model.py _sum": "names of settings",

@@ -190,7 +190,7 @@ async def test_what_cannot_be_handled_is_a_dead_event_with_its_reason(
         await all_is_acknowledged(redis)
     reasons = await dead(seen)
     assert reasons[0].startswith("it cannot be read")
-    assert reasons[1] == "nothing here reads order.placed version 7"
+    assert reasons[1] == "this consumer cannot read order.placed version 7"
     assert "number" in reasons[2]
     assert reasons[3:] == ["Undeliverable: no such order", "ConnectionError: never works"]
 
@@ -229,7 +229,7 @@ async def test_an_event_that_ended_every_process_that_took_it_is_buried_unread(
     async with consuming(redis, database, {OrderPlaced: see}, max_deliveries=3, claim_after=0.05):
 
         async def is_dead() -> bool:
-            return await dead(seen) == ["it was delivered 3 times and never came to an end"]
+            return await dead(seen) == ["it was delivered 3 times, and no delivery ended"]
 
         await eventually(is_dead)
     assert await effects(seen) == []

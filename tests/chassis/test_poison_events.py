@@ -56,7 +56,7 @@ async def test_an_event_that_ends_every_process_is_buried_alone_and_its_neighbou
     finally:
         if process.returncode is None:
             process.kill()
-    assert await dead(seen) == ["it was delivered 4 times and never came to an end"]
+    assert await dead(seen) == ["it was delivered 4 times, and no delivery ended"]
     assert sorted(map(int, await effects(seen))) == list(range(50))
     assert int(told.split()[-1]) == 4
     await all_is_acknowledged(redis)

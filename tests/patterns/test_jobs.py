@@ -371,7 +371,7 @@ async def test_the_server_has_the_next_turn_before_the_last_ones_ends_are_told(
     turns: list[tuple[int, int, int]] = []
 
     def count() -> int:
-        return processed.labels("default", "ship", "completed").value
+        return int(processed.labels("default", "ship", "completed")._value.get())
 
     def note(turn: Mapping[str, Any]) -> None:
         turns.append((len(turn["ids"]), turn["count"], count() - before))
@@ -823,7 +823,7 @@ async def test_each_attempt_is_counted_by_how_it_ended(database: Database, wakeu
             raise ConnectionError("away")
 
     def count(outcome: str) -> int:
-        return processed.labels("default", "ship", outcome).value
+        return int(processed.labels("default", "ship", outcome)._value.get())
 
     before = count("retried"), count("completed")
     job_id = await add(database, Ship())

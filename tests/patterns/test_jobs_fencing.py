@@ -159,7 +159,7 @@ async def test_an_end_that_waits_for_the_database_is_given_up_with_its_lease(
         await may_end.wait()
 
     def lost() -> int:
-        return processed.labels("default", "ship", "lease_lost").value
+        return int(processed.labels("default", "ship", "lease_lost")._value.get())
 
     async def is_started() -> bool:
         return len(runs) == 1

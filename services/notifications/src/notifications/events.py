@@ -1,6 +1,6 @@
 """The events that notifications consumes: what became of an order."""
 
-from chassis.events.inbox import Kinds, Received, in_order
+from chassis.events import Kinds, Received, in_order
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications import use_cases

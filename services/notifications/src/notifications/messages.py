@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from chassis.events.outbox import Event
+from chassis.events import Event
 from chassis.jobs import JobPayload
 
 ORDERS_STREAM = "events:orders"

@@ -3,7 +3,7 @@
 from functools import partial
 
 from chassis.caching import Cache
-from chassis.events.inbox import Received, Undeliverable
+from chassis.events import Received, Undeliverable
 from chassis.pooling import after_commit
 from sqlalchemy.ext.asyncio import AsyncSession
 

@@ -3,7 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
-from chassis.events.outbox import Event
+from chassis.events import Event
 from chassis.jobs import JobPayload
 
 STREAM = "events:orders"

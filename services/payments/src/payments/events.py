@@ -3,7 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
-from chassis.events.inbox import Received, Undeliverable
+from chassis.events import Received, Undeliverable
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from payments import use_cases

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from chassis.events.outbox import Event
+from chassis.events import Event
 from chassis.jobs import JobPayload
 
 STREAM = "events:webhook-ingest"

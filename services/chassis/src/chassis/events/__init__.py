@@ -1,1 +1,14 @@
-"""Events between services. Read `outbox` first (it publishes an event), then `relay`, then `inbox` and `consumer`."""
+"""Events between services: published with the change that they report, delivered at least once, handled once.
+
+A service author needs the names below. Read in this order:
+
+1. `outbox` with `outbox.sql`: an event commits with its change. `relay` with `outbox.lua` copies it to a Redis stream.
+2. `inbox` with `inbox.sql`: a handler's side of an event, which has its effect once. 3. `consumer`, then its parts:
+`group` with `consumer_*.lua` (the consumer group in Redis) and `delivery` (one delivery). 4. `dead_events`, for
+operators.
+"""
+
+from chassis.events.inbox import Kinds, Received, Undeliverable, in_order
+from chassis.events.outbox import Event, publish
+
+__all__ = ["Event", "Kinds", "Received", "Undeliverable", "in_order", "publish"]

@@ -1,14 +1,14 @@
-"""Consuming event streams: each event has its effect once, and none is given up silently.
+"""Consuming event streams: each event has its effect once, and no event is dropped silently.
 
 Redis delivers at least once. An inbox row with the event's id commits together with the handler's effects, and the
-entry is acknowledged afterwards: a second delivery finds the row and does nothing. An event that cannot be handled goes
-to the table `dead_event` with its reason, from where `chassis.events.dead_events` has it replayed.
+entry is acknowledged afterwards. A second delivery finds the row and does nothing. An event that cannot be handled is
+stored in the table `dead_event` with its reason, and can be replayed from there (`chassis.events.dead_events`).
 
-Events of one aggregate may reach handlers out of order: another consumer of the group may be quicker. A handler that
-needs the order takes `chassis.events.inbox.in_order`, or compares versions.
+Events of one aggregate may reach handlers out of order, since another consumer of the group may be faster. A handler
+that needs the order calls `chassis.events.inbox.in_order`, or compares versions.
 
-A handler's side of it is `chassis.events.inbox`, one delivery `chassis.events.delivery`, the group's side in Redis
-`chassis.events.group`; the statements are in `inbox.sql`.
+This module decides which entry is delivered when. `chassis.events.delivery` delivers one entry, `chassis.events.group`
+talks to the consumer group in Redis, and `chassis.events.inbox` is the handlers' side.
 """
 
 import asyncio
@@ -46,13 +46,16 @@ _MAX_PAUSE_SECONDS = 30.0
 
 
 class Consumer:
-    """One consumer of a group: reads `streams` and calls `await handler(session, received)` for each event, in turn.
+    """One consumer of a group: it reads `streams` and calls `await handler(session, received)` for one event at a time.
 
-    `handlers` maps payload types to handlers; other types are acknowledged and skipped. A handler works in the given
-    session alone, makes no network call, and raises `Undeliverable` for an event that can never succeed. Anything else
-    that it raises rolls back, and the event is delivered again with growing pauses, `max_deliveries` times; then it is
-    a dead letter. Meanwhile later events of its aggregate wait, and others go on. An outage of the database is not
-    counted, nor a lock. `claim_after` is the time in seconds after which entries of a silent consumer are taken over.
+    `handlers` maps payload types to handlers. Events of other types are acknowledged and skipped. A handler uses only
+    the given session, makes no network call, and raises `Undeliverable` for an event that can never succeed. After any
+    other exception the transaction rolls back, and the event is delivered again after a growing pause. After
+    `max_deliveries` failures it is a dead event. Meanwhile later events of its aggregate wait, and other events go on.
+    A delivery that fails because the database is away or busy is not counted.
+
+    After `claim_after` seconds without a sign of life, a consumer's entries are taken over. `random` spreads the
+    pauses.
     """
 
     def __init__(
@@ -83,14 +86,14 @@ class Consumer:
         self._claim_after = claim_after
         self._random = random
         self._failures = 0
-        self._retry_at: float | None = 0.0  # when to take up again what was delivered to us and not acknowledged
-        self._waiting: set[tuple[str, str]] = set()  # aggregates, by stream, whose first pending event has failed
-        self._replay_again: list[int] = []  # dead events whose replay an outage or a lock has ended
+        self._retry_at: float | None = 0.0  # when to retry pending entries
+        self._waiting: set[tuple[str, str]] = set()  # (stream, aggregate id): its first pending event failed
+        self._replay_again: list[int] = []  # dead events whose replay an outage or a lock ended
         self._stopping = asyncio.Event()
         self._tended_at = self._pruned_at = float("-inf")
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consume until `stopping` is set, and finish the batch. Outages of Redis or PostgreSQL are sat out."""
+        """Consume until `stopping` is set, then finish the batch. Outages of Redis or PostgreSQL are waited out."""
         self._stopping = stopping
         while not stopping.is_set():
             try:
@@ -111,15 +114,15 @@ class Consumer:
             if self._retry_at is not None and time.monotonic() >= self._retry_at:
                 await self._retry_pending()
             elif self._retry_at is not None and len(self._waiting) >= self._settings.batch:
-                await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())  # more would only wait, too
+                await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())  # others would wait too
             else:
                 await self._process(await self._group.read_new(block=self._settings.poll_interval))
 
     async def _retry_pending(self) -> None:
-        """Take up again, one by one, what was delivered to this consumer and not acknowledged.
+        """Retry, one by one, the entries that were delivered to this consumer and not acknowledged.
 
-        An entry that was tried often may be what ended the process before this one. It comes last, so that it takes
-        no other one with it. The database is asked first: nothing can be tried without it.
+        An entry that was tried often may have ended the previous process. Such entries come last, so that they cannot
+        cost other entries an attempt. The ping raises in an outage of the database, before an attempt is counted.
         """
         await self._database.ping()
         self._retry_at = None
@@ -133,7 +136,7 @@ class Consumer:
         self._plan()
 
     async def _by_aggregate(self, entries: Sequence[Entry]) -> Sequence[list[tuple[Entry, Received[Event]]]]:
-        """What of the entries there is to try, each aggregate's in order."""
+        """The entries that a handler can take, in order, grouped by aggregate."""
         found: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
             if not await self._deliveries.is_spent(entry) and (received := await self._deliveries.read(entry)):
@@ -141,7 +144,7 @@ class Consumer:
         return list(found.values())
 
     async def _process(self, entries: Sequence[Entry]) -> None:
-        """New entries, in order. Redis has counted a try for each; those that get none have it taken back."""
+        """Deliver new entries in order. Redis has counted an attempt for each, so undelivered ones are counted down."""
         left: list[Entry] = []
         untried = deque(entries)
         try:
@@ -158,7 +161,10 @@ class Consumer:
         self._plan()
 
     def _must_wait(self, entry: Entry, received: Received[Event]) -> bool:
-        """For an earlier event of its aggregate; or for another consumer, when this one stops and events fail."""
+        """Whether the entry waits for an earlier event of its aggregate.
+
+        While this consumer stops and some events fail, every entry waits: another consumer of the group takes it over.
+        """
         is_behind = (entry.stream, received.aggregate_id) in self._waiting
         return is_behind or (bool(self._waiting) and self._stopping.is_set())
 
@@ -168,22 +174,22 @@ class Consumer:
             self._waiting.add((entry.stream, received.aggregate_id))
         if outcome == "postponed":
             await self._group.take_back([entry])
-            await self._database.ping()  # raises in an outage; the database that answers was busy with this one alone
+            await self._database.ping()  # raises in an outage; otherwise only this event met a busy database
 
     def _plan(self) -> None:
-        """When to try again what failed."""
+        """Set the time of the next retry, if entries have failed."""
         if not self._waiting:
             self._failures = 0
         elif self._retry_at is None:
             self._retry_at = time.monotonic() + self._pause()
 
     def _pause(self) -> float:
-        """Seconds until the next try: full jitter, longer with each failure in a row."""
+        """Seconds until the next attempt: backoff with full jitter, which grows with each failure in a row."""
         self._failures += 1
         return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._random)
 
     async def _tend(self) -> None:
-        """Now and then: take over from silent consumers, measure, and forget old event ids."""
+        """Take over silent consumers' entries, replay dead events, measure and prune: each fifth of `claim_after`."""
         now = time.monotonic()
         if now - self._tended_at < self._claim_after / 5:
             return
@@ -205,14 +211,14 @@ class Consumer:
                     "retention": self._settings.inbox_retention,
                     "count": _PRUNE_ROWS,
                 }
-                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # else the next turn goes on
+                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # otherwise the next round goes on
                     self._pruned_at = now
 
     async def _replay(self) -> None:
-        """Handle the dead events that are to be replayed. Each has one try, and is dead again if that fails.
+        """Replay the dead events whose replay was requested. Each has one attempt, and is dead again if that fails.
 
-        The wish is deleted first, so that an event that ends the process does so once. One at a time, so that it takes
-        no other's wish with it.
+        The request is deleted first, so that an event that ends the process does so once. Events are taken one at a
+        time, so that such an event does not take another event's request with it.
         """
         for _ in range(self._settings.batch):
             async with self._database.transaction() as session:
@@ -230,4 +236,4 @@ class Consumer:
             if received is not None and await self._deliveries.deliver(entry, received) == "postponed":
                 self._replay_again.append(row.id)
                 return
-        self._tended_at = float("-inf")  # there may be more, after a look at what is new
+        self._tended_at = float("-inf")  # there may be more requests: look again after the next new entries

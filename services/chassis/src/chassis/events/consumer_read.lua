@@ -1,12 +1,15 @@
--- Read what a group has not read yet, and notice in the same step what was trimmed before it could be read: after the
--- reading nobody could tell.
+-- Read the entries that a group has not read yet, and count those that were trimmed before the group could read them.
+-- Both happen in one step, since the count is lost once the group has read on.
 --
 -- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the owner of our prefix
--- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] entries at most, ARGV[4] our installation
+-- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] the largest number of entries, ARGV[4] our installation
 --
--- Returns {'foreign', owner} when the prefix belongs to another installation, else {entries, the last id that the group had read before, number of entries missed}. When entries were missed,
--- the epoch ends, so that the relay publishes again what it still keeps, and the group counts them as read: each loss
--- is noticed once. Entries deleted one by one (XDEL) are not noticed.
+-- Returns one of {'foreign', owner}              The prefix belongs to another installation. {entries, last id, missed}
+-- `last id` is the last entry that the group had read before, and `missed` is the number of trimmed entries.
+--
+-- When entries were missed, the script deletes the epoch, so that the relay publishes again every event that is still
+-- stored. It also counts the missed entries as read, so that each loss is reported once. Entries that XDEL deleted one
+-- by one are not noticed.
 
 local owner = redis.call('GET', KEYS[3])
 if owner and owner ~= ARGV[4] then
@@ -33,7 +36,7 @@ if not group then
     return redis.error_reply('NOGROUP ' .. ARGV[1] .. ' of ' .. KEYS[1])
 end
 
--- What the group has not read can be in the stream only: as long as all of it is, that is at most its length.
+-- The group's lag counts its unread entries. If it is higher than the stream's length, the difference was trimmed.
 local missed = math.max(0, (group['lag'] or 0) - redis.call('XLEN', KEYS[1]))
 if missed > 0 then
     redis.call('DEL', KEYS[2])

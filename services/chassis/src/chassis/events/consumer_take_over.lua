@@ -1,11 +1,12 @@
--- Take over what silent consumers of a group have read and not acknowledged, and remove consumers that are long gone.
+-- Take over the entries that silent consumers of a group have read and not acknowledged, and remove consumers that are
+-- long gone.
 --
 -- KEYS[1] the stream, KEYS[2] its epoch
--- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] milliseconds of silence, ARGV[4] entries at most,
--- ARGV[5] milliseconds after which a consumer that has nothing is removed
+-- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] milliseconds of silence, ARGV[4] the largest number of entries,
+-- ARGV[5] milliseconds after which a consumer without entries is removed
 --
--- Returns {number of entries taken over, number that had been trimmed meanwhile}. Redis drops the latter from the
--- group as it finds them; the epoch ends in the same step, so that the relay publishes them again.
+-- Returns {number of entries taken over, number of trimmed entries}. XAUTOCLAIM drops trimmed entries from the group.
+-- The script deletes the epoch in the same step, so that the relay publishes them again.
 
 local claimed = redis.call(
     'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0-0', 'COUNT', ARGV[4], 'JUSTID'

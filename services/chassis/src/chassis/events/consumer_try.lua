@@ -1,10 +1,10 @@
--- Begin a try of entries that this consumer has read, or take it back: Redis counts for each entry how often it was
--- delivered, and that count changes by ARGV[3] here. XREADGROUP and XCLAIM would count more than the one that is tried.
+-- Count an attempt at entries that this consumer has read, or take it back: the delivery count that Redis stores for
+-- each entry changes by ARGV[3]. XREADGROUP and XCLAIM would also count entries that are not tried.
 --
 -- KEYS[1] the stream
 -- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] 1 or -1, ARGV[4...] ids
 --
--- Returns the new count of each entry; -1 where the entry is no longer this consumer's.
+-- Returns the new count of each entry, or -1 for an entry that this consumer no longer has.
 
 local counts = {}
 for index = 4, #ARGV do

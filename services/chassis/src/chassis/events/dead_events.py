@@ -1,7 +1,7 @@
-"""Dead events: what a consumer could not handle, for whoever has to decide about it.
+"""Dead events: events that a consumer could not handle. An operator looks at them and may have them replayed.
 
-Plain functions over a session, for the command line. The consumer whose event it is does the replaying: within seconds,
-in a transaction of its own, and without Redis.
+The command line calls these functions, each with its session. `replay` only records a request: the event's consumer
+replays it within seconds, in its own transaction and without Redis.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from chassis.pooling.column_types import is_bigint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadEvent:
-    """An event as it was read: `event` is JSON text, or what arrived in its place. `replay_at`: since when it waits for
-    its replay.
+    """An event as it was read: `event` is JSON text, unless the entry held other text.
+
+    `replay_at` is when its replay was requested, and None if it was not.
     """
 
     id: int
@@ -37,7 +38,7 @@ async def list_dead(session: AsyncSession, *, count: int = 100) -> list[DeadEven
 
 
 async def show(session: AsyncSession, event_number: int) -> DeadEvent | None:
-    """One dead event; None when it was replayed or never was."""
+    """One dead event; None when it was replayed or never existed."""
     if not is_bigint(event_number):
         return None
     row = (await session.execute(STATEMENTS["show_dead"], {"id": event_number})).one_or_none()
@@ -47,7 +48,7 @@ async def show(session: AsyncSession, event_number: int) -> DeadEvent | None:
 async def replay(
     session: AsyncSession, *, event_number: int | None = None, stream: str | None = None, dry_run: bool = False
 ) -> Sequence[int]:
-    """Ask for one (`event_number`), those of a stream, or all, and return their numbers.
+    """Request the replay of one dead event (`event_number`), of a stream's, or of all, and return their numbers.
 
     A dry run returns the numbers and changes nothing.
     """

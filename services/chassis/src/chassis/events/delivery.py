@@ -1,7 +1,8 @@
-"""One delivery: an entry goes to its handler, in one transaction with its inbox row, and then comes to its end.
+"""One delivery: the handler's effects commit in one transaction with the event's inbox row, and then the entry is
+settled.
 
-The end is an acknowledgement or a row in `dead_event`. An entry without an end stays pending and is delivered again.
-`chassis.events.consumer` decides which entry is delivered when.
+An entry is settled by an acknowledgement, after a row in `dead_event` if the event is dead. An unsettled entry stays
+pending and is delivered again. `chassis.events.consumer` decides which entry is delivered when.
 """
 
 import time
@@ -30,17 +31,17 @@ process_seconds = Histogram(
 )
 
 type Outcome = Literal["handled", "seen", "skipped", "failed", "postponed", "dead"]
-# A handler takes the payload type it is registered under: a relation that a Mapping's type cannot express.
+# The payload's type is the one that the handler is registered under. The type of a Mapping cannot express that.
 type Handler = Callable[[AsyncSession, Received[Any]], Awaitable[None]]
 
 _MAX_REASON_LENGTH = 2000
 
 
 class Deliveries:
-    """Deliveries to the `handlers` of a group; an event that fails `max_deliveries` times is dead.
+    """Deliveries to the `handlers` of a group. An event that fails `max_deliveries` times is dead.
 
-    A delivery that an outage or a lock of the database ends is `postponed`: it says nothing about the event, and is
-    not counted.
+    A delivery that fails because the database is away or busy is `postponed`. It is not the event's fault, so it is not
+    counted.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Deliveries:
         self._max_deliveries = max_deliveries
 
     async def read(self, entry: Entry) -> Received[Event] | None:
-        """The entry's event, or None when it has none for a handler; then the entry comes to its end here."""
+        """The entry's event. Returns None, and settles the entry, when no handler can take it."""
         try:
             received = self._kinds.parse(self._group.name, entry.text)
         except Undeliverable as error:
@@ -69,18 +70,19 @@ class Deliveries:
         return received
 
     async def is_spent(self, entry: Entry) -> bool:
-        """Whether a pending entry has had all its tries: then it comes to its end here.
+        """Whether a pending entry has used up its delivery attempts. If so, it is settled as dead.
 
-        A failure is buried when it happens. Such an event never got that far: it ended the process that handled it.
+        `deliver` buries an event whose last attempt fails. An entry that is found here never got that far: its attempts
+        ended the process.
         """
         if entry.deliveries < self._max_deliveries:
             return False
-        reason = f"it was delivered {self._max_deliveries} times and never came to an end"
+        reason = f"it was delivered {self._max_deliveries} times, and no delivery ended"
         await self._bury(entry, "unreadable", reason)
         return True
 
     async def deliver(self, entry: Entry, received: Received[Event]) -> Outcome:
-        """Call the handler. After `failed` and `postponed` the entry is still pending."""
+        """Call the handler and settle the entry. After `failed` and `postponed` the entry stays pending."""
         kind = received.payload.options.type
         started = time.perf_counter()
         with (
@@ -133,7 +135,7 @@ class Deliveries:
             return "dead", error
         except PoolExhausted as error:
             return "postponed", error
-        except Exception as error:  # noqa: BLE001  the edge of an event: whatever its handler raises is recorded
+        except Exception as error:  # noqa: BLE001  the edge of an event: every error of its handler is recorded
             return "dead" if entry.deliveries >= self._max_deliveries else "failed", error
         return "handled", None
 
@@ -146,22 +148,22 @@ class Deliveries:
         consumed.labels(entry.stream, kind, outcome).inc()
 
     async def _bury(self, entry: Entry, kind: str, reason: str) -> None:
-        shown = str(redact(reason))[:_MAX_REASON_LENGTH]
+        redacted = str(redact(reason))[:_MAX_REASON_LENGTH]
         values = {
             "consumer": self._group.name,
             "stream": entry.stream,
             "entry_id": entry.id,
             "event": entry.text,
-            "reason": shown,
+            "reason": redacted,
         }
         async with self._database.transaction() as session:
             await session.execute(STATEMENTS["bury"], values)
-        log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=shown)
+        log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=redacted)
         await self._acknowledge(entry, kind, "dead")
 
 
 def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:
-    """The delivery's canonical line; an error that nobody raised on purpose brings its traceback."""
+    """Write the delivery's canonical line, with a traceback for an error that is not one of our own kinds."""
     if error is None:
         log.info("event_processed", **fields)
     else:

@@ -1,7 +1,7 @@
-"""One consumer's place in a consumer group: reads entries, acknowledges them, takes over those of silent consumers.
+"""A consumer group in Redis, as one of its consumers uses it: to read entries, acknowledge them, and take them over.
 
-What was trimmed from a stream before the group read or acknowledged it is noticed here and published again, since the
-relay is told that the stream was forgotten. The scripts are `consumer_*.lua`.
+This module also notices entries that Redis trimmed before the group had read or acknowledged them. It then deletes the
+stream's epoch, and the relay publishes again. The scripts are `consumer_*.lua`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -33,14 +33,17 @@ _READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
 _TRY = Path(__file__).with_name("consumer_try.lua").read_text("utf-8")
 _TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
 _GONE_AFTER_MS = 3_600_000
-"""An hour without a command: longer than any pause of a process that comes back, and names of pods are not reused."""
+"""A consumer without entries is removed after an hour without a command: no process that comes back pauses for so long,
+and pod names are not reused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A stream entry. `deliveries` is how often it was tried, this try included once it has begun; an entry that was
-    read by a process that died counts as tried. A dead event that is replayed has its number in `dead_id`, and is in
-    the stream no longer.
+    """A stream entry, or a dead event that is replayed: then `dead_id` is its number, and it is no longer in the
+    stream.
+
+    `deliveries` counts the delivery attempts, including the current one once it has begun. An entry that a process had
+    read before it died counts as tried.
     """
 
     stream: str
@@ -51,7 +54,7 @@ class Entry:
 
 
 class ConsumerGroup:
-    """`group` on `streams`, read as the consumer `name`; `batch` entries of a stream at a time."""
+    """The group `name` on `streams`, read as `consumer`, up to `batch` entries of a stream at a time."""
 
     def __init__(self, redis: Redis, *, name: str, consumer: str, streams: Sequence[str], batch: int) -> None:
         self.streams = streams
@@ -67,9 +70,11 @@ class ConsumerGroup:
         self._take_over_script = redis.register_script(_TAKE_OVER)
 
     async def create(self, installation: str) -> None:
-        """From the stream's beginning: a group that Redis forgot reads everything again, and the inbox knows it.
+        """Create the group on each stream, unless it exists.
 
-        A new group of an old stream finds that entries are missing, and so is sent what the outbox still keeps.
+        It starts at the stream's beginning. If Redis lost the group, it reads everything again, and the inbox
+        recognises the events. A new group of an old stream finds entries missing, so the relay publishes all stored
+        events again.
         """
         self._installation = installation
         for stream in self.streams:
@@ -82,7 +87,7 @@ class ConsumerGroup:
                     raise
 
     async def read_new(self, *, block: float) -> list[Entry]:
-        """What no consumer of the group has read; if there is nothing, wait for `block` seconds, and return nothing."""
+        """Entries that no consumer of the group has read. If there are none, wait up to `block` seconds."""
         found: list[Entry] = []
         read_before: dict[Any, Any] = {}
         for stream in self.streams:
@@ -95,18 +100,16 @@ class ConsumerGroup:
             if answer[0] == b"foreign":
                 raise ForeignPrefix(self._names.prefix, self._owner, answer[1].decode())
             entries, last_id, missing = answer
-            self._tell_missed(stream, missing)
+            self._report_missed(stream, missing)
             read_before[key] = last_id
             found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
         if not found:
-            # Read as no group, so that it only waits: what the group reads must go through the script.
+            # This read is outside the group, so it only waits. The group reads through the script.
             await self._redis.xread(read_before, count=1, block=round(block * 1000))
         return found
 
     async def pending(self, stream: str) -> AsyncIterator[list[Entry]]:
-        """What this consumer has read and not acknowledged, in batches. Looking is no delivery: `deliveries` are those
-        until now.
-        """
+        """The entries that this consumer has read and not acknowledged, in batches. This is no delivery."""
         key, start = self._names.stream(stream), "-"
         while True:
             page: Any = await self._redis.xpending_range(
@@ -124,12 +127,12 @@ class ConsumerGroup:
             start = "(" + page[-1]["message_id"].decode()
 
     async def begin(self, entry: Entry) -> Entry | None:
-        """The pending entry with this try counted; None when another consumer has taken it over."""
+        """Count a delivery attempt of a pending entry. Returns None when another consumer has taken it over."""
         (count,) = await self._count([entry], 1)
         return replace(entry, deliveries=count) if count > 0 else None
 
     async def take_back(self, entries: Sequence[Entry]) -> None:
-        """Count one try less for each: it was not tried, or its try says nothing about it."""
+        """Count one attempt less for each entry: it was not tried, or its failure was not its own fault."""
         for _, found in groupby(entries, key=lambda entry: entry.stream):
             await self._count(list(found), -1)
 
@@ -142,12 +145,12 @@ class ConsumerGroup:
         await self._redis.xack(self._names.stream(entry.stream), self.name, entry.id)
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
-        """Make the entries of consumers that were silent for that many seconds this one's; their number."""
+        """Take over entries of consumers that were silent for that many seconds. Returns the number of entries."""
         taken, missing = await self._take_over_script(
             keys=[self._names.stream(stream), self._names.epoch(stream)],
             args=[self.name, self._consumer, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
         )
-        self._tell_missed(stream, missing)
+        self._report_missed(stream, missing)
         return int(taken)
 
     async def measure(self, stream: str) -> None:
@@ -157,21 +160,20 @@ class ConsumerGroup:
                 consumer_pending.labels(stream, self.name).set(group["pending"])
 
     async def leave(self) -> None:
-        """Leave the group, unless entries are still ours: whoever takes them over needs to find them."""
+        """Leave the group, unless this consumer still has entries: another one must be able to take them over."""
         for key in map(self._names.stream, self.streams):
             if not await self._redis.xpending_range(key, self.name, "-", "+", 1, consumername=self._consumer):
                 await self._redis.xgroup_delconsumer(key, self.name, self._consumer)
 
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
-        """Entries that are in the group still, and no longer in the stream."""
+        """Acknowledge pending entries that are no longer in the stream, and have the relay publish them again."""
         if ids:
-            await self._redis.delete(
-                self._names.epoch(stream)
-            )  # first: after a crash in between they are found once more
+            # The epoch goes first: after a crash between the two commands, the entries are found again.
+            await self._redis.delete(self._names.epoch(stream))
             await self._redis.xack(self._names.stream(stream), self.name, *ids)
-            self._tell_missed(stream, len(ids))
+            self._report_missed(stream, len(ids))
 
-    def _tell_missed(self, stream: str, count: int) -> None:
+    def _report_missed(self, stream: str, count: int) -> None:
         if count:
             missed.labels(stream, self.name).inc(count)
             log.warning("entries_missed", stream=stream, group=self.name, entries=count)
@@ -184,7 +186,7 @@ def _entries(
         Entry(
             stream=stream,
             id=entry_id.decode(),
-            # Whatever somebody put there: it has to get as far as the dead events, and PostgreSQL takes no NUL.
+            # The text may be anything. It must reach the dead events, and PostgreSQL refuses a NUL.
             text=fields.get(b"event", b"").decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"),
             deliveries=deliveries.get(entry_id, 1),
         )
@@ -194,5 +196,5 @@ def _entries(
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """A script's fields come as one list."""
+    """The fields of an entry, which a script returns as one list."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,7 +1,7 @@
-"""Inbox: an event that is delivered again has no second effect, and one that comes too early waits for its turn.
+"""Inbox: an event that is delivered again has no second effect, and an event that arrives too early waits for its turn.
 
-Here is what a service handles events with; `chassis.events.consumer` reads them from the streams. The statements are in
-`inbox.sql`.
+A service's event handlers use this module. `chassis.events.consumer` reads the events from the streams and calls the
+handlers. The statements are in `inbox.sql`.
 """
 
 from collections.abc import Iterable
@@ -25,11 +25,11 @@ STATEMENTS = {name: text(sql) for name, sql in load_statements("inbox.sql", pack
 
 
 class Undeliverable(HoldfastError):
-    """No further delivery of this event can succeed: it goes to the dead events, with this message as the reason."""
+    """No further delivery of this event can succeed. It becomes a dead event with this message as its reason."""
 
 
 class _Envelope(BaseModel):
-    """An event as the outbox sends it, its payload not yet looked at."""
+    """An event as the relay publishes it. Its payload is not validated yet."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,7 +46,7 @@ class _Envelope(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received[E: Event]:
-    """An event as its handler gets it. `aggregate_version` counts the events of its aggregate, from 1, without gaps."""
+    """An event as its handler receives it. `aggregate_version` counts the aggregate's events from 1, without gaps."""
 
     consumer: str
     event_id: UUID
@@ -60,14 +60,14 @@ class Received[E: Event]:
 
 
 class Kinds[E: Event]:
-    """The event types that somebody reads, each with the class of its payload."""
+    """The event types that a consumer reads, each with the class of its payload."""
 
     def __init__(self, kinds: Iterable[type[E]]) -> None:
         self._kinds = {(kind.options.type, kind.options.version): kind for kind in kinds}
         self._types = {type_name for type_name, _ in self._kinds}
 
     def parse(self, consumer: str, event: str) -> Received[E] | None:
-        """The event, or None when nobody here reads its type. Raises `Undeliverable` when it should but cannot be."""
+        """The event, or None if this consumer does not read its type. Raises `Undeliverable` for an invalid event."""
         try:
             envelope = _Envelope.model_validate_json(event)
             if envelope.type not in self._types:
@@ -91,17 +91,20 @@ class Kinds[E: Event]:
         try:
             return self._kinds[envelope.type, envelope.schema_version]
         except KeyError:
-            raise Undeliverable(f"nothing here reads {envelope.type} version {envelope.schema_version}") from None
+            reason = f"this consumer cannot read {envelope.type} version {envelope.schema_version}"
+            raise Undeliverable(reason) from None
 
 
 async def in_order[E: Event](
     session: AsyncSession, received: Received[E], kinds: Kinds[E], *, last_version: int
 ) -> list[Received[E]]:
-    """The events to apply now, in order, when `last_version` was the aggregate's last one that was applied.
+    """The events to apply now, in order. `last_version` is the version of the aggregate's event that was applied last.
 
-    Too early (a version is missing): it is held, and the list is empty. Too late: the list is empty. The awaited one:
-    it comes with the held ones that follow on it. The caller holds the lock on its row of the aggregate, and stores
-    the version of the last event that it applied in the same transaction.
+    If `received` is the next event, the list has it and the held events that follow it without a gap. If it is too
+    early (a version is missing), it is held and the list is empty. If it is too late, the list is empty.
+
+    The caller holds the lock of its row of the aggregate. It stores the version of the last event that it applied in
+    the same transaction.
     """
     if received.aggregate_version > last_version + 1:
         await _hold(session, received)
@@ -130,7 +133,7 @@ async def _release[E: Event](session: AsyncSession, after: Received[E], kinds: K
         if row.aggregate_version != after.aggregate_version + 1 + len(released):
             break
         event = kinds.parse(after.consumer, row.event)
-        assert event is not None  # noqa: S101  only what was parsed is held
+        assert event is not None  # noqa: S101  only parsed events are held
         released.append(event)
     ids = [event.event_id for event in released]
     await session.execute(STATEMENTS["release"], {"consumer": after.consumer, "event_ids": ids})

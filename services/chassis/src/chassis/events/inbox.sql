@@ -1,12 +1,13 @@
--- The inbox' statements, and those of dead events. `receive` to `release` run in the transaction of the handler's effects.
+-- The inbox's statements, and those of dead events. `receive` to `release` run in the transaction of the handler's
+-- effects.
 
 -- name: receive
--- Whether this consumer sees the event for the first time. While another transaction handles it, this one waits for
--- its end.
+-- Record that this consumer has received the event. No row comes back if it had before. While another transaction
+-- handles the event, this statement waits for its end.
 INSERT INTO inbox (consumer, event_id) VALUES (:consumer, :event_id) ON CONFLICT DO NOTHING RETURNING event_id;
 
 -- name: hold
--- Keep an event that came too early, with its content.
+-- Hold an event that arrived too early, with its content.
 UPDATE inbox
 SET status = 'held', aggregate_id = :aggregate_id, aggregate_version = :aggregate_version, event = CAST(:event AS jsonb)
 WHERE consumer = :consumer AND event_id = :event_id;
@@ -19,14 +20,14 @@ WHERE consumer = :consumer AND aggregate_id = :aggregate_id AND status = 'held'
 ORDER BY aggregate_version;
 
 -- name: release
--- Held events that are handled in this transaction.
+-- Mark held events as handled: this transaction handles them.
 UPDATE inbox
 SET status = 'handled', aggregate_id = NULL, aggregate_version = NULL, event = NULL
 WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS uuid[]));
 
 -- name: bury
--- An event that this consumer cannot handle, as it was read, and why. One that is dead already keeps its number: it was
--- replayed, or published again.
+-- Store an event that this consumer cannot handle, as it was read, with the reason. An event that is already dead was
+-- replayed or published again, and keeps its number.
 WITH known AS (
     UPDATE dead_event SET reason = :reason, died_at = now(), replay_at = NULL
     WHERE consumer = :consumer AND event = :event
@@ -44,7 +45,7 @@ FROM dead_event ORDER BY id LIMIT :count;
 SELECT id, consumer, stream, entry_id, event, reason, died_at, replay_at FROM dead_event WHERE id = :id;
 
 -- name: find_dead
--- Dead events by number, by stream or all, those already asked for included.
+-- Dead events by number or by stream, or all. Those that already wait for their replay are included.
 SELECT id FROM dead_event
 WHERE (CAST(:id AS bigint) IS NULL OR id = :id) AND (CAST(:stream AS text) IS NULL OR stream = :stream)
 ORDER BY id;
@@ -53,7 +54,7 @@ ORDER BY id;
 UPDATE dead_event SET replay_at = now() WHERE id = ANY (CAST(:ids AS bigint[]));
 
 -- name: take_replayable
--- The first dead event that is to be replayed. It is asked for no longer: it gets one try.
+-- Take the first dead event whose replay was requested. The request is cleared, so the event is tried once.
 UPDATE dead_event SET replay_at = NULL
 WHERE id = ANY (ARRAY(
     SELECT id FROM dead_event
@@ -63,11 +64,11 @@ WHERE id = ANY (ARRAY(
 RETURNING id, stream, entry_id, event;
 
 -- name: forget_dead
--- A dead event that was replayed and is dead no longer.
+-- Delete a dead event whose replay succeeded.
 DELETE FROM dead_event WHERE id = :id;
 
 -- name: sample
--- How long the oldest held event has waited for the ones before it (seconds), and how many events are dead.
+-- The seconds that the oldest held event has waited for an earlier one, and the number of dead events.
 SELECT
     (
         SELECT COALESCE(extract(epoch FROM now() - min(received_at)), 0)::float8
@@ -76,8 +77,8 @@ SELECT
     (SELECT count(*) FROM dead_event WHERE consumer = :consumer) AS dead;
 
 -- name: prune
--- Forget event ids received more than :retention seconds ago, :count at most; what is held stays. Answers how many.
-WITH forgotten AS (
+-- Delete ids of events received more than :retention seconds ago, up to :count, except held ones. Returns their number.
+WITH deleted AS (
     DELETE FROM inbox
     WHERE consumer = :consumer AND event_id = ANY (ARRAY(
         SELECT event_id FROM inbox
@@ -87,4 +88,4 @@ WITH forgotten AS (
     ))
     RETURNING event_id
 )
-SELECT count(*) FROM forgotten;
+SELECT count(*) FROM deleted;

@@ -1,17 +1,17 @@
--- Publish events to a stream, if Redis still is the Redis that we published to before and we still are the one relay.
+-- Publish events to a stream, if Redis still has the entries that this outbox published before, and if no later leader
+-- has published.
 --
--- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the term of its last leader, KEYS[4] the owner of our prefix
--- ARGV[1] the epoch we expect, ARGV[2] the last id we know to have been given ('' begins the epoch with this call),
--- ARGV[3] our term: leaders that came later have a higher one, ARGV[4] entries to keep (approximately)
+-- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the term of its latest leader, KEYS[4] the owner of our prefix
+-- ARGV[1] the epoch that we expect, ARGV[2] the last entry id that we know of ('': this call begins the epoch)
+-- ARGV[3] our term (later leaders have a higher one), ARGV[4] the approximate length to trim the stream to
 -- ARGV[5] our installation, ARGV[6...] the events
 --
--- Returns one of
---   {'published', last id, number of events, group}  fewer than given when that group, the slowest, is so far behind
---                                                    that its unread entries would be trimmed; '' when it is not
---   {'foreign', owner}  the prefix belongs to another installation
---   {'deposed', term}  a leader of that term, which is higher, has published
---   {'forgotten'}  another epoch or none (Redis was emptied, or a consumer missed entries), or a last id below ours
---                  (an older snapshot was restored, or a failover lost the last writes)
+-- Returns one of {'published', last id, number of events, group}  The number is lower than the number given when the
+-- slowest group is so far behind that more entries would trim its unread ones. `group` is then that group's name, else
+-- ''. {'foreign', owner}  The prefix belongs to another installation. {'deposed', term}   A later leader, of this
+-- higher term, has published. {'forgotten'}       The epoch is another one or missing (Redis was emptied, or a consumer
+-- missed entries), or the last id is lower than ours (an older snapshot was restored, or a failover lost the last
+-- writes).
 
 local function last_generated_id()
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
@@ -36,7 +36,7 @@ local function is_lower(id, other)
     return milliseconds < other_milliseconds or (milliseconds == other_milliseconds and sequence < other_sequence)
 end
 
--- How many entries the slowest group has not read, and its name.
+-- The number of entries that the slowest group has not read, and the name of that group.
 local function furthest_behind()
     local most, slowest = 0, ''
     local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
@@ -52,7 +52,7 @@ local function furthest_behind()
     return most, slowest
 end
 
-local epoch, last_id, term, kept = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local epoch, last_id, term, max_length = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local owner = redis.call('GET', KEYS[4])
 if owner and owner ~= ARGV[5] then
     return {'foreign', owner}
@@ -71,7 +71,7 @@ redis.call('SET', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[4], ARGV[5])
 
 local behind, slowest = furthest_behind()
-local count = math.min(#ARGV - 5, math.max(0, kept - behind))
+local count = math.min(#ARGV - 5, math.max(0, max_length - behind))
 for index = 6, 5 + count do
     last = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[index])
 end

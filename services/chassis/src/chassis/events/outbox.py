@@ -1,7 +1,7 @@
-"""Outbox: an event commits with the change it tells of, and is published after; twice now and then, lost never.
+"""Outbox: an event is stored in the transaction of the change that it reports, and published after the commit.
 
-A service writes events with `publish`. One relay per database (`chassis.events.relay`) copies them to Redis Streams.
-The statements are in `outbox.sql`.
+It is published at least once, so a consumer may receive it again. A service stores events with `publish`. One relay per
+database (`chassis.events.relay`) copies them to Redis Streams. The statements are in `outbox.sql`.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -38,7 +38,7 @@ _PUBLISH = text(STATEMENTS["publish"])
 
 @dataclass(frozen=True, slots=True)
 class EventOptions:
-    """The event's type, as consumers know it, and the version of its payload's shape."""
+    """The event's type, which consumers subscribe to, and the version of its payload's fields."""
 
     type: str
     version: int = 1
@@ -47,14 +47,14 @@ class EventOptions:
 class Event(BaseModel):
     """The payload of an event: `class OrderPlaced(Event, type="order.placed")`.
 
-    A consumer declares the fields it reads; further ones are ignored, so that a producer may add some. Any other
-    change of shape needs a new `version`. A class without a type holds what several events share.
+    A consumer declares the fields that it reads and ignores all others, so a producer may add fields. Any other change
+    of the fields needs a new `version`. A class without a type is a base class with the fields that events share.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     options: ClassVar[EventOptions]
 
-    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the envelope's name
+    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the field's name in the envelope
         if type is not None:
             cls.options = EventOptions(type, **options)
 
@@ -62,12 +62,12 @@ class Event(BaseModel):
 async def publish(
     session: AsyncSession, event: Event, *, stream: str, aggregate_id: UUID | str, aggregate_version: int
 ) -> UUID:
-    """Add the event to the session's transaction and return its id: it goes out if and only if that commits.
+    """Add the event to the session's transaction, and return its id. It is published if and only if that commits.
 
-    `aggregate_version` counts the published events of this aggregate from 1 without gaps; take it under the lock of the
-    aggregate's row. Raises `IntegrityError` when that version was published before.
+    `aggregate_version` counts the events of this aggregate from 1, without gaps. The caller takes it while it holds the
+    lock of the aggregate's row. Raises `IntegrityError` for a version that was published before.
     """
-    with _producing(event, stream):
+    with _producer_span(event, stream):
         values = _values(event, stream, aggregate_id, aggregate_version)
         event_id: UUID = (await session.execute(_PUBLISH, values)).scalar_one()
     wake_after_commit(session, WAKEUP_CHANNEL)
@@ -75,15 +75,15 @@ async def publish(
 
 
 def insert_values(session: HotSession, event: Event, *, stream: str, aggregate_id: UUID | str) -> dict[str, Any]:
-    """`publish` of a new aggregate's first event for a hot statement of a service, which inserts `event_…`."""
+    """The values, named `event_…`, with which a service's own statement inserts an aggregate's first event."""
     wake_after_commit(session, WAKEUP_CHANNEL)
-    with _producing(event, stream):
+    with _producer_span(event, stream):
         return _values(event, stream, aggregate_id, 1)
 
 
-def _producing(event: Event, stream: str) -> AbstractContextManager[object]:
+def _producer_span(event: Event, stream: str) -> AbstractContextManager[object]:
     if is_unrecorded():
-        return nullcontext()  # the event continues the caller's trace, of which nobody will see anything
+        return nullcontext()  # the event continues the caller's trace, which is not recorded
     return span(f"publish {event.options.type}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(stream))
 
 

@@ -1,10 +1,10 @@
-"""The relay: publishes the outbox of one database to Redis Streams, and marks what it has published afterwards.
+"""The relay: it publishes the outbox of one database to Redis Streams, and marks the published events afterwards.
 
-A crash in between repeats events instead of losing them. Redis is not trusted to remember: the relay notices when it
-was emptied or set back, and consumers (`chassis.events.consumer`) notice when entries that they had not read were
-trimmed. The relay then publishes again what the outbox still keeps.
+A crash between the two steps repeats events rather than losing them. Redis may lose data: the relay notices when Redis
+was emptied or restored from an older snapshot, and consumers (`chassis.events.consumer`) notice when entries were
+trimmed that they had not read. The relay then publishes again every event that is still stored in the outbox.
 
-The statements are in `outbox.sql`, the script that publishes in `outbox.lua`.
+The statements are in `outbox.sql`, and the script that publishes is `outbox.lua`.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ log = get_logger(__name__)
 
 published = Counter("outbox_published", "Events published, repeated ones included.", ["stream"])
 republished = Counter("outbox_republished", "Events that go out again because Redis forgot their stream.", ["stream"])
-# By database, so that a process without a relay exposes none of them: a 0 there would read as a lost leader.
+# The label `database` keeps a process without a relay from exposing these: a 0 there would look like a lost leader.
 lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.", ["database"])
 unpublished = Gauge("outbox_unpublished", "Events that wait to be published.", ["database"])
 is_leader = Gauge(
@@ -46,12 +46,12 @@ is_held_back = Gauge(
 _SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
-"""Rows forgotten in one statement: some 50 ms."""
+"""Rows deleted by one statement, in some 50 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Position:
-    """Where a stream stands: what Redis must still know of it and, while it is repeated, how far that is."""
+    """The last entry that Redis must have in its stream, and the seq reached while the stream is published again."""
 
     stream: str
     epoch: str
@@ -60,7 +60,7 @@ class _Position:
 
 
 class _Deposed(HoldfastError):
-    """Redis knows a leader of a higher `term`: it took over while this one could not be heard of."""
+    """A leader of a higher `term` has published: it took over while this one was cut off or suspended."""
 
     def __init__(self, stream: str, term: int) -> None:
         super().__init__(f"a leader of term {term} has published to {stream}")
@@ -68,12 +68,13 @@ class _Deposed(HoldfastError):
 
 
 class Relay:
-    """Publishes the outbox of one database. Of all processes that run one, the holder of an advisory lock does it.
+    """Publishes the outbox of one database. An advisory lock elects one leader among the processes that run a relay.
 
-    Lock, reads and marks share one connection: a relay that lost the lock has lost the means to go on, too. A relay
-    that is killed is followed within `poll_interval`; one that stands still, or whose host is gone, within
-    `leader_timeout` more. When it wakes, Redis refuses it: a later leader has published under a higher term. Terms are
-    counted in the database, so that no clock decides who leads.
+    The lock, the reads and the marks share one connection, so a relay that loses the lock cannot go on. When a leader
+    is killed, another relay takes over within `poll_interval`. When the leader's process is suspended or its host
+    disappears, that takes `leader_timeout` longer. If the old leader then wakes up, Redis refuses its events, since the
+    new leader has published under a higher term. The database counts the terms, so leadership does not depend on a
+    clock.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Relay:
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work until `stopping` is set, then publish once more what has been committed, and return."""
+        """Work until `stopping` is set. Then publish the events committed until then, and return."""
         async with Group() as tasks:
             wake = tasks.start(partial(self._wake_when, stopping), name="wake")
             while not stopping.is_set():
@@ -133,12 +134,13 @@ class Relay:
             log.info("outbox_leadership_taken", term=self._term)
             await self._relay_until(connection, stopping)
         except _Deposed as error:
-            # A later leader has ended this session, and this fails. While it lives, no other relay leads.
+            # This fails if there is a later leader: the server has then ended this session. If the session still holds
+            # the lock, there is no other leader, and the known term is too low.
             await connection.execute(STATEMENTS["raise_term"], error.term)
             raise
         finally:
             for gauge in (self._is_leader, self._lag_seconds, self._unpublished):
-                gauge.set(0)  # they are the leader's to tell
+                gauge.set(0)  # only the leader reports them
             is_held_back.clear()
             await _close(connection)
 
@@ -157,9 +159,9 @@ class Relay:
                 await wait_or_poll(self._woken, interval=self._settings.poll_interval)
 
     async def _relay_once(self, connection: asyncpg.Connection) -> bool:
-        """Publish one batch of each stream; whether a stream may have more.
+        """Publish one batch of each stream. Returns whether a stream may have more.
 
-        A stream without news is asked too: Redis may have forgotten what its consumers have not read yet.
+        Streams without new events are checked too: Redis may have lost entries that consumers have not read yet.
         """
         is_full = False
         for row in await connection.fetch(STATEMENTS["positions"]):
@@ -176,7 +178,7 @@ class Relay:
             log.warning("outbox_stream_forgotten", stream=stream)
             return True
         last_id, count, slowest = sent
-        self._tell_held_back(stream, slowest)
+        self._report_held_back(stream, slowest)
         is_full = count == batch
         done = rows[:count]
         repeat_after = position.repeat_after
@@ -190,9 +192,10 @@ class Relay:
         return is_full or repeat_after != position.repeat_after
 
     async def _send(self, position: _Position, events: Sequence[str]) -> tuple[str, int, str] | None:
-        """(the stream's last id, number of events sent, the group that the others wait for); None: Redis has forgotten.
+        """The stream's last id, the number of events published, and the group whose unread entries fill the stream, if
+        any.
 
-        Raises `_Deposed` and `ForeignPrefix`.
+        Returns None when Redis has lost entries of the stream. Raises `_Deposed` and `ForeignPrefix`.
         """
         stream = position.stream
         arguments: list[str | int] = [
@@ -219,12 +222,12 @@ class Relay:
                 raise ForeignPrefix(names.prefix, owner, answer[1].decode())
 
     async def _restart(self, connection: asyncpg.Connection, stream: str) -> _Position:
-        """Begin a new epoch, in PostgreSQL: Redis learns of it with the first batch."""
+        """Begin a new epoch in PostgreSQL. The first batch writes it to Redis."""
         epoch = str(uuid4())
         await connection.execute(STATEMENTS["restart"], stream, epoch)
         return _Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
 
-    def _tell_held_back(self, stream: str, slowest: str) -> None:
+    def _report_held_back(self, stream: str, slowest: str) -> None:
         gauge = is_held_back.labels(stream)
         if slowest:
             gauge.set(1)
@@ -233,7 +236,7 @@ class Relay:
             gauge.set(0)
 
     async def _tend(self, connection: asyncpg.Connection) -> None:
-        """Now and then, measure the lag and forget what is older than the retention."""
+        """Measure the lag every `poll_interval`, and delete expired events once a minute."""
         now = time.monotonic()
         if now - self._measured_at >= self._settings.poll_interval:
             self._measured_at = now
@@ -242,12 +245,12 @@ class Relay:
             self._unpublished.set(lag["events"])
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
             count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)
-            if count < _PRUNE_ROWS:  # else there is more, and the next turn goes on
+            if count < _PRUNE_ROWS:  # otherwise there are more, and the next round goes on
                 self._pruned_at = now
 
 
 async def _close(connection: asyncpg.Connection) -> None:
-    """Close it, so that the next leader need not wait until the server notices."""
+    """Close the connection, so that the next leader gets the lock at once."""
     try:
         await connection.close(timeout=1)
     except Exception as error:

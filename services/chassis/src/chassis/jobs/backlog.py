@@ -1,7 +1,7 @@
-"""A bounded backlog: past its limit, work is refused before it is accepted, and the caller is told when to come back.
+"""A bounded backlog: above its limit, an API refuses new work and answers when the caller may try again.
 
-A queue that grows without end turns every promise into a late one. Requests do not count rows: one of them does so now
-and then, up to the limit, and all others use what it found.
+An unbounded queue accepts work that it can only do late. Counting rows for each request would cost too much, so one
+request a second counts them, up to the limit, and the other requests use that number.
 """
 
 import math
@@ -20,16 +20,17 @@ backlog_jobs = Gauge("job_backlog", "Jobs that wait, delayed ones included, coun
 refused = Counter("job_backlog_refused", "Requests refused because too many jobs wait.", ["queue"])
 
 RESUME_SHARE = 0.8
-"""Of the limit, below which work is accepted again: so far apart that the answer does not change with every job."""
+"""After the limit was reached, work is accepted again below this share of it. The gap keeps the answer from changing
+with every job."""
 MEASURE_SECONDS = 1.0
-"""Between two counts. At 200 orders a second, 2 % of the limit may come in meanwhile."""
+"""The time between two counts. At 200 orders a second, orders worth 2 % of the limit may arrive meanwhile."""
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
-"""Sooner nothing has changed; and a guess about more than a minute is none."""
+"""Bounds of the answered time: the number hardly changes sooner, and an estimate beyond a minute is a guess."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What was found at `at` (seconds, monotonic), whether it is too much, and by how many a second it shrinks."""
+    """A count of `jobs` at `at` (seconds, monotonic). `shrinks_by` is in jobs a second."""
 
     jobs: int
     at: float
@@ -37,19 +38,19 @@ class Backlog:
     shrinks_by: float = 0.0
 
     def then(self, jobs: int, *, at: float, limit: int) -> "Backlog":
-        """After another count. Pure: full from `limit` on, and until it is below `RESUME_SHARE` of it."""
+        """The backlog after another count: full from `limit` on, and until it is below `RESUME_SHARE` of it. Pure."""
         threshold = RESUME_SHARE * limit if self.is_full else limit
         return Backlog(jobs, at, jobs >= threshold, (self.jobs - jobs) / max(at - self.at, MEASURE_SECONDS))
 
     def retry_after(self, limit: int) -> float:
-        """Seconds until work is accepted again, if it goes on shrinking like this."""
+        """Seconds until work is accepted again, if the backlog goes on shrinking at this rate."""
         excess = self.jobs - RESUME_SHARE * limit
         seconds = excess / self.shrinks_by if self.shrinks_by > 0 else math.inf
         return min(max(seconds, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
 
 
 class BacklogLimit:
-    """Guards one queue, in the process that adds to it. `clock` is monotonic, in seconds."""
+    """Limits the backlog of one queue, in a process that enqueues jobs. `clock` is monotonic, in seconds."""
 
     def __init__(
         self, database: Database, settings: JobSettings, *, clock: Callable[[], float] = time.monotonic
@@ -62,19 +63,19 @@ class BacklogLimit:
         self._is_counting = False
 
     async def check(self) -> None:
-        """Return when there is room for more work; raise `ApiError` OVERLOADED with its `retry_after` when not."""
+        """Return if the queue takes more work. Otherwise raise `ApiError` OVERLOADED with its `retry_after`."""
         if self._clock() - self._found.at >= MEASURE_SECONDS and not self._is_counting:
             await self._count()
         if self._found.is_full:
             refused.labels(self._queue).inc()
             raise ApiError(
                 ErrorCode.OVERLOADED,
-                "More work waits than can be done soon: nothing was accepted.",
+                "More work waits than can be done soon. The request was not accepted.",
                 retry_after=self._found.retry_after(self._limit),
             )
 
     async def _count(self) -> None:
-        self._is_counting = True  # the requests beside this one do not wait for it
+        self._is_counting = True  # concurrent requests use the last count rather than wait
         try:
             async with self._database.read() as session:
                 jobs = int(

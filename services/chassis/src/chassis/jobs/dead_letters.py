@@ -1,6 +1,6 @@
-"""Dead letters: the jobs that no attempt could save, for whoever has to decide about them.
+"""Dead letters: jobs that will not be retried. An operator looks at them, and replays them or lets them expire.
 
-Plain functions over a session, for the command line and the management port.
+The command line and the management port call these functions, each with its session.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,12 +22,12 @@ from chassis.pooling.wakeup import wake_after_commit
 log = get_logger(__name__)
 
 PRUNE_EVERY = 3600.0
-"""Seconds: a thousand at a time, which no service has in an hour."""
+"""Seconds. A run deletes up to a thousand dead letters, which is more than a service makes in that time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
-    """A job as it stands in its table; `payload` is JSON text."""
+    """A row of the table `job`. `payload` is JSON text."""
 
     id: int
     name: str
@@ -45,7 +45,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStats:
-    """How many jobs of one name are in one status; `oldest_age` is in seconds since the oldest was due."""
+    """The number of jobs of one name in one status. `oldest_age` is in seconds, since the oldest of them was due."""
 
     queue: str
     name: str
@@ -56,7 +56,7 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which dead letters: of a job's name, of a queue, with a text in their reason; None: whatever it is."""
+    """Selects dead letters by the job's name, by the queue, and by a part of the reason. None selects any."""
 
     name: str | None = None
     queue: str | None = None
@@ -64,20 +64,23 @@ class Filter:
 
     @classmethod
     def parse(cls, given: Iterable[str]) -> "Filter":
-        """From `name=send_mail` and the like. Raises `HoldfastError` for what is no filter, or given twice."""
+        """A filter from arguments such as `name=send_mail`. Raises `HoldfastError` for an unknown or repeated name."""
         values: dict[str, str] = {}
         for text in given:
             name, equals, value = text.partition("=")
             if name not in cls.__slots__ or not equals or not value or name in values:
-                raise HoldfastError(f"{text!r} is no filter: once each name=…, queue=…, error=… (a part of the reason)")
+                raise HoldfastError(
+                    f"{text!r} is no filter: use name=…, queue=…, error=… (a part of the reason), once each"
+                )
             values[name] = value
         return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkLeft:
-    """Jobs of a queue, or of all, that are not dead. It is drained when none is due and none runs; what is due later
-    waits for its time, a day perhaps, and is no reason to wait.
+    """The numbers of jobs that are not dead, of one queue or of all.
+
+    The queue is drained when no job is due and none runs. Jobs that are due later, perhaps in a day, do not count.
     """
 
     due: int
@@ -90,13 +93,13 @@ class WorkLeft:
 
 
 async def list_dead(session: AsyncSession, *, which: Filter = Filter(), count: int = 100) -> list[JobRecord]:
-    """The oldest `count` dead letters of those."""
+    """The oldest `count` of the selected dead letters."""
     rows = await session.execute(STATEMENTS["list_dead"], {**asdict(which), "count": count})
     return [_record(row) for row in rows]
 
 
 async def show(session: AsyncSession, job_id: int) -> JobRecord | None:
-    """One job in whatever status; None when it has completed or never was."""
+    """One job in any status; None when it has completed or never existed."""
     if not is_bigint(job_id):
         return None
     row = (await session.execute(STATEMENTS["show"], {"id": job_id})).one_or_none()
@@ -111,9 +114,9 @@ async def replay(
     attempts: int = 3,
     dry_run: bool = False,
 ) -> Sequence[int]:
-    """Make dead letters ready again, each with `attempts` attempts, and return their ids.
+    """Make one dead letter (`job_id`) or all selected ones (`which`) ready again, and return their ids.
 
-    One (`job_id`), or all of `which`. A dry run returns the ids and changes nothing.
+    Each gets `attempts` more attempts. A dry run returns the ids and changes nothing.
     """
     if job_id is not None and not is_bigint(job_id):
         return ()
@@ -127,18 +130,18 @@ async def replay(
 
 
 async def stats(session: AsyncSession) -> list[JobStats]:
-    """Every queue, job name and status that has jobs."""
+    """One entry for each combination of queue, job name and status that has jobs."""
     return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  public API
 
 
 async def work_left(session: AsyncSession, *, queue: str | None = None) -> WorkLeft:
-    """What is still to be done, in one queue or in all."""
+    """The work that is left, in one queue or in all."""
     row = (await session.execute(STATEMENTS["work_left"], {"queue": queue})).one()
     return WorkLeft(due=row.due, running=row.running, later=row.later)
 
 
 async def prune(session: AsyncSession, *, retention: float, count: int = 1000) -> None:
-    """Forget dead letters that were due more than `retention` seconds ago, and say how many."""
+    """Delete dead letters that were due more than `retention` seconds ago, and log their number."""
     pruned = (await session.execute(STATEMENTS["prune"], {"retention": retention, "count": count})).all()
     if pruned:
         log_after_commit(
@@ -147,9 +150,9 @@ async def prune(session: AsyncSession, *, retention: float, count: int = 1000) -
 
 
 async def prune_failures(session: AsyncSession, *, retention: float, count: int = 20_000) -> None:
-    """Forget failed attempts of more than `retention` seconds ago: in an hour, more than an outage makes in one."""
+    """Delete up to `count` failed attempts older than `retention` seconds: more than an outage makes in an hour."""
     await session.execute(STATEMENTS["prune_failures"], {"retention": retention, "count": count})
 
 
 def _record(row: Row[Any]) -> JobRecord:
-    return JobRecord(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name, underscored to stay clear of columns
+    return JobRecord(**row._mapping)  # noqa: SLF001  public in SQLAlchemy; the underscore keeps it apart from columns

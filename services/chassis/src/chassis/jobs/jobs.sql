@@ -1,12 +1,13 @@
--- The job queue's statements. A job's attempt number is its fencing token: whoever finishes, extends or fails a job
--- must name the attempt it was claimed with, and finds no row once somebody else has claimed it.
+-- The job queue's statements. A job's attempt number is its fencing token: a statement that completes, extends or fails
+-- a job names the attempt that claimed it, and finds no row once another worker has claimed the job.
 --
--- Here and elsewhere, a statement that changes a limited number of rows picks them with `= ANY (ARRAY(SELECT …))`. The
--- planner works an array out once. A sub-select behind IN is a join: for a table that was empty when it was analysed it
--- is worked out for each row, and with FOR UPDATE SKIP LOCKED it finds other rows each time.
+-- A statement that changes a limited number of rows picks them with `= ANY (ARRAY(SELECT …))`, here and elsewhere.
+-- PostgreSQL evaluates the array once. A sub-select behind IN would be a join. If the table was empty when it was last
+-- analysed, PostgreSQL evaluates the join's inner side for each row, and FOR UPDATE SKIP LOCKED then finds other rows
+-- each time.
 
 -- name: enqueue
--- Add a job that has no unique key, which spares the look for a twin: 40 µs of some 200.
+-- Add a job without a deduplication key. The check for a duplicate would cost 40 of some 200 µs.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, traceparent, debug
 )
@@ -18,7 +19,7 @@ VALUES (
 );
 
 -- name: enqueue_unique
--- Add a job. No row is added when a job of this name and unique key waits already.
+-- Add a job, unless a job of this name with the same deduplication key already waits.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, unique_key, traceparent, debug
 )
@@ -31,19 +32,20 @@ VALUES (
 ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 
 -- name: turn
--- A turn of a worker: the end of its finished jobs (:ids, :attempts), which leave no row, and up to :count ready ones for
--- :lease seconds, the highest priority first. Both in one statement, since a round trip and a commit cost as much as
--- the work on ten jobs. A finished one that had lost its lease comes back without a name.
+-- A worker's turn. It deletes the worker's finished jobs (:ids, :attempts), and claims up to :count ready jobs for
+-- :lease seconds, the highest priority first. One statement does both, since a round trip and a commit cost as much as
+-- the work on ten jobs. The result holds the claimed jobs, and, without a name, each finished job whose lease was lost.
 --
--- The attempt is counted here, so that a job which kills its process uses up its attempts. The unique key is given up:
--- a retry cannot collide with a job enqueued meanwhile, and what arrives while this one runs is not refused. Suspects
--- (:suspects) are claimed apart from the others, and those that run alone (:alone) apart from other suspects. Delayed jobs
--- of a high priority cost nothing: PostgreSQL 18 skips from priority to priority in the index.
+-- A claim counts the attempt, so that a job that kills its process uses up its attempts. A claim also clears the
+-- deduplication key: a retry then cannot collide with a job enqueued meanwhile, and a job may be enqueued while this
+-- one runs. Suspects (:suspects) are claimed apart from other jobs, and suspects that run alone (:alone) apart from
+-- other suspects. Delayed jobs of a high priority cost nothing, since PostgreSQL 18 skips from priority to priority in
+-- the index.
 --
--- The count and the finished ones are hidden in subselects and the ids are an array, so that one plan serves any number
--- of either and any backlog: with them in sight each turn is planned anew, and a join reads the whole table once a tenth
--- of a deep queue is to be expected. What runs has a lease, and nothing else has; asked for the status of the finished
--- ones, PostgreSQL may walk through the index of all that run and lately ran.
+-- The count and the finished jobs stand in sub-selects, and the claimed ids in an array, so that one plan serves any
+-- number of them and any backlog. With visible numbers PostgreSQL would plan each turn anew, and would read the whole
+-- table once it expects a tenth of a deep queue. The DELETE tests `lease_until`, which only running jobs have. A test
+-- of `status` may make PostgreSQL scan the index of all jobs that run or ran lately.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -72,7 +74,8 @@ SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
 WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
 -- name: turn_oldest
--- The same, but the longest due first, whatever their priority: every few turns, so that no priority can starve.
+-- `turn` in another order: the jobs that have been due longest come first, whatever their priority. Every few turns use
+-- it, so that no priority can starve another.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -101,12 +104,13 @@ SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
 WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
 -- name: complete
--- A finished job leaves no row. No row comes back when its lease was lost.
+-- Delete a finished job. No row comes back when the lease was lost.
 DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RETURNING id;
 
 -- name: heartbeat
--- Extend a worker's leases to :lease seconds from now. Jobs that do not come back are lost. A row that is locked is
--- being completed at this moment: waiting for it would hold up the other leases, and it still counts as held.
+-- Extend a worker's leases to :lease seconds from now. Jobs that do not come back are lost. A locked row is being
+-- completed at this moment. The statement does not wait for it, which would delay the other leases, and counts it as
+-- held.
 WITH held AS (
     SELECT job.id, job.attempt
     FROM job JOIN unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS mine (id, attempt) USING (id, attempt)
@@ -120,8 +124,9 @@ WITH held AS (
 SELECT id, attempt FROM held;
 
 -- name: retry
--- A failed attempt: ready again in :delay seconds, with :granted more attempts, one if it is not to count. It came to an
--- end, so it is no longer suspected of killing its worker. The failure is remembered: the job's row goes once it succeeds.
+-- End a failed attempt: the job is ready again in :delay seconds. :granted is 1 for an attempt that does not count,
+-- else 0. The attempt has ended, so the job is no longer suspected of killing its worker. `job_failure` records the
+-- failure, since the job's own row is deleted once the job succeeds.
 WITH failed AS (
     UPDATE job
     SET status = 'ready', is_suspect = false, runs_alone = false, max_attempts = max_attempts + :granted,
@@ -135,7 +140,7 @@ SELECT id, name, payload, attempt, last_error, run_at FROM failed
 RETURNING job_id;
 
 -- name: bury
--- No attempt is left, or none can help: a dead letter with its reason.
+-- Make the job a dead letter with its reason: no attempt is left, or no attempt can help.
 WITH buried AS (
     UPDATE job
     SET status = 'dead', last_error = :error, lease_until = NULL, worker = NULL
@@ -147,8 +152,8 @@ SELECT id, name, payload, attempt, last_error FROM buried
 RETURNING job_id;
 
 -- name: hand_back
--- A worker that stops, or that had to end jobs because it could not extend their leases, gives them back. The attempt is
--- not taken back but granted anew: the token only ever grows.
+-- Give back the jobs of a worker that stops, or that could not extend their leases. The attempt does not count: the job
+-- gets one more, rather than a lower attempt number, because the fencing token must only grow.
 UPDATE job
 SET status = 'ready', max_attempts = max_attempts + 1, lease_until = NULL, worker = NULL,
     run_at = LEAST(run_at, now()), written_at = now()
@@ -157,9 +162,10 @@ WHERE job.id = held.id AND job.attempt = held.attempt AND status = 'running'
 RETURNING job.id;
 
 -- name: reap
--- Jobs whose worker has gone silent, whatever their queue. Another job beside it may be to blame, so the attempt is granted
--- anew: the first time the job becomes a suspect, of which a worker runs one at a time, and the second time it runs alone
--- from then on. Only a lease that it loses alone counts, and it dies of its last attempt: nothing dies of its neighbours.
+-- Take jobs, of any queue, from workers that went silent. Another job of the same process may be the cause, so at first
+-- the attempt does not count: the job gets one more. After the first lost lease the job is a suspect, and a worker runs
+-- one suspect at a time. After the second it runs alone. A lease that a job loses while it runs alone counts, and after
+-- the last attempt the job dies. So a job never dies because of the jobs beside it.
 WITH expired AS (
     SELECT id FROM job WHERE status = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED
 ), reaped AS (
@@ -179,9 +185,9 @@ WITH expired AS (
 SELECT id, name, queue, attempt, status FROM reaped;
 
 -- name: set_back
--- After the server's clock was set back: times that it wrote before, and that lie ahead now, are set back with it, so that
--- no job and no lease waits until the clock has caught up. Such a row was written at a time that is yet to come. The queue's
--- delayed jobs are read for it, so it is not for every look.
+-- Correct times after the server's clock was set back: otherwise jobs and leases would wait until the clock catches up.
+-- A row with `written_at` in the future was written before the step, and its times move back by the same amount. The
+-- statement reads all delayed jobs of the queue, so it does not run with every `sample`.
 WITH ahead AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at > now() AND written_at > now()
@@ -196,8 +202,9 @@ WHERE id = ANY (ARRAY(SELECT id FROM ahead UNION ALL SELECT id FROM leased_ahead
 RETURNING id;
 
 -- name: sample
--- The state of a queue: jobs that are due (counted up to :limit), age of the oldest of them (seconds), dead letters,
--- and whether a suspect is due, beside others or alone. Suspects lie apart in the index, so each kind has its own oldest.
+-- The state of a queue: the number of due jobs (up to :limit), the age of the oldest of them in seconds, the number of
+-- dead letters, and whether suspects are due, to run beside others or alone. The index holds suspects apart from other
+-- jobs, so the oldest job is the older one of the two kinds' oldest.
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM job
@@ -216,12 +223,12 @@ SELECT
     ) AS has_lone;
 
 -- name: backlog
--- How many jobs of a queue wait, delayed ones included, counted up to :limit: what a failing dependency piles up waits
--- for its next attempt.
+-- The number of jobs of a queue that wait, counted up to :limit. Delayed jobs count, since the jobs that pile up behind
+-- a failing dependency wait for their next attempt.
 SELECT count(*) FROM (SELECT FROM job WHERE status = 'ready' AND queue = :queue LIMIT :limit) AS waiting;
 
 -- name: prune
--- Dead letters that were due more than :retention seconds ago are forgotten, :count at a time.
+-- Delete dead letters that were due more than :retention seconds ago, up to :count.
 DELETE FROM job WHERE id = ANY (ARRAY(
     SELECT id FROM job
     WHERE status = 'dead' AND run_at < now() - make_interval(secs => CAST(:retention AS double precision))
@@ -231,14 +238,13 @@ DELETE FROM job WHERE id = ANY (ARRAY(
 RETURNING id, name;
 
 -- name: prune_failures
--- Failed attempts of more than :retention seconds ago are forgotten. It looks at the oldest :count only, so that its
--- cost is bounded.
+-- Delete failed attempts older than :retention seconds. Only the oldest :count rows are read, which bounds the cost.
 DELETE FROM job_failure
 WHERE id = ANY (ARRAY(SELECT id FROM job_failure ORDER BY id LIMIT :count))
     AND failed_at < now() - make_interval(secs => CAST(:retention AS double precision));
 
 -- name: list_dead
--- Dead letters, the oldest first: of a name, of a queue, with a text in their reason.
+-- The oldest :count dead letters, filtered by name, by queue, and by a part of the reason.
 SELECT id, name, queue, status, attempt, max_attempts, payload::text AS payload, payload_version, run_at, traceparent, last_error, created_at
 FROM job
 WHERE status = 'dead' AND (CAST(:name AS text) IS NULL OR name = :name) AND (CAST(:queue AS text) IS NULL OR queue = :queue)
@@ -247,13 +253,13 @@ ORDER BY id
 LIMIT :count;
 
 -- name: show
--- One job, in whatever state.
+-- One job, in any status.
 SELECT id, name, queue, status, attempt, max_attempts, payload::text AS payload, payload_version, run_at, traceparent, last_error, created_at
 FROM job
 WHERE id = :id;
 
 -- name: find_replayable
--- The dead letters a replay would take, locked until the transaction ends.
+-- The dead letters that a replay selects. They stay locked until the transaction ends.
 SELECT id FROM job
 WHERE status = 'dead' AND (CAST(:id AS bigint) IS NULL OR id = :id)
     AND (CAST(:name AS text) IS NULL OR name = :name) AND (CAST(:queue AS text) IS NULL OR queue = :queue)
@@ -262,7 +268,7 @@ ORDER BY id
 FOR UPDATE SKIP LOCKED;
 
 -- name: replay
--- Dead letters become ready with :attempts more attempts; their attempt number goes on growing.
+-- Make dead letters ready with :attempts more attempts. Their attempt number goes on growing.
 UPDATE job
 SET status = 'ready', run_at = now(), written_at = now(), deadline = NULL, is_suspect = false, runs_alone = false,
     max_attempts = attempt + CAST(:attempts AS integer)
@@ -270,14 +276,14 @@ WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'dead'
 RETURNING queue;
 
 -- name: stats
--- Jobs by queue, name and status, and how long the oldest has been due or dead (seconds).
+-- The number of jobs by queue, name and status, and the seconds since the oldest of them was due.
 SELECT queue, name, status, count(*) AS jobs, GREATEST(0, extract(epoch FROM now() - min(run_at)))::float8 AS oldest_age
 FROM job
 GROUP BY queue, name, status
 ORDER BY queue, name, status;
 
 -- name: work_left
--- Jobs that are due, that run, and that are due later; of one queue or of all.
+-- The numbers of jobs that are due, that run, and that are due later, of one queue or of all.
 SELECT
     count(*) FILTER (WHERE status = 'ready' AND run_at <= now()) AS due,
     count(*) FILTER (WHERE status = 'running') AS running,

@@ -1,7 +1,8 @@
-"""The jobs on a worker's management port: anyone inside may look; a replay needs the token, and is one line of the log.
+"""Jobs on a worker's management port: the functions of the command line, in JSON.
 
-`GET /jobs/stats`, `GET /jobs/left`, `GET /jobs/dead`, `GET /jobs/{id}`, `POST /jobs/{id}/replay` and
-`POST /jobs/replay`, the last with `all=true` and filters in its query: what the command line has, in JSON.
+Reading is open to everyone inside the cluster: `GET /jobs/stats`, `GET /jobs/left`, `GET /jobs/dead`, `GET /jobs/{id}`.
+A replay needs the management token, and its ids are logged: `POST /jobs/{id}/replay`, and `POST /jobs/replay` with
+`all=true` and filters in its query.
 """
 
 import re
@@ -20,14 +21,14 @@ from chassis.jobs.dead_letters import Filter
 from chassis.logging import put_on_canonical_line
 from chassis.pooling import Database
 
-_SHOWN_IDS = 100
-"""On the line of the log; the answer has all."""
+_LOGGED_IDS = 100
+"""The ids on the log line. The answer has all of them."""
 _JOB_ID = re.compile(r"[0-9]{1,19}")
 _OWN_PARAMETERS = frozenset({"all", "dry_run"})
 
 
 def routes(database: Database) -> list[BaseRoute]:
-    """What `management_app` adds in a worker."""
+    """The routes that a worker adds to `management_app`."""
     jobs = _Jobs(database)
     return [
         Route("/jobs/stats", jobs.stats),
@@ -65,7 +66,7 @@ class _Jobs:
         async with self._database.read() as session:
             found = await dead_letters.show(session, job_id)
         if found is None:
-            raise ApiError(ErrorCode.NOT_FOUND, "It has completed, or never was.")
+            raise ApiError(ErrorCode.NOT_FOUND, "It has completed, or never existed.")
         return _json(asdict(found))
 
     async def replay_one(self, request: Request) -> Response:
@@ -73,12 +74,12 @@ class _Jobs:
         async with self._database.transaction() as session:
             replayed = await dead_letters.replay(session, job_id=job_id)
         if not replayed:
-            raise ApiError(ErrorCode.NOT_FOUND, "It is no dead letter.")
+            raise ApiError(ErrorCode.NOT_FOUND, "It is not a dead letter.")
         return _replayed(replayed, dry_run=False)
 
     async def replay_all(self, request: Request) -> Response:
         if request.query_params.get("all") != "true":
-            raise _invalid("all", "Must be true: every dead letter that the filters leave.")
+            raise _invalid("all", "Must be true: the replay is of every dead letter that the filters select.")
         dry_run = request.query_params.get("dry_run", "false")
         if dry_run not in {"true", "false"}:
             raise _invalid("dry_run", "Must be true or false.")
@@ -92,18 +93,18 @@ def _filter(parameters: QueryParams) -> Filter:
     given = {name: value for name, value in parameters.items() if name not in _OWN_PARAMETERS}
     for name, value in given.items():
         if name not in Filter.__slots__ or not value:
-            raise _invalid(name, "Filters are name, queue and error, none of them empty.")
+            raise _invalid(name, "The filters are name, queue and error, and none may be empty.")
         _check_text(name, value)
     return Filter(**given)
 
 
 def _check_text(name: str, value: str) -> None:
     if "\0" in value:
-        raise _invalid(name, "It has a NUL in it, which no text of ours has.")
+        raise _invalid(name, "Must not contain a NUL.")
 
 
 def _job_id(request: Request) -> int:
-    """The number in the path. Raises `ApiError` (404) for what is none, or too long to be a job's."""
+    """The job's id in the path. Raises `ApiError` (404) for text that cannot be one."""
     text: str = request.path_params["job_id"]
     if not _JOB_ID.fullmatch(text):
         raise ApiError(ErrorCode.NOT_FOUND)
@@ -111,7 +112,7 @@ def _job_id(request: Request) -> int:
 
 
 def _replayed(job_ids: Sequence[int], *, dry_run: bool) -> Response:
-    put_on_canonical_line(jobs=len(job_ids), job_ids=",".join(map(str, job_ids[:_SHOWN_IDS])), dry_run=dry_run)
+    put_on_canonical_line(jobs=len(job_ids), job_ids=",".join(map(str, job_ids[:_LOGGED_IDS])), dry_run=dry_run)
     return _json({"replayed": job_ids, "dry_run": dry_run})
 
 

@@ -1,10 +1,12 @@
-"""What Alembic runs: the revisions of every location, over the connection that `chassis.migrations.migrate` opened."""
+"""Alembic's script: it runs the revisions of every location on the connection that `chassis.migrations.upgrade`
+opened.
+"""
 
 from alembic import context
 
 context.configure(
     connection=context.config.attributes["connection"],
-    # One revision, one transaction: a revision may then build an index concurrently, outside of it.
+    # Each revision has its own transaction, so a revision may build an index concurrently, outside of a transaction.
     transaction_per_migration=True,
 )
 with context.begin_transaction():

@@ -1,4 +1,4 @@
-"""The chassis' tables: jobs, outbox, inbox and what surrounds them, idempotency records."""
+"""The chassis' tables: jobs, outbox, stream positions, inbox, dead events and idempotency records."""
 
 from alembic import op
 
@@ -16,19 +16,20 @@ CREATE TABLE job (
     payload jsonb NOT NULL,
     payload_version smallint NOT NULL,
     status text NOT NULL DEFAULT 'ready' CHECK (status IN ('ready', 'running', 'dead')),
-    attempt integer NOT NULL DEFAULT 0,         -- counted at claim; with the id it is the fencing token
+    attempt integer NOT NULL DEFAULT 0,         -- counted at claim; (id, attempt) is the fencing token
     max_attempts integer NOT NULL CHECK (max_attempts > 0),
     run_at timestamptz NOT NULL DEFAULT now(),
-    deadline timestamptz,                       -- not started after it
+    deadline timestamptz,                       -- no attempt starts after it
     lease_until timestamptz,
     worker text,
-    is_suspect boolean NOT NULL DEFAULT false,  -- a lease of it ran out: it may have killed its process
-    unique_key text,                            -- given up at claim
+    is_suspect boolean NOT NULL DEFAULT false,  -- its lease expired: it may have killed its process
+    unique_key text,                            -- deduplication key; a claim clears it
     traceparent text,
     last_error text,
     created_at timestamptz NOT NULL DEFAULT now()
 )
--- Each row is updated a few times and soon deleted: room for updates on the page, and vacuum before it bloats.
+-- Each row is updated a few times and soon deleted. So pages have room for updates, and vacuum runs before the table
+-- bloats.
 WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)
 """
 _OUTBOX = """
@@ -60,7 +61,7 @@ CREATE TABLE inbox (
     event_id uuid NOT NULL,
     received_at timestamptz NOT NULL DEFAULT now(),
     status text NOT NULL DEFAULT 'handled' CHECK (status IN ('handled', 'held')),
-    aggregate_id text,                          -- these three only while it is held
+    aggregate_id text,                          -- this and the next two are set while the event is held
     aggregate_version integer,
     event jsonb,
     PRIMARY KEY (consumer, event_id),
@@ -73,7 +74,7 @@ CREATE TABLE dead_event (
     consumer text NOT NULL,
     stream text NOT NULL,
     entry_id text NOT NULL,
-    event text NOT NULL,                        -- as it was read: it may not even be JSON
+    event text NOT NULL,                        -- as it was read; it may not be JSON
     reason text NOT NULL,
     died_at timestamptz NOT NULL DEFAULT now()
 )

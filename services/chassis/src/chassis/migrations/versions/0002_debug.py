@@ -1,4 +1,4 @@
-"""Jobs and events remember the header that turned DEBUG on, as they do their trace."""
+"""Jobs and events store the header that turned DEBUG on, as they store their trace."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a default: the tables are not written anew, and code that does not know the column goes on working.
+    # Without a default PostgreSQL does not rewrite the table, and code that does not know the column goes on working.
     op.execute("ALTER TABLE job ADD COLUMN debug text")
     op.execute("ALTER TABLE outbox ADD COLUMN debug text")
 

@@ -1,4 +1,4 @@
-"""Jobs by their age, for claims that no priority decides; when each schedule runs next."""
+"""An index of jobs by age, for claims that ignore priority, and the table of schedules."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Clients' API keys: who may call, and what for. The role of run time may read them and change nothing."""
+"""Clients' API keys and their scopes. The run-time role may read them and cannot change them."""
 
 from alembic import op
 
@@ -9,9 +9,9 @@ depends_on = None
 
 _API_KEY = """
 CREATE TABLE api_key (
-    prefix text PRIMARY KEY CHECK (prefix ~ '^[a-z0-9]{12}$'),  -- public: what lists and logs call the key
+    prefix text PRIMARY KEY CHECK (prefix ~ '^[a-z0-9]{12}$'),  -- public: names the key in lists and logs
     hash bytea NOT NULL CHECK (octet_length(hash) = 32),        -- HMAC-SHA-256 of the whole key
-    pepper text NOT NULL,                                       -- the fingerprint of the pepper that it was made under
+    pepper text NOT NULL,                                       -- the fingerprint of the pepper in the hash
     principal text NOT NULL,
     scopes text[] NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -19,8 +19,8 @@ CREATE TABLE api_key (
     revoked_at timestamptz
 )
 """
-# The default privileges of the schema let the role of run time write any table. This one says who may do what: whoever
-# takes over a process that answers strangers must not be able to make a key.
+# The schema's default privileges let the run-time role write every table. This table is an exception: an attacker who
+# takes over a public process must not be able to create a key.
 _READ_ONLY = """
 DO $$ DECLARE role_name text; BEGIN
     FOR role_name IN

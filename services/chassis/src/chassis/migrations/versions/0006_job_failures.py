@@ -1,4 +1,4 @@
-"""Failed attempts of jobs are remembered beyond their job, whose row goes when it is done."""
+"""Failed attempts at jobs are stored in a table of their own, since a completed job's row is deleted."""
 
 from alembic import op
 
@@ -7,19 +7,19 @@ down_revision = "chassis_0005"
 branch_labels = None
 depends_on = None
 
-# Written where an attempt has failed, by the statement that says what comes next: nothing that goes well pays for it.
-# Without an index but its key, and without a reference to the job: it is read when a person asks, and must never keep
-# a retry from being recorded.
+# The statement that ends a failed attempt also inserts its row here, so jobs that succeed cost nothing more. The table
+# has no index but its key, since only operators read it, and no reference to the job, which could make that statement
+# fail.
 _JOB_FAILURE = """
 CREATE TABLE job_failure (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     job_id bigint NOT NULL,
     name text NOT NULL,
-    payload jsonb NOT NULL,     -- ids only: what the job was about
+    payload jsonb NOT NULL,     -- the ids that the job worked on
     attempt integer NOT NULL,
     error text NOT NULL,
     failed_at timestamptz NOT NULL DEFAULT now(),
-    retry_at timestamptz        -- none: it is dead
+    retry_at timestamptz        -- NULL: the job is dead
 )
 """
 

@@ -1,4 +1,4 @@
-"""Four indexes on jobs instead of six: PostgreSQL prepares each one's predicate for every job that is added."""
+"""Four indexes on jobs instead of six, since PostgreSQL evaluates each index's predicate for every new job."""
 
 from alembic import op
 
@@ -15,10 +15,10 @@ _BEFORE = {
     "job_dead": "job (queue, name, id) WHERE status = 'dead'",
 }
 _AFTER = {
-    # Suspects are claimed apart from the others, so they may as well lie apart in the same index.
+    # Suspects are claimed apart from other jobs, so one index can hold both kinds, apart from each other.
     "job_claim": "job (queue, is_suspect, priority DESC, run_at, id) WHERE status = 'ready'",
     "job_due": "job (queue, is_suspect, run_at, id) WHERE status = 'ready'",
-    # Few jobs run, so their leases need no order; and what a heartbeat extends is in no index.
+    # Few jobs run at once, so their leases need no order. A heartbeat then changes no indexed column.
     "job_unready": "job (status, queue, name, id) WHERE status <> 'ready'",
 }
 

@@ -1,4 +1,4 @@
-"""What this database is to Redis: an id of its own, and a term for each leader of its relay."""
+"""The database's id as an installation, by which Redis recognises it, and the term of its relay's leader."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 _INSTALLATION = """
 CREATE TABLE installation (
-    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),  -- one row
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),  -- allows only one row
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     relay_term bigint NOT NULL DEFAULT 0
 )

@@ -1,4 +1,4 @@
-"""Jobs whose lease ran out twice run alone, and each job has the time at which its other times were written."""
+"""Jobs whose lease expired twice run alone, and each job stores when its other times were written."""
 
 from alembic import op
 
@@ -9,9 +9,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Of a suspect: it lost another lease while other jobs ran beside it.
+    # True for a suspect that lost another lease while other jobs ran beside it.
     op.execute("ALTER TABLE job ADD COLUMN runs_alone boolean NOT NULL DEFAULT false")
-    # When run_at, lease_until and deadline were written. A time to come says that the clock was set back since then.
+    # When run_at, lease_until and deadline were written. A time in the future shows that the clock was set back since.
     op.execute("ALTER TABLE job ADD COLUMN written_at timestamptz NOT NULL DEFAULT now()")
 
 

@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a default: the table is not written anew, and code that does not know the columns goes on working.
+    # Without a default PostgreSQL does not rewrite the table, and code that does not know the columns goes on working.
     op.execute("ALTER TABLE charge_attempt ADD COLUMN ended_at timestamptz")
     op.execute("ALTER TABLE charge_attempt ADD COLUMN answer text")
 

@@ -1,0 +1,36 @@
+"""The revisions of the chassis and of a service, compared with those that a database has."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+_HERE = Path(__file__).parent
+
+
+def alembic_config(service_migrations: Iterable[Path], **attributes: object) -> Config:
+    """Alembic's configuration for the chassis' revisions and those of each folder. `env.py` reads the attributes."""
+    config = Config(attributes=attributes)
+    locations = [folder / "versions" for folder in (_HERE, *service_migrations)]
+    config.set_main_option("script_location", str(_HERE))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(str(location) for location in locations))
+    return config
+
+
+def missing_heads(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
+    """The newest revisions of this code that the database has not reached; `applied` holds the database's heads."""
+    known = applied & {script.revision for script in scripts.walk_revisions()}
+    reached = {revision for one in known for revision in _lineage(scripts, one)}
+    missing = set(scripts.get_heads()) - reached
+    if applied == known:
+        return missing
+    # Newer code has migrated this database. A head of ours is missing only where the database has an older revision of
+    # its branch.
+    return {head for head in missing if known & _lineage(scripts, head)}
+
+
+def _lineage(scripts: ScriptDirectory, revision: str) -> set[str]:
+    """The revision and all that come before it."""
+    return {script.revision for script in scripts.iterate_revisions(revision, "base")}
