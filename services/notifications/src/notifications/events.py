@@ -1,4 +1,4 @@
-"""The events that notifications consumes: what became of an order."""
+"""The events that notifications consumes: those of orders."""
 
 from chassis.events import Kinds, Received, in_order
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,8 +13,8 @@ _KINDS: Kinds[OrderEvent] = Kinds(ORDER_EVENTS)
 
 
 async def on_order(session: AsyncSession, received: Received[OrderEvent]) -> None:
-    """Protocol, row 14: a mail per event and a delivery per endpoint, in the order of versions; an event that comes too
-    early is held.
+    """Protocol, row 14: write a mail per event and a delivery per endpoint, in the order of versions. An event that
+    arrives too early is held.
     """
     last_version = await use_cases.last_version(session, received.payload.order_id)
     for event in await in_order(session, received, _KINDS, last_version=last_version):

@@ -9,33 +9,35 @@ ORDERS_STREAM = "events:orders"
 
 
 class SendMail(JobPayload, job="send_mail", unique=("mail_id",), max_attempts=30, time_limit=25):
-    """Hand one mail to the mail server. 30 attempts at up to a minute: it may be away for a quarter of an hour."""
+    """Hand a mail to the mail server. 30 attempts, up to a minute apart, outlast a quarter of an hour of outage."""
 
     mail_id: UUID
 
 
 WEBHOOKS_QUEUE = "webhooks"
-"""With places of its own in the worker: customers who do not answer keep no mail waiting."""
+"""A queue with its own slots in the worker, so that customers whose endpoints do not answer delay no mail."""
 
 
 class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, max_attempts=30, time_limit=30):
-    """See to the first delivery in the queue of one endpoint. Attempts at a delivery are counted in its row; those of
-    the job only where the process or the database failed.
+    """Attempt the first delivery in the queue of one endpoint.
+
+    The delivery's row counts the delivery attempts. The job's own attempts count failures of the process and the
+    database.
     """
 
     endpoint_id: UUID
 
 
 class MisplacedDelivery(JobPayload, job="deliver_webhook", max_attempts=30):
-    """`DeliverWebhook` as processes from before notifications_0003 enqueue it, beside ours in a rolling update: on the
-    queue of mails.
+    """`DeliverWebhook` on the queue of mails, where processes older than notifications_0003 enqueue it during a rolling
+    update.
     """
 
     endpoint_id: UUID
 
 
 class OrderEvent(Event):
-    """What notifications reads of an order's events."""
+    """The fields of an order's events that notifications reads."""
 
     order_id: UUID
     client_id: str

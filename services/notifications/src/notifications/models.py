@@ -1,4 +1,4 @@
-"""What notifications keeps: mails, webhook endpoints, deliveries, how far each order has come; and the legal moves."""
+"""The tables of notifications (mails, webhook endpoints, deliveries, progress by order) and the legal transitions."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class MailStatus(StrEnum):
-    """`dead`: the mail server refused it for good; an operator may have it sent again."""
+    """`dead`: the mail server refused the mail permanently. An operator may have it sent again."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -30,7 +30,7 @@ MAIL = StateMachine(
 
 
 class DeliveryStatus(StrEnum):
-    """`dead`: given up, until somebody asks for it again. `disabled`: its endpoint wants no more."""
+    """`dead`: given up; a client may request a redelivery. `disabled`: the endpoint takes no deliveries."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -54,7 +54,7 @@ class Base(DeclarativeBase):
 
 
 class OrderProgress(Base):
-    """The version of the order's event whose mail was written last: the next one is this plus one."""
+    """The version of the order's event whose mail was written last. The next mail is for the version after it."""
 
     __tablename__ = "order_progress"
 
@@ -63,12 +63,12 @@ class OrderProgress(Base):
 
 
 class Mail(Base):
-    """To a customer about an event of an order; or a notice to a client, which has neither order nor version."""
+    """A mail to a customer about an order's event, or a notice to a client, which has neither order nor version."""
 
     __tablename__ = "mail"
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
-    event_id: Mapped[UUID]  # names the mail in its Message-ID, the same over all attempts
+    event_id: Mapped[UUID]  # the mail's Message-ID, the same in all attempts
     order_id: Mapped[UUID | None]
     version: Mapped[int | None]
     client_id: Mapped[str]
@@ -83,7 +83,7 @@ class Mail(Base):
 
 
 class WebhookEndpoint(Base):
-    """Where a client wants to hear of its orders. A deleted one keeps its row, without secrets, for its deliveries."""
+    """A client's URL for events of its orders. A deleted endpoint's row stays, without secrets, for its deliveries."""
 
     __tablename__ = "webhook_endpoint"
 
@@ -93,12 +93,12 @@ class WebhookEndpoint(Base):
     events: Mapped[list[str]] = mapped_column(ARRAY(Text))
     is_enabled: Mapped[bool] = mapped_column(server_default="true")
     disabled_reason: Mapped[str | None]
-    contact_email: Mapped[str | None]  # who is told when it is disabled
-    # When the first attempt after the latest success failed; None while attempts succeed.
+    contact_email: Mapped[str | None]  # receives a mail when the endpoint is disabled
+    # The time of the first failure since the latest success; None while attempts succeed.
     failing_since: Mapped[datetime | None]
-    # Its latest attempt failed, or took long: only so many of these are tried at once.
+    # The latest attempt failed or was slow. The number of concurrent attempts at suspect endpoints is limited.
     is_suspect: Mapped[bool] = mapped_column(server_default="false")
-    # Readable, since signing needs them: whoever reads this table can sign as we do. None once deleted.
+    # In plain text, since signing needs them: a reader of this table could forge signatures. None once deleted.
     secret: Mapped[str | None]
     old_secret: Mapped[str | None]
     old_secret_until: Mapped[datetime | None]
@@ -108,7 +108,7 @@ class WebhookEndpoint(Base):
 
 
 class WebhookDelivery(Base):
-    """One event for one endpoint. Its id is the webhook's id, the same over all attempts."""
+    """One event for one endpoint. Its id is the `webhook-id`, the same in all attempts."""
 
     __tablename__ = "webhook_delivery"
 
@@ -121,10 +121,10 @@ class WebhookDelivery(Base):
     body: Mapped[str]
     traceparent: Mapped[str | None]
     status: Mapped[str] = mapped_column(server_default=DeliveryStatus.PENDING.value)
-    # The place in the endpoint's queue; a redelivery goes to its end.
+    # The position in the endpoint's queue. A redelivery goes to the end.
     sequence: Mapped[int] = mapped_column(Identity())
     attempts: Mapped[int] = mapped_column(server_default="0")
-    # While an attempt is under way: when it is given up for lost.
+    # While an attempt is under way, the time after which it counts as lost.
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_status: Mapped[int | None]
     reason: Mapped[str | None]

@@ -1,4 +1,4 @@
-"""The events that orders consumes: what became of its payments, and its own, to invalidate what is cached."""
+"""The events that orders consumes: those of payments, and its own, which invalidate cached orders."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from orders.use_cases import PaymentNews
 
 
 async def on_payment(cache: Cache[OrderView], session: AsyncSession, received: Received[PaymentEvent]) -> None:
-    """Protocol, row 11: the order moves, and the next read of it does not see the old state."""
+    """Protocol, row 11: the order changes its status, and the next read of it does not return the old one."""
     payment = received.payload
     news = PaymentNews(
         payment.payment_id, version=received.aggregate_version, status=payment.status, reason=payment.reason
@@ -30,8 +30,8 @@ async def on_payment(cache: Cache[OrderView], session: AsyncSession, received: R
 
 
 async def on_order(cache: Cache[OrderView], session: AsyncSession, received: Received[OrderEvent]) -> None:
-    """Invalidate an order by the event that committed with its change: once more, since whoever made the change may
-    have died before it did, or Redis did not answer.
+    """Invalidate the cached order again: the process that changed it may have died before it invalidated the order, or
+    Redis may not have answered.
     """
     order = OrderRef(received.payload.order_id, received.payload.client_id)
     after_commit(session, partial(cache.invalidate_soon, order_key(order)))

@@ -1,4 +1,4 @@
-"""The handlers of orders' jobs. Each reads the state of today, since a payload has only ids."""
+"""The handlers of orders' jobs. A payload has only ids, so each handler reads the order's current state."""
 
 from collections.abc import Awaitable
 from functools import partial
@@ -18,7 +18,7 @@ from orders.payments_client import Payment, PaymentsClient
 from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
 
-CALL_DEADLINE = 5.0  # seconds: one call has 2, the rest is for its queries; below the jobs' time limit
+CALL_DEADLINE = 5.0  # seconds, below the jobs' time limit: a call has 2, the rest is for queries
 
 _UNPROCESSABLE = 422
 
@@ -26,7 +26,7 @@ _UNPROCESSABLE = 422
 async def request_payment(
     database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: RequestPayment
 ) -> None:
-    """Protocol, row 2: ask payments for the order's payment, once per run; a failure is the job's to repeat."""
+    """Protocol, row 2: request the order's payment, with one call per attempt. The job retries after a failure."""
     order = await _read(database, payload.order_id)
     if order.status != OrderStatus.PENDING:
         return
@@ -45,10 +45,10 @@ async def request_payment(
 async def settle_payment(
     database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: SettlePayment
 ) -> None:
-    """Protocol, row 12: have payments bring the net to zero. What comes of it arrives as an event, or is known now.
+    """Protocol, row 12: have payments bring the net to zero. The answer, or a later event, says that it is.
 
-    The order is invalidated once more, since no event tells of its move to `cancelling`: the API that made it may have
-    died before it did so, or Redis did not answer it.
+    The cached order is invalidated again here, because no event reports the move to `cancelling`. The API that made the
+    move may have died before it invalidated the order, or Redis may not have answered.
     """
     order = await _read(database, payload.order_id)
     cache.invalidate_soon(order_key(OrderRef(order.id, order.client_id)))
@@ -73,13 +73,13 @@ async def _call(answer: Awaitable[Payment]) -> Payment:
             return await answer
         except DependencyRejected as error:
             if error.status == _UNPROCESSABLE:
-                # Payments does not understand us: repeating cannot help, somebody has to look.
+                # Payments refuses the request as invalid. A retry cannot help: an operator has to look at it.
                 raise PermanentJobError(str(error)) from error
             raise
 
 
 async def _apply(database: Database, cache: Cache[OrderView], job: RunningJob, payment: Payment) -> None:
-    """What the answer says of the payment, and the job's end, in one transaction."""
+    """Apply the payment's state in the answer, and complete the job, in one transaction."""
     async with database.transaction() as session:
         news = PaymentNews(payment.id, version=payment.version, status=payment.status, reason=payment.reason)
         if changed := await use_cases.apply_payment(session, news):

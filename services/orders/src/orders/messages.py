@@ -11,19 +11,19 @@ PAYMENTS_STREAM = "events:payments"
 
 
 class RequestPayment(JobPayload, job="request_payment", unique=("order_id",), max_attempts=50, time_limit=10):
-    """Ask payments to take the order's money. 50 attempts at up to a minute: payments may be away for half an hour."""
+    """Request the order's payment from payments. 50 attempts, up to a minute apart, outlast half an hour of outage."""
 
     order_id: UUID
 
 
 class SettlePayment(JobPayload, job="settle_payment", unique=("order_id",), max_attempts=50, time_limit=10):
-    """Ask payments to bring the net of a cancelled order's payment to zero."""
+    """Request from payments that a cancelled order's payment has a net of zero: it is cancelled or refunded."""
 
     order_id: UUID
 
 
 class OrderEvent(Event):
-    """What all events of an order carry: its state, so that a consumer may jump over one it missed."""
+    """The fields of all events of an order. They hold its state, so a consumer may skip an event that it missed."""
 
     order_id: UUID
     client_id: str
@@ -44,7 +44,7 @@ class OrderCancelled(OrderEvent, type="order.cancelled"): ...
 
 
 class PaymentEvent(Event):
-    """What orders reads of a payment's events; fields it does not know are payments' own business."""
+    """The fields of a payment's events that orders reads. Other fields are ignored."""
 
     payment_id: UUID
     order_id: UUID

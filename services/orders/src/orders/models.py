@@ -1,4 +1,4 @@
-"""What orders keeps: products, orders with their lines, and the legal moves of an order."""
+"""The tables of orders (products, orders and their lines), and the legal transitions of an order."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class OrderStatus(StrEnum):
-    """`cancelling`: money not yet settled. `cancelled`: net zero now."""
+    """`cancelling`: the payment is not settled yet. `cancelled`: its net is zero."""
 
     PENDING = "pending"
     CONFIRMED = "confirmed"
@@ -32,7 +32,7 @@ ORDER = StateMachine(
 
 
 class OrderRef(NamedTuple):
-    """Which order, and whose."""
+    """Identifies an order and its client."""
 
     id: UUID
     client_id: str
@@ -62,13 +62,13 @@ class Order(Base):
     amount: Mapped[int]  # minor units
     currency: Mapped[str]
     payment_method: Mapped[str]
-    # Minted with the order, so that every call about its payment names the same one, whoever makes it and when.
+    # Created with the order, so that every call about its payment has the same id.
     payment_id: Mapped[UUID] = mapped_column(server_default=func.uuidv7())
-    # The version of the payment that was applied last: older news is skipped.
+    # The version of the payment's state that was applied last. Older states are skipped.
     payment_version: Mapped[int] = mapped_column(server_default="0")
     paid_amount: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]
-    # The version of the event that was published last: it grows by one per event, without gaps.
+    # The version of the event that was published last. It grows by one with each event, without gaps.
     version: Mapped[int] = mapped_column(server_default="1")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -82,4 +82,4 @@ class OrderLine(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     product_id: Mapped[str] = mapped_column(ForeignKey("product.id"))
     quantity: Mapped[int]
-    unit_price: Mapped[int]  # minor units, as it was when the order was placed
+    unit_price: Mapped[int]  # minor units, when the order was placed

@@ -1,4 +1,4 @@
-"""The events that payments consumes: what the provider reported of its charges and refunds."""
+"""The events that payments consumes: the provider's reports of charges and refunds."""
 
 from typing import Literal
 from uuid import UUID
@@ -19,18 +19,18 @@ from payments.use_cases import ChargeReport, RefundReport
 
 
 async def on_charge_succeeded(session: AsyncSession, received: Received[ProviderChargeSucceeded]) -> None:
-    """Protocol, row 10: captured, unless the payment has moved on. The event may come before the charge's answer."""
+    """Protocol, row 10: the payment is captured, if its status allows it. The event may precede the charge's answer."""
     await _apply_charge(session, received.payload, "captured", None)
 
 
 async def on_charge_failed(session: AsyncSession, received: Received[ProviderChargeFailed]) -> None:
-    """Protocol, row 10: failed, unless the payment has moved on."""
+    """Protocol, row 10: the payment has failed, if its status allows it."""
     charge = received.payload
     await _apply_charge(session, charge, "failed", charge.failure_code)
 
 
 async def on_refund_succeeded(session: AsyncSession, received: Received[ProviderRefundSucceeded]) -> None:
-    """Protocol, row 13: the money is back, and the payment refunded."""
+    """Protocol, row 13: the refund succeeded, and the payment is refunded."""
     await _apply_refund(session, received.payload, "succeeded", None)
 
 
@@ -58,7 +58,7 @@ async def _apply_refund(
 async def _apply_charge(
     session: AsyncSession, charge: ProviderChargeEvent, status: Literal["captured", "failed"], reason: str | None
 ) -> None:
-    """Matched by our reference, since the provider's own id may not be known here yet."""
+    """Match the charge by our reference, since this service may not know the provider's id yet."""
     try:
         report = ChargeReport(
             UUID(charge.reference),

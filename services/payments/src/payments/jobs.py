@@ -18,7 +18,7 @@ from payments.use_cases import ChargeReport, RefundReport
 
 log = get_logger(__name__)
 
-CALL_DEADLINE = 10.0  # seconds: three attempts of 2 s and the waits between them; below the job's time limit
+CALL_DEADLINE = 10.0  # seconds, below the job's time limit: three attempts of 2 s and the waits between them
 
 _PAYMENT_REQUIRED = 402
 _UNPROCESSABLE = 422
@@ -26,7 +26,7 @@ _UNREADABLE = "unreadable_answer"
 
 
 async def charge_payment(database: Database, provider: ProviderClient, job: RunningJob, payload: ChargePayment) -> None:
-    """Protocol, rows 4 to 6: charge the provider within the deadline; an unknown outcome is tried again by the job."""
+    """Protocol, rows 4 to 6: charge at the provider within the deadline. The job retries if the outcome is unknown."""
     async with database.read() as session:
         payment = await use_cases.read_payment(session, payload.payment_id)
     if payment.status not in {PaymentStatus.CREATED, PaymentStatus.SUBMITTING}:
@@ -44,12 +44,12 @@ async def charge_payment(database: Database, provider: ProviderClient, job: Runn
 async def reconcile_charge(
     database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileCharge
 ) -> None:
-    """Protocol, row 16: learn from the provider what no event and no answer told."""
+    """Protocol, row 16: look the charge up at the provider, because no answer and no event has reported it."""
     with deadlines.deadline(CALL_DEADLINE):
         charges = await provider.find_charges(payload.payment_id)
     captured = [charge for charge in charges if charge.status == "captured"]
     if len(captured) > 1:
-        # It promised one charge per key. Which one is meant, and the money of the other, is for a person to settle.
+        # The provider promised one charge per key. An operator must decide which one counts, and refund the other.
         log.error("payment_charged_twice", payment_id=payload.payment_id, charges=[charge.id for charge in charges])
     async with database.transaction() as session:
         if charges:
@@ -60,7 +60,7 @@ async def reconcile_charge(
 
 
 async def make_refund(database: Database, provider: ProviderClient, job: RunningJob, payload: MakeRefund) -> None:
-    """Protocol, row 13: ask for the refund, under its own key; an unknown outcome is tried again with the same one."""
+    """Protocol, row 13: request the refund with its own key. The job retries an unknown outcome with the same key."""
     async with database.read() as session:
         refund = await use_cases.refund_to_ask_for(session, payload.refund_id)
     if refund is None:
@@ -113,7 +113,7 @@ def _refund_report(refund_id: UUID, refund: Refund) -> RefundReport:
 
 
 async def _charge(provider: ProviderClient, payment: Payment, attempts: "_Attempts") -> ChargeReport | None:
-    """Charge; None when the payment moved on while this was about to start."""
+    """Charge the payment. Returns None if its status changed before the charge began."""
     if payment.payment_method is None:
         return None
     try:
@@ -133,14 +133,15 @@ async def _charge(provider: ProviderClient, payment: Payment, attempts: "_Attemp
 
 
 def _refusal(error: DependencyRejected) -> str:
-    """Why the provider refused for good. What is not such a refusal travels on: its outcome is unknown."""
+    """The reason of a final refusal. Raises the error again if it is none: the outcome is then unknown."""
     code = _error_code(error.body)
     if error.status == _PAYMENT_REQUIRED:
         return code
     if error.status == _UNPROCESSABLE and code not in {"idempotency_key_reused", _UNREADABLE}:
         return code
     if error.status == _UNPROCESSABLE:
-        # Our key stands, or may stand, for another payload there: only a person can say which charge is meant.
+        # The provider has, or may have, another payload under this key. Only an operator can tell which charge is
+        # meant.
         raise PermanentJobError(str(error)) from error
     raise error
 
@@ -153,12 +154,15 @@ def _error_code(body: bytes) -> str:
 
 
 class _MovedOnError(Exception):
-    """The payment is no longer to be charged."""
+    """The payment must no longer be charged."""
 
 
 @dataclass(slots=True)
 class _Attempts:
-    """The attempt rows of one run: each committed before its POST; `_numbers` maps the loop's turn to the row."""
+    """The attempt rows of one run of the job, each committed before its POST.
+
+    `_numbers` maps the retry loop's attempt to the row's number.
+    """
 
     _database: Database
     _payment_id: UUID
@@ -166,7 +170,7 @@ class _Attempts:
 
     @property
     def last(self) -> int:
-        """The row of the latest one; there is one once the provider has answered."""
+        """The number of the latest row. There is one once the provider has answered."""
         return max(self._numbers.values())
 
     async def begin(self, turn: int) -> None:

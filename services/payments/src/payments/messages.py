@@ -11,31 +11,31 @@ PROVIDER_STREAM = "events:webhook-ingest"
 
 
 class ChargePayment(JobPayload, job="charge_payment", unique=("payment_id",), max_attempts=50, time_limit=20):
-    """Charge the provider. 50 attempts at up to a minute: the provider may be away for half an hour."""
+    """Charge the payment at the provider. 50 attempts, up to a minute apart, outlast half an hour of outage."""
 
     payment_id: UUID
 
 
 class MakeRefund(JobPayload, job="make_refund", unique=("refund_id",), max_attempts=50, time_limit=20):
-    """Ask the provider for a refund, under the refund's own key."""
+    """Request a refund from the provider, with the refund's own idempotency key."""
 
     refund_id: UUID
 
 
 class ReconcileCharge(JobPayload, job="reconcile_charge", unique=("payment_id",), max_attempts=50, time_limit=20):
-    """Ask the provider what became of a charge. As patient as the charge: an outage needs no person."""
+    """Look the charge up at the provider. It has as many attempts as the charge, so an outage needs no operator."""
 
     payment_id: UUID
 
 
 class ReconcileRefund(JobPayload, job="reconcile_refund", unique=("refund_id",), max_attempts=50, time_limit=20):
-    """Ask the provider what became of a refund, as patiently."""
+    """Look the refund up at the provider, with as many attempts."""
 
     refund_id: UUID
 
 
 class PaymentEvent(Event):
-    """What all events of a payment carry."""
+    """The fields of all events of a payment."""
 
     payment_id: UUID
     order_id: UUID
@@ -59,7 +59,7 @@ class PaymentRefunded(PaymentEvent, type="payment.refunded"):
 
 
 class ProviderChargeEvent(Event):
-    """What the provider reported of a charge; `reference` is our payment's id."""
+    """A charge's state as the provider reported it. `reference` is our payment's id."""
 
     reference: str
     provider_id: str
@@ -76,7 +76,7 @@ class ProviderChargeFailed(ProviderChargeEvent, type="provider.charge.failed"):
 
 
 class ProviderRefundEvent(Event):
-    """What the provider reported of a refund; `reference` is our refund's id."""
+    """A refund's state as the provider reported it. `reference` is our refund's id."""
 
     reference: str
     provider_id: str

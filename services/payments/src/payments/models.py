@@ -1,4 +1,4 @@
-"""What payments keeps: payments, the attempts to charge them, and the legal moves of a payment."""
+"""The tables of payments (payments, charge attempts, refunds), and the legal transitions of a payment and a refund."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class PaymentStatus(StrEnum):
-    """`submitting`: a charge may be on its way. `submitted`: the provider has it. `canceled`: it never will."""
+    """`submitting`: a charge may be on its way. `submitted`: the provider has accepted it. `canceled`: there is no
+    charge.
+    """
 
     CREATED = "created"
     SUBMITTING = "submitting"
@@ -43,7 +45,7 @@ PAYMENT = StateMachine(
 
 
 class RefundStatus(StrEnum):
-    """`submitted`: the provider has it. After `failed` a new row with a new key is tried."""
+    """`submitted`: the provider has accepted it. After `failed`, another refund with a new key is tried."""
 
     REQUESTED = "requested"
     SUBMITTED = "submitted"
@@ -63,7 +65,7 @@ REFUND = StateMachine(
 
 
 class AttemptOutcome(StrEnum):
-    """`open`: this POST may have had an effect, or may still have one. `not_run`: its sender knows that it cannot."""
+    """`open`: the POST may have had an effect, or may still have one. `not_run`: it certainly has none."""
 
     OPEN = "open"
     NOT_RUN = "not_run"
@@ -76,29 +78,29 @@ class Base(DeclarativeBase):
 class Payment(Base):
     __tablename__ = "payment"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)  # minted by orders, with the order
+    id: Mapped[UUID] = mapped_column(primary_key=True)  # created by orders, with the order
     order_id: Mapped[UUID] = mapped_column(unique=True)
     amount: Mapped[int]  # minor units
     currency: Mapped[str]
-    payment_method: Mapped[str | None]  # none on a tombstone: its payment was never asked for
+    payment_method: Mapped[str | None]  # None on a tombstone, whose payment was voided before it was requested
     status: Mapped[str] = mapped_column(server_default=PaymentStatus.CREATED.value)
-    # "Bring the net to zero": a capture that comes later is refunded by itself.
+    # The net must be zero: a later capture is refunded automatically.
     void: Mapped[bool] = mapped_column(server_default="false")
     provider_charge_id: Mapped[str | None]
-    # Of the charge, as the provider counts: what it told of an older one is late.
+    # The provider's version of the charge. A report of an older version is out of date.
     charge_version: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]
-    # The version of the event that was published last; 0 before there is news.
+    # The version of the event that was published last; 0 before the first one.
     version: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ChargeAttempt(Base):
-    """One POST to the provider, written before it is sent: each turn of a retry loop is a new row.
+    """One POST to the provider. The row is committed before the POST, and each attempt of a retry loop has its own row.
 
-    `answer` is the provider's status of the charge, or the code of its refusal. What got no such answer has none, and
-    no end unless it is known not to have run.
+    `answer` is the provider's status of the charge, or the code of its refusal, and None without such an answer. Then
+    `ended_at` is None too, unless the POST is known not to have run.
     """
 
     __tablename__ = "charge_attempt"
@@ -112,7 +114,7 @@ class ChargeAttempt(Base):
 
 
 class Refund(Base):
-    """One refund at the provider, under its own key; at most one of a payment is not `failed`."""
+    """One refund at the provider, with its own key. At most one refund of a payment is not `failed`."""
 
     __tablename__ = "refund"
 

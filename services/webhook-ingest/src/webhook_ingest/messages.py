@@ -9,13 +9,13 @@ STREAM = "events:webhook-ingest"
 
 
 class PublishEvent(JobPayload, job="publish_event", unique=("id",), max_attempts=10, time_limit=10):
-    """Turn a stored webhook into an event; `id` is the row's."""
+    """Publish a stored webhook as an event. `id` is the row's."""
 
     id: UUID
 
 
 class ProviderObjectEvent(Event):
-    """What became of a charge or a refund at the provider; `reference` is the payment's or the refund's id."""
+    """The state of a charge or a refund at the provider. `reference` is the payment's or the refund's id."""
 
     reference: str
     provider_id: str

@@ -1,4 +1,4 @@
-"""What webhook-ingest keeps: each provider event once, with its raw body, and the legal moves of one."""
+"""The table of webhook-ingest, which stores each provider event once with its raw body, and its legal transitions."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Provider(StrEnum):
-    """Who sends webhooks; the value is the last part of the path they post to."""
+    """The providers that send webhooks. The value is the last part of the path that they post to."""
 
     PAYMENT_PROVIDER = "payment-provider"
     STRIPE = "stripe"
@@ -19,7 +19,7 @@ class Provider(StrEnum):
 
 
 class ProviderEventStatus(StrEnum):
-    """`ignored`: of a type that nobody here handled; kept, until somebody does."""
+    """`ignored`: no handler exists for the event's type. It stays stored, and can be redriven once there is one."""
 
     STORED = "stored"
     PUBLISHED = "published"
@@ -35,7 +35,7 @@ PROVIDER_EVENT = StateMachine(
             ProviderEventStatus.DEAD,
             ProviderEventStatus.IGNORED,
         ),
-        # Redriven, once what reads them was mended or taught.
+        # An operator redrives dead and ignored events once the code can read or handle them.
         ProviderEventStatus.DEAD: (ProviderEventStatus.STORED,),
         ProviderEventStatus.PUBLISHED: (),
         ProviderEventStatus.IGNORED: (ProviderEventStatus.STORED,),
@@ -52,8 +52,8 @@ class ProviderEvent(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
     provider: Mapped[str]
-    event_id: Mapped[str]  # the sender's; unique per provider
-    body: Mapped[bytes]  # as it was signed
+    event_id: Mapped[str]  # the provider's id; unique per provider
+    body: Mapped[bytes]  # the bytes that the provider signed
     status: Mapped[str] = mapped_column(server_default=ProviderEventStatus.STORED.value)
     reason: Mapped[str | None]
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())

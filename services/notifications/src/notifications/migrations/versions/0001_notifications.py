@@ -1,4 +1,4 @@
-"""Mails, one per event of an order, and how far each order has come."""
+"""Mails, one per event of an order, and the last version that was mailed for each order."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Customers' webhook endpoints, and what is delivered to them."""
+"""Clients' webhook endpoints, and the deliveries to them."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "notifications_0001"
 branch_labels = None
 depends_on = None
 
-# A deleted endpoint keeps its row, without secrets, for the deliveries that name it.
+# The row of a deleted endpoint stays, without secrets, because deliveries refer to it.
 _WEBHOOK_ENDPOINT = """
 CREATE TABLE webhook_endpoint (
     id uuid PRIMARY KEY DEFAULT uuidv7(),

@@ -1,4 +1,4 @@
-"""Endpoints whose latest attempt failed or took long; deliveries have a queue of their own."""
+"""A mark on endpoints whose latest attempt failed or was slow, and a job queue of its own for deliveries."""
 
 from alembic import op
 

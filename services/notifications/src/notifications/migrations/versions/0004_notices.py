@@ -1,4 +1,4 @@
-"""Endpoints that fail for long are disabled, and their clients told: mails that are about no order."""
+"""Endpoints that fail for long are disabled, and their clients receive a mail, which belongs to no order."""
 
 from alembic import op
 

@@ -45,7 +45,7 @@ CREATE TABLE order_line (
 )
 """
 _INDEXES = (
-    # A client's list, newest first; uuidv7 ids grow with time.
+    # For a client's list of orders, newest first: ids are uuidv7, which grow with time.
     "CREATE INDEX orders_client ON orders (client_id, id DESC)",
     "CREATE INDEX orders_key ON orders (client_id, idempotency_key)",
     "CREATE INDEX orders_open ON orders (created_at) WHERE status IN ('pending', 'cancelling')",

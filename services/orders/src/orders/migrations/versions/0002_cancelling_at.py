@@ -1,4 +1,4 @@
-"""When an order's cancellation began: no event tells of it."""
+"""A column for the time at which an order's cancellation began, which no event reports."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""A client's orders by an index that is sorted one way, so that a page is found by client and id together."""
+"""An index of a client's orders with both columns ascending, so that one row comparison finds a page."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Refunds, and what a payment must know to be voided and reconciled."""
+"""Refunds, and the columns with which a payment is voided and reconciled."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 _PAYMENT = """
 ALTER TABLE payment
-    ADD COLUMN void boolean NOT NULL DEFAULT false,     -- bring the net to zero, whatever comes
+    ADD COLUMN void boolean NOT NULL DEFAULT false,     -- the net must be zero
     ALTER COLUMN payment_method DROP NOT NULL           -- a tombstone has none
 """
 _REFUND = """
@@ -27,7 +27,7 @@ CREATE TABLE refund (
 )
 """
 _INDEXES = (
-    # At most one refund of a payment is alive or done, whoever asks for it and how often.
+    # At most one refund of a payment is under way or done, however often a refund is requested.
     "CREATE UNIQUE INDEX refund_one ON refund (payment_id) WHERE status <> 'failed'",
     "CREATE INDEX refund_open ON refund (updated_at) WHERE status IN ('requested', 'submitted')",
     "DROP INDEX payment_open",

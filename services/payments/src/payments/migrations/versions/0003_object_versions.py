@@ -1,4 +1,4 @@
-"""The newest version of a charge and of a refund that the provider has told of: older news is late."""
+"""The newest versions of a charge and of a refund that the provider has reported. Older reports are out of date."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""When an attempt to charge ended, and what the provider answered."""
+"""Columns for the end of a charge attempt and for the provider's answer."""
 
 from alembic import op
 

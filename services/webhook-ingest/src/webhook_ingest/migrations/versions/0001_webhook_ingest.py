@@ -1,4 +1,4 @@
-"""Provider events, each once, with the raw body."""
+"""Provider events, each stored once, with its raw body."""
 
 from alembic import op
 
