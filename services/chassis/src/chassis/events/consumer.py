@@ -114,7 +114,8 @@ class Consumer:
             if self._retry_at is not None and time.monotonic() >= self._retry_at:
                 await self._retry_pending()
             elif self._retry_at is not None and len(self._waiting) >= self._settings.batch:
-                await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())  # others would wait too
+                # So many aggregates wait for a retry that new entries would only wait behind them.
+                await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())
             else:
                 await self._process(await self._group.read_new(block=self._settings.poll_interval))
 
@@ -189,7 +190,7 @@ class Consumer:
         return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._random)
 
     async def _tend(self) -> None:
-        """Take over silent consumers' entries, replay dead events, measure and prune: each fifth of `claim_after`."""
+        """Take over silent consumers' entries, replay dead events, measure and prune: every `claim_after` / 5 s."""
         now = time.monotonic()
         if now - self._tended_at < self._claim_after / 5:
             return

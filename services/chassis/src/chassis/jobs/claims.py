@@ -18,7 +18,7 @@ class Claims:
         self.suspects_due = SuspectsDue(beside_others=False, alone=False)
 
     def next(self, running: Container[Run], *, unended: int) -> Claim:
-        """The jobs to claim while `running` run, `unended` of which keep their slot."""
+        """The next claim. `running` holds the jobs that run, and `unended` of them still occupy a slot."""
         suspect, claim = self._suspect or (None, None)
         return decide_claim(
             unended=unended,

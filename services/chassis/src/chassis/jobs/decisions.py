@@ -18,7 +18,7 @@ default backoff. A job that itself causes the outage dies in the end."""
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Up to `count` jobs to claim: `suspects`, which run `alone` or beside other jobs, or the jobs that are none."""
+    """A claim of up to `count` jobs: `suspects` or other jobs, and suspects that run `alone` or beside other jobs."""
 
     count: int
     suspects: bool = False

@@ -43,7 +43,7 @@ class Leases:
                 run.end("lease_lost")
 
     async def _extend(self, runs: Sequence[Run], *, handing_back: Sequence[Run]) -> set[tuple[int, int]]:
-        """The fencing tokens that are still valid. Jobs that were lost in an outage may have no owner: they go back."""
+        """The fencing tokens that are still valid. Lost jobs may have no owner, so they are handed back first."""
         async with self._database.driver() as connection:
             if handing_back:
                 await _hand_back(connection, handing_back)

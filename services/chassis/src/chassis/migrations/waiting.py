@@ -69,7 +69,7 @@ async def _wait(
     """Call `check` until it returns no reason to wait, at least once."""
     address = f"{settings.name} at {settings.host}:{settings.port}"
     deadline = time.monotonic() + timeout_seconds
-    told = ""
+    last_reason = ""
     while True:
         try:
             reason = await check()
@@ -79,9 +79,9 @@ async def _wait(
             return
         if time.monotonic() + _POLL_SECONDS > deadline:
             raise DatabaseNotReady(f"{address} is not ready after {timeout_seconds:g} s: {reason}")
-        if reason != told:
+        if reason != last_reason:
             tell(f"waiting for {address}: {reason}")
-            told = reason
+            last_reason = reason
         await asyncio.sleep(_POLL_SECONDS)
 
 
