@@ -46,8 +46,9 @@ bench-calls: $(TOOLS) ## A call through everything, a webhook received and one s
 	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/calls
 	@$(BIN)/python loadtest/benchmarks/calls
 
-bench-order: $(TOOLS) ## A whole order from its POST to its last mail: CPU by process, transactions (2 minutes)
-	@$(BIN)/python loadtest/benchmarks/order
+bench-order: $(TOOLS) ## A whole order, POST to last mail, beside the same saga written plainly; RATE=20, CHART=a.svg (4 minutes)
+	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/order
+	@$(BIN)/python loadtest/benchmarks/order $(if $(RATE),--rate $(RATE)) $(if $(CHART),--chart $(CHART))
 
 bench-http: $(TOOLS) ## Orders against a bare application, in CPU per request; gated (3 minutes)
 	@$(BIN)/python loadtest/benchmarks/http

@@ -67,6 +67,9 @@ async def measure(name: str, *, orders: int, rate: float | None) -> Found:
             before = await spent(platform)
             await asyncio.sleep(IDLE_SECONDS)
             resting = await spent(platform) - before
+            restarted = [program for program in platform.supervisor.entries if platform.restarts(program)]
+    if restarted:
+        raise BenchError(f"{name}: {', '.join(restarted)} ended and started again meanwhile")
     # `spent` itself waits a second.
     idle = sum(resting.cpu.values()) / (IDLE_SECONDS + 1)
     return Found(orders=orders, spent=working, placed=placed, idle=idle)
@@ -114,6 +117,7 @@ async def main(arguments: argparse.Namespace) -> None:
         found[name] = await measure(name, orders=arguments.orders, rate=arguments.rate)
     report(found)
     if arguments.chart:
+        sys.path.append(str(Path(__file__).parents[2]))  # the style is the lab's
         from chart import draw  # noqa: PLC0415  matplotlib takes a second to import
 
         draw(found, arguments.chart)

@@ -17,6 +17,7 @@ from holdfast_local.topology import NO_OVERRIDES, Overrides
 _HERE = Path(__file__).parent
 _UNLIMITED = {"rate_limit.rate_per_second": 10_000, "rate_limit.burst": 10_000}
 _NOT_IN_PLAIN = {"notifications-api", "customer-endpoint", *(f"{service}-keys" for service in SERVICES)}
+_IN_DURABLE = {"payment-provider", "mailbox", "orders-migrate", "orders-api"}
 
 
 def _as_it_is(program: Program) -> Program:
@@ -62,7 +63,7 @@ def _plain(form: str, settings: LocalSettings) -> Arm:
         return replace(
             program,
             command=[sys.executable, _HERE / "plain", form, service, role],
-            env=_environment(installation, service, role, port),
+            env=_environment(installation, service, role, str(port)),
             after=program.after - _NOT_IN_PLAIN,
             answers=answers,
         )
@@ -70,12 +71,33 @@ def _plain(form: str, settings: LocalSettings) -> Arm:
     return Arm(adapt=adapt, wanted=lambda program: program.name not in _NOT_IN_PLAIN)
 
 
+def durable(settings: LocalSettings) -> Arm:
+    """One process of `durable/` in place of all ours, at the addresses of orders and of webhook-ingest."""
+    installation = Installation.load(settings)
+
+    def adapt(program: Program) -> Program:
+        if not program.name.startswith("orders-"):
+            return program
+        is_api = program.name == "orders-api"
+        ports = ",".join(str(settings.port(name)) for name in ("orders", "webhook_ingest"))
+        return replace(
+            program,
+            command=[_HERE / ".venv" / "bin" / "python", _HERE / "durable", "serve" if is_api else "migrate"],
+            # dbos makes its tables itself.
+            env=_environment(installation, "orders", "migrate", ports),
+            after=program.after & _IN_DURABLE,
+            answers=ready_over_http(settings.port("orders")) if is_api else None,
+        )
+
+    return Arm(adapt=adapt, wanted=lambda program: program.name in _IN_DURABLE)
+
+
 async def _at_once() -> bool:
     """A plain worker has no address that could be asked."""
     return True
 
 
-def _environment(installation: Installation, service: str, role: str, port: int) -> Mapping[str, str]:
+def _environment(installation: Installation, service: str, role: str, ports: str) -> Mapping[str, str]:
     secrets, dsn = installation.secrets, installation.database_dsn(service)
     if role == "migrate":
         owner = (f"_owner:{secrets.owner_passwords[service]}", f"_app:{secrets.runtime_passwords[service]}")
@@ -84,7 +106,7 @@ def _environment(installation: Installation, service: str, role: str, port: int)
     return {
         "PATH": os.environ["PATH"],
         "PLAIN_DSN": dsn,
-        "PLAIN_PORT": str(port),
+        "PLAIN_PORT": ports,
         "PLAIN_REDIS": f"redis://:{secrets.valkey_password}@{LOOPBACK}:{valkey}",
         "PLAIN_PAYMENTS_URL": installation.url("payments"),
         "PLAIN_PROVIDER_URL": installation.url("payment_provider"),
@@ -98,4 +120,5 @@ ARMS: Mapping[str, Callable[[LocalSettings], Arm]] = {
     "holdfast": holdfast,
     "plain, ORM": plain_orm,
     "plain, SQL": plain_sql,
+    "dbos": durable,
 }

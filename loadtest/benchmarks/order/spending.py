@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import asyncpg
@@ -50,7 +51,14 @@ async def spent(platform: Platform) -> Spent:
 def _cpu_seconds(pid: int) -> float:
     """Of a process, its children, and those of its children that have ended: PostgreSQL's backends."""
     process = psutil.Process(pid)
-    own = process.cpu_times()
-    ended = own.children_user + own.children_system
-    children = [child.cpu_times() for child in process.children(recursive=True)]
-    return own.user + own.system + ended + sum(times.user + times.system for times in children)
+    while True:
+        own = process.cpu_times()
+        ended = own.children_user + own.children_system
+        children = process.children(recursive=True)
+        with suppress(psutil.NoSuchProcess):  # a backend that ends meanwhile counts in `ended` the next time
+            return own.user + own.system + ended + sum(_own_seconds(child) for child in children)
+
+
+def _own_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system

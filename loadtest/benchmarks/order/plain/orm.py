@@ -125,8 +125,12 @@ class Transaction:
         order.status = "confirmed"
         return _values(order)
 
-    async def add_payment(self, values: dict[str, Any]) -> None:
+    async def add_payment(self, values: dict[str, Any]) -> bool:
+        """Whether it is new: a worker that was killed asks again."""
+        if await self._session.get(Payment, values["order_id"]) is not None:
+            return False
         self._session.add(Payment(**values))
+        return True
 
     async def payment(self, order_id: UUID) -> dict[str, Any]:
         return _values(await self._session.get_one(Payment, order_id))

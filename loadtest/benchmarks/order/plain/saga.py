@@ -1,9 +1,9 @@
 """The plain saga: three APIs and four workers that do what the platform does to an order, and no more.
 
 Work and events commit with what causes them, as rows of `task`; a worker deletes the row in the transaction of its
-effects. So an order survives a crash. There is no lease (a transaction stays open during a call), no attempt is
-counted, nothing is delayed after a failure, and there are no keys, dead letters, limits, deadlines, breakers, traces
-or metrics.
+effects. So an order survives a crash, after which a mail may be written twice. There is no lease (a transaction stays
+open during a call), no attempt is counted, nothing is delayed after a failure (the process ends, and its supervisor
+starts it again), and there are no keys, dead letters, limits, deadlines, breakers, traces or metrics.
 """
 
 import asyncio
@@ -100,8 +100,8 @@ def payments_api(store: Store, app: FastAPI) -> None:
     @app.post("/v1/payments", status_code=201)
     async def request_payment(payment: PaymentRequest) -> None:
         async with store.transaction() as transaction:
-            await transaction.add_payment(payment.model_dump())
-            await transaction.add_task("charge", {"order_id": str(payment.order_id)})
+            if await transaction.add_payment(payment.model_dump()):
+                await transaction.add_task("charge", {"order_id": str(payment.order_id)})
 
 
 def webhook_ingest_api(store: Store, app: FastAPI) -> None:

@@ -57,12 +57,14 @@ class Transaction:
     async def confirm_order(self, order_id: UUID) -> dict[str, Any]:
         return await self._one("UPDATE orders SET status = 'confirmed' WHERE id = $1 RETURNING *", order_id)
 
-    async def add_payment(self, values: dict[str, Any]) -> None:
-        await self._connection.execute(
+    async def add_payment(self, values: dict[str, Any]) -> bool:
+        """Whether it is new: a worker that was killed asks again."""
+        order_id = await self._connection.fetchval(
             "INSERT INTO payment (order_id, amount, currency, payment_method, status)"
-            " VALUES ($1, $2, $3, $4, 'created')",
+            " VALUES ($1, $2, $3, $4, 'created') ON CONFLICT DO NOTHING RETURNING order_id",
             *(values[name] for name in ("order_id", "amount", "currency", "payment_method")),
         )
+        return order_id is not None
 
     async def payment(self, order_id: UUID) -> dict[str, Any]:
         return await self._one("SELECT * FROM payment WHERE order_id = $1", order_id)
