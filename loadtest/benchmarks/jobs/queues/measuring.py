@@ -155,6 +155,18 @@ def main(opened: Callable[[], AbstractAsyncContextManager[Queue]]) -> None:
     print(json.dumps(uvloop.run(measure())))
 
 
+def keep_unclosed_quiet() -> None:
+    """For the queues on Redis: they cancel their tasks in the middle of a pipeline when they stop, and redis-py reports
+    that from a finaliser. Other errors are logged as usual.
+    """
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        if not str(context["message"]).startswith("Unclosed "):
+            loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(handle)
+
+
 @contextlib.asynccontextmanager
 async def in_background(work: Coroutine[object, object, object]) -> AsyncIterator[None]:
     """A worker as a task; cancelled at the end. What it raises before that is raised here."""

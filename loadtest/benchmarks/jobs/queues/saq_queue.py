@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import saq
-from measuring import Queue, in_background, main
+from measuring import Queue, in_background, keep_unclosed_quiet, main
 from redis.asyncio import BlockingConnectionPool, Redis
 from saq.queue.redis import RedisQueue
 
@@ -17,6 +17,7 @@ logging.disable(logging.WARNING)
 
 @asynccontextmanager
 async def opened() -> AsyncIterator[Queue]:
+    keep_unclosed_quiet()
     # Each place of a worker waits on a connection of its own, and redis-py's pool refuses the hundred-and-first.
     pool = BlockingConnectionPool.from_url(os.environ["BENCH_REDIS"], max_connections=MAX_CONNECTIONS)
     queue = RedisQueue(Redis(connection_pool=pool))

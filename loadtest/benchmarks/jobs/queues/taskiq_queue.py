@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from measuring import Queue, in_background, main
+from measuring import Queue, in_background, keep_unclosed_quiet, main
 from taskiq.api import run_receiver_task
 from taskiq_redis import RedisStreamBroker
 
@@ -15,6 +15,7 @@ logging.disable(logging.WARNING)
 
 @asynccontextmanager
 async def opened() -> AsyncIterator[Queue]:
+    keep_unclosed_quiet()
     broker = RedisStreamBroker(os.environ["BENCH_REDIS"], consumer_id="0", unacknowledged_lock_timeout=10)
     arrived: list[Callable[[], None]] = [lambda: None]
 
