@@ -7,13 +7,14 @@ A label's values are listed, from the code wherever it lists them itself, or bou
 from itertools import chain
 from typing import Any, NamedTuple, TypeAliasType, get_args
 
-from chassis import caching, circuit_breaker, rate_limiting, webhooks
+from chassis import caching, circuit_breaker, webhooks
 from chassis.app.api import load_shedding
 from chassis.errors import ErrorCode
 from chassis.events import delivery as event_delivery
 from chassis.jobs.decisions import Outcome as JobOutcome
 from chassis.logging import debugging
 from chassis.process import reloading
+from chassis.rate_limiting.limiter import Backend
 from chassis.retries.decisions import StopReason
 from webhook_ingest.models import Provider
 
@@ -44,7 +45,7 @@ LABELS: dict[str, Bound] = {
     "criticality": _literal(load_shedding.Criticality),
     "database": Bound(at_most=1, what="the service's database"),
     "decision": _of("allowed", "refused", "would_refuse"),
-    "backend": _literal(rate_limiting.Backend),
+    "backend": _literal(Backend),
     "dependency": _of("payments", "provider", "customers", "suspect_customers"),
     "error_type": Bound(at_most=40, what="SQLSTATEs, or names of exceptions"),
     "from": _STATES,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from backends import FreshDatabase
 from chassis.app.api import ApiResources, Application, Caller, Router
-from chassis.app.api.load_shedding import Criticality, LoadShedder, has_place, load_shed
+from chassis.app.api.load_shedding import Criticality, LoadShedder, has_slot, load_shed
 from chassis.auth import Authenticator
 from chassis.auth.api_keys import ApiKeys
 from chassis.config import Live
@@ -57,11 +57,11 @@ def test_the_others_never_take_the_places_that_are_kept_for_critical_requests(
         if arriving is None:
             here = here[1:]
             continue
-        is_in = has_place(len(here), arriving, limits)
+        is_in = has_slot(len(here), arriving, limits)
         if arriving == "critical" and Counter(here)["critical"] < kept:
             assert is_in
         if arriving == "sheddable" and is_in:
-            assert has_place(len(here), "default", limits)
+            assert has_slot(len(here), "default", limits)
         here += [arriving] if is_in else []
         assert len(here) <= most
         assert here or not is_in
@@ -70,22 +70,22 @@ def test_the_others_never_take_the_places_that_are_kept_for_critical_requests(
 def test_an_idle_process_takes_any_request_whatever_the_shares() -> None:
     smallest = HttpSettings(max_concurrent_requests=1, default_share=0.01, sheddable_share=0.01)
     classes: list[Criticality] = ["critical", "default", "sheddable"]
-    assert all(has_place(0, one, smallest) for one in classes)
-    assert not any(has_place(1, one, smallest) for one in classes)
+    assert all(has_slot(0, one, smallest) for one in classes)
+    assert not any(has_slot(1, one, smallest) for one in classes)
 
 
 async def test_a_place_comes_back_after_an_error_and_after_cancellation() -> None:
     shedder = LoadShedder(lambda: HttpSettings(max_concurrent_requests=1))
-    with pytest.raises(RuntimeError), shedder.place("critical"):
+    with pytest.raises(RuntimeError), shedder.slot("critical"):
         raise RuntimeError
 
     async def hang() -> None:
-        with shedder.place("critical"):
+        with shedder.slot("critical"):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(hang())
     await asyncio.sleep(0)
-    with pytest.raises(ApiError) as refused, shedder.place("critical"):
+    with pytest.raises(ApiError) as refused, shedder.slot("critical"):
         pass
     assert refused.value.code is ErrorCode.OVERLOADED
     assert shedder.in_flight == 1
@@ -155,7 +155,7 @@ async def test_a_request_is_shed_by_its_route_before_its_body_is_read_or_its_cal
     before = load_shed.labels("sheddable")._value.get()
     with ExitStack() as others:
         for _ in range(5):
-            others.enter_context(shedder.place("critical"))
+            others.enter_context(shedder.slot("critical"))
         shed = await ask(app, "/search", hears=False)
         assert (shed.status, shed.headers[b"retry-after"]) == (503, b"1")
         assert (await ask(app, "/pay", hears=False)).status == 401  # it was taken in, and has no key
@@ -164,7 +164,7 @@ async def test_a_request_is_shed_by_its_route_before_its_body_is_read_or_its_cal
 
 
 async def test_another_limit_holds_for_the_next_request(app: Application, live: Live[Settings]) -> None:
-    with app.load_shedder.place("critical"):
+    with app.load_shedder.slot("critical"):
         assert (await ask(app, "/pay")).status == 401
         http = live.current.http.model_copy(update={"max_concurrent_requests": 1})
         live.replace(live.current.model_copy(update={"http": http}))

@@ -21,7 +21,7 @@ log = get_logger(__name__)
 
 decisions = Counter(
     "rate_limit_decisions",
-    "Decisions, by outcome (allowed, refused; would_refuse in a dark launch) and by who decided (redis, local).",
+    "Decisions, by outcome (allowed, refused; would_refuse in a dark launch) and by backend (redis, local).",
     ["policy", "tier", "decision", "backend"],
 )
 

@@ -1,7 +1,7 @@
-"""Who may call a route, and what a call takes of the caller's limit: decided before the body is read.
+"""Access to a route: the scope that its callers need, and the cost of a call. Checked before the body is read.
 
 @router.post("/orders", access="orders:write", cost=5)     the route's declaration, which the OpenAPI document shows
-caller: Caller                                             in the handler: the authenticated principal
+caller: Caller                                             a parameter of the handler: the authenticated principal
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from chassis.logging import bind_to_task
 from chassis.rate_limiting import default_policy
 
 SCHEME = "key"
-"""The name of the security scheme in OpenAPI documents: a bearer key or token."""
+"""The security scheme in OpenAPI documents: an API key or a token, as a bearer."""
 _PRINCIPAL = "holdfast.principal"
-"""The key of a request's scope under which its principal is kept."""
+"""The name of the principal in a request's ASGI scope."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a route that is not public asks of its callers: the scope, and what a call takes of their limit."""
+    """The scope that a caller needs, and the units that a call takes from the caller's rate limit."""
 
     scope: str
     cost: int
 
     def described(self) -> dict[str, Any]:
-        """As OpenAPI fields of the operation."""
+        """The fields of the operation in the OpenAPI document."""
         return {"security": [{SCHEME: [self.scope]}], "x-rate-limit-cost": self.cost}
 
     async def check(self, request: Request) -> None:
-        """Remember the caller in the request's scope, or raise the `ApiError` that refuses the request."""
+        """Put the caller into the request's scope, or raise an `ApiError` that refuses the request."""
         principal = await _authenticated(request)
         limits = limits_of(request)
         policy = default_policy(limits, tier=limits.tier_of.get(principal.id, "standard"))
@@ -57,7 +57,7 @@ async def _authenticated(request: Request) -> Principal:
 
 
 def caller_of(request: Request) -> Principal:
-    """The caller, once the route's `access` has let the request pass."""
+    """The caller. The route's `access` must have admitted the request."""
     principal: Principal = request.scope[_PRINCIPAL]
     return principal
 
@@ -67,4 +67,4 @@ async def _caller(request: Request) -> Principal:
 
 
 Caller = Annotated[Principal, Depends(_caller)]
-"""A route's parameter: the caller. The route must have declared its `access`."""
+"""A route's parameter: the caller. The route must declare `access`."""

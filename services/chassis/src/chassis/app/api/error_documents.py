@@ -1,4 +1,4 @@
-"""What an OpenAPI document says of errors, by the catalogue: the codes that each route may answer with, by status."""
+"""Errors in the OpenAPI document: by status, the codes of the catalogue that each route may answer with."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -11,12 +11,12 @@ from chassis.errors.answers import PROBLEM_JSON
 type ErrorCodeName = Annotated[
     str,
     Field(
-        description="More may follow: go by the status, and by `retryable`, for one that you do not know.",
+        description="New codes may be added. For an unknown code, decide by the status and by `retryable`.",
         json_schema_extra={"enum": [code.name for code in ErrorCode], "x-extensible": True},
     ),
 ]
 
-# What the server, the frame around each request and the database may answer at any time.
+# The server, `RequestContext` and the database may cause these on any route.
 _ALWAYS = (
     ErrorCode.MALFORMED_REQUEST,
     ErrorCode.VALIDATION_FAILED,
@@ -36,14 +36,17 @@ KEYED = (
     ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
     ErrorCode.IDEMPOTENCY_KEY_REUSED,
 )
-"""What a route with an idempotency key may answer."""
+"""The codes of routes that take an idempotency key."""
 _WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED)
 
-_RETRY_AFTER = {"description": "Seconds to wait before repeating.", "schema": {"type": "integer", "minimum": 1}}
+_RETRY_AFTER = {
+    "description": "Seconds to wait before the request is repeated.",
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 
 class Detail(BaseModel):
-    """One thing wrong with one field; without `received` where what was sent must not be shown back."""
+    """One invalid field. `received` is absent when the value that was sent may be secret."""
 
     field: str
     message: str
@@ -59,14 +62,14 @@ class ErrorBody(BaseModel):
 
 
 class ErrorEnvelope(BaseModel):
-    """What every error answer looks like."""
+    """The body of every error answer."""
 
     error: ErrorBody
     request_id: str
 
 
 class Problem(BaseModel):
-    """The same as a problem of RFC 9457, for a caller whose Accept asks for it."""
+    """The same error as a problem of RFC 9457, for callers that send `Accept: application/problem+json`."""
 
     type: str = Field(description="The code's documentation.")
     title: str
@@ -79,7 +82,7 @@ class Problem(BaseModel):
 
 
 def documented(*codes: ErrorCode, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI responses of a route that may answer with these errors, beside those that any route may."""
+    """The OpenAPI responses of a route with these errors, and with those of every route."""
     by_status: dict[int, list[ErrorCode]] = {}
     for code in (*_ALWAYS, *(_WITH_KEY if needs_key else ()), *codes):
         by_status.setdefault(code.value.status, []).append(code)
@@ -101,7 +104,7 @@ def _response(codes: Iterable[ErrorCode]) -> dict[str, Any]:
 
 
 def describe_errors(document: dict[str, Any]) -> None:
-    """Let the OpenAPI document have the schema that `documented` refers to."""
+    """Add the schema to which the responses of `documented` refer."""
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs")
     document["components"]["schemas"].setdefault("Problem", schema)

@@ -1,4 +1,4 @@
-"""How an error is answered: the envelope, or RFC 9457 when the caller's Accept asks for it. Counts what it renders."""
+"""Error answers: in the envelope, or as RFC 9457 when the caller's Accept header prefers it. Each answer is counted."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -24,10 +24,10 @@ log = get_logger(__name__)
 
 api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code", "route"])
 
-_MAX_SHOWN = 100  # characters of a wrong value, or of a field's name, that are shown back
-_MAX_DETAILS = 100  # more than any honest request has wrong: an answer must not be a multiple of what caused it
-_MAX_MESSAGE = 300  # characters; ours are shorter, and a validator may quote what it was given
-_QUOTES_NOTHING = frozenset(
+_MAX_SHOWN = 100  # characters of an invalid value, or of a field's name, that an answer repeats
+_MAX_DETAILS = 100  # bounds the answer, so that a small request cannot cause a large one
+_MAX_MESSAGE = 300  # characters; ours are shorter, but a validator's message may quote the value
+_NEVER_QUOTES_VALUE = frozenset(
     {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
 )
 
@@ -35,15 +35,15 @@ _METHOD_NOT_ALLOWED = 405
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 DOCUMENTATION_KEY = "holdfast.documentation_url"
-"""Where a request's scope says where the errors page is published."""
+"""The name, in a request's ASGI scope, of the URL of the errors page."""
 
 
 EXPECTED = (ApiError, RequestValidationError, HTTPException)
-"""What is raised to be answered, by a route or by the framework. Anything else is a failure."""
+"""Exceptions that a route or the framework raises to answer with an error. Any other exception is a failure."""
 
 
 def answer_to(scope: Scope, error: ApiError | RequestValidationError | HTTPException) -> Response:
-    """The answer to one of these."""
+    """The answer for an exception of `EXPECTED`."""
     if isinstance(error, ApiError):
         if error.code.value.status >= 500:  # noqa: PLR2004
             log.warning("request_not_served", code=error.code.name, reason=str(error))
@@ -59,7 +59,7 @@ def answer_to(scope: Scope, error: ApiError | RequestValidationError | HTTPExcep
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that some route has for this path: the framework names those of the first one only."""
+    """The methods that the routes of this path have. (The framework names those of the first route only.)"""
     return [
         method
         for method in _METHODS
@@ -68,7 +68,7 @@ def _allowed(request: Request) -> list[str]:
 
 
 def render(scope: Scope, error: ApiError) -> Response:
-    """The answer to a caller, in the form that its Accept header asks for."""
+    """The answer, in the form that the caller's Accept header prefers."""
     route = getattr(scope.get("route"), "path", "unmatched")
     api_errors.labels(error.code.name, route).inc()
     put_on_canonical_line(error_code=error.code.name)
@@ -88,22 +88,24 @@ def render(scope: Scope, error: ApiError) -> Response:
 
 
 def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
-    """The detail without what its field, or one around it, is marked to keep to itself; nothing in it is long."""
+    """The detail with its texts shortened, and without the value if its field, or an enclosing one, is secret."""
     is_hidden = detail.received is None or _is_hidden(detail.field, marked)
     received = None if is_hidden else shown_back(detail.received or "", _MAX_SHOWN)
     return ErrorDetail(shown_back(detail.field, _MAX_SHOWN), shown_back(detail.message, _MAX_MESSAGE), received)
 
 
 def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
-    """A name longer than any of ours is not looked at: it is the caller's own, and judging one remembers it."""
+    """Whether the value of `field` may be secret. A longer name than any of ours counts as secret without a look-up:
+    the caller made it up, and `is_sensitive` caches each name.
+    """
     return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
 
 
 def marked_fields(app: FastAPI) -> AbstractSet[str]:
-    """The names of what any schema of this application marks as `writeOnly`, OpenAPI's word for it.
+    """The names of the fields that any schema of this application marks as `writeOnly`, OpenAPI's mark of a secret.
 
-    By name and for the whole application: rather too little is shown back than a password under another path. Asked
-    for the first time it takes a tenth of a second.
+    A name that one schema marks is hidden in all of them: an answer would rather omit a harmless value than repeat a
+    password. The first call takes a tenth of a second.
     """
     found: AbstractSet[str] | None = getattr(app.state, "write_only", None)
     if found is None:
@@ -112,7 +114,7 @@ def marked_fields(app: FastAPI) -> AbstractSet[str]:
 
 
 def _write_only(node: Any) -> Iterator[str]:
-    """The names of properties and parameters that are marked, anywhere in the document."""
+    """The names of the marked properties and parameters anywhere in the document."""
     if isinstance(node, Mapping):
         yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _is_marked(schema))
     if isinstance(node, Mapping | list):
@@ -129,13 +131,13 @@ def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_marked(schema: Mapping[str, Any]) -> bool:
-    """Marked itself, or as one of its alternatives: `SecretStr | None` has it inside an `anyOf`."""
+    """Whether the schema has the mark, or one of its alternatives: `SecretStr | None` has it inside an `anyOf`."""
     inner = [one for one in (*schema.get("anyOf", ()), schema.get("items")) if isinstance(one, Mapping)]
     return schema.get("writeOnly") is True or any(_is_marked(one) for one in inner)
 
 
 def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
-    """All validation errors at once; a body that is no JSON at all is a malformed request."""
+    """One error for all problems that were found. A body that is no JSON is a malformed request."""
     if any(problem["loc"] == ("header", idempotency.HEADER) for problem in problems):
         return ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
     if any(problem["type"] == "json_invalid" for problem in problems):
@@ -155,14 +157,16 @@ def _is_json(content_type: str) -> bool:
 
 
 def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
-    """One problem of Pydantic's. What it received is left out where it is an object (its fields are named one by one),
-    a header (they carry credentials), the whole body, or a field we do not know: a misspelt `pasword` is one too.
+    """The detail for one of Pydantic's problems.
+
+    The value is left out when it is an object (each of its fields has a problem of its own), a header (it may carry
+    credentials), the whole body, or an unknown field: a misspelt `pasword` is one.
     """
-    place, *path = problem["loc"]
-    field = ".".join(str(part) for part in path) or str(place)
-    is_secret = place == "header" or _is_hidden(field, marked)
-    # Some messages quote the input (a union's tag, what a validator of ours says); these never do.
-    message = problem["msg"] if not is_secret or problem["type"] in _QUOTES_NOTHING else "This value is not valid."
+    location, *path = problem["loc"]
+    field = ".".join(str(part) for part in path) or str(location)
+    is_secret = location == "header" or _is_hidden(field, marked)
+    # The messages of other types may quote the value, such as a union's tag.
+    message = problem["msg"] if not is_secret or problem["type"] in _NEVER_QUOTES_VALUE else "This value is not valid."
     is_ours = bool(path) and problem["type"] != "extra_forbidden"
     is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)
     return ErrorDetail(field, message, str(problem["input"]) if is_shown else None)

@@ -1,4 +1,4 @@
-"""The idempotency key as a route's parameter. `chassis.retries.idempotency` does the rest."""
+"""The idempotency key as a route's parameter. `chassis.retries.idempotency` stores the answers."""
 
 from typing import Annotated
 
@@ -14,22 +14,22 @@ _IdempotencyHeader = Annotated[
         alias=idempotency.HEADER,
         min_length=1,
         max_length=idempotency.MAX_KEY_LENGTH,
-        description="A new one for each new request, the same one to repeat it safely.",
+        description="Send a new key with each new request, and the same key to repeat a request safely.",
     ),
 ]
 
 
 async def keyed(request: Request, header: _IdempotencyHeader) -> IdempotencyKey:
-    """The caller's key, with a fingerprint of the request that it stands for."""
+    """The caller's key, with a fingerprint of the request."""
     return idempotency_key(
         caller_of(request).id, header, method=request.method, path=request.scope["path"], body=await request.body()
     )
 
 
 Keyed = Annotated[IdempotencyKey, Depends(keyed)]
-"""A route's parameter: the key that its caller must send. The route's document then names the errors of keys."""
+"""A route's parameter: the key that the caller must send. The OpenAPI document then lists the errors of keys."""
 
 
 def answer_with(answer: StoredAnswer) -> Response:
-    """The answer that is stored under a key: the same bytes for each repetition."""
+    """The stored answer of a key: each repetition of the request gets the same bytes."""
     return Response(answer.body, status_code=answer.status, media_type="application/json")

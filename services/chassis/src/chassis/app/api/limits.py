@@ -1,4 +1,4 @@
-"""What a request spends of somebody's limit."""
+"""Rate limits of requests: a request spends from a key, under a policy, or is refused."""
 
 from ipaddress import IPv4Address, IPv6Network, ip_address
 
@@ -18,30 +18,30 @@ def limits_of(request: Request) -> RateLimitSettings:
 
 
 async def spend_as_stranger(request: Request) -> None:
-    """Take one from what the address has that this request came from, or raise `RateLimited`.
+    """Spend one unit of the caller's address, or raise `RateLimited`.
 
-    For what is answered without a valid key: a wrong key, a path or a method that no route has, the OpenAPI document.
-    A caller with a valid key is not refused for what others at his address have done.
+    For answers that need no valid key: to a wrong key, to a path or a method that no route has, and the OpenAPI
+    document. Requests with a valid key never spend from their address, so other callers there cannot block them.
     """
     policy = Policy.of("unauthenticated", limits_of(request).unauthenticated)
     await spend(request, f"ip:{network_of(request.client.host if request.client else '')}", policy)
 
 
 def network_of(host: str) -> str:
-    """What is limited together: an IPv4 address, or the /64 of an IPv6 one, which one customer has to himself."""
+    """The key of an address: itself for IPv4, its /64 network for IPv6, since one customer has a whole /64."""
     try:
         address = ip_address(host)
     except ValueError:
-        return "unknown"  # a proxy's mistake, or a socket without addresses: together they are one
+        return "unknown"  # a malformed address from a proxy, or a socket without addresses: they share one key
     if isinstance(address, IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or IPv6Network((address, _IPV6_PREFIX), strict=False))
 
 
 async def spend(request: Request, key: str, policy: Policy, *, cost: int = 1) -> None:
-    """Take `cost` from what `key` has under `policy`, or raise `RateLimited`. The answer says what is left.
+    """Spend `cost` units of `key` under `policy`, or raise `RateLimited`. The answer's fields say how many are left.
 
-    Where several policies apply, spend under one after the other: the answer's fields name each.
+    A route may spend under several policies, one after the other: the answer's fields name each.
     """
     decision = await _limiter_of(request).check(key, policy, cost=cost)
     if not policy.dark_launch:

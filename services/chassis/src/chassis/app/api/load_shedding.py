@@ -1,9 +1,9 @@
-"""Load shedding: a process holds only so many requests at once, and keeps the last places for the critical ones.
+"""Load shedding: a process answers a bounded number of requests at once, and reserves its last slots for critical ones.
 
-    under way  0 ─────────────── sheddable_share ──────── default_share ──── max_concurrent_requests
-    taken in     any request                    not sheddable       critical only            none
+    in flight  0 ─────────────── sheddable_share ──────── default_share ──── max_concurrent_requests
+    admitted     any request                    not sheddable       critical only            none
 
-Whoever is refused is told at once: a queue in front of a busy process only adds waiting to slowness. The classes are
+A request without a slot is refused at once: a queue in front of a busy process only adds waiting time. The classes are
 Google's: https://sre.google/sre-book/handling-overload/.
 """
 
@@ -19,11 +19,11 @@ type Criticality = Literal["critical", "default", "sheddable"]
 
 load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 for criticality in get_args(Criticality.__value__):
-    load_shed.labels(criticality)  # from the start, or the first one that is counted is no increase
+    load_shed.labels(criticality)  # exported as 0 from the start: else `rate()` would miss the first refusal
 
 
-def has_place(in_flight: int, criticality: Criticality, limits: HttpSettings) -> bool:
-    """Whether one more request of this class is taken in while `in_flight` are under way; an idle process takes any."""
+def has_slot(in_flight: int, criticality: Criticality, limits: HttpSettings) -> bool:
+    """Whether a process with `in_flight` requests admits one more of this class. An idle process admits any."""
     share = 1.0
     if criticality != "critical":
         share = limits.default_share if criticality == "default" else limits.sheddable_share
@@ -37,13 +37,13 @@ class LoadShedder:
         self._current = current
         self.in_flight = 0
 
-    def place(self, criticality: Criticality) -> "Place":
-        """The block has one of the places; raises `ApiError` (OVERLOADED) when there is none for its class."""
-        return Place(self, criticality, self._current())
+    def slot(self, criticality: Criticality) -> "Slot":
+        """A slot for the block. Entering it raises `ApiError` (OVERLOADED) when the class has none left."""
+        return Slot(self, criticality, self._current())
 
 
-class Place:
-    """One of the places: given back by `give_back`, or at the end of the block."""
+class Slot:
+    """Capacity for one request, taken on entering the block and released at its end, or before by `release`."""
 
     __slots__ = ("_criticality", "_is_taken", "_limits", "_shedder")
 
@@ -54,7 +54,7 @@ class Place:
         self._is_taken = False
 
     def __enter__(self) -> Self:
-        if not has_place(self._shedder.in_flight, self._criticality, self._limits):
+        if not has_slot(self._shedder.in_flight, self._criticality, self._limits):
             load_shed.labels(self._criticality).inc()
             raise ApiError(ErrorCode.OVERLOADED)
         self._shedder.in_flight += 1
@@ -62,10 +62,10 @@ class Place:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.give_back()
+        self.release()
 
-    def give_back(self) -> None:
-        """Before the end of the block, once the work is done: how long a client takes for its answer is its own."""
+    def release(self) -> None:
+        """Called when the answer begins, since the work is done: a client that reads slowly keeps no slot."""
         if self._is_taken:
             self._is_taken = False
             self._shedder.in_flight -= 1

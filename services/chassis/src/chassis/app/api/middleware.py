@@ -23,7 +23,7 @@ from chassis.retries import deadlines
 from chassis.telemetry import Span, SpanKind, StatusCode, span
 
 if TYPE_CHECKING:
-    from chassis.app.api.load_shedding import Place
+    from chassis.app.api.load_shedding import Slot
 
 log = get_logger(__name__)
 
@@ -139,7 +139,7 @@ class Exchange:
         method: str = scope["method"]
         self.method = method if method in _METHODS else "_OTHER"  # so that labels stay few
         self.headers: dict[str, str] = {}
-        self.place: Place | None = None
+        self.slot: Slot | None = None
         self.status: int | None = None
         self.started = time.perf_counter()
 
@@ -176,8 +176,8 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.place is not None:
-                self.place.give_back()
+            if self.slot is not None:
+                self.slot.release()
             added = self.headers
             added["X-Request-ID"] = self.request_id
             if self.status in _LEFT_UNREAD:

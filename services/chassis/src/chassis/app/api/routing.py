@@ -102,7 +102,7 @@ class Route(APIRoute):
             raise HTTPException(405)
         load_shedder: LoadShedder = scope["app"].load_shedder
         exchange = Exchange.of(scope)
-        with load_shedder.place(self._criticality) as exchange.place:
+        with load_shedder.slot(self._criticality) as exchange.slot:
             if self.access is not None:
                 await self.access.check(request)
             check_encoding(exchange.asked)
