@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -41,6 +42,7 @@ def greetings(tmp_path: Path, database_settings: DatabaseSettings, redis_setting
     """The README's service, as a command that needs no installation."""
     files = re.findall(r"^```python\n# (greetings/[a-z]+\.py)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     (tmp_path / "greetings").mkdir()
+    (tmp_path / "greetings" / "__init__.py").touch()
     for path, code in files:
         (tmp_path / path).write_text(code)
     command = tmp_path / "command"
@@ -53,6 +55,19 @@ def greetings(tmp_path: Path, database_settings: DatabaseSettings, redis_setting
     service.set("database__migration_user", database_settings.migration_user)
     service.secret("database__migration_password", database_settings.migration_password.get_secret_value())
     return service
+
+
+def test_the_services_code_is_formatted_and_linted_as_all_code_is(greetings: OrdersInstallation) -> None:
+    ruff = Path(sys.executable).with_name("ruff")
+    for check in (["format", "--check"], ["check"]):
+        ended = subprocess.run(
+            [ruff, *check, "--config", ROOT / "pyproject.toml", "greetings"],
+            cwd=greetings.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout
 
 
 async def test_the_service_answers_runs_its_job_and_handles_its_event(
