@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app.api import Caller, Keyed, Router, answer_with, opened
+from chassis.app.api import Caller, Keyed, Router, opened
 from chassis.calls.ssrf import Resolve
 from chassis.errors import ErrorCode
 from chassis.pooling import Database
-from chassis.retries.idempotency import find_answer
-from fastapi import Depends, Query, Response
+from chassis.retries.idempotency import StoredAnswer, find_answer
+from fastapi import Depends, Query
 
 from notifications import use_cases
 from notifications.schemas import (
@@ -58,19 +58,19 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
     cost=SET_URL_COST,
     errors=[ErrorCode.NOT_FOUND, ErrorCode.STATE_CONFLICT],
     status_code=201,
-    response_model=EndpointWithSecret,
 )
-async def create_webhook_endpoint(body: CreateEndpoint, caller: Caller, given: Given, key: Keyed) -> Response:
+async def create_webhook_endpoint(
+    body: CreateEndpoint, caller: Caller, given: Given, key: Keyed
+) -> StoredAnswer[EndpointWithSecret]:
     """Register an endpoint for the caller's orders. Only this answer has the secret that signs what is sent."""
     async with given.database.transaction() as session:
         answer = await find_answer(session, key)
     if answer is not None:  # whatever the DNS says by now
-        return answer_with(answer)
+        return answer
     await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     limit = given.webhooks.max_endpoints
     async with given.database.transaction() as session:
-        answer = await endpoints.create_endpoint(session, body, client_id=caller.id, key=key, max_endpoints=limit)
-    return answer_with(answer)
+        return await endpoints.create_endpoint(session, body, client_id=caller.id, key=key, max_endpoints=limit)
 
 
 @router.get("/webhook-endpoints", access="webhooks:manage", criticality="sheddable")
@@ -113,14 +113,14 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
     "/webhook-endpoints/{endpoint_id}/rotate-secret",
     access="webhooks:manage",
     errors=[ErrorCode.NOT_FOUND],
-    response_model=EndpointWithSecret,
 )
-async def rotate_webhook_secret(endpoint_id: UUID, caller: Caller, given: Given, key: Keyed) -> Response:
+async def rotate_webhook_secret(
+    endpoint_id: UUID, caller: Caller, given: Given, key: Keyed
+) -> StoredAnswer[EndpointWithSecret]:
     """Replace the secret. For a while both sign: accept either, then only the new one."""
     overlap = given.webhooks.secret_overlap
     async with given.database.transaction() as session:
-        answer = await endpoints.rotate_secret(session, endpoint_id, client_id=caller.id, key=key, overlap=overlap)
-    return answer_with(answer)
+        return await endpoints.rotate_secret(session, endpoint_id, client_id=caller.id, key=key, overlap=overlap)
 
 
 @router.get("/deliveries", access="webhooks:manage", criticality="sheddable")

@@ -5,14 +5,14 @@ from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from chassis.app.api import Caller, Keyed, Router, answer_with, opened
-from chassis.app.api.conditional import conditional
-from chassis.caching import Cache
+from chassis.app.api import Caller, Keyed, Router, opened
+from chassis.caching import Cache, Json
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs.backlog import BacklogLimit
 from chassis.pooling import Database, after_commit
 from chassis.retries import deadlines
-from fastapi import Depends, Path, Query, Request, Response
+from chassis.retries.idempotency import StoredAnswer
+from fastapi import Depends, Path, Query, Response
 
 from orders import use_cases
 from orders.caches import order_key
@@ -43,21 +43,14 @@ Given = Annotated[Resources, Depends(opened(Resources))]
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
-@router.get("/products", access="orders:read", criticality="sheddable", conditional=True, response_model=ProductList)
-async def list_products(request: Request, given: Given) -> Response:
+@router.get("/products", access="orders:read", criticality="sheddable", conditional=True)
+async def list_products(given: Given) -> Json[ProductList]:
     """The catalogue. Cached: a changed price may be seen as late as a minute and a half afterwards."""
-    found = await given.catalogue.get_or_load_json(CATALOGUE_KEY, partial(_load_catalogue, given))
-    return conditional(request, found)
+    return await given.catalogue.get_or_load_json(CATALOGUE_KEY, partial(_load_catalogue, given))
 
 
-@router.get(
-    "/products/{product_id}",
-    access="orders:read",
-    conditional=True,
-    errors=[ErrorCode.NOT_FOUND],
-    response_model=ProductView,
-)
-async def get_product(product_id: ProductId, request: Request, given: Given) -> Response:
+@router.get("/products/{product_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
+async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
     """One product of the catalogue. Cached like the whole of it; that there is none, for some seconds."""
 
     async def load() -> ProductView | None:
@@ -67,7 +60,7 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
     found = await given.products.get_or_load_json(product_id, load)
     if found is None:
         raise ApiError(ErrorCode.NOT_FOUND)
-    return conditional(request, found)
+    return found
 
 
 @router.post(
@@ -77,16 +70,14 @@ async def get_product(product_id: ProductId, request: Request, given: Given) -> 
     criticality="critical",
     errors=[ErrorCode.UNKNOWN_PRODUCT, ErrorCode.MIXED_CURRENCIES],
     status_code=201,
-    response_model=OrderView,
 )
-async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> Response:
+async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> StoredAnswer[OrderView]:
     """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
     await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
     async with given.database.hot_transaction() as session:
-        answer = await use_cases.place_order(session, body, key=key, catalogue=catalogue)
-    return answer_with(answer)
+        return await use_cases.place_order(session, body, key=key, catalogue=catalogue)
 
 
 @router.get("/orders", access="orders:read", criticality="sheddable")
@@ -101,10 +92,8 @@ async def list_orders(
         return await use_cases.list_orders(session, client_id=caller.id, limit=limit, cursor=cursor)
 
 
-@router.get(
-    "/orders/{order_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND], response_model=OrderView
-)
-async def get_order(order_id: UUID, request: Request, caller: Caller, given: Given) -> Response:
+@router.get("/orders/{order_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
+async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderView]:
     """One order of the caller's. Somebody else's is answered like none at all: that it exists is not for others."""
 
     async def load() -> OrderView | None:
@@ -114,7 +103,7 @@ async def get_order(order_id: UUID, request: Request, caller: Caller, given: Giv
     found = await given.orders.get_or_load_json(order_key(OrderRef(order_id, caller.id)), load)
     if found is None:
         raise ApiError(ErrorCode.NOT_FOUND)
-    return conditional(request, found)
+    return found
 
 
 @router.post(

@@ -11,6 +11,7 @@ A service uses `Cache`. Read in this order: `entries` (how fresh a value is), `c
 """
 
 from chassis.caching.cache import Cache
+from chassis.caching.entries import Json
 from chassis.caching.metrics import Result
 
-__all__ = ["Cache", "Result"]
+__all__ = ["Cache", "Json", "Result"]

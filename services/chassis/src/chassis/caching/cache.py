@@ -21,7 +21,7 @@ from typing import Any, overload
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
-from chassis.caching.entries import ABSENT, Entry, freshness_of
+from chassis.caching.entries import ABSENT, Entry, Json, freshness_of
 from chassis.caching.flights import Flights
 from chassis.caching.loading import Loader, Loading
 from chassis.caching.metrics import CacheMetrics
@@ -97,10 +97,10 @@ class Cache[T]:
             return self._decode(await self.get_or_load_json(key, loader))
 
     @overload
-    async def get_or_load_json(self, key: str, loader: Callable[[], Awaitable[T]]) -> bytes: ...
+    async def get_or_load_json(self, key: str, loader: Callable[[], Awaitable[T]]) -> Json[T]: ...
     @overload
-    async def get_or_load_json(self, key: str, loader: Loader[T]) -> bytes | None: ...
-    async def get_or_load_json(self, key: str, loader: Loader[T]) -> bytes | None:
+    async def get_or_load_json(self, key: str, loader: Loader[T]) -> Json[T] | None: ...
+    async def get_or_load_json(self, key: str, loader: Loader[T]) -> Json[T] | None:
         """`get_or_load` without decoding: the value's stored JSON, for a caller that sends it on unchanged."""
         entry = None if key in self._pending else self._near.get(key)
         if entry is not None:

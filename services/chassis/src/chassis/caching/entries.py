@@ -14,6 +14,8 @@ from chassis.config.settings import CacheSettings
 ABSENT = b"absent"
 """Stored when the origin has no value. It is not valid JSON, so no value can equal it."""
 
+type Json[T] = bytes
+"""A T in JSON, as the cache stores it."""
 type Freshness = Literal["hit", "early", "negative", "stale", "expired", "miss"]
 """`early`: still fresh, but this reader renews it in the background. `negative`: a fresh entry of an absent value."""
 

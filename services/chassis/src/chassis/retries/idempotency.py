@@ -49,8 +49,8 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredAnswer:
-    """An answer as it was sent: HTTP status and the body's bytes."""
+class StoredAnswer[Model = Any]:
+    """An answer as it was sent: HTTP status and the body's bytes, a Model in JSON."""
 
     status: int
     body: bytes

@@ -2,12 +2,12 @@
 
 Read `serving` first: how the process starts, serves and drains. Then `application` and `routing`: how a request finds
 its route. `middleware` surrounds each request. `access`, `limits` and `load_shedding` decide whether the route runs.
-`resources`, `keyed` and `conditional` are for routes. `error_rendering` answers every error.
+`resources`, `keyed` and `answers` are for routes. `error_rendering` answers every error.
 """
 
 from chassis.app.api.access import Caller
 from chassis.app.api.application import Application, build_app
-from chassis.app.api.keyed import Keyed, answer_with
+from chassis.app.api.keyed import Keyed
 from chassis.app.api.resources import ApiResources, opened
 from chassis.app.api.routing import Router, UndeclaredRoute
 from chassis.app.api.serving import run_api
@@ -19,7 +19,6 @@ __all__ = [
     "Keyed",
     "Router",
     "UndeclaredRoute",
-    "answer_with",
     "build_app",
     "opened",
     "run_api",

@@ -4,15 +4,13 @@ RFC 9110, sections 8.8.3 (ETag), 13.1.2 (If-None-Match) and 15.4.5 (304).
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
-from starlette.requests import Request
+from starlette.datastructures import Headers
 from starlette.responses import Response
-
-from chassis.app.api.middleware import Exchange
+from starlette.types import Receive, Scope, Send
 
 # A cache may keep the answer but has to ask before each use: without a word, browsers guess how long it is good.
 _CACHE_CONTROL = "private, no-cache"
@@ -56,25 +54,18 @@ def has_current(if_none_match: Iterable[str], tag: str) -> bool:
     return "*" in fields or any(tag in _TAG.findall(field) for field in fields)
 
 
-def conditional(request: Request, body: bytes) -> Response:
+class ConditionalJson(Response):
     """The JSON `body` with its ETag, or 304 when the caller's If-None-Match names it."""
-    if b"if-none-match" in Exchange.of(request.scope).asked:
-        tag = etag(body)
-        if has_current(request.headers.getlist("if-none-match"), tag):
-            return Response(status_code=_NOT_MODIFIED, headers=_headers(tag))
-    return _Tagged(body)
 
+    def __init__(self, body: bytes) -> None:
+        self._tag = etag(body)
+        super().__init__(body, media_type="application/json", headers=_headers(self._tag))
 
-class _Tagged(Response):
-    """A body with its tag. What is answered again and again is hashed, and its headers are written, once."""
-
-    def init_headers(self, _headers: Mapping[str, str] | None = None) -> None:
-        self.raw_headers = [*_raw_headers_of(self.body)]
-
-
-@lru_cache(maxsize=128)
-def _raw_headers_of(body: bytes) -> Sequence[tuple[bytes, bytes]]:
-    return Response(body, media_type="application/json", headers=_headers(etag(body))).raw_headers
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if has_current(Headers(scope=scope).getlist("if-none-match"), self._tag):
+            await Response(status_code=_NOT_MODIFIED, headers=_headers(self._tag))(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def _headers(tag: str) -> dict[str, str]:

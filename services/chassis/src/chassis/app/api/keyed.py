@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Request
 
 from chassis.app.api.access import caller_of
 from chassis.retries import idempotency
-from chassis.retries.idempotency import IdempotencyKey, StoredAnswer, idempotency_key
+from chassis.retries.idempotency import IdempotencyKey, idempotency_key
 
 _IdempotencyHeader = Annotated[
     str,
@@ -28,8 +28,3 @@ async def keyed(request: Request, header: _IdempotencyHeader) -> IdempotencyKey:
 
 Keyed = Annotated[IdempotencyKey, Depends(keyed)]
 """A route's parameter: the key that the caller must send. The OpenAPI document then lists the errors of keys."""
-
-
-def answer_with(answer: StoredAnswer) -> Response:
-    """The stored answer of a key: each repetition of the request gets the same bytes."""
-    return Response(answer.body, status_code=answer.status, media_type="application/json")

@@ -14,6 +14,7 @@ from typing import Any, TypedDict, Unpack
 
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -22,14 +23,16 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from chassis.app.api.access import SCHEME, Access
+from chassis.app.api.answers import returns, written
 from chassis.app.api.conditional import CONDITIONAL, IF_NONE_MATCH
 from chassis.app.api.error_documents import KEYED, documented
 from chassis.app.api.keyed import keyed
 from chassis.app.api.limits import spend_as_stranger
 from chassis.app.api.load_shedding import Criticality, LoadShedder
 from chassis.app.api.middleware import Exchange
-from chassis.app.api.short_way import short_way
+from chassis.caching import Json
 from chassis.errors import ErrorCode, HoldfastError
+from chassis.fast.fastapi_solver import past_solver
 from chassis.process.bodies import check_encoding
 
 
@@ -52,7 +55,7 @@ class Declaration(TypedDict, total=False):
     errors: Sequence[ErrorCode]
     """The codes that it may answer, beside those of any route, of a body and of `Keyed`, which are found here."""
     conditional: bool
-    """It answers with `conditional`: an ETag, and 304 to a caller who has the current body."""
+    """Its `Json` has an ETag, and a caller who has the current body is answered 304 without it."""
     status_code: int
     """Of its usual answer; 200 if not given."""
     response_model: type[Any]
@@ -80,6 +83,12 @@ class Route(APIRoute):
         self._criticality: Criticality = options.pop("criticality", "default")
         errors = [*_errors_of_needs(path, endpoint), *options.pop("errors", ())]
         is_conditional: bool = options.pop("conditional", False)
+        kind, model = returns(endpoint)
+        if is_conditional and kind is not Json:
+            raise UndeclaredRoute(f"{path}: conditional=True is for a handler that returns Json")
+        if kind is not None:
+            endpoint = written(endpoint, status=options.get("status_code", 200), is_conditional=is_conditional)
+            options["response_model"] = model
         options["responses"] = (
             documented(*errors, needs_key=scope is not None)
             | (CONDITIONAL if is_conditional else {})
@@ -93,7 +102,8 @@ class Route(APIRoute):
         )
         # Clients that are generated from the document get the function's name, not one made of path and method.
         super().__init__(path, endpoint, **options | {"generate_unique_id_function": lambda route: route.name})
-        self._answer = short_way(self)
+        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's solver needs it; `Application` has none
+        self.app = past_solver(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
@@ -106,7 +116,7 @@ class Route(APIRoute):
             if self.access is not None:
                 await self.access.check(request)
             check_encoding(exchange.asked)
-            await self._answer(request, send)
+            await self.app(scope, receive, send)
 
 
 class Router:
