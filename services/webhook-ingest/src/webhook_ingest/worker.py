@@ -20,4 +20,4 @@ def run(live: Live[WebhookIngestSettings]) -> None:
 @asynccontextmanager
 async def _open_parts(_: Live[WebhookIngestSettings], base: WorkerResources) -> AsyncIterator[Stages]:
     job_runner = base.job_runner({PublishEvent: partial(jobs.publish_event, base.database)})
-    yield [[job_runner, base.scheduler([])], [base.relay()]]
+    yield [[job_runner, base.scheduler()], [base.relay()]]

@@ -71,7 +71,7 @@ class WorkerResources:
             handlers=handlers,
         ).run
 
-    def scheduler(self, schedules: Sequence[Schedule]) -> Part:
+    def scheduler(self, schedules: Sequence[Schedule] = ()) -> Part:
         """Runs these schedules and those of every service, which prune dead letters and the records of failed attempts.
 
         Each run happens in one process only. The records of failed attempts are retained as long as published events.
