@@ -179,7 +179,7 @@ PROTECTIONS = (
     ),
     Protection(
         name="a delivery that is under way has a lease",
-        file="services/notifications/src/notifications/use_cases/deliveries.py",
+        file="services/notifications/src/notifications/use_cases/attempts.py",
         code="attempts=WebhookDelivery.attempts + 1, next_attempt_at=func.now() + timedelta(seconds=lease)",
         without="attempts=WebhookDelivery.attempts + 1, next_attempt_at=func.now()",
         points=["notifications-worker: deliver_webhook under way"],

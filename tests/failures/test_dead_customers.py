@@ -68,12 +68,17 @@ async def delivering(settings: DatabaseSettings, webhooks: WebhookSettings) -> A
         stack.push_async_callback(database.close)
         sender = WebhookSender(webhooks)
         stack.push_async_callback(sender.close)
-        suspects = Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency)
-        turns = asyncio.Semaphore(5)
-        deliver = partial(jobs.deliver_webhook, database, sender, suspects, turns, webhooks, random.random)
+        tools = jobs.DeliveryTools(
+            database=database,
+            sender=sender,
+            suspect_slots=Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency),
+            database_slots=asyncio.Semaphore(5),
+            settings=webhooks,
+            random=random.random,
+        )
         runner = JobRunner(
             database,
-            {DeliverWebhook: deliver},
+            {DeliverWebhook: partial(jobs.deliver_webhook, tools)},
             JobSettings(queue=WEBHOOKS_QUEUE, concurrency=webhooks.concurrency),
             wakeups=wakeups,
             drain_timeout=0.1,

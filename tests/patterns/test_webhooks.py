@@ -11,9 +11,9 @@ from chassis.errors import InvalidSignature
 from chassis.webhooks import (
     VERIFIERS,
     AttemptAnswer,
-    Verdict,
+    DeliveryDecision,
     VerifiedWebhook,
-    judge,
+    decide_delivery,
     new_secret,
     sign,
     signing_key,
@@ -265,8 +265,8 @@ def test_a_refusal_shows_neither_the_secret_nor_the_right_signature() -> None:
 FAILED = AttemptAnswer(result="failed", status=500)
 
 
-def after(answer: AttemptAnswer, *, attempt: int = 1, jitter: float = 0.0, chance: float = 0.5) -> Verdict:
-    return judge(answer, attempt=attempt, schedule=(5, 300), jitter=jitter, random=lambda: chance)
+def after(answer: AttemptAnswer, *, attempt: int = 1, jitter: float = 0.0, draw: float = 0.5) -> DeliveryDecision:
+    return decide_delivery(answer, attempt=attempt, schedule=(5, 300), jitter=jitter, random=lambda: draw)
 
 
 def test_a_new_secret_signs_and_is_another_each_time() -> None:
@@ -283,15 +283,15 @@ def test_while_a_secret_is_rotated_receivers_with_either_accept(known: str) -> N
 
 def test_each_failure_waits_as_the_schedule_says_and_the_one_after_it_is_the_last() -> None:
     assert [after(FAILED, attempt=n) for n in (1, 2, 3)] == [
-        Verdict("pending", 5),
-        Verdict("pending", 300),
-        Verdict("dead"),
+        DeliveryDecision("pending", 5),
+        DeliveryDecision("pending", 300),
+        DeliveryDecision("dead"),
     ]
 
 
-@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 4.0), (0.5, 5.0), (1.0, 6.0)])
-def test_waits_vary_by_the_jitter_on_either_side(chance: float, seconds: float) -> None:
-    assert after(FAILED, jitter=0.2, chance=chance).delay == pytest.approx(seconds)
+@pytest.mark.parametrize(("draw", "seconds"), [(0.0, 4.0), (0.5, 5.0), (1.0, 6.0)])
+def test_waits_vary_by_the_jitter_on_either_side(draw: float, seconds: float) -> None:
+    assert after(FAILED, jitter=0.2, draw=draw).delay == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(1.0, 5), (60.0, 60)])
@@ -300,7 +300,7 @@ def test_a_retry_after_only_lengthens_the_wait(asked: float, seconds: float) -> 
 
 
 def test_only_delivered_delivers_and_only_gone_disables() -> None:
-    assert after(AttemptAnswer(result="delivered", status=204)) == Verdict("delivered")
-    assert after(AttemptAnswer(result="gone", status=410)) == Verdict("disabled")
+    assert after(AttemptAnswer(result="delivered", status=204)) == DeliveryDecision("delivered")
+    assert after(AttemptAnswer(result="gone", status=410)) == DeliveryDecision("disabled")
     for result in ("failed", "timeout", "unreachable", "refused"):
         assert after(AttemptAnswer(result=result)).state == "pending"

@@ -117,8 +117,8 @@ class Webhooks:
     customer: Customer
     settings: WebhookSettings
     sender: WebhookSender
-    suspects: Bulkhead = field(default_factory=lambda: Bulkhead("suspect_customers", limit=1))
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(5))
+    suspect_slots: Bulkhead = field(default_factory=lambda: Bulkhead("suspect_customers", limit=1))
+    database_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(5))
 
     async def create(self, *, client: str = SHOP, key: str | None = None, **changes: Any) -> Json:
         """A new endpoint, the customer's server, as its client sees it."""
@@ -146,13 +146,18 @@ class Webhooks:
         handlers = dict[type[Event], Any].fromkeys(ORDER_EVENTS, on_order)
         await deliver(self.redis, self.database, handlers, *envelopes, stream=ORDERS_STREAM)
 
-    async def attempt(self, chance: Callable[[], float] = random.random) -> Exception | None:
+    async def attempt(self, random: Callable[[], float] = random.random) -> Exception | None:
         """One attempt at the job `deliver_webhook` that is due first; mails are none of these tests' business."""
         await execute(self.database, "DELETE FROM job WHERE name = 'send_mail'")
-        handler = partial(
-            jobs.deliver_webhook, self.database, self.sender, self.suspects, self.turns, self.settings, chance
+        tools = jobs.DeliveryTools(
+            database=self.database,
+            sender=self.sender,
+            suspect_slots=self.suspect_slots,
+            database_slots=self.database_slots,
+            settings=self.settings,
+            random=random,
         )
-        return await attempt(self.database, DeliverWebhook, handler)
+        return await attempt(self.database, DeliverWebhook, partial(jobs.deliver_webhook, tools))
 
     async def work(self) -> None:
         """Until no job is due."""

@@ -49,7 +49,7 @@ async def test_without_a_slot_a_suspect_waits_for_a_time_out_and_uses_up_no_atte
     await webhooks.create()
     await webhooks.happen(1, 2, 3)
     await execute(webhooks.database, "UPDATE webhook_endpoint SET is_suspect = true")
-    with webhooks.suspects:  # the only place
+    with webhooks.suspect_slots:  # the only slot
         await webhooks.work()
     assert webhooks.customer.arrived == []
     assert {row.attempts for row in await rows(webhooks.database, "SELECT attempts FROM webhook_delivery")} == {0}
@@ -65,13 +65,13 @@ async def test_without_a_slot_a_suspect_waits_for_a_time_out_and_uses_up_no_atte
 async def test_an_endpoint_that_is_not_suspect_needs_none_of_their_places(webhooks: Webhooks) -> None:
     await webhooks.create()
     await webhooks.happen(1)
-    with webhooks.suspects:
+    with webhooks.suspect_slots:
         await webhooks.attempt()
     assert webhooks.customer.types == ["order.placed"]
 
 
-async def test_of_many_suspects_due_at_once_no_more_are_called_than_have_a_place(webhooks: Webhooks) -> None:
-    webhooks.suspects = Bulkhead("suspect_customers", limit=2)
+async def test_of_many_suspects_due_at_once_no_more_are_called_than_have_a_slot(webhooks: Webhooks) -> None:
+    webhooks.suspect_slots = Bulkhead("suspect_customers", limit=2)
     webhooks.sender = WebhookSender(webhook_settings(webhooks.customer.port, attempt_timeout=20.0))
     for _ in range(5):
         await webhooks.create()
@@ -84,12 +84,12 @@ async def test_of_many_suspects_due_at_once_no_more_are_called_than_have_a_place
         return sum(attempt.done() for attempt in attempts) == 3 and len(webhooks.customer.arrived) == 2
 
     await eventually(all_but_two_have_given_up)
-    assert webhooks.suspects.in_flight == 2
+    assert webhooks.suspect_slots.in_flight == 2
     for attempt in attempts:
         attempt.cancel()
     await asyncio.gather(*attempts, return_exceptions=True)
     await webhooks.sender.close()
-    assert webhooks.suspects.in_flight == 0
+    assert webhooks.suspect_slots.in_flight == 0
 
 
 async def test_deliveries_that_wait_at_the_database_leave_connections_for_others(
@@ -97,7 +97,7 @@ async def test_deliveries_that_wait_at_the_database_leave_connections_for_others
 ) -> None:
     """Or an attempt that was made could not be recorded, and a job not kept alive, while the others hold the pool."""
     few = (await empty_database("notifications")).model_copy(update={"pool_size": 2, "pool_timeout": 0.2})
-    webhooks.turns = asyncio.Semaphore(1)
+    webhooks.database_slots = asyncio.Semaphore(1)
     for _ in range(5):
         await webhooks.create()
     await webhooks.happen(1)
@@ -123,7 +123,7 @@ async def is_waiting_for_a_lock(database: Database) -> bool:
     return bool((await one(database, query)).waiting)
 
 
-def test_deliveries_have_a_queue_of_their_own_and_suspects_never_all_of_its_places() -> None:
+def test_deliveries_have_a_queue_of_their_own_and_suspects_never_all_of_its_slots() -> None:
     assert DeliverWebhook.options.queue == worker.WEBHOOKS_QUEUE == "webhooks"
     with pytest.raises(ValidationError, match="suspect_concurrency"):
         WebhookSettings(concurrency=8, suspect_concurrency=8)

@@ -1,10 +1,11 @@
-"""Webhooks: who sent this, is it unchanged, and is it new? Verified over the raw body, before anything parses it.
+"""Webhooks: verify the ones that we receive, and sign and repeat the ones that we send.
 
-Receiving: a verifier is a function `(headers, body, secrets, *, now) -> VerifiedWebhook` that raises
-`InvalidSignature`; `VERIFIERS` has one per format. All of `secrets` are valid, so that a secret can be rotated without
-losing an event. `now` is Unix time in seconds; a time further than `TOLERANCE_SECONDS` away on either side is refused.
+Receiving: a verifier proves who sent a webhook, and that its body is unchanged and recent. It reads the raw body before
+any parser does. It is a function `(headers, body, secrets, *, now) -> VerifiedWebhook` that raises `InvalidSignature`;
+`VERIFIERS` has one per format. Each of the `secrets` is valid, so a secret can be rotated without losing an event.
+`now` is Unix time in seconds. A timestamp more than `TOLERANCE_SECONDS` before or after it is refused.
 
-Sending: `sign` makes the headers of one attempt, `judge` says what follows from its answer.
+Sending: `sign` makes the headers of one attempt, and `decide_delivery` decides what follows from its answer.
 """
 
 import base64
@@ -23,9 +24,9 @@ from pydantic import BaseModel, ValidationError
 
 from chassis.errors import InvalidSignature, SignatureProblem
 
-# Counted by the service that receives: `result` is a `ReceivedResult`.
+# Counted by the receiving service; `result` is a `ReceivedResult`.
 webhook_received = Counter("webhook_received", "Webhooks received.", ["provider", "result"])
-# Counted by its worker, since nothing is parsed before the answer: `result` is a `ProcessedResult`.
+# Counted by the receiving service's worker, which parses the body after the answer; `result` is a `ProcessedResult`.
 webhook_processed = Counter("webhook_processed", "Stored webhooks that were worked on.", ["provider", "result"])
 webhook_ack_duration = Histogram(
     "webhook_ack_duration_seconds",
@@ -33,36 +34,36 @@ webhook_ack_duration = Histogram(
     ["provider"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-# Counted by the service that sends: `result` is an `AttemptResult`.
+# Counted by the sending service; `result` is an `AttemptResult`.
 webhook_delivery_attempts = Counter("webhook_delivery_attempts", "Attempts to deliver a webhook.", ["result"])
 webhook_endpoints_disabled = Counter(
     "webhook_endpoints_disabled", "Endpoints that were disabled by what they answered: gone, or failing.", ["reason"]
 )
 
 type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_large", "too_slow", "failed"]
-"""`failed`: whatever kept us from storing it, so that its sender will come again."""
+"""`failed`: an error kept us from storing the webhook, so its sender will repeat it."""
 type ProcessedResult = Literal["published", "unknown_type", "unreadable"]
 
-# What Standard Webhooks' and Stripe's own libraries allow: enough for clocks that differ, too little to replay later.
 TOLERANCE_SECONDS = 300
+"""The tolerance in Standard Webhooks' and Stripe's libraries. It allows for clocks that differ and bounds replays."""
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
 _MINIMUM_KEY_BYTES = 24  # Standard Webhooks: 192 to 512 bits
-# Printable ASCII without the full stop: Standard Webhooks signs `id.timestamp.body`, and a full stop in the id would
-# let its parts be cut in another place.
+# Printable ASCII without the full stop: Standard Webhooks signs `id.timestamp.body`, and with a full stop in the id the
+# same signed text could be split in two ways.
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")
-_TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")  # no leading zero: the number's text is the text that was signed
+_TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")  # no leading zero, so that the number's text equals the signed text
 
-# Pairs, not a mapping, because a mapping hides that a header came twice. Starlette: `request.headers.items()`.
 type Headers = Sequence[tuple[str, str]]
+"""Pairs, as in Starlette's `request.headers.items()`. A mapping would hide a header that came twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedWebhook:
-    """A webhook its sender has signed.
+    """A webhook with a valid signature.
 
-    `id` is the sender's name for it, the same over all attempts; `timestamp` the time of this attempt (Unix seconds),
-    None where the format has none.
+    `id` is the sender's id for the webhook, the same in all attempts. `timestamp` is the time of this attempt in Unix
+    seconds; None if the format has no timestamp.
     """
 
     id: str
@@ -76,7 +77,7 @@ class Verifier(Protocol):
 def verify(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:
     """Standard Webhooks, symmetric (v1): https://github.com/standard-webhooks/standard-webhooks.
 
-    Signatures of versions other than v1 are skipped, as the specification asks.
+    Signatures of other versions are skipped, as the specification requires.
     """
     webhook_id = _valid_id(_header(headers, "webhook-id"))
     timestamp = _timestamp(_header(headers, "webhook-timestamp"), now)
@@ -104,7 +105,8 @@ def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
 def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  the format has no time
     """GitHub: https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries.
 
-    Neither id nor time is signed, so only the receiver's own record of ids stops a replay, and only an honest one.
+    GitHub signs neither the id nor a time. The receiver's table of ids stops a repetition by GitHub. It does not stop
+    an attacker who replays a webhook, because the attacker can change the id.
     """
     _require_match(
         [_header(headers, "x-hub-signature-256")],
@@ -119,9 +121,9 @@ VERIFIERS: Mapping[str, Verifier] = {"standard": verify, "stripe": verify_stripe
 def sign(
     secret: str, webhook_id: str, timestamp: int, body: bytes, *, old_secrets: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The three Standard Webhooks headers of one attempt: the id stays over all attempts, `timestamp` is this one's.
+    """The three Standard Webhooks headers of one attempt. The id is the same in all attempts; `timestamp` is not.
 
-    `old_secrets` sign as well, so that a receiver may change over to the new one when it suits.
+    The `old_secrets` sign as well, so a receiver can switch to the new secret at any time.
     """
     if not _ID.fullmatch(webhook_id):
         raise ValueError("a webhook id is 1 to 255 printable ASCII characters without a full stop")
@@ -134,12 +136,14 @@ def sign(
 
 
 type AttemptResult = Literal["delivered", "gone", "failed", "timeout", "unreachable", "refused"]
-"""`failed`: any other answer, or a connection lost. `unreachable`: none came about. `refused`: `chassis.calls.ssrf`."""
+"""`delivered`: a 2xx. `gone`: a 410. `failed`: another answer, or the connection broke. `timeout`: no answer in time.
+`unreachable`: no connection. `refused`: `chassis.calls.ssrf` does not allow the address.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptAnswer:
-    """What came of one attempt: the HTTP status if there was one, a reason unless it was delivered.
+    """The result of one attempt: `status` if an HTTP answer came, `reason` unless the webhook was delivered.
 
     `retry_after` is in seconds.
     """
@@ -151,44 +155,45 @@ class AttemptAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """The delivery's next state, and the seconds until its next attempt while it is `pending`."""
+class DeliveryDecision:
+    """The delivery's next state, and the seconds until its next attempt if it stays `pending`."""
 
     state: Literal["delivered", "pending", "dead", "disabled"]
     delay: float = 0.0
 
 
-def judge(
+def decide_delivery(
     answer: AttemptAnswer, *, attempt: int, schedule: Sequence[float], jitter: float, random: Callable[[], float]
-) -> Verdict:
-    """What follows from the answer to `attempt` (1, 2, …): a 2xx delivers, 410 disables the endpoint, else again.
+) -> DeliveryDecision:
+    """What follows from the answer to `attempt` (1, 2, …).
 
-    `schedule` has the seconds between attempts. Each wait varies by the share `jitter`, so that deliveries which failed
-    together do not come back together; a Retry-After can only lengthen it.
+    A 2xx ends the delivery, and a 410 disables the endpoint. After any other answer the delivery waits for its next
+    attempt, or is dead after its last one. `schedule` has the seconds between attempts. Each wait varies by the share
+    `jitter`, so deliveries that failed together do not come back together. A Retry-After can only lengthen the wait.
     """
     if answer.result == "delivered":
-        return Verdict("delivered")
+        return DeliveryDecision("delivered")
     if answer.result == "gone":
-        return Verdict("disabled")
+        return DeliveryDecision("disabled")
     if attempt > len(schedule):
-        return Verdict("dead")
+        return DeliveryDecision("dead")
     wait = schedule[attempt - 1] * (1 + jitter * (2 * random() - 1))
-    return Verdict("pending", max(wait, answer.retry_after or 0.0))
+    return DeliveryDecision("pending", max(wait, answer.retry_after or 0.0))
 
 
 def has_failed_for_long(failing_since: datetime | None, *, now: datetime, disable_after: float) -> bool:
-    """Whether an endpoint at which every attempt since `failing_since` has failed, the latest one `now`, is given up.
+    """Whether every attempt at an endpoint has failed for at least `disable_after` seconds, so that it is given up.
 
-    A quiet endpoint makes no attempts, and so is not given up: only a failure tells that it is still not there.
+    Call it after a failed attempt. An endpoint without new events gets no attempts and so is never given up.
     """
     return failing_since is not None and (now - failing_since).total_seconds() >= disable_after
 
 
 def signing_key(secret: str) -> bytes:
-    """The key behind a Standard Webhooks secret (`whsec_` and base64 of at least 24 bytes).
+    """The key in a Standard Webhooks secret (`whsec_` and base64 of at least 24 bytes).
 
-    Raises ValueError, without the secret in it, when it is not one: call this at start-up, so that no sender ever
-    sees a wrong configuration.
+    Raises ValueError for anything else; its message does not contain the secret. Call it at start-up, so that a wrong
+    configuration stops the process and not the first webhook.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
@@ -219,7 +224,7 @@ def _hmac(key: bytes, content: bytes) -> bytes:
 
 
 def _header(headers: Headers, name: str) -> str:
-    """The header's only value: of two, what we verify and what somebody else reads could differ."""
+    """The header's only value. With two values, we might verify one while another program reads the other."""
     values = [value for key, value in headers if key.lower() == name]
     if not values:
         raise InvalidSignature(f"{name} is missing")
@@ -235,7 +240,7 @@ def _valid_id(text: str) -> str:
 
 
 def _id_in(body: bytes) -> str:
-    """The id that Stripe keeps in its event; only asked for once the body is known to be Stripe's."""
+    """The id inside Stripe's event. Call it only after the signature is verified."""
     try:
         return _valid_id(_Event.model_validate_json(body).id)
     except ValidationError:
@@ -258,6 +263,6 @@ def _timestamp(text: str, now: float) -> int:
 
 
 def _require_match(given: Iterable[str], expected: Sequence[str]) -> None:
-    """Raise unless one signature given is one expected, comparing text in constant time."""
+    """Raise unless one of the given signatures is expected. The comparison takes constant time."""
     if not any(hmac.compare_digest(ours.encode(), theirs.encode()) for theirs in given for ours in expected):
         raise InvalidSignature("no signature matches", problem="bad_signature")

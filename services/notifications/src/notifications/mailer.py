@@ -1,6 +1,7 @@
-"""Handing mail to an SMTP server.
+"""Hands mails to an SMTP server.
 
-Accepted (250) is sent; a permanent refusal (5xx) of the recipient or the mail is final; all else is tried again.
+A mail that the server accepts (250) is sent. A permanent refusal (5xx) of the recipient or of the mail is final. After
+any other error the caller sends the mail again.
 """
 
 from email.errors import HeaderParseError
@@ -19,20 +20,21 @@ _PERMANENT = range(500, 600)
 
 
 class MailRefused(HoldfastError):
-    """The mail server will not take this mail, now or later; the message is its answer."""
+    """The mail server refuses this mail permanently; the message is its answer."""
 
 
 class Mailer:
-    """One connection per mail: mails are few, and a connection kept open is one more thing to lose."""
+    """Opens one connection per mail. Mails are few, so idle connections would save little and could break."""
 
     def __init__(self, settings: SmtpSettings) -> None:
         self._settings = settings
         self._domain = settings.sender.rpartition("@")[2]
 
     async def send(self, *, message_id: str, recipient: str, subject: str, text: str) -> None:
-        """Send one mail as `<message_id@domain>`: the same id over all attempts, so that copies can be told.
+        """Send one mail with the Message-ID `<message_id@domain>`. Use the same id in all attempts, so that a mailbox
+        can recognise copies.
 
-        Raises `MailRefused`, or a `DependencyError` after which it has to be sent again.
+        Raises `MailRefused`, or a `DependencyError`; after the latter the mail must be sent again.
         """
         check_nothing_held("mail server")
         message = EmailMessage()
@@ -56,7 +58,7 @@ class Mailer:
         except aiosmtplib.SMTPDataError as error:
             _raise_if_permanent([error.code], error.message, error)
         except aiosmtplib.SMTPResponseException as error:
-            # A refusal of us (our login, our sender) says nothing of this mail: it waits until that is mended.
+            # The server refuses our login or our sender address, not this mail. The mail waits until that is mended.
             raise DependencyUnavailable("mail server", error.message) from error
         except aiosmtplib.SMTPTimeoutError as error:
             raise DependencyTimeout("mail server", self._settings.timeout) from error
@@ -70,7 +72,7 @@ class Mailer:
 
 
 def _address(recipient: str) -> Address:
-    """The one address that `recipient` is; raises `MailRefused` for anything else: no mail server could deliver it."""
+    """The recipient as one address. Raises `MailRefused` for any other text: no mail server could deliver to it."""
     try:
         address = Address(addr_spec=recipient)
     except (HeaderParseError, ValueError, IndexError) as error:

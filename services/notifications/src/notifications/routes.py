@@ -27,8 +27,8 @@ from notifications.schemas import (
 from notifications.settings import WebhookSettings
 from notifications.use_cases import deliveries, endpoints
 
-# A look-up in the DNS, by our resolver, for a name that the caller chooses.
 SET_URL_COST = 5
+"""In units of the rate limit: our resolver looks up a host name that the caller chooses."""
 
 router = Router(prefix="/v1")
 
@@ -47,7 +47,7 @@ Given = Annotated[Resources, Depends(opened(Resources))]
 
 @router.get("/mails", access="mails:read", criticality="sheddable")
 async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: Given) -> MailList:
-    """What the customer of one of the caller's orders was sent, and what is on its way."""
+    """The mails about one of the caller's orders, sent and pending."""
     async with given.database.read() as session:
         return await use_cases.list_mails(session, client_id=caller.id, order_id=order_id)
 
@@ -62,10 +62,10 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
 async def create_webhook_endpoint(
     body: CreateEndpoint, caller: Caller, given: Given, key: Keyed
 ) -> StoredAnswer[EndpointWithSecret]:
-    """Register an endpoint for the caller's orders. Only this answer has the secret that signs what is sent."""
+    """Register an endpoint for the caller's orders. Only this answer contains the secret that signs its webhooks."""
     async with given.database.transaction() as session:
         answer = await find_answer(session, key)
-    if answer is not None:  # whatever the DNS says by now
+    if answer is not None:  # a repeated key gets its answer even if the host no longer resolves
         return answer
     await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     limit = given.webhooks.max_endpoints
@@ -75,14 +75,14 @@ async def create_webhook_endpoint(
 
 @router.get("/webhook-endpoints", access="webhooks:manage", criticality="sheddable")
 async def list_webhook_endpoints(caller: Caller, given: Given) -> EndpointList:
-    """The caller's endpoints, the oldest first."""
+    """The caller's endpoints, oldest first."""
     async with given.database.read() as session:
         return await endpoints.list_endpoints(session, client_id=caller.id)
 
 
 @router.get("/webhook-endpoints/{endpoint_id}", access="webhooks:manage", errors=[ErrorCode.NOT_FOUND])
 async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> EndpointView:
-    """One endpoint of the caller's."""
+    """One of the caller's endpoints."""
     async with given.database.read() as session:
         return await endpoints.find_endpoint(session, endpoint_id, client_id=caller.id)
 
@@ -93,7 +93,7 @@ async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) 
 async def update_webhook_endpoint(
     endpoint_id: UUID, body: UpdateEndpoint, caller: Caller, given: Given
 ) -> EndpointView:
-    """Change an endpoint. One that is disabled is not told of what happens meanwhile, nor of what was still pending."""
+    """Change an endpoint. Disabling it drops its pending deliveries; events while it is disabled make none."""
     if body.url is not None:
         await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     async with given.database.transaction() as session:
@@ -104,7 +104,7 @@ async def update_webhook_endpoint(
     "/webhook-endpoints/{endpoint_id}", access="webhooks:manage", errors=[ErrorCode.NOT_FOUND], status_code=204
 )
 async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> None:
-    """Forget an endpoint and its secrets. Its deliveries stay listed; those still pending are given up."""
+    """Delete an endpoint and its secrets. Its deliveries stay listed; the pending ones are not sent."""
     async with given.database.transaction() as session:
         await endpoints.delete_endpoint(session, endpoint_id, client_id=caller.id)
 
@@ -117,7 +117,7 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
 async def rotate_webhook_secret(
     endpoint_id: UUID, caller: Caller, given: Given, key: Keyed
 ) -> StoredAnswer[EndpointWithSecret]:
-    """Replace the secret. For a while both sign: accept either, then only the new one."""
+    """Replace the secret. For a limited time both secrets sign: accept either one, and later only the new one."""
     overlap = given.webhooks.secret_overlap
     async with given.database.transaction() as session:
         return await endpoints.rotate_secret(session, endpoint_id, client_id=caller.id, key=key, overlap=overlap)
@@ -132,7 +132,7 @@ async def list_deliveries(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
     cursor: Annotated[UUID | None, Query()] = None,
 ) -> DeliveryPage:
-    """What was sent to the caller's endpoints, or is on its way, newest first, a page at a time."""
+    """The deliveries to the caller's endpoints, newest first, in pages."""
     async with given.database.read() as session:
         return await deliveries.list_deliveries(
             session, client_id=caller.id, endpoint_id=endpoint_id, status=status, limit=limit, cursor=cursor
@@ -141,7 +141,7 @@ async def list_deliveries(
 
 @router.get("/deliveries/{delivery_id}", access="webhooks:manage", errors=[ErrorCode.NOT_FOUND])
 async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
-    """One delivery to an endpoint of the caller's."""
+    """One delivery to one of the caller's endpoints."""
     async with given.database.read() as session:
         return await deliveries.find_delivery(session, delivery_id, client_id=caller.id)
 
@@ -153,6 +153,6 @@ async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> Deliv
     status_code=202,
 )
 async def redeliver(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
-    """Try a dead delivery again, under its webhook id, after those that wait already. Safe to repeat."""
+    """Send a dead delivery again, under the same webhook id, after the endpoint's pending ones. Safe to repeat."""
     async with given.database.transaction() as session:
         return await deliveries.redeliver(session, delivery_id, client_id=caller.id)

@@ -19,7 +19,7 @@ def _without_repetition(events: list[EventType]) -> list[EventType]:
 
 type EventFilter = Annotated[
     list[EventType],
-    Field(min_length=1, max_length=50, description="The events to be told of."),
+    Field(min_length=1, max_length=50, description="The events that are sent to the endpoint."),
     AfterValidator(_without_repetition),
 ]
 type EndpointUrl = Annotated[
@@ -36,11 +36,11 @@ type EndpointUrl = Annotated[
 class MailView(BaseModel):
     id: UUID
     order_id: UUID
-    event: str = Field(description="The event that it tells of.", examples=["order.confirmed"])
+    event: str = Field(description="The event that the mail reports.", examples=["order.confirmed"])
     recipient: str
     subject: str
     status: Literal["pending", "sent", "dead"]
-    reason: str | None = Field(description="Why it is dead; null otherwise.")
+    reason: str | None = Field(description="Why the mail is dead; null otherwise.")
     created_at: datetime
 
 
@@ -51,14 +51,14 @@ class MailList(BaseModel):
 type ContactEmail = Annotated[
     EmailAddress,
     Field(
-        description="Who gets a mail when the endpoint is disabled because of what it answers; null: nobody.",
+        description="The address that gets a mail when we disable the endpoint; null: no mail.",
         examples=["webhooks@shop.example.com"],
     ),
 ]
 
 
 class Input(BaseModel):
-    """What a client sends: a field that is not known is an error, since a typo must not be ignored."""
+    """Input of a client. An unknown field is an error, so that a typo does not go unnoticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,11 +71,11 @@ class CreateEndpoint(Input):
 
 
 class UpdateEndpoint(Input):
-    """What is left out or null stays as it is."""
+    """Changes to an endpoint. A field that is missing or null stays unchanged."""
 
     url: EndpointUrl | None = None
     events: EventFilter | None = None
-    enabled: bool | None = Field(None, description="When false, what has not been delivered yet never will be.")
+    enabled: bool | None = Field(None, description="False drops the pending deliveries.")
     contact_email: ContactEmail | None = None
 
 
@@ -84,9 +84,12 @@ class EndpointView(BaseModel):
     url: str
     events: list[EventType]
     enabled: bool
-    disabled_reason: str | None = Field(description="Why it was disabled, if not by you; null otherwise.")
+    disabled_reason: str | None = Field(
+        description="Why we disabled the endpoint; null if you did, or if it is enabled."
+    )
     failing_since: datetime | None = Field(
-        description="Since when every attempt has failed; null while they succeed. Long enough, and it is disabled."
+        description="The time since which every attempt has failed; null after a success. After too long, we disable "
+        "the endpoint."
     )
     contact_email: str | None
     created_at: datetime
@@ -94,7 +97,7 @@ class EndpointView(BaseModel):
 
 
 class EndpointWithSecret(EndpointView):
-    secret: str = Field(description="Verifies our signatures. Shown in this answer only.", examples=["whsec_…"])
+    secret: str = Field(description="Verifies our signatures. Only this answer contains it.", examples=["whsec_…"])
 
 
 class EndpointList(BaseModel):
@@ -111,11 +114,13 @@ class DeliveryView(BaseModel):
     attempts: int
     last_status: int | None = Field(description="The HTTP status of the latest answer; null without one.")
     reason: str | None = Field(description="Why the latest attempt failed; null otherwise.")
-    next_attempt_at: datetime | None = Field(description="Not before this, and after earlier ones; null once settled.")
+    next_attempt_at: datetime | None = Field(
+        description="The earliest time of the next attempt, which also waits for earlier deliveries; null once settled."
+    )
     created_at: datetime
     settled_at: datetime | None
 
 
 class DeliveryPage(BaseModel):
     items: list[DeliveryView]
-    next_cursor: UUID | None = Field(description="Give it as `cursor` to get the next page; null on the last one.")
+    next_cursor: UUID | None = Field(description="Pass it as `cursor` to get the next page; null on the last page.")

@@ -14,11 +14,11 @@ from chassis.webhooks import AttemptAnswer, sign
 from notifications.settings import WebhookSettings
 
 _GONE = 410
-_MAX_CONNECTIONS = 100  # as many as webhooks.concurrency may be: the job runner decides, and nothing waits here
+_MAX_CONNECTIONS = 100  # the maximum of `webhooks.concurrency`, so no attempt waits for a connection here
 
 
 class WebhookSender:
-    """Made in a composition root (inside the running loop) and closed after draining.
+    """Sends webhooks to customers. A composition root makes it inside the running loop and closes it after draining.
 
     `resolver` replaces the system's name resolution.
     """
@@ -28,8 +28,8 @@ class WebhookSender:
         self._session = aiohttp.ClientSession(
             connector=MeasuredConnector(
                 "customers",
-                # Nothing is kept from one delivery to the next, neither connection nor name: the customer's host may
-                # have closed the one and changed the other, and few deliveries follow each other closely.
+                # Each delivery opens a new connection and resolves the name again. Deliveries to one customer are rare:
+                # by the next one, the host may have closed the connection or changed its address.
                 force_close=True,
                 use_dns_cache=False,
                 limit=_MAX_CONNECTIONS,
@@ -47,7 +47,7 @@ class WebhookSender:
     async def send(
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
-        """Whatever comes of it is an answer: nothing is raised for what the customer's side does."""
+        """Send one attempt. Any behaviour of the customer's server gives an answer; none raises."""
         check_nothing_held("customers")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)
         destination: Destination | None = None
@@ -56,20 +56,19 @@ class WebhookSender:
             async with asyncio.timeout(self._settings.attempt_timeout):
                 return await self._post(url, body, headers)
         except DestinationRefused as error:
-            why = destination.public_reason(error) if destination else error
-            return AttemptAnswer(result="refused", reason=f"we cannot send there: {why}")
+            reason = destination.public_reason(error) if destination else error
+            return AttemptAnswer(result="refused", reason=f"we cannot send there: {reason}")
         except aiohttp.ClientConnectorDNSError:
             return AttemptAnswer(result="unreachable", reason=f"we cannot send there: {NO_PUBLIC_ADDRESS}")
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             return AttemptAnswer(result="unreachable", reason=f"no connection ({type(error).__name__})")
         except TimeoutError:
-            reason = f"no answer within {self._settings.attempt_timeout:g} s"
-            return AttemptAnswer(result="timeout", reason=reason)
+            return AttemptAnswer(result="timeout", reason=f"no answer within {self._settings.attempt_timeout:g} s")
         except (aiohttp.ClientError, ValueError) as error:  # ValueError: a URL or an answer that aiohttp cannot read
             return AttemptAnswer(result="failed", reason=f"no readable answer ({type(error).__name__})")
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> AttemptAnswer:
-        """The status line is the whole answer. The body is not read: it could be endless, and is of no use to us."""
+        """Read the status line and the headers only. We do not need the body, and it could be endless."""
         async with self._session.post(
             url,
             data=body,
@@ -77,10 +76,10 @@ class WebhookSender:
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout),
         ) as response:
-            return _judge(response)
+            return _answer_of(response)
 
 
-def _judge(response: aiohttp.ClientResponse) -> AttemptAnswer:
+def _answer_of(response: aiohttp.ClientResponse) -> AttemptAnswer:
     status = response.status
     if 200 <= status < 300:  # noqa: PLR2004  the 2xx range
         return AttemptAnswer(result="delivered", status=status)

@@ -35,10 +35,16 @@ async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) 
         }
     )
     sender = WebhookSender(webhooks)
-    suspects = Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency)
-    # Deliveries use half of the pool at most; mails, events and the heartbeats of all jobs use the rest.
-    turns = asyncio.Semaphore(max(1, settings.database.pool_size // 2))
-    deliver = partial(jobs.deliver_webhook, database, sender, suspects, turns, webhooks, random.random)
+    tools = jobs.DeliveryTools(
+        database=database,
+        sender=sender,
+        suspect_slots=Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency),
+        # Deliveries use half of the pool at most; mails, events and the heartbeats of all jobs use the rest.
+        database_slots=asyncio.Semaphore(max(1, settings.database.pool_size // 2)),
+        settings=webhooks,
+        random=random.random,
+    )
+    deliver = partial(jobs.deliver_webhook, tools)
     webhook_runner = base.job_runner({DeliverWebhook: deliver}, queue=WEBHOOKS_QUEUE, concurrency=webhooks.concurrency)
     consumer = base.consumer([ORDERS_STREAM], dict.fromkeys(events.ORDER_EVENTS, events.on_order))
     scheduler = base.scheduler(_schedules(settings))

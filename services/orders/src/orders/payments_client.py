@@ -1,4 +1,4 @@
-"""How orders calls payments: one attempt per job run, inside the breaker and the bulkhead. The job is the retry."""
+"""The client of the payments service. It makes one attempt per job run, inside breaker and bulkhead."""
 
 from typing import Literal
 from uuid import UUID
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 class Payment(BaseModel):
-    """What payments answers; fields that orders does not read are left to payments."""
+    """The payments service's answer. Fields that orders does not need are ignored."""
 
     id: UUID
     status: Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
@@ -17,7 +17,7 @@ class Payment(BaseModel):
 
 
 class PaymentsClient:
-    """Payments, as orders sees it. Every call may raise a `DependencyError`."""
+    """The payments service's API. Every call may raise a `DependencyError`."""
 
     def __init__(self, dependency: HttpDependency) -> None:
         self._dependency = dependency
@@ -25,7 +25,7 @@ class PaymentsClient:
     async def request_payment(
         self, *, payment_id: UUID, order_id: UUID, amount: int, currency: str, payment_method: str
     ) -> Payment:
-        """Ask for the payment, or learn of it when it was asked for before: `payment_id` is the key of the call."""
+        """Request the payment, or read it if it was requested before. `payment_id` is the idempotency key."""
         response = await self._dependency.request(
             "POST",
             "/v1/payments",
@@ -42,7 +42,7 @@ class PaymentsClient:
         return response.parse(Payment)
 
     async def void_payment(self, *, payment_id: UUID, order_id: UUID, amount: int, currency: str) -> Payment:
-        """Bring the payment's net to zero, in whatever state it is, even if it was never asked for. Safe to repeat."""
+        """Bring the payment's net to zero in any state, even if it was never requested. Safe to repeat."""
         response = await self._dependency.request(
             "POST",
             f"/v1/payments/{payment_id}/refund",

@@ -1,4 +1,4 @@
-"""How payments calls the provider. This layer is the one that retries, under one key per payment for ever."""
+"""The client of the payment provider. It retries, and every attempt at a payment has the same idempotency key."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -6,15 +6,15 @@ from uuid import UUID
 from chassis.calls.http_client import AttemptHook, HttpDependency, Response
 from pydantic import BaseModel, Field
 
-# What PostgreSQL can keep: no NUL, and nothing that was not meant as an id or a code.
+# PostgreSQL stores no NUL in text, and an id or a code has no control characters.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
-# It grows with each change of the object; PostgreSQL's bigint has to hold it.
+# The provider's count of the object's changes, within PostgreSQL's bigint.
 type Version = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Charge(BaseModel):
-    """What the provider answers to a charge; accepted (`pending`) is not captured."""
+    """The provider's answer to a charge. `pending` means accepted, not captured."""
 
     id: Text
     object_version: Version | None = None
@@ -23,19 +23,19 @@ class Charge(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why the provider refused."""
+    """The provider's reason for a refusal."""
 
     code: Text
 
 
 class Refusal(BaseModel):
-    """What the provider answers when it refuses."""
+    """The provider's answer when it refuses."""
 
     error: Problem
 
 
 class Refund(BaseModel):
-    """What the provider answers to a refund."""
+    """The provider's answer to a refund."""
 
     id: Text
     object_version: Version | None = None
@@ -48,7 +48,7 @@ class _Found[T: BaseModel](BaseModel):
 
 
 class ProviderClient:
-    """The payment provider, as payments sees it. Every call may raise a `DependencyError`."""
+    """The payment provider's API. Every call may raise a `DependencyError`."""
 
     def __init__(self, dependency: HttpDependency) -> None:
         self._dependency = dependency
@@ -63,9 +63,9 @@ class ProviderClient:
         before_attempt: AttemptHook,
         on_not_run: AttemptHook,
     ) -> Charge:
-        """Charge `amount` (minor units), at most once: the key is the payment's, whoever repeats the call and when.
+        """Charge `amount` (minor units). Repeated calls charge at most once, because `payment_id` is the key.
 
-        `before_attempt` runs before each POST, `on_not_run` after one that is known not to have reached the provider.
+        `before_attempt` runs before each POST, and `on_not_run` after a POST that certainly did not reach the provider.
         """
         response = await self._dependency.request(
             "POST",
@@ -86,12 +86,12 @@ class ProviderClient:
         return response.parse(Charge)
 
     async def find_charges(self, payment_id: UUID) -> list[Charge]:
-        """The charges that the provider has under our reference: none or one, if both sides keep their word."""
+        """The charges that the provider has for this payment: at most one, unless the provider breaks its promise."""
         response = await self._ask("/charges", "find_charges", payment_id)
         return response.parse(_Found[Charge]).data
 
     async def refund(self, *, refund_id: UUID, payment_id: UUID, amount: int) -> Refund:
-        """Refund `amount` (minor units) of the payment's charge, at most once per refund: the key is the refund's."""
+        """Refund `amount` (minor units) of the payment's charge. Repeated calls refund once: `refund_id` is the key."""
         response = await self._dependency.request(
             "POST",
             "/refunds",
@@ -104,7 +104,7 @@ class ProviderClient:
         return response.parse(Refund)
 
     async def find_refunds(self, refund_id: UUID) -> list[Refund]:
-        """The refunds that the provider has under our reference."""
+        """The refunds that the provider has for this refund id."""
         response = await self._ask("/refunds", "find_refunds", refund_id)
         return response.parse(_Found[Refund]).data
 

@@ -34,10 +34,10 @@ Given = Annotated[Resources, Depends(opened(Resources))]
     criticality="critical",
     errors=[ErrorCode.STATE_CONFLICT],
     status_code=202,
-    responses={200: {"model": PaymentView, "description": "It was asked for before."}},
+    responses={200: {"model": PaymentView, "description": "The payment was requested before."}},
 )
 async def request_payment(body: RequestPayment, response: Response, given: Given) -> PaymentView:
-    """Record that a payment is to be made; a job makes it. Safe to repeat: `payment_id` is the key."""
+    """Record a payment; a job then charges it. Safe to repeat: `payment_id` is the key."""
     await given.backlog.check()
     deadlines.check("the payment was written")
     async with given.database.transaction() as session:
@@ -64,7 +64,7 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     status_code=202,
 )
 async def refund_payment(payment_id: UUID, body: VoidPayment, given: Given) -> PaymentView:
-    """Bring the payment's net to zero: cancel it if it is not charged, refund it once it is. Safe to repeat."""
+    """Bring the payment's net to zero: cancel it before the charge, or refund it after the charge. Safe to repeat."""
     deadlines.check("the payment was voided")
     async with given.database.transaction() as session:
         return await use_cases.void_payment(session, payment_id, body)

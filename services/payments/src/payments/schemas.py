@@ -1,4 +1,4 @@
-"""The public shapes of payments. Its callers are services: orders, and whoever settles later."""
+"""The public schemas of payments. Its callers are services, such as orders."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RequestPayment(BaseModel):
-    """A payment to be made. `payment_id` is minted by the caller and is the key of the call: it can be repeated."""
+    """A payment to make. The caller chooses `payment_id`, which is the idempotency key: the request can be repeated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +23,7 @@ class RequestPayment(BaseModel):
 
 
 class VoidPayment(BaseModel):
-    """Bring a payment's net to zero, whatever state it is in; it may not even be known yet."""
+    """Bring a payment's net to zero in any state, even before the payment itself was requested."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,5 +38,5 @@ class PaymentView(BaseModel):
     status: Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
     amount: int
     currency: str
-    version: int = Field(description="Grows with each event of this payment; 0 before the first.")
-    reason: str | None = Field(description="Why it failed; null otherwise.")
+    version: int = Field(description="Increases with each event of this payment; 0 before the first.")
+    reason: str | None = Field(description="Why the payment failed; null otherwise.")

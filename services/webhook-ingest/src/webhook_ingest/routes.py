@@ -1,4 +1,4 @@
-"""The public API of webhook-ingest: providers post here. Signed, so that no key of ours is needed."""
+"""The public API of webhook-ingest, where providers post. They sign their requests, so they need no API key."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ router = Router(prefix="/v1/webhooks")
 class Resources:
     """The objects that the routes use; the composition root opens them.
 
-    `secrets` maps each provider to the secrets that are valid now, if it has any: they may be replaced at any time.
+    `secrets` returns the secrets of each provider that are valid now. They may be rotated at any time.
     """
 
     database: Database
@@ -54,10 +54,10 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
 async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:
-    """A webhook in its sender's format: verified over its raw bytes, stored once, answered; then a job.
+    """Receive a webhook: verify the signature over its raw bytes, store it once and answer. A job processes it later.
 
-    `payment-provider` signs as Standard Webhooks says; `stripe` and `github` in their own ways, and there is nothing
-    at their paths unless secrets are configured.
+    `payment-provider` signs as Standard Webhooks defines; `stripe` and `github` use their own formats. A provider
+    without configured secrets is a 404.
     """
     started = time.perf_counter()
     secrets = given.secrets()
@@ -71,7 +71,7 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
             webhook = _VERIFIERS[sender](request.headers.items(), body, secrets[sender], now=time.time())
         except InvalidSignature as error:
             count_as(error.problem)
-            # After the signature, so that nobody can use up what lets the real sender in.
+            # Only failed signatures are charged, so a stranger cannot use up the real sender's limit.
             await spend_as_stranger(request)
             await spend(request, f"provider:{sender}", Policy.of("bad_credentials", limits_of(request).bad_credentials))
             raise
@@ -85,7 +85,7 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
 
 @contextmanager
 def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
-    """Count what comes of a webhook, once: as what the block says, else as why its body did not arrive, or `failed`."""
+    """Count a webhook once: by the result that the block reports, else by the error that ended it."""
     results: list[ReceivedResult] = []
     try:
         yield results.append
@@ -97,5 +97,5 @@ def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
 
 
 def _configured(name: str, secrets: Mapping[Provider, Sequence[str]]) -> Provider | None:
-    """The provider of that name; None when it has no secrets here."""
+    """The provider of that name; None when no secrets are configured for it."""
     return next((provider for provider, valid in secrets.items() if provider == name and valid), None)

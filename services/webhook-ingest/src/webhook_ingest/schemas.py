@@ -1,24 +1,24 @@
-"""The shapes of webhook-ingest: its one answer, and what a provider's event looks like inside."""
+"""The schemas of webhook-ingest: its answer, and the contents of a provider's event."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-# PostgreSQL keeps no NUL in text or JSON, and no id or code that is meant has control characters.
+# PostgreSQL stores no NUL in text or JSON, and an id or a code has no control characters.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
-# What PostgreSQL's bigint can hold; money and versions are never below nothing.
+# Within PostgreSQL's bigint. Amounts and versions are not negative.
 type Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Received(BaseModel):
-    """The answer to a webhook: it is stored, now or before. `duplicate` tells the sender's engineers, nobody else."""
+    """The answer to a stored webhook. `duplicate` means that it was stored before; a sender need not act on that."""
 
     status: Literal["accepted", "duplicate"]
 
 
 class ProviderObject(BaseModel):
-    """The charge or refund that an event is about; `reference` is the id that we gave it."""
+    """The charge or refund of an event; `reference` is our own id for it."""
 
     id: Text
     reference: Text
@@ -28,12 +28,12 @@ class ProviderObject(BaseModel):
 
 
 class ProviderPayload(BaseModel):
-    """Any event of a payment provider: read first, since `data` is of a shape we know only for the types we handle."""
+    """The type of any payment provider's event. It is read first, because we know the `data` of few types only."""
 
     type: Text
 
 
 class ProviderObjectPayload(BaseModel):
-    """An event that we handle; fields that nobody here reads are kept in the raw body."""
+    """An event of a known type. Unknown fields are ignored here and stay in the stored body."""
 
     data: ProviderObject

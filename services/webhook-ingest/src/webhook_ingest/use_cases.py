@@ -1,4 +1,4 @@
-"""What webhook-ingest does: store each webhook once, then turn it into an event."""
+"""The use cases of webhook-ingest: store each webhook once, then publish it as an event."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -32,13 +32,13 @@ _FORGET_DEAD_LETTER = text("DELETE FROM job WHERE name = :name AND status = 'dea
 
 
 class Redrivable(StrEnum):
-    """The statuses that an operator may have tried again."""
+    """The statuses of events that an operator may process again."""
 
     IGNORED = ProviderEventStatus.IGNORED.value
     DEAD = ProviderEventStatus.DEAD.value
 
 
-# The payment provider's types. Of the other senders nobody here handles any.
+# The payment provider's event types. No service consumes the other senders' events.
 _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
     "charge.succeeded": ChargeSucceeded,
     "charge.failed": ChargeFailed,
@@ -48,7 +48,7 @@ _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
 
 
 async def store_event(session: AsyncSession, *, provider: Provider, event_id: str, body: bytes) -> bool:
-    """Protocol, row 7: the raw event and its job, unless it is there already. Whether it is new."""
+    """Protocol, row 7: store the raw event and its job, unless it is stored already. Returns whether it is new."""
     row_id = await session.scalar(
         insert(ProviderEvent)
         .values(provider=provider.value, event_id=event_id, body=body)
@@ -62,9 +62,10 @@ async def store_event(session: AsyncSession, *, provider: Provider, event_id: st
 
 
 async def publish_event(session: AsyncSession, row_id: UUID) -> str | None:
-    """Protocol, row 8: the event in the outbox. A type that nobody handles is kept and ignored.
+    """Protocol, row 8: publish the stored event to the outbox. Returns the problem if it cannot be read, else None.
 
-    What cannot be read is dead until somebody asks again, after a fix of whatever reads it; returns what is wrong.
+    An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After the reader is
+    fixed, an operator replays its job or redrives it.
     """
     stored = (await session.scalars(select(ProviderEvent).where(ProviderEvent.id == row_id).with_for_update())).one()
     if stored.status == ProviderEventStatus.DEAD:
@@ -91,10 +92,10 @@ async def publish_event(session: AsyncSession, row_id: UUID) -> str | None:
 async def redrive(
     session: AsyncSession, *, which: Redrivable, provider: Provider | None, dry_run: bool
 ) -> Sequence[tuple[str, str]]:
-    """Have all events of that status (of that provider) worked on again, from the bodies as they were signed; returns
-    their providers and ids. A dry run changes nothing.
+    """Process all events of a status (and of a provider) again, from their stored bodies. Returns their providers and
+    ids. A dry run changes nothing.
 
-    The dead letters of dead events go: the new jobs stand for them.
+    The new jobs replace the dead letters of dead events, which are deleted.
     """
     query = select(ProviderEvent).where(ProviderEvent.status == which.value).order_by(ProviderEvent.id)
     if provider is not None:
@@ -116,20 +117,20 @@ def _count(session: AsyncSession, event: ProviderEvent, result: ProcessedResult)
 
 
 def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
-    """The event to publish; None for a type that nobody handles. Raises `ValidationError`."""
+    """The event to publish; None for an unknown type. Raises `ValidationError`."""
     if stored.provider != Provider.PAYMENT_PROVIDER:
         return None
     kind = _EVENTS.get(ProviderPayload.model_validate_json(stored.body).type)
     if kind is None:
         return None
-    about = ProviderObjectPayload.model_validate_json(stored.body).data
+    charge_or_refund = ProviderObjectPayload.model_validate_json(stored.body).data
     return kind(
-        reference=about.reference,
-        provider_id=about.id,
-        object_version=about.object_version,
-        amount=about.amount,
+        reference=charge_or_refund.reference,
+        provider_id=charge_or_refund.id,
+        object_version=charge_or_refund.object_version,
+        amount=charge_or_refund.amount,
         raw_event_id=stored.event_id,
-        failure_code=about.failure_code,
+        failure_code=charge_or_refund.failure_code,
     )
 
 

@@ -1,7 +1,8 @@
-"""What notifications does: verbs over (session, command). Each writes in the caller's transaction and calls nobody.
+"""The use cases of notifications. Each runs in the caller's transaction and calls no other service.
 
-A mail and the webhooks of customers' endpoints for each event of an order; the steps are those of
-docs/reference/protocol.md.
+Each event of an order makes a mail to the customer, and a webhook delivery for each endpoint of the client. The steps
+are those of docs/reference/protocol.md. Read `mails` first; for webhooks, read `endpoints`, `deliveries`,
+`delivery_queue` and `attempts`. `sweeps` repairs lost jobs, and `dead_mails` serves the command line.
 """
 
 from notifications.use_cases.dead_mails import list_dead_mails, resend_mails

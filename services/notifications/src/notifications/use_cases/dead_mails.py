@@ -1,7 +1,4 @@
-"""Dead mails: the mail server refused each for good, and an operator may know better by now.
-
-Plain functions over a session, for the command line.
-"""
+"""Dead mails, for the command line. The mail server refused each for good; an operator may send it again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from notifications.models import Mail, MailStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMail:
-    """`order_id` is None for a notice to a client; `reason` is the mail server's answer."""
+    """A mail as the command lists it. `order_id` is None for a notice; `reason` is the mail server's answer."""
 
     id: UUID
     event_type: str
@@ -28,7 +25,7 @@ class DeadMail:
 
 
 async def list_dead_mails(session: AsyncSession, *, count: int = 100) -> list[DeadMail]:
-    """The `count` dead mails that were written first."""
+    """The `count` oldest dead mails."""
     query = select(Mail).where(Mail.status == MailStatus.DEAD.value).order_by(Mail.id).limit(count)
     return [
         DeadMail(
@@ -43,10 +40,10 @@ async def list_dead_mails(session: AsyncSession, *, count: int = 100) -> list[De
 
 
 async def resend_mails(session: AsyncSession, *, mail_id: UUID | None = None, dry_run: bool = False) -> Sequence[UUID]:
-    """Make one dead mail (`mail_id`) or all pending again, each with a new job, and return their ids.
+    """Make one dead mail (`mail_id`), or all of them, pending again, each with a new job. Returns their ids.
 
-    Each keeps its Message-ID. A mail that is not dead is left alone, so that to ask twice sends once. A dry run returns
-    the ids and changes nothing.
+    Each mail keeps its Message-ID. A mail that is not dead stays unchanged, so repeating the command sends no second
+    copy. A dry run returns the ids and changes nothing.
     """
     query = select(Mail.id).where(Mail.status == MailStatus.DEAD.value).order_by(Mail.id).with_for_update()
     if mail_id is not None:

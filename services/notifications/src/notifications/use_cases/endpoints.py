@@ -1,4 +1,4 @@
-"""Customers' webhook endpoints: what a client may do with its own. Others' are as good as not there."""
+"""Clients' webhook endpoints: create, change, rotate secrets, disable, delete. Another client's endpoint is a 404."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -22,7 +22,7 @@ from notifications.use_cases.mails import write_notice
 
 log = get_logger(__name__)
 
-# The URL's query may hold what only its owner should read; it is the owner who reads this.
+# The URL's query may hold a secret of the endpoint's owner. The mail goes to that owner, so it shows the whole URL.
 _NOTICE = """We no longer send webhooks to {url}.
 
 Why: {reason}
@@ -34,11 +34,13 @@ _LOCK_CLIENT = text("SELECT pg_advisory_xact_lock(hashtextextended('webhook_endp
 
 
 async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolve) -> None:
-    """Raise `ApiError` (422, with the reason) unless webhooks may go to this URL. Asks the DNS: no transaction here."""
+    """Raise `ApiError` (422, with the reason) unless webhooks may go to this URL. Queries the DNS, so call it outside a
+    transaction.
+    """
     try:
         await check_addresses(check_url(url, egress), egress, resolve=resolve)
     except DestinationRefused as error:
-        # Before an @ there may be a password, and not every way to write one can be told from the rest.
+        # The text before an @ may be a password, so a URL with an @ is not repeated in the answer.
         detail = ErrorDetail("url", f"We cannot send there: {error}.", None if "@" in url else url)
         raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error
 
@@ -46,7 +48,7 @@ async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolv
 async def create_endpoint(
     session: AsyncSession, command: CreateEndpoint, *, client_id: str, key: IdempotencyKey, max_endpoints: int
 ) -> StoredAnswer:
-    """The endpoint with its secret; for a key seen before, the first answer. Raises `ApiError` (409) at the limit."""
+    """The new endpoint with its secret; for a repeated key, the first answer. Raises `ApiError` (409) at the limit."""
     if (stored := await idempotency.find_answer(session, key)) is not None:
         return stored
     await session.execute(_LOCK_CLIENT, {"client_id": client_id})
@@ -71,7 +73,7 @@ async def create_endpoint(
 
 
 async def list_endpoints(session: AsyncSession, *, client_id: str) -> EndpointList:
-    """All of the client's: a limit keeps them few."""
+    """All endpoints of the client, oldest first. Their number has a limit, so there are no pages."""
     endpoints = await session.scalars(_of_client(client_id).order_by(WebhookEndpoint.id))
     return EndpointList(items=[_view(endpoint) for endpoint in endpoints])
 
@@ -84,12 +86,12 @@ async def find_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: 
 async def update_endpoint(
     session: AsyncSession, endpoint_id: UUID, command: UpdateEndpoint, *, client_id: str
 ) -> EndpointView:
-    """Change what is given; an endpoint that is disabled gives up its pending deliveries. Raises `ApiError` (404)."""
+    """Change the given fields. Disabling an endpoint settles its pending deliveries. Raises `ApiError` (404)."""
     await _own_locked(session, endpoint_id, client_id)
     given = command.model_dump(exclude_none=True)
     if (enabled := given.pop("enabled", None)) is not None:
         given |= {"is_enabled": enabled, "disabled_reason": None}
-    if enabled or "url" in given:  # it is given another chance, and all its time
+    if enabled or "url" in given:  # the endpoint starts over, with no failures
         given |= {"failing_since": None, "is_suspect": False}
     endpoint = await _change(session, endpoint_id, given)
     if enabled is False:
@@ -98,14 +100,14 @@ async def update_endpoint(
 
 
 async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: str) -> None:
-    """Forget its secrets and contact, the answers that showed them too, and give up its pending deliveries; those it
-    had stay listed.
+    """Erase the endpoint's secrets, its contact and the stored answers that contain them. Its pending deliveries are
+    disabled; all its deliveries stay listed.
 
     Raises `ApiError` (404).
     """
     await _own_locked(session, endpoint_id, client_id)
-    nothing = dict.fromkeys(("secret", "old_secret", "old_secret_until", "contact_email"))
-    await _change(session, endpoint_id, {"is_enabled": False, "deleted_at": func.now(), **nothing})
+    erased = dict.fromkeys(("secret", "old_secret", "old_secret_until", "contact_email"))
+    await _change(session, endpoint_id, {"is_enabled": False, "deleted_at": func.now(), **erased})
     await idempotency.withdraw_answers(session, client=client_id, about=str(endpoint_id))
     await settle_pending(session, endpoint_id, "the endpoint was deleted")
     log_after_commit(session, log.info, "webhook_endpoint_deleted", endpoint_id=endpoint_id)
@@ -114,9 +116,9 @@ async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id
 async def rotate_secret(
     session: AsyncSession, endpoint_id: UUID, *, client_id: str, key: IdempotencyKey, overlap: float
 ) -> StoredAnswer:
-    """A new secret; the one it replaces signs along for `overlap` seconds, the one before that no longer.
+    """Replace the secret. For `overlap` seconds the replaced secret signs as well; an older one stops at once.
 
-    For a key seen before, the first answer. Raises `ApiError` (404).
+    For a repeated key, returns the first answer. Raises `ApiError` (404).
     """
     if (stored := await idempotency.find_answer(session, key)) is not None:
         return stored
@@ -131,7 +133,9 @@ async def rotate_secret(
 async def disable_endpoint(
     session: AsyncSession, endpoint: WebhookEndpoint, cause: Literal["gone", "failing"], reason: str
 ) -> None:
-    """The endpoint wants no more, or fails for ever. Its client is told why, and may enable it again."""
+    """Disable an endpoint that is gone or keeps failing, and mail the reason to its contact. Its client may enable it
+    again.
+    """
     await _change(session, endpoint.id, {"is_enabled": False, "disabled_reason": reason})
     await settle_pending(session, endpoint.id, reason)
     if endpoint.contact_email is not None:
@@ -157,7 +161,7 @@ async def disable_endpoint(
 
 
 async def settle_pending(session: AsyncSession, endpoint_id: UUID, reason: str) -> None:
-    """The deliveries still pending are `disabled`. The caller holds the lock on the endpoint's row."""
+    """Set the pending deliveries to `disabled`. The caller holds the lock on the endpoint's row."""
     disabled = DeliveryStatus.DISABLED
     await session.execute(
         update(WebhookDelivery)
@@ -180,7 +184,7 @@ async def _own(session: AsyncSession, query: Select[WebhookEndpoint]) -> Webhook
 
 
 async def _own_locked(session: AsyncSession, endpoint_id: UUID, client_id: str) -> WebhookEndpoint:
-    """Locked, but not against new deliveries, which only need that it stays."""
+    """The endpoint, locked. The lock lets new deliveries in, because they only need the row to exist."""
     query = _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)
     return await _own(session, query.with_for_update(key_share=True))
 

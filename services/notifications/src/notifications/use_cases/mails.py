@@ -1,4 +1,4 @@
-"""Mails: one per event of an order, in the order of its versions, each under one Message-ID."""
+"""Mails: one per event of an order, in the order of the events' versions. All attempts share one Message-ID."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -30,7 +30,7 @@ _OTHER_REASON = "the payment failed"
 
 
 async def last_version(session: AsyncSession, order_id: UUID) -> int:
-    """The version of the order's event that was written last, 0 before the first; locks the order's progress."""
+    """The version of the order's latest event with a mail; 0 before the first. Locks the order's progress row."""
     await session.execute(insert(OrderProgress).values(order_id=order_id, last_version=0).on_conflict_do_nothing())
     version = await session.scalar(
         select(OrderProgress.last_version).where(OrderProgress.order_id == order_id).with_for_update()
@@ -39,7 +39,7 @@ async def last_version(session: AsyncSession, order_id: UUID) -> int:
 
 
 async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID, version: int) -> None:
-    """Protocol, row 14: the mail of an event, its job, and the order's progress."""
+    """Protocol, row 14: write the mail of an event and its job, and update the order's progress."""
     subject, text = _WORDS[type(event)]
     total = f"{event.amount // 100}.{event.amount % 100:02} {event.currency}"
     reason = _REASONS.get(event.reason or "", _OTHER_REASON)
@@ -67,7 +67,7 @@ async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID
 async def write_notice(
     session: AsyncSession, *, client_id: str, recipient: str, event_type: str, subject: str, text: str
 ) -> None:
-    """A mail to a client about something of its own, and its job."""
+    """Write a mail to a client about its own settings, such as an endpoint, and the mail's job."""
     mail_id = await session.scalar(
         insert(Mail)
         .values(
@@ -85,13 +85,13 @@ async def write_notice(
 
 
 async def read_mail(session: AsyncSession, mail_id: UUID) -> Mail:
-    """The mail that a job is about; it exists, since the job committed with it."""
+    """The mail of a job. It exists, because it was committed together with the job."""
     return (await session.scalars(select(Mail).where(Mail.id == mail_id))).one()
 
 
 async def has_earlier_pending(session: AsyncSession, mail: Mail) -> bool:
-    """Whether an earlier mail of the same order is not settled yet: a customer reads them in order."""
-    if mail.version is None:  # a notice
+    """Whether an earlier mail of the same order is still pending. Customers get an order's mails in order."""
+    if mail.version is None:  # a notice belongs to no order
         return False
     earlier = select(Mail.id).where(
         Mail.order_id == mail.order_id, Mail.version < mail.version, Mail.status == MailStatus.PENDING.value
@@ -100,7 +100,7 @@ async def has_earlier_pending(session: AsyncSession, mail: Mail) -> bool:
 
 
 async def settle_mail(session: AsyncSession, mail_id: UUID, status: MailStatus, reason: str | None = None) -> None:
-    """The mail is sent or dead. A second worker that comes here finds it settled and changes nothing."""
+    """Mark the mail as sent or dead. Does nothing if another worker has settled it already."""
     settled = await session.scalar(
         update(Mail)
         .where(Mail.id == mail_id, Mail.status.in_(MAIL.sources(status)))
@@ -115,7 +115,7 @@ async def settle_mail(session: AsyncSession, mail_id: UUID, status: MailStatus, 
 
 
 async def list_mails(session: AsyncSession, *, client_id: str, order_id: UUID) -> MailList:
-    """What the customer of one of the client's orders was sent, in that order; empty for anybody else's."""
+    """The mails about one of the client's orders, by version. Empty for another client's order."""
     mails = await session.scalars(
         select(Mail).where(Mail.client_id == client_id, Mail.order_id == order_id).order_by(Mail.version)
     )

@@ -1,4 +1,4 @@
-"""Sweeps: a mail or a delivery that waits and has no job gets one, from its state alone."""
+"""Sweeps: enqueue a job for each pending mail or delivery that has none."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from notifications.models import DeliveryStatus, Mail, MailStatus, WebhookDelive
 
 
 async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
-    """Protocol, row 15, for what notifications sends: its job may have used up its attempts in a long outage."""
+    """Protocol, row 15, for mails and deliveries: in a long outage, a job may have used up its attempts."""
     stale_since = func.now() - timedelta(seconds=stale_after)
     mails = await session.scalars(
         select(Mail.id)
@@ -20,7 +20,7 @@ async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> Non
             Mail.created_at < stale_since,
             ~has_live_job([SendMail], mail_id=Mail.id),
         )
-        .order_by(func.random())  # or a batch of mails that cannot be sent would hide all others
+        .order_by(func.random())  # in a fixed order, a batch of mails that cannot be sent would hide all others
         .limit(batch)
     )
     for mail_id in mails:

@@ -1,6 +1,8 @@
-"""What payments does: verbs over (session, command). Each writes in the caller's transaction and calls nobody.
+"""The use cases of payments. Each runs in the caller's transaction and calls no other service.
 
-The states and moves are those of `models`; the steps are those of docs/reference/protocol.md.
+`models` defines the states and the legal moves, and docs/reference/protocol.md the steps. Read `requests` first, then
+`charges` and `refunds`; `states` moves a payment and publishes the event. `sweeps` repairs lost jobs, and `windows` has
+the time limits of idempotency keys.
 """
 
 from payments.use_cases.charges import (

@@ -1,4 +1,4 @@
-"""Charging: an attempt row before each POST, and one function for whatever is learned of it."""
+"""Charges: a row is committed before each POST, and one function applies every report about a charge."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,9 +19,9 @@ log = get_logger(__name__)
 
 
 async def begin_attempt(session: AsyncSession, payment_id: UUID) -> int | None:
-    """Protocol, row 4: the payment is `submitting` and a new attempt is open. Returns the attempt's number.
+    """Protocol, row 4: move the payment to `submitting` and open a new attempt. Returns the attempt's number.
 
-    None when the payment has moved on and must not be charged (again), or when its key may soon be forgotten.
+    None when the payment has moved on and must not be charged, or when the provider may soon forget the key.
     """
     moved = await session.scalar(
         update(Payment)
@@ -35,7 +35,7 @@ async def begin_attempt(session: AsyncSession, payment_id: UUID) -> int | None:
     )
     if moved is None:
         return None
-    # The update above holds the payment's row lock, so that no other attempt takes the same number.
+    # The update above holds the lock on the payment's row, so no other transaction can take the same number.
     number = select(func.coalesce(func.max(ChargeAttempt.n), 0) + 1).where(ChargeAttempt.payment_id == payment_id)
     return await session.scalar(
         insert(ChargeAttempt).values(payment_id=payment_id, n=number.scalar_subquery()).returning(ChargeAttempt.n)
@@ -43,8 +43,8 @@ async def begin_attempt(session: AsyncSession, payment_id: UUID) -> int | None:
 
 
 async def attempt_not_run(session: AsyncSession, payment_id: UUID, n: int) -> None:
-    """Protocol, row 6: attempt `n` is known not to have run. With none open the payment is as it was created, or, when
-    it is to be void, canceled.
+    """Protocol, row 6: close attempt `n`, which certainly did not run. If no attempt is open then, the payment is
+    `created` again, or `canceled` if it is to be voided.
     """
     payment = await lock(session, payment_id)
     assert payment is not None  # noqa: S101  its attempt refers to it
@@ -63,7 +63,7 @@ async def attempt_not_run(session: AsyncSession, payment_id: UUID, n: int) -> No
 
 
 async def attempt_answered(session: AsyncSession, payment_id: UUID, n: int, answer: str) -> None:
-    """What the provider said to attempt `n`: for whoever asks how the order went. Nothing is decided by it."""
+    """Record the provider's answer to attempt `n`, for the story of an order. No decision depends on it."""
     await session.execute(
         update(ChargeAttempt)
         .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)
@@ -74,7 +74,7 @@ async def attempt_answered(session: AsyncSession, payment_id: UUID, n: int, answ
 def has_open_attempt(
     payment_id: UUID | InstrumentedAttribute[UUID], *, older_than: timedelta | None = None
 ) -> ColumnElement[bool]:
-    """Whether a POST of this payment may have had an effect, or may still have one."""
+    """Whether a POST for this payment may have had an effect, or may still have one."""
     attempts = select(ChargeAttempt.n).where(
         ChargeAttempt.payment_id == payment_id, ChargeAttempt.outcome == AttemptOutcome.OPEN.value
     )
@@ -85,9 +85,9 @@ def has_open_attempt(
 
 @dataclass(frozen=True, slots=True)
 class ChargeReport:
-    """What became of a charge, wherever that was learned: an answer, an event, or asking.
+    """The state of a charge, from the provider's answer, from an event or from reconciliation.
 
-    `object_version` is the provider's count of the charge's changes; None where it was not told.
+    `object_version` is the provider's count of the charge's changes; None if the provider did not send it.
     """
 
     payment_id: UUID
@@ -98,10 +98,10 @@ class ChargeReport:
 
 
 async def apply_charge_report(session: AsyncSession, report: ChargeReport) -> bool:
-    """Protocol, row 5: the one function for the HTTP answer, the event and reconciliation. Whether it changed a state.
+    """Protocol, row 5: apply a report, from any source. Returns whether it changed the payment's state.
 
-    News that comes late (the state has moved on, or a newer version of the charge is known) moves nothing and only
-    fills in the provider's id. Raises `LookupError` for a payment that is not ours.
+    A late report only fills in the provider's id. A report is late when the payment has moved on, or when a newer
+    version of the charge is known. Raises `LookupError` when there is no such payment.
     """
     target = {
         "accepted": PaymentStatus.SUBMITTED,
@@ -125,7 +125,9 @@ async def apply_charge_report(session: AsyncSession, report: ChargeReport) -> bo
 
 
 def _newest(report: ChargeReport) -> ColumnElement[int]:
-    """Of two charges for one payment, which the provider must never make, only the first one's versions count."""
+    """The higher version of the charge. The provider promises one charge per payment; if it makes two, only the first
+    one's versions count.
+    """
     if report.object_version is None:
         return Payment.charge_version.expression
     newest = func.greatest(Payment.charge_version, report.object_version)
@@ -133,7 +135,9 @@ def _newest(report: ChargeReport) -> ColumnElement[int]:
 
 
 def _is_not_late(report: ChargeReport) -> ColumnElement[bool]:
-    """The version that is known already is not late: it may have been known without its state."""
+    """Whether the report's version is not older than the known one. An equal version counts: the version may have been
+    stored without its state.
+    """
     if report.object_version is None:
         return true()
     return or_(~_is_of_its_charge(report), Payment.charge_version <= report.object_version)
@@ -144,9 +148,10 @@ def _is_of_its_charge(report: ChargeReport) -> ColumnElement[bool]:
 
 
 async def no_charge_found(session: AsyncSession, payment_id: UUID) -> bool:
-    """Protocol, row 16: the provider knows no charge. A proof only once no POST can arrive any more; whether it is.
+    """Protocol, row 16: apply that the provider knows no charge. Returns whether that changed the payment's state.
 
-    Of a charge that it has accepted it proves nothing at all: money may be taken, and somebody has to ask.
+    It proves that the payment failed only once no POST can arrive any more. For a charge that the provider accepted it
+    proves nothing: money may have been taken, so an error is logged for an operator.
     """
     payment = await lock(session, payment_id)
     if payment is not None and payment.status == PaymentStatus.SUBMITTED:

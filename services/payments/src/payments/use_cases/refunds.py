@@ -1,6 +1,6 @@
-"""Refunding: a row and a key of its own for each try, and at most one that is alive or done.
+"""Refunds: each try has its own row and its own key. At most one refund of a payment is open or has succeeded.
 
-Whoever moves a refund holds its payment's lock, and takes it first: a refund moves, is made and is given up in turn.
+A transaction that makes or moves a refund first locks the refund's payment, so these transactions run one at a time.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 
 log = get_logger(__name__)
 
-MAX_REFUNDS = 3  # rows, each with a key of its own; then somebody has to look
+MAX_REFUNDS = 3  # tries per payment, each with its own key; after that an operator must decide
 
 
 async def request_refund(session: AsyncSession, payment: Payment) -> None:
-    """A new refund with a key of its own, unless one is alive or done already, or all that are allowed have failed."""
+    """Write a new refund and its job, unless a refund is open or has succeeded, or the allowed number has failed."""
     made = list(await session.scalars(select(Refund.status).where(Refund.payment_id == payment.id)))
     if any(status != RefundStatus.FAILED for status in made):
         return
@@ -42,12 +42,12 @@ async def request_refund(session: AsyncSession, payment: Payment) -> None:
 
 
 async def refund_to_ask_for(session: AsyncSession, refund_id: UUID) -> Refund | None:
-    """The refund that a job is about; None when it has moved on, or when its key may soon be forgotten."""
+    """The refund of a job; None when it has moved on, or when the provider may soon forget its key."""
     return await session.scalar(
         select(Refund).where(
             Refund.id == refund_id,
             Refund.status == RefundStatus.REQUESTED.value,
-            # Its first POST was not before this row, so that its window ends no earlier.
+            # The first POST came after this row, so the key's window ends no earlier than computed here.
             Refund.created_at > func.now() - POST_WINDOW,
         )
     )
@@ -55,17 +55,20 @@ async def refund_to_ask_for(session: AsyncSession, refund_id: UUID) -> Refund | 
 
 @dataclass(frozen=True, slots=True)
 class RefundReport:
-    """What became of a refund, wherever that was learned."""
+    """The state of a refund, from the provider's answer, from an event or from reconciliation."""
 
     refund_id: UUID
     status: Literal["accepted", "succeeded", "failed"]
     provider_refund_id: str | None = None
     reason: str | None = None
-    object_version: int | None = None  # the provider's count of the refund's changes; None where it was not told
+    object_version: int | None = None  # the provider's count of the refund's changes; None if it was not sent
 
 
 async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bool:
-    """Protocol, row 13. Whether it changed a state. Raises `LookupError` for a refund that is not ours."""
+    """Protocol, row 13: apply a report. Returns whether it changed the refund's state.
+
+    Raises `LookupError` when there is no such refund.
+    """
     target = {
         "accepted": RefundStatus.SUBMITTED,
         "succeeded": RefundStatus.SUCCEEDED,
@@ -108,8 +111,9 @@ async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bo
 
 
 async def no_refund_found(session: AsyncSession, refund_id: UUID) -> bool:
-    """Protocol, row 16: the provider knows no such refund. A proof only of one that it never accepted, and once no POST
-    can arrive any more; whether it is.
+    """Protocol, row 16: apply that the provider knows no such refund. Returns whether that changed the refund's state.
+
+    It proves that the refund failed only if the provider never accepted it and no POST can arrive any more.
     """
     payment = await _lock_payment_of(session, refund_id)
     refund = (

@@ -1,4 +1,4 @@
-"""Asking for a payment, and asking that its net be zero."""
+"""Requests of other services: make a payment, or bring its net to zero."""
 
 from uuid import UUID
 
@@ -20,7 +20,7 @@ log = get_logger(__name__)
 
 
 async def request_payment(session: AsyncSession, command: RequestPayment) -> tuple[PaymentView, bool]:
-    """Protocol, row 3: the payment and its job, unless it is there already. Returns it and whether it is new.
+    """Protocol, row 3: write the payment and its job, unless they exist. Returns the payment and whether it is new.
 
     Raises `ApiError` (409) when the order has another payment, or this payment another amount.
     """
@@ -57,10 +57,10 @@ async def find_payment(session: AsyncSession, payment_id: UUID) -> PaymentView |
 
 
 async def void_payment(session: AsyncSession, payment_id: UUID, command: VoidPayment) -> PaymentView:
-    """Protocol, row 12b: bring the payment's net to zero. Repeating it changes nothing more.
+    """Protocol, row 12b: bring the payment's net to zero. Safe to repeat.
 
-    A payment that is not known yet becomes a tombstone: the request that may still be on its way finds it. One that may
-    be on its way to the provider is only marked, since asking for a refund of what is not captured proves nothing.
+    A payment that is not known yet is written as canceled (a tombstone), for a request that may still arrive. A payment
+    that may be on its way to the provider is only marked: its refund is requested once it is captured.
     Raises `ApiError` (409) when the order has another payment, or this payment another amount.
     """
     if (tombstone := await _bury(session, payment_id, command)) is not None:

@@ -1,4 +1,4 @@
-"""How a payment moves: compare-and-set on its state, and the event that tells of it in the same transaction."""
+"""A payment's moves: compare-and-set on its state, with the event of the move in the same transaction."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -37,8 +37,9 @@ async def move(
     *conditions: ColumnElement[bool],
     **event_fields: object,
 ) -> Payment | None:
-    """Compare-and-set on the state, and the event that tells of it if there is one; None when it may not move there, or
-    not under these conditions.
+    """Move the payment to `target` and publish the event of that state, if it has one.
+
+    Returns None, and changes nothing, when the payment's state does not allow the move or a condition does not hold.
     """
     event = _EVENTS.get(target)
     payment = await session.scalar(
@@ -90,5 +91,5 @@ async def lock(session: AsyncSession, payment_id: UUID) -> Payment | None:
 
 
 async def read_payment(session: AsyncSession, payment_id: UUID) -> Payment:
-    """The payment that a job is about; it exists, since the job committed with it."""
+    """The payment of a job. It exists, because it was committed together with the job."""
     return (await session.scalars(select(Payment).where(Payment.id == payment_id))).one()

@@ -1,4 +1,4 @@
-"""Sweeps: whatever is open and has not changed for a while gets a job, from its state alone."""
+"""Sweeps: enqueue a job for each open payment or refund that has none and has not changed for some time."""
 
 from datetime import timedelta
 
@@ -13,11 +13,12 @@ from payments.use_cases.windows import POST_WINDOW
 
 
 async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
-    """Protocol, rows 15 and 16, from state: whatever is open, has not changed for `stale_after` seconds and has no
-    job gets one.
+    """Protocol, rows 15 and 16: enqueue a job for up to `batch` payments, and as many refunds, that are open, have no
+    job and have not changed for `stale_after` seconds.
 
-    What may still be posted is posted again, with the same key; of the rest the provider is asked. A batch is taken in
-    no order: one of payments that nothing moves would hide all others.
+    While the provider surely still remembers the key, the job posts again with the same key. After that it reconciles
+    with the provider. The batch is random: in a fixed order, a batch of payments that cannot move would hide all
+    others.
     """
     stale_since = func.now() - timedelta(seconds=stale_after)
     await _sweep_payments(session, is_stale=Payment.updated_at < stale_since, batch=batch)
@@ -38,8 +39,8 @@ async def _sweep_payments(session: AsyncSession, *, is_stale: ColumnElement[bool
         .limit(batch)
     )
     for payment in payments:
-        must_ask = payment.status == PaymentStatus.SUBMITTED or payment.is_late
-        kind = ReconcileCharge if must_ask else ChargePayment
+        must_reconcile = payment.status == PaymentStatus.SUBMITTED or payment.is_late
+        kind = ReconcileCharge if must_reconcile else ChargePayment
         await enqueue(session, kind(payment_id=payment.id))
 
 
@@ -55,6 +56,6 @@ async def _sweep_refunds(session: AsyncSession, *, is_stale: ColumnElement[bool]
         .limit(batch)
     )
     for refund in refunds:
-        must_ask = refund.status == RefundStatus.SUBMITTED or refund.is_late
-        kind = ReconcileRefund if must_ask else MakeRefund
+        must_reconcile = refund.status == RefundStatus.SUBMITTED or refund.is_late
+        kind = ReconcileRefund if must_reconcile else MakeRefund
         await enqueue(session, kind(refund_id=refund.id))

@@ -1,9 +1,9 @@
-"""How long the provider can be asked under one key, and when its silence about a reference is a proof."""
+"""Time limits of the provider's idempotency keys: until when we post, and when "not found" is a proof."""
 
 from datetime import timedelta
 
-# The provider keeps idempotency keys for 24 h at least. 4 h before that the last POST with a key is begun, so that none
-# is still on its way when the key is forgotten.
+# The provider retains idempotency keys for at least 24 h. The last POST with a key begins 4 h before that, so that no
+# POST is still on its way when the provider forgets the key.
 POST_WINDOW = timedelta(hours=20)
-# When nothing of a key can arrive any more: only now does "not found" prove that it never did.
+# After this time no POST with the key can arrive any more. Only then does "not found" prove that none ever arrived.
 PROOF_AFTER = timedelta(hours=24)

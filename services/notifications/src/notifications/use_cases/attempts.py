@@ -1,0 +1,166 @@
+"""Attempts at webhook deliveries, as the worker makes them: begin one, and record its answer."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from chassis.jobs import enqueue
+from chassis.logging import get_logger
+from chassis.webhooks import AttemptAnswer, DeliveryDecision, has_failed_for_long
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from notifications.messages import DeliverWebhook
+from notifications.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from notifications.use_cases import endpoints
+from notifications.use_cases.delivery_queue import first_pending, lock_queue, look_when_due
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt that is recorded as begun; `number` counts from 1."""
+
+    delivery_id: UUID
+    endpoint_id: UUID
+    number: int
+    url: str
+    body: bytes
+    secret: str
+    old_secrets: tuple[str, ...]
+    traceparent: str | None
+
+
+async def begin_attempt(session: AsyncSession, endpoint_id: UUID, *, lease: float) -> Attempt | None:
+    """Record the attempt that is due at an endpoint, and return it; None when no delivery is due.
+
+    For `lease` seconds no other attempt at this delivery begins. After that the attempt has ended or is lost.
+    """
+    endpoint, now = await lock_queue(session, endpoint_id)
+    if not endpoint.is_enabled:  # its deliveries were written while it was being disabled
+        await endpoints.settle_pending(session, endpoint_id, "the endpoint is disabled")
+        return None
+    first = await session.scalar(first_pending(endpoint_id))
+    if first is None:
+        return None
+    if first.next_attempt_at > now:
+        # Several jobs may find the delivery not due yet. The unique key leaves one job that looks again.
+        await look_when_due(session, first, now, unique_key=str(endpoint_id))
+        return None
+    number = await session.scalar(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id == first.id)
+        .values(attempts=WebhookDelivery.attempts + 1, next_attempt_at=func.now() + timedelta(seconds=lease))
+        .returning(WebhookDelivery.attempts)
+    )
+    return _attempt(endpoint, first, number=number or 1, now=now)
+
+
+async def is_suspect(session: AsyncSession, endpoint_id: UUID) -> bool:
+    """Whether the endpoint's latest attempt failed or was slow."""
+    return bool(await session.scalar(select(WebhookEndpoint.is_suspect).where(WebhookEndpoint.id == endpoint_id)))
+
+
+async def postpone(session: AsyncSession, endpoint_id: UUID, *, delay: float) -> None:
+    """Look at the endpoint's queue again in `delay` seconds: one job, however many jobs find no free slot."""
+    await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id), unique_key=str(endpoint_id), delay=delay)
+
+
+async def record_attempt(
+    session: AsyncSession,
+    attempt: Attempt,
+    answer: AttemptAnswer,
+    decision: DeliveryDecision,
+    *,
+    suspect: bool,
+    disable_after: float,
+) -> None:
+    """Record the answer to an attempt, and enqueue a job for the delivery that is first in the queue now.
+
+    An endpoint that answered 410 is disabled, and so is one whose every attempt has failed for `disable_after` seconds.
+    If the delivery was settled in the meantime or has a later attempt, the answer is dropped.
+    """
+    endpoint, now = await lock_queue(session, attempt.endpoint_id)
+    if await _settle(session, attempt, answer, decision):
+        _log(attempt, answer, decision)
+        await _update_endpoint(session, endpoint, answer, suspect=suspect, disable_after=disable_after, now=now)
+    if (first := await session.scalar(first_pending(attempt.endpoint_id))) is not None:
+        await look_when_due(session, first, now)
+
+
+async def _settle(session: AsyncSession, attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> bool:
+    """Write the delivery's next state. False if this attempt is no longer the delivery's latest, or it is settled."""
+    status = DeliveryStatus(decision.state)
+    written = await session.scalar(
+        update(WebhookDelivery)
+        .where(
+            WebhookDelivery.id == attempt.delivery_id,
+            WebhookDelivery.status == DeliveryStatus.PENDING.value,
+            WebhookDelivery.attempts == attempt.number,
+        )
+        .values(
+            status=status.value,
+            last_status=answer.status,
+            reason=answer.reason,
+            next_attempt_at=func.now() + timedelta(seconds=decision.delay),
+            settled_at=None if status is DeliveryStatus.PENDING else func.now(),
+        )
+        .returning(WebhookDelivery.id)
+    )
+    return written is not None
+
+
+async def _update_endpoint(
+    session: AsyncSession,
+    endpoint: WebhookEndpoint,
+    answer: AttemptAnswer,
+    *,
+    suspect: bool,
+    disable_after: float,
+    now: datetime,
+) -> None:
+    """Write whether the endpoint is suspect and since when it fails. Disable it if it is gone or failed too long."""
+    failing_since = None if answer.result == "delivered" else endpoint.failing_since or now
+    if (endpoint.is_suspect, endpoint.failing_since) != (suspect, failing_since):
+        await session.execute(
+            update(WebhookEndpoint)
+            .where(WebhookEndpoint.id == endpoint.id)
+            .values(is_suspect=suspect, failing_since=failing_since)
+        )
+    if answer.result == "gone":
+        await endpoints.disable_endpoint(session, endpoint, "gone", answer.reason or "")
+    elif endpoint.is_enabled and has_failed_for_long(failing_since, now=now, disable_after=disable_after):
+        reason = f"every attempt since {failing_since:%Y-%m-%d %H:%M} UTC failed, the last one because: {answer.reason}"
+        await endpoints.disable_endpoint(session, endpoint, "failing", reason)
+
+
+def _attempt(endpoint: WebhookEndpoint, delivery: WebhookDelivery, *, number: int, now: datetime) -> Attempt:
+    assert endpoint.secret is not None  # noqa: S101  only a deleted endpoint has none
+    overlaps = endpoint.old_secret_until is not None and endpoint.old_secret_until > now
+    return Attempt(
+        delivery_id=delivery.id,
+        endpoint_id=endpoint.id,
+        number=number,
+        url=endpoint.url,
+        body=delivery.body.encode(),
+        secret=endpoint.secret,
+        old_secrets=(endpoint.old_secret,) if overlaps and endpoint.old_secret else (),
+        traceparent=delivery.traceparent,
+    )
+
+
+def _log(attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> None:
+    # A dead delivery is a loss for the customer, so an error. A disabled one is not: that endpoint wants no more.
+    write = {"delivered": log.info, "dead": log.error}.get(decision.state, log.warning)
+    write(
+        "webhook_attempted",
+        delivery_id=attempt.delivery_id,
+        endpoint_id=attempt.endpoint_id,
+        number=attempt.number,
+        result=answer.result,
+        http_status=answer.status,
+        reason=answer.reason,
+        status=decision.state,
+        retry_in_seconds=round(decision.delay, 1),
+    )
