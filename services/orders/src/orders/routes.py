@@ -1,4 +1,4 @@
-"""The public API of orders. Each route says what it costs, who may call it and how it may fail."""
+"""The public API of orders. Each route states its access, its cost and its errors."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,8 @@ from orders.schemas import MAX_PAGE, OrderPage, OrderView, PlaceOrder, ProductLi
 
 CATALOGUE_KEY = "all"
 
-# Placing writes ten rows and starts a payment; a read is one query, or none when it is cached.
 PLACE_ORDER_COST = 5
+"""In units of the rate limit. An order writes ten rows and starts a payment; a read (cost 1) is at most one query."""
 
 router = Router(prefix="/v1")
 
@@ -39,19 +39,19 @@ class Resources:
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
-# What stands in a path as it is. Any other id is no product's, and takes no place in the cache.
+# Characters that a path holds unescaped. No product has another id, so other ids never reach the cache.
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
 @router.get("/products", access="orders:read", criticality="sheddable", conditional=True)
 async def list_products(given: Given) -> Json[ProductList]:
-    """The catalogue. Cached: a changed price may be seen as late as a minute and a half afterwards."""
+    """The catalogue. It is cached: a changed price can take a minute and a half to appear."""
     return await given.catalogue.get_or_load_json(CATALOGUE_KEY, partial(_load_catalogue, given))
 
 
 @router.get("/products/{product_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
 async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
-    """One product of the catalogue. Cached like the whole of it; that there is none, for some seconds."""
+    """One product of the catalogue. It is cached like the catalogue; the 404 of an unknown id, for some seconds."""
 
     async def load() -> ProductView | None:
         async with given.database.read() as session:
@@ -72,7 +72,7 @@ async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
     status_code=201,
 )
 async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> StoredAnswer[OrderView]:
-    """Place an order. It is `pending` until its payment is settled; the answer to a repeated key is the first one."""
+    """Place an order. It is `pending` until its payment is settled. A repeated key gets the first answer."""
     await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
@@ -87,14 +87,14 @@ async def list_orders(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
     cursor: Annotated[str | None, Query(max_length=64)] = None,
 ) -> OrderPage:
-    """The caller's orders, newest first, a page at a time."""
+    """The caller's orders, newest first, in pages."""
     async with given.database.read() as session:
         return await use_cases.list_orders(session, client_id=caller.id, limit=limit, cursor=cursor)
 
 
 @router.get("/orders/{order_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
 async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderView]:
-    """One order of the caller's. Somebody else's is answered like none at all: that it exists is not for others."""
+    """One of the caller's orders. Another client's order is a 404, like an unknown one."""
 
     async def load() -> OrderView | None:
         async with given.database.read() as session:
@@ -113,7 +113,7 @@ async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderV
     criticality="critical",
     errors=[ErrorCode.NOT_FOUND],
     status_code=202,
-    responses={200: {"model": OrderView, "description": "It was cancelled before."}},
+    responses={200: {"model": OrderView, "description": "The order was cancelled before."}},
 )
 async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:
     """Cancel an order, at any time. It is `cancelling` until its money is settled, then `cancelled`. Safe to repeat."""
@@ -122,7 +122,7 @@ async def cancel_order(order_id: UUID, response: Response, caller: Caller, given
         order, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)
         key = order_key(OrderRef(order_id, caller.id))
         after_commit(session, partial(given.orders.invalidate_soon, key))
-    await given.orders.invalidated()  # or the caller, reading at once, might still find the order pending
+    await given.orders.invalidated()  # otherwise the caller could still read the pending order
     response.status_code = 202 if is_new else 200
     return order
 

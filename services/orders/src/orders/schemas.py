@@ -1,4 +1,4 @@
-"""The public shapes of orders: what a client sends and what it gets."""
+"""The public schemas of orders: a client's input and the answers."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from chassis.errors.fields import EmailAddress
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_LINES = 50  # keeps the body of the largest order under 8 KiB
-MAX_QUANTITY = 1000  # pieces of one line; beyond it somebody mistyped
+MAX_QUANTITY = 1000  # pieces of one line; a larger number is probably a typing error
 MAX_PAGE = 100
 
 type Money = Annotated[int, Field(gt=0, description="Minor units (cents).")]
@@ -16,7 +16,7 @@ type Status = Literal["pending", "confirmed", "cancelling", "cancelled"]
 
 
 class Input(BaseModel):
-    """What a client sends: a field that is not known is an error, since a typo must not be ignored."""
+    """Input of a client. An unknown field is an error, so that a typo does not go unnoticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
@@ -32,7 +32,7 @@ class PlaceOrder(Input):
         EmailAddress,
         Field(
             examples=["ada@example.com"],
-            json_schema_extra={"writeOnly": True},  # not shown back in errors
+            json_schema_extra={"writeOnly": True},  # errors do not repeat the value
         ),
     ]
     payment_method: Annotated[
@@ -43,7 +43,7 @@ class PlaceOrder(Input):
             pattern=r"^[A-Za-z0-9_]+$",
             description="The provider's token for a card, never its number.",
             examples=["pm_card_ok"],
-            json_schema_extra={"writeOnly": True},  # not shown back in errors
+            json_schema_extra={"writeOnly": True},  # errors do not repeat the value
         ),
     ]
 
@@ -71,7 +71,7 @@ class OrderView(BaseModel):
     amount: Money
     currency: str
     lines: list[OrderLineView]
-    reason: str | None = Field(description="Why it was cancelled; null otherwise.")
+    reason: str | None = Field(description="Why the order was cancelled; null otherwise.")
     created_at: datetime
     updated_at: datetime
 
@@ -86,4 +86,4 @@ class OrderSummary(BaseModel):
 
 class OrderPage(BaseModel):
     items: list[OrderSummary]
-    next_cursor: str | None = Field(description="Give it as `cursor` to get the next page; null on the last one.")
+    next_cursor: str | None = Field(description="Pass it as `cursor` to get the next page; null on the last page.")

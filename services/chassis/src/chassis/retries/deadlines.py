@@ -66,7 +66,7 @@ def remaining(*, clock: Clock = time.monotonic) -> float:
 
 
 def check(step: str, *, clock: Clock = time.monotonic) -> None:
-    """Raise `DeadlineExceeded` after the deadline. `step` names the step that does not start: `check("charging")`."""
+    """Raise `DeadlineExceeded` after the deadline: "The deadline passed before {step}"."""
     if remaining(clock=clock) <= 0:
         deadline_exceeded.inc()
         raise DeadlineExceeded(step)
