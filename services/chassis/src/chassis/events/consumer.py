@@ -130,19 +130,19 @@ class Consumer:
         self._waiting.clear()
         for stream in self._group.streams:
             async for page in self._group.pending(stream):
-                for aggregate in sorted(await self._by_aggregate(page), key=lambda them: them[0][0].deliveries):
-                    for entry, received in aggregate:
-                        if not self._must_wait(entry, received) and (begun := await self._group.begin(entry)):
-                            await self._deliver(begun, received)
+                for entry, received in await self._in_retry_order(page):
+                    if not self._must_wait(entry, received) and (begun := await self._group.begin(entry)):
+                        await self._deliver(begun, received)
         self._plan()
 
-    async def _by_aggregate(self, entries: Sequence[Entry]) -> Sequence[list[tuple[Entry, Received[Event]]]]:
-        """The entries that a handler can take, in order, grouped by aggregate."""
-        found: dict[str, list[tuple[Entry, Received[Event]]]] = {}
+    async def _in_retry_order(self, entries: Sequence[Entry]) -> list[tuple[Entry, Received[Event]]]:
+        """The entries that a handler can take: each aggregate's in order, the least tried aggregate first."""
+        aggregates: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
             if not await self._deliveries.is_spent(entry) and (received := await self._deliveries.read(entry)):
-                found.setdefault(received.aggregate_id, []).append((entry, received))
-        return list(found.values())
+                aggregates.setdefault(received.aggregate_id, []).append((entry, received))
+        least_tried_first = sorted(aggregates.values(), key=lambda aggregate: aggregate[0][0].deliveries)
+        return [pair for aggregate in least_tried_first for pair in aggregate]
 
     async def _process(self, entries: Sequence[Entry]) -> None:
         """Deliver new entries in order. Redis has counted an attempt for each, so undelivered ones are counted down."""

@@ -59,6 +59,15 @@ class _Position:
     repeat_after: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """The stream's last id, the number of events published, and the group that holds them back, or ''."""
+
+    last_id: str
+    count: int
+    held_back_by: str
+
+
 class _Deposed(HoldfastError):
     """A leader of a higher `term` has published: it took over while this one was cut off or suspended."""
 
@@ -177,25 +186,21 @@ class Relay:
             await self._restart(connection, stream)
             log.warning("outbox_stream_forgotten", stream=stream)
             return True
-        last_id, count, slowest = sent
-        self._report_held_back(stream, slowest)
-        is_full = count == batch
-        done = rows[:count]
-        repeat_after = position.repeat_after
-        if repeat_after is not None:
-            is_over = not slowest and not is_full
-            repeat_after = None if is_over else done[-1]["seq"] if done else repeat_after
-        if done or (last_id, repeat_after) != (position.last_id, position.repeat_after):
-            await connection.execute(STATEMENTS["mark"], stream, [row["seq"] for row in done], last_id, repeat_after)
-            published.labels(stream).inc(count)
+        self._report_held_back(stream, sent.held_back_by)
+        done = rows[: sent.count]
+        is_full = sent.count == batch
+        repeat_after = _repeat_after(position, done, is_over=not is_full and not sent.held_back_by)
+        if done or (sent.last_id, repeat_after) != (position.last_id, position.repeat_after):
+            done_seqs = [row["seq"] for row in done]
+            await connection.execute(STATEMENTS["mark"], stream, done_seqs, sent.last_id, repeat_after)
+            published.labels(stream).inc(sent.count)
             republished.labels(stream).inc(sum(row["is_repeated"] for row in done))
         return is_full or repeat_after != position.repeat_after
 
-    async def _send(self, position: _Position, events: Sequence[str]) -> tuple[str, int, str] | None:
-        """The stream's last id, the number of events published, and the group whose unread entries fill the stream, if
-        any.
+    async def _send(self, position: _Position, events: Sequence[str]) -> _Sent | None:
+        """Publish the events. Returns None when Redis has lost entries of the stream.
 
-        Returns None when Redis has lost entries of the stream. Raises `_Deposed` and `ForeignPrefix`.
+        Raises `_Deposed` and `ForeignPrefix`.
         """
         stream = position.stream
         arguments: list[str | int] = [
@@ -213,7 +218,7 @@ class Relay:
             answer = await self._publish_script(keys=keys, args=arguments)
         match answer:
             case [b"published", last_id, count, slowest]:
-                return last_id.decode(), count, slowest.decode()
+                return _Sent(last_id.decode(), count, slowest.decode())
             case [b"forgotten"]:
                 return None
             case [b"deposed", term]:
@@ -227,11 +232,11 @@ class Relay:
         await connection.execute(STATEMENTS["restart"], stream, epoch)
         return _Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
 
-    def _report_held_back(self, stream: str, slowest: str) -> None:
+    def _report_held_back(self, stream: str, group: str) -> None:
         gauge = is_held_back.labels(stream)
-        if slowest:
+        if group:
             gauge.set(1)
-            log.warning("outbox_held_back", stream=stream, group=slowest)
+            log.warning("outbox_held_back", stream=stream, group=group)
         else:
             gauge.set(0)
 
@@ -247,6 +252,13 @@ class Relay:
             count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)
             if count < _PRUNE_ROWS:  # otherwise there are more, and the next round goes on
                 self._pruned_at = now
+
+
+def _repeat_after(position: _Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:
+    """The seq up to which the stream has been published again. None if it is not repeated, or once that is over."""
+    if position.repeat_after is None or is_over:
+        return None
+    return int(done[-1]["seq"]) if done else position.repeat_after
 
 
 async def _close(connection: asyncpg.Connection) -> None:

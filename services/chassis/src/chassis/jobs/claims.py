@@ -34,13 +34,12 @@ class Claims:
 
     def note(self, claim: Claim, started: Sequence[Run]) -> None:
         """Remember which jobs a claim has started."""
+        self._is_others_turn = claim.suspects and bool(started)
         if not claim.suspects:
-            self._is_others_turn = False
             self.may_be_more = len(started) == claim.count
         elif started:
-            self._is_others_turn = True
             self._suspect = started[0], claim
+        elif claim.alone:
+            self.suspects_due = self.suspects_due._replace(alone=False)
         else:
-            self._is_others_turn = False
-            found_none = {"alone" if claim.alone else "beside_others": False}
-            self.suspects_due = self.suspects_due._replace(**found_none)
+            self.suspects_due = self.suspects_due._replace(beside_others=False)

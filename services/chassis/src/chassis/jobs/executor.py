@@ -12,7 +12,7 @@ from chassis.config.settings import JobSettings
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
 from chassis.jobs.decisions import Outcome, decide_failure
 from chassis.jobs.metrics import duration_seconds, processed
-from chassis.jobs.payload import JobPayload
+from chassis.jobs.payload import JobOptions, JobPayload
 from chassis.jobs.running_job import Handler, RunningJob
 from chassis.jobs.runs import Run
 from chassis.jobs.statements import DRIVER_STATEMENTS
@@ -144,8 +144,7 @@ class Executor:
     def _timed_out(self, run: Run) -> TimeoutError:
         if run.task is not None:
             run.task.uncancel()  # the task goes on: it still records the attempt's end
-        options = self._handlers[run.row["name"], run.row["payload_version"]][0].options
-        return TimeoutError(f"not done within its time limit of {options.time_limit:g} s")
+        return TimeoutError(f"not done within its time limit of {self._options(run).time_limit:g} s")
 
     async def _fail(self, run: Run, error: Exception) -> Outcome:
         """Record the failure. In an outage, try again until the lease expires or the worker stops."""
@@ -165,10 +164,14 @@ class Executor:
 
     def _backoff(self, run: Run) -> float:
         """Seconds until the next attempt, by the job's own backoff or the worker's."""
-        options = self._handlers[run.row["name"], run.row["payload_version"]][0].options
+        options = self._options(run)
         base = options.backoff_base or self._settings.backoff_base
         cap = options.backoff_cap or self._settings.backoff_cap
         return full_jitter(run.job.attempt - 1, base=base, cap=cap, random=self._random)
+
+    def _options(self, run: Run) -> JobOptions:
+        kind, _ = self._handlers[run.row["name"], run.row["payload_version"]]
+        return kind.options
 
 
 def _write_line(outcome: Outcome, error: Exception | None, fields: Mapping[str, Any]) -> None:
