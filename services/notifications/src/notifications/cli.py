@@ -1,18 +1,14 @@
 """The command `notifications`."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 import typer
-from chassis import config
 from chassis.app.cli import build_cli
-from chassis.app.cli.operator import Options, audit, in_transaction, list_lines, numbered
+from chassis.app.cli.operator import Options, audit, list_lines, numbered, runner_of
 from chassis.errors import HoldfastError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.settings import NotificationsSettings
 from notifications.use_cases import list_dead_mails, resend_mails
@@ -20,9 +16,7 @@ from notifications.use_cases import list_dead_mails, resend_mails
 
 def _mail_commands() -> typer.Typer:
     app = typer.Typer(help="Look after mails that the mail server refused for good.", no_args_is_help=True)
-
-    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        return asyncio.run(in_transaction(config.load_database(NotificationsSettings, options or ()), use))
+    run = runner_of(NotificationsSettings)
 
     @app.command()
     def dead(options: Options = None) -> None:
@@ -42,7 +36,7 @@ def _mail_commands() -> typer.Typer:
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
         options: Options = None,
     ) -> None:
-        """Send dead mails again, under the Message-IDs that they had."""
+        """Send dead mails again, with the same Message-IDs."""
         if (mail_id is None) != every:
             raise HoldfastError("say which one: an ID, or --all")
         found = run(options, partial(resend_mails, mail_id=mail_id, dry_run=dry_run))

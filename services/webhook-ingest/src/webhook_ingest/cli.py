@@ -1,14 +1,12 @@
 """The command `webhook-ingest`."""
 
-import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from chassis import config
 from chassis.app.cli import build_cli
-from chassis.app.cli.operator import Options, audit, in_transaction, numbered
+from chassis.app.cli.operator import Options, audit, numbered, runner_of
 
 from webhook_ingest.models import Provider
 from webhook_ingest.settings import WebhookIngestSettings
@@ -17,6 +15,7 @@ from webhook_ingest.use_cases import Redrivable, redrive
 
 def _webhook_commands() -> typer.Typer:
     app = typer.Typer(help="Look after webhooks that were stored and not published.", no_args_is_help=True)
+    run = runner_of(WebhookIngestSettings)
 
     @app.callback()
     def webhooks_group() -> None:
@@ -24,16 +23,14 @@ def _webhook_commands() -> typer.Typer:
 
     @app.command("redrive")
     def redrive_webhooks(
-        which: Annotated[Redrivable, typer.Argument(help="ignored: of a type nobody handled; dead: unreadable.")],
+        which: Annotated[Redrivable, typer.Argument(help="ignored: no handler for its type; dead: unreadable.")],
         *,
-        provider: Annotated[Provider | None, typer.Option(help="Only this sender's.")] = None,
+        provider: Annotated[Provider | None, typer.Option(help="Only webhooks of this provider.")] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
         options: Options = None,
     ) -> None:
-        """Work on them again, from their bodies as they were signed: after whatever reads them was mended or taught."""
-        database = config.load_database(WebhookIngestSettings, options or ())
-        use = partial(redrive, which=which, provider=provider, dry_run=dry_run)
-        found = asyncio.run(in_transaction(database, use))
+        """Handle stored webhooks again, from their signed bodies, once the code that reads them was changed."""
+        found = run(options, partial(redrive, which=which, provider=provider, dry_run=dry_run))
         names = [f"{sender}/{event_id}" for sender, event_id in found]
         if names and not dry_run:
             audit("webhooks_redriven", status=which.value, events=names)

@@ -1,4 +1,4 @@
-"""`orders api-keys …`: a client's key is made, registered, listed and revoked by an operator, never by the API."""
+"""`orders api-keys …`: an operator makes, registers, lists and revokes the keys of clients. No API does."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,13 +16,13 @@ from chassis.auth import api_keys
 from chassis.config.settings import PrincipalName, ServiceSettings
 from chassis.errors import HoldfastError
 
-Scopes = Annotated[list[str], typer.Option("--scope", help="What it may do; repeatable.")]
+Scopes = Annotated[list[str], typer.Option("--scope", help="A permission of the key. Repeatable.")]
 
 _PRINCIPAL: TypeAdapter[str] = TypeAdapter(PrincipalName)
 
 
 def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # noqa: C901  a function for each command
-    """The commands for one service. All but `list` need the login that owns the schema, as `migrate` does."""
+    """The commands for one service. All but `list` need the role that owns the schema, as `migrate` does."""
     app = typer.Typer(help="Make, list and revoke the API keys of clients.", no_args_is_help=True)
 
     def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]], *, as_owner: bool = True) -> T:
@@ -34,30 +34,30 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
 
     @app.command()
     def create(
-        principal: Annotated[str, typer.Argument(help="Whose key it is, such as acme.")],
+        principal: Annotated[str, typer.Argument(help="The client that gets the key, such as acme.")],
         scopes: Scopes,
         days: Annotated[
-            int | None, typer.Option("--expires-in-days", min=1, max=3650, help="Else it does not.")
+            int | None, typer.Option("--expires-in-days", min=1, max=3650, help="By default it does not expire.")
         ] = None,
         options: Options = None,
     ) -> None:
-        """Make a key and print it, this once: nobody can show it again."""
+        """Make a key and print it. It cannot be printed again."""
         _check(settings_type, [principal], scopes)
         key = api_keys.new_key()
         add = partial(
             api_keys.add_key, key=key, principal=principal, scopes=scopes, peppers=peppers(options), days=days
         )
         if not run(options, add):
-            raise HoldfastError("its prefix is taken, which happens once in 10^14 times: try again")
+            raise HoldfastError("another key has its prefix, which happens once in 10^14 times: try again")
         audit("api_key_created", prefix=api_keys.prefix_of(key), principal=principal, scopes=sorted(scopes), days=days)
         typer.echo(key)
 
     @app.command()
     def register(folder: Path, scopes: Scopes, options: Options = None) -> None:
-        """Take over the keys in FOLDER, each in a file named like its principal. Safe to repeat.
+        """Register the keys in FOLDER; the name of each file is the principal. Safe to repeat.
 
-        For keys that another service made, or an installation. Each is brought up to date: the newest pepper, these
-        scopes.
+        For keys that another service or an installation made. A key that is registered already gets the newest pepper
+        and these scopes.
         """
         keys = _read_keys(folder)
         _check(settings_type, list(keys), scopes)
@@ -75,12 +75,12 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
 
     @app.command("list")
     def list_keys(options: Options = None) -> None:
-        """List all keys, the oldest first, revoked ones too; never what makes a key valid."""
-        list_lines(map(_shown, run(options, api_keys.list_keys, as_owner=False)), what="keys")
+        """List all keys, the oldest first, revoked ones too. The secret part of a key is never printed."""
+        list_lines(map(_line, run(options, api_keys.list_keys, as_owner=False)), what="keys")
 
     @app.command()
     def revoke(prefix: str, options: Options = None) -> None:
-        """End a key, by its prefix: within seconds nobody is let in by it."""
+        """Revoke the key with this prefix. Within seconds it is refused."""
         found = run(options, partial(api_keys.revoke_key, prefix=prefix))
         if found is None:
             raise HoldfastError(f"there is no key {prefix}")
@@ -90,7 +90,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
     return app
 
 
-def _shown(key: api_keys.ListedKey) -> str:
+def _line(key: api_keys.ListedKey) -> str:
     ends = f"expires {key.expires_at:%Y-%m-%d}" if key.expires_at else "does not expire"
     state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ends
     made = f"made {key.created_at:%Y-%m-%d}, pepper {key.pepper}"
@@ -98,7 +98,7 @@ def _shown(key: api_keys.ListedKey) -> str:
 
 
 def _check(settings_type: type[ServiceSettings], principals: Sequence[str], scopes: Sequence[str]) -> None:
-    """Raise `HoldfastError` for a principal that is no name, or a scope that the service does not have."""
+    """Raise `HoldfastError` for an invalid name of a principal, or for a scope that the service does not have."""
     for principal in principals:
         try:
             _PRINCIPAL.validate_python(principal)
@@ -110,7 +110,7 @@ def _check(settings_type: type[ServiceSettings], principals: Sequence[str], scop
 
 
 def _read_keys(folder: Path) -> dict[str, str]:
-    """Principal → key. Kubernetes keeps its own files, which start with a dot, beside them."""
+    """The keys by principal. Files that start with a dot are skipped: Kubernetes puts some into a mounted folder."""
     try:
         files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
         keys = {path.name: path.read_text("ascii").strip() for path in files}

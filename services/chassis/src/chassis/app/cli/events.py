@@ -1,26 +1,21 @@
-"""`orders events …`: an operator lists the events that this service could not handle, and has them handled again."""
+"""`orders events …`: an operator lists the events that this service could not handle, and replays them."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from functools import partial
 from typing import Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis import config
-from chassis.app.cli.operator import Options, Run, audit, in_transaction, list_lines, numbered
+from chassis.app.cli.operator import Options, Run, audit, list_lines, numbered, runner_of
 from chassis.config.settings import ServiceSettings
 from chassis.errors import HoldfastError
 from chassis.events import dead_events
 
 
 def event_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
+    """The commands for one service."""
     app = typer.Typer(help="Look after events that this service could not handle.", no_args_is_help=True)
-
-    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
+    run = runner_of(settings_type)
 
     @app.command()
     def dead(options: Options = None) -> None:
@@ -57,9 +52,9 @@ def _add_event_replay(app: typer.Typer, run: Run) -> None:
         """Have the worker handle dead events again, within seconds."""
         if (number is None) != every:
             raise HoldfastError("say which one: a NUMBER, or --all")
-        asked = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))
-        if number is not None and not asked:
+        replayed = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))
+        if number is not None and not replayed:
             raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
-        if asked and not dry_run:
-            audit("events_replayed", event_numbers=list(asked))
-        typer.echo(f"{'would replay' if dry_run else 'will replay'} {numbered(asked)}")
+        if replayed and not dry_run:
+            audit("events_replayed", event_numbers=list(replayed))
+        typer.echo(f"{'would replay' if dry_run else 'will replay'} {numbered(replayed)}")

@@ -1,5 +1,6 @@
-"""What the commands of an operator share: how settings are given, one transaction, and who did it."""
+"""The pieces that an operator's commands share: their options, one transaction, and the line of audit."""
 
+import asyncio
 import getpass
 import json
 import sys
@@ -10,7 +11,8 @@ from typing import Annotated, Protocol
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis.config.settings import DatabaseSettings
+from chassis import config
+from chassis.config.settings import DatabaseSettings, ServiceSettings
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
 
@@ -18,15 +20,26 @@ Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
 ]
 
+Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait at most.")]
+
 
 class Run(Protocol):
-    """Uses the service's database in one transaction."""
+    """Calls `use` with a session of the service's database, in one transaction."""
 
     def __call__[T](self, options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T: ...
 
 
+def runner_of(settings_type: type[ServiceSettings]) -> Run:
+    """The `Run` of a service, as the role that runs it."""
+
+    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
+
+    return run
+
+
 async def in_transaction[T](settings: DatabaseSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """What `use` returns, once its transaction has committed and waiting workers were woken."""
+    """The result of `use`, once its transaction has committed and the waiting workers are notified."""
     async with Wakeups(settings, application_name="cli") as wakeups:
         database = Database(settings, pool="cli", application_name="cli", notify=wakeups.notify)
         try:
@@ -37,13 +50,15 @@ async def in_transaction[T](settings: DatabaseSettings, use: Callable[[AsyncSess
 
 
 def audit(event: str, **fields: object) -> None:
-    """Who changed what, as one line of JSON on standard error: standard output is the command's answer."""
+    """Write a line of JSON with the change and the user who made it. It goes to standard error: standard output is the
+    command's answer.
+    """
     line = {"event": event, "by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
     sys.stderr.write(json.dumps(line) + "\n")
 
 
 def list_lines(lines: Iterable[str], *, what: str) -> None:
-    """Print each line. Where there is none, standard error says so, and standard output stays empty for a script."""
+    """Print each line. If there are none, say so on standard error, so that a script reads an empty output."""
     is_empty = True
     for line in lines:
         is_empty = False
@@ -53,5 +68,5 @@ def list_lines(lines: Iterable[str], *, what: str) -> None:
 
 
 def numbered(ids: Sequence[object]) -> str:
-    """`2: 7, 9`, or `0` where there is none."""
+    """`2: 7, 9`, or `0` if there are none."""
     return f"{len(ids)}: {', '.join(map(str, ids))}" if ids else "0"
