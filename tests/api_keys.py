@@ -34,7 +34,7 @@ def caller(principal: str) -> dict[str, str]:
 async def authenticator(database: Database) -> Authenticator:
     """Knows who is in the database now."""
     keys = ApiKeys(database, lambda: PEPPERS)
-    await keys.look()
+    await keys.refresh()
     return Authenticator(keys, lambda: PEPPERS, service="shop")
 
 

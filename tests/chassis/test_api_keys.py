@@ -16,18 +16,9 @@ from api_keys import CALLERS, PEPPER, key_of
 from backends import FreshDatabase, RealServer
 from captured_logs import captured_logs
 from chassis.app.cli.operator import list_lines
-from chassis.auth import api_keys
-from chassis.auth.api_keys import (
-    ApiKeys,
-    ListedKey,
-    add_key,
-    list_keys,
-    new_key,
-    peppers_of,
-    prefix_of,
-    register_key,
-    revoke_key,
-)
+from chassis.auth import api_keys, key_administration
+from chassis.auth.api_keys import ApiKeys, new_key, peppers_of, prefix_of
+from chassis.auth.key_administration import ListedKey, add_key, list_keys, register_key, revoke_key
 from chassis.config.settings import AuthSettings, DatabaseSettings, RedisSettings
 from chassis.errors import ApiError, ErrorCode, HoldfastError
 from chassis.logging import redact
@@ -78,7 +69,7 @@ def test_a_line_keeps_a_key_s_prefix_and_nothing_else_of_it() -> None:
 async def test_a_request_asks_nobody(database: Database, owner: Database) -> None:
     keys = ApiKeys(database, lambda: OLD)
     await register(owner)
-    await keys.look()
+    await keys.refresh()
     await database.close()
     found = keys.find(KEY)
     assert found is not None
@@ -89,14 +80,14 @@ async def test_a_request_asks_nobody(database: Database, owner: Database) -> Non
 
 async def test_a_revoked_key_ends_with_the_next_look_and_the_log_says_so(database: Database, owner: Database) -> None:
     keys = ApiKeys(database, lambda: OLD)
-    await keys.look()
+    await keys.refresh()
     await register(owner)
     with captured_logs() as logs:
-        await keys.look()
+        await keys.refresh()
         assert keys.find(KEY)
         await revoke(owner)
         assert keys.find(KEY)
-        await keys.look()
+        await keys.refresh()
     assert keys.find(KEY) is None
     added, removed = logs.of("api_key_added") + logs.of("api_key_removed")
     assert (added["prefix"], added["principal"]) == (removed["prefix"], removed["principal"]) == (KEY[3:15], "umbrella")
@@ -120,7 +111,7 @@ async def test_whatever_is_shown_costs_one_comparison_in_constant_time_of_two_ha
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = ApiKeys(database, lambda: OLD)
-    await keys.look()
+    await keys.refresh()
     compared = Compared()
     monkeypatch.setattr(api_keys, "hmac", compared)
     valid = key_of("acme")
@@ -135,7 +126,7 @@ async def test_a_key_ends_when_it_expires_between_two_looks(database: Database, 
     key = new_key()
     async with owner.transaction() as session:
         await add_key(session, key, principal="umbrella", scopes=["a:b"], peppers=peppers_of(OLD), days=1)
-    await keys.look()
+    await keys.refresh()
     found = keys.find(key)
     assert found is not None
     now = found.expires - 1
@@ -149,12 +140,12 @@ async def test_an_expired_key_is_not_even_read(database: Database, owner: Databa
     async with owner.transaction() as session:
         await add_key(session, key, principal="umbrella", scopes=["a:b"], peppers=peppers_of(OLD), days=-1)
     keys = ApiKeys(database, lambda: OLD, now=lambda: 0.0)  # by this clock it would be valid
-    await keys.look()
+    await keys.refresh()
     assert keys.find(key) is None
 
 
 async def test_a_service_has_a_largest_number_of_keys(owner: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "MAX_KEYS", len(CALLERS) + 1)
+    monkeypatch.setattr(key_administration, "MAX_KEYS", len(CALLERS) + 1)
     await register(owner)
     with pytest.raises(HoldfastError, match="revoke some"):
         await register(owner, key_of("initech"), principal="initech")
@@ -180,7 +171,7 @@ async def test_a_look_that_fails_in_a_way_that_nobody_knew_is_not_the_last(datab
     turns: asyncio.Queue[None] = asyncio.Queue()
     keys = ApiKeys(database, lambda: OLD, sleep=lambda _: turns.get())
     with captured_logs() as logs:
-        async with keys.followed():
+        async with keys.refreshing():
             keys._database = object()  # type: ignore[assignment]
             turns.put_nowait(None)
 
@@ -203,13 +194,13 @@ async def test_known_keys_outlive_the_database_for_the_grace_and_then_nobody_is_
 ) -> None:
     clock = 0.0
     keys = ApiKeys(database, lambda: OLD, clock=lambda: clock)
-    await keys.look()
+    await keys.refresh()
     await database.close()
     keys._database = unreachable()
     clock = 59.0
     with captured_logs() as logs:
-        await keys.look()
-        await keys.look()
+        await keys.refresh()
+        await keys.refresh()
     assert len(logs.of("api_keys_not_read")) == 1
     assert keys.find(key_of("acme"))
     assert REGISTRY.get_sample_value("api_keys_age_seconds") == 59
@@ -220,8 +211,8 @@ async def test_known_keys_outlive_the_database_for_the_grace_and_then_nobody_is_
         assert refused.value.code is ErrorCode.DEPENDENCY_UNAVAILABLE
     async with another(database_settings) as keys._database:
         with captured_logs() as logs:
-            await keys.look()
-            await keys.look()
+            await keys.refresh()
+            await keys.refresh()
     assert len(logs.of("api_keys_read_again")) == 1
     assert keys.find(key_of("acme"))
 
@@ -245,11 +236,11 @@ async def test_the_pepper_is_replaced_one_key_at_a_time(database: Database, owne
     assert await register(owner) == "unchanged"
     for settings in (OLD, BOTH):
         current = settings
-        await keys.look()
+        await keys.refresh()
         assert keys.find(KEY)
     assert await register(owner, settings=BOTH) == "brought up to date"
     current = NEW
-    await keys.look()
+    await keys.refresh()
     assert keys.find(KEY)
     assert keys.find(key_of("acme")) is None  # whose key nobody brought up to date
 

@@ -24,7 +24,7 @@ KEY = key_of("globex")
 @pytest.fixture
 async def authenticator(database: Database) -> AsyncIterator[Authenticator]:
     keys = ApiKeys(database, lambda: SETTINGS)
-    async with keys.followed():
+    async with keys.refreshing():
         yield Authenticator(keys, lambda: SETTINGS, service="shop")
 
 

@@ -1,61 +1,9 @@
-"""Authentication: `Authorization: Bearer …`, a client's API key or the token that another service signed.
+"""Authentication of callers: clients by their API keys, services by the tokens that they sign.
 
-Who calls, and what for: a principal with its scopes. Whatever is not valid is refused in the same words.
+Read `authenticator` first: from a header to a principal. Then `api_keys` and `service_tokens`: how each kind is
+checked. `key_administration` is for the command line, which adds and revokes keys.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from chassis.auth.authenticator import Authenticator, Principal
 
-from chassis.auth.api_keys import MARK, ApiKeys
-from chassis.auth.service_tokens import TokenVerifier
-from chassis.config.settings import AuthSettings
-from chassis.errors import ApiError, ErrorCode
-from chassis.logging import get_logger
-
-log = get_logger(__name__)
-
-
-class Principal(NamedTuple):
-    """Who calls, and what it may do here."""
-
-    id: str
-    scopes: frozenset[str]
-
-    def require(self, scope: str) -> None:
-        """Raise `ApiError` (403) unless it has the scope."""
-        if scope not in self.scopes:
-            raise ApiError(ErrorCode.FORBIDDEN, f"This needs the scope {scope}, which the key does not have.")
-
-
-class Authenticator:
-    """Knows the callers of `service`: clients by their keys, services by their tokens.
-
-    `current` returns the settings that are valid now.
-    """
-
-    def __init__(self, keys: ApiKeys, current: Callable[[], AuthSettings], *, service: str) -> None:
-        self._keys = keys
-        self._current = current
-        self._tokens = TokenVerifier(current, audience=service)
-
-    def authenticate(self, authorization: str | None) -> Principal:
-        """Who shows this header; raises `ApiError`: 401 for nobody, 503 while no key can be looked up."""
-        scheme, _, given = (authorization or "").partition(" ")
-        shown = given.strip()
-        principal = None
-        if scheme.lower() == "bearer":
-            principal = self._client(shown) if shown.startswith(MARK) else self._service(shown)
-        if principal is None:
-            raise ApiError(ErrorCode.UNAUTHENTICATED)
-        return principal
-
-    def _client(self, key: str) -> Principal | None:
-        found = self._keys.find(key)
-        if found is None:
-            return None
-        log.debug("api_key_recognised", principal=found.principal, prefix=found.prefix)
-        return Principal(found.principal, found.scopes)
-
-    def _service(self, token: str) -> Principal | None:
-        caller = self._tokens.verify(token)
-        return Principal(caller, frozenset(self._current().service_scopes.get(caller, ()))) if caller else None
+__all__ = ["Authenticator", "Principal"]

@@ -1,13 +1,13 @@
--- The statements about API keys. Only `valid` and `listed` are for the role of run time, which may not write the table.
+-- Statements on API keys. The role that runs the service uses only `valid` and `listed`: it cannot write the table.
 
 -- name: valid
--- Every key that may be used now, or will not have been revoked or expired before the next look.
+-- All keys that are neither revoked nor expired.
 SELECT prefix, hash, pepper, principal, scopes, expires_at
 FROM api_key
 WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now());
 
 -- name: add
--- A new key; none when its prefix is taken, by itself or by another one.
+-- Store a key. Returns no row when the prefix exists, whether it is this key's or another's.
 INSERT INTO api_key (prefix, hash, pepper, principal, scopes, expires_at)
 VALUES (:prefix, :hash, :pepper, :principal, :scopes, now() + make_interval(days => CAST(:days AS integer)))
 ON CONFLICT DO NOTHING RETURNING prefix;
@@ -19,13 +19,13 @@ SELECT count(*) FROM api_key WHERE revoked_at IS NULL AND (expires_at IS NULL OR
 SELECT prefix, hash, pepper, principal, scopes, expires_at, revoked_at FROM api_key WHERE prefix = :prefix;
 
 -- name: bring_up_to_date
--- The same key under the newest pepper, with these scopes.
+-- The hash of the same key under another pepper, and other scopes.
 UPDATE api_key SET hash = :hash, pepper = :pepper, scopes = :scopes WHERE prefix = :prefix;
 
 -- name: listed
--- All keys, the oldest first, without what they are compared with.
+-- All keys without their hashes, the oldest first.
 SELECT prefix, pepper, principal, scopes, created_at, expires_at, revoked_at FROM api_key ORDER BY created_at, prefix;
 
 -- name: revoke
--- When it was revoked, now or before; none when there is no such key.
+-- Revoke a key. A second revocation keeps the first time. Returns no row when there is no such key.
 UPDATE api_key SET revoked_at = COALESCE(revoked_at, now()) WHERE prefix = :prefix RETURNING principal, revoked_at;

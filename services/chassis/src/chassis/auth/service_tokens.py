@@ -1,8 +1,9 @@
-"""Tokens between services: signed by the caller for one callee and a minute, so that none is worth stealing.
+"""Tokens between services. A caller signs each token for one callee, and it is valid for a minute.
 
-A JSON Web Token (RFC 7519), HS256 under a secret that only the two have, and named by `kid`. It says who calls (`iss`),
-whom (`aud`), when it was made and when it ends (`iat`, `exp`); what the caller may do is the callee's setting. The
-callee may know several secrets of one caller, so that one is replaced without a gap.
+A token is a JSON Web Token (RFC 7519), signed by HS256 with a secret that only the two services have; `kid` names the
+secret. It contains the caller (`iss`), the callee (`aud`), and the times of its start and end (`iat`, `exp`). The
+caller's scopes are a setting of the callee. The callee may accept several secrets of one caller, so that a secret can
+be replaced without a gap.
 """
 
 import time
@@ -15,17 +16,17 @@ from chassis.config import fingerprint
 from chassis.config.settings import AuthSettings
 
 LIFETIME_SECONDS = 60
-"""Of a token: far above a call's time-outs, and what was read over a shoulder is worth nothing a minute later."""
+"""Lifetime of a token: far longer than a call's time-outs, and too short for a stolen token to be of much use."""
 RENEWED_AFTER_SECONDS = 30
-"""A token is used for so long and then has as much left: for clocks that differ, and for a call that takes its time."""
+"""A token is used for half of its lifetime. The other half is for slow calls and for clocks that differ."""
 LEEWAY_SECONDS = 5
-"""What two clocks may differ by."""
+"""The difference between two clocks that is tolerated."""
 _MAX_LENGTH = 1024  # ours have 250 characters
 _ALGORITHM = "HS256"
 
 
 class TokenSource:
-    """Signs what `issuer` shows to `audience`, under the secret that is valid now."""
+    """Signs the tokens of `issuer` for `audience`. `secret` returns the secret that is valid now."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ def sign(claims: Mapping[str, object], secret: SecretStr, *, now: int) -> str:
 
 
 class TokenVerifier:
-    """Knows the callers of one service; `current` returns the settings that are valid now."""
+    """Checks the tokens of calls to `audience`. `current` returns the settings that are valid now."""
 
     def __init__(self, current: Callable[[], AuthSettings], *, audience: str) -> None:
         self._current = current
@@ -71,7 +72,7 @@ class TokenVerifier:
         self._known: Mapping[str, tuple[str, SecretStr]] = {}
 
     def verify(self, token: str) -> str | None:
-        """The service that signed this token for us, just now; None if none did."""
+        """The service that signed this token; None for a token that is invalid, expired or for another callee."""
         settings = self._current()
         if settings is not self._settings:
             self._settings = settings

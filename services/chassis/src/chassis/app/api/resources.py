@@ -68,7 +68,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
     async with open_pools(live, role="api", pool="requests", redis=redis) as pools:
         # The keys are read through the health pool: a revocation never waits for the connections of requests.
         keys = ApiKeys(pools.health, lambda: live.current.auth)
-        async with keys.followed():
+        async with keys.refreshing():
             yield ApiResources(
                 database=pools.database,
                 redis=redis,

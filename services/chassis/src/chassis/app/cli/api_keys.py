@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config
 from chassis.app.cli.operator import Options, audit, in_transaction, list_lines
-from chassis.auth import api_keys
+from chassis.auth import key_administration
+from chassis.auth.api_keys import new_key, peppers_of, prefix_of
 from chassis.config.settings import PrincipalName, ServiceSettings
 from chassis.errors import HoldfastError
 
@@ -30,7 +31,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
         return asyncio.run(in_transaction(settings.as_owner() if as_owner else settings, use))
 
     def peppers(options: Options) -> dict[str, bytes]:
-        return api_keys.peppers_of(config.load_auth(settings_type, options or ()))
+        return peppers_of(config.load_auth(settings_type, options or ()))
 
     @app.command()
     def create(
@@ -43,13 +44,13 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
     ) -> None:
         """Make a key and print it. It cannot be printed again."""
         _check(settings_type, [principal], scopes)
-        key = api_keys.new_key()
+        key = new_key()
         add = partial(
-            api_keys.add_key, key=key, principal=principal, scopes=scopes, peppers=peppers(options), days=days
+            key_administration.add_key, key=key, principal=principal, scopes=scopes, peppers=peppers(options), days=days
         )
         if not run(options, add):
             raise HoldfastError("another key has its prefix, which happens once in 10^14 times: try again")
-        audit("api_key_created", prefix=api_keys.prefix_of(key), principal=principal, scopes=sorted(scopes), days=days)
+        audit("api_key_created", prefix=prefix_of(key), principal=principal, scopes=sorted(scopes), days=days)
         typer.echo(key)
 
     @app.command()
@@ -65,23 +66,25 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
 
         async def register_all(session: AsyncSession) -> dict[str, str]:
             return {
-                principal: await api_keys.register_key(session, key, principal=principal, scopes=scopes, peppers=found)
+                principal: await key_administration.register_key(
+                    session, key, principal=principal, scopes=scopes, peppers=found
+                )
                 for principal, key in keys.items()
             }
 
         for principal, outcome in run(options, register_all).items():
-            prefix = api_keys.prefix_of(keys[principal])
+            prefix = prefix_of(keys[principal])
             audit("api_key_registered", prefix=prefix, principal=principal, scopes=sorted(scopes), outcome=outcome)
 
     @app.command("list")
     def list_keys(options: Options = None) -> None:
         """List all keys, the oldest first, revoked ones too. The secret part of a key is never printed."""
-        list_lines(map(_line, run(options, api_keys.list_keys, as_owner=False)), what="keys")
+        list_lines(map(_line, run(options, key_administration.list_keys, as_owner=False)), what="keys")
 
     @app.command()
     def revoke(prefix: str, options: Options = None) -> None:
         """Revoke the key with this prefix. Within seconds it is refused."""
-        found = run(options, partial(api_keys.revoke_key, prefix=prefix))
+        found = run(options, partial(key_administration.revoke_key, prefix=prefix))
         if found is None:
             raise HoldfastError(f"there is no key {prefix}")
         principal, since = found
@@ -90,7 +93,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
     return app
 
 
-def _line(key: api_keys.ListedKey) -> str:
+def _line(key: key_administration.ListedKey) -> str:
     ends = f"expires {key.expires_at:%Y-%m-%d}" if key.expires_at else "does not expire"
     state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ends
     made = f"made {key.created_at:%Y-%m-%d}, pepper {key.pepper}"
@@ -118,7 +121,7 @@ def _read_keys(folder: Path) -> dict[str, str]:
         raise HoldfastError(f"{folder}: the keys cannot be read: {type(error).__name__}") from error
     for principal, key in keys.items():
         try:
-            api_keys.prefix_of(key)
+            prefix_of(key)
         except HoldfastError as error:
             raise HoldfastError(f"{folder / principal}: {error}") from None
     return keys

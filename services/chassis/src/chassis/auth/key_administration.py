@@ -1,0 +1,88 @@
+"""API keys as an operator changes them: stored, listed and revoked, by the role that owns the schema."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis.auth.api_keys import MAX_KEYS, STATEMENTS, hash_key, key_from, matches, prefix_of
+from chassis.errors import HoldfastError
+
+type Registered = Literal["added", "brought up to date", "unchanged", "revoked, and left so"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedKey:
+    """A key without its hash. `pepper` is the fingerprint of the pepper of the hash."""
+
+    prefix: str
+    pepper: str
+    principal: str
+    scopes: Sequence[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+async def add_key(
+    session: AsyncSession,
+    key: str,
+    *,
+    principal: str,
+    scopes: Sequence[str],
+    peppers: Mapping[str, bytes],
+    days: int | None = None,
+) -> bool:
+    """Store a key, which expires after `days`, or never. False when another key has its prefix.
+
+    Raises `HoldfastError` when there are `MAX_KEYS` valid keys already.
+    """
+    if await session.scalar(STATEMENTS["count_valid"]) >= MAX_KEYS:
+        raise HoldfastError(f"there are {MAX_KEYS} valid keys already: revoke some")
+    values = {"prefix": prefix_of(key), "principal": principal, "days": days, **_stored(key, scopes, peppers)}
+    return await session.scalar(STATEMENTS["add"], values) is not None
+
+
+async def register_key(
+    session: AsyncSession, key: str, *, principal: str, scopes: Sequence[str], peppers: Mapping[str, bytes]
+) -> Registered:
+    """Store a key that exists already; a stored one gets the newest pepper and these scopes.
+
+    Raises `HoldfastError` when its prefix belongs to another key or to another principal.
+    """
+    if await add_key(session, key, principal=principal, scopes=scopes, peppers=peppers):
+        return "added"
+    row = (await session.execute(STATEMENTS["find"], {"prefix": prefix_of(key)})).one()
+    known = key_from(row)
+    if known.principal != principal or not matches(key, known, peppers):
+        raise HoldfastError(
+            f"{principal}: the prefix {known.prefix} is that of {known.principal}'s key, which is another one "
+            "or was stored under a pepper that is gone: revoke it, and give out a new one"
+        )
+    if row.revoked_at:
+        return "revoked, and left so"
+    stored = _stored(key, scopes, peppers)
+    if (stored["pepper"], known.scopes) == (known.pepper, frozenset(scopes)):
+        return "unchanged"
+    await session.execute(STATEMENTS["bring_up_to_date"], {"prefix": known.prefix, **stored})
+    return "brought up to date"
+
+
+async def list_keys(session: AsyncSession) -> list[ListedKey]:
+    """All keys, the oldest first; revoked and expired ones too."""
+    return [ListedKey(**row._mapping) for row in await session.execute(STATEMENTS["listed"])]  # noqa: SLF001  public API
+
+
+async def revoke_key(session: AsyncSession, prefix: str) -> tuple[str, datetime] | None:
+    """Revoke a key: its principal, and the time since which it is revoked. None when there is no such key."""
+    row = (await session.execute(STATEMENTS["revoke"], {"prefix": prefix})).one_or_none()
+    return (row.principal, row.revoked_at) if row else None
+
+
+def _stored(key: str, scopes: Sequence[str], peppers: Mapping[str, bytes]) -> dict[str, Any]:
+    if not peppers:
+        raise HoldfastError("there are no auth.peppers to store a key under")
+    newest, pepper = next(iter(peppers.items()))
+    return {"hash": hash_key(key, pepper), "pepper": newest, "scopes": sorted(scopes)}
