@@ -16,6 +16,7 @@ from chassis.events.consumer import Consumer
 from chassis.events.inbox import Received
 from chassis.events.outbox import Event
 from chassis.events.outbox import publish as publish_event
+from chassis.fast.otel_sampler import Sampler
 from chassis.jobs import JobPayload, RunningJob, enqueue
 from chassis.jobs.runner import JobRunner
 from chassis.pooling import Database
@@ -64,7 +65,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
-    monkeypatch.setattr(telemetry, "_recorded_share", 1.0)
+    monkeypatch.setattr(telemetry, "_sampler", Sampler(1.0))
     yield Spans(exporter)
     provider.shutdown()
 

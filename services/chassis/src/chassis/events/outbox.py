@@ -4,7 +4,7 @@ It is published at least once, so a consumer may receive it again. A service sto
 database (`chassis.events.relay`) copies them to Redis Streams. The statements are in `outbox.sql`.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
@@ -18,7 +18,7 @@ from chassis.logging import debug_header, get_logger
 from chassis.pooling import HotSession
 from chassis.pooling.statements import load_statements
 from chassis.pooling.wakeup import wake_after_commit
-from chassis.telemetry import SpanKind, current_traceparent, is_unrecorded, span
+from chassis.telemetry import SpanKind, current_traceparent, span
 
 log = get_logger(__name__)
 
@@ -82,8 +82,6 @@ def insert_values(session: HotSession, event: Event, *, stream: str, aggregate_i
 
 
 def _producer_span(event: Event, stream: str) -> AbstractContextManager[object]:
-    if is_unrecorded():
-        return nullcontext()  # the event continues the caller's trace, which is not recorded
     return span(f"publish {event.options.type}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(stream))
 
 

@@ -1,6 +1,6 @@
 """Adding jobs: each is a row that commits with the caller's transaction."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,7 +10,7 @@ from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.logging import debug_header
 from chassis.pooling import HotSession, execute_in
 from chassis.pooling.wakeup import wake_after_commit
-from chassis.telemetry import SpanKind, current_traceparent, is_unrecorded, span
+from chassis.telemetry import SpanKind, current_traceparent, span
 
 
 async def enqueue(
@@ -53,8 +53,6 @@ def wakeup_channel(queue: str) -> str:
 
 
 def _producer_span(options: JobOptions) -> AbstractContextManager[object]:
-    if is_unrecorded():
-        return nullcontext()  # the job continues the caller's trace, which is not recorded
     return span(f"enqueue {options.name}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(options))
 
 

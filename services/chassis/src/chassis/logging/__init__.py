@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 from prometheus_client import Counter
 
 from chassis.config.settings import LogSettings
+from chassis.fast import otel_traceparent
+from chassis.fast.structlog_logger import Logger, bind, bind_to_task
 from chassis.logging import debugging
-from chassis.logging.binding import bind, bind_to_task, bound_fields
 from chassis.logging.canonical import (
     CANONICAL_EVENTS,
     add_to_canonical_line,
@@ -62,7 +62,6 @@ __all__ = [
     "request_id_from",
     "request_id_var",
     "shown_back",
-    "traceparent_var",
 ]
 
 log_events = Counter("log_events", "Log lines by level, those included that were dropped later.", ["level"])
@@ -79,16 +78,12 @@ _LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVER
 
 # The id that a caller can quote: it is in the answer, on every line and in calls to other services.
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
-traceparent_var: ContextVar[str | None] = ContextVar("traceparent", default=None)
-"""Where in its trace this runs, as `chassis.telemetry.span` says: each line, job, event and call asks, so it is written
-once. In OpenTelemetry's context it would be looked for, and written, each time.
-"""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def get_logger(name: str) -> "Logger":
+def get_logger(name: str) -> Logger:
     """What a module logs with; `name` is its `__name__`."""
-    return Logger(name)
+    return Logger(name, write=_write, is_debugging=lambda: debugging.current_header() is not None)
 
 
 def request_id_from(header: str) -> str:
@@ -179,7 +174,7 @@ class _Process:
         line.update(self._identity)
         line["level"] = level
         line["severity_number"] = _SEVERITY[level]
-        if traceparent := traceparent_var.get():
+        if traceparent := otel_traceparent.current.get():
             _, line["trace_id"], line["span_id"], _ = traceparent.split("-")
         line["timestamp"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         rendered = self._render(line)
@@ -190,48 +185,15 @@ class _Process:
             self.writer.put(rendered, level)
 
 
-class Logger:
-    """Writes lines: `log.info("order_placed", amount=5)`. Whether it does is decided at each call: levels change."""
-
-    __slots__ = ("_levels", "_name")
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._levels = logging.getLogger(name)  # its level can be changed before it has written anything
-
-    def debug(self, event: str, **fields: Any) -> None:
-        if self._levels.isEnabledFor(logging.DEBUG) or debugging.current_header() is not None:
-            self._write("debug", event, fields)
-
-    def info(self, event: str, **fields: Any) -> None:
-        if self._levels.isEnabledFor(logging.INFO):
-            self._write("info", event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        if not self._levels.isEnabledFor(logging.WARNING):
+def _write(level: str, name: str, fields: Line) -> None:
+    """Write the line, unless it is a warning that repeats."""
+    if level == "warning" and fields["event"] not in _NEVER_SUPPRESSED:
+        suppressed = _process.repeats.admit((name, fields["event"]))
+        if suppressed is None:
             return
-        if event not in _NEVER_SUPPRESSED:
-            suppressed = _process.repeats.admit((self._name, event))
-            if suppressed is None:
-                return
-            if suppressed:
-                fields["suppressed"] = suppressed
-        self._write("warning", event, fields)
-
-    def error(self, event: str, **fields: Any) -> None:
-        if self._levels.isEnabledFor(logging.ERROR):
-            self._write("error", event, fields)
-
-    def exception(self, event: str, **fields: Any) -> None:
-        """An ERROR with the traceback of the exception at hand."""
-        self.error(event, exc_info=True, **fields)
-
-    def critical(self, event: str, **fields: Any) -> None:
-        if self._levels.isEnabledFor(logging.CRITICAL):
-            self._write("critical", event, fields)
-
-    def _write(self, level: str, event: str, fields: Line) -> None:
-        _process.write(level, {"logger_name": self._name, **bound_fields(), **fields, "event": event})
+        if suppressed:
+            fields["suppressed"] = suppressed
+    _process.write(level, fields)
 
 
 class _LibraryHandler(logging.Handler):

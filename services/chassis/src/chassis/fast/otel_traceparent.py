@@ -1,0 +1,30 @@
+"""Replaces OpenTelemetry's propagator and its context: the place in the trace is written once, as a `traceparent`.
+
+Each log line, job, event and call needs the current trace and span. OpenTelemetry's context is looked through and the
+header is written at each of them; here they read one context variable.
+"""
+
+import re
+from contextvars import ContextVar
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+current: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""The `traceparent` of the current span; None outside any trace."""
+
+_propagator = TraceContextTextMapPropagator()
+_VERSION_00 = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+def read(traceparent: str, *, is_remote: bool) -> SpanContext:
+    """The place that it names; an invalid context if it names none. OpenTelemetry reads the versions to come."""
+    if found := _VERSION_00.fullmatch(traceparent):
+        return SpanContext(int(found[1], 16), int(found[2], 16), is_remote, TraceFlags(int(found[3], 16)))
+    return trace.get_current_span(_propagator.extract({"traceparent": traceparent})).get_span_context()
+
+
+def write(trace_id: int, span_id: int, flags: int) -> str:
+    """As OpenTelemetry's propagator writes it."""
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
