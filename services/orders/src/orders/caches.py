@@ -1,4 +1,4 @@
-"""The caches of orders, made the same way by the process that reads them and the one that invalidates them."""
+"""The caches of orders. The API reads them and the worker invalidates them, so both build them here."""
 
 from chassis.caching import Cache
 from pydantic import TypeAdapter
@@ -10,22 +10,22 @@ from orders.settings import OrdersSettings
 
 
 def catalogue(redis: Redis, settings: OrdersSettings) -> Cache[ProductList]:
-    """The whole catalogue under one key: it is small, and read by every order."""
+    """The whole catalogue under one key: it is small, and every order reads it."""
     return _cache(redis, settings, ProductList, "orders:catalogue", near_ttl=settings.cache.near_ttl)
 
 
 def products(redis: Redis, settings: OrdersSettings) -> Cache[ProductView]:
-    """Products by id, for who asks about one."""
+    """Single products, by id."""
     return _cache(redis, settings, ProductView, "orders:product", near_ttl=settings.cache.near_ttl)
 
 
 def orders(redis: Redis, settings: OrdersSettings) -> Cache[OrderView]:
-    """Orders by `order_key`; invalidated after the commit that moves one, for the next read of any process."""
+    """Orders, by `order_key`. An order is invalidated after each commit that changes it, for all processes."""
     return _cache(redis, settings, OrderView, "orders:order")
 
 
 def order_key(order: OrderRef) -> str:
-    """An order as its client sees it: with the client in the key, nobody is answered what is cached for another."""
+    """The key of an order. It contains the client, so that no client reads an entry of another."""
     return f"{order.id}:{order.client_id}"
 
 

@@ -22,12 +22,12 @@ class OrdersSettings(ServiceSettings):
     sweeps: SweepSettings = SweepSettings()
     pending_limit: Period = Field(
         900.0,
-        description="Seconds an order may wait for its payment; longer than a provider's usual outage.",
+        description="Seconds an order may wait for its payment. Longer than a provider's usual outage.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *ServiceSettings.rules,
-        Rule("payments.attempt_timeout", "<", "http.default_deadline", "which a job's one call has to fit into"),
-        Rule("payments.retry.total_timeout", "<", "http.default_deadline", "or the caller has gone before it gives up"),
-        Rule("sweeps.every", "≤", "pending_limit", "or an order waits longer than its limit says"),
+        Rule("payments.attempt_timeout", "<", "http.default_deadline", "since a job's one call must end within it"),
+        Rule("payments.retry.total_timeout", "<", "http.default_deadline", "or the retries outlive the deadline"),
+        Rule("sweeps.every", "≤", "pending_limit", "or an order waits longer than its limit"),
     )

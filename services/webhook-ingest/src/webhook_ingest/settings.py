@@ -15,28 +15,28 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
 type StandardSecret = Annotated[SecretStr, Field(max_length=256), AfterValidator(_is_signing_key)]
 
 _AT_MOST = 5
-"""Secrets of one sender: each costs a signature per webhook, and two are enough to replace one."""
+"""Secrets of one provider. Each costs a signature per webhook, and two are enough to replace one."""
 
 
 class WebhookSecretSettings(Group):
-    """The secrets of each provider that sends webhooks; all are valid, so that one can be replaced without a gap."""
+    """The secrets of each provider. All of them are valid at once, so that one can be replaced without a gap."""
 
     payment_provider: tuple[StandardSecret, ...] = Field(
         min_length=1,
         max_length=_AT_MOST,
-        description="JSON list of `whsec_…`, the newest first.",
+        description="JSON list of secrets (`whsec_…`), the newest first.",
         json_schema_extra=RELOADED,
     )
     stripe: tuple[Secret, ...] = Field(
         (),
         max_length=_AT_MOST,
-        description="JSON list of the endpoint's `whsec_…`; none: its path answers 404.",
+        description="JSON list of the endpoint's secrets (`whsec_…`). While it is empty, Stripe's path answers 404.",
         json_schema_extra=RELOADED,
     )
     github: tuple[Secret, ...] = Field(
         (),
         max_length=_AT_MOST,
-        description="JSON list of what GitHub calls the secret; none: its path answers 404.",
+        description="JSON list of the webhook's secrets. While it is empty, GitHub's path answers 404.",
         json_schema_extra=RELOADED,
     )
 

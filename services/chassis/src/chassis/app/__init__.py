@@ -1,1 +1,4 @@
-"""How a process of each kind is put together. Read `api` first, then `worker`, then `cli`."""
+"""A process of each kind, put together from the other rooms.
+
+Read `api` first, then `worker`, then `cli`. `pools` has the pools that an API and a worker both open.
+"""
