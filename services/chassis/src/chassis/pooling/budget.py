@@ -1,6 +1,6 @@
-"""The budget: the connections that all processes may open together, which have to fit into the server.
+"""The budget: the connections that all processes may open together must not exceed what the server allows.
 
-The chart adds up the same before it installs anything (`templates/_connections.tpl`); a test holds the two equal.
+The chart computes the same sum before it is installed (`templates/_connections.tpl`). A test compares the two.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ log = get_logger(__name__)
 type Role = Literal["api", "worker"]
 
 BESIDE_THE_POOL: Mapping[Role, int] = {"api": 2, "worker": 3}
-"""What a process opens beside its pool: one connection for health, one for wake-ups; a worker one more, for the relay
-(notifications' has none, and is counted as if it had)."""
+"""Connections beside the pool: one for health checks and one for wake-ups, and in a worker one for the relay.
+notifications' worker has no relay and is counted as if it had one."""
 
 _LIMITS = text(
     "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
@@ -31,7 +31,7 @@ _LIMITS = text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One service's processes. `generations` is 2 where all old ones may still drain when the last new one starts."""
+    """One service's processes. `generations` is 2 when old processes may still drain while the last new one starts."""
 
     pool: int
     api_replicas: int
@@ -52,7 +52,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The sum: as a number, and written out."""
+    """The sum of all connections: `total` is the number, and `str()` shows its terms."""
 
     shares: Mapping[str, Share]
     others: int
@@ -69,19 +69,19 @@ class Budget:
 
 
 def process_connections(role: Role, pool: int) -> int:
-    """What one process opens at most; `pool` is its pool_size + max_overflow."""
+    """The connections that one process opens at most. `pool` is its pool_size + max_overflow."""
     return pool + BESIDE_THE_POOL[role]
 
 
 def pool_budget(shares: Mapping[str, Share], *, reserve: int, others: int = 0) -> Budget:
-    """Σ generations × replicas × (pool_size + max_overflow + what is beside the pool) + a migration per service, what
-    `others` on the server open, and a `reserve`: the server's own for superusers, and people who look.
+    """Σ generations × replicas × (pool_size + max_overflow + connections beside the pool) + one migration per service,
+    plus `others`, opened by other programs, and `reserve`, for superusers and for people who investigate.
     """
     return Budget(shares=shares, others=others, reserve=reserve)
 
 
 def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: int = 0) -> Budget:
-    """The budget as one service's settings tell it."""
+    """The budget that one service's settings describe."""
     told = settings.budget
     share = Share(
         pool=settings.pool_size + settings.max_overflow,
@@ -93,10 +93,10 @@ def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: i
 
 
 async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:
-    """Compare the budget with what the server allows, now and whenever the settings change; warn when it is more.
+    """Compare the budget with the server's limit, now and after each change of the settings. Warn when it is larger.
 
-    It warns and does not refuse: the limit is another system's, and may change while we run. A pod that starts again at
-    night must not stay down because of connections that nobody has opened.
+    It only warns, because the limit belongs to another system and may change meanwhile. A pod that restarts at night
+    must not stay down because of connections that no process has opened.
     """
     try:
         async with database.read() as session:

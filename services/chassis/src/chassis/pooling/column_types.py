@@ -1,4 +1,4 @@
-"""How Python's types are kept in PostgreSQL, the same in every service's models."""
+"""The PostgreSQL types of Python's types, the same in every service's models."""
 
 from datetime import datetime
 
@@ -9,5 +9,5 @@ COLUMN_TYPES = {datetime: DateTime(timezone=True), int: BigInteger, str: Text}
 
 
 def is_bigint(number: int) -> bool:
-    """Whether PostgreSQL's bigint holds the number: the driver refuses to ask for any other."""
+    """Whether PostgreSQL's bigint can hold the number. The driver raises for any other."""
     return -(2**63) <= number < 2**63

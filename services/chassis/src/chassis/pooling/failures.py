@@ -1,7 +1,7 @@
-"""What an error from the database is: an outage, too much at once, or a bug of ours.
+"""Classifies every error of the database: an outage, a busy database, or a bug in our code.
 
-Whatever talks to the database decides by `failure_of`, so that a full disk is the same thing to a request, a job, a
-relay and a consumer.
+All code that talks to the database decides by `failure_of`, so a request, a job, the relay and a consumer treat a full
+disk alike.
 """
 
 from enum import StrEnum
@@ -14,41 +14,41 @@ from chassis.errors import DatabaseUnreachable, PoolExhausted
 
 
 class Failure(StrEnum):
-    """What an error says about the database, and what to do about it."""
+    """The kind of an error of the database, and whether to try again."""
 
     OUTAGE = "outage"
-    """It cannot be used now. Come again; what was about to be committed may have been committed."""
+    """The database cannot be used now. Try again later. A commit that was under way may have succeeded."""
     BUSY = "busy"
-    """It has too much to do at once. Come again; nothing was committed."""
+    """The database has too much to do at once. Try again later. The transaction was rolled back."""
     BUG = "bug"
-    """The same again fails again."""
+    """A repetition would fail in the same way."""
 
 
 class ConnectionLost(Exception):
-    """The connection broke, the server has said that it goes, or it says nothing any more."""
+    """The connection broke, the server announced its end, or it no longer answers."""
 
 
 _OUTAGE_CLASSES = frozenset({"08", "53", "57", "58"})
-"""The connection; the server's resources (disk, memory, slots); an operator; the system around the server."""
+"""SQLSTATE classes: the connection, the server's resources (disk, memory, slots), an operator, the operating system."""
 _OUTAGES = (
     asyncpg.ReadOnlySQLTransactionError,  # a standby, or an operator's `default_transaction_read_only`
-    asyncpg.InvalidCachedStatementError,  # prepared before a migration; it is prepared anew next time
+    asyncpg.InvalidCachedStatementError,  # prepared before a migration; the next use prepares it again
 )
-_BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a transaction that did not fit beside another
+_BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a transaction that conflicts with another one
 _BUSY_STATES = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
-"""What the server says at the end of `lock_timeout` and `statement_timeout`."""
+"""The SQLSTATEs with which the server ends a statement after `lock_timeout` or `statement_timeout`."""
 _SESSION_ENDS = frozenset({"FATAL", "PANIC"})
 _SERVER_GOES = "57P"
-"""An administrator ended the session, the server crashed, or it is starting: what a backend says before it goes."""
+"""The SQLSTATEs of a session's end: an administrator ended it, the server crashed, or it is starting."""
 _TRANSPORT_CLOSED = "the handler is closed"
-"""How uvloop's bare RuntimeError ends, for what is written between a reset and its notice of it."""
+"""The end of uvloop's RuntimeError for a write to a connection that was reset, before uvloop has noticed the reset."""
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What `error` is, raised by the driver, by SQLAlchemy, by the operating system, or by `Database`.
+    """The kind of `error`, which the driver, SQLAlchemy, the operating system or `Database` raised.
 
-    Of several together (an exception group) it is the worst one's. Only for what a block that uses the database raises:
-    a time-out or an `OSError` of anything else would count as the database's.
+    An exception group has the kind of its worst member. Pass only errors of a block that uses the database: a time-out
+    or an `OSError` from elsewhere would count as the database's.
     """
     match error:
         case BaseExceptionGroup():
@@ -66,12 +66,12 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether to come again: an outage or a busy database."""
+    """Whether a repetition may succeed: after an outage, or when the database was busy."""
     return failure_of(error) is not Failure.BUG
 
 
 def is_session_over(error: BaseException) -> bool:
-    """Whether no connection can be used any more after `error`, even where the driver does not call it closed yet."""
+    """Whether the connection is of no use after `error`, even when the driver does not report it as closed yet."""
     error = _unwrapped(error)
     if isinstance(error, asyncpg.PostgresError):
         return _ends_session(error)
@@ -79,12 +79,12 @@ def is_session_over(error: BaseException) -> bool:
 
 
 def is_transport_closed(error: RuntimeError) -> bool:
-    """Whether uvloop refused to write to a connection that was reset, which asyncio's own loop does in silence."""
+    """Whether uvloop refused to write to a connection that was reset. asyncio's own loop ignores such a write."""
     return str(error).endswith(_TRANSPORT_CLOSED)
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """The driver's error, out of the two that SQLAlchemy puts around it."""
+    """The driver's error, without the two that SQLAlchemy wraps around it."""
     if isinstance(error, DBAPIError):
         error = error.orig or error
     return (error.__cause__ or error) if isinstance(error, EmulatedDBAPIException) else error
@@ -94,7 +94,7 @@ def _of_driver(error: BaseException) -> Failure:
     match error:
         case asyncpg.PostgresError():
             return _of_server(error)
-        case asyncpg.InternalClientError():  # the driver's word for a server that goes away between two of its steps
+        case asyncpg.InternalClientError():  # raised when the server goes away between two steps of the driver
             return Failure.OUTAGE
         case OSError():  # a TimeoutError is one
             return Failure.OUTAGE
@@ -116,7 +116,10 @@ def _of_server(error: asyncpg.PostgresError) -> Failure:
 
 
 def _ends_session(error: asyncpg.PostgresError) -> bool:
-    """`severity` is in the server's language, and a pooler between us and the server may send nothing else."""
+    """Whether the server ends the session with this error.
+
+    `severity_en` is missing behind some poolers, and `severity` is in the server's language.
+    """
     if isinstance(error, asyncpg.PostgresConnectionError) or (error.sqlstate or "").startswith(_SERVER_GOES):
         return True
     return (error.severity_en or error.severity) in _SESSION_ENDS

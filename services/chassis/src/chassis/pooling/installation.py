@@ -1,9 +1,9 @@
-"""Which installation this is, so that a prefix in Redis has one: a second one with the same prefix is refused.
+"""One installation per prefix in Redis: a second installation with the same prefix is refused.
 
-A service's database has an id, and Redis the id of the database that the prefix belongs to, for each service. The first
-one to come owns a prefix. When Redis was emptied, the processes that run write their id again before anything else
-does: relays and consumers with each batch, every process each `CLAIM_EVERY_SECONDS`. A restored database has its id
-still. A copy of it is the same installation: give it another prefix.
+A service's database has an id. For each service, Redis stores the id of the database that owns the prefix; the first
+process to write owns it. After Redis was emptied, running processes write their id again: relays and consumers with
+each batch, and every process each `CLAIM_EVERY_SECONDS`. A restored database has the same id as before. A running copy
+of a database has the same id, too, and needs another prefix.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ CLAIM_EVERY_SECONDS = 5.0
 
 _MAKE = text(
     "INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING"
-)  # its migration did, unless it was emptied
+)  # the migration inserted the row, unless the table was emptied since
 _READ = text("SELECT id::text FROM installation")
 
 
 class ForeignPrefix(ConfigurationError):
-    """What begins with our prefix in Redis belongs to another installation."""
+    """The keys with our prefix in Redis belong to another installation."""
 
     def __init__(self, prefix: str, key: str, owner: str) -> None:
         problem = (
@@ -40,7 +40,7 @@ class ForeignPrefix(ConfigurationError):
 
 
 async def installation_id(database: Database) -> str:
-    """Of this database; raises `PoolExhausted` when it cannot be used now."""
+    """The id of this database. Raises `PoolExhausted` when the database cannot be used now."""
     async with database.transaction() as session:
         await session.execute(_MAKE)
         found: str = (await session.execute(_READ)).scalar_one()
@@ -48,7 +48,7 @@ async def installation_id(database: Database) -> str:
 
 
 async def claim(redis: Redis, installation: str, *, service: str) -> None:
-    """Raises `ForeignPrefix`, or what Redis raises."""
+    """Write our id as the owner's if there is none. Raises `ForeignPrefix`, or the error of Redis."""
     names = names_of(redis)
     key = names.owner(service)
     owner: Any = await redis.set(key, installation, nx=True, get=True)
@@ -57,7 +57,7 @@ async def claim(redis: Redis, installation: str, *, service: str) -> None:
 
 
 async def claim_at_start(redis: Redis, database: Database, *, service: str) -> None:
-    """Raises `ForeignPrefix`; when Redis or the database is away, `keep_claim` sees to it later."""
+    """Claim the prefix, or raise `ForeignPrefix`. While Redis or the database is down, `keep_claim` claims it later."""
     try:
         await claim(redis, await installation_id(database), service=service)
     except (RedisError, TimeoutError, PoolExhausted) as error:
@@ -65,9 +65,9 @@ async def claim_at_start(redis: Redis, database: Database, *, service: str) -> N
 
 
 async def keep_claim(redis: Redis, database: Database, *, service: str) -> None:
-    """Claim the prefix again and again; when it belongs to another installation, stop the process as SIGTERM does.
+    """Claim the prefix periodically. When it belongs to another installation, stop the process as SIGTERM does.
 
-    Started again, it finds that out at once, and says so.
+    After a restart, `claim_at_start` raises `ForeignPrefix` with the reason.
     """
     while True:
         await asyncio.sleep(CLAIM_EVERY_SECONDS)

@@ -1,15 +1,15 @@
-"""What pools tell: OpenTelemetry's `db.client.*` in Prometheus' spelling. `pool` names one of a process."""
+"""The metrics of pools: OpenTelemetry's `db.client.*`, spelt for Prometheus. `pool` names a pool of the process."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
 # From a connection that is at hand to the longest that pool_timeout may allow.
 _WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
-_DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)  # OTel's advice
+_DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)  # the buckets that OpenTelemetry recommends
 
 count = Gauge("db_client_connection_count", "Connections by state (idle, used).", ["pool", "state"])
-idle_max = Gauge("db_client_connection_idle_max", "Connections the pool keeps when none is used.", ["pool"])
+idle_max = Gauge("db_client_connection_idle_max", "Idle connections that the pool retains at most.", ["pool"])
 maximum = Gauge("db_client_connection_max", "Connections the pool may open.", ["pool"])
-pending_requests = Gauge("db_client_connection_pending_requests", "Who waits for a connection now.", ["pool"])
+pending_requests = Gauge("db_client_connection_pending_requests", "Callers that wait for a connection now.", ["pool"])
 timeouts = Counter("db_client_connection_timeouts", "Times no connection became free in time.", ["pool"])
 wait_seconds = Histogram(
     "db_client_connection_wait_time_seconds",

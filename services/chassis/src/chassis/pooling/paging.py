@@ -1,7 +1,7 @@
-"""Conditions and pages whose cost does not hang on what the planner knows of a table.
+"""Conditions and pages whose cost does not depend on the planner's statistics of a table.
 
-Before a table is first analysed the planner guesses, and a plan that a connection has prepared on few rows stays when
-they become many. So a query leaves it one way.
+Before a table is first analysed, the planner guesses. A plan that a connection prepared when the table had few rows
+stays when it has many. So each query here can be executed in one way only.
 """
 
 from uuid import UUID
@@ -13,8 +13,8 @@ _LAST = UUID(int=2**128 - 1)
 
 
 def belongs_to(owner: InstrumentedAttribute[str], value: str) -> ColumnElement[bool]:
-    """Whether a row, which is found by its id, has this owner. No index serves it: by one that begins with the owner,
-    all rows of that owner may be read.
+    """Whether a row, which is found by its id, has this owner. The expression keeps the planner from an index that
+    begins with the owner, through which it may read all rows of that owner.
     """
     return owner.concat("") == value
 
@@ -29,8 +29,8 @@ def newest_of[Row: DeclarativeBase](
 ) -> Select[Row]:
     """The newest `limit` rows of an owner, with an id below `before`; an index on (owner, id) is needed.
 
-    Owner and id are compared and sorted together, so that no other index has the rows in order. The walk goes on into
-    the rows of the owner before, which are left out at the end. A row that `which` leaves out is read all the same.
+    Owner and id are compared and sorted together, so no other index has the rows in this order. The inner query may
+    continue into the rows of the preceding owner; the outer query removes them. Rows that `which` excludes are read.
     """
     columns = row.__table__.columns
     owner_id, row_id = columns[owner.key], columns["id"]

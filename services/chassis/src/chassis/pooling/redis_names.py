@@ -1,4 +1,4 @@
-"""The names of all that an installation keeps in Redis. They begin with its prefix, so that several may share a Redis.
+"""The names of all keys of an installation in Redis. They begin with its prefix, so installations can share a Redis.
 
 <prefix>:owner:<service>                         the installation that the prefix belongs to
 <prefix>:<stream>                                events, with `:epoch` and `:term` beside them
@@ -22,7 +22,7 @@ class RedisNames:
         return f"{self.prefix}:{stream}"
 
     def epoch(self, stream: str) -> str:
-        """Where Redis remembers which epoch of the stream this is. Without it the relay publishes everything again."""
+        """The stream's epoch. When this key is gone, the relay publishes the retained events again."""
         return f"{self.prefix}:{stream}:epoch"
 
     def term(self, stream: str) -> str:

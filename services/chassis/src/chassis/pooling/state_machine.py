@@ -1,7 +1,7 @@
 """State machines as data: the legal moves written once, every other move refused.
 
-A move in the database is a compare-and-set: `UPDATE … WHERE id = … AND status IN (machine.sources(target))`. No row
-means that somebody else moved it first: read it again and decide anew.
+A move in the database is a compare-and-set: `UPDATE … WHERE id = … AND status IN (machine.sources(target))`. When no
+row matches, another process moved it first: read it again and decide anew.
 """
 
 from collections.abc import Iterable, Mapping

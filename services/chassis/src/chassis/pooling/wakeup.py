@@ -1,7 +1,7 @@
-"""Wake-ups: whoever waits for a row hears of it in milliseconds, through NOTIFY after the commit.
+"""Wake-ups: a process that waits for a row is notified within milliseconds of its commit, by PostgreSQL's NOTIFY.
 
-Never inside the transaction: PostgreSQL serialises the commits of transactions that notify, which on a disk with 2 ms
-per fsync costs 88 % of the throughput. A wake-up is only a hint. It may be lost, so whoever waits also polls.
+NOTIFY is sent after the commit and never inside the transaction. PostgreSQL serialises the commits of transactions that
+notify, which costs 88 % of the throughput on a disk with 2 ms per fsync. A wake-up may be lost, so a waiter also polls.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from chassis.process.background import supervised
 COALESCE_SECONDS = 0.005
 """At most one notification per channel in this time, however many transactions commit."""
 LAST_WORDS_SECONDS = 1.0
-"""For what is pending when a process ends: longer than a server that is there takes."""
+"""The longest wait for the last notifications of a process that ends: a server that is up takes less."""
 HOLD_SECONDS = 0.2
-"""How long whoever works in bursts keeps its connection when nothing is left to do: taking one out of the pool costs as
-much as the work of ten jobs."""
+"""How long a part of a worker that works in bursts keeps its connection when it has no work: a checkout costs as much
+as ten jobs."""
 
 
 def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:
@@ -35,11 +35,10 @@ def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:
 
 
 class Wakeups:
-    """Sends and hears notifications on one connection of its own, which it opens again whenever it cannot be used.
+    """Sends and receives notifications on its own connection, and opens another one when that is lost.
 
-    Meanwhile polling finds the rows, which is slower and nothing worse: the process stays ready.
-
-    `async with Wakeups(settings, application_name=...)` in a composition root, around the pool that uses it.
+    Meanwhile polling finds the rows more slowly, so the process stays ready. A composition root enters
+    `async with Wakeups(settings, application_name=...)` around the pool that uses it.
     """
 
     def __init__(
@@ -55,12 +54,12 @@ class Wakeups:
         self._connection: asyncpg.Connection | None = None
 
     def notify(self, channel: str) -> None:
-        """Wake every process that waits on the channel, soon. Neither blocks nor raises."""
+        """Wake every process that waits on the channel, soon. It does not block and does not raise."""
         self._pending.add(channel)
         self._has_work.set()
 
     def subscribe(self, channel: str) -> asyncio.Event:
-        """An event that is set at each wake-up on the channel; the waiter clears it before it looks."""
+        """An event that is set at each wake-up on the channel. The waiter clears it before it reads the rows."""
         event = asyncio.Event()
         self._waiting.setdefault(channel, []).append(event)
         self._has_work.set()
@@ -71,7 +70,7 @@ class Wakeups:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Send what is pending, then close: the last commits of a process deserve their wake-up too."""
+        """Send the pending notifications, then close: the last commits of a process have wake-ups, too."""
         await self._running.aclose()
         if self._connection is not None and not self._connection.is_closed():
             try:
@@ -84,9 +83,9 @@ class Wakeups:
                     raise
 
     async def _serve(self) -> None:
-        """Send and hear until the connection is lost, and raise then."""
+        """Send and receive until the connection is lost. Then raise the error."""
         if self._connection is not None:
-            self._connection.terminate()  # it may have failed, and be open still
+            self._connection.terminate()  # it may have failed and still be open
         self._connection = connection = await connect(
             self._settings, application_name=self._application_name, passwords=self._passwords
         )
@@ -97,7 +96,7 @@ class Wakeups:
             for channel in self._waiting.keys() - listening:
                 await connection.add_listener(channel, self._heard)
                 listening.add(channel)
-                self._wake(channel)  # for what was committed while nobody listened
+                self._wake(channel)  # for rows that were committed before this listened
             await self._send(connection)
             await asyncio.sleep(COALESCE_SECONDS)
             await self._has_work.wait()
@@ -108,10 +107,10 @@ class Wakeups:
             return
         pending, self._pending = self._pending, set()
         try:
-            # One message of the simple protocol, which takes half of what `pg_notify` with parameters does.
+            # One message of the simple protocol takes half the time of `pg_notify` with parameters.
             await connection.execute("; ".join(f"NOTIFY {_quoted(channel)}" for channel in pending))
         except BaseException:
-            self._pending |= pending  # for the next connection: one too many does no harm
+            self._pending |= pending  # sent again on the next connection: a second wake-up does no harm
             raise
 
     def _heard(self, _connection: object, _pid: int, channel: str, _payload: object) -> None:
@@ -127,12 +126,12 @@ def _quoted(channel: str) -> str:
 
 
 async def wait_or_poll(event: asyncio.Event, *, interval: float) -> None:
-    """Return when the event is set, or after `interval` seconds: what a wake-up would have announced may be there."""
+    """Return when the event is set, or after `interval` seconds, since a wake-up may have been lost."""
     await is_set_within(event, interval)
 
 
 async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event is set by then; returns as soon as it is."""
+    """Whether the event is set within `seconds`. Returns as soon as it is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -142,9 +141,9 @@ async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
 async def connect(
     settings: DatabaseSettings, *, application_name: str, passwords: Passwords | None = None
 ) -> asyncpg.Connection:
-    """A connection beside the pool, for what a pool cannot do: hear notifications, hold a lock of its session.
+    """A connection beside the pool, for a long time: to receive notifications, or to hold a lock of the session.
 
-    `passwords` gives the current ones; without it those of `settings` are shown.
+    `passwords` returns the current passwords; without it those of `settings` are used.
     """
     return await open_connection(
         passwords or (lambda: settings.passwords),
