@@ -1,4 +1,4 @@
-"""The public shapes of notifications."""
+"""The public schemas of notifications."""
 
 from datetime import datetime
 from typing import Annotated, Literal

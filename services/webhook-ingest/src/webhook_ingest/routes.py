@@ -42,7 +42,7 @@ class Resources:
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
-# Text in here and an enumeration for the reader: who is not known gets the 404 of any other path, not a 422.
+# The document lists the providers, but the parameter accepts any text: an unknown provider is a 404, not a 422.
 ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value for provider in Provider]})]
 
 

@@ -1,4 +1,4 @@
-"""The cache that a service uses: reads, in the order near cache, Redis, load; and invalidations.
+"""The cache that a service uses. A read tries the process's memory, then Redis, and then loads from the origin.
 
 read ─ invalidation pending ▶ one load in this process, past Redis
      ─ near ────▶ value, read by this process less than `near_ttl` ago
@@ -115,7 +115,8 @@ class Cache[T]:
     async def invalidate(self, key: str) -> None:
         """Drop the value of `key`, and refuse to store values whose loads have already begun. Call it after the commit.
 
-        From now on this process returns no older value. Other processes may, until Redis confirms the invalidation.
+        From now on this process returns no older value. Other processes may return one until Redis confirms the
+        invalidation.
         Raises RedisError or TimeoutError when Redis fails; a background task then retries until Redis confirms.
         """
         self._begin_invalidation(key)

@@ -1,4 +1,4 @@
-"""A cached value with its times, and how fresh it is at a moment. Pure.
+"""A cached value with its times, and how fresh it is at a moment. This module does no I/O.
 
     loaded ──── ttl, randomly shortened ────▶ fresh_until ── stale_while_revalidate ──▶ ── stale_if_error ──▶ gone
        hit, or early near the end                           stale                       expired

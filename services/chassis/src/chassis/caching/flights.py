@@ -43,7 +43,8 @@ class Flights:
     def start(self, key: str, load: Load) -> asyncio.Task[Loaded]:
         """The load under way for `key`; starts `load` if there is none."""
         flight = self._by_key.get(key)
-        # A finished load is removed in the loop's next turn. A reader that joined it could repeat that without end.
+        # A finished load stays listed until the loop's next turn, and awaiting it does not yield to the loop. `share`
+        # would then join it again and again, and that turn would never come.
         if flight is None or flight.done():
             flight = self._by_key[key] = asyncio.create_task(load())
             self._tasks.add(flight)

@@ -1,4 +1,4 @@
-"""Loads from the origin: under a lease in Redis, by which one process loads for all; or few at once without Redis."""
+"""Loads from the origin. A lease in Redis lets one process load for all; without Redis, a process loads few at once."""
 
 import asyncio
 import math

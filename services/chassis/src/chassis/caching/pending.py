@@ -10,7 +10,7 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 RETRY_SECONDS = 0.2
-"""Pause between tries while Redis is away. After Redis returns, another process may read the old value for so long."""
+"""Pause between tries while Redis is away. Another process may read the old value for that long after Redis returns."""
 
 
 class PendingInvalidations:
@@ -41,7 +41,7 @@ class PendingInvalidations:
             if self._task is None:
                 self._task = asyncio.create_task(self._apply_all())
             raise
-        # A newer invalidation of the key stays pending: this delete may have come before the commit behind it.
+        # A newer invalidation of the key stays pending, because this delete may have run before that one's commit.
         if self._since.get(key) is since:
             del self._since[key]
 

@@ -1,4 +1,4 @@
-"""A dependency's answer, or the error that its status stands for. Pure."""
+"""A dependency's answer, or the error that its status stands for. This module does no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

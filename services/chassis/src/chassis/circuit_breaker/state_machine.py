@@ -1,4 +1,4 @@
-"""The breaker's decisions: whether a call may start, and what its outcome changes. Pure: the caller passes `now`.
+"""The breaker's decisions: whether a call may start, and what its outcome changes. This module does no I/O.
 
 closed ──failure rate or slow-call rate reached──▶ open ──open time over──▶ half_open
    ▲                                                 ▲                          │

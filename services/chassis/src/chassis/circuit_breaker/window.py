@@ -1,4 +1,4 @@
-"""The calls from which the breaker computes its rates. Pure."""
+"""The calls from which the breaker computes its rates. This module does no I/O."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""How long to wait before another attempt. Pure."""
+"""How long to wait before another attempt. This module does no I/O."""
 
 from collections.abc import Callable
 from datetime import UTC

@@ -1,4 +1,4 @@
-"""Whether a failed attempt is repeated, and when. Pure."""
+"""Whether a failed attempt is repeated, and when. This module does no I/O."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

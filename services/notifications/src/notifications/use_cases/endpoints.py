@@ -203,8 +203,8 @@ async def _change(session: AsyncSession, endpoint_id: UUID, values: Mapping[str,
 async def _answer_with_secret(
     session: AsyncSession, endpoint: WebhookEndpoint, key: IdempotencyKey, *, status: int
 ) -> StoredAnswer:
-    """The only answer that shows the secret. It is kept for its key as long as the endpoint is there: a client may not
-    have got it.
+    """The only answer that contains the secret. It is stored under its key until the endpoint is deleted, because the
+    client may not have received it.
     """
     shown = EndpointWithSecret.model_validate(_view(endpoint).model_dump() | {"secret": endpoint.secret})
     answer = StoredAnswer(status, shown.model_dump_json().encode())
