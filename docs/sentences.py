@@ -22,7 +22,7 @@ _MARKS = {".sql": "--", ".lua": "--"}
 _DIRECTIVE = re.compile(r"^(?:ruff: )?(?:noqa|type: ignore|fmt: o)(?:: ?[A-Z]+\d+(?:, ?[A-Z]+\d+)*|\[\S+\]|n|ff)?\s*")
 """What a comment says to a tool. A reason may follow, which is for people."""
 _STATEMENT_NAME = re.compile(r"^name: \w+$")
-_END = re.compile(r"""(?<=[.!?])["')`*]*\s+""")
+_END = re.compile(r"""(?<=[.!?])["')]*\s+""")
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|Mr|No)\.$")
 _OWN_LINE = re.compile(r"(?:[-*] |\d+\. |(?:KEYS|ARGV)\[|Returns  )")
 _HAS_WORDS = re.compile(r"(?!https?://\S+$).*[A-Za-z]{2}")

@@ -11,7 +11,7 @@ from sentences import all_sentences, drawn, sentences_of
 
 PYTHON = '''\
 """A module. uvicorn serves it,
-e.g. on two ports.
+e.g. on `two.*` ports.
 
     code = "is no sentence. At all."
 
@@ -41,7 +41,7 @@ def read(source: str, suffix: str) -> list[tuple[int, str]]:
 def test_docstrings_and_comments_of_python_are_split_into_sentences_with_their_lines() -> None:
     assert read(PYTHON, ".py") == [
         (1, "A module."),
-        (1, "uvicorn serves it, e.g. on two ports."),
+        (1, "uvicorn serves it, e.g. on `two.*` ports."),
         (6, "- An entry."),
         (7, "- Another one, which goes on here."),
         (10, "a script"),

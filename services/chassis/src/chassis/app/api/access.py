@@ -1,7 +1,10 @@
 """Access to a route: the scope that its callers need, and the cost of a call. Checked before the body is read.
 
-@router.post("/orders", access="orders:write", cost=5)     the route's declaration, which the OpenAPI document shows
-caller: Caller                                             a parameter of the handler: the authenticated principal
+A route declares both, and the OpenAPI document shows them. A handler's parameter of the type `Caller` is the
+authenticated principal:
+
+    @router.post("/orders", access="orders:write", cost=5)
+    async def place_order(caller: Caller, …) -> …:
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,13 @@
 """The resources of an API: those that every API opens when it starts, and those that a service adds for its routes.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:                                                 in the service's routes.py
-    database: Database
-    backlog: BacklogLimit
+A service declares them in its `routes.py`. `Given` is the type of a route's parameter:
 
-Given = Annotated[Resources, Depends(opened(Resources))]         the type of a route's parameter
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Resources:
+        database: Database
+        backlog: BacklogLimit
+
+    Given = Annotated[Resources, Depends(opened(Resources))]
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
