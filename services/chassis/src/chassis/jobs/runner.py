@@ -49,8 +49,8 @@ class JobRunner:
     event loop stalls the heartbeat of every job beside it.
 
     A job whose lease expired is a suspect: it may have killed its process. One suspect runs at a time, beside the other
-    jobs. A suspect that loses its lease again runs alone: the runner starts no other job until the running ones and
-    then the suspect have ended.
+    jobs. A suspect that loses its lease again runs alone: the runner lets all other jobs end first, and starts none
+    until the suspect has ended.
     """
 
     def __init__(
