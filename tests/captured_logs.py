@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import chassis.logging
 import pytest
 from chassis.config.settings import LogSettings
-from chassis.logging import configure_logging, flush_logs
+from chassis.logging import configure_logging, flush_logs, pipeline
 
 type Line = dict[str, Any]
 
@@ -53,8 +52,8 @@ def captured_logs(
         try:
             yield logs
         finally:
-            chassis.logging._process.end()
-            chassis.logging._process.__init__()  # type: ignore[misc]  as before: to stderr
+            pipeline._pipeline.end()
+            pipeline._pipeline.__init__()  # type: ignore[misc]  as before: to stderr
             logging.captureWarnings(capture=False)
             root.handlers[:] = handlers
             root.setLevel(level)

@@ -14,7 +14,7 @@ from chassis.errors import HoldfastError, InvalidSignature
 from chassis.errors.answers import wants_problem
 from chassis.jobs.dead_letters import Filter
 from chassis.logging import redact, request_id_from
-from chassis.logging.debugging import judge
+from chassis.logging.debugging import check_header
 from chassis.logging.redaction import is_sensitive, redact_fields
 from chassis.logging.rendering import ConsoleRenderer, to_json
 from chassis.retries import parse_retry_after
@@ -74,8 +74,8 @@ SCANNERS: Mapping[str, Callable[[str], object]] = {
     "deadlines.py from_header": lambda text: from_header(text, 10),
     "errors/answers.py _weights": lambda text: wants_problem([text]),
     "idempotency.py fingerprint": lambda text: fingerprint("POST", "/", text.encode(errors="replace")),
-    "logging/__init__.py request_id_from": request_id_from,
-    "logging/debugging.py judge": lambda text: judge(text, "key", now=_NOW),
+    "logging/request_ids.py request_id_from": request_id_from,
+    "logging/debugging.py check_header": lambda text: check_header(text, "key", now=_NOW),
     "logging/redaction.py _redact_text": redact,
     "logging/redaction.py _redact_cards": lambda text: redact(f"4111 1111 1111 1112 {text}"),
     "logging/redaction.py redact_fields": lambda text: redact_fields({"event": "happened", "text": text}),

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from chassis.config.settings import DatabaseSettings, RedisSettings
-from chassis.logging.debugging import judge
+from chassis.logging.debugging import check_header
 from chassis.pooling import Database
 from service_process import CALLER, KEY, OrdersInstallation
 from sqlalchemy import text
@@ -159,7 +159,7 @@ async def test_a_header_that_turns_debug_on_is_made_with_the_key_and_only_with_i
     ended = await orders.run("debug-header", "--seconds", "90")
     name, _, value = ended.stdout.strip().partition(": ")
     assert (ended.code, name) == (0, "X-Holdfast-Debug")
-    assert judge(value, "k" * 32, now=time.time()) == "accepted"
-    assert judge(value, "k" * 32, now=time.time() + 90) == "expired"
+    assert check_header(value, "k" * 32, now=time.time()) == "accepted"
+    assert check_header(value, "k" * 32, now=time.time() + 90) == "expired"
     assert "k" * 32 not in ended.stdout + ended.stderr
     assert (await orders.run("debug-header", "--seconds", "901")).code == 2

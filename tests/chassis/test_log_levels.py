@@ -13,7 +13,7 @@ from captured_logs import CapturedLogs, captured_logs
 from chassis import logging as chassis_logging
 from chassis.config.settings import LogSettings
 from chassis.logging import debug_header, debugging_for, get_logger
-from chassis.logging.debugging import MAX_SECONDS, DebugRequests, judge, sign
+from chassis.logging.debugging import MAX_SECONDS, DebugRequests, check_header, sign
 from chassis.logging.levels import CannotChange, Levels
 from chassis.process.health import Health
 from chassis.process.management_app import management_app
@@ -309,9 +309,9 @@ async def test_another_method_is_told_of_both(port: httpx.AsyncClient) -> None:
 
 def test_a_signed_header_is_accepted_until_it_expires() -> None:
     header = sign(KEY, expires=NOW + 60)
-    assert judge(header, KEY, now=NOW) == "accepted"
-    assert judge(header, KEY, now=NOW + 59.9) == "accepted"
-    assert judge(header, KEY, now=NOW + 60) == "expired"
+    assert check_header(header, KEY, now=NOW) == "accepted"
+    assert check_header(header, KEY, now=NOW + 59.9) == "accepted"
+    assert check_header(header, KEY, now=NOW + 60) == "expired"
 
 
 @pytest.mark.parametrize(
@@ -335,16 +335,16 @@ def test_a_signed_header_is_accepted_until_it_expires() -> None:
     ],
 )
 def test_any_other_header_is_invalid(value: str) -> None:
-    assert judge(value, KEY, now=NOW) == "invalid"
+    assert check_header(value, KEY, now=NOW) == "invalid"
 
 
 def test_without_a_key_no_header_is_valid() -> None:
-    assert judge(sign("", expires=NOW + 60), None, now=NOW) == "invalid"
+    assert check_header(sign("", expires=NOW + 60), None, now=NOW) == "invalid"
 
 
 @given(st.text(max_size=100))
 def test_no_text_makes_the_check_fail(value: str) -> None:
-    assert judge(value, KEY, now=NOW) == "invalid"
+    assert check_header(value, KEY, now=NOW) == "invalid"
 
 
 def count(result: str) -> float:

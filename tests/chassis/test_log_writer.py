@@ -177,7 +177,7 @@ def test_lines_lost_are_told_of_once_the_reader_is_back(monkeypatch: pytest.Monk
             assert release.wait(10)
             return plain(data)
 
-        monkeypatch.setattr("chassis.logging._process.writer._write", stalling)
+        monkeypatch.setattr("chassis.logging.pipeline._pipeline.writer._write", stalling)
         log = get_logger(__name__)
         log.info("first")
         assert is_stalled.wait(10)

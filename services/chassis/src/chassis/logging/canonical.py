@@ -1,4 +1,4 @@
-"""The canonical line: one per request, job and event, with what it took, collected while it ran.
+"""The canonical line: one per request, job and event. Its fields are collected while the work runs.
 
 Source: https://stripe.com/blog/canonical-log-lines.
 """
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 CANONICAL_EVENTS = frozenset({"request_completed", "job_finished", "event_processed"})
-"""What they are called. They are never suppressed: who adds them up must be able to."""
+"""The names of canonical lines. They are never suppressed, so that they can be counted."""
 
 _canonical: ContextVar[dict[str, Any] | None] = ContextVar("canonical_line", default=None)
 _standing: dict[str, Any] = {}
@@ -17,7 +17,7 @@ _standing: dict[str, Any] = {}
 
 @contextmanager
 def canonical_line() -> Iterator[dict[str, Any]]:
-    """Collect the fields of one request's or job's canonical line; the code that opens it writes it at the end."""
+    """Collect the fields of one request's or job's canonical line. The code that opens the block writes the line."""
     fields = dict(_standing)
     token = _canonical.set(fields)
     try:
@@ -42,5 +42,5 @@ def put_on_canonical_line(**values: str | float) -> None:
 
 
 def put_on_every_canonical_line(**values: str) -> None:
-    """Set fields that stand on each canonical line of this process from now on, such as the configuration's hash."""
+    """Set fields of every canonical line of this process from now on, such as the configuration's hash."""
     _standing.update(values)

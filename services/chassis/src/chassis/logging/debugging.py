@@ -1,7 +1,7 @@
 """DEBUG for one request: a signed header that travels with it, through calls, jobs and events, until it expires.
 
-`X-Holdfast-Debug: <Unix second it expires>.<HMAC-SHA256 of that, in hex>`. Each hop checks the signature for itself,
-and a wrong or expired header changes nothing: whoever cannot sign cannot make a service write more than it does.
+`X-Holdfast-Debug: <Unix second at which it expires>.<HMAC-SHA256 of that, in hex>`. Each service checks the signature.
+A wrong or expired header has no effect, so a caller without the key cannot make a service write more lines.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from prometheus_client import Counter
 HEADER = "X-Holdfast-Debug"
 
 MAX_SECONDS = 900
-"""A header is valid for a quarter of an hour at most, whatever it says: it is in every log of every proxy by then."""
+"""The longest validity of a header. It is limited, because proxies may log the header."""
 
 _MAX_LENGTH = 10 + 1 + 64
 
@@ -25,7 +25,7 @@ debug_headers = Counter("log_debug_headers", "Headers that asked for DEBUG: acce
 for _result in ("accepted", "expired", "invalid"):
     debug_headers.labels(_result)
 
-type Verdict = Literal["accepted", "expired", "invalid"]
+type HeaderCheck = Literal["accepted", "expired", "invalid"]
 
 _header: ContextVar[str | None] = ContextVar("debug_header", default=None)
 
@@ -36,11 +36,11 @@ def sign(key: str, *, expires: int) -> str:
     return f"{expires}.{signature}"
 
 
-def judge(value: str, key: str | None, *, now: float) -> Verdict:
+def check_header(value: str, key: str | None, *, now: float) -> HeaderCheck:
     """Whether the value was signed with the key and is still valid at `now`."""
     expires, _, _ = value.partition(".")
     is_readable = len(value) <= _MAX_LENGTH and value.isascii() and expires.isdigit()
-    # Compared in constant time: how long it takes tells nobody how much of a guess was right.
+    # A comparison in constant time does not reveal how much of a guess is right.
     if key is None or not is_readable or not hmac.compare_digest(sign(key, expires=int(expires)), value):
         return "invalid"
     seconds_left = int(expires) - now
@@ -50,24 +50,24 @@ def judge(value: str, key: str | None, *, now: float) -> Verdict:
 
 
 def current_header() -> str | None:
-    """The header of the request at hand, to send along or store; None unless it asked for DEBUG and may."""
+    """The header of the current request, to send it along or store it. None if there is no valid one."""
     return _header.get()
 
 
 class DebugRequests:
-    """Knows the key of this process. `clock` gives Unix seconds."""
+    """Checks the headers of requests with the key of this process. `clock` returns Unix seconds."""
 
     def __init__(self, key: str | None, clock: Callable[[], float]) -> None:
         self._key = key
         self._clock = clock
 
     def scope(self, value: str | None) -> AbstractContextManager[None]:
-        """Write DEBUG lines inside the block if `value` is a valid header; None is none at all."""
+        """Write DEBUG lines inside the block if `value` is a valid header. None means that there is no header."""
         if value is None:
             return nullcontext()
-        verdict = judge(value, self._key, now=self._clock())
-        debug_headers.labels(verdict).inc()
-        return _debugging(value) if verdict == "accepted" else nullcontext()
+        result = check_header(value, self._key, now=self._clock())
+        debug_headers.labels(result).inc()
+        return _debugging(value) if result == "accepted" else nullcontext()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Levels: one for the process, and another for one logger, for a time.
+"""Levels: one for the process, and different ones for single loggers for a limited time.
 
-The levels are those of the standard library's loggers, by whose names ours go: a level set on `chassis` holds for
-`chassis.retries`, and for libraries it works the same.
+They are the levels of the standard library's loggers, and our loggers have the same names. A level of `chassis` is also
+that of `chassis.retries`. Loggers of libraries work the same way.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from chassis.errors import HoldfastError
 ROOT = "root"
 
 MAX_SECONDS = 3600
-"""An hour: who needs a level for longer changes the configuration, where everybody sees it."""
+"""The longest time of a change. A longer one belongs in the configuration, which everyone can read."""
 
 _MAX_CHANGES = 50
-"""At once; each has a timer."""
+"""Changes at the same time. Each has a timer."""
 
 _AUDIT = ("chassis.process.management", "chassis.logging")
-"""They say who changed what: whoever changes a level cannot silence them."""
+"""Loggers that record changes. Their level cannot be changed, so that no change goes unrecorded."""
 
 
 class Timer(Protocol):
@@ -32,7 +32,7 @@ class Timer(Protocol):
 
 
 class Timers(Protocol):
-    """The part of an event loop that is needed here."""
+    """The methods of an event loop that `Levels` uses."""
 
     def time(self) -> float: ...
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer: ...
@@ -40,7 +40,7 @@ class Timers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LevelChange:
-    """A logger whose level differs for a time. `original` is what it goes back to; NOTSET is its parent's."""
+    """A logger with another level for a time. It returns to `original`; NOTSET means the level of its parent."""
 
     logger: str
     level: str
@@ -55,11 +55,11 @@ class _Change:
 
 
 class CannotChange(HoldfastError):
-    """The level stays as it is; the message says why, to whoever asked."""
+    """The level cannot be changed. The message, which the caller reads, says why."""
 
 
 class Levels:
-    """The levels of this process. Its changes revert by themselves; `on_reverted(logger, level)` hears of it."""
+    """The levels of this process. A change reverts after its time, and then `on_reverted(logger, level)` is called."""
 
     def __init__(self, base: int, *, on_reverted: Callable[[str, str], None]) -> None:
         self._on_reverted = on_reverted
@@ -76,7 +76,7 @@ class Levels:
         return name
 
     def set_base(self, level: Level) -> None:
-        """The level of every logger that has none of its own; a change for a time goes before it."""
+        """Set the level of every logger without a level of its own. A temporary change takes precedence."""
         number = logging.getLevelNamesMapping()[level]
         if ROOT in self._changes:
             self._changes[ROOT].original = number
@@ -86,7 +86,7 @@ class Levels:
     def change(self, name: str, level: Level, *, seconds: float, timers: Timers | None = None) -> LevelChange:
         """Set the logger's level for `seconds` (by default on the running loop's clock).
 
-        A further change of it begins a new time and keeps what it goes back to. Raises `CannotChange`.
+        A further change of the same logger starts a new time, and keeps the original level. Raises `CannotChange`.
         """
         timers = timers or asyncio.get_running_loop()
         logger = _known(name)
@@ -101,7 +101,7 @@ class Levels:
         return LevelChange(name, level, logging.getLevelName(original), seconds)
 
     def revert(self, name: str) -> None:
-        """Give the logger its original level back, now; nothing for one that was not changed."""
+        """Give the logger its original level back now. Does nothing if its level was not changed."""
         change = self._changes.pop(name, None)
         if change is not None:
             change.timer.cancel()
@@ -109,7 +109,7 @@ class Levels:
             self._on_reverted(name, logging.getLevelName(change.original))
 
     def changes(self, timers: Timers | None = None) -> list[LevelChange]:
-        """What is changed now, by name."""
+        """The present changes, in the order of the loggers' names."""
         timers = timers or asyncio.get_running_loop()
         return [
             LevelChange(
@@ -122,7 +122,7 @@ class Levels:
         ]
 
     def is_changed(self, name: str) -> bool:
-        """Whether the level of this logger, or of one above it, was changed for a time."""
+        """Whether the level of this logger, or of a parent, is changed for a time."""
         if not self._changes or ROOT in self._changes:
             return bool(self._changes)
         parts = name.split(".")
@@ -130,9 +130,9 @@ class Levels:
 
 
 def _known(name: str) -> logging.Logger:
-    """The logger of this name. A misspelt one would be made on the spot, and change nothing."""
+    """The existing logger of this name. The standard library would create one for a misspelt name."""
     if name in _AUDIT:
-        raise CannotChange("Its lines say who changed what: they are always written.")
+        raise CannotChange("Its lines record changes: they are always written.")
     known = logging.root.manager.loggerDict
     if name != ROOT and name not in known:
         nearest = difflib.get_close_matches(name, [ROOT, *known], n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""A line as bytes: JSON for machines, or what people read on a terminal. Nobody's input begins a line or steers it."""
+"""A line as bytes: JSON for machines, or text for people. No input can start a new line or control a terminal."""
 
 import json
 import re
@@ -8,10 +8,10 @@ import orjson
 import structlog
 
 type Line = dict[str, Any]
-"""A line's fields by their names."""
+"""The fields of a line, by name."""
 
-# What JSON leaves as it is and a viewer may obey: DEL and C1 controls (0x9B begins an escape sequence), the line and
-# paragraph separators, and what turns the direction of text around.
+# Characters that JSON does not escape and that may control a viewer: DEL and C1 controls (0x9B begins an escape
+# sequence), the line and paragraph separators, and characters that change the direction of text.
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -23,9 +23,9 @@ def to_json(line: Line) -> bytes:
             text = orjson.dumps(line, default=str, option=option)
             break
         except TypeError:
-            continue  # a mapping whose keys are no text takes orjson twice as long, and there is seldom one
+            continue  # OPT_NON_STR_KEYS doubles the time, and few mappings have keys that are not text
     else:
-        # Half a surrogate pair or an integer above 64 bits, from somebody's input: slower, but it is written.
+        # Input with half a surrogate pair or an integer above 64 bits: `json` is slower, but writes it.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
     if text.isascii() and b"\x7f" not in text:
         return text
@@ -33,7 +33,7 @@ def to_json(line: Line) -> bytes:
 
 
 class ConsoleRenderer:
-    """Readable lines, coloured on a terminal. A traceback keeps its newlines, nothing else does."""
+    """Readable lines, coloured on a terminal. Newlines are escaped, except in a traceback."""
 
     def __init__(self, *, colors: bool) -> None:
         self._render = structlog.dev.ConsoleRenderer(colors=colors)

@@ -1,7 +1,7 @@
-"""Repeats: of the same warning a few are written in each window, the others counted.
+"""Repeats: a few lines of the same warning are written in each window. Further ones are only counted.
 
-An outage makes every request say the same. Only warnings are held back: an INFO line is a business event, an ERROR
-means that someone lost something, and DEBUG was asked for.
+In an outage every request logs the same warning. Other levels are never held back: an INFO line is a business event, an
+ERROR means that something was lost, and DEBUG was turned on by a developer.
 """
 
 import threading
@@ -15,7 +15,7 @@ suppressed_events = Counter("log_events_suppressed", "Warnings not written becau
 
 suppressed_events.labels("warning")
 
-_MAX_KEYS = 1000  # a library may put values into its messages; ours have a few dozen names
+_MAX_KEYS = 1000  # a library may put values into its messages; our events have a few dozen names
 
 
 @dataclass(slots=True)
@@ -26,10 +26,7 @@ class _Window:
 
 
 class Repeats:
-    """Decides per key (logger and event): `limit` lines are written in `window` seconds, then none until it is over.
-
-    Safe to use from several threads.
-    """
+    """Admits `limit` lines in each `window` (seconds), per key (logger and event). Safe to use from several threads."""
 
     def __init__(self, *, limit: int, window: float, clock: Callable[[], float]) -> None:
         self._limit = limit
@@ -39,7 +36,7 @@ class Repeats:
         self._lock = threading.Lock()
 
     def admit(self, key: tuple[str, str]) -> int | None:
-        """How many were suppressed since the last one written; None when this one is suppressed, too."""
+        """The number of lines suppressed since the last admitted one. None if this line is suppressed, too."""
         now = self._clock()
         with self._lock:
             window = self._windows.get(key)
@@ -58,9 +55,9 @@ class Repeats:
             return suppressed
 
     def pending(self) -> dict[tuple[str, str], int]:
-        """What was suppressed and is on no line yet, by key; it counts as told from now on."""
+        """The number of suppressed lines that no line has reported yet, by key. They count as reported from now on."""
         with self._lock:
-            told = {key: window.suppressed for key, window in self._windows.items() if window.suppressed}
-            for key in told:
+            counts = {key: window.suppressed for key, window in self._windows.items() if window.suppressed}
+            for key in counts:
                 self._windows[key].suppressed = 0
-        return told
+        return counts

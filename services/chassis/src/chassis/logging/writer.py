@@ -1,7 +1,7 @@
-"""The writer: lines wait in a bounded queue, and a thread of its own writes them, so that no reader stalls the loop.
+"""The writer: lines wait in a bounded queue, and a thread writes them. A slow reader cannot block the event loop.
 
-What finds the queue full is dropped and counted. A process that is killed loses what is in the queue, a fraction of a
-second's lines while its reader keeps up; one that ends, or is told to, writes them first.
+A line that finds the queue full is dropped and counted. A process that is killed loses the lines in the queue: those of
+a fraction of a second, if the reader keeps up. A process that ends in any other way writes them first.
 """
 
 import os
@@ -18,15 +18,15 @@ from prometheus_client import Counter
 dropped_events = Counter("log_events_dropped", "Lines lost because the queue was full or stdout closed.", ["level"])
 
 for _level in ("debug", "info", "warning", "error", "critical"):
-    dropped_events.labels(_level)  # an alert on an increase needs a zero to start from
+    dropped_events.labels(_level)  # exposes zeros, which an alert on an increase needs
 
 _SHARE_OF_LESSER_LINES = 0.9
-"""Of the queue; the rest is for ERROR and CRITICAL, which are the last to be dropped."""
+"""The share of the queue for lines below ERROR. The rest is reserved for ERROR and CRITICAL, which are dropped last."""
 _SEVERE = frozenset({"error", "critical"})
-_MAX_BATCH_BYTES = 65_536  # what a pipe holds: more would only be written in pieces
+_MAX_BATCH_BYTES = 65_536  # the capacity of a pipe: a larger batch would be written in pieces
 _COALESCE_SECONDS = 0.05
-"""Lines of so long are written at once: a thread that is woken for each takes the interpreter from the event loop each
-time, which costs a request more than all else that logging does.
+"""Lines of this time are written together. A thread that wakes for each line would take the interpreter from the event
+loop each time, and so cost a request more than the rest of logging.
 """
 
 type Write = Callable[[bytes], object]
@@ -34,7 +34,7 @@ type Write = Callable[[bytes], object]
 
 @dataclass(slots=True)
 class _Batch:
-    """Lines that are written at once, and the level of each; `size` in bytes."""
+    """Lines that are written together, and the level of each. `size` is in bytes."""
 
     lines: list[bytes] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
@@ -47,9 +47,9 @@ class _Batch:
 
 
 class LineWriter:
-    """Writes lines in the order in which they came. `write(data)` may block: only the thread waits for it.
+    """Writes lines in their order. `write(data)` may block, because only the thread of the writer calls it.
 
-    `on_recovered(dropped)` is called from the thread when a line could be written again after some were dropped.
+    After lines were dropped, the thread calls `on_recovered(dropped)` as soon as it can write again.
     """
 
     def __init__(self, write: Write, *, max_bytes: int, on_recovered: Callable[[int], None]) -> None:
@@ -57,16 +57,16 @@ class LineWriter:
         self._limits = {True: max_bytes, False: int(max_bytes * _SHARE_OF_LESSER_LINES)}
         self._on_recovered = on_recovered
         self._changed = threading.Condition()
-        self._batches = deque([_Batch()])  # the last one takes the next line; those before it are full
-        self._bytes = 0  # waiting and being written
+        self._batches = deque([_Batch()])  # the next line goes into the last batch; those before it are full
+        self._bytes = 0  # of lines that wait or are being written
         self._dropped = 0
         self._is_closing = False
-        self._is_urgent = False  # somebody waits for what is in the queue
+        self._is_urgent = False  # `flush` waits for the lines in the queue
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def put(self, line: bytes, level: str) -> None:
-        """Have the line written soon, or drop it: never waits for whoever reads."""
+        """Queue the line, or drop it if the queue is full. This never waits for the reader of the log."""
         with self._changed:
             if self._bytes + len(line) > self._limits[level in _SEVERE] or self._is_closing:
                 self._drop(level)
@@ -82,14 +82,14 @@ class LineWriter:
                 self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all lines are written, `seconds` at most; whether they are."""
+        """Wait until all lines are written, `seconds` at most. Returns whether they are."""
         with self._changed:
             self._is_urgent = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._bytes == 0, seconds)
 
     def close(self, seconds: float) -> None:
-        """Write what waits, `seconds` at most, and end the thread; later lines are dropped."""
+        """Write the waiting lines, within `seconds`, and end the thread. Later lines are dropped."""
         self.flush(seconds)
         with self._changed:
             self._is_closing = True
@@ -108,7 +108,7 @@ class LineWriter:
                     return
                 self._write_out(batch)
             except MemoryError:
-                time.sleep(_COALESCE_SECONDS)  # there may be some again for the next lines
+                time.sleep(_COALESCE_SECONDS)  # there may be memory again for the next lines
 
     def _write_out(self, batch: _Batch) -> None:
         is_written = False
@@ -116,7 +116,7 @@ class LineWriter:
             self._write(b"".join(batch.lines))
             is_written = True
         except (OSError, ValueError):
-            pass  # what read stdout is gone, or it was closed: the service is worth more than its log
+            pass  # the reader of stdout is gone, or stdout is closed: the service goes on without its log
         finally:
             self._settle(batch, is_written=is_written)
 
@@ -134,7 +134,7 @@ class LineWriter:
             self._on_recovered(dropped)
 
     def _next_batch(self) -> _Batch | None:
-        """The next lines, as many as fit into a pipe at once; None once it is closed."""
+        """The next lines, as many as fit into a pipe. None if the writer is closed and all lines are written."""
         with self._changed:
             self._changed.wait_for(lambda: self._batches[0].lines or self._is_closing)
             self._changed.wait_for(self._is_due, _COALESCE_SECONDS)
@@ -149,9 +149,9 @@ class LineWriter:
 
 
 def write_to(stream: TextIO) -> Write:
-    """A `write` for this stream: past its buffer to the file itself where there is one.
+    """A `write` function for this stream, which bypasses the stream's buffer if the stream has a file descriptor.
 
-    The buffer has a lock, and a process cannot end while a thread that waits for its reader holds that.
+    The buffer has a lock. A process cannot end while a thread holds this lock and waits for the reader.
     """
     try:
         descriptor = stream.fileno()
@@ -162,7 +162,7 @@ def write_to(stream: TextIO) -> Write:
         while data:
             try:
                 data = data[os.write(descriptor, data) :]
-            except BlockingIOError:  # somebody who shares it has made it non-blocking
+            except BlockingIOError:  # another process that shares the descriptor has made it non-blocking
                 select.select([], [descriptor], [])
 
     return write

@@ -1,0 +1,178 @@
+"""The pipeline that every line of a process takes, from a logger to the queue of the writer.
+
+A logger only checks whether its level is enabled. The pipeline holds back repeated warnings, redacts the line, adds the
+ids and the identity of the process, and renders it.
+"""
+
+import atexit
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+
+import structlog
+from prometheus_client import Counter
+
+from chassis.config.settings import LogSettings
+from chassis.fast import otel_traceparent
+from chassis.fast.structlog_logger import Logger
+from chassis.logging import debugging
+from chassis.logging.canonical import CANONICAL_EVENTS
+from chassis.logging.debugging import DebugRequests
+from chassis.logging.levels import Levels
+from chassis.logging.redaction import redact_fields
+from chassis.logging.rendering import ConsoleRenderer, Line, to_json
+from chassis.logging.repeats import Repeats
+from chassis.logging.request_ids import request_id_var
+from chassis.logging.writer import LineWriter, write_to
+
+log_events = Counter("log_events", "Log lines by level, including lines that were dropped later.", ["level"])
+
+FLUSH_SECONDS = 2.0
+"""The time that an ending process gives the reader of its log. With the drain it stays below a pod's grace period."""
+
+# https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
+_SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}
+_events_of = {name: log_events.labels(name) for name in _SEVERITY}
+_NEVER_SUPPRESSED = CANONICAL_EVENTS | {"repeats_suppressed", "log_events_dropped"}
+"""Events that are counted from the log, so that each of their lines is needed."""
+_LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVERITY}
+
+
+def get_logger(name: str) -> Logger:
+    """The logger of a module. `name` is the module's `__name__`."""
+    return Logger(name, write=_write, is_debugging=lambda: debugging.current_header() is not None)
+
+
+def configure_logging(settings: LogSettings, **identity: str) -> None:
+    """Send every line of this process, including those of libraries, through one pipeline to stdout.
+
+    The fields of `identity` (service, version, environment, instance) are on each line.
+    """
+    _pipeline.end()
+    _pipeline.begin(settings, identity)
+    logging.basicConfig(handlers=[_LibraryHandler()], level=logging.root.level, force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    # The canonical line has more fields than uvicorn's access log.
+    logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+
+
+def flush_logs(seconds: float = FLUSH_SECONDS) -> bool:
+    """Wait until every line so far is written, `seconds` at most. Returns whether it is. For the end of a process."""
+    return _pipeline.writer is None or _pipeline.writer.flush(seconds)
+
+
+def levels() -> Levels:
+    """The levels of this process, to read them and to change them for a time."""
+    return _pipeline.levels
+
+
+def debugging_for(header: str | None) -> AbstractContextManager[None]:
+    """Write DEBUG lines inside the block if the header is signed and valid. See `chassis.logging.debugging`."""
+    return _pipeline.debug_requests.scope(header)
+
+
+def debug_header() -> str | None:
+    """The header that turned DEBUG on here, to send it along or store it. None if there is none."""
+    return debugging.current_header()
+
+
+def _write(level: str, name: str, fields: Line) -> None:
+    """Write the line, unless it is a warning that repeats too often."""
+    if level == "warning" and fields["event"] not in _NEVER_SUPPRESSED:
+        suppressed = _pipeline.repeats.admit((name, fields["event"]))
+        if suppressed is None:
+            return
+        if suppressed:
+            fields["suppressed"] = suppressed
+    _pipeline.write(level, fields)
+
+
+class _Pipeline:
+    """The state of logging. Before `configure_logging`, lines go to stderr, for the user of a command."""
+
+    def __init__(self) -> None:
+        self.writer: LineWriter | None = None
+        self.levels = Levels(logging.root.level, on_reverted=_note_reverted)
+        self.debug_requests = DebugRequests(None, time.time)
+        self.repeats = Repeats(limit=1, window=1.0, clock=time.monotonic)
+        self._identity: Mapping[str, str] = {}
+        self._render: Callable[[Line], bytes] = ConsoleRenderer(colors=False)
+
+    def begin(self, settings: LogSettings, identity: Mapping[str, str]) -> None:
+        is_terminal = sys.stdout.isatty()
+        is_console = settings.format == "console" or (settings.format == "auto" and is_terminal)
+        key = settings.debug_key.get_secret_value() if settings.debug_key else None
+        self._identity = identity
+        self._render = ConsoleRenderer(colors=is_terminal) if is_console else to_json
+        self.writer = LineWriter(write_to(sys.stdout), max_bytes=settings.queue_bytes, on_recovered=_note_dropped)
+        self.levels = Levels(_LEVELS[settings.level.lower()], on_reverted=_note_reverted)
+        self.debug_requests = DebugRequests(key, time.time)
+        self.repeats = Repeats(limit=settings.repeats, window=settings.repeats_window, clock=time.monotonic)
+        atexit.unregister(self.end)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """Log the number of suppressed warnings, and write the waiting lines. Later lines are dropped."""
+        if self.writer is not None:
+            for (name, event), count in self.repeats.pending().items():
+                log.warning("repeats_suppressed", source=name, repeated=event, suppressed=count)
+            self.writer.close(FLUSH_SECONDS)
+
+    def write(self, level: str, fields: Line) -> None:
+        """Write a line with these fields, without secrets, and with its request, trace, process, severity and time."""
+        if "exc_info" in fields:
+            fields = dict(structlog.processors.format_exc_info(None, level, fields))
+        line = redact_fields(fields)
+        # The following fields hold no secrets: they are our own, or were checked when they came in.
+        if request_id := request_id_var.get():
+            line["request_id"] = request_id
+        line.update(self._identity)
+        line["level"] = level
+        line["severity_number"] = _SEVERITY[level]
+        if traceparent := otel_traceparent.current.get():
+            _, line["trace_id"], line["span_id"], _ = traceparent.split("-")
+        line["timestamp"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        rendered = self._render(line)
+        _events_of[level].inc()
+        if self.writer is None:
+            sys.stderr.write(rendered.decode())
+        else:
+            self.writer.put(rendered, level)
+
+
+class _LibraryHandler(logging.Handler):
+    """Passes a library's record through the pipeline, so that it gets the same ids, redaction and format."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.INFO and not _pipeline.levels.is_changed(record.name):
+            return  # DEBUG for the process includes this project's lines, but not those of libraries
+        # A level of the library's own, such as uvicorn's TRACE, becomes the next lower standard one.
+        level = max(
+            (name for name in _SEVERITY if _LEVELS[name] <= record.levelno), key=_LEVELS.__getitem__, default="debug"
+        )
+        try:
+            getattr(get_logger(record.name), level)(record.getMessage(), exc_info=record.exc_info)
+        except Exception:  # noqa: BLE001  a failure to write a line must not become a failure of the code that logs
+            self.handleError(record)
+
+
+log = get_logger("chassis.logging")  # `levels` protects this name
+
+
+def _note_dropped(count: int) -> None:
+    log.warning("log_events_dropped", events=count)
+
+
+def _note_reverted(logger: str, level: str) -> None:
+    log.info("log_level_reverted", logger=logger, to=level)
+
+
+_pipeline = _Pipeline()
