@@ -6,9 +6,9 @@ means that the process cannot go on. An expected 4xx is never an ERROR. Event na
 and values are fields: `log.info("order_placed", order_id=order.id)`.
 
 Read `pipeline` first: every line goes through it. `levels` and `debugging` decide whether a line is enabled, `repeats`
-holds back repeated warnings, `request_ids` has the request's id, `redaction` removes secrets, `rendering` makes bytes of
-the line, and `writer` queues and writes it. `canonical` collects the fields of canonical lines. The logger and the bound
-fields are in `chassis.fast.structlog_logger`.
+holds back repeated warnings, `request_ids` has the request's id, `redaction` removes secrets, `rendering` makes bytes,
+and `writer` queues and writes them. `canonical` collects the fields of canonical lines. The logger and the bound fields
+are in `chassis.fast.structlog_logger`.
 """
 
 from chassis.fast.structlog_logger import Logger, bind, bind_to_task
