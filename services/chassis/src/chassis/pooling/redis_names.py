@@ -1,9 +1,9 @@
 """The names of all keys of an installation in Redis. They begin with its prefix, so installations can share a Redis.
 
-<prefix>:owner:<service>                         the installation that the prefix belongs to
-<prefix>:<stream>                                events, with `:epoch` and `:term` beside them
-<prefix>:{cache:<cache>:<key>}                   cached entries, with `:lease` beside them
-<prefix>:rate_limit:<service>:<policy>:<tier>:<key>
+    <prefix>:owner:<service>                         the installation that the prefix belongs to
+    <prefix>:<stream>                                events, with `:epoch` and `:term` beside them
+    <prefix>:{cache:<cache>:<key>}                   cached entries, with `:lease` beside them
+    <prefix>:rate_limit:<service>:<policy>:<tier>:<key>
 """
 
 from dataclasses import dataclass
