@@ -1,5 +1,7 @@
 """The names of all keys of an installation in Redis. They begin with its prefix, so installations can share a Redis.
 
+These are the keys:
+
     <prefix>:owner:<service>                         the installation that the prefix belongs to
     <prefix>:<stream>                                events, with `:epoch` and `:term` beside them
     <prefix>:{cache:<cache>:<key>}                   cached entries, with `:lease` beside them
