@@ -11,10 +11,9 @@ from chassis.config.settings import DatabaseSettings, OutboxSettings, RedisSetti
 from chassis.events.consumer import Consumer
 from chassis.events.inbox import Received
 from chassis.events.outbox import Event
-from chassis.pooling import Database, create_redis
+from chassis.pooling import Database, Session, create_redis
 from process_settings import from_environment
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 POISONED = 13
 
@@ -23,7 +22,7 @@ class OrderPlaced(Event, type="order.placed"):
     pass
 
 
-async def handle(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+async def handle(session: Session, received: Received[OrderPlaced]) -> None:
     if received.aggregate_id == "poison":
         os._exit(POISONED)
     await session.execute(text("INSERT INTO seen (what) VALUES (:what)"), {"what": received.aggregate_id})

@@ -5,16 +5,15 @@ import os
 
 from chassis.config.settings import DatabaseSettings
 from chassis.jobs.schedules import Schedule, Scheduler
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from process_settings import from_environment
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 # A run notes which due time it is for: two runs for one would be one too many.
 _NOTE = text("INSERT INTO made SELECT next_at, :pid FROM schedule WHERE name = 'shared'")
 
 
-async def note(session: AsyncSession) -> None:
+async def note(session: Session) -> None:
     await session.execute(_NOTE, {"pid": os.getpid()})
     await asyncio.sleep(float(os.environ["TAKES"]))
 

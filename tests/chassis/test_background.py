@@ -200,7 +200,7 @@ ELSEWHERE = {
     ("chassis/process/ending.py", "Thread"): "ends the process, also when its own work fails",
     ("chassis/jobs/runner.py", "create_task"): "a job, in the runner's group: it writes how it ended itself",
     ("chassis/logging/writer.py", "Thread"): "writes lines, and survives whatever a write raises",
-    ("chassis/pooling/shared_redis.py", "create_task"): "opens a connection: those that wait for it get its error",
+    ("chassis/fast/shared_redis.py", "create_task"): "opens a connection: those that wait for it get its error",
     (
         "chassis/process/server.py",
         "create_task",

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, HoldfastError, PoolExhausted
-from chassis.pooling import Database, Failure, execute_in, failure_of, is_transient
+from chassis.pooling import Database, Failure, failure_of, is_transient
 from chassis.pooling.statements import DriverStatement
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -31,14 +31,9 @@ async def in_a_read(database: Database, sql: str) -> None:
         await session.execute(text(sql))
 
 
-async def in_a_hot_transaction(database: Database, sql: str) -> None:
-    async with database.hot_transaction() as session:
-        await session.fetch(DriverStatement.of(sql))
-
-
-async def as_a_hot_statement_of_a_session(database: Database, sql: str) -> None:
+async def as_a_prepared_statement(database: Database, sql: str) -> None:
     async with database.transaction() as session:
-        await execute_in(session, DriverStatement.of(sql))
+        await session.fetch(DriverStatement.of(sql))
 
 
 async def on_the_drivers_connection(database: Database, sql: str) -> None:
@@ -46,7 +41,7 @@ async def on_the_drivers_connection(database: Database, sql: str) -> None:
         await connection.execute(sql)
 
 
-NAMED = [in_a_session, in_a_read, in_a_hot_transaction, as_a_hot_statement_of_a_session]
+NAMED = [in_a_session, in_a_read, as_a_prepared_statement]
 """The ways to a connection that translate what the database raises."""
 type Way = Callable[[Database, str], Awaitable[None]]
 

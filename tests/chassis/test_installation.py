@@ -15,7 +15,7 @@ from chassis.events.consumer import Consumer
 from chassis.events.inbox import Received
 from chassis.events.outbox import Event, publish
 from chassis.events.relay import Relay
-from chassis.pooling import Database, create_redis, installation, names_of
+from chassis.pooling import Database, Session, create_redis, installation, names_of
 from chassis.pooling.installation import ForeignPrefix, claim, claim_at_start, installation_id, keep_claim
 from chassis.pooling.wakeup import Wakeups
 from chassis.rate_limiting import Policy, RateLimiter
@@ -23,7 +23,6 @@ from pydantic import TypeAdapter
 from redis.asyncio import Redis
 from service_process import OrdersInstallation
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
 pytestmark = pytest.mark.timeout(25)
@@ -50,7 +49,7 @@ class Installation:
             await publish(session, OrderPlaced(), stream="orders", aggregate_id=aggregate, aggregate_version=1)
 
     async def run(self) -> None:
-        async def mail(_session: AsyncSession, received: Received[OrderPlaced]) -> None:
+        async def mail(_session: Session, received: Received[OrderPlaced]) -> None:
             self.mailed.append(received.aggregate_id)
 
         consumer = Consumer(

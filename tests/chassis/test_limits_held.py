@@ -9,7 +9,6 @@ import pytest
 from chassis.config.settings import DatabaseSettings
 from chassis.pooling.statements import DriverStatement, load_statements
 from chassis.pooling.wakeup import connect
-from chassis.retries import idempotency
 
 ROWS, LIMIT = 60, 7
 
@@ -40,6 +39,7 @@ SELECT 'c', n::text, '', 201, '', now() - interval '1 day' FROM generate_series(
 
 _JOBS = load_statements("jobs.sql", package="chassis.jobs")
 _INBOX = load_statements("inbox.sql", package="chassis.events")
+_KEYS = load_statements("idempotency.sql", package="chassis.retries")
 _OUTBOX = load_statements("outbox.sql", package="chassis.events")
 
 READY_JOBS = """
@@ -68,7 +68,7 @@ TAKEN = {
         {"consumer": "c", "retention": 60.0, "count": LIMIT},
     ),
     "outbox": (PUBLISHED, _OUTBOX["prune"], {"$1": 60.0, "$2": LIMIT}),
-    "keys": (KEYS, idempotency.PRUNE.text, {"retention": 60.0, "batch": LIMIT}),
+    "keys": (KEYS, _KEYS["prune"], {"retention": 60.0, "batch": LIMIT}),
 }
 """What fills a table, the statement that takes some of its rows, and what it takes them by."""
 

@@ -18,12 +18,11 @@ from chassis.events.group import ConsumerGroup
 from chassis.events.inbox import Kinds, Received, Undeliverable, in_order
 from chassis.events.outbox import Event, publish
 from chassis.events.relay import Relay
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from chassis.pooling.wakeup import Wakeups
 from chassis.telemetry import current_traceparent
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
 QUICK = OutboxSettings(batch=10, poll_interval=0.05)
@@ -47,7 +46,7 @@ async def seen(database_settings: DatabaseSettings, postgres: RealServer) -> Asy
     await connection.close()
 
 
-async def see(session: AsyncSession, received: Received[Any]) -> None:
+async def see(session: Session, received: Received[Any]) -> None:
     what = f"{received.aggregate_id}{received.aggregate_version}"
     await session.execute(text("INSERT INTO seen (what) VALUES (:what)"), {"what": what})
 
@@ -153,7 +152,7 @@ async def test_a_failed_handler_leaves_nothing_and_is_called_again_before_later_
 ) -> None:
     failures = 2
 
-    async def fail_twice(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def fail_twice(session: Session, received: Received[OrderPlaced]) -> None:
         nonlocal failures
         await see(session, received)
         if (received.aggregate_id, received.aggregate_version) == ("a", 1) and failures:
@@ -171,7 +170,7 @@ async def test_a_failed_handler_leaves_nothing_and_is_called_again_before_later_
 async def test_what_cannot_be_handled_is_a_dead_event_with_its_reason(
     redis: Redis, database: Database, seen: asyncpg.Connection
 ) -> None:
-    async def refuse(_session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def refuse(_session: Session, received: Received[OrderPlaced]) -> None:
         if received.aggregate_id == "refused":
             raise Undeliverable("no such order")
         raise ConnectionError("never works")
@@ -276,7 +275,7 @@ async def test_a_handler_continues_the_trace_of_the_event(
 ) -> None:
     traces: list[str | None] = []
 
-    async def note(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def note(session: Session, received: Received[OrderPlaced]) -> None:
         traces.append(current_traceparent())
         await see(session, received)
 
@@ -293,7 +292,7 @@ async def test_a_stopping_consumer_finishes_its_batch_and_leaves_the_group(
         await send(redis, "a", number + 1)
     stopping = asyncio.Event()
 
-    async def stop_at_the_first(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def stop_at_the_first(session: Session, received: Received[OrderPlaced]) -> None:
         stopping.set()
         await see(session, received)
 
@@ -369,7 +368,7 @@ async def test_an_outage_of_the_database_is_no_fault_of_the_event(
 async def test_a_dead_event_is_replayed_when_somebody_asks_for_it(
     redis: Redis, database: Database, seen: asyncpg.Connection
 ) -> None:
-    async def refuse(_session: AsyncSession, _received: Received[OrderPlaced]) -> None:
+    async def refuse(_session: Session, _received: Received[OrderPlaced]) -> None:
         raise Undeliverable("no such order")
 
     async def dead_numbers() -> list[int]:
@@ -416,7 +415,7 @@ async def test_a_dead_event_that_ends_the_process_when_it_is_replayed_is_tried_o
 ) -> None:
     begun = asyncio.Event()
 
-    async def never_end(_session: AsyncSession, _received: Received[OrderPlaced]) -> None:
+    async def never_end(_session: Session, _received: Received[OrderPlaced]) -> None:
         begun.set()
         await asyncio.Event().wait()
 
@@ -497,7 +496,7 @@ async def test_an_early_event_is_held_and_applied_in_order_with_the_one_it_waite
     last_version = 0
     kinds = Kinds([OrderPlaced, OrderConfirmed])
 
-    async def apply_in_order(session: AsyncSession, received: Received[Event]) -> None:
+    async def apply_in_order(session: Session, received: Received[Event]) -> None:
         nonlocal last_version
         for event in await in_order(session, received, kinds, last_version=last_version):
             await see(session, event)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseUnreachable, PoolExhausted
-from chassis.pooling import Database, execute_in, open_health_pool
+from chassis.pooling import Database, open_health_pool
 from chassis.pooling.statements import DriverStatement
 from freezing_proxy import FreezingProxy
 from sqlalchemy import text
@@ -23,8 +23,8 @@ LATEST_SECONDS = 0.004
 """A piece of work takes about half of it: some are cancelled before it begins, some after it has ended."""
 
 
-async def hot(database: Database, key: str) -> None:
-    async with database.hot_transaction() as session:
+async def prepared(database: Database, key: str) -> None:
+    async with database.transaction() as session:
         await session.fetch(ADD, key=key)
 
 
@@ -38,9 +38,10 @@ async def with_a_savepoint(database: Database, key: str) -> None:
         await session.execute(text(ADD.sql.replace("$1", ":key")), {"key": key})
 
 
-async def hot_in_a_session(database: Database, key: str) -> None:
+async def both(database: Database, key: str) -> None:
     async with database.transaction() as session:
-        await execute_in(session, ADD, key=key)
+        await session.fetch(ADD, key=key)
+        await session.execute(text("SELECT 1"))
 
 
 async def read(database: Database, key: str) -> None:
@@ -50,24 +51,24 @@ async def read(database: Database, key: str) -> None:
 
 async def on_the_drivers_connection(database: Database, key: str) -> None:
     async with database.driver() as connection, connection.transaction():
-        await ADD.execute(connection, key=key)
+        await ADD.fetch(connection, key=key)
 
 
-async def hot_and_failing(database: Database, key: str) -> None:
-    async with database.hot_transaction() as session:
+async def failing(database: Database, key: str) -> None:
+    async with database.transaction() as session:
         await session.fetch(ADD, key=key)
         raise LookupError
 
 
 type Work = Callable[[Database, str], Awaitable[None]]
 WORK = [
-    hot,
+    prepared,
     in_a_session,
     with_a_savepoint,
-    hot_in_a_session,
+    both,
     read,
     on_the_drivers_connection,
-    hot_and_failing,
+    failing,
 ]
 
 
@@ -103,13 +104,9 @@ async def cancelled_after(seconds: float, work: Awaitable[None]) -> None:
 async def assert_fresh(pool: Database, way: str) -> None:
     """The transaction of whoever takes a connection now has begun since."""
     asked = datetime.now(UTC)
-    if way == "hot_transaction":
-        async with pool.hot_transaction() as session:
-            (row,) = await session.fetch(BEGAN)
-            began = row["began"]
-    else:
-        async with getattr(pool, way)() as session:
-            began = await session.scalar(text(BEGAN.sql))
+    async with getattr(pool, way)() as session:
+        (row,) = await session.fetch(BEGAN)
+        began = row["began"]
     assert began >= asked, way
 
 
@@ -127,7 +124,7 @@ async def test_cancelled_at_any_point_work_hands_no_open_transaction_on(
             for number in numbers:
                 work = chance.choice(mixed)
                 await cancelled_after(chance.uniform(0, LATEST_SECONDS), work(pool, f"{work.__name__}-{number}"))
-                await assert_fresh(pool, chance.choice(["hot_transaction", "transaction", "read"]))
+                await assert_fresh(pool, chance.choice(["transaction", "read"]))
 
         await asyncio.gather(*(keep_cancelling() for _ in range(AT_ONCE)))
         await no_backend_is_in_a_transaction(database)

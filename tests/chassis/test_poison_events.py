@@ -11,11 +11,10 @@ import pytest
 from chassis.config.settings import DatabaseSettings, RedisSettings
 from chassis.events.delivery import consumed
 from chassis.events.inbox import Received
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from process_settings import to_environment
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 from test_messaging import OrderPlaced, all_is_acknowledged, consuming, dead, effects, has_effects, see, seen, send
 from waiting import eventually
 
@@ -67,7 +66,7 @@ async def test_an_event_behind_a_failing_one_of_its_aggregate_has_all_its_tries(
 ) -> None:
     tries: list[int] = []
 
-    async def fail(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def fail(session: Session, received: Received[OrderPlaced]) -> None:
         tries.append(received.aggregate_version)
         if received.aggregate_version == 1 or tries.count(2) < 4:
             raise LookupError("not yet")
@@ -88,7 +87,7 @@ async def test_an_event_that_comes_after_a_failing_one_of_its_aggregate_waits_fo
     """Though it is read later, with other events, which do not wait."""
     may_pass = asyncio.Event()
 
-    async def fail_first(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def fail_first(session: Session, received: Received[OrderPlaced]) -> None:
         if (received.aggregate_id, received.aggregate_version) == ("a", 1) and not may_pass.is_set():
             raise LookupError("not yet")
         await see(session, received)
@@ -130,7 +129,7 @@ async def test_an_event_that_ends_its_connection_each_time_holds_up_no_other(
 ) -> None:
     """It looks like an outage, and is none: the database answers."""
 
-    async def cut_off(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def cut_off(session: Session, received: Received[OrderPlaced]) -> None:
         if received.aggregate_id == "cut":
             await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
         await see(session, received)
@@ -180,7 +179,7 @@ async def test_a_consumer_that_stops_while_a_table_is_locked_gives_the_rest_of_i
         await send(redis, str(number))
     tried: list[Any] = []
 
-    async def try_once(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+    async def try_once(session: Session, received: Received[OrderPlaced]) -> None:
         tried.append(received.aggregate_id)
         await see(session, received)
 

@@ -18,11 +18,10 @@ from chassis.events.group import missed
 from chassis.events.inbox import Received
 from chassis.events.outbox import Event, publish
 from chassis.events.relay import Relay, is_held_back, republished
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from chassis.pooling.wakeup import Wakeups
 from forgetful_redis import ForgetfulRedis
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
 QUICK = OutboxSettings(batch=5, poll_interval=0.05)
@@ -100,7 +99,7 @@ class Story:
         return [row["version"] for row in await self._seen.fetch("SELECT version FROM seen")]
 
 
-async def _see(session: AsyncSession, received: Received[OrderPlaced]) -> None:
+async def _see(session: Session, received: Received[OrderPlaced]) -> None:
     await session.execute(text("INSERT INTO seen VALUES (:version)"), {"version": received.aggregate_version})
 
 

@@ -103,11 +103,11 @@ async def test_a_reset_of_postgresql_is_an_outage_for_every_kind_of_session(
                     await session.execute(text("SELECT 1"))
                     await session.execute(text("SELECT 2"))
 
-            async def hot() -> None:
-                async with database.hot_transaction() as session:
-                    await session.connection.fetchval("SELECT 1")
+            async def prepared() -> None:
+                async with database.transaction() as session:
+                    await session.driver.fetchval("SELECT 1")
 
-            await asyncio.gather(*(_use(use, PoolExhausted, counts) for use in [transaction, hot, database.ping]))
+            await asyncio.gather(*(_use(use, PoolExhausted, counts) for use in [transaction, prepared, database.ping]))
             await database.close()
 
         await _on_the_loop_of_processes(main)

@@ -5,15 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from chassis.jobs.schedules import Missed, Plan, Schedule, Scheduler, plan
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-async def nothing(_session: AsyncSession) -> None: ...
+async def nothing(_session: Session) -> None: ...
 
 
 @pytest.mark.parametrize("missed", ["skip", "once", "catch_up"])
@@ -27,7 +26,7 @@ def test_a_due_time_further_ahead_than_an_interval_is_due_now(missed: Missed) ->
 async def test_a_run_that_a_clock_ahead_has_planned_is_made_within_an_interval(database: Database) -> None:
     is_run = asyncio.Event()
 
-    async def run(_session: AsyncSession) -> None:
+    async def run(_session: Session) -> None:
         is_run.set()
 
     async with database.transaction() as session:

@@ -16,10 +16,9 @@ from captured_logs import captured_logs
 from chassis.config.settings import DatabaseSettings
 from chassis.jobs import JobPayload, enqueue
 from chassis.jobs.schedules import Missed, Plan, Schedule, Scheduler, missed_runs, plan, runs
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from pydantic import TypeAdapter
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
 EVERY = 0.01
@@ -38,7 +37,7 @@ class Recorder:
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
 
-    async def run(self, session: AsyncSession) -> None:
+    async def run(self, session: Session) -> None:
         self.begun += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -76,7 +75,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-async def never(_session: AsyncSession) -> None: ...
+async def never(_session: Session) -> None: ...
 
 
 def hourly(missed: Missed, *, limit: int = 10) -> Schedule:
@@ -226,7 +225,7 @@ async def test_work_recurs_until_it_is_stopped_and_not_after(database: Database)
 async def test_what_a_run_writes_is_committed_with_its_end(database: Database) -> None:
     counted: list[int] = []
 
-    async def write(session: AsyncSession) -> None:
+    async def write(session: Session) -> None:
         await enqueue(session, Found())
         counted.append(await _jobs(database))  # by another connection, which sees what is committed
 
@@ -238,7 +237,7 @@ async def test_what_a_run_writes_is_committed_with_its_end(database: Database) -
 async def test_a_run_that_fails_leaves_nothing_and_the_next_one_comes(database: Database) -> None:
     begun = 0
 
-    async def fail_once(session: AsyncSession) -> None:
+    async def fail_once(session: Session) -> None:
         nonlocal begun
         begun += 1
         await enqueue(session, Found())
@@ -270,26 +269,26 @@ async def test_a_database_that_is_away_is_waited_for(database_settings: Database
     await away.close()
 
 
-async def divide(_session: AsyncSession) -> None:
+async def divide(_session: Session) -> None:
     raise ZeroDivisionError
 
 
-async def select(session: AsyncSession) -> None:
+async def select(session: Session) -> None:
     await session.execute(text("SELECT no_such_column"))
 
 
-async def cancel(_session: AsyncSession) -> None:
+async def cancel(_session: Session) -> None:
     """As a library does whose own time-out leaks. A task that ends by it is missed by nothing."""
     raise asyncio.CancelledError
 
 
 @pytest.mark.parametrize("bug", [divide, select, cancel])
 async def test_a_bug_in_one_schedule_is_written_and_counted_and_the_others_go_on(
-    database: Database, bug: Callable[[AsyncSession], Awaitable[None]]
+    database: Database, bug: Callable[[Session], Awaitable[None]]
 ) -> None:
     begun = 0
 
-    async def fail(session: AsyncSession) -> None:
+    async def fail(session: Session) -> None:
         nonlocal begun
         begun += 1
         await enqueue(session, Found())

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from chassis.config.settings import RedisSettings
+from chassis.fast.shared_redis import SharedRedis
 from chassis.pooling import create_shared_redis
-from chassis.pooling.shared_redis import SharedRedis
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError

@@ -19,7 +19,7 @@ from chassis.events.outbox import publish as publish_event
 from chassis.fast.otel_sampler import Sampler
 from chassis.jobs import JobPayload, RunningJob, enqueue
 from chassis.jobs.runner import JobRunner
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from chassis.pooling.wakeup import Wakeups
 from chassis.telemetry import SpanKind, StatusCode
 from httpx import ASGITransport, AsyncClient
@@ -29,7 +29,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -185,7 +184,7 @@ async def test_a_job_is_the_child_of_its_enqueueing_and_fails_when_it_does(
 async def test_an_event_is_the_child_of_its_publication_and_fails_when_its_handler_does(
     spans: Spans, database: Database, redis: Redis
 ) -> None:
-    async def handle(_session: AsyncSession, _received: Received[OrderPlaced]) -> None:
+    async def handle(_session: Session, _received: Received[OrderPlaced]) -> None:
         raise LookupError("no such order")
 
     async with database.transaction() as session:

@@ -6,8 +6,8 @@ import pytest
 from backends import RealServer
 from captured_logs import captured_logs
 from chassis.config.settings import DatabaseSettings
-from chassis.pooling import Database, wakeup
-from chassis.pooling.wakeup import Wakeups, wake_after_commit
+from chassis.pooling import Database, wake_after_commit, wakeup
+from chassis.pooling.wakeup import Wakeups
 from chassis.process import background
 from pydantic import SecretStr
 from waiting import eventually

@@ -54,7 +54,7 @@ PROTECTIONS = (
     Protection(
         name="a repeated request gets the kept answer",
         file=f"{CHASSIS}/retries/idempotency.py",
-        code='if record is None or record["fingerprint"] is None:',
+        code='if found["fingerprint"] is None:',
         without="if True:",
         points=[
             "orders-api: orders-api place_order committed",
@@ -62,15 +62,9 @@ PROTECTIONS = (
     ),
     Protection(
         name="the first job commits with its order",
-        file="services/orders/src/orders/orders.sql",
-        code="""    VALUES (
-        :job_name, :job_queue, :job_priority, :job_payload::jsonb, :job_version, :job_max_attempts, :job_unique_key,
-        :job_traceparent, :job_debug
-    )
-""",
-        without="""    SELECT :job_name, :job_queue, :job_priority::smallint, :job_payload::jsonb, :job_version::int,
-        :job_max_attempts::int, :job_unique_key, :job_traceparent, :job_debug WHERE false
-""",
+        file="services/orders/src/orders/use_cases/placing.py",
+        code="        job_row(RequestPayment(order_id=order.id)),\n",
+        without="",
         points=["orders-api: orders-api place_order committed"],
     ),
     Protection(

@@ -29,12 +29,10 @@ from chassis.jobs import RunningJob
 from chassis.jobs.schedules import Schedule
 from chassis.jobs.statements import DRIVER_STATEMENTS as JOBS
 from chassis.jobs.statements import STATEMENTS as JOB_STATEMENTS
-from chassis.pooling import Database, after_commit
-from chassis.pooling.database import _AFTER_COMMIT
-from chassis.pooling.hot import HotSession
+from chassis.pooling import Database, Session, after_commit
+from chassis.pooling.session import _AFTER_COMMIT
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 UNDER_WAY_SECONDS = 0.3
 """From the claim of a job that calls somebody until the call has left: ten times what it takes here. Whoever is called
@@ -128,16 +126,13 @@ class CrashingDatabase:
     def transaction(self) -> Any:
         return self._transaction(sys._getframe(1).f_code)
 
-    def hot_transaction(self) -> Any:
-        return self._hot_transaction(sys._getframe(1).f_code)
-
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[Any]:
         async with self._database.driver() as connection:
             yield _CrashingConnection(connection, self._points)
 
     @asynccontextmanager
-    async def _transaction(self, caller: CodeType) -> AsyncIterator[AsyncSession]:
+    async def _transaction(self, caller: CodeType) -> AsyncIterator[Session]:
         async with self._database.transaction() as session:
             statements = _watch_statements(session)
             yield session
@@ -145,15 +140,7 @@ class CrashingDatabase:
             if step and await session.scalar(text(_HAS_WRITTEN)):
                 self._before(step, session)
 
-    @asynccontextmanager
-    async def _hot_transaction(self, caller: CodeType) -> AsyncIterator[HotSession]:
-        async with self._database.hot_transaction() as session:
-            yield session
-            assert self._name is not None, "only routes open hot transactions"
-            if await session.connection.fetchval(_HAS_WRITTEN):
-                self._before(self._name(caller), session)
-
-    def _before(self, step: str, session: AsyncSession | HotSession) -> None:
+    def _before(self, step: str, session: Session) -> None:
         if not step.endswith(_ATTEMPT):
             self._points.reach(f"{step} uncommitted")
         after_commit(session, lambda: self._after(step))
@@ -163,7 +150,7 @@ class CrashingDatabase:
         if (written := _written_by.get()) is not None:
             written.append(step)
 
-    def _step(self, session: AsyncSession, caller: CodeType, statements: Sequence[int]) -> str | None:
+    def _step(self, session: Session, caller: CodeType, statements: Sequence[int]) -> str | None:
         if self._name is not None:
             return self._name(caller)
         if (job := _job.get()) is not None:
@@ -193,7 +180,7 @@ class _CrashingConnection:
         return rows
 
 
-def _watch_statements(session: AsyncSession) -> list[int]:
+def _watch_statements(session: Session) -> list[int]:
     """The identities of the statements that the session executes from now on."""
     seen: list[int] = []
 

@@ -16,14 +16,13 @@ from chassis.app.worker.serving import serve_stages
 from chassis.config.settings import ServiceSettings
 from chassis.jobs import Handler, JobPayload, RunningJob
 from chassis.jobs.runner import JobRunner
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from chassis.pooling.wakeup import Wakeups
 from chassis.process import watchdog
 from chassis.process.ending import Ending
 from chassis.process.health import Health
 from chassis.process.management_app import management_app
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 _EFFECT = text("INSERT INTO effect (job_id, attempt, pid, what) VALUES (:job_id, :attempt, :pid, :what)")
 _IS_RELEASED = text("SELECT EXISTS (SELECT FROM effect WHERE what = 'release')")
@@ -61,7 +60,7 @@ class Innocent(JobPayload, job="innocent", max_attempts=1):
     """It does nothing wrong: its first attempt takes until the test releases it, and later ones are done at once."""
 
 
-async def write_effect(session: AsyncSession, job: RunningJob, what: str) -> None:
+async def write_effect(session: Session, job: RunningJob, what: str) -> None:
     await session.execute(_EFFECT, {"job_id": job.id, "attempt": job.attempt, "pid": os.getpid(), "what": what})
 
 

@@ -9,12 +9,11 @@ import pytest
 from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, ErrorCode, PoolExhausted
 from chassis.logging import canonical_line
-from chassis.pooling import Database, open_health_pool
+from chassis.pooling import Database, Session, open_health_pool
 from holdfast_local.ports import free_port
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
 REQUESTS = 8
@@ -267,7 +266,7 @@ async def test_a_connection_is_tried_before_use_when_it_idled_and_not_while_it_i
 
 
 async def test_the_connection_used_last_is_used_first(database_settings: DatabaseSettings) -> None:
-    async def backend(session: AsyncSession) -> int:
+    async def backend(session: Session) -> int:
         return int(await session.scalar(text("SELECT pg_backend_pid()")) or 0)
 
     async with opened(database_settings, pool_size=2, max_overflow=0) as database:

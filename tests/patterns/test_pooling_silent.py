@@ -64,21 +64,20 @@ async def test_a_connection_that_a_router_has_forgotten_is_replaced_before_anybo
             await forgotten.ping()
 
 
-@pytest.mark.parametrize("kind", ["transaction", "read", "hot_transaction"])
+@pytest.mark.parametrize("statement", ["prepared", "of SQLAlchemy"])
+@pytest.mark.parametrize("kind", ["transaction", "read"])
 async def test_a_statement_is_not_waited_for_for_ever_when_the_server_falls_silent(
-    database_settings: DatabaseSettings, kind: str
+    database_settings: DatabaseSettings, kind: str, statement: str
 ) -> None:
     proxy = FreezingProxy(database_settings)
     async with proxy.listening() as port, opened(database_settings, port=port, statement_timeout=0.1) as silent:
 
         async def ask() -> None:
-            if kind == "hot_transaction":
-                async with silent.hot_transaction() as session:
-                    proxy.freeze()
+            async with getattr(silent, kind)() as session:
+                proxy.freeze()
+                if statement == "prepared":
                     await session.fetch(DriverStatement.of("SELECT 1"))
-            else:
-                async with getattr(silent, kind)() as session:
-                    proxy.freeze()
+                else:
                     await session.execute(text("SELECT 1"))
 
         with pytest.raises(DatabaseUnreachable):

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from harness import one
-from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import eventually
 
-type Work[T] = Callable[[AsyncSession], Awaitable[T]]
+type Work[T] = Callable[[Session], Awaitable[T]]
 
 _IS_WAITING = """
 SELECT EXISTS (

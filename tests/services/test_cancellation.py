@@ -31,7 +31,7 @@ from chassis.errors import (
     LeaseLost,
     PermanentJobError,
 )
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from harness import (
     AUTH,
     OTHER_SHOP,
@@ -65,7 +65,6 @@ from payments.provider_client import ProviderClient
 from payments.settings import PaymentsSettings
 from pydantic import SecretStr
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import AsyncSession
 from test_orders import Orders, answer_with, news_of, requesting
 from waiting import eventually
 
@@ -91,7 +90,7 @@ async def cancel(service: Orders, row: Any) -> httpx.Response:
 
 
 def cancelling(row: Any) -> Work[bool]:
-    async def work(session: AsyncSession) -> bool:
+    async def work(session: Session) -> bool:
         return (await use_cases.cancel_order(session, row.id, client_id=SHOP))[1]
 
     return work

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast, get_args
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -33,7 +33,7 @@ from chassis.errors import (
     PermanentJobError,
 )
 from chassis.events.inbox import Undeliverable
-from chassis.pooling import Database, HotSession
+from chassis.pooling import Database
 from chassis.pooling.statements import DriverStatement
 from chassis.retries.idempotency import IdempotencyKey
 from harness import (
@@ -207,21 +207,22 @@ async def test_a_key_that_is_answered_after_this_request_looked_is_in_progress_a
         catalogue = await use_cases.list_products(session)
 
     async def place_too_late() -> None:
-        async with orders.database.hot_transaction() as hot:
-            fetch = hot.fetch
+        async with orders.database.transaction() as session:
+            fetch = session.fetch
 
             async def fetch_late(statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
                 found = await fetch(statement, **values)
                 await execute(
                     orders.database,
-                    "INSERT INTO idempotency_record VALUES (:client, 'key-1', :fingerprint, 201, '')",
+                    "INSERT INTO idempotency_record VALUES (:client, 'key-1', :fingerprint, 201, '')"
+                    " ON CONFLICT DO NOTHING",
                     client=SHOP,
                     fingerprint=b"fingerprint",
                 )
                 return found
 
-            late = SimpleNamespace(fetch=fetch_late, info=hot.info)
-            await use_cases.place_order(cast("HotSession", late), command, key=key, catalogue=catalogue)
+            session.fetch = fetch_late
+            await use_cases.place_order(session, command, key=key, catalogue=catalogue)
 
     with pytest.raises(ApiError) as refused:
         await place_too_late()
@@ -236,9 +237,9 @@ async def test_a_transaction_killed_before_its_commit_leaves_nothing(orders: Ord
     async def place_and_be_killed() -> None:
         async with orders.database.read() as session:
             catalogue = await use_cases.list_products(session)
-        async with orders.database.hot_transaction() as hot:
-            await use_cases.place_order(hot, command, key=key, catalogue=catalogue)
-            pid = await hot.connection.fetchval("SELECT pg_backend_pid()")
+        async with orders.database.transaction() as session:
+            await use_cases.place_order(session, command, key=key, catalogue=catalogue)
+            pid = await session.driver.fetchval("SELECT pg_backend_pid()")
             await rows(orders.database, "SELECT pg_terminate_backend(:pid)", pid=pid)
 
     with pytest.raises(DatabaseUnreachable):

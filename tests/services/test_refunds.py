@@ -23,6 +23,7 @@ from chassis.errors import (
 from chassis.events.delivery import Handler
 from chassis.events.outbox import Event
 from chassis.jobs import JobPayload, enqueue
+from chassis.pooling import Session
 from harness import (
     FakeServer,
     attempt,
@@ -54,7 +55,6 @@ from payments.models import PaymentStatus, RefundStatus
 from payments.provider_client import ProviderClient
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
 from payments.use_cases import ChargeReport, RefundReport, requests, states
-from sqlalchemy.ext.asyncio import AsyncSession
 from test_payments import Payments, asked_for, sent, succeeded
 
 payments = test_payments.payments
@@ -261,7 +261,7 @@ type Step = Callable[[Payments, UUID], Work[object]]
 
 
 def voiding(_payments: Payments, payment_id: UUID) -> Work[PaymentView]:
-    async def work(session: AsyncSession) -> PaymentView:
+    async def work(session: Session) -> PaymentView:
         order_id = (await use_cases.read_payment(session, payment_id)).order_id
         command = VoidPayment(order_id=order_id, amount=12898, currency="EUR")
         return await use_cases.void_payment(session, payment_id, command)
@@ -361,7 +361,7 @@ async def test_two_voids_of_what_is_unknown_leave_one_tombstone_with_one_event(p
     payment_id = uuid4()
     command = VoidPayment(order_id=uuid4(), amount=12898, currency="EUR")
 
-    async def void(session: AsyncSession) -> PaymentView:
+    async def void(session: Session) -> PaymentView:
         return await use_cases.void_payment(session, payment_id, command)
 
     first, second = await overlapping(payments.database, void, void)
@@ -376,10 +376,10 @@ async def test_a_void_and_the_request_it_overtakes_end_canceled_in_either_order(
 ) -> None:
     asked = RequestPayment.model_validate(asked_for())
 
-    async def request(session: AsyncSession) -> object:
+    async def request(session: Session) -> object:
         return await use_cases.request_payment(session, asked)
 
-    async def void(session: AsyncSession) -> object:
+    async def void(session: Session) -> object:
         command = VoidPayment(order_id=asked.order_id, amount=asked.amount, currency=asked.currency)
         return await use_cases.void_payment(session, asked.payment_id, command)
 

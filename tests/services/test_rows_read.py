@@ -11,7 +11,7 @@ import pytest
 from backends import FreshDatabase
 from chassis.config.settings import DatabaseSettings
 from chassis.jobs import dead_letters
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from chassis.pooling.wakeup import connect
 from notifications.models import DeliveryStatus
 from notifications.use_cases import endpoints as webhook_endpoints
@@ -19,7 +19,6 @@ from notifications.use_cases import list_mails
 from orders import use_cases as orders
 from payments import use_cases as payments
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 type Known = Literal["nothing", "that they were empty", "all"]
 KNOWN: list[Known] = ["nothing", "that they were empty", "all"]
@@ -89,7 +88,7 @@ def fillings(package: str, first: int, last: int) -> list[tuple[str, tuple[int, 
     }[package]
 
 
-type Look = Callable[[AsyncSession], Awaitable[object]]
+type Look = Callable[[Session], Awaitable[object]]
 
 
 def deliveries(**which: object) -> Look:
@@ -97,7 +96,7 @@ def deliveries(**which: object) -> Look:
     return lambda session: webhook_deliveries.list_deliveries(session, client_id="ours", limit=PAGE, **given)
 
 
-async def two_pages_of_orders(session: AsyncSession) -> None:
+async def two_pages_of_orders(session: Session) -> None:
     first = await orders.list_orders(session, client_id="ours", limit=PAGE, cursor=None)
     await orders.list_orders(session, client_id="ours", limit=PAGE, cursor=first.next_cursor)
 
@@ -128,7 +127,7 @@ CHEAP: dict[str, dict[str, tuple[Look, int]]] = {
 """What is looked for, and how many rows that may take."""
 
 
-async def rows_read(session: AsyncSession) -> int:
+async def rows_read(session: Session) -> int:
     """By the session's connection until now, from any table."""
     query = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables"
     return int(await session.scalar(text(query)) or 0)

@@ -13,8 +13,12 @@ from typing import Annotated
 from uuid import UUID
 
 import asyncpg
+from chassis.events.outbox import event_row
+from chassis.jobs import job_row
+from chassis.pooling.session import inserting
 from chassis.pooling.statements import DriverStatement, load_statements
-from chassis.retries.idempotency import fingerprint
+from chassis.retries.idempotency import STATEMENTS as KEYS
+from chassis.retries.idempotency import IdempotencyKey, StoredAnswer, answer_row, fingerprint
 from fastapi import FastAPI, Header, HTTPException, Request, Response
 from orders.messages import STREAM, OrderPlaced, RequestPayment
 from orders.schemas import OrderLineView, OrderView, PlaceOrder, ProductView
@@ -69,31 +73,33 @@ def create_app() -> FastAPI:
 async def _place(
     connection: asyncpg.Connection, order: PlaceOrder, key: str, asked: bytes, products: dict[str, ProductView]
 ) -> tuple[int, bytes]:
-    (claim,) = await _SQL["claim"].fetch(connection, client=CLIENT, key=key)
-    if not claim["is_held"]:
+    (found,) = await KEYS["find"].fetch(connection, client=CLIENT, key=key)
+    if not found["is_held"]:
         raise HTTPException(409)
-    if claim["fingerprint"] is not None:
-        if claim["fingerprint"] != asked:
+    if found["fingerprint"] is not None:
+        if found["fingerprint"] != asked:
             raise HTTPException(422)
-        return claim["status"], claim["body"]
+        return found["status"], found["body"]
     if any(line.product_id not in products for line in order.lines):
         raise HTTPException(422)
     lines = [
         OrderLineView(product_id=line.product_id, quantity=line.quantity, unit_price=products[line.product_id].price)
         for line in order.lines
     ]
-    placed = OrderView(
-        id=claim["order_id"],
-        status="pending",
+    (row,) = await _SQL["place"].fetch(
+        connection,
+        client=CLIENT,
+        key=key,
+        customer_email=order.customer_email,
         amount=sum(line.unit_price * line.quantity for line in lines),
         currency=products[order.lines[0].product_id].currency,
-        lines=lines,
-        reason=None,
-        created_at=claim["placed_at"],
-        updated_at=claim["placed_at"],
+        payment_method=order.payment_method,
+        products=[line.product_id for line in lines],
+        quantities=[line.quantity for line in lines],
+        prices=[line.unit_price for line in lines],
     )
-    body = placed.model_dump_json().encode()
-    job = RequestPayment(order_id=placed.id)
+    placed = OrderView(**row, lines=lines)
+    answer = StoredAnswer(201, placed.model_dump_json().encode())
     event = OrderPlaced(
         order_id=placed.id,
         client_id=CLIENT,
@@ -103,38 +109,10 @@ async def _place(
         currency=placed.currency,
         reason=None,
     )
-    await _SQL["place"].fetch(
-        connection,
-        order_id=placed.id,
-        placed_at=placed.created_at,
-        client=CLIENT,
-        key=key,
-        customer_email=order.customer_email,
-        amount=placed.amount,
-        currency=placed.currency,
-        payment_method=order.payment_method,
-        products=[line.product_id for line in lines],
-        quantities=[line.quantity for line in lines],
-        prices=[line.unit_price for line in lines],
-        job_name=job.options.name,
-        job_queue=job.options.queue,
-        job_priority=job.options.priority,
-        job_payload=job.model_dump_json(),
-        job_version=job.options.version,
-        job_max_attempts=job.options.max_attempts,
-        job_unique_key=job.unique_key,
-        job_traceparent=None,
-        job_debug=None,
-        event_stream=STREAM,
-        event_type=event.options.type,
-        event_schema=event.options.version,
-        event_aggregate_id=str(placed.id),
-        event_aggregate_version=1,
-        event_payload=event.model_dump_json(),
-        event_traceparent=None,
-        event_debug=None,
-        fingerprint=asked,
-        status=201,
-        body=body,
+    sql, values = inserting(
+        job_row(RequestPayment(order_id=placed.id)),
+        event_row(event, stream=STREAM, aggregate_id=placed.id, aggregate_version=1),
+        answer_row(IdempotencyKey(CLIENT, key, asked), answer),
     )
-    return 201, body
+    await connection.execute(sql, *values)
+    return answer.status, answer.body

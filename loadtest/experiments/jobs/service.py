@@ -15,11 +15,10 @@ from chassis.config import Live
 from chassis.config.settings import Group, ServiceSettings
 from chassis.jobs import Handler, JobPayload, RunningJob, enqueue
 from chassis.jobs.runner import JobRunner
-from chassis.pooling import Database, create_redis
+from chassis.pooling import Database, Session, create_redis
 from chassis.pooling.wakeup import Wakeups
 from fastapi import Depends
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from experiments.jobs.naive import InProcessTasks
 from experiments.lab.service import serve
@@ -88,7 +87,7 @@ class Welcoming:
         await asyncio.sleep(self.work_seconds / 2)
 
 
-async def _write(session: AsyncSession, way: Way, signup_id: int) -> None:
+async def _write(session: Session, way: Way, signup_id: int) -> None:
     await session.execute(_WELCOME, {"way": way, "id": signup_id})
 
 

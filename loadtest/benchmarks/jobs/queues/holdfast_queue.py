@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from chassis.config.settings import DatabaseSettings, JobSettings, LogSettings
-from chassis.jobs import JobPayload, RunningJob, enqueue, insert_values
+from chassis.jobs import JobPayload, RunningJob, enqueue, job_row
 from chassis.jobs.runner import JobRunner
 from chassis.logging import configure_logging, flush_logs
 from chassis.migrations import upgrade
-from chassis.pooling import Database
+from chassis.pooling import Database, Row
 from chassis.pooling.statements import DriverStatement
 from chassis.pooling.wakeup import Wakeups
 from chassis.process.running import freeze_start_up
@@ -22,19 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from sqlalchemy import text
 
-_THING = text("INSERT INTO thing (name) VALUES (:name)")
-_THING_ALONE = DriverStatement.of("INSERT INTO thing (name) VALUES (:thing)")
-_THING_WITH_JOB = DriverStatement.of("""
-WITH added AS (
-    INSERT INTO thing (name) VALUES (:thing)
-)
-INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, unique_key, traceparent, debug)
-VALUES (
-    :job_name, :job_queue, :job_priority, CAST(:job_payload AS jsonb), :job_version, :job_max_attempts,
-    CAST(:job_unique_key AS text), CAST(:job_traceparent AS text), CAST(:job_debug AS text)
-)
-""")
-"""As orders adds an order and its job."""
+_THING = DriverStatement.of("INSERT INTO thing (name) VALUES (:thing)")
 _MANY = text(
     "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, traceparent) "
     """SELECT 'ship', 'default', 0, '{"order_id": 1}', 1, 10, '00-' || md5(n::text) || '-00f067aa0ba902b7-0' """
@@ -112,24 +100,25 @@ async def opened() -> AsyncIterator[Queue]:
         async def add_in_transaction(with_job: bool) -> None:
             with span("request", traceparent=_UNRECORDED):
                 async with database.transaction() as session:
-                    await session.execute(_THING, {"name": "x"})
+                    await session.fetch(_THING, thing="x")
                     if with_job:
                         await enqueue(session, Ship(order_id=1))
 
-        async def add_in_hot_transaction(with_job: bool) -> None:
+        async def add_together(with_job: bool) -> None:
+            thing = Row(statement=_THING, values={"thing": "x"})
             with span("request", traceparent=_UNRECORDED):
-                async with database.hot_transaction() as session:
+                async with database.transaction() as session:
                     if with_job:
-                        await session.fetch(_THING_WITH_JOB, thing="x", **insert_values(session, Ship(order_id=1)))
+                        await session.insert(thing, job_row(Ship(order_id=1)))
                     else:
-                        await session.fetch(_THING_ALONE, thing="x")
+                        await session.insert(thing)
 
         freeze_start_up()  # as a worker does
         yield Queue(
             enqueue=add,
             worker=worker,
             add_in_transaction=add_in_transaction,
-            add_in_hot_transaction=add_in_hot_transaction,
+            add_together=add_together,
         )
         await database.close()
     flush_logs()  # the last line of all is the figure

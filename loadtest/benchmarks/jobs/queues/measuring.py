@@ -1,5 +1,5 @@
 """What is measured of each queue, in the same way, one JSON line:
-`python <queue>.py throughput|pick_up|added_cost|added_cost_hot`.
+`python <queue>.py throughput|pick_up|added_cost|added_cost_together`.
 
 The addresses of PostgreSQL and Redis are in the environment, since they hold passwords.
 """
@@ -55,13 +55,13 @@ type Worker = Callable[[Callable[[], None], int], AbstractAsyncContextManager[No
 @dataclass(frozen=True, kw_only=True)
 class Queue:
     """One queue as it is measured: `enqueue(n)` adds n jobs; `add_in_transaction(with_job)` inserts a row of its own,
-    with a job or without, and commits; `add_in_hot_transaction` does so in another way of the same queue's.
+    with a job or without, and commits; `add_together` does so with both rows in one statement.
     """
 
     enqueue: Callable[[int], Awaitable[None]]
     worker: Worker
     add_in_transaction: Callable[[bool], Awaitable[None]] | None = None
-    add_in_hot_transaction: Callable[[bool], Awaitable[None]] | None = None
+    add_together: Callable[[bool], Awaitable[None]] | None = None
 
 
 async def throughput(queue: Queue, *, jobs: int, concurrency: int) -> float:
@@ -147,8 +147,8 @@ def main(opened: Callable[[], AbstractAsyncContextManager[Queue]]) -> None:
                     return await pick_up(queue)
                 case ["added_cost"]:
                     return await added_cost(queue.add_in_transaction)
-                case ["added_cost_hot"]:
-                    return await added_cost(queue.add_in_hot_transaction)
+                case ["added_cost_together"]:
+                    return await added_cost(queue.add_together)
                 case _:
                     raise SystemExit(__doc__)
 

@@ -1,7 +1,7 @@
 """The events that notifications consumes: those of orders."""
 
 from chassis.events import Kinds, Received, in_order
-from sqlalchemy.ext.asyncio import AsyncSession
+from chassis.pooling import Session
 
 from notifications import use_cases
 from notifications.messages import OrderCancelled, OrderConfirmed, OrderEvent, OrderPlaced
@@ -12,7 +12,7 @@ ORDER_EVENTS = (OrderPlaced, OrderConfirmed, OrderCancelled)
 _KINDS: Kinds[OrderEvent] = Kinds(ORDER_EVENTS)
 
 
-async def on_order(session: AsyncSession, received: Received[OrderEvent]) -> None:
+async def on_order(session: Session, received: Received[OrderEvent]) -> None:
     """Protocol, row 14: write a mail per event and a delivery per endpoint, in the order of versions. An event that
     arrives too early is held.
     """

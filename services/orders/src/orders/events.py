@@ -4,8 +4,7 @@ from functools import partial
 
 from chassis.caching import Cache
 from chassis.events import Received, Undeliverable
-from chassis.pooling import after_commit
-from sqlalchemy.ext.asyncio import AsyncSession
+from chassis.pooling import Session, after_commit
 
 from orders import use_cases
 from orders.caches import order_key
@@ -15,7 +14,7 @@ from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
 
 
-async def on_payment(cache: Cache[OrderView], session: AsyncSession, received: Received[PaymentEvent]) -> None:
+async def on_payment(cache: Cache[OrderView], session: Session, received: Received[PaymentEvent]) -> None:
     """Protocol, row 11: the order changes its status, and the next read of it does not return the old one."""
     payment = received.payload
     news = PaymentNews(
@@ -29,7 +28,7 @@ async def on_payment(cache: Cache[OrderView], session: AsyncSession, received: R
         after_commit(session, partial(cache.invalidate_soon, order_key(order)))
 
 
-async def on_order(cache: Cache[OrderView], session: AsyncSession, received: Received[OrderEvent]) -> None:
+async def on_order(cache: Cache[OrderView], session: Session, received: Received[OrderEvent]) -> None:
     """Invalidate the cached order again: the process that changed it may have died before it invalidated the order, or
     Redis may not have answered.
     """

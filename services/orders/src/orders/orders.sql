@@ -1,43 +1,18 @@
--- The hot statements: what most requests pay for. They go to the driver as they stand here, or through a session.
-
--- name: claim
--- Hold :key of :client until the transaction ends, and look whether it was answered before; with an id and the time for
--- an order that is placed now. Look-up and lock share a snapshot: what commits between the two is not seen, and then the
--- record's primary key refuses `place`.
-SELECT pg_try_advisory_xact_lock(hashtextextended(:client || chr(31) || :key, 0)) AS is_held,
-    record.fingerprint, record.status, record.body, uuidv7() AS order_id, now() AS placed_at
-FROM (VALUES (1)) AS always LEFT JOIN idempotency_record AS record ON record.client = :client AND record.key = :key;
+-- The statements that most requests run: the driver prepares each of them once per connection.
 
 -- name: place
--- Protocol, row 1, in one round trip: the order, its lines, its first job, its first event and the answer's record.
--- What is inserted into job and outbox is what `enqueue` and `publish` insert.
+-- An order and its lines. The columns of the order that its client sees come back.
 WITH placed AS (
-    INSERT INTO orders (
-        id, created_at, updated_at, client_id, idempotency_key, customer_email, amount, currency, payment_method
-    )
-    VALUES (
-        :order_id, :placed_at, :placed_at, :client, :key, :customer_email, :amount, :currency, :payment_method
-    )
+    INSERT INTO orders (client_id, idempotency_key, customer_email, amount, currency, payment_method)
+    VALUES (:client, :key, :customer_email, :amount, :currency, :payment_method)
+    RETURNING id, status, amount, currency, reason, created_at, updated_at
 ), lines AS (
     INSERT INTO order_line (order_id, position, product_id, quantity, unit_price)
-    SELECT :order_id, line.position, line.product_id, line.quantity, line.unit_price
-    FROM unnest(:products::text[], :quantities::bigint[], :prices::bigint[])
+    SELECT placed.id, line.position, line.product_id, line.quantity, line.unit_price
+    FROM placed, unnest(:products::text[], :quantities::bigint[], :prices::bigint[])
         WITH ORDINALITY AS line (product_id, quantity, unit_price, position)
-), first_job AS (
-    INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, unique_key, traceparent, debug)
-    VALUES (
-        :job_name, :job_queue, :job_priority, :job_payload::jsonb, :job_version, :job_max_attempts, :job_unique_key,
-        :job_traceparent, :job_debug
-    )
-), first_event AS (
-    INSERT INTO outbox (stream, type, schema, aggregate_id, aggregate_version, payload, traceparent, debug)
-    VALUES (
-        :event_stream, :event_type, :event_schema, :event_aggregate_id, :event_aggregate_version,
-        :event_payload::jsonb, :event_traceparent, :event_debug
-    )
 )
-INSERT INTO idempotency_record (client, key, fingerprint, status, body)
-VALUES (:client, :key, :fingerprint, :status, :body);
+SELECT * FROM placed;
 
 -- name: find
 -- Order :order_id of client :client with its lines, a row for each, by position. `|| ''` keeps it off the indexes that

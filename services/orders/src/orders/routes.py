@@ -76,7 +76,7 @@ async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> StoredAnswe
     await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
-    async with given.database.hot_transaction() as session:
+    async with given.database.transaction() as session:
         return await use_cases.place_order(session, body, key=key, catalogue=catalogue)
 
 

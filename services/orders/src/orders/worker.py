@@ -11,9 +11,8 @@ from chassis.caching import Cache
 from chassis.calls.http_client import HttpDependency
 from chassis.config import Live
 from chassis.jobs.schedules import Schedule
-from chassis.pooling import after_commit
+from chassis.pooling import Session, after_commit
 from chassis.retries import idempotency
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from orders import caches, events, jobs, use_cases
 from orders.messages import (
@@ -76,7 +75,7 @@ def _schedules(settings: OrdersSettings, cache: Cache[OrderView]) -> list[Schedu
     """Orders that wait too long are cancelled, orders without a job get one, and old answers are deleted."""
     sweeps = settings.sweeps
 
-    async def expire(session: AsyncSession) -> None:
+    async def expire(session: Session) -> None:
         for order in await use_cases.expire_orders(session, after=settings.pending_limit, batch=sweeps.batch):
             after_commit(session, partial(cache.invalidate_soon, caches.order_key(order)))
 

@@ -4,7 +4,7 @@ from typing import Literal
 from uuid import UUID
 
 from chassis.events import Received, Undeliverable
-from sqlalchemy.ext.asyncio import AsyncSession
+from chassis.pooling import Session
 
 from payments import use_cases
 from payments.messages import (
@@ -18,29 +18,29 @@ from payments.messages import (
 from payments.use_cases import ChargeReport, RefundReport
 
 
-async def on_charge_succeeded(session: AsyncSession, received: Received[ProviderChargeSucceeded]) -> None:
+async def on_charge_succeeded(session: Session, received: Received[ProviderChargeSucceeded]) -> None:
     """Protocol, row 10: the payment is captured, if its status allows it. The event may precede the charge's answer."""
     await _apply_charge(session, received.payload, "captured", None)
 
 
-async def on_charge_failed(session: AsyncSession, received: Received[ProviderChargeFailed]) -> None:
+async def on_charge_failed(session: Session, received: Received[ProviderChargeFailed]) -> None:
     """Protocol, row 10: the payment has failed, if its status allows it."""
     charge = received.payload
     await _apply_charge(session, charge, "failed", charge.failure_code)
 
 
-async def on_refund_succeeded(session: AsyncSession, received: Received[ProviderRefundSucceeded]) -> None:
+async def on_refund_succeeded(session: Session, received: Received[ProviderRefundSucceeded]) -> None:
     """Protocol, row 13: the refund succeeded, and the payment is refunded."""
     await _apply_refund(session, received.payload, "succeeded", None)
 
 
-async def on_refund_failed(session: AsyncSession, received: Received[ProviderRefundFailed]) -> None:
+async def on_refund_failed(session: Session, received: Received[ProviderRefundFailed]) -> None:
     """Protocol, row 13: this refund failed; another one is tried."""
     await _apply_refund(session, received.payload, "failed", received.payload.failure_code)
 
 
 async def _apply_refund(
-    session: AsyncSession, refund: ProviderRefundEvent, status: Literal["succeeded", "failed"], reason: str | None
+    session: Session, refund: ProviderRefundEvent, status: Literal["succeeded", "failed"], reason: str | None
 ) -> None:
     try:
         report = RefundReport(
@@ -56,7 +56,7 @@ async def _apply_refund(
 
 
 async def _apply_charge(
-    session: AsyncSession, charge: ProviderChargeEvent, status: Literal["captured", "failed"], reason: str | None
+    session: Session, charge: ProviderChargeEvent, status: Literal["captured", "failed"], reason: str | None
 ) -> None:
     """Match the charge by our reference, since this service may not know the provider's id yet."""
     try:

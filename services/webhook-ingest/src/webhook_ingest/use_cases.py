@@ -7,12 +7,11 @@ from uuid import UUID
 from chassis.events import outbox
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
-from chassis.pooling import after_commit, log_after_commit
+from chassis.pooling import Session, after_commit, log_after_commit
 from chassis.webhooks import ProcessedResult, webhook_processed
 from pydantic import ValidationError
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from webhook_ingest.messages import (
     STREAM,
@@ -47,7 +46,7 @@ _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
 }
 
 
-async def store_event(session: AsyncSession, *, provider: Provider, event_id: str, body: bytes) -> bool:
+async def store_event(session: Session, *, provider: Provider, event_id: str, body: bytes) -> bool:
     """Protocol, row 7: store the raw event and its job, unless it is stored already. Returns whether it is new."""
     row_id = await session.scalar(
         insert(ProviderEvent)
@@ -61,7 +60,7 @@ async def store_event(session: AsyncSession, *, provider: Provider, event_id: st
     return True
 
 
-async def publish_event(session: AsyncSession, row_id: UUID) -> str | None:
+async def publish_event(session: Session, row_id: UUID) -> str | None:
     """Protocol, row 8: publish the stored event to the outbox. Returns the problem if it cannot be read, else None.
 
     An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After the reader is
@@ -90,7 +89,7 @@ async def publish_event(session: AsyncSession, row_id: UUID) -> str | None:
 
 
 async def redrive(
-    session: AsyncSession, *, which: Redrivable, provider: Provider | None, dry_run: bool
+    session: Session, *, which: Redrivable, provider: Provider | None, dry_run: bool
 ) -> Sequence[tuple[str, str]]:
     """Process all events of a status (and of a provider) again, from their stored bodies. Returns their providers and
     ids. A dry run changes nothing.
@@ -112,7 +111,7 @@ async def redrive(
     return [(event.provider, event.event_id) for event in found]
 
 
-def _count(session: AsyncSession, event: ProviderEvent, result: ProcessedResult) -> None:
+def _count(session: Session, event: ProviderEvent, result: ProcessedResult) -> None:
     after_commit(session, webhook_processed.labels(event.provider, result).inc)
 
 
@@ -134,7 +133,7 @@ def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
     )
 
 
-async def _move(session: AsyncSession, event: ProviderEvent, target: ProviderEventStatus, reason: str | None) -> None:
+async def _move(session: Session, event: ProviderEvent, target: ProviderEventStatus, reason: str | None) -> None:
     PROVIDER_EVENT.check(ProviderEventStatus(event.status), target)
     await session.execute(
         update(ProviderEvent).where(ProviderEvent.id == event.id).values(status=target.value, reason=reason)

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from chassis.auth.api_keys import MAX_KEYS, STATEMENTS, hash_key, key_from, matches, prefix_of
 from chassis.errors import HoldfastError
+from chassis.pooling import Session
 
 type Registered = Literal["added", "brought up to date", "unchanged", "revoked, and left so"]
 
@@ -27,7 +26,7 @@ class ListedKey:
 
 
 async def add_key(
-    session: AsyncSession,
+    session: Session,
     key: str,
     *,
     principal: str,
@@ -46,7 +45,7 @@ async def add_key(
 
 
 async def register_key(
-    session: AsyncSession, key: str, *, principal: str, scopes: Sequence[str], peppers: Mapping[str, bytes]
+    session: Session, key: str, *, principal: str, scopes: Sequence[str], peppers: Mapping[str, bytes]
 ) -> Registered:
     """Store a key that exists already; a stored one gets the newest pepper and these scopes.
 
@@ -70,12 +69,12 @@ async def register_key(
     return "brought up to date"
 
 
-async def list_keys(session: AsyncSession) -> list[ListedKey]:
+async def list_keys(session: Session) -> list[ListedKey]:
     """All keys, the oldest first; revoked and expired ones too."""
     return [ListedKey(**row._mapping) for row in await session.execute(STATEMENTS["listed"])]  # noqa: SLF001  public API
 
 
-async def revoke_key(session: AsyncSession, prefix: str) -> tuple[str, datetime] | None:
+async def revoke_key(session: Session, prefix: str) -> tuple[str, datetime] | None:
     """Revoke a key: its principal, and the time since which it is revoked. None when there is no such key."""
     row = (await session.execute(STATEMENTS["revoke"], {"prefix": prefix})).one_or_none()
     return (row.principal, row.revoked_at) if row else None

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from chassis.events.inbox import STATEMENTS
+from chassis.pooling import Session
 from chassis.pooling.column_types import is_bigint
 
 
@@ -31,13 +30,13 @@ class DeadEvent:
     replay_at: datetime | None
 
 
-async def list_dead(session: AsyncSession, *, count: int = 100) -> list[DeadEvent]:
+async def list_dead(session: Session, *, count: int = 100) -> list[DeadEvent]:
     """The oldest `count` dead events."""
     rows = await session.execute(STATEMENTS["list_dead"], {"count": count})
     return [DeadEvent(**row._mapping) for row in rows]  # noqa: SLF001  public API
 
 
-async def show(session: AsyncSession, event_number: int) -> DeadEvent | None:
+async def show(session: Session, event_number: int) -> DeadEvent | None:
     """One dead event; None when it was replayed or never existed."""
     if not is_bigint(event_number):
         return None
@@ -46,7 +45,7 @@ async def show(session: AsyncSession, event_number: int) -> DeadEvent | None:
 
 
 async def replay(
-    session: AsyncSession, *, event_number: int | None = None, stream: str | None = None, dry_run: bool = False
+    session: Session, *, event_number: int | None = None, stream: str | None = None, dry_run: bool = False
 ) -> Sequence[int]:
     """Request the replay of one dead event (`event_number`), of a stream's, or of all, and return their numbers.
 

@@ -10,14 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 from prometheus_client import Counter, Histogram
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import HoldfastError, PoolExhausted
 from chassis.events.group import ConsumerGroup, Entry
 from chassis.events.inbox import STATEMENTS, Kinds, Received, Undeliverable
 from chassis.events.outbox import Event
 from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from chassis.telemetry import SpanKind, record_failure, span
 
 log = get_logger(__name__)
@@ -32,7 +31,7 @@ process_seconds = Histogram(
 
 type Outcome = Literal["handled", "seen", "skipped", "failed", "postponed", "dead"]
 # The payload's type is the one that the handler is registered under. The type of a Mapping cannot express that.
-type Handler = Callable[[AsyncSession, Received[Any]], Awaitable[None]]
+type Handler = Callable[[Session, Received[Any]], Awaitable[None]]
 
 _MAX_REASON_LENGTH = 2000
 

@@ -12,11 +12,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import HoldfastError
 from chassis.events.outbox import Event
 from chassis.logging import get_logger
+from chassis.pooling import Session
 from chassis.pooling.statements import load_statements
 
 log = get_logger(__name__)
@@ -96,7 +96,7 @@ class Kinds[E: Event]:
 
 
 async def in_order[E: Event](
-    session: AsyncSession, received: Received[E], kinds: Kinds[E], *, last_version: int
+    session: Session, received: Received[E], kinds: Kinds[E], *, last_version: int
 ) -> list[Received[E]]:
     """The events to apply now, in order. `last_version` is the version of the aggregate's event that was applied last.
 
@@ -113,7 +113,7 @@ async def in_order[E: Event](
     return [received, *await _release(session, received, kinds)]
 
 
-async def _hold[E: Event](session: AsyncSession, received: Received[E]) -> None:
+async def _hold[E: Event](session: Session, received: Received[E]) -> None:
     values = {
         "consumer": received.consumer,
         "event_id": received.event_id,
@@ -125,7 +125,7 @@ async def _hold[E: Event](session: AsyncSession, received: Received[E]) -> None:
     log.info("event_held", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version)
 
 
-async def _release[E: Event](session: AsyncSession, after: Received[E], kinds: Kinds[E]) -> list[Received[E]]:
+async def _release[E: Event](session: Session, after: Received[E], kinds: Kinds[E]) -> list[Received[E]]:
     values = {"consumer": after.consumer, "aggregate_id": after.aggregate_id}
     held = await session.execute(STATEMENTS["held"], values)
     released: list[Received[E]] = []

@@ -11,13 +11,10 @@ from uuid import UUID
 
 from prometheus_client import Histogram
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.logging import debug_header, get_logger
-from chassis.pooling import HotSession
-from chassis.pooling.statements import load_statements
-from chassis.pooling.wakeup import wake_after_commit
+from chassis.pooling import Row, Session
+from chassis.pooling.statements import DriverStatement, load_statements
 from chassis.telemetry import SpanKind, current_traceparent, span
 
 log = get_logger(__name__)
@@ -33,7 +30,7 @@ WAKEUP_CHANNEL = "outbox"
 
 STATEMENTS = load_statements("outbox.sql", package="chassis.events")
 
-_PUBLISH = text(STATEMENTS["publish"])
+_PUBLISH = DriverStatement.of(STATEMENTS["publish"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +57,35 @@ class Event(BaseModel):
 
 
 async def publish(
-    session: AsyncSession, event: Event, *, stream: str, aggregate_id: UUID | str, aggregate_version: int
-) -> UUID:
-    """Add the event to the session's transaction, and return its id. It is published if and only if that commits.
+    session: Session, event: Event, *, stream: str, aggregate_id: UUID | str, aggregate_version: int
+) -> None:
+    """Add the event to the session's transaction. It is published if and only if that commits.
 
     `aggregate_version` counts the events of this aggregate from 1, without gaps. The caller takes it while it holds the
-    lock of the aggregate's row. Raises `IntegrityError` for a version that was published before.
+    lock of the aggregate's row. Raises `UniqueViolationError` for a version that was published before.
     """
-    with _producer_span(event, stream):
-        values = _values(event, stream, aggregate_id, aggregate_version)
-        event_id: UUID = (await session.execute(_PUBLISH, values)).scalar_one()
-    wake_after_commit(session, WAKEUP_CHANNEL)
-    return event_id
+    row = event_row(event, stream=stream, aggregate_id=aggregate_id, aggregate_version=aggregate_version)
+    await session.insert(row)
 
 
-def insert_values(session: HotSession, event: Event, *, stream: str, aggregate_id: UUID | str) -> dict[str, Any]:
-    """The values, named `event_…`, with which a service's own statement inserts an aggregate's first event."""
-    wake_after_commit(session, WAKEUP_CHANNEL)
+def event_row(event: Event, *, stream: str, aggregate_id: UUID | str, aggregate_version: int) -> Row:
+    """The row that `publish` inserts, for a transaction that inserts several rows at once (`Session.insert`)."""
     with _producer_span(event, stream):
-        return _values(event, stream, aggregate_id, 1)
+        values = {
+            "event_stream": stream,
+            "event_type": event.options.type,
+            "event_schema": event.options.version,
+            "event_aggregate_id": str(aggregate_id),
+            "event_aggregate_version": aggregate_version,
+            "event_payload": event.model_dump_json(),
+            "event_traceparent": current_traceparent(),
+            "event_debug": debug_header(),
+        }
+    return Row(statement=_PUBLISH, values=values, wakes=WAKEUP_CHANNEL)
 
 
 def _producer_span(event: Event, stream: str) -> AbstractContextManager[object]:
     return span(f"publish {event.options.type}", kind=SpanKind.PRODUCER, attributes=lambda: _attributes(stream))
-
-
-def _values(event: Event, stream: str, aggregate_id: UUID | str, aggregate_version: int) -> dict[str, Any]:
-    return {
-        "event_stream": stream,
-        "event_type": event.options.type,
-        "event_schema": event.options.version,
-        "event_aggregate_id": str(aggregate_id),
-        "event_aggregate_version": aggregate_version,
-        "event_payload": event.model_dump_json(),
-        "event_traceparent": current_traceparent(),
-        "event_debug": debug_header(),
-    }
 
 
 def _attributes(stream: str) -> dict[str, str | int]:

@@ -7,8 +7,7 @@ INSERT INTO outbox (stream, type, schema, aggregate_id, aggregate_version, paylo
 VALUES (
     :event_stream, :event_type, :event_schema, :event_aggregate_id, :event_aggregate_version,
     CAST(:event_payload AS jsonb), CAST(:event_traceparent AS text), CAST(:event_debug AS text)
-)
-RETURNING event_id;
+);
 
 -- name: tie_to_silence
 -- Have the server end this session, which frees its lock, after $1 milliseconds without a statement: the process is

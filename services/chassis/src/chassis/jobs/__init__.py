@@ -15,7 +15,7 @@ A service author needs the names below, and `schedules` for recurring work. Read
 4. `dead_letters` and `routes` for operators, `backlog` to refuse work in time, `schedules` for recurring work.
 """
 
-from chassis.jobs.enqueueing import enqueue, insert_values
+from chassis.jobs.enqueueing import enqueue, job_row
 from chassis.jobs.live_jobs import DEAD_PAUSE, has_live_job
 from chassis.jobs.payload import JobOptions, JobPayload
 from chassis.jobs.running_job import Handler, RunningJob
@@ -28,5 +28,5 @@ __all__ = [
     "RunningJob",
     "enqueue",
     "has_live_job",
-    "insert_values",
+    "job_row",
 ]

@@ -9,15 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.errors import HoldfastError
 from chassis.jobs.enqueueing import wakeup_channel
 from chassis.jobs.statements import STATEMENTS
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
+from chassis.pooling import Session, log_after_commit, wake_after_commit
 from chassis.pooling.column_types import is_bigint
-from chassis.pooling.wakeup import wake_after_commit
 
 log = get_logger(__name__)
 
@@ -92,13 +90,13 @@ class WorkLeft:
         return self.due + self.running == 0
 
 
-async def list_dead(session: AsyncSession, *, which: Filter = Filter(), count: int = 100) -> list[JobRecord]:
+async def list_dead(session: Session, *, which: Filter = Filter(), count: int = 100) -> list[JobRecord]:
     """The oldest `count` of the selected dead letters."""
     rows = await session.execute(STATEMENTS["list_dead"], {**asdict(which), "count": count})
     return [_record(row) for row in rows]
 
 
-async def show(session: AsyncSession, job_id: int) -> JobRecord | None:
+async def show(session: Session, job_id: int) -> JobRecord | None:
     """One job in any status; None when it has completed or never existed."""
     if not is_bigint(job_id):
         return None
@@ -107,7 +105,7 @@ async def show(session: AsyncSession, job_id: int) -> JobRecord | None:
 
 
 async def replay(
-    session: AsyncSession,
+    session: Session,
     *,
     job_id: int | None = None,
     which: Filter = Filter(),
@@ -129,18 +127,18 @@ async def replay(
     return found
 
 
-async def stats(session: AsyncSession) -> list[JobStats]:
+async def stats(session: Session) -> list[JobStats]:
     """One entry for each combination of queue, job name and status that has jobs."""
     return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  public API
 
 
-async def work_left(session: AsyncSession, *, queue: str | None = None) -> WorkLeft:
+async def work_left(session: Session, *, queue: str | None = None) -> WorkLeft:
     """The work that is left, in one queue or in all."""
     row = (await session.execute(STATEMENTS["work_left"], {"queue": queue})).one()
     return WorkLeft(due=row.due, running=row.running, later=row.later)
 
 
-async def prune(session: AsyncSession, *, retention: float, count: int = 1000) -> None:
+async def prune(session: Session, *, retention: float, count: int = 1000) -> None:
     """Delete dead letters that were due more than `retention` seconds ago, and log their number."""
     pruned = (await session.execute(STATEMENTS["prune"], {"retention": retention, "count": count})).all()
     if pruned:
@@ -149,7 +147,7 @@ async def prune(session: AsyncSession, *, retention: float, count: int = 1000) -
         )
 
 
-async def prune_failures(session: AsyncSession, *, retention: float, count: int = 20_000) -> None:
+async def prune_failures(session: Session, *, retention: float, count: int = 20_000) -> None:
     """Delete up to `count` failed attempts older than `retention` seconds: more than an outage makes in an hour."""
     await session.execute(STATEMENTS["prune_failures"], {"retention": retention, "count": count})
 

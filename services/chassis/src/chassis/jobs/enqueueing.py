@@ -1,20 +1,16 @@
 """Adding jobs: each is a row that commits with the caller's transaction."""
 
 from contextlib import AbstractContextManager
-from typing import Any
-
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.jobs.payload import JobOptions, JobPayload
 from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.logging import debug_header
-from chassis.pooling import HotSession, execute_in
-from chassis.pooling.wakeup import wake_after_commit
+from chassis.pooling import Row, Session
 from chassis.telemetry import SpanKind, current_traceparent, span
 
 
 async def enqueue(
-    session: AsyncSession,
+    session: Session,
     payload: JobPayload,
     *,
     unique_key: str | None = None,
@@ -29,22 +25,31 @@ async def enqueue(
     Returns False when a job of this name with the same deduplication key (`unique_key`, or the payload's own) already
     waits. A running job does not count, since it may have read older state.
     """
-    with _producer_span(payload.options):
-        values = _values(payload) | {"delay": delay, "deadline": deadline}
-        if unique_key:
-            values["job_unique_key"] = unique_key
-        statement = "enqueue" if values["job_unique_key"] is None else "enqueue_unique"
-        is_added = await execute_in(session, DRIVER_STATEMENTS[statement], **values) > 0
-    if is_added and delay <= 0:
-        wake_after_commit(session, wakeup_channel(payload.options.queue))
-    return is_added
+    return await session.insert(job_row(payload, unique_key=unique_key, delay=delay, deadline=deadline)) > 0
 
 
-def insert_values(session: HotSession, payload: JobPayload) -> dict[str, Any]:
-    """The values, named `job_…`, with which a service's own statement inserts this job, due at once, into `job`."""
-    wake_after_commit(session, wakeup_channel(payload.options.queue))
-    with _producer_span(payload.options):
-        return _values(payload)
+def job_row(
+    payload: JobPayload, *, unique_key: str | None = None, delay: float = 0, deadline: float | None = None
+) -> Row:
+    """The row that `enqueue` inserts, for a transaction that inserts several rows at once (`Session.insert`)."""
+    options = payload.options
+    key = unique_key or payload.unique_key
+    with _producer_span(options):
+        values = {
+            "job_name": options.name,
+            "job_queue": options.queue,
+            "job_priority": options.priority,
+            "job_payload": payload.model_dump_json(),
+            "job_version": options.version,
+            "job_max_attempts": options.max_attempts,
+            "job_unique_key": key,
+            "job_traceparent": current_traceparent(),
+            "job_debug": debug_header(),
+            "delay": delay,
+            "deadline": deadline,
+        }
+    statement = DRIVER_STATEMENTS["enqueue" if key is None else "enqueue_unique"]
+    return Row(statement=statement, values=values, wakes=wakeup_channel(options.queue) if delay <= 0 else None)
 
 
 def wakeup_channel(queue: str) -> str:
@@ -61,19 +66,4 @@ def _attributes(options: JobOptions) -> dict[str, str | int]:
         "messaging.system": "postgresql",
         "messaging.operation.type": "send",
         "messaging.destination.name": options.queue,
-    }
-
-
-def _values(payload: JobPayload) -> dict[str, Any]:
-    options = payload.options
-    return {
-        "job_name": options.name,
-        "job_queue": options.queue,
-        "job_priority": options.priority,
-        "job_payload": payload.model_dump_json(),
-        "job_version": options.version,
-        "job_max_attempts": options.max_attempts,
-        "job_unique_key": payload.unique_key,
-        "job_traceparent": current_traceparent(),
-        "job_debug": debug_header(),
     }

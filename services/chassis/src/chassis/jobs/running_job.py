@@ -4,11 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from chassis.errors import LeaseLost
 from chassis.jobs.statements import STATEMENTS
-from chassis.pooling import after_commit
+from chassis.pooling import Session, after_commit
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -22,7 +20,7 @@ class RunningJob:
     is_finishing: bool = field(default=False, init=False)
     is_complete: bool = field(default=False, init=False)
 
-    async def complete_in(self, session: AsyncSession) -> None:
+    async def complete_in(self, session: Session) -> None:
         """Complete the job in this transaction: its effects and its end commit together, exactly once.
 
         Call it last, just before the commit. Raises `LeaseLost` when another worker may own the job by now. A handler

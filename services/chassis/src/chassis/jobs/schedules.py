@@ -15,10 +15,9 @@ from typing import Literal
 
 from prometheus_client import Counter
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.logging import bind, get_logger
-from chassis.pooling import Database, is_transient, log_after_commit
+from chassis.pooling import Database, Session, is_transient, log_after_commit
 from chassis.pooling.wakeup import wait_or_poll
 from chassis.process.background import Group, log_failure, uncancelled
 
@@ -57,7 +56,7 @@ class Schedule:
 
     name: str
     every: float
-    run: Callable[[AsyncSession], Awaitable[None]]
+    run: Callable[[Session], Awaitable[None]]
     missed: Missed = "once"
     catch_up_limit: int = 10
 
@@ -133,7 +132,7 @@ class Scheduler:
         async with self._database.transaction() as session:
             return await self._check_in(session, schedule)
 
-    async def _check_in(self, session: AsyncSession, schedule: Schedule) -> tuple[str, float]:
+    async def _check_in(self, session: Session, schedule: Schedule) -> tuple[str, float]:
         name = {"name": schedule.name}
         row = (await session.execute(_LOCK, name)).one_or_none()
         if row is None and await session.scalar(_IS_DEFINED, name):

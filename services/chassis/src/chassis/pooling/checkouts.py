@@ -17,8 +17,8 @@ from chassis.pooling import metrics
 
 log = get_logger(__name__)
 
-_CALLER = 3
-"""Frames from `Checkout.__enter__` to who asked for a connection: `Database`'s generator, contextlib, and them."""
+_BETWEEN = frozenset({__name__, "chassis.pooling.database", "contextlib"})
+"""The modules whose frames lie between a caller's `async with` and `Checkout.__enter__`."""
 _MAX_STACK = 40
 """Frames that are told: twice what a request has inside its frameworks."""
 
@@ -95,8 +95,8 @@ class Checkout:
 
     def __enter__(self) -> Self:
         caller = inspect.currentframe()
-        for _ in range(_CALLER):
-            caller = caller and caller.f_back
+        while caller is not None and caller.f_globals["__name__"] in _BETWEEN:
+            caller = caller.f_back
         self._caller = caller and (caller.f_code, caller.f_lineno)  # not the frame: it would keep its variables
         self.task = asyncio.current_task()
         self._outer = _newest_open()

@@ -2,33 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
 
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
 from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, PoolExhausted
+from chassis.fast.idle_connections import RETURN_SECONDS, Borrowed, IdleConnections
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.checkouts import Checkouts
 from chassis.pooling.engine import Passwords, create_engine
 from chassis.pooling.failures import ConnectionLost, Failure, failure_of, is_session_over
-from chassis.pooling.hot import HotSession, hot_transaction
-from chassis.pooling.kept import KeptConnections
+from chassis.pooling.session import NOTIFY, Session, call_back, in_transaction
 
 log = get_logger(__name__)
-
-NOTIFY = "chassis.notify"
-"""Where a session's `info` holds its database's `notify`."""
-_AFTER_COMMIT = "chassis.after_commit"
 
 # While connecting, the driver's own errors arrive unwrapped; a connection that breaks at once is an invalid request.
 _CONNECT_ERRORS = (
@@ -41,7 +34,6 @@ _CONNECT_ERRORS = (
     InvalidRequestError,
 )
 
-_SESSION: Mapping[str, Any] = {"expire_on_commit": False, "autoflush": False}
 _FROM_THE_DATABASE = (
     ConnectionLost,
     DBAPIError,
@@ -79,88 +71,59 @@ class Database:
             application_name=application_name,
             passwords=passwords or (lambda: settings.passwords),
         )
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._checkouts = Checkouts(
             pool, overdue_after=settings.overdue_after, refuse_calls=settings.held_calls == "refuse"
         )
-        self._kept = KeptConnections(self._engine)
-        # Who has to wait, waits for one of these, in order: below, the pool then never lets anybody wait.
+        self._idle = IdleConnections(self._engine, return_after=min(RETURN_SECONDS, settings.pool_recycle))
+        # Callers queue here in order, so SQLAlchemy's pool never has to block anyone.
         self._places = asyncio.Semaphore(settings.pool_size + settings.max_overflow)
         self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)
         queue = self._engine.pool
         assert isinstance(queue, QueuePool)  # noqa: S101  tells the type checker what create_engine chose
-        metrics.count.labels(pool, "used").set_function(lambda: queue.checkedout() - len(self._kept))
-        metrics.count.labels(pool, "idle").set_function(lambda: queue.checkedin() + len(self._kept))
+        metrics.count.labels(pool, "used").set_function(lambda: queue.checkedout() - len(self._idle))
+        metrics.count.labels(pool, "idle").set_function(lambda: queue.checkedin() + len(self._idle))
         metrics.idle_max.labels(pool).set(settings.pool_size)
         metrics.maximum.labels(pool).set(settings.pool_size + settings.max_overflow)
         metrics.pending_requests.labels(pool).set_function(lambda: self._pending)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncSession]:
+    async def transaction(self) -> AsyncIterator[Session]:
         """A session whose work commits when the block ends and rolls back when it raises.
 
         What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time, and its
         kinds: `DatabaseUnreachable` in an outage (what it was about to commit may then have been committed),
         `DatabaseBusy` when a statement ran out of time or met a deadlock (nothing was committed).
         """
-        with _outages_named(self.pool):
-            async with self._connected(AsyncSession(self._engine, **_SESSION, info=self._info)) as session:
-                with self._checkouts.checkout():
-                    yield session
-                    started = time.perf_counter()
-                    await session.commit()
-                    add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
-        for callback in session.info.pop(_AFTER_COMMIT, ()):
-            callback()
+        async with self._session() as session, in_transaction(session):
+            yield session
+        call_back(session)
 
     @asynccontextmanager
-    async def hot_transaction(self) -> AsyncIterator[HotSession]:
-        """`transaction` for hot statements: the driver's connection. What the driver raises is not wrapped."""
-        since = await self._take_place()
-        try:
-            kept = await self._connect(self._kept.take(), since=since)
-            try:
-                with self._checkouts.checkout(), _outages_named(self.pool):
-                    async with hot_transaction(kept.connection, dict(self._info)) as session:
-                        yield session
-            finally:
-                await self._kept.keep(kept)
-        finally:
-            self._places.release()
-        for callback in session.info.pop(_AFTER_COMMIT, ()):
-            callback()
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
+    async def read(self) -> AsyncIterator[Session]:
         """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
-        with _outages_named(self.pool):
-            async with self._connected(AsyncSession(self._autocommit, **_SESSION, info=self._info)) as session:
-                with self._checkouts.checkout():
-                    yield session
+        async with self._session() as session:
+            yield session
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
-        """The driver's own connection, for a worker's loops: each statement is prepared once and is a transaction of
-        its own. Fails to connect as the others do; what the driver raises then is not wrapped.
+        """The driver's own connection, for a worker's loops: each statement is a transaction of its own.
 
-        It is no checkout, which whatever is started inside the block would inherit: a loop starts other people's work.
+        Fails to connect as the others do; what the driver raises then is not wrapped. It is no checkout, which whatever
+        is started inside the block would inherit: a loop starts other people's work.
         """
-        async with self._connected(AsyncSession(self._autocommit)) as session:
-            pooled = await (await session.connection()).get_raw_connection()
-            connection = pooled.driver_connection
-            assert isinstance(connection, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
+        async with self._borrowed() as borrowed:
             is_fit = False
             try:
-                yield connection
+                yield borrowed.driver
                 is_fit = True
             except Exception as error:
                 is_fit = not is_session_over(error)
                 raise
             finally:
-                if not is_fit or connection.is_in_transaction():
-                    connection.terminate()  # the pool, which knows of no transaction of it, would give it away as it is
+                if not is_fit or borrowed.driver.is_in_transaction():
+                    borrowed.driver.terminate()  # another caller would get it as it is
 
     async def ping(self) -> None:
         """Raise unless the database answers."""
@@ -169,18 +132,30 @@ class Database:
 
     async def close(self) -> None:
         self._checkouts.close()
-        await self._kept.close()
+        await self._idle.close()
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def _connected(self, session: AsyncSession) -> AsyncIterator[AsyncSession]:
-        """The session with its connection, closed at the end."""
+    async def _session(self) -> AsyncIterator[Session]:
+        """A session on a connection that it gives back at the end. Errors of the database get their names here."""
+        async with self._borrowed() as borrowed:
+            session = Session(borrowed.connection, borrowed.driver, self._info)
+            try:
+                with _outages_named(self.pool), self._checkouts.checkout():
+                    yield session
+            finally:
+                session.sync_session.close()  # its connection is in autocommit mode, so this sends nothing
+
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[Borrowed]:
+        """A connection of the pool; the next caller gets it when the block ends, unless it was closed."""
         since = await self._take_place()
         try:
-            async with session:
-                await self._kept.make_room()
-                await self._connect(session.connection(), since=since)
-                yield session
+            borrowed = await self._connect(self._idle.take(), since=since)
+            try:
+                yield borrowed
+            finally:
+                await self._idle.keep(borrowed)
         finally:
             self._places.release()
 
@@ -250,20 +225,3 @@ class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
         # A caller can only come again; that a statement is too slow is for whoever runs the database.
         log.warning("statement_timed_out", pool=self._pool, reason=reason)
         raise DatabaseBusy(self._pool, reason) from error
-
-
-def after_commit(session: AsyncSession | HotSession, callback: Callable[[], object]) -> None:
-    """Call `callback` once the session's transaction has committed; never when it rolls back.
-
-    The same callback given twice runs once. It must not block or raise: it wakes somebody up, nothing more.
-    """
-    callbacks: list[Callable[[], object]] = session.info.setdefault(_AFTER_COMMIT, [])
-    if callback not in callbacks:
-        callbacks.append(callback)
-
-
-def log_after_commit(
-    session: AsyncSession | HotSession, write: Callable[..., object], event: str, **fields: object
-) -> None:
-    """`write(event, **fields)` once the transaction has committed: a line about what rolled back would be a lie."""
-    after_commit(session, partial(write, event, **fields))

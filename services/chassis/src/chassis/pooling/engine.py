@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from chassis.config.settings import DatabaseSettings
+from chassis.fast.idle_connections import TRUSTED_SECONDS, USED_AT
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.failures import ConnectionLost, is_session_over
@@ -24,9 +25,6 @@ type Passwords = Callable[[], Sequence[SecretStr]]
 """The passwords that may be valid now, the likeliest first; never empty."""
 
 _STARTED = "chassis.started"
-_USED_AT = "chassis.used_at"
-TRUSTED_SECONDS = 0.5
-"""After its last use a connection is trusted for so long, as HikariCP does: a busy pool asks nobody."""
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
 
 
@@ -48,6 +46,7 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
         # The connection used last is warm, and the others may idle long enough to be closed.
         pool_use_lifo=True,
         hide_parameters=True,
+        isolation_level="AUTOCOMMIT",  # `chassis.pooling.session.in_transaction` begins and commits
         connect_args={
             "async_creator_fn": partial(_open_measured, pool, passwords),
             "timeout": settings.connect_timeout,
@@ -97,20 +96,16 @@ def _try_before_use(engine: Engine, *, seconds: float) -> None:
     the connection, a machine that is gone) is it asked, and only after `TRUSTED_SECONDS` without use.
     """
 
-    def on_checkin(_adapted: object, record: ConnectionPoolEntry) -> None:
-        record.info[_USED_AT] = time.monotonic()
-
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:
         if adapted.driver_connection.is_closed() or adapted.driver_connection.is_in_transaction():
             raise DisconnectionError
-        used_at = record.info.get(_USED_AT)
+        used_at = record.info.get(USED_AT)
         if used_at is not None and time.monotonic() - used_at > TRUSTED_SECONDS:
             try:
                 adapted.run_async(partial(_ask, seconds=seconds))
             except Exception as error:  # whatever keeps it from answering, nobody gets this connection
                 raise InvalidatePoolError from error
 
-    event.listen(engine, "checkin", on_checkin)
     event.listen(engine, "checkout", on_checkout)
 
 

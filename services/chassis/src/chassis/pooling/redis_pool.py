@@ -13,10 +13,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chassis.config.settings import RedisSettings
+from chassis.fast.shared_redis import SharedRedis
 from chassis.pooling import metrics
 from chassis.pooling.failures import is_transport_closed
 from chassis.pooling.redis_names import RedisNames
-from chassis.pooling.shared_redis import SharedRedis
 
 
 def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> Redis:
@@ -27,7 +27,7 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
 def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> SharedRedis:
     """The same for many short commands at once, which share a connection; an answer takes `timeout` at most."""
     others = _create_pool(settings, timeout=timeout, pool=pool)
-    shared = SharedRedis(others, name=pool, timeout=timeout)
+    shared = SharedRedis(others, observe_wait=metrics.wait_seconds.labels(pool).observe, timeout=timeout)
     metrics.count.labels(pool, "used").set_function(lambda: others.in_use + shared.is_connected)
     metrics.pending_requests.labels(pool).set_function(lambda: others.pending + shared.pending)
     metrics.maximum.labels(pool).set(settings.max_connections + 1)

@@ -28,11 +28,6 @@ class DriverStatement:
         rows: list[asyncpg.Record] = await connection.fetch(self.sql, *[values[name] for name in self.names])
         return rows
 
-    async def execute(self, connection: asyncpg.Connection, **values: object) -> int:
-        """Run it for what it does; how many rows it added or changed."""
-        status = await connection.execute(self.sql, *[values[name] for name in self.names])
-        return int(status.rpartition(" ")[2])
-
 
 def load_statements(file: str, *, package: str) -> dict[str, str]:
     """The statements of `file`, which lies in `package`, by name and without their comments.

@@ -6,14 +6,12 @@ notify, which costs 88 % of the throughput on a disk with 2 ms per fsync. A wake
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from typing import Self
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.config.settings import DatabaseSettings
-from chassis.pooling import NOTIFY, HotSession, Passwords, after_commit, is_transient, open_connection
+from chassis.pooling import Passwords, is_transient, open_connection
 from chassis.process.background import supervised
 
 COALESCE_SECONDS = 0.005
@@ -23,15 +21,6 @@ LAST_WORDS_SECONDS = 1.0
 HOLD_SECONDS = 0.2
 """How long a part of a worker that works in bursts keeps its connection when it has no work: a checkout costs as much
 as ten jobs."""
-
-
-def wake_after_commit(session: AsyncSession | HotSession, channel: str) -> None:
-    """Wake who waits on `channel` once the session's transaction has committed.
-
-    Does nothing in a session whose `Database` was made without `notify`: polling finds the row.
-    """
-    if NOTIFY in session.info:
-        after_commit(session, partial(session.info[NOTIFY], channel))
 
 
 class Wakeups:

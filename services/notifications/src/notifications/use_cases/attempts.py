@@ -6,9 +6,9 @@ from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
+from chassis.pooling import Session
 from chassis.webhooks import AttemptAnswer, DeliveryDecision, has_failed_for_long
 from sqlalchemy import func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.messages import DeliverWebhook
 from notifications.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
@@ -32,7 +32,7 @@ class Attempt:
     traceparent: str | None
 
 
-async def begin_attempt(session: AsyncSession, endpoint_id: UUID, *, lease: float) -> Attempt | None:
+async def begin_attempt(session: Session, endpoint_id: UUID, *, lease: float) -> Attempt | None:
     """Record the attempt that is due at an endpoint, and return it; None when no delivery is due.
 
     For `lease` seconds no other attempt at this delivery begins. After that the attempt has ended or is lost.
@@ -57,18 +57,18 @@ async def begin_attempt(session: AsyncSession, endpoint_id: UUID, *, lease: floa
     return _attempt(endpoint, first, number=number or 1, now=now)
 
 
-async def is_suspect(session: AsyncSession, endpoint_id: UUID) -> bool:
+async def is_suspect(session: Session, endpoint_id: UUID) -> bool:
     """Whether the endpoint's latest attempt failed or was slow."""
     return bool(await session.scalar(select(WebhookEndpoint.is_suspect).where(WebhookEndpoint.id == endpoint_id)))
 
 
-async def postpone(session: AsyncSession, endpoint_id: UUID, *, delay: float) -> None:
+async def postpone(session: Session, endpoint_id: UUID, *, delay: float) -> None:
     """Look at the endpoint's queue again in `delay` seconds: one job, however many jobs find no free slot."""
     await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id), unique_key=str(endpoint_id), delay=delay)
 
 
 async def record_attempt(
-    session: AsyncSession,
+    session: Session,
     attempt: Attempt,
     answer: AttemptAnswer,
     decision: DeliveryDecision,
@@ -89,7 +89,7 @@ async def record_attempt(
         await look_when_due(session, first, now)
 
 
-async def _settle(session: AsyncSession, attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> bool:
+async def _settle(session: Session, attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> bool:
     """Write the delivery's next state. False if this attempt is no longer the delivery's latest, or it is settled."""
     status = DeliveryStatus(decision.state)
     written = await session.scalar(
@@ -112,7 +112,7 @@ async def _settle(session: AsyncSession, attempt: Attempt, answer: AttemptAnswer
 
 
 async def _update_endpoint(
-    session: AsyncSession,
+    session: Session,
     endpoint: WebhookEndpoint,
     answer: AttemptAnswer,
     *,

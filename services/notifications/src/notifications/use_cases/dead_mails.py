@@ -6,8 +6,8 @@ from datetime import datetime
 from uuid import UUID
 
 from chassis.jobs import enqueue
+from chassis.pooling import Session
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.messages import SendMail
 from notifications.models import Mail, MailStatus
@@ -24,7 +24,7 @@ class DeadMail:
     reason: str | None
 
 
-async def list_dead_mails(session: AsyncSession, *, count: int = 100) -> list[DeadMail]:
+async def list_dead_mails(session: Session, *, count: int = 100) -> list[DeadMail]:
     """The `count` oldest dead mails."""
     query = select(Mail).where(Mail.status == MailStatus.DEAD.value).order_by(Mail.id).limit(count)
     return [
@@ -39,7 +39,7 @@ async def list_dead_mails(session: AsyncSession, *, count: int = 100) -> list[De
     ]
 
 
-async def resend_mails(session: AsyncSession, *, mail_id: UUID | None = None, dry_run: bool = False) -> Sequence[UUID]:
+async def resend_mails(session: Session, *, mail_id: UUID | None = None, dry_run: bool = False) -> Sequence[UUID]:
     """Make one dead mail (`mail_id`), or all of them, pending again, each with a new job. Returns their ids.
 
     Each mail keeps its Message-ID. A mail that is not dead stays unchanged, so repeating the command sends no second

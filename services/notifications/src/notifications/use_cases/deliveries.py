@@ -5,11 +5,11 @@ from uuid import UUID
 
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import enqueue
+from chassis.pooling import Session
 from chassis.pooling.paging import belongs_to, newest_of
 from chassis.telemetry import current_traceparent
 from pydantic import BaseModel
 from sqlalchemy import any_, func, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.messages import DeliverWebhook, OrderEvent
 from notifications.models import WEBHOOK_DELIVERY, DeliveryStatus, WebhookDelivery, WebhookEndpoint
@@ -37,7 +37,7 @@ class _Body(BaseModel):
 
 
 async def write_deliveries(
-    session: AsyncSession, event: OrderEvent, *, event_id: UUID, version: int, occurred_at: datetime
+    session: Session, event: OrderEvent, *, event_id: UUID, version: int, occurred_at: datetime
 ) -> None:
     """Protocol, row 14: write a delivery, and its job, for each of the client's endpoints that wants this event."""
     listening = await session.scalars(
@@ -68,7 +68,7 @@ async def write_deliveries(
 
 
 async def list_deliveries(
-    session: AsyncSession,
+    session: Session,
     *,
     client_id: str,
     endpoint_id: UUID | None,
@@ -87,12 +87,12 @@ async def list_deliveries(
     )
 
 
-async def find_delivery(session: AsyncSession, delivery_id: UUID, *, client_id: str) -> DeliveryView:
+async def find_delivery(session: Session, delivery_id: UUID, *, client_id: str) -> DeliveryView:
     """Raises `ApiError` (404)."""
     return _view(await _own(session, delivery_id, client_id))
 
 
-async def redeliver(session: AsyncSession, delivery_id: UUID, *, client_id: str) -> DeliveryView:
+async def redeliver(session: Session, delivery_id: UUID, *, client_id: str) -> DeliveryView:
     """Put a dead delivery at the end of its endpoint's queue, with the same id and a full set of attempts.
 
     A pending delivery stays unchanged. Raises `ApiError`: 404, or 409 when the delivery is neither dead nor pending, or
@@ -125,7 +125,7 @@ async def redeliver(session: AsyncSession, delivery_id: UUID, *, client_id: str)
     return _view(unmoved)
 
 
-async def _own(session: AsyncSession, delivery_id: UUID, client_id: str) -> WebhookDelivery:
+async def _own(session: Session, delivery_id: UUID, client_id: str) -> WebhookDelivery:
     query = select(WebhookDelivery).where(
         WebhookDelivery.id == delivery_id, belongs_to(WebhookDelivery.client_id, client_id)
     )

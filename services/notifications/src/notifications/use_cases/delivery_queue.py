@@ -10,14 +10,14 @@ from datetime import datetime
 from uuid import UUID
 
 from chassis.jobs import enqueue
+from chassis.pooling import Session
 from sqlalchemy import Select, func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.messages import DeliverWebhook
 from notifications.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 
 
-async def lock_queue(session: AsyncSession, endpoint_id: UUID) -> tuple[WebhookEndpoint, datetime]:
+async def lock_queue(session: Session, endpoint_id: UUID) -> tuple[WebhookEndpoint, datetime]:
     """The locked endpoint, and this transaction's time. Deliveries may still be added to the queue."""
     row = await session.execute(
         select(WebhookEndpoint, func.now())
@@ -40,7 +40,7 @@ def first_pending(endpoint_id: UUID) -> Select[WebhookDelivery]:
 
 
 async def look_when_due(
-    session: AsyncSession, first: WebhookDelivery, now: datetime, *, unique_key: str | None = None
+    session: Session, first: WebhookDelivery, now: datetime, *, unique_key: str | None = None
 ) -> None:
     """Enqueue a job that looks at the queue when its first delivery is due."""
     delay = max(0.0, (first.next_attempt_at - now).total_seconds())

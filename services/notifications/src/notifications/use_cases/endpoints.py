@@ -9,12 +9,11 @@ from chassis.calls.ssrf import DestinationRefused, Resolve, check_addresses, che
 from chassis.config.settings import EgressSettings
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.logging import get_logger
-from chassis.pooling import after_commit, log_after_commit
+from chassis.pooling import Session, after_commit, log_after_commit
 from chassis.retries import idempotency
 from chassis.retries.idempotency import IdempotencyKey, StoredAnswer
 from chassis.webhooks import new_secret, webhook_endpoints_disabled
 from sqlalchemy import Select, func, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.models import WEBHOOK_DELIVERY, DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from notifications.schemas import CreateEndpoint, EndpointList, EndpointView, EndpointWithSecret, UpdateEndpoint
@@ -46,7 +45,7 @@ async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolv
 
 
 async def create_endpoint(
-    session: AsyncSession, command: CreateEndpoint, *, client_id: str, key: IdempotencyKey, max_endpoints: int
+    session: Session, command: CreateEndpoint, *, client_id: str, key: IdempotencyKey, max_endpoints: int
 ) -> StoredAnswer:
     """The new endpoint with its secret; for a repeated key, the first answer. Raises `ApiError` (409) at the limit."""
     if (stored := await idempotency.find_answer(session, key)) is not None:
@@ -72,19 +71,19 @@ async def create_endpoint(
     return await _answer_with_secret(session, endpoint, key, status=201)
 
 
-async def list_endpoints(session: AsyncSession, *, client_id: str) -> EndpointList:
+async def list_endpoints(session: Session, *, client_id: str) -> EndpointList:
     """All endpoints of the client, oldest first. Their number has a limit, so there are no pages."""
     endpoints = await session.scalars(_of_client(client_id).order_by(WebhookEndpoint.id))
     return EndpointList(items=[_view(endpoint) for endpoint in endpoints])
 
 
-async def find_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: str) -> EndpointView:
+async def find_endpoint(session: Session, endpoint_id: UUID, *, client_id: str) -> EndpointView:
     """Raises `ApiError` (404)."""
     return _view(await _own(session, _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)))
 
 
 async def update_endpoint(
-    session: AsyncSession, endpoint_id: UUID, command: UpdateEndpoint, *, client_id: str
+    session: Session, endpoint_id: UUID, command: UpdateEndpoint, *, client_id: str
 ) -> EndpointView:
     """Change the given fields. Disabling an endpoint settles its pending deliveries. Raises `ApiError` (404)."""
     await _own_locked(session, endpoint_id, client_id)
@@ -99,7 +98,7 @@ async def update_endpoint(
     return _view(endpoint)
 
 
-async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id: str) -> None:
+async def delete_endpoint(session: Session, endpoint_id: UUID, *, client_id: str) -> None:
     """Erase the endpoint's secrets, its contact and the stored answers that contain them. Its pending deliveries are
     disabled; all its deliveries stay listed.
 
@@ -114,7 +113,7 @@ async def delete_endpoint(session: AsyncSession, endpoint_id: UUID, *, client_id
 
 
 async def rotate_secret(
-    session: AsyncSession, endpoint_id: UUID, *, client_id: str, key: IdempotencyKey, overlap: float
+    session: Session, endpoint_id: UUID, *, client_id: str, key: IdempotencyKey, overlap: float
 ) -> StoredAnswer:
     """Replace the secret. For `overlap` seconds the replaced secret signs as well; an older one stops at once.
 
@@ -131,7 +130,7 @@ async def rotate_secret(
 
 
 async def disable_endpoint(
-    session: AsyncSession, endpoint: WebhookEndpoint, cause: Literal["gone", "failing"], reason: str
+    session: Session, endpoint: WebhookEndpoint, cause: Literal["gone", "failing"], reason: str
 ) -> None:
     """Disable an endpoint that is gone or keeps failing, and mail the reason to its contact. Its client may enable it
     again.
@@ -160,7 +159,7 @@ async def disable_endpoint(
     )
 
 
-async def settle_pending(session: AsyncSession, endpoint_id: UUID, reason: str) -> None:
+async def settle_pending(session: Session, endpoint_id: UUID, reason: str) -> None:
     """Set the pending deliveries to `disabled`. The caller holds the lock on the endpoint's row."""
     disabled = DeliveryStatus.DISABLED
     await session.execute(
@@ -176,20 +175,20 @@ def _of_client(client_id: str) -> Select[WebhookEndpoint]:
     return select(WebhookEndpoint).where(WebhookEndpoint.client_id == client_id, WebhookEndpoint.deleted_at.is_(None))
 
 
-async def _own(session: AsyncSession, query: Select[WebhookEndpoint]) -> WebhookEndpoint:
+async def _own(session: Session, query: Select[WebhookEndpoint]) -> WebhookEndpoint:
     endpoint = (await session.scalars(query)).one_or_none()
     if endpoint is None:
         raise ApiError(ErrorCode.NOT_FOUND)
     return endpoint
 
 
-async def _own_locked(session: AsyncSession, endpoint_id: UUID, client_id: str) -> WebhookEndpoint:
+async def _own_locked(session: Session, endpoint_id: UUID, client_id: str) -> WebhookEndpoint:
     """The endpoint, locked. The lock lets new deliveries in, because they only need the row to exist."""
     query = _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)
     return await _own(session, query.with_for_update(key_share=True))
 
 
-async def _change(session: AsyncSession, endpoint_id: UUID, values: Mapping[str, Any]) -> WebhookEndpoint:
+async def _change(session: Session, endpoint_id: UUID, values: Mapping[str, Any]) -> WebhookEndpoint:
     changed = await session.scalars(
         update(WebhookEndpoint)
         .where(WebhookEndpoint.id == endpoint_id)
@@ -201,7 +200,7 @@ async def _change(session: AsyncSession, endpoint_id: UUID, values: Mapping[str,
 
 
 async def _answer_with_secret(
-    session: AsyncSession, endpoint: WebhookEndpoint, key: IdempotencyKey, *, status: int
+    session: Session, endpoint: WebhookEndpoint, key: IdempotencyKey, *, status: int
 ) -> StoredAnswer:
     """The only answer that contains the secret. It is stored under its key until the endpoint is deleted, because the
     client may not have received it.

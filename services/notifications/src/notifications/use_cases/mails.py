@@ -5,10 +5,9 @@ from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
+from chassis.pooling import Session, log_after_commit
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.messages import OrderCancelled, OrderConfirmed, OrderEvent, OrderPlaced, SendMail
 from notifications.models import MAIL, Mail, MailStatus, OrderProgress
@@ -29,7 +28,7 @@ _REASONS = {
 _OTHER_REASON = "the payment failed"
 
 
-async def last_version(session: AsyncSession, order_id: UUID) -> int:
+async def last_version(session: Session, order_id: UUID) -> int:
     """The version of the order's latest event with a mail; 0 before the first. Locks the order's progress row."""
     await session.execute(insert(OrderProgress).values(order_id=order_id, last_version=0).on_conflict_do_nothing())
     version = await session.scalar(
@@ -38,7 +37,7 @@ async def last_version(session: AsyncSession, order_id: UUID) -> int:
     return version or 0
 
 
-async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID, version: int) -> None:
+async def write_mail(session: Session, event: OrderEvent, *, event_id: UUID, version: int) -> None:
     """Protocol, row 14: write the mail of an event and its job, and update the order's progress."""
     subject, text = _WORDS[type(event)]
     total = f"{event.amount // 100}.{event.amount % 100:02} {event.currency}"
@@ -65,7 +64,7 @@ async def write_mail(session: AsyncSession, event: OrderEvent, *, event_id: UUID
 
 
 async def write_notice(
-    session: AsyncSession, *, client_id: str, recipient: str, event_type: str, subject: str, text: str
+    session: Session, *, client_id: str, recipient: str, event_type: str, subject: str, text: str
 ) -> None:
     """Write a mail to a client about its own settings, such as an endpoint, and the mail's job."""
     mail_id = await session.scalar(
@@ -84,12 +83,12 @@ async def write_notice(
     await enqueue(session, SendMail(mail_id=mail_id))
 
 
-async def read_mail(session: AsyncSession, mail_id: UUID) -> Mail:
+async def read_mail(session: Session, mail_id: UUID) -> Mail:
     """The mail of a job. It exists, because it was committed together with the job."""
     return (await session.scalars(select(Mail).where(Mail.id == mail_id))).one()
 
 
-async def has_earlier_pending(session: AsyncSession, mail: Mail) -> bool:
+async def has_earlier_pending(session: Session, mail: Mail) -> bool:
     """Whether an earlier mail of the same order is still pending. Customers get an order's mails in order."""
     if mail.version is None:  # a notice belongs to no order
         return False
@@ -99,7 +98,7 @@ async def has_earlier_pending(session: AsyncSession, mail: Mail) -> bool:
     return await session.scalar(select(earlier.exists())) or False
 
 
-async def settle_mail(session: AsyncSession, mail_id: UUID, status: MailStatus, reason: str | None = None) -> None:
+async def settle_mail(session: Session, mail_id: UUID, status: MailStatus, reason: str | None = None) -> None:
     """Mark the mail as sent or dead. Does nothing if another worker has settled it already."""
     settled = await session.scalar(
         update(Mail)
@@ -114,7 +113,7 @@ async def settle_mail(session: AsyncSession, mail_id: UUID, status: MailStatus, 
         )
 
 
-async def list_mails(session: AsyncSession, *, client_id: str, order_id: UUID) -> MailList:
+async def list_mails(session: Session, *, client_id: str, order_id: UUID) -> MailList:
     """The mails about one of the client's orders, by version. Empty for another client's order."""
     mails = await session.scalars(
         select(Mail).where(Mail.client_id == client_id, Mail.order_id == order_id).order_by(Mail.version)

@@ -3,14 +3,14 @@
 from datetime import timedelta
 
 from chassis.jobs import enqueue, has_live_job
+from chassis.pooling import Session
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from notifications.messages import DeliverWebhook, SendMail
 from notifications.models import DeliveryStatus, Mail, MailStatus, WebhookDelivery
 
 
-async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
+async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
     """Protocol, row 15, for mails and deliveries: in a long outage, a job may have used up its attempts."""
     stale_since = func.now() - timedelta(seconds=stale_after)
     mails = await session.scalars(

@@ -6,8 +6,8 @@ from typing import Literal
 from uuid import UUID
 
 from chassis.logging import get_logger
+from chassis.pooling import Session
 from sqlalchemy import ColumnElement, case, func, insert, or_, select, true, update
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from payments.models import AttemptOutcome, ChargeAttempt, Payment, PaymentStatus
@@ -18,7 +18,7 @@ from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 log = get_logger(__name__)
 
 
-async def begin_attempt(session: AsyncSession, payment_id: UUID) -> int | None:
+async def begin_attempt(session: Session, payment_id: UUID) -> int | None:
     """Protocol, row 4: move the payment to `submitting` and open a new attempt. Returns the attempt's number.
 
     None when the payment has moved on and must not be charged, or when the provider may soon forget the key.
@@ -42,7 +42,7 @@ async def begin_attempt(session: AsyncSession, payment_id: UUID) -> int | None:
     )
 
 
-async def attempt_not_run(session: AsyncSession, payment_id: UUID, n: int) -> None:
+async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
     """Protocol, row 6: close attempt `n`, which certainly did not run. If no attempt is open then, the payment is
     `created` again, or `canceled` if it is to be voided.
     """
@@ -62,7 +62,7 @@ async def attempt_not_run(session: AsyncSession, payment_id: UUID, n: int) -> No
         await move(session, payment_id, PaymentStatus.CREATED, {})
 
 
-async def attempt_answered(session: AsyncSession, payment_id: UUID, n: int, answer: str) -> None:
+async def attempt_answered(session: Session, payment_id: UUID, n: int, answer: str) -> None:
     """Record the provider's answer to attempt `n`, for the story of an order. No decision depends on it."""
     await session.execute(
         update(ChargeAttempt)
@@ -97,7 +97,7 @@ class ChargeReport:
     object_version: int | None = None
 
 
-async def apply_charge_report(session: AsyncSession, report: ChargeReport) -> bool:
+async def apply_charge_report(session: Session, report: ChargeReport) -> bool:
     """Protocol, row 5: apply a report, from any source. Returns whether it changed the payment's state.
 
     A late report only fills in the provider's id. A report is late when the payment has moved on, or when a newer
@@ -147,7 +147,7 @@ def _is_of_its_charge(report: ChargeReport) -> ColumnElement[bool]:
     return func.coalesce(Payment.provider_charge_id, report.provider_charge_id) == report.provider_charge_id
 
 
-async def no_charge_found(session: AsyncSession, payment_id: UUID) -> bool:
+async def no_charge_found(session: Session, payment_id: UUID) -> bool:
     """Protocol, row 16: apply that the provider knows no charge. Returns whether that changed the payment's state.
 
     It proves that the payment failed only once no POST can arrive any more. For a charge that the provider accepted it

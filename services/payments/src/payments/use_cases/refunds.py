@@ -9,9 +9,8 @@ from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
+from chassis.pooling import Session, log_after_commit
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from payments.messages import MakeRefund
 from payments.models import REFUND, Payment, PaymentStatus, Refund, RefundStatus
@@ -23,7 +22,7 @@ log = get_logger(__name__)
 MAX_REFUNDS = 3  # tries per payment, each with its own key; after that an operator must decide
 
 
-async def request_refund(session: AsyncSession, payment: Payment) -> None:
+async def request_refund(session: Session, payment: Payment) -> None:
     """Write a new refund and its job, unless a refund is open or has succeeded, or the allowed number has failed."""
     made = list(await session.scalars(select(Refund.status).where(Refund.payment_id == payment.id)))
     if any(status != RefundStatus.FAILED for status in made):
@@ -41,7 +40,7 @@ async def request_refund(session: AsyncSession, payment: Payment) -> None:
     )
 
 
-async def refund_to_ask_for(session: AsyncSession, refund_id: UUID) -> Refund | None:
+async def refund_to_ask_for(session: Session, refund_id: UUID) -> Refund | None:
     """The refund of a job; None when it has moved on, or when the provider may soon forget its key."""
     return await session.scalar(
         select(Refund).where(
@@ -64,7 +63,7 @@ class RefundReport:
     object_version: int | None = None  # the provider's count of the refund's changes; None if it was not sent
 
 
-async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bool:
+async def apply_refund_report(session: Session, report: RefundReport) -> bool:
     """Protocol, row 13: apply a report. Returns whether it changed the refund's state.
 
     Raises `LookupError` when there is no such refund.
@@ -110,7 +109,7 @@ async def apply_refund_report(session: AsyncSession, report: RefundReport) -> bo
     return True
 
 
-async def no_refund_found(session: AsyncSession, refund_id: UUID) -> bool:
+async def no_refund_found(session: Session, refund_id: UUID) -> bool:
     """Protocol, row 16: apply that the provider knows no such refund. Returns whether that changed the refund's state.
 
     It proves that the refund failed only if the provider never accepted it and no POST can arrive any more.
@@ -130,7 +129,7 @@ async def no_refund_found(session: AsyncSession, refund_id: UUID) -> bool:
     return False
 
 
-async def _lock_payment_of(session: AsyncSession, refund_id: UUID) -> Payment:
+async def _lock_payment_of(session: Session, refund_id: UUID) -> Payment:
     payment_id = await session.scalar(select(Refund.payment_id).where(Refund.id == refund_id))
     payment = None if payment_id is None else await lock(session, payment_id)
     if payment is None:

@@ -5,10 +5,9 @@ from uuid import UUID
 from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
+from chassis.pooling import Session, log_after_commit
 from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from payments.messages import ChargePayment, PaymentCanceled
 from payments.models import Payment, PaymentStatus
@@ -19,7 +18,7 @@ from payments.use_cases.states import lock, move, publish
 log = get_logger(__name__)
 
 
-async def request_payment(session: AsyncSession, command: RequestPayment) -> tuple[PaymentView, bool]:
+async def request_payment(session: Session, command: RequestPayment) -> tuple[PaymentView, bool]:
     """Protocol, row 3: write the payment and its job, unless they exist. Returns the payment and whether it is new.
 
     Raises `ApiError` (409) when the order has another payment, or this payment another amount.
@@ -51,12 +50,12 @@ async def request_payment(session: AsyncSession, command: RequestPayment) -> tup
     return _view(payment), False
 
 
-async def find_payment(session: AsyncSession, payment_id: UUID) -> PaymentView | None:
+async def find_payment(session: Session, payment_id: UUID) -> PaymentView | None:
     payment = await session.get(Payment, payment_id)
     return None if payment is None else _view(payment)
 
 
-async def void_payment(session: AsyncSession, payment_id: UUID, command: VoidPayment) -> PaymentView:
+async def void_payment(session: Session, payment_id: UUID, command: VoidPayment) -> PaymentView:
     """Protocol, row 12b: bring the payment's net to zero. Safe to repeat.
 
     A payment that is not known yet is written as canceled (a tombstone), for a request that may still arrive. A payment
@@ -77,7 +76,7 @@ async def void_payment(session: AsyncSession, payment_id: UUID, command: VoidPay
     return _view(payment)
 
 
-async def _bury(session: AsyncSession, payment_id: UUID, command: VoidPayment) -> Payment | None:
+async def _bury(session: Session, payment_id: UUID, command: VoidPayment) -> Payment | None:
     tombstone = await session.scalar(
         upsert(Payment)
         .values(

@@ -5,9 +5,8 @@ from uuid import UUID
 
 from chassis.events import outbox
 from chassis.logging import get_logger
-from chassis.pooling import log_after_commit
+from chassis.pooling import Session, log_after_commit
 from sqlalchemy import ColumnElement, func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from payments.messages import (
     STREAM,
@@ -30,7 +29,7 @@ _EVENTS: Mapping[PaymentStatus, type[PaymentEvent]] = {
 
 
 async def move(
-    session: AsyncSession,
+    session: Session,
     payment_id: UUID,
     target: PaymentStatus,
     values: Mapping[str, object],
@@ -66,7 +65,7 @@ async def move(
     return payment
 
 
-async def publish(session: AsyncSession, payment: Payment, event: type[PaymentEvent], **event_fields: object) -> None:
+async def publish(session: Session, payment: Payment, event: type[PaymentEvent], **event_fields: object) -> None:
     fields = {
         "payment_id": payment.id,
         "order_id": payment.order_id,
@@ -85,11 +84,11 @@ async def publish(session: AsyncSession, payment: Payment, event: type[PaymentEv
     )
 
 
-async def lock(session: AsyncSession, payment_id: UUID) -> Payment | None:
+async def lock(session: Session, payment_id: UUID) -> Payment | None:
     query = select(Payment).where(Payment.id == payment_id).with_for_update()
     return await session.scalar(query.execution_options(populate_existing=True))
 
 
-async def read_payment(session: AsyncSession, payment_id: UUID) -> Payment:
+async def read_payment(session: Session, payment_id: UUID) -> Payment:
     """The payment of a job. It exists, because it was committed together with the job."""
     return (await session.scalars(select(Payment).where(Payment.id == payment_id))).one()

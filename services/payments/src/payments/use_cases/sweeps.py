@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from chassis.jobs import enqueue, has_live_job
+from chassis.pooling import Session
 from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from payments.messages import ChargePayment, MakeRefund, ReconcileCharge, ReconcileRefund
 from payments.models import Payment, PaymentStatus, Refund, RefundStatus
@@ -12,7 +12,7 @@ from payments.use_cases.charges import has_open_attempt
 from payments.use_cases.windows import POST_WINDOW
 
 
-async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> None:
+async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
     """Protocol, rows 15 and 16: enqueue a job for up to `batch` payments, and as many refunds, that are open, have no
     job and have not changed for `stale_after` seconds.
 
@@ -25,7 +25,7 @@ async def sweep(session: AsyncSession, *, stale_after: float, batch: int) -> Non
     await _sweep_refunds(session, is_stale=Refund.updated_at < stale_since, batch=batch)
 
 
-async def _sweep_payments(session: AsyncSession, *, is_stale: ColumnElement[bool], batch: int) -> None:
+async def _sweep_payments(session: Session, *, is_stale: ColumnElement[bool], batch: int) -> None:
     payments = await session.execute(
         select(Payment.id, Payment.status, has_open_attempt(Payment.id, older_than=POST_WINDOW).label("is_late"))
         .where(
@@ -44,7 +44,7 @@ async def _sweep_payments(session: AsyncSession, *, is_stale: ColumnElement[bool
         await enqueue(session, kind(payment_id=payment.id))
 
 
-async def _sweep_refunds(session: AsyncSession, *, is_stale: ColumnElement[bool], batch: int) -> None:
+async def _sweep_refunds(session: Session, *, is_stale: ColumnElement[bool], batch: int) -> None:
     refunds = await session.execute(
         select(Refund.id, Refund.status, (Refund.created_at < func.now() - POST_WINDOW).label("is_late"))
         .where(

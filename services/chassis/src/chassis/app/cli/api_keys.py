@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config
 from chassis.app.cli.operator import Options, audit, in_transaction, list_lines
@@ -16,6 +15,7 @@ from chassis.auth import key_administration
 from chassis.auth.api_keys import new_key, peppers_of, prefix_of
 from chassis.config.settings import PrincipalName, ServiceSettings
 from chassis.errors import HoldfastError
+from chassis.pooling import Session
 
 Scopes = Annotated[list[str], typer.Option("--scope", help="A permission of the key. Repeatable.")]
 
@@ -26,7 +26,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
     """The commands for one service. All but `list` need the role that owns the schema, as `migrate` does."""
     app = typer.Typer(help="Make, list and revoke the API keys of clients.", no_args_is_help=True)
 
-    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]], *, as_owner: bool = True) -> T:
+    def run[T](options: Options, use: Callable[[Session], Awaitable[T]], *, as_owner: bool = True) -> T:
         settings = config.load_database(settings_type, options or ())
         return asyncio.run(in_transaction(settings.as_owner() if as_owner else settings, use))
 
@@ -64,7 +64,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
         _check(settings_type, list(keys), scopes)
         found = peppers(options)
 
-        async def register_all(session: AsyncSession) -> dict[str, str]:
+        async def register_all(session: Session) -> dict[str, str]:
             return {
                 principal: await key_administration.register_key(
                     session, key, principal=principal, scopes=scopes, peppers=found

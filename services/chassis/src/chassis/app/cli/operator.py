@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Protocol
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import config
 from chassis.config.settings import DatabaseSettings, ServiceSettings
-from chassis.pooling import Database
+from chassis.pooling import Database, Session
 from chassis.pooling.wakeup import Wakeups
 
 Options = Annotated[
@@ -26,19 +25,19 @@ Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long
 class Run(Protocol):
     """Calls `use` with a session of the service's database, in one transaction."""
 
-    def __call__[T](self, options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T: ...
+    def __call__[T](self, options: Options, use: Callable[[Session], Awaitable[T]]) -> T: ...
 
 
 def runner_of(settings_type: type[ServiceSettings]) -> Run:
     """The `Run` of a service, as the role that runs it."""
 
-    def run[T](options: Options, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    def run[T](options: Options, use: Callable[[Session], Awaitable[T]]) -> T:
         return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
 
     return run
 
 
-async def in_transaction[T](settings: DatabaseSettings, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+async def in_transaction[T](settings: DatabaseSettings, use: Callable[[Session], Awaitable[T]]) -> T:
     """The result of `use`, once its transaction has committed and the waiting workers are notified."""
     async with Wakeups(settings, application_name="cli") as wakeups:
         database = Database(settings, pool="cli", application_name="cli", notify=wakeups.notify)

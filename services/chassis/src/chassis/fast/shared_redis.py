@@ -1,12 +1,13 @@
-"""One connection to Redis for many callers: what is asked in one turn of the event loop goes out in one write.
+"""Replaces redis-py's pool for short commands: many callers share one connection, and their commands one write.
 
 A command on a connection of its own costs a checkout, two system calls, a task's wake-ups and three time-outs. A
-process that asks Redis twice in each request has many of them waiting at any moment, and here they share all that.
+process that sends Redis two commands in each request has many of them waiting at any moment, and here they share that.
 """
 
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
@@ -15,8 +16,6 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, InvalidResponse, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from chassis.pooling import metrics
 
 _NOTHING = object()
 
@@ -27,14 +26,14 @@ class SharedRedis(Redis):
     Each caller gets its own answer or error. A caller that is cancelled changes nothing for the others. When the
     connection breaks, or an answer takes longer than `timeout` (seconds), all that wait on it fail, and the next
     command opens another. A pipeline of a caller's own has a connection of `pool`, which this client closes, too.
-    `name` is the pool's in metrics: its connection is never taken, so it is waited for only while it is opened.
+    Callers wait for the connection only while it is opened; `observe_wait` gets the seconds.
     """
 
-    def __init__(self, pool: ConnectionPool, *, name: str, timeout: float) -> None:
+    def __init__(self, pool: ConnectionPool, *, observe_wait: Callable[[float], object], timeout: float) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
         self.pending = 0
-        self._wait_seconds = metrics.wait_seconds.labels(name)
+        self._observe_wait = observe_wait
         self._timeout = timeout
         self._link: _Link | None = None
         self._opening: asyncio.Task[_Link] | None = None
@@ -72,7 +71,7 @@ class SharedRedis(Redis):
             return await asyncio.shield(self._opening)
         finally:
             self.pending -= 1
-            self._wait_seconds.observe(time.perf_counter() - started)
+            self._observe_wait(time.perf_counter() - started)
 
     def _has_opened(self, opening: "asyncio.Task[_Link]") -> None:
         self._opening = None

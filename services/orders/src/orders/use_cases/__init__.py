@@ -1,0 +1,26 @@
+"""What orders does: verbs over (session, command). Each writes in the caller's transaction and calls nobody.
+
+The states and moves are `models.ORDER`; the steps are those of docs/reference/protocol.md. Read `placing` first.
+"""
+
+from orders.use_cases.cancelling import cancel_order, expire_orders
+from orders.use_cases.placing import place_order
+from orders.use_cases.reading import find_order, find_product, list_orders, list_products, read_order
+from orders.use_cases.settling import PaymentNews, PaymentStatus, apply_payment, decide_payment
+from orders.use_cases.sweeps import sweep
+
+__all__ = [
+    "PaymentNews",
+    "PaymentStatus",
+    "apply_payment",
+    "cancel_order",
+    "decide_payment",
+    "expire_orders",
+    "find_order",
+    "find_product",
+    "list_orders",
+    "list_products",
+    "place_order",
+    "read_order",
+    "sweep",
+]

@@ -1,0 +1,68 @@
+"""Cancelling: at a client's request, or because the payment took too long."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from chassis.errors import ApiError, ErrorCode
+from chassis.jobs import enqueue
+from chassis.logging import get_logger
+from chassis.pooling import Session, log_after_commit
+from chassis.pooling.paging import belongs_to
+from sqlalchemy import ColumnElement, func, select, update
+
+from orders.messages import SettlePayment
+from orders.models import ORDER, Order, OrderRef, OrderStatus
+from orders.schemas import OrderView
+from orders.use_cases.reading import find_order
+
+log = get_logger(__name__)
+
+
+async def cancel_order(session: Session, order_id: UUID, *, client_id: str) -> tuple[OrderView, bool]:
+    """Protocol, row 12: the order is on its way to `cancelled`. Returns it and whether this call has set it going.
+
+    Raises `ApiError` (404) when there is no such order of this client's.
+    """
+    owned = select(Order.id).where(Order.id == order_id, belongs_to(Order.client_id, client_id))
+    if await session.scalar(owned) is None:
+        raise ApiError(ErrorCode.NOT_FOUND)
+    is_new = await _begin_cancelling(session, Order.id == order_id, reason="requested") != []
+    order = await find_order(session, order_id, client_id=client_id)
+    assert order is not None  # noqa: S101  orders are never deleted
+    return order, is_new
+
+
+async def expire_orders(session: Session, *, after: float, batch: int) -> list[OrderRef]:
+    """Protocol, row 12: cancel orders that have been pending for `after` seconds. Their money may be on its way, so
+    they are settled like any other cancelled order.
+    """
+    too_old = (
+        select(Order.id)
+        .where(Order.status == OrderStatus.PENDING.value, Order.created_at < func.now() - timedelta(seconds=after))
+        .order_by(Order.created_at)
+        .limit(batch)
+        .scalar_subquery()
+    )
+    # An array is worked out once, a sub-select behind IN perhaps for each order.
+    return await _begin_cancelling(
+        session,
+        Order.id == func.any(func.array(too_old)),
+        Order.status == OrderStatus.PENDING.value,
+        reason="expired",
+    )
+
+
+async def _begin_cancelling(session: Session, *which: ColumnElement[bool], reason: str) -> list[OrderRef]:
+    moved = await session.execute(
+        update(Order)
+        .where(*which, Order.status.in_(ORDER.sources(OrderStatus.CANCELLING)))
+        .values(status=OrderStatus.CANCELLING.value, reason=reason, updated_at=func.now(), cancelling_at=func.now())
+        .returning(Order.id, Order.client_id)
+    )
+    orders = [OrderRef(*row) for row in moved]
+    for order in orders:
+        await enqueue(session, SettlePayment(order_id=order.id))
+        log_after_commit(
+            session, log.info, "order_moved", order_id=order.id, status=OrderStatus.CANCELLING.value, reason=reason
+        )
+    return orders

@@ -1,0 +1,65 @@
+"""Reading the catalogue and orders."""
+
+import base64
+import binascii
+from uuid import UUID
+
+from chassis.errors import ApiError, ErrorCode, ErrorDetail
+from chassis.pooling import Session
+from chassis.pooling.paging import newest_of
+from chassis.pooling.statements import DriverStatement, load_statements
+from sqlalchemy import select
+
+from orders.models import Order, Product
+from orders.schemas import OrderLineView, OrderPage, OrderSummary, OrderView, ProductList, ProductView
+
+_FIND = DriverStatement.of(load_statements("orders.sql", package="orders")["find"])
+
+
+async def list_products(session: Session) -> ProductList:
+    """The whole catalogue, by id."""
+    products = await session.scalars(select(Product).order_by(Product.id))
+    return ProductList(items=[ProductView.model_validate(product, from_attributes=True) for product in products])
+
+
+async def find_product(session: Session, product_id: str) -> ProductView | None:
+    """One product of the catalogue; None when there is none."""
+    product = await session.get(Product, product_id)
+    return ProductView.model_validate(product, from_attributes=True) if product else None
+
+
+async def find_order(session: Session, order_id: UUID, *, client_id: str) -> OrderView | None:
+    """An order of this client's; None when there is none."""
+    rows = await session.fetch(_FIND, order_id=order_id, client=client_id)
+    if not rows:
+        return None
+    return OrderView(**rows[0], lines=[OrderLineView(**row) for row in rows])
+
+
+async def list_orders(session: Session, *, client_id: str, limit: int, cursor: str | None) -> OrderPage:
+    """A client's orders, newest first. Raises `ApiError` (422) for a cursor that was not given by this route."""
+    before = None if cursor is None else _read_cursor(cursor)
+    query = newest_of(Order, Order.client_id, client_id, before=before, limit=limit + 1)
+    orders = list(await session.scalars(query))
+    shown = orders[:limit]
+    return OrderPage(
+        items=[OrderSummary.model_validate(order, from_attributes=True) for order in shown],
+        next_cursor=_write_cursor(shown[-1].id) if len(orders) > limit else None,
+    )
+
+
+async def read_order(session: Session, order_id: UUID) -> Order:
+    """The order that a job is about; it exists, since the job committed with it."""
+    return (await session.scalars(select(Order).where(Order.id == order_id))).one()
+
+
+def _write_cursor(order_id: UUID) -> str:
+    return base64.urlsafe_b64encode(order_id.bytes).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> UUID:
+    try:
+        return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError) as error:
+        detail = ErrorDetail("cursor", "Use a next_cursor as it was given.", cursor[:64])
+        raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error

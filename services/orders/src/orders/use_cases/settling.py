@@ -1,0 +1,121 @@
+"""Settling: what news of its payment does to an order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+from uuid import UUID
+
+from chassis.errors import IllegalTransition
+from chassis.events import outbox
+from chassis.jobs import enqueue
+from chassis.logging import get_logger
+from chassis.pooling import Session, after_commit, log_after_commit
+from prometheus_client import Histogram
+from sqlalchemy import func, select, update
+
+from orders.messages import STREAM, OrderCancelled, OrderConfirmed, OrderEvent, SettlePayment
+from orders.models import ORDER, Order, OrderRef, OrderStatus
+
+log = get_logger(__name__)
+
+settle_seconds = Histogram(
+    "order_settle_seconds",
+    "Time from an order's placing until it was final, by what it became (confirmed, cancelled); no refund later on.",
+    ["outcome"],
+    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600),  # `pending_limit` is 900
+)
+
+_FIRST_FINAL_VERSION = 2
+"""Of the event that tells of an order's first final state: 1 was its placing, 3 is a refund after it was confirmed."""
+_UNPAID = frozenset({"failed", "canceled", "refunded"})
+_SETTLED = _UNPAID | {"captured"}
+
+type PaymentStatus = Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentNews:
+    """What is known of a payment, from an event or an answer. `version` is 0 as long as there is no news in it."""
+
+    payment_id: UUID
+    version: int
+    status: PaymentStatus
+    reason: str | None = None
+
+
+def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> OrderStatus | None:
+    """Where news of its payment moves an order; None: nowhere. Pure: the protocol's `apply_payment`."""
+    if news.version <= seen:
+        return None
+    if news.status == "captured":
+        return OrderStatus.CONFIRMED if order is OrderStatus.PENDING else None
+    is_over = news.status in _UNPAID and order in {OrderStatus.PENDING, OrderStatus.CANCELLING}
+    return OrderStatus.CANCELLED if is_over else None
+
+
+async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
+    """Protocol, row 11: record the news and move the order. Returns the order when something changed.
+
+    Raises `LookupError` for a payment of no order.
+    """
+    order = await session.scalar(select(Order).where(Order.payment_id == news.payment_id).with_for_update())
+    if order is None:
+        raise LookupError(f"no order has payment {news.payment_id}")
+    if news.version <= order.payment_version or news.status not in _SETTLED:
+        return None
+    target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
+    if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
+        # The protocol cannot get here; if it does, money was taken for a cancelled order and has to go back.
+        log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
+        await enqueue(session, SettlePayment(order_id=order.id))
+    values = {
+        "payment_version": news.version,
+        "paid_amount": order.amount if news.status == "captured" else 0,
+        "updated_at": func.now(),
+    }
+    if target is None:
+        await session.execute(update(Order).where(Order.id == order.id).values(values))
+        return OrderRef(order.id, order.client_id)
+    await _move(
+        session, order, target, values, reason=None if target is OrderStatus.CONFIRMED else order.reason or news.reason
+    )
+    return OrderRef(order.id, order.client_id)
+
+
+async def _move(
+    session: Session, order: Order, target: OrderStatus, values: Mapping[str, object], *, reason: str | None
+) -> None:
+    """Compare-and-set on the state, and the event that tells of it, with the next version."""
+    moved = await session.scalar(
+        update(Order)
+        .where(Order.id == order.id, Order.status.in_(ORDER.sources(target)))
+        .values({**values, "status": target.value, "version": Order.version + 1, "reason": reason})
+        .returning(Order)
+        .execution_options(populate_existing=True)
+    )
+    if moved is None:
+        raise IllegalTransition(ORDER.name, order.status, target)
+    await _publish(session, moved, OrderConfirmed if target is OrderStatus.CONFIRMED else OrderCancelled)
+    if moved.version == _FIRST_FINAL_VERSION:
+        seconds = (moved.updated_at - moved.created_at).total_seconds()
+        after_commit(session, partial(settle_seconds.labels(target.value).observe, seconds))
+    log_after_commit(session, log.info, "order_moved", order_id=order.id, status=target.value, reason=reason)
+
+
+async def _publish(session: Session, order: Order, event: type[OrderEvent]) -> None:
+    await outbox.publish(
+        session,
+        event(
+            order_id=order.id,
+            client_id=order.client_id,
+            customer_email=order.customer_email,
+            status=order.status,
+            amount=order.amount,
+            currency=order.currency,
+            reason=order.reason,
+        ),
+        stream=STREAM,
+        aggregate_id=str(order.id),
+        aggregate_version=order.version,
+    )

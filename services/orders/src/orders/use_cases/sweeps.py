@@ -1,0 +1,32 @@
+"""The sweep: whatever an order waits for has a job, or gets it again."""
+
+from datetime import timedelta
+
+from chassis.jobs import enqueue, has_live_job
+from chassis.pooling import Session
+from sqlalchemy import func, select
+
+from orders.messages import RequestPayment, SettlePayment
+from orders.models import Order, OrderStatus
+
+
+async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
+    """Protocol, row 15, from state: an open order that has not changed for `stale_after` seconds and has no job gets it
+    again.
+
+    Both jobs may be repeated at any time; payments answers with what it knows by now.
+    """
+    stale = await session.execute(
+        select(Order.id, Order.status)
+        .where(
+            Order.status.in_((OrderStatus.PENDING.value, OrderStatus.CANCELLING.value)),
+            Order.updated_at < func.now() - timedelta(seconds=stale_after),
+            ~has_live_job((RequestPayment, SettlePayment), order_id=Order.id),
+        )
+        .order_by(func.random())  # or a batch of orders that nothing moves would hide all others
+        .limit(batch)
+    )
+    for order in stale:
+        is_pending = order.status == OrderStatus.PENDING
+        job = RequestPayment(order_id=order.id) if is_pending else SettlePayment(order_id=order.id)
+        await enqueue(session, job)
