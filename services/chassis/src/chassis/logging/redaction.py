@@ -1,4 +1,4 @@
-"""Redaction: what a line, a span or an error may not show, by the name of a field and by pattern in any text."""
+"""Redaction: secrets are removed from lines, spans and errors, by the name of a field and by patterns in any text."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,35 +10,35 @@ from uuid import UUID
 REDACTED = "[redacted]"
 
 MAX_TEXT = 16_384
-"""Characters of one value that are written: a traceback has a tenth of it, and a container runtime cuts lines at
-16 KiB. It also bounds what a stranger's text costs here."""
-_BEHIND_CUT = 1024  # characters that are looked at behind a cut: more than a password in a URL has
-_TAIL = 4096  # of them from the end, where a traceback names its error
+"""Characters of one value that are written. A traceback has a tenth of that; container runtimes cut lines at 16 KiB.
+The limit also bounds the time to redact a text from outside."""
+_BEHIND_CUT = 1024  # characters behind a cut that are checked too: more than a password in a URL has
+_TAIL = 4096  # of these characters come from the end, where a traceback names its error
 
-# Names whose values are never written; see `is_sensitive` for how a name is spelt for it.
+# Names of fields whose values are never written, in the spelling of `is_sensitive`.
 _SENSITIVE_NAME = re.compile(
     r"(^|_)(password|passwd|passphrase|secret|token|credential|authorization|cookie|signature|dsn"
     r"|(api|secret|private|access|signing|debug)_?key|card_?number|pan|cvc|cvv|iban)s?$"
 )
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
-# Linear in any text: no repetition gives back what it took, and none is scanned again from each of its characters.
+# Linear in any text: the repetitions are possessive, and none is matched again from each of its characters.
 _SECRET_PATTERNS = (
     re.compile(r"\bwhsec_[A-Za-z0-9+/=]++"),
     re.compile(r"(?i)\bbearer\s{1,8}+[A-Za-z0-9._~+/=-]++"),
     re.compile(r"(?<=://)[^/\s:@]*+:[^/\s@]++(?=@)"),  # user:password@ of a URL
     re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}+"),  # the form of a payment provider's keys
-    re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,}+"),  # our API keys; what is before it is public
+    re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,}+"),  # our API keys; the part before is public
     re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # tokens and peppers of ours, and hashes
     re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]++)*+"),  # a JSON object in base64: a JSON Web Token, or a part of one
 )
 _EMAIL = re.compile(r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]++@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++")
-# password=…, "api_key": "…", secret: …, as a connection string, a query or a quoted body has them.
+# password=…, "api_key": "…" and secret: …, as in a connection string, a query or a quoted body.
 _NAMED_SECRET = re.compile(
     r"(?i)((?:password|passwd|passphrase|secret|token|api[_-]?key|authorization|cookie)"
     r"""(?:["']?\s{0,8}=\s{0,8}|["']\s{0,8}:\s{0,8}|:\s{1,8})["']?)(?!\[redacted\])[^\s"',;&})]++"""
 )
-# Digits in groups, as on a card, unless a letter stands beside them; of a UUID no part is one.
+# Groups of digits, as on a card, without a letter beside them. A UUID matches as a whole, and is left as it is.
 _DIGITS = re.compile(
     r"(?i:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})"
     r"|(?<![^\W_])(?=(?:[ -]?[0-9]){13})(?P<run>[0-9]{3,}+(?![^\W_])(?:[ -][0-9]{3,}+(?![^\W_]))*+)"
@@ -54,23 +54,23 @@ _CARD_LENGTHS = {
     "8": range(16, 20),
     "9": range(16, 20),
 }
-"""How many digits a payment card's number has, by the first one (ISO/IEC 7812-1, and what the networks issue). A time
-in milliseconds, as a stream's ids begin with, has 13, and the first one is 1 (from 2033 on 2)."""
+"""The number of digits of a card number, by its first digit (ISO/IEC 7812-1, and what the networks issue). A time
+in milliseconds, as in the ids of a stream, has 13 digits, and the first is 1 (from 2033 on: 2), so it is no card."""
 _MOST_CARD_DIGITS = 19
 _MOST_CARD_GROUPS = 6  # of three digits or more
-_DOUBLED = str.maketrans("0123456789", "0246813579")  # twice the digit, and of 10 to 18 the sum of both digits
+_DOUBLED = str.maketrans("0123456789", "0246813579")  # twice the digit; from 10 on, the sum of both digits
 _MANY_DIGITS = re.compile("[0-9][0-9 -]{12}")
 _LONG_HEX = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}")
 _KEY_LENGTH = 64
-_MAX_REMEMBERED = 128
-"""Characters of a text that is remembered: strangers' long ones would fill a quarter of a gigabyte."""
+_MAX_CACHED = 128
+"""Characters of a text whose check is cached. Long texts from outside would fill a quarter of a gigabyte."""
 _SMALLEST_CARD_NUMBER = 10**12
 _PLAIN = frozenset({type(None), bool, float})
-"""What most fields are: looked up before any `isinstance`, which takes five times as long."""
+"""The types of most values. This lookup takes a fifth of the time of `isinstance`."""
 
 
 def redact(value: Any) -> Any:
-    """The value without secrets: sensitive keys of mappings, and patterns (keys, tokens, card numbers) in text."""
+    """The value without the values of sensitive fields, and without keys, tokens and card numbers in its texts."""
     if type(value) is str:
         return _redact_text(value)
     if type(value) in _PLAIN or (isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER):
@@ -93,14 +93,14 @@ def _redact_other(value: Any) -> Any:
 
 
 def redact_fields(fields: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The mapping without secrets. One loop with few calls: each line has some twenty fields, most of them plain."""
+    """The mapping without secrets. One loop with few calls, because every line has some twenty fields."""
     shown = {}
     for key, item in fields.items():
-        name, hides = _judge_name(key) if type(key) is str and len(key) <= _MAX_REMEMBERED else _judge_any(key)
+        name, hides = _check_cached_name(key) if type(key) is str and len(key) <= _MAX_CACHED else _check_name(key)
         if hides:
             shown[name] = REDACTED
         elif type(item) in _PLAIN or (
-            type(item) is str and len(item) <= _MAX_REMEMBERED and not _is_suspicious_name(item)
+            type(item) is str and len(item) <= _MAX_CACHED and not _may_hold_secret_cached(item)
         ):
             shown[name] = item
         else:
@@ -108,19 +108,19 @@ def redact_fields(fields: Mapping[Any, Any]) -> dict[Any, Any]:
     return shown
 
 
-def _judge_any(key: Any) -> tuple[Any, bool]:
-    """A key as it may be shown, and whether its value must not be."""
+def _check_name(key: Any) -> tuple[Any, bool]:
+    """The name without secrets, and whether the value of a field of this name is hidden."""
     return _redact_text(key) if isinstance(key, str) else key, is_sensitive(str(key))
 
 
-_judge_name = lru_cache(maxsize=1024)(_judge_any)  # names are few, and looking at one costs more than the line it is on
+_check_cached_name = lru_cache(maxsize=1024)(_check_name)  # there are few names, and each check is slow
 
 
 def shown_back(text: str, limit: int) -> str:
-    """A caller's own text, fit to be sent back: without secrets or half surrogate pairs, at most `limit` long.
+    """A caller's text as an answer may quote it: without secrets and half surrogate pairs, at most `limit` long.
 
-    It is cut first, a little behind the limit: what a text costs here does not grow with its length. The part behind
-    the limit is looked at and not shown, since a secret that the cut goes through may not be known for one.
+    The text is cut before it is redacted, so that the time does not grow with its length. The cut is a little behind
+    the limit, because a pattern may not recognise a secret that is cut in two.
     """
     shown = str(redact(text[: limit + _BEHIND_CUT]))
     if len(text) > limit + _BEHIND_CUT:
@@ -128,21 +128,21 @@ def shown_back(text: str, limit: int) -> str:
     return shown[:limit].encode(errors="backslashreplace").decode()
 
 
-@lru_cache(maxsize=1024)  # names are few, and looking at one costs more than the line it is on
+@lru_cache(maxsize=1024)  # there are few names, and each check is slow
 def is_sensitive(name: str) -> bool:
-    """Whether a field of this name holds what must not be shown: a password, key, token, card number.
+    """Whether a field of this name holds a secret: a password, key, token or card number.
 
-    `name` may be a dotted path; case does not matter, `-` and a camel's hump read as `_`.
+    `name` may be a dotted path. Case does not matter, and `apiKey` and `api-key` are read as `api_key`.
     """
     words = _CAMEL_HUMP.sub("_", name).replace("-", "_").lower()
     return any(_SENSITIVE_NAME.search(part) for part in words.split("."))
 
 
 def _text_of(value: Any) -> str:
-    """An exception, an object, a number that may be a card's: what its text holds is what would be written."""
+    """The text that would be written for an exception, another object, or a number that may be that of a card."""
     try:
         return str(value)
-    except Exception:  # noqa: BLE001  a value that cannot say what it is must not end what wrote the line
+    except Exception:  # noqa: BLE001  a failing `__str__` must not become a failure of the code that logs
         return f"<{type(value).__name__}>"
 
 
@@ -150,7 +150,7 @@ def _redact_text(text: str) -> str:
     if len(text) > MAX_TEXT:
         cut = len(text) - MAX_TEXT
         text = f"{text[: MAX_TEXT - _TAIL]}[{cut} characters cut]{text[-_TAIL:]}"
-    if not (_is_suspicious_name(text) if len(text) <= _MAX_REMEMBERED else _is_suspicious(text)):
+    if not (_may_hold_secret_cached(text) if len(text) <= _MAX_CACHED else _may_hold_secret(text)):
         return text
     for pattern in _SECRET_PATTERNS:
         text = pattern.sub(REDACTED, text)
@@ -160,9 +160,10 @@ def _redact_text(text: str) -> str:
     return _DIGITS.sub(_redact_cards, text)
 
 
-def _is_suspicious(text: str) -> bool:
-    """Whether the text has in it what each of those patterns needs: most are done after this look. One pattern for all
-    would take three times as long.
+def _may_hold_secret(text: str) -> bool:
+    """Whether a pattern can match at all: each needs one of these characters or words. Most texts have none of them.
+
+    A single pattern for all of them would take three times as long.
     """
     return (
         "@" in text
@@ -179,11 +180,13 @@ def _is_suspicious(text: str) -> bool:
     )
 
 
-_is_suspicious_name = lru_cache(maxsize=4096)(_is_suspicious)  # routes, job names and the like are on every line
+_may_hold_secret_cached = lru_cache(maxsize=4096)(
+    _may_hold_secret
+)  # the same routes and names of jobs are on many lines
 
 
 def _redact_cards(match: re.Match[str]) -> str:
-    """The run without the card numbers in it. Another number may follow a card's: `4111 1111 1111 1111 200 EUR`."""
+    """The match without its card numbers. Another number may follow a card number: `4111 1111 1111 1111 200 EUR`."""
     if match["run"] is None:
         return match[0]
     run, begin = match["run"], 0
@@ -197,7 +200,7 @@ def _redact_cards(match: re.Match[str]) -> str:
 
 
 def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
-    """Where the longest card number ends that begins with the first of these groups; 0 when none does."""
+    """The end of the longest card number that begins with the first of these groups, or 0 if there is none."""
     lengths = _CARD_LENGTHS.get(run[groups[0][0]], range(0))
     found, digits = 0, ""
     for start, end in groups:
@@ -210,5 +213,5 @@ def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
 
 
 def _passes_luhn(number: str) -> bool:
-    """Whether the digits have a card number's check sum (ISO/IEC 7812-1, annex B); order numbers mostly don't."""
+    """Whether the digits pass the check of card numbers (ISO/IEC 7812-1, annex B). One in ten other numbers does."""
     return (sum(map(int, number[-1::-2])) + sum(map(int, number[-2::-2].translate(_DOUBLED)))) % 10 == 0

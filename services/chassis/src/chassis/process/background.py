@@ -1,7 +1,8 @@
-"""Background tasks: the one place that starts them. None of them ends unseen.
+"""Background tasks. They are started here, so that none of them ends unnoticed.
 
-supervised(work)   ── fails or returns ──▶ a line, a count, a pause, and it begins again; `/readyz` names it meanwhile
-Group.start()  ── fails ─────────────▶ the group fails with it: a part of a process, without which it has to end
+supervised(work)  ── fails or returns ──▶ the failure is logged and counted, and after a pause the work starts again;
+                                          `/readyz` names the task meanwhile
+Group.start()     ── fails ─────────────▶ the group fails too: for the parts that a process cannot work without
 """
 
 import asyncio
@@ -18,27 +19,27 @@ from chassis.logging import Logger, get_logger
 
 log = get_logger(__name__)
 
-failures = Counter("background_task_failures", "Times that a task in the background failed and began again.", ["task"])
+failures = Counter("background_task_failures", "Times that a background task failed and started again.", ["task"])
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
 RECOVERED_SECONDS = 60.0
-"""A task that has worked for so long has recovered: longer than the longest pause, and than a period of its work."""
+"""A task that has worked for this long has recovered. It is longer than the longest pause and than a period of work."""
 
 type Work = Callable[[], Coroutine[Any, Any, None]]
 type Sleep = Callable[[float], Awaitable[object]]
 
 
 class TaskEnded(HoldfastError):
-    """A task in the background returned, or was cancelled from inside, though nothing asked it to."""
+    """A background task returned, or cancelled itself, although it should work until it is stopped."""
 
 
 _last_failures: dict[str, tuple[float, str]] = {}
-"""When each task failed last (monotonic seconds), and of what. Of the process, as its metrics are."""
+"""The time (monotonic seconds) and the error type of each task's latest failure, for the whole process."""
 
 
 def failing() -> Mapping[str, str]:
-    """What each task failed of that has failed within the last `RECOVERED_SECONDS`, by the task's name."""
+    """The error types of the tasks that have failed within the last `RECOVERED_SECONDS`, by task name."""
     since = time.monotonic() - RECOVERED_SECONDS
     return {name: error for name, (failed_at, error) in _last_failures.items() if failed_at > since}
 
@@ -55,12 +56,12 @@ async def supervised(
     is_outage: Callable[[Exception], bool] = _is_never,
     sleep: Sleep = asyncio.sleep,
 ) -> AsyncIterator[None]:
-    """Keep `work()` going while the block runs; at its end it is cancelled and waited for.
+    """Keep `work()` running while the block runs. The end of the block cancels the work and waits for its end.
 
-    `work` never returns by itself. When it fails it begins again, after a pause that grows from one failure to the
-    next. `is_outage` recognises the errors of a dependency that is away: see `log_failure`.
+    `work` does not return by itself. After a failure it starts again, and the pause before grows with each failure in a
+    row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
     """
-    failures.labels(name)  # an alert on an increase needs a zero to start from
+    failures.labels(name)  # exposes a zero, which an alert on an increase needs
     task = asyncio.create_task(_keep_going(work, name, is_outage, sleep), name=name)
     try:
         yield
@@ -75,8 +76,8 @@ async def _keep_going(work: Work, name: str, is_outage: Callable[[Exception], bo
         began = time.monotonic()
         error = await _failure_of(work)
         in_a_row = 1 if time.monotonic() - began > RECOVERED_SECONDS else in_a_row + 1
-        pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  spreads processes, no secret
-        with suppress(Exception):  # a line that cannot be written, for want of memory, must not end the task
+        pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  no secret
+        with suppress(Exception):  # a failure to log, for lack of memory, must not end the task
             _note(name, error, outage=is_outage(error), again_in=pause)
         await sleep(pause)
 
@@ -93,13 +94,13 @@ def pause_after(in_a_row: int, *, draw: float) -> float:
 async def _failure_of(work: Work) -> Exception:
     try:
         await uncancelled(work)
-    except Exception as error:  # noqa: BLE001  the edge of a task: whatever it fails of is recorded, and it goes on
+    except Exception as error:  # noqa: BLE001  every error of a task is recorded, and the task goes on
         return error
     return TaskEnded("it returned")
 
 
 async def uncancelled[T](work: Callable[[], Awaitable[T]]) -> T:
-    """`await work()`; a cancellation that nothing asked its task for is an error like any other: `TaskEnded`."""
+    """`await work()`. Raises `TaskEnded` if the work cancels itself while its task is not being cancelled."""
     try:
         return await work()
     except asyncio.CancelledError as error:
@@ -125,7 +126,7 @@ def log_failure(logger: Logger, event: str, error: Exception, *, is_outage: bool
 
 
 class Group(asyncio.TaskGroup):
-    """A task group that fails when one of its tasks is cancelled from inside. asyncio's own goes on without it."""
+    """A task group that fails if one of its tasks cancels itself. asyncio's own group goes on without that task."""
 
     def start(self, work: Work, *, name: str) -> asyncio.Task[None]:
         return self.create_task(uncancelled(work), name=name)
