@@ -21,23 +21,21 @@ from chassis.process.background import supervised
 class Pools:
     """`health` is one connection for checks, which never waits for the requests or jobs that use `database`.
 
-    `redis` serves caches and limits: its commands time out quickly. `wakeups` notifies workers when a transaction of
-    `database` commits.
+    `wakeups` notifies workers when a transaction of `database` commits.
     """
 
     wakeups: Wakeups
     database: Database
     health: Database
-    redis: Redis
 
 
 @asynccontextmanager
 async def open_pools[S: ServiceSettings](
     live: Live[S], *, role: Literal["api", "worker"], pool: str, redis: Redis
 ) -> AsyncIterator[Pools]:
-    """Open the pools, compare their connections with what PostgreSQL allows, and claim the prefix of Redis' keys.
+    """Open the pools, compare the number of connections with PostgreSQL's limit, and claim the prefix of Redis' keys.
 
-    `pool` is the label of `database` in metrics. `redis` is closed at the end, too. Raises `ForeignPrefix` when the
+    `pool` is the label of `database` in metrics. `redis` is closed with the pools. Raises `ForeignPrefix` when the
     prefix belongs to another installation.
     """
     settings = live.current
@@ -58,4 +56,4 @@ async def open_pools[S: ServiceSettings](
         await stack.enter_async_context(
             supervised(partial(keep_claim, redis, health, service=service), name="redis-claim")
         )
-        yield Pools(wakeups=wakeups, database=database, health=health, redis=redis)
+        yield Pools(wakeups=wakeups, database=database, health=health)
