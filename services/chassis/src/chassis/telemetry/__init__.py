@@ -35,14 +35,14 @@ LIMITS = SpanLimits(max_events=0)
 """
 
 _tracer = trace.get_tracer("holdfast")
-_sampler = Sampler(1.0)  # until `configure_tracing`
+_sampler = Sampler(1.0)  # replaced by `configure_tracing`
 
 
 def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: str) -> Callable[[], None]:
-    """Install the tracer and return what flushes and stops it, within a few seconds whatever the collector does.
+    """Install the tracer. Returns a function that flushes and stops it within seconds, even if the collector hangs.
 
-    Trace ids exist even without a collector, since logs and answers carry them; only then nothing that begins here is
-    recorded, and nothing is exported.
+    Trace ids exist even without a collector, because logs and answers carry them. Without a collector no trace that
+    begins here is recorded, and no span is exported.
     """
     global _sampler  # noqa: PLW0603  as the provider is, below
     endpoint = settings.telemetry.otlp_endpoint
@@ -62,7 +62,7 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     trace.set_tracer_provider(provider)
     if endpoint is None:
         return provider.shutdown
-    # Imported here: the exporter costs 6 MB that a process without a collector does not need.
+    # Imported only here: the exporter takes 6 MB, which a process without a collector saves.
     from chassis.telemetry.export import export_to  # noqa: PLC0415
 
     return export_to(endpoint, provider)
@@ -108,7 +108,7 @@ def _redact(current: Span) -> None:
 
 
 def record_failure(current: Span, error: Exception) -> None:
-    """Mark the span as failed, its reason without secrets. The traceback is in the log, under the same trace id."""
+    """Mark the span as failed, with a reason without secrets. The traceback is in the log, under the same trace id."""
     if current.is_recording():
         current.set_attribute("error.type", type(error).__name__)
         reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]

@@ -1,7 +1,7 @@
-"""Sending spans to a collector in the background, so that one that is down costs no request and hardly a log line.
+"""Sends spans to a collector in the background. A collector that is down delays no request and is logged once a minute.
 
 Ended spans wait in a queue of 2,048 (the SDK's default; the oldest are dropped) and go out every 5 s, or as soon as 512
-are there. What cannot be sent is lost and counted: a trace is no record that anything depends on.
+are there. Spans that cannot be sent are dropped and counted: no function depends on traces.
 """
 
 import logging
@@ -22,13 +22,13 @@ spans_exported = Counter("trace_spans_exported", "Spans given to the exporter; r
 EXPORT_TIMEOUT = 2.0
 """Seconds for one batch, its retries included."""
 STOP_TIMEOUT = 2.0
-"""Seconds from the stop within which batches may still begin; with the last one's, the end of a process waits 4."""
+"""Seconds after the stop in which batches may still begin. With the last batch, a process waits for 4 s at its end."""
 SECONDS_BETWEEN_LINES = 60.0
 
 
 def export_to(endpoint: str, provider: TracerProvider) -> Callable[[], None]:
-    """Send the provider's spans to the OTLP/HTTP collector at this base URL; returns what flushes and stops it all."""
-    # Each retry and each batch would be a line of its own; ours is one a minute, with the same news.
+    """Send the provider's spans to the OTLP/HTTP collector at this base URL. Returns a function that stops it."""
+    # The exporter would log each retry and each batch; `BoundedExporter` logs one line a minute instead.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     url = f"{endpoint.rstrip('/')}/v1/traces"
     exporter = BoundedExporter(OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT), url)
@@ -42,7 +42,7 @@ def export_to(endpoint: str, provider: TracerProvider) -> Callable[[], None]:
 
 
 class BoundedExporter(SpanExporter):
-    """Passes batches on to `inner`; says that some were lost once a minute, and once told to stop, soon gives up."""
+    """Passes batches on to `inner`. Logs lost spans once a minute. Begins no batch after the time of `stop_after`."""
 
     def __init__(self, inner: SpanExporter, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._inner = inner
@@ -53,7 +53,7 @@ class BoundedExporter(SpanExporter):
         self._lost = 0
 
     def stop_after(self, seconds: float) -> None:
-        """Begin no batch later than that from now."""
+        """Begin no batch later than this many seconds from now."""
         self._stops_at = self._clock() + seconds
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

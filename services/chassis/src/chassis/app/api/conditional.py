@@ -1,4 +1,4 @@
-"""Conditional reads: an answer carries the ETag of its bytes, and who has them already is answered 304 without them.
+"""Conditional reads: an answer carries the ETag of its bytes. A caller that has them already is answered 304 instead.
 
 RFC 9110, sections 8.8.3 (ETag), 13.1.2 (If-None-Match) and 15.4.5 (304).
 """
@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-# A cache may keep the answer but has to ask before each use: without a word, browsers guess how long it is good.
+# A cache may store the answer and must revalidate it before each use. Without this header, browsers guess a lifetime.
 _CACHE_CONTROL = "private, no-cache"
 _NOT_MODIFIED = 304
 
@@ -25,7 +25,7 @@ CONDITIONAL: dict[int | str, dict[str, Any]] = {
     200: {"headers": {"ETag": _ETAG_HEADER}},
     _NOT_MODIFIED: {"description": "The caller has the current one.", "headers": {"ETag": _ETAG_HEADER}},
 }
-"""The OpenAPI responses of a route that says `conditional=True`."""
+"""The OpenAPI responses of a route with `conditional=True`."""
 
 IF_NONE_MATCH: dict[str, Any] = {
     "parameters": [
@@ -37,18 +37,18 @@ IF_NONE_MATCH: dict[str, Any] = {
         }
     ]
 }
-"""The same route's parameter in the document. The header has no wrong form: a text that is no tag matches no answer."""
+"""The same route's parameter in the document. No value is invalid: a text that is not a tag matches no answer."""
 
 
 def etag(body: bytes) -> str:
-    """A strong validator: other bytes have another one."""
+    """A strong validator: different bytes have a different tag."""
     return f'"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
 def has_current(if_none_match: Iterable[str], tag: str) -> bool:
-    """Whether the caller has what `tag` stands for, by its If-None-Match headers. Pure.
+    """Whether the caller's If-None-Match headers name `tag`. Pure.
 
-    `*` stands for any; tags are compared weakly, as this header asks, so a proxy that weakened ours does no harm.
+    `*` matches any tag. This header compares tags weakly (RFC 9110), so a tag that a proxy weakened still matches.
     """
     fields = [field.strip() for field in if_none_match]
     return "*" in fields or any(tag in _TAG.findall(field) for field in fields)

@@ -1,7 +1,7 @@
-"""What surrounds every request, in one raw ASGI frame: ids, span, deadline, limits, metrics, canonical line.
+"""One raw ASGI frame around every request: ids, span, deadline, limits, metrics, canonical line.
 
-One frame rather than one per concern because they share the same few facts (route, status, duration), and raw ASGI
-because Starlette's BaseHTTPMiddleware costs more than everything in here together.
+It is one frame, because all these concerns need the same facts (route, status, duration). It is raw ASGI, because
+Starlette's BaseHTTPMiddleware costs more than all of this module.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ request_seconds = Histogram(
 )
 active_requests = Gauge("http_server_active_requests", "Requests being answered.")
 
-_MAX_PATH = 256  # characters of it that are recorded: no route has more, and looking for secrets in it takes time
+_MAX_PATH = 256  # recorded characters of a path: no route is longer, and the search for secrets takes time
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
-_LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read, and paid for, to be thrown away
+_LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read only to be discarded
 _DEADLINE = deadlines.HEADER.lower().encode()
 _DEBUG = debugging.HEADER.lower().encode()
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -62,7 +62,7 @@ class RequestContext:
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
         exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
-        request_id_var.set(exchange.request_id)  # a request is a task of its own, so nobody else sees it
+        request_id_var.set(exchange.request_id)  # each request is a task, so no other request sees it
         with (
             deadlines.deadline(deadlines.from_header(headers.get(_DEADLINE), self._settings.default_deadline)),
             debugging_for(headers.get(_DEBUG)),
@@ -95,11 +95,11 @@ class RequestContext:
                     raise  # too late for an answer
                 await answer_to(scope, error)(scope, exchange.receive, exchange.send)
         except Exception:
-            # The boundary: whatever nobody knew how to handle is logged once, here, and shown to nobody.
+            # The boundary: an unexpected error is logged once, here, and its details stay out of the answer.
             log.exception("request_failed", route=exchange.route)
             await exchange.refuse(ApiError(ErrorCode.INTERNAL_ERROR))
         except asyncio.CancelledError:
-            # Only the server cancels a request, when the drain's time is up, and this is where its task ends.
+            # Only the server cancels a request, when the drain's time is over. Its task ends here.
             log.warning("request_cancelled", route=exchange.route)
             await exchange.refuse(ApiError(ErrorCode.SHUTTING_DOWN, retry_after=1))
 
@@ -121,7 +121,7 @@ class RequestContext:
 
 
 class Exchange:
-    """One request and its answer: the size of the body is bounded, the status seen, `headers` go on the answer.
+    """One request and its answer. It bounds the body's size, records the status and adds `headers` to the answer.
 
     `asked` has the request's headers by their names in lower case, the first of each name.
     """
@@ -151,7 +151,7 @@ class Exchange:
 
     @property
     def route(self) -> str:
-        """The route's template, so that labels stay few; what matched none counts as one route."""
+        """The route's template, so that labels stay few. All requests without a route share one label."""
         return getattr(self._scope.get("route"), "path", "unmatched")
 
     async def refuse(self, error: ApiError) -> None:
@@ -166,10 +166,10 @@ class Exchange:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408) from None  # a body that trickles in would hold its place for ever
+            raise HTTPException(408) from None  # without a limit, a body that trickles in would hold its slot
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
-            # Starlette's exception, since the framework turns any other one raised in here into a 400.
+            # Starlette's exception: the framework would turn any other one that is raised here into a 400.
             raise HTTPException(413)
         return message
 
@@ -196,7 +196,7 @@ def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
 
 
 def _describe(current: Span, exchange: Exchange) -> None:
-    """What is known at the end. By OpenTelemetry's rules a 4xx is no failure of the server's."""
+    """Record the answer on the span. By OpenTelemetry's rules a 4xx is not a failure of the server."""
     if not current.is_recording():
         return
     current.update_name(f"{exchange.method} {exchange.route}")

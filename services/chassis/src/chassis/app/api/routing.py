@@ -1,4 +1,4 @@
-"""Routes. Each one says in words who may call it, what a call costs, who goes first, and how it may fail.
+"""Routes. Each one declares the scope that it needs, the cost of a call, its criticality, and the errors it may answer.
 
     router = Router(prefix="/v1")
 
@@ -6,7 +6,7 @@
     @router.get("/status", public=True)
 
 A route with neither `access` nor `public=True` raises `UndeclaredRoute` when its module is imported. The OpenAPI
-document is made from what a route says. A refused request is refused before its body is read.
+document is generated from these declarations. A request is refused before its body is read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,40 +37,40 @@ from chassis.process.bodies import check_encoding
 
 
 class UndeclaredRoute(HoldfastError):
-    """A route says neither whose `access` it needs nor that it is `public`, or it says both."""
+    """A route declares neither `access` nor `public`, or it declares both."""
 
 
 class Declaration(TypedDict, total=False):
-    """What a route says. `access` or `public` is required."""
+    """The declaration of a route. `access` or `public` is required."""
 
     access: str
     """The scope that callers need. Without a valid key or token a caller is answered 401, without the scope 403."""
     public: bool
-    """Any stranger may call it. It must limit them itself."""
+    """True when callers need no key. The handler must then limit them itself."""
     cost: int
-    """What a call takes of its caller's limit; 1 if not given. Over the limit a caller is answered 429."""
+    """The units that a call takes of its caller's limit, by default 1. Over the limit a caller is answered 429."""
     criticality: Criticality
-    """`critical`: money or an event that a customer waits for. `sheddable`: a view that can be asked for again. An
+    """`critical`: money, or an event that a customer waits for. `sheddable`: a view that can be requested again. An
     overloaded process refuses `sheddable` routes first and `critical` ones last; `default` lies between them."""
     errors: Sequence[ErrorCode]
-    """The codes that it may answer, beside those of any route, of a body and of `Keyed`, which are found here."""
+    """The codes that the route may answer. Those of every route, of a body and of `Keyed` are added by themselves."""
     conditional: bool
-    """Its `Json` has an ETag, and a caller who has the current body is answered 304 without it."""
+    """True when the answer's `Json` has an ETag. A caller that has the current body is then answered 304 without it."""
     status_code: int
-    """Of its usual answer; 200 if not given."""
+    """The status of the usual answer, by default 200."""
     response_model: type[Any]
-    """The body's model, where the handler returns a `Response`."""
+    """The model of the body, for a handler that returns a `Response`."""
     responses: Mapping[int | str, dict[str, Any]]
-    """Further answers that are no errors, as OpenAPI responses by status."""
+    """Further answers that are not errors, as OpenAPI responses by status."""
     dependencies: Sequence[Depends]
     include_in_schema: bool
-    """Whether the document shows it; True if not given."""
+    """Whether the document shows the route, by default True."""
     openapi_extra: dict[str, Any]
-    """What FastAPI cannot know of the operation, such as the schema of a raw body."""
+    """Fields of the OpenAPI operation that FastAPI cannot derive, such as the schema of a raw body."""
 
 
 class Route(APIRoute):
-    """A route that takes a place of the process, and then authenticates, before it reads anything else."""
+    """A route that takes a slot of the load shedder and authenticates the caller before it reads the body."""
 
     access: Access | None
     """None for a public route."""
@@ -100,7 +100,7 @@ class Route(APIRoute):
             | (IF_NONE_MATCH if is_conditional else {})
             | (options.get("openapi_extra") or {})
         )
-        # Clients that are generated from the document get the function's name, not one made of path and method.
+        # Generated clients name the operation after the function, and not after path and method.
         super().__init__(path, endpoint, **options | {"generate_unique_id_function": lambda route: route.name})
         self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's solver needs it; `Application` has none
         self.app = past_solver(self)
@@ -108,7 +108,7 @@ class Route(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         if scope["method"] not in (self.methods or ()):
-            await spend_as_stranger(request)  # no key has been looked at
+            await spend_as_stranger(request)  # the caller's key has not been checked
             raise HTTPException(405)
         load_shedder: LoadShedder = scope["app"].load_shedder
         exchange = Exchange.of(scope)
@@ -120,7 +120,7 @@ class Route(APIRoute):
 
 
 class Router:
-    """What a service declares its routes on; `build_app` takes it."""
+    """A service declares its routes on a `Router` and passes it to `build_app`."""
 
     def __init__(self, *, prefix: str = "") -> None:
         self.routes: list[Route] = []
@@ -150,7 +150,7 @@ class Router:
 
 
 def _errors_of_needs(path: str, endpoint: Callable[..., Any]) -> Sequence[ErrorCode]:
-    """The errors that a route may answer because of what its handler asks for."""
+    """The errors that follow from the parameters of a route's handler."""
     is_keyed = any(need.call is keyed for need in _all_needs(get_dependant(path=path, call=endpoint)))
     return KEYED if is_keyed else ()
 
@@ -162,7 +162,7 @@ def _all_needs(of: Dependant) -> Iterator[Dependant]:
 
 
 def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
-    """Let the OpenAPI document say what kind of key the routes that are not public need."""
+    """Add the security scheme to the OpenAPI document, if a route needs a key."""
     if any(isinstance(route, Route) and route.access for route in routes):
         document["components"]["securitySchemes"] = {SCHEME: {"type": "http", "scheme": "bearer"}}
 
