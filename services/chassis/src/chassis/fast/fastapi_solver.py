@@ -109,8 +109,8 @@ class _Solving:
             made = await self._made_by(needed)
             if needed.name is not None:
                 values[needed.name] = made
-        if asked.path_params:
-            values |= _right(*request_params_to_args(asked.path_params, request.path_params))
+        for field in asked.path_params:
+            values[field.name] = _right(*field.validate(request.path_params.get(field.alias), {}, loc=("path",)))
         if asked.query_params:
             values |= _right(*request_params_to_args(asked.query_params, request.query_params))
         if asked.header_params:

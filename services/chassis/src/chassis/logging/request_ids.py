@@ -1,7 +1,7 @@
 """The id that connects the lines of a request."""
 
-import random
 import re
+import uuid
 from contextvars import ContextVar
 
 from chassis.logging.redaction import redact
@@ -15,4 +15,4 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 def request_id_from(header: str) -> str:
     """The caller's request id if it is a plain one, or a new id. Ids are logged, so no other text is accepted."""
     is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number would match as well
-    return header if is_plain else f"{random.getrandbits(128):032x}"
+    return header if is_plain else uuid.uuid4().hex
