@@ -251,7 +251,7 @@ class CrashingResources(WorkerResources):
             claim_after=CLAIM_AFTER,
         ).run
 
-    def scheduler(self, schedules):
+    def scheduler(self, schedules=()):
         return WorkerResources.scheduler(self, [self._schedule(schedule) for schedule in schedules])
 
     def _job(self, handler):
