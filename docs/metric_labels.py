@@ -74,7 +74,7 @@ LABELS: dict[str, Bound] = {
 LABELS_OF: dict[tuple[str, str], Bound] = {
     ("cache_requests", "result"): _literal(caching.Result),
     ("config_reload", "result"): _literal(reloading.Result),
-    ("log_debug_headers", "result"): _literal(debugging.Verdict),
+    ("log_debug_headers", "result"): _literal(debugging.HeaderCheck),
     ("trace_spans_exported", "result"): _of("sent", "lost"),
     ("webhook_delivery_attempts", "result"): _literal(webhooks.AttemptResult),
     ("webhook_endpoints_disabled", "reason"): _of("gone", "failing"),
