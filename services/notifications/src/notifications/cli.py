@@ -15,7 +15,7 @@ from notifications.use_cases import list_dead_mails, resend_mails
 
 
 def _mail_commands() -> typer.Typer:
-    app = typer.Typer(help="Look after mails that the mail server refused for good.", no_args_is_help=True)
+    app = typer.Typer(help="List and resend mails that the mail server refused.", no_args_is_help=True)
     run = runner_of(NotificationsSettings)
 
     @app.command()
@@ -33,7 +33,7 @@ def _mail_commands() -> typer.Typer:
         mail_id: Annotated[UUID | None, typer.Argument(metavar="[ID]")] = None,
         *,
         every: Annotated[bool, typer.Option("--all", help="All dead mails.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Send dead mails again, with the same Message-IDs."""

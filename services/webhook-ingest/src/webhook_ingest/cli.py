@@ -14,19 +14,19 @@ from webhook_ingest.use_cases import Redrivable, redrive
 
 
 def _webhook_commands() -> typer.Typer:
-    app = typer.Typer(help="Look after webhooks that were stored and not published.", no_args_is_help=True)
+    app = typer.Typer(help="Replay webhooks that were stored and not published.", no_args_is_help=True)
     run = runner_of(WebhookIngestSettings)
 
     @app.callback()
     def webhooks_group() -> None:
-        """Look after webhooks that were stored and not published."""
+        """Replay webhooks that were stored and not published."""
 
     @app.command("redrive")
     def redrive_webhooks(
         which: Annotated[Redrivable, typer.Argument(help="ignored: no handler for its type; dead: unreadable.")],
         *,
         provider: Annotated[Provider | None, typer.Option(help="Only webhooks of this provider.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Handle stored webhooks again, from their signed bodies, once the code that reads them was changed."""

@@ -72,14 +72,14 @@ def render(scope: Scope, error: ApiError) -> Response:
     route = getattr(scope.get("route"), "path", "unmatched")
     api_errors.labels(error.code.name, route).inc()
     put_on_canonical_line(error_code=error.code.name)
-    shown = ApiError(
+    shortened = ApiError(
         error.code,
         error.message if error.message == error.code.value.message else shown_back(error.message, _MAX_MESSAGE),
         details=[_fit(detail, marked_fields(scope["app"])) for detail in error.details],
         retry_after=error.retry_after,
     )
     found = answer(
-        shown,
+        shortened,
         request_id=request_id_var.get() or "",
         accept=Headers(scope=scope).getlist("accept"),
         documentation=scope.get(DOCUMENTATION_KEY, DOCUMENTATION_URL),

@@ -13,11 +13,11 @@ from chassis.pooling.budget import service_budget
 
 def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     """The commands for one service."""
-    app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+    app = typer.Typer(help="Print the configuration.", no_args_is_help=True)
 
     @app.callback()
     def config_group() -> None:
-        """Look at the configuration."""
+        """Print the configuration."""
 
     @app.command()
     def explain(

@@ -14,7 +14,7 @@ from chassis.events import dead_events
 
 def event_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     """The commands for one service."""
-    app = typer.Typer(help="Look after events that this service could not handle.", no_args_is_help=True)
+    app = typer.Typer(help="List and replay events that this service could not handle.", no_args_is_help=True)
     run = runner_of(settings_type)
 
     @app.command()
@@ -46,7 +46,7 @@ def _add_event_replay(app: typer.Typer, run: Run) -> None:
         *,
         every: Annotated[bool, typer.Option("--all", help="All dead events.")] = False,
         stream: Annotated[str | None, typer.Option(help="With --all: only those of this stream.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Have the worker handle dead events again, within seconds."""

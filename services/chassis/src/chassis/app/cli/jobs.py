@@ -27,7 +27,7 @@ Filters = Annotated[
 
 def job_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     """The commands for one service."""
-    app = typer.Typer(help="Look after jobs, above all those that no attempt could save.", no_args_is_help=True)
+    app = typer.Typer(help="List jobs, replay dead letters, and wait for queues.", no_args_is_help=True)
     run = runner_of(settings_type)
 
     @app.command()
@@ -66,7 +66,7 @@ def _add_replay(app: typer.Typer, run: Run) -> None:
         *,
         every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
         filters: Filters = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Make dead letters ready to run again."""
