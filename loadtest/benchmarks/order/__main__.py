@@ -1,18 +1,20 @@
 """What a whole order costs, from its POST to its last mail, beside the same saga written plainly: `make bench-order`.
 
-Each arm gets a bare machine of its own: the runner's simulators and a durable PostgreSQL, empty, and the arm's own
-processes. It is charged, confirmed and mailed the same orders. The table has the CPU of each process per order, what
-PostgreSQL did for it, and the orders per second to the last mail. There is no gate yet: the figures are the baseline
-that later changes are compared with. The last line is one JSON object.
+Each arm runs alone, over the runner's simulators and an empty, durable PostgreSQL, and gets the same load. Rounds are
+interleaved. The table has the CPU of each process per order, what PostgreSQL did for it, and the orders per second to
+the last mail. There is no gate yet: the figures are the baseline that later changes are compared with. The last line
+is one JSON object.
 """
 
 import argparse
 import asyncio
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from arms import ARMS
 from holdfast_local.chaos_settings import passing_settings
@@ -23,18 +25,31 @@ from spending import Spent, count_statements, spent
 
 WARM_UP_ORDERS = 50  # every process has then prepared its statements and opened its connections
 IDLE_SECONDS = 5.0
+ROUNDS = 2  # the second in reverse, so that a neighbour's work that grows or fades falls on all arms alike
 OWN = "holdfast"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Of one arm."""
+    """Of one arm, in one round or in all."""
 
     orders: int
     spent: Spent
     placed: Placed
     idle: float
     """CPU of all processes with nothing to do, as a share of one core."""
+
+    @classmethod
+    def of(cls, rounds: Sequence[Self]) -> Self:
+        """All rounds as one: what they spent together, for all their orders."""
+        return cls(
+            orders=sum(each.orders for each in rounds),
+            spent=Spent.of([each.spent for each in rounds]),
+            placed=Placed(
+                sum(each.placed.seconds for each in rounds), statistics.mean(each.placed.behind for each in rounds)
+            ),
+            idle=statistics.mean(each.idle for each in rounds),
+        )
 
     @property
     def milliseconds(self) -> Mapping[str, float]:
@@ -111,10 +126,13 @@ def ratios_of(found: Mapping[str, Found]) -> Mapping[str, float]:
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    found = {}
-    for name in arguments.only or [*ARMS]:
-        print(f"{name}: {arguments.orders} orders", file=sys.stderr)
-        found[name] = await measure(name, orders=arguments.orders, rate=arguments.rate)
+    names = arguments.only or [*ARMS]
+    rounds: Mapping[str, list[Found]] = {name: [] for name in names}
+    for number in range(arguments.rounds):
+        for name in reversed(names) if number % 2 else names:
+            print(f"round {number + 1} of {arguments.rounds}, {name}: {arguments.orders} orders", file=sys.stderr)
+            rounds[name].append(await measure(name, orders=arguments.orders, rate=arguments.rate))
+    found = {name: Found.of(each) for name, each in rounds.items()}
     report(found)
     if arguments.chart:
         sys.path.append(str(Path(__file__).parents[2]))  # the style is the lab's
@@ -127,7 +145,8 @@ async def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A whole order, in CPU by process, beside plain sagas.")
-    parser.add_argument("--orders", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--orders", type=int, default=300, help="of each arm in a round")
     parser.add_argument("--rate", type=float, help="orders posted a second, however many are unfinished (open loop)")
     parser.add_argument("--only", action="append", choices=[*ARMS], help="this arm; may be repeated")
     parser.add_argument("--chart", type=Path, help="an SVG to write")

@@ -1,7 +1,7 @@
 """What a running platform has spent: CPU by program, and what PostgreSQL did."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,6 +18,12 @@ class Spent:
     cpu: Mapping[str, float]
     transactions: int
     statements: int
+
+    @classmethod
+    def of(cls, parts: "Sequence[Spent]") -> "Spent":
+        """Their sum."""
+        cpu = {program: sum(part.cpu[program] for part in parts) for program in parts[0].cpu}
+        return cls(cpu, sum(part.transactions for part in parts), sum(part.statements for part in parts))
 
     def __sub__(self, before: "Spent") -> "Spent":
         cpu = {program: seconds - before.cpu[program] for program, seconds in self.cpu.items()}
