@@ -10,7 +10,7 @@ A service author needs the names below, and `schedules` for recurring work. Read
 1. `payload`, `enqueueing`, `running_job`: a job from the service's side. `live_jobs` helps a sweep to avoid duplicates.
 2. `jobs.sql`: every statement, with its reason.
 3. `decisions`, then `runner`: how a worker claims, runs and ends jobs. The runner's parts are `claims` (what to claim
-   next), `runs` (claimed jobs), `executor` (one attempt), `time_limits`, `completion`, `leases` (the heartbeat) and
+   next), `runs` (claimed jobs), `executor` (one attempt), `completion`, `leases` (the heartbeat) and
    `tending` (expired leases, measurements).
 4. `dead_letters` and `routes` for operators, `backlog` to refuse work in time, `schedules` for recurring work.
 """

@@ -16,7 +16,6 @@ from chassis.jobs.payload import JobOptions, JobPayload
 from chassis.jobs.running_job import Handler, RunningJob
 from chassis.jobs.runs import Run
 from chassis.jobs.statements import DRIVER_STATEMENTS
-from chassis.jobs.time_limits import TimeLimits
 from chassis.logging import bind_to_task, canonical_line, debugging_for, get_logger
 from chassis.pooling import Database
 from chassis.retries import deadlines, full_jitter
@@ -54,7 +53,6 @@ class Executor:
         self._complete = complete
         self._tolerate = tolerate
         self._random = random
-        self._time_limits = TimeLimits()
         self.is_draining = False
         """True once the worker stops: an outage may then no longer delay the end of an attempt."""
 
@@ -104,9 +102,7 @@ class Executor:
         except asyncio.CancelledError:
             if run.ended_by is None:
                 raise
-            if run.ended_by != "timed_out":
-                return run.ended_by, None
-            error = self._timed_out(run)
+            return run.ended_by, None
         except LeaseLost as lost:
             return "lease_lost", lost
         except Exception as raised:  # noqa: BLE001  the edge of a job: every error of a handler decides how its job ends
@@ -121,12 +117,15 @@ class Executor:
     async def _handle(self, run: Run) -> None:
         payload, handler = self._load(run.row)
         limit, left = payload.options.time_limit, run.row["seconds_left"]
-        self._time_limits.watch(run, limit)
+        time_limit = asyncio.timeout(limit)
         try:
-            with deadlines.deadline(limit if left is None else min(limit, left)):
-                await handler(run.job, payload)
-        finally:
-            self._time_limits.unwatch(run)
+            async with time_limit:
+                with deadlines.deadline(limit if left is None else min(limit, left)):
+                    await handler(run.job, payload)
+        except TimeoutError as error:
+            if time_limit.expired():
+                raise TimeoutError(f"not done within its time limit of {limit:g} s") from error
+            raise
 
     def _load(self, row: asyncpg.Record) -> tuple[JobPayload, Handler]:
         """The payload and its handler. Raises `PermanentJobError` when no further attempt can change that."""
@@ -140,11 +139,6 @@ class Executor:
             return kind.model_validate_json(row["payload"]), handler
         except ValidationError as error:
             raise PermanentJobError(f"its payload is not a {kind.__name__}: {error}") from error
-
-    def _timed_out(self, run: Run) -> TimeoutError:
-        if run.task is not None:
-            run.task.uncancel()  # the task goes on: it still records the attempt's end
-        return TimeoutError(f"not done within its time limit of {self._options(run).time_limit:g} s")
 
     async def _fail(self, run: Run, error: Exception) -> Outcome:
         """Record the failure. In an outage, try again until the lease expires or the worker stops."""

@@ -1,7 +1,6 @@
 """The jobs that this process has claimed and not ended."""
 
 import asyncio
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,32 +9,28 @@ import asyncpg
 
 from chassis.jobs.running_job import RunningJob
 
-type Ending = Literal["lease_lost", "handed_back", "timed_out"]
+type Ending = Literal["lease_lost", "handed_back"]
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Run:
     """A claimed job with its lease and the task that runs its handler.
 
-    `lease_until` is on the monotonic clock, measured from before the lease was requested. `overdue_at` is on the event
-    loop's clock: the end of the handler's time limit.
+    `lease_until` is on the monotonic clock, measured from before the lease was requested.
     """
 
     job: RunningJob
     row: asyncpg.Record
     lease_until: float
-    overdue_at: float = math.inf
     task: asyncio.Task[None] | None = None
     ended_by: Ending | None = None
 
     def end(self, reason: Ending) -> None:
         """Cancel the handler, once.
 
-        A handler that is committing its job's end is cancelled only by its time limit: the database decides whether the
-        commit still holds.
+        A handler that is committing its job's end is left alone: the database decides whether the commit still holds.
         """
-        may_be_cancelled = not self.job.is_finishing or reason == "timed_out"
-        if self.task is not None and self.ended_by is None and may_be_cancelled:
+        if self.task is not None and self.ended_by is None and not self.job.is_finishing:
             self.ended_by = reason
             self.task.cancel()
 
