@@ -8,13 +8,12 @@ from typing import Any
 import asyncpg
 from pydantic import SecretStr
 from sqlalchemy import URL, Connection, Engine, event
-from sqlalchemy.engine import AdaptedConnection, ExceptionContext
-from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from chassis.config.settings import DatabaseSettings
-from chassis.fast.idle_connections import TRUSTED_SECONDS, USED_AT
+from chassis.fast.connection_check import try_before_use
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
 from chassis.pooling.failures import ConnectionLost, is_session_over
@@ -62,7 +61,7 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
         },
     )
     _time_statements(engine.sync_engine)
-    _try_before_use(engine.sync_engine, seconds=settings.pool_timeout)
+    try_before_use(engine.sync_engine, seconds=settings.pool_timeout)
     return engine
 
 
@@ -86,31 +85,6 @@ async def _open_measured(pool: str, passwords: Passwords, **arguments: Any) -> a
     connection = await open_connection(passwords, **arguments)
     metrics.create_seconds.labels(pool).observe(time.perf_counter() - started)
     return connection
-
-
-def _try_before_use(engine: Engine, *, seconds: float) -> None:
-    """Replace a connection whose backend has gone, before a request gets it; who is asked has `seconds` to answer.
-
-    The library's pre-ping asks the server each time, in three round trips: half of what a read costs. The driver knows
-    without asking when the server has closed a connection; only where nobody would have told it (a router that forgot
-    the connection, a machine that is gone) is it asked, and only after `TRUSTED_SECONDS` without use.
-    """
-
-    def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:
-        if adapted.driver_connection.is_closed() or adapted.driver_connection.is_in_transaction():
-            raise DisconnectionError
-        used_at = record.info.get(USED_AT)
-        if used_at is not None and time.monotonic() - used_at > TRUSTED_SECONDS:
-            try:
-                adapted.run_async(partial(_ask, seconds=seconds))
-            except Exception as error:  # whatever keeps it from answering, nobody gets this connection
-                raise InvalidatePoolError from error
-
-    event.listen(engine, "checkout", on_checkout)
-
-
-async def _ask(connection: asyncpg.Connection, *, seconds: float) -> None:
-    await connection.execute("SELECT 1", timeout=seconds)  # the simple protocol: one round trip, nothing prepared
 
 
 def note_statement(statement: str, seconds: float, error_type: str) -> None:
