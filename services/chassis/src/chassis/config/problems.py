@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: one line for each thing to fix, with the variable and the layer it came from."""
+"""The problems of a configuration: one line for each thing to fix, with its variable and the layer of its value."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress

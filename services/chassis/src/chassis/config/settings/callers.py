@@ -1,4 +1,4 @@
-"""Settings of callers: who may call, and how much each caller may ask for."""
+"""Settings of callers: their keys, tokens and scopes, and the limits of their requests."""
 
 from typing import Annotated, ClassVar, Self
 
@@ -12,7 +12,7 @@ type Scope = Annotated[str, Field(max_length=63, pattern=r"^[a-z][a-z-]*:[a-z][a
 
 
 class AuthSettings(Group):
-    """The callers that may call: clients have keys, stored in the database, and services sign tokens."""
+    """The callers of a service. Clients have keys, which are stored in the database. Services sign tokens."""
 
     peppers: tuple[Annotated[SecretStr, Field(min_length=32, max_length=256)], ...] = Field(
         (),
