@@ -62,7 +62,7 @@ async def test_without_a_slot_a_suspect_waits_for_a_time_out_and_uses_up_no_atte
     assert webhooks.customer.types == ["order.placed", "order.confirmed", "order.cancelled"]
 
 
-async def test_an_endpoint_that_is_not_suspect_needs_none_of_their_places(webhooks: Webhooks) -> None:
+async def test_an_endpoint_that_is_not_suspect_needs_none_of_their_slots(webhooks: Webhooks) -> None:
     await webhooks.create()
     await webhooks.happen(1)
     with webhooks.suspect_slots:

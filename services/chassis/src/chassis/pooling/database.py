@@ -41,16 +41,16 @@ _FROM_THE_DATABASE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""A bare time-out or `OSError` inside a block is something else's: the database's own are `ConnectionLost` by then."""
+"""A bare time-out or `OSError` inside a block has another source: the database's own have become `ConnectionLost`."""
 
 
 class Database:
     """One engine with its pool, made in a composition root and closed when everything that uses it has ended.
 
     `pool` names it in metrics and errors: separate pools keep health checks and jobs from starving requests. `notify`
-    (`chassis.pooling.wakeup.Wakeups.notify`) is how a committed transaction wakes the processes that wait for its rows.
-    `passwords` gives the current ones to each new connection, so that they can be replaced; without it those of
-    `settings` are shown.
+    (`chassis.pooling.wakeup.Wakeups.notify`) wakes the processes that wait for the rows of a committed transaction.
+    `passwords` returns the current passwords for each new connection, so that they can be replaced. Without it the
+    connection uses those of `settings`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Database:
         )
         self._idle = IdleConnections(self._engine, return_after=min(RETURN_SECONDS, settings.pool_recycle))
         # Callers queue here in order, so SQLAlchemy's pool never has to block anyone.
-        self._places = asyncio.Semaphore(settings.pool_size + settings.max_overflow)
+        self._slots = asyncio.Semaphore(settings.pool_size + settings.max_overflow)
         self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)
@@ -108,10 +108,10 @@ class Database:
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
-        """The driver's own connection, for a worker's loops: each statement is a transaction of its own.
+        """The driver's connection, for a worker's loops. Each statement is one transaction.
 
-        Fails to connect as the others do; what the driver raises then is not wrapped. It is no checkout, which whatever
-        is started inside the block would inherit: a loop starts other people's work.
+        Raises the same errors as `transaction` when no connection can be had. Errors of statements are not wrapped. It
+        is not recorded as a checkout: the jobs that a loop starts inside the block would inherit it.
         """
         async with self._borrowed() as borrowed:
             is_fit = False
@@ -149,7 +149,7 @@ class Database:
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Borrowed]:
         """A connection of the pool; the next caller gets it when the block ends, unless it was closed."""
-        since = await self._take_place()
+        since = await self._take_slot()
         try:
             borrowed = await self._connect(self._idle.take(), since=since)
             try:
@@ -157,18 +157,18 @@ class Database:
             finally:
                 await self._idle.keep(borrowed)
         finally:
-            self._places.release()
+            self._slots.release()
 
-    async def _take_place(self) -> float:
-        """One of as many as there are connections; since when it was waited for (seconds, as `perf_counter` counts)."""
+    async def _take_slot(self) -> float:
+        """Take a slot, of which there are as many as connections. Returns the start of the wait, by `perf_counter`."""
         since = time.perf_counter()
-        if not self._places.locked():  # the usual case needs no timer
-            await self._places.acquire()
+        if not self._slots.locked():  # the usual case needs no timer
+            await self._slots.acquire()
             return since
         self._pending += 1
         try:
             async with asyncio.timeout(self._timeout):
-                await self._places.acquire()
+                await self._slots.acquire()
         except TimeoutError as error:
             self._timeouts.inc()
             self._note_wait(since)
@@ -181,7 +181,7 @@ class Database:
         self._pending += 1
         try:
             return await opening
-        except PoolTimeout as error:  # whoever is cancelled gives his place back before his connection
+        except PoolTimeout as error:  # a cancelled caller gives its slot back before its connection
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
         except _CONNECT_ERRORS as error:
@@ -197,13 +197,13 @@ class Database:
 
 
 def open_health_pool(settings: DatabaseSettings, *, application_name: str, passwords: Passwords) -> Database:
-    """One connection for health checks alone: a pool that is used up is no reason to take the process out."""
+    """One connection for health checks alone, so that an exhausted pool does not make the process unready."""
     of_one = settings.model_copy(update={"pool_size": 1, "max_overflow": 0})
     return Database(of_one, pool="health", application_name=application_name, passwords=passwords)
 
 
 class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
-    """A database that is away, or has too much to do, is to be come back to, and no failure of ours."""
+    """Raises the errors of an outage and of a busy database as `DatabaseUnreachable` and `DatabaseBusy`."""
 
     __slots__ = ("_pool",)
 
@@ -222,6 +222,6 @@ class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         if failure is Failure.OUTAGE:
             raise DatabaseUnreachable(self._pool, reason) from error
-        # A caller can only come again; that a statement is too slow is for whoever runs the database.
+        # A caller can only try again. The log line is for the operator: a statement was too slow.
         log.warning("statement_timed_out", pool=self._pool, reason=reason)
         raise DatabaseBusy(self._pool, reason) from error

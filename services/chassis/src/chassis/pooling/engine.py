@@ -1,4 +1,4 @@
-"""The engine of one pool: how a connection is opened, what its session is set to, how its statements are timed."""
+"""The engine of one pool: it opens connections, sets up their sessions and times their statements."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
 
 
 def create_engine(settings: DatabaseSettings, *, pool: str, application_name: str, passwords: Passwords) -> AsyncEngine:
-    """An engine with its pool, whose connections show the passwords that are current when they are opened."""
+    """An engine with its pool. A new connection uses the passwords that are valid when it is opened."""
     engine = create_async_engine(
         URL.create(
             "postgresql+asyncpg",
@@ -49,7 +49,7 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
         connect_args={
             "async_creator_fn": partial(_open_measured, pool, passwords),
             "timeout": settings.connect_timeout,
-            # The server ends a slow statement; this ends waiting for a server that has gone silent.
+            # The server ends a slow statement. This time-out ends the wait for a server that no longer answers.
             "command_timeout": settings.statement_timeout + 1,
             "server_settings": {
                 "application_name": application_name,
@@ -66,16 +66,16 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
 
 
 async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Connection:
-    """A connection of the driver with the first of the passwords that the server takes; `arguments` are the driver's.
+    """A connection of the driver, with the first password that the server accepts. `arguments` are the driver's.
 
-    While a password is replaced, the server knows the old one until a moment that no process sees, and then the new.
+    While a password is replaced, the server accepts the old one and then the new one; no process sees the change.
     """
     *earlier, last = passwords()
     for password in earlier:
         try:
             return await asyncpg.connect(password=password.get_secret_value(), **arguments)
         except asyncpg.InvalidPasswordError:
-            # Expected for a minute. Who forgets the last step of a rotation pays for two attempts, and reads this.
+            # Expected for a minute. When the last step of a rotation was forgotten, each connection takes two attempts.
             log.warning("database_password_refused", user=arguments.get("user"))
     return await asyncpg.connect(password=last.get_secret_value(), **arguments)
 
@@ -88,13 +88,13 @@ async def _open_measured(pool: str, passwords: Passwords, **arguments: Any) -> a
 
 
 def note_statement(statement: str, seconds: float, error_type: str) -> None:
-    """Measure a statement, also for the canonical line; `error_type` is empty for one that did not fail."""
+    """Measure a statement, also for the canonical line. `error_type` is empty when it succeeded."""
     add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
     metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
 
 
 def _time_statements(engine: Engine) -> None:
-    """Measure each statement, also for the canonical line; those that fail count too."""
+    """Measure each statement, also for the canonical line. Failed statements count, too."""
 
     def start(connection: Connection, *_: object) -> None:
         connection.info[_STARTED] = time.perf_counter()
@@ -113,8 +113,8 @@ def _time_statements(engine: Engine) -> None:
         finish(context.connection, context.statement or "", state or type(error).__name__)
         if context.connection is None or context.connection.invalidated or not is_session_over(error):
             return None
-        # The driver may not call it closed yet. After its own time-out the server may be in a transaction of which the
-        # library knows nothing. Ended here, it is not said goodbye to, for which a silent server is given two seconds.
+        # The driver may not report the connection as closed yet. After the driver's own time-out the server may be in a
+        # transaction that SQLAlchemy does not know. `terminate` does not wait for a silent server, as a close would.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
         assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
@@ -128,7 +128,7 @@ def _time_statements(engine: Engine) -> None:
 
 @lru_cache(maxsize=1024)
 def _operation(statement: str) -> str:
-    """Its first word, or `_OTHER` where that is none of few."""
+    """The first word of the statement, or `_OTHER` when it is not one of the few known words."""
     word = statement.split(None, 1)[0].upper() if statement else ""
     return word if word in _OPERATIONS else "_OTHER"
 

@@ -1,7 +1,7 @@
 """The pool of a Redis client: bounded, measured, and without retries of its own.
 
-redis-py retries ten times for a client that makes its pool by itself, and not at all for one that is given a pool:
-retrying is decided in one place, by the caller.
+redis-py retries ten times when a client creates its pool, and never when a client is given a pool. Here clients are
+given one, so that only the caller decides about retries.
 """
 
 import time
@@ -25,7 +25,7 @@ def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis"
 
 
 def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> SharedRedis:
-    """The same for many short commands at once, which share a connection; an answer takes `timeout` at most."""
+    """A Redis client for many short commands at once, which share a connection. An answer takes at most `timeout`."""
     others = _create_pool(settings, timeout=timeout, pool=pool)
     shared = SharedRedis(others, observe_wait=metrics.wait_seconds.labels(pool).observe, timeout=timeout)
     metrics.count.labels(pool, "used").set_function(lambda: others.in_use + shared.is_connected)
@@ -35,9 +35,9 @@ def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = 
 
 
 def names_of(redis: Redis) -> RedisNames:
-    """The names of what is kept there: under the prefix of the settings that the client was made with."""
+    """The names of the keys, which begin with the prefix of the settings that the client was made with."""
     pool = redis.connection_pool
-    assert isinstance(pool, _MeasuredPool)  # noqa: S101  a client without a prefix would meet others' keys
+    assert isinstance(pool, _MeasuredPool)  # noqa: S101  without a prefix a client could change others' keys
     return pool.names
 
 
@@ -72,7 +72,7 @@ class _Connection(Connection):
 
 
 class _MeasuredPool(BlockingConnectionPool):
-    """Tells of its connections as a pool of the database does."""
+    """A pool with the same metrics as a pool of the database."""
 
     def __init__(self, pool: str, *, names: RedisNames, max_connections: int, **options: Any) -> None:
         super().__init__(max_connections=max_connections, **options)
@@ -90,13 +90,13 @@ class _MeasuredPool(BlockingConnectionPool):
         return len(self._in_use_connections)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> AbstractConnection:
-        del command_name, keys, options  # nobody gives them any more
+        del command_name, keys, options  # deprecated in redis-py, and no longer passed
         started = time.perf_counter()
         self.pending += 1
         try:
             connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
         except RedisConnectionError:
-            if not self.can_get_connection():  # else there was one, and it could not be opened
+            if not self.can_get_connection():  # otherwise a connection was free, and could not be opened
                 self._timeouts.inc()
             raise
         else:
