@@ -1,4 +1,4 @@
-"""What a running platform has spent: CPU by program, and what PostgreSQL did."""
+"""What a running platform has spent: CPU by program, and what PostgreSQL and Valkey did."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,26 +8,41 @@ from dataclasses import dataclass
 import asyncpg
 import psutil
 from holdfast_local.platform import Platform, running_platform
+from holdfast_local.ports import LOOPBACK
 from holdfast_local.settings import LocalSettings
+from redis.asyncio import Redis
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """CPU seconds by program; committed transactions and statements of all databases, BEGIN and COMMIT included."""
+    """CPU seconds by program; committed transactions and statements of all databases, BEGIN and COMMIT included;
+    commands to Valkey.
+    """
 
     cpu: Mapping[str, float]
     transactions: int
     statements: int
+    commands: int
 
     @classmethod
     def of(cls, parts: "Sequence[Spent]") -> "Spent":
         """Their sum."""
         cpu = {program: sum(part.cpu[program] for part in parts) for program in parts[0].cpu}
-        return cls(cpu, sum(part.transactions for part in parts), sum(part.statements for part in parts))
+        return cls(
+            cpu,
+            transactions=sum(part.transactions for part in parts),
+            statements=sum(part.statements for part in parts),
+            commands=sum(part.commands for part in parts),
+        )
 
     def __sub__(self, before: "Spent") -> "Spent":
         cpu = {program: seconds - before.cpu[program] for program, seconds in self.cpu.items()}
-        return Spent(cpu, self.transactions - before.transactions, self.statements - before.statements)
+        return Spent(
+            cpu,
+            transactions=self.transactions - before.transactions,
+            statements=self.statements - before.statements,
+            commands=self.commands - before.commands,
+        )
 
 
 async def count_statements(settings: LocalSettings) -> None:
@@ -51,7 +66,15 @@ async def spent(platform: Platform) -> Spent:
         statements = await connection.fetchval("SELECT sum(calls)::int FROM pg_stat_statements")
     finally:
         await connection.close()
-    return Spent({program: _cpu_seconds(platform.pid(program)) for program in programs}, transactions, statements)
+    cpu = {program: _cpu_seconds(platform.pid(program)) for program in programs}
+    return Spent(cpu, transactions=transactions, statements=statements, commands=await _commands(platform))
+
+
+async def _commands(platform: Platform) -> int:
+    installation = platform.installation
+    password = installation.secrets.valkey_password
+    async with Redis(host=LOOPBACK, port=installation.settings.port("valkey"), password=password) as redis:
+        return int((await redis.info("stats"))["total_commands_processed"])
 
 
 def _cpu_seconds(pid: int) -> float:
