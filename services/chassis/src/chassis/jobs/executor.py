@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from chassis.config.settings import JobSettings
 from chassis.errors import HoldfastError, LeaseLost, PermanentJobError
+from chassis.fast.prometheus_labels import remembered
 from chassis.jobs.decisions import Outcome, decide_failure
 from chassis.jobs.metrics import duration_seconds, processed
 from chassis.jobs.payload import JobOptions, JobPayload
@@ -22,6 +23,8 @@ from chassis.retries import deadlines, full_jitter
 from chassis.telemetry import SpanKind, record_failure, span
 
 log = get_logger(__name__)
+
+_processed, _duration_seconds = remembered(processed), remembered(duration_seconds)
 
 RETRY_SECONDS = 0.2
 """The pause between two tries while the database is away. Many tries fit within a lease, after which a job's end can no
@@ -73,8 +76,8 @@ class Executor:
             log.debug("job_started", queue=self._queue, max_attempts=job.max_attempts)
             outcome, error = await self._attempt(run)
             elapsed = time.perf_counter() - started
-            processed.labels(self._queue, job.name, outcome).inc()
-            duration_seconds.labels(self._queue, job.name).observe(elapsed)
+            _processed(self._queue, job.name, outcome).inc()
+            _duration_seconds(self._queue, job.name).observe(elapsed)
             line.update(
                 queue=self._queue,
                 outcome=outcome,

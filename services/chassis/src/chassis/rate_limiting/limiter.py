@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from chassis.config.settings import RateLimitSettings
+from chassis.fast.prometheus_labels import remembered
 from chassis.logging import get_logger, put_on_canonical_line
 from chassis.pooling import names_of
 from chassis.rate_limiting.gcra import MICROSECONDS, Decision, decide, describe, microseconds_per_unit
@@ -24,6 +25,7 @@ decisions = Counter(
     "Decisions, by outcome (allowed, refused; would_refuse in a dark launch) and by backend (redis, local).",
     ["policy", "tier", "decision", "backend"],
 )
+_decisions = remembered(decisions)
 
 type Backend = Literal["redis", "local"]
 
@@ -66,7 +68,7 @@ class RateLimiter:
             outcome = "would_refuse"
             put_on_canonical_line(rate_limit_would_refuse=policy.name)
             decision = decision._replace(allowed=True, retry_after=0.0)
-        decisions.labels(policy.name, policy.tier, outcome, backend).inc()
+        _decisions(policy.name, policy.tier, outcome, backend).inc()
         return decision
 
     async def _decide(self, key: str, policy: Policy, cost: int) -> tuple[Decision, Backend]:

@@ -12,6 +12,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from chassis.app.api.middleware import Exchange
+
 # A cache may store the answer and must revalidate it before each use. Without this header, browsers guess a lifetime.
 _CACHE_CONTROL = "private, no-cache"
 _NOT_MODIFIED = 304
@@ -62,7 +64,8 @@ class ConditionalJson(Response):
         super().__init__(body, media_type="application/json", headers=_headers(self._tag))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if has_current(Headers(scope=scope).getlist("if-none-match"), self._tag):
+        given = Headers(scope=scope).getlist("if-none-match") if b"if-none-match" in Exchange.of(scope).asked else []
+        if has_current(given, self._tag):
             await Response(status_code=_NOT_MODIFIED, headers=_headers(self._tag))(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
