@@ -67,7 +67,7 @@ async def measure(rounds: int) -> Figures:
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(answering())
         for round_ in range(rounds):
-            # Whoever goes second finds a warmer machine: take turns.
+            # The second one finds a warmer machine: take turns.
             for caller in list(CALLERS)[:: 1 if round_ % 2 else -1]:
                 figures[caller].append(await measure_call(caller, port))
         servers = await stack.enter_async_context(running_servers())

@@ -1,4 +1,4 @@
-"""Whoever is called: an HTTP server that reads each request to its end and answers 200 with a small JSON body at once.
+"""The called side: an HTTP server that reads each request to its end and answers 200 with a small JSON body at once.
 
 In a process of its own, with as little work per request as Python allows. Prints its port, then serves until it ends.
 """

@@ -1,4 +1,4 @@
-"""Processes of the comparison: callers, whoever is called, and services as users run them, over a PostgreSQL (durable)
+"""Processes of the comparison: callers, the called server, and services as users run them, over a PostgreSQL (durable)
 and a Valkey of their own. All on loopback, in a temporary folder, gone at the end.
 """
 

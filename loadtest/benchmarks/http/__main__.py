@@ -103,7 +103,7 @@ async def compare(stage: Stage, kinds: Sequence[str], *, rounds: int, seconds: f
         ids["order_cached"], ids["order_uncached"] = new[:CACHED], new[CACHED:]
         for kind in kinds:
             await _forget_jobs(stage)
-            # Whoever goes second finds a warmer machine: take turns.
+            # The second one finds a warmer machine: take turns.
             both = (stage.orders, found[kind].ours), (stage.bare, found[kind].bare)
             for server, rounds_of_it in both[:: 1 if round_ % 2 else -1]:
                 if kind == "order_cached":

@@ -1,7 +1,7 @@
 """The same three endpoints as a bare application: FastAPI, asyncpg and nothing else. What orders is measured against.
 
 It answers what orders answers, from the same models and with the same statements in the same transactions. It has no
-keys, limits, deadlines, metrics, spans or logs, and keeps its products in a dict for ever.
+keys, limits, deadlines, metrics, spans or logs, and reads its products once, into a dict.
 
     BARE_DSN=postgresql://… uvicorn --factory bare:create_app
 """

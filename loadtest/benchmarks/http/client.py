@@ -30,10 +30,9 @@ ORDER = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is asked, on which port, for how long (seconds).
+    """One slice: the kind of request, the port and the seconds.
 
-    `ids` are what is read, one after the other: again and again, but for `order_uncached`, which ends when it has read
-    each once.
+    The requests read `ids` in turn, again and again. `order_uncached` reads each once and ends.
     """
 
     port: int

@@ -76,7 +76,7 @@ async def throughput(queue: Queue, *, jobs: int, concurrency: int) -> float:
 
 
 async def _analyze() -> None:
-    """What autovacuum does within a minute of so many new rows: plans for a table that looks empty are nobody's."""
+    """Do what autovacuum does within a minute of so many new rows: no user has plans for a table that looks empty."""
     connection = await asyncpg.connect(os.environ["BENCH_POSTGRES"])
     await connection.execute("ANALYZE")
     await connection.close()
@@ -105,7 +105,7 @@ async def added_cost(add_in_transaction: Callable[[bool], Awaitable[None]] | Non
     time. Blocks with a job and blocks without take turns, in one process on one connection; the median of pairs.
 
     CPU is what is compared. The difference of two times is a tenth of either, and on a machine that does other work it
-    tells how long the scheduler let somebody else go first, once for each turn from one process to the other.
+    says how long the scheduler let other processes go first, once for each turn from one process to the other.
     """
     assert add_in_transaction is not None
     cpu, seconds = defaultdict[bool, list[float]](list), defaultdict[bool, list[float]](list)
