@@ -146,6 +146,7 @@ OUR_OWN = {
     "payment_provider/__init__.py schedule": "settings",
     "benchmarks/start/__main__.py measured": "our own metrics",
     "loadtest/locustfile.py add_options": "a command's options",
+    "order/durable/__main__.py serve": "settings",
 }
 """What no stranger's text reaches."""
 
