@@ -9,7 +9,7 @@ from proxying import listening, pass_on
 
 # A simple query: type Q, length, text, NUL (https://www.postgresql.org/docs/current/protocol-message-formats.html).
 COMMITS = (b"Q\x00\x00\x00\x0cCOMMIT;\x00", b"Q\x00\x00\x00\x0bCOMMIT\x00")
-"""The driver's own transactions end with a semicolon, hot ones without."""
+"""The driver's own transactions end with a semicolon, those of a session without."""
 
 
 class SeveringProxy:
