@@ -1,4 +1,5 @@
-"""Code that exists for speed alone. Each file is named for what it replaces, and is plugged in at one place.
+"""Code that exists only for speed. Each file is named for the code that it replaces.
 
-docs/reference/performance.md has what each file saves. Read `fastapi_solver` first; it saves most.
+docs/reference/performance.md lists the CPU time that each file saves and the modules that use it. Read
+`fastapi_solver` first, since it saves most.
 """

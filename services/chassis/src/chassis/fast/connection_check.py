@@ -13,10 +13,11 @@ from chassis.fast.idle_connections import TRUSTED_SECONDS, USED_AT
 
 
 def try_before_use(engine: Engine, *, seconds: float) -> None:
-    """Replace a connection whose backend has gone before a caller gets it.
+    """Check each connection before the pool hands it out, and replace a broken one.
 
-    The driver knows when the server has closed a connection. It does not know when a router forgot the connection or a
-    machine is gone. So a connection that was not used for `TRUSTED_SECONDS` is asked, within `seconds`.
+    The driver notices when the server closes a connection. It does not notice when a router drops the connection or
+    the server's machine fails. So a connection that was idle for more than `TRUSTED_SECONDS` has to answer a query
+    within `seconds`.
     """
 
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:
@@ -26,11 +27,12 @@ def try_before_use(engine: Engine, *, seconds: float) -> None:
         if used_at is not None and time.monotonic() - used_at > TRUSTED_SECONDS:
             try:
                 adapted.run_async(partial(_ask, seconds=seconds))
-            except Exception as error:  # the connection does not answer, for whatever reason
+            except Exception as error:  # any error means that the connection does not answer
                 raise InvalidatePoolError from error
 
     event.listen(engine, "checkout", on_checkout)
 
 
 async def _ask(connection: asyncpg.Connection, *, seconds: float) -> None:
-    await connection.execute("SELECT 1", timeout=seconds)  # the simple protocol: one round trip, nothing prepared
+    # Without parameters, the driver uses the simple protocol: it prepares no statement, so one round trip is enough.
+    await connection.execute("SELECT 1", timeout=seconds)

@@ -1,8 +1,8 @@
-"""Replaces FastAPI's solver of dependencies, for requests that are right.
+"""Replaces FastAPI's `solve_dependencies` for valid requests.
 
-FastAPI works out at each request how to make what a route asks for, which takes longer than a cached read.
-`past_solver` reads a right request with FastAPI's own fields and functions, and without the rest of it. A wrong request
-goes to FastAPI, which finds the words for what is wrong. So does every request of a route that `_is_known` refuses.
+FastAPI takes longer to compute a handler's arguments than a read from the cache takes. `past_solver` computes the
+arguments of a valid request with FastAPI's own validators, and skips the rest of FastAPI's work. An invalid request
+still goes to FastAPI, which writes the error messages. So does every request to a route that `_is_known` refuses.
 """
 
 import json
@@ -31,17 +31,17 @@ _READ = {
     "response_param_name",
 }
 _DESCRIBES = {"name", "call", "path", "use_cache", "scope"}
-"""Fields of a `Dependant` that ask for nothing."""
+"""Fields of a `Dependant` that describe it and need no value from the request."""
 _SHAPES = ("include", "exclude", "exclude_unset", "exclude_defaults", "exclude_none")
-"""What a route may say of its answer's model that is not done here."""
+"""Options of a route (`response_model_…`) that this module does not support."""
 
 
 class _NotRightError(Exception):
-    """The request has to go to FastAPI."""
+    """The request is invalid or unusual, so FastAPI has to handle it."""
 
 
 def past_solver(route: APIRoute) -> ASGIApp:
-    """What answers the route's requests instead of `route.app`: the same answers, for less."""
+    """An ASGI app that replaces `route.app`: it sends the same answers and uses less CPU time."""
     usual = route.app
     if not _is_known(route):
         return usual
@@ -66,8 +66,10 @@ def past_solver(route: APIRoute) -> ASGIApp:
 
 
 def _is_known(route: APIRoute) -> bool:
-    """Whether the route asks for path, query, headers, one JSON body, the request, the response and what coroutine
-    functions make of these, and answers with a model or a `Response`.
+    """Whether this module can handle the route.
+
+    The route may take parameters from the path, the query, the headers and one JSON body. It may take the request, the
+    response, and the results of dependencies that are coroutine functions. It must return a model or a `Response`.
     """
     returns_response = signature(route.endpoint).return_annotation is Response
     return (
@@ -91,7 +93,7 @@ def _can_be_read(asked: Dependant, route: APIRoute) -> bool:
 
 
 class _Solving:
-    """One request, and what was made of it so far."""
+    """One request, and the results of the dependencies that have been called for it so far."""
 
     __slots__ = ("_body", "_made", "_request", "response")
 
@@ -102,7 +104,7 @@ class _Solving:
         self.response: Response | None = None
 
     async def values_of(self, asked: Dependant) -> dict[str, Any]:
-        """What is asked for, by name. Raises `_NotRightError` where any of it is missing or wrong."""
+        """The arguments that `asked` needs, by name. Raises `_NotRightError` if one is missing or invalid."""
         values: dict[str, Any] = {}
         request = self._request
         for needed in asked.dependencies:
@@ -121,7 +123,7 @@ class _Solving:
             values[asked.request_param_name] = request
         if asked.response_param_name:
             if self.response is None:
-                self.response = Response(status_code=0)  # until the handler says another one
+                self.response = Response(status_code=0)  # 0: the handler has not set a status
                 del self.response.headers["content-length"]
             values[asked.response_param_name] = self.response
         return values
@@ -129,7 +131,7 @@ class _Solving:
     async def _made_by(self, needed: Dependant) -> Any:
         call = needed.call
         if call not in self._made:
-            assert call is not None  # noqa: S101  tells the type checker that a dependency has a function
+            assert call is not None  # noqa: S101  tells the type checker that every dependency has a function
             self._made[call] = await call(**await self.values_of(needed))
         return self._made[call]
 
@@ -149,7 +151,7 @@ def _right(values: Any, errors: Any) -> Any:
 
 
 async def _written(found: Any, route: APIRoute, said: Response | None) -> Response:
-    """The model as FastAPI writes it, with the status and the headers that the handler has `said`."""
+    """The model as FastAPI serialises it, with the status and the headers that the handler set on `said`."""
     content = await serialize_response(
         field=route.response_field, response_content=found, by_alias=route.response_model_by_alias, dump_json=True
     )
@@ -163,7 +165,7 @@ async def _written(found: Any, route: APIRoute, said: Response | None) -> Respon
 
 
 def _given_first(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that begins with the body, which has been read."""
+    """A `receive` that first returns the body, which was already read from the original `receive`."""
     is_given = False
 
     async def given_first() -> Message:

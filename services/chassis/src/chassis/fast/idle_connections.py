@@ -1,7 +1,8 @@
-"""Replaces SQLAlchemy's checkout and return of a connection, which start a greenlet each, for most transactions.
+"""Replaces SQLAlchemy's checkout and return of a connection for most transactions: each of them starts a greenlet.
 
-A connection stays checked out of SQLAlchemy's pool between two transactions, so the pool's limit still holds. The pool
-sees it again once in `RETURN_SECONDS`, and then makes its own checks: is the backend there, is the connection too old.
+Between two transactions, a connection stays checked out of SQLAlchemy's pool, so the pool's limit still holds. A
+connection that has been out for `RETURN_SECONDS` goes back to the pool before its next use. The pool then checks that
+the server still answers and that the connection is not too old.
 """
 
 import time
@@ -14,16 +15,17 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 TRUSTED_SECONDS = 0.5
-"""After its last use a connection is trusted for so long, as HikariCP does: a busy pool asks nobody."""
+"""For this time after its last use, a connection is not checked, so a busy pool sends no checks. HikariCP does the
+same."""
 USED_AT = "chassis.used_at"
-"""The key of a connection's last use, in its `info`."""
+"""The key under which a connection's `info` holds the time of its last use."""
 RETURN_SECONDS = 1.0
-"""A hundred transactions, and soon enough for the checks of the pool."""
+"""In this time a busy connection runs about a hundred transactions, so the pool's checks cost little."""
 
 
 @dataclass(slots=True)
 class Borrowed:
-    """A connection as the pool has it, as a session takes it, and the driver's own. Times are in seconds, monotonic."""
+    """One connection as three objects: the pool's, SQLAlchemy's and the driver's. Times are in monotonic seconds."""
 
     pooled: PoolProxiedConnection
     connection: AsyncConnection
@@ -32,16 +34,17 @@ class Borrowed:
     used_at: float
 
     def is_good(self, now: float, *, return_after: float) -> bool:
-        """Whether the next transaction may have it as it is."""
+        """Whether the next transaction may use the connection without the pool's checks."""
         return (
             now - self.used_at < TRUSTED_SECONDS and now - self.taken_at < return_after and not self.driver.is_closed()
         )
 
 
 class IdleConnections:
-    """The connections of one engine that nothing uses now. The one that was used last is at the end.
+    """The idle connections of one engine. The connection that was used last is at the end of the list.
 
-    Each of them goes back to the pool `return_after` seconds after the pool gave it.
+    A connection that the pool handed out `return_after` seconds ago or earlier goes back to the pool before its next
+    use.
     """
 
     def __init__(self, engine: AsyncEngine, *, return_after: float = RETURN_SECONDS) -> None:
@@ -53,7 +56,7 @@ class IdleConnections:
         return len(self._idle)
 
     async def take(self) -> Borrowed:
-        """One for a transaction, which gives it to `keep` afterwards. Raises what the pool raises."""
+        """A connection for one transaction; the caller passes it to `keep` afterwards. Raises the pool's errors."""
         while self._idle:
             borrowed = self._idle.pop()
             if borrowed.is_good(time.monotonic(), return_after=self._return_after):
@@ -61,13 +64,13 @@ class IdleConnections:
             await _give_back(borrowed)
         pooled = await self._engine.raw_connection()
         driver = pooled.driver_connection
-        assert isinstance(driver, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
+        assert isinstance(driver, asyncpg.Connection)  # noqa: S101  tells the type checker that the driver is asyncpg
         connection = AsyncConnection(self._engine, Connection(self._engine.sync_engine, pooled))
         now = time.monotonic()
         return Borrowed(pooled, connection, driver, taken_at=now, used_at=now)
 
     async def keep(self, borrowed: Borrowed) -> None:
-        """For the next transaction. A closed one goes back to the pool, which opens another."""
+        """Store the connection for the next transaction. If it is closed, return it to the pool, which replaces it."""
         if borrowed.driver.is_closed():
             await _give_back(borrowed)
         else:
@@ -75,7 +78,7 @@ class IdleConnections:
             self._idle.append(borrowed)
 
     async def close(self) -> None:
-        """Give all of them back to the pool."""
+        """Return all idle connections to the pool."""
         while self._idle:
             await _give_back(self._idle.pop())
 

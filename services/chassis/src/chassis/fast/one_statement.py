@@ -1,4 +1,4 @@
-"""Replaces a round trip to the database for each of several INSERTs: one statement does them all."""
+"""Replaces several round trips to the database by one: a single statement runs several INSERTs."""
 
 import itertools
 import re
@@ -10,10 +10,10 @@ _PARAMETER = re.compile(r"\$(\d+)")
 
 @lru_cache(maxsize=128)
 def in_one_statement(statements: Sequence[tuple[str, int]]) -> str:
-    """One statement that does what all of these do; its parameters are theirs, one after the other.
+    """One statement that runs all `statements`. Its parameters are the parameters of the first, then of the second, …
 
-    Each one is an INSERT in the driver's spelling, with the number of its parameters: `("INSERT … VALUES ($1)", 1)`.
-    None of them sees the rows of another.
+    Each item is an INSERT with placeholders `$1`, `$2`, …, and its number of parameters: `("INSERT … VALUES ($1)", 1)`.
+    An INSERT does not see the rows that the other INSERTs add.
     """
     before = itertools.accumulate((parameters for _, parameters in statements), initial=0)
     *others, last = [_shifted(sql, by) for (sql, _), by in zip(statements, before, strict=False)]
@@ -24,5 +24,5 @@ def in_one_statement(statements: Sequence[tuple[str, int]]) -> str:
 
 
 def _shifted(sql: str, by: int) -> str:
-    """The statement with `$1` as the parameter after the first `by` ones."""
+    """The statement with `by` added to the number of each placeholder: with 2, `$1` becomes `$3`."""
     return _PARAMETER.sub(lambda found: f"${int(found[1]) + by}", sql)

@@ -1,6 +1,6 @@
-"""Replaces OpenTelemetry's sampler: nine spans in ten are not recorded, and such a span is not built.
+"""Replaces OpenTelemetry's sampler, so that a span that is not recorded costs little. By default most spans are not.
 
-The SDK asks its sampler after it has looked the parent up, and builds a span for either answer.
+The SDK looks up the parent before it calls its sampler, and it builds a span object whatever the sampler decides.
 """
 
 import random
@@ -23,15 +23,15 @@ _ids = RandomIdGenerator()
 
 
 class Sampler:
-    """Records a share (0 to 1) of the traces that begin here, and each span whose parent is recorded."""
+    """Records a share (0 to 1) of the traces that begin in this process, and each span whose parent is recorded."""
 
     def __init__(self, share: float) -> None:
         self._share = share
 
     def start(self, tracer: Tracer, name: str, parent: SpanContext, kind: SpanKind) -> tuple[Span, str]:
-        """A span below `parent` (a new trace if it is invalid), and the span's `traceparent`."""
+        """A new span and its `traceparent`. It is a child of `parent`; an invalid `parent` starts a new trace."""
         is_inside = parent.is_valid
-        if parent.trace_flags.sampled if is_inside else random.random() < self._share:  # noqa: S311  no secret
+        if parent.trace_flags.sampled if is_inside else random.random() < self._share:  # noqa: S311  not a secret
             span = tracer.start_span(name, context=set_span_in_context(NonRecordingSpan(parent)), kind=kind)
             context = span.get_span_context()
             return span, otel_traceparent.write(context.trace_id, context.span_id, context.trace_flags)
@@ -40,7 +40,7 @@ class Sampler:
 
 
 class _Unrecorded(NonRecordingSpan):
-    """One object for all spans that are not recorded. Its context is read on demand."""
+    """A single object that stands for every unrecorded span. It parses its context from the current `traceparent`."""
 
     def get_span_context(self) -> SpanContext:
         return otel_traceparent.read(otel_traceparent.current.get() or "", is_remote=False)

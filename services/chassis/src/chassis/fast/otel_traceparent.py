@@ -1,7 +1,7 @@
-"""Replaces OpenTelemetry's propagator and its context: the place in the trace is written once, as a `traceparent`.
+"""Replaces OpenTelemetry's propagator and its context: a span's `traceparent` header is formatted only once.
 
-Each log line, job, event and call needs the current trace and span. OpenTelemetry's context is looked through and the
-header is written at each of them; here they read one context variable.
+Each log line, job, event and call needs the ids of the current trace and span. With OpenTelemetry, each of them
+searches the context and formats the header again. Here each of them reads one context variable.
 """
 
 import re
@@ -19,12 +19,12 @@ _VERSION_00 = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def read(traceparent: str, *, is_remote: bool) -> SpanContext:
-    """The place that it names; an invalid context if it names none. OpenTelemetry reads the versions to come."""
+    """The parsed header; an invalid `SpanContext` if the header is malformed. OpenTelemetry parses later versions."""
     if found := _VERSION_00.fullmatch(traceparent):
         return SpanContext(int(found[1], 16), int(found[2], 16), is_remote, TraceFlags(int(found[3], 16)))
     return trace.get_current_span(_propagator.extract({"traceparent": traceparent})).get_span_context()
 
 
 def write(trace_id: int, span_id: int, flags: int) -> str:
-    """As OpenTelemetry's propagator writes it."""
+    """The header in the format of OpenTelemetry's propagator."""
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"

@@ -1,6 +1,6 @@
-"""Replaces prometheus-client's look-up of a metric's child by its labels, which takes longer than to count.
+"""Replaces prometheus-client's look-up of the child of a metric by its labels, which takes longer than the count.
 
-Only for metrics whose labels have few values: each combination is remembered.
+Use it only for metrics whose labels have few values, because it caches every combination.
 """
 
 from collections.abc import Callable
@@ -10,5 +10,5 @@ from prometheus_client.metrics import MetricWrapperBase
 
 
 def remembered[M: MetricWrapperBase](metric: M) -> Callable[..., M]:
-    """`metric.labels`, each of whose answers is remembered."""
+    """`metric.labels` with a cache of its results."""
     return cache(metric.labels)

@@ -1,7 +1,7 @@
-"""Replaces redis-py's pool for short commands: many callers share one connection, and their commands one write.
+"""Replaces redis-py's pool for short commands: many callers share one connection, and one write sends their commands.
 
-A command on a connection of its own costs a checkout, two system calls, a task's wake-ups and three time-outs. A
-process that sends Redis two commands in each request has many of them waiting at any moment, and here they share that.
+With redis-py's pool, each command costs a checkout, two system calls, several wake-ups of its task and three time-outs.
+A busy process has many commands in flight at the same time. On a shared connection they share these costs.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ _NOTHING = object()
 
 
 class SharedRedis(Redis):
-    """A client for short commands: nothing that blocks may be asked here, since all others wait behind it.
+    """A client for short commands. Do not send a blocking command: all later commands would wait for its answer.
 
-    Each caller gets its own answer or error. A caller that is cancelled changes nothing for the others. When the
-    connection breaks, or an answer takes longer than `timeout` (seconds), all that wait on it fail, and the next
-    command opens another. A pipeline of a caller's own has a connection of `pool`, which this client closes, too.
-    Callers wait for the connection only while it is opened; `observe_wait` gets the seconds.
+    Each caller gets its own answer or error. Cancelling one caller does not affect the others. When the connection
+    breaks, or an answer takes longer than `timeout` (seconds), all waiting commands fail, and the next command opens a
+    new connection. A pipeline takes a connection from `pool`, which this client closes in the end. A caller waits for
+    the shared connection only while it is being opened; `observe_wait` receives the seconds of that wait.
     """
 
     def __init__(self, pool: ConnectionPool, *, observe_wait: Callable[[float], object], timeout: float) -> None:
@@ -45,23 +45,27 @@ class SharedRedis(Redis):
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         packed = _pack(command)
         if self._link is None or self._link.is_closed:
-            async with asyncio.timeout(self._timeout):  # around both: opening takes part of the same time
+            async with asyncio.timeout(self._timeout):  # one limit for the opening and the answer together
                 answer = await (await self._opened()).ask(packed)
         else:
-            answer = await self._link.ask(packed)  # `_Link` watches the time: a timeout of each caller's costs 10 µs
-        options.pop("keys", None)  # they tell redis-py's own cache what was read
+            # `_Link` has one timer for all callers, because an `asyncio.timeout` for each of them would cost 10 µs.
+            answer = await self._link.ask(packed)
+        options.pop("keys", None)  # redis-py passes them for its client-side cache, which is not used here
         shape = self.response_callbacks.get(command[0])
         return shape(answer, **options) if shape else answer
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
         if self._opening is not None:
-            await asyncio.wait([self._opening])  # who waits for it is answered, and it is closed with the rest
+            await asyncio.wait([self._opening])  # otherwise the new connection would stay open
         if self._link is not None:
             await self._link.close()
         await super().aclose(close_connection_pool)
 
     async def _opened(self) -> "_Link":
-        """One attempt for all that wait, in a context of its own: it outlives the request that started it."""
+        """The connection, from one attempt that all waiting callers share.
+
+        The attempt may outlive the request that started it, so its task does not copy that request's context.
+        """
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), context=Context())
             self._opening.add_done_callback(self._has_opened)
@@ -91,7 +95,7 @@ class SharedRedis(Redis):
                 try:
                     await link.ask(_pack(hello))
                 except BaseException:
-                    transport.abort()  # it is nobody's, and would stay open
+                    transport.abort()  # otherwise the connection would stay open
                     raise
         except TimeoutError as error:
             raise RedisTimeoutError("Redis did not let us in in time") from error
@@ -101,7 +105,7 @@ class SharedRedis(Redis):
 
 
 class _Link(asyncio.Protocol):
-    """A connection: commands out, answers in, in the same order."""
+    """One connection. Redis answers the commands in the order in which they were sent."""
 
     def __init__(self, timeout: float) -> None:
         self.is_closed = False
@@ -113,7 +117,7 @@ class _Link(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     def ask(self, packed: bytes) -> asyncio.Future[Any]:
-        """The answer to a command."""
+        """A future for the answer to a command."""
         answer = self._loop.create_future()
         if not self._unsent:
             self._loop.call_soon(self._send)
@@ -121,7 +125,7 @@ class _Link(asyncio.Protocol):
         return answer
 
     async def close(self) -> None:
-        """Wait for the answers that somebody waits for, then close the connection."""
+        """Wait until each command has its answer or was cancelled, then close the connection."""
         if waiting := [answer for _, answer in (*self._unsent, *self._waiting)]:
             await asyncio.wait(waiting)
         self._transport.close()
@@ -134,7 +138,7 @@ class _Link(asyncio.Protocol):
         while (found := self._reader.gets()) is not _NOTHING:
             _, answer = self._waiting.popleft()
             if answer.done():
-                continue  # its caller has gone
+                continue  # the caller was cancelled
             if isinstance(found, ResponseError):
                 answer.set_exception(found)
             else:
@@ -144,7 +148,7 @@ class _Link(asyncio.Protocol):
         self._fail(RedisConnectionError(f"the connection to Redis was lost: {exc or 'closed by Redis'}"))
 
     def _send(self) -> None:
-        """Write what was asked in this turn, but for what nobody waits for any more."""
+        """Send the commands of this turn of the event loop in one write, without those whose callers were cancelled."""
         unsent, self._unsent = [one for one in self._unsent if not one[1].done()], []
         if self.is_closed:
             for _, answer in unsent:
@@ -157,7 +161,9 @@ class _Link(asyncio.Protocol):
             self._watch = self._loop.call_later(self._timeout, self._look)
 
     def _look(self) -> None:
-        """Give the connection up when its oldest answer is overdue. One timer watches all: none is overdue sooner."""
+        """Close the connection if the oldest command had no answer in time. A later command is never overdue sooner, so
+        one timer is enough.
+        """
         self._watch = None
         if not self._waiting:
             return
@@ -179,7 +185,10 @@ class _Link(asyncio.Protocol):
 
 
 def _pack(command: tuple[Any, ...]) -> bytes:
-    """As redis-py does it, which takes three times as long: "CONFIG GET" are two words."""
+    """The command in Redis' wire format; redis-py's own function takes three times as long.
+
+    A name of two words, such as "CONFIG GET", is sent as two arguments.
+    """
     name, *arguments = command
     try:
         packed: bytes = hiredis.pack_command((*name.split(), *arguments))

@@ -1,7 +1,7 @@
 """Replaces structlog's loggers and its context variables.
 
-structlog copies a logger's fields for each line, calls a dozen processors and looks through all context variables for
-the bound ones. Here a line is one call of `write`, and the bound fields are one variable.
+For each line, structlog copies the logger's fields, calls a dozen processors and searches all context variables for
+bound fields. Here a line is one call of `write`, and one context variable holds all bound fields.
 """
 
 import logging
@@ -19,7 +19,7 @@ _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound_fields", default=_NOTH
 
 
 class Logger:
-    """Writes lines: `log.info("order_placed", amount=5)`. Its level is read at each call, since levels change."""
+    """Writes log lines: `log.info("order_placed", amount=5)`. Each call reads the logger's level, which may change."""
 
     __slots__ = ("_is_debugging", "_levels", "_name", "_write")
 
@@ -27,7 +27,7 @@ class Logger:
         self._name = name
         self._write = write
         self._is_debugging = is_debugging
-        self._levels = logging.getLogger(name)  # its level can be changed before it has written anything
+        self._levels = logging.getLogger(name)  # registers the name, so that its level can be set before its first line
 
     def debug(self, event: str, **fields: Any) -> None:
         if self._levels.isEnabledFor(logging.DEBUG) or self._is_debugging():
@@ -46,7 +46,7 @@ class Logger:
             self._say("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
-        """An ERROR with the traceback of the exception at hand."""
+        """Write a line at level ERROR with the traceback of the current exception."""
         self.error(event, exc_info=True, **fields)
 
     def critical(self, event: str, **fields: Any) -> None:
@@ -59,7 +59,7 @@ class Logger:
 
 @contextmanager
 def bind(**fields: Any) -> Iterator[None]:
-    """Put the fields on each line that is written inside the block."""
+    """Add the fields to each line that is written inside the block."""
     token = _bound.set({**_bound.get(), **fields})
     try:
         yield
@@ -68,5 +68,5 @@ def bind(**fields: Any) -> Iterator[None]:
 
 
 def bind_to_task(**fields: Any) -> None:
-    """Put the fields on each line that this task writes from now on, or a task that it starts."""
+    """Add the fields to each later line of this task, and to the lines of the tasks that it starts."""
     _bound.set({**_bound.get(), **fields})

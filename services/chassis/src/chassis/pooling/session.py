@@ -1,7 +1,7 @@
-"""The session of a transaction: SQLAlchemy's, which also runs the driver's prepared statements.
+"""SQLAlchemy's session, extended so that it also runs prepared statements of the driver (asyncpg).
 
-SQLAlchemy is for models and queries. A statement that most requests run goes to the driver, which prepares it once per
-connection. Both run on one connection, in one transaction.
+A service uses SQLAlchemy for models and queries. A statement that most requests run goes directly to the driver, which
+prepares it once per connection. Both use the same connection and the same transaction.
 """
 
 import time
@@ -22,7 +22,7 @@ from chassis.pooling.failures import ConnectionLost, is_session_over
 from chassis.pooling.statements import DriverStatement
 
 NOTIFY = "chassis.notify"
-"""The key in a session's `info` of its database's `notify`."""
+"""The key under which a session's `info` holds the `notify` function of its `Database`."""
 _AFTER_COMMIT = "chassis.after_commit"
 
 
@@ -30,8 +30,8 @@ _AFTER_COMMIT = "chassis.after_commit"
 class Row:
     """A row to insert: the statement that inserts it, and the statement's values.
 
-    `taken` says by the name of a unique constraint which error means that another row has the key. The channel `wakes`
-    is notified once the row is committed.
+    `taken` maps the name of a unique constraint to the error to raise when another row already has that key. The
+    channel `wakes` is notified after the commit.
     """
 
     statement: DriverStatement
@@ -41,23 +41,24 @@ class Row:
 
 
 class Session(AsyncSession):
-    """A session of `Database.transaction` or `Database.read`. `driver` is the driver's connection."""
+    """A session of `Database.transaction` or `Database.read`. `driver` is asyncpg's object for the same connection."""
 
     def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, info: Mapping[Any, Any]) -> None:
         super().__init__(connection, expire_on_commit=False, autoflush=False, info=dict(info))
         self.driver = driver
 
     async def fetch(self, statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
-        """The rows of a prepared statement. What the driver raises is not wrapped.
+        """Run a prepared statement and return its rows.
 
-        Raises `ConnectionLost` when the server goes away.
+        Raises `ConnectionLost` when the server goes away, and otherwise the driver's errors, unwrapped.
         """
         return await self._measured(statement.sql, statement.fetch(self.driver, **values))
 
     async def insert(self, *rows: Row) -> int:
-        """Insert these rows in one round trip; how many rows the last one added. None of them sees the others.
+        """Insert these rows in one round trip, and return how many rows the last statement added.
 
-        Raises what a row's `taken` says, and otherwise what `fetch` raises.
+        A row's statement does not see the rows of the others. Raises the matching error of a row's `taken`, and
+        otherwise the errors of `fetch`.
         """
         sql, values = inserting(*rows)
         try:
@@ -74,9 +75,12 @@ class Session(AsyncSession):
         return int(status.rpartition(" ")[2])
 
     async def _measured[T](self, sql: str, running: Coroutine[Any, Any, T]) -> T:
-        """Raises `ConnectionLost`, with a closed connection, after any error that leaves it in an unknown state."""
+        """Run and measure a statement.
+
+        After an error that leaves the connection in an unknown state, closes it and raises `ConnectionLost`.
+        """
         if self.in_nested_transaction():
-            await self.connection()  # SQLAlchemy sets its savepoint with the first statement of its own
+            await self.connection()  # sends SAVEPOINT, which SQLAlchemy delays until it uses the connection itself
         started, error_type = time.perf_counter(), ""
         try:
             return await running
@@ -91,15 +95,15 @@ class Session(AsyncSession):
 
 
 def inserting(*rows: Row) -> tuple[str, list[object]]:
-    """The statement that inserts these rows, as the driver takes it, and its values."""
+    """One statement for the driver that inserts these rows, and the values of its parameters."""
     sql = in_one_statement(tuple((row.statement.sql, len(row.statement.names)) for row in rows))
     return sql, [row.values[name] for row in rows for name in row.statement.names]
 
 
 def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
-    """Call `callback` once the session's transaction has committed; never when it rolls back.
+    """Call `callback` once the session's transaction has committed. After a rollback it is not called.
 
-    The same callback given twice runs once. It must not block or raise: it wakes somebody up, nothing more.
+    A callback that is passed twice runs once. It must not block or raise.
     """
     callbacks: list[Callable[[], object]] = session.info.setdefault(_AFTER_COMMIT, [])
     if callback not in callbacks:
@@ -107,38 +111,39 @@ def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
 
 
 def log_after_commit(session: AsyncSession, write: Callable[..., object], event: str, **fields: object) -> None:
-    """`write(event, **fields)` once the transaction has committed: a line about what rolled back would be a lie."""
+    """Call `write(event, **fields)` after the commit, so that no line reports a change that was rolled back."""
     after_commit(session, partial(write, event, **fields))
 
 
 def wake_after_commit(session: AsyncSession, channel: str) -> None:
     """Notify `channel` once the session's transaction has committed.
 
-    Does nothing in a session whose `Database` was made without `notify`: polling finds the row.
+    Does nothing if the session's `Database` has no `notify`: the waiting process then finds the row by polling.
     """
     if NOTIFY in session.info:
         after_commit(session, partial(session.info[NOTIFY], channel))
 
 
 def call_back(session: AsyncSession) -> None:
-    """Call what was given to `after_commit`."""
+    """Call the callbacks that were passed to `after_commit`."""
     for callback in session.info.pop(_AFTER_COMMIT, ()):
         callback()
 
 
 @asynccontextmanager
 async def in_transaction(session: Session) -> AsyncIterator[None]:
-    """Commits when the block ends, rolls back when it raises.
+    """A transaction that commits when the block ends and rolls back when the block raises.
 
-    Raises `ConnectionLost` when the server goes away or falls silent. It leaves the connection either outside any
-    transaction or closed: one whose BEGIN was cut short may be in a transaction, and the driver does not know it.
-    For SQLAlchemy the connection is in autocommit mode, so that nothing else begins or ends a transaction.
+    Raises `ConnectionLost` when the server goes away or does not answer. Afterwards the connection is either outside
+    any transaction or closed. It is closed when BEGIN, COMMIT or ROLLBACK was interrupted, because the driver cannot
+    know whether the server is still in a transaction. SQLAlchemy sees a connection in autocommit mode, so only this
+    function begins and ends transactions.
     """
     await _run(session.driver, "BEGIN")
     try:
         yield
-        if session.in_transaction():  # SQLAlchemy has done something
-            await session.commit()  # writes what was added to the session
+        if session.in_transaction():  # the block used SQLAlchemy
+            await session.commit()  # sends pending changes; in autocommit mode it sends no COMMIT
     except BaseException:
         if not session.driver.is_closed():
             await _run(session.driver, "ROLLBACK")
