@@ -1,6 +1,6 @@
-"""The budget: the connections that all processes may open together must not exceed what the server allows.
+"""The connection budget: all processes together must not open more connections than the server allows.
 
-The chart computes the same sum before it is installed (`templates/_connections.tpl`). A test compares the two.
+The Helm chart computes the same sum before it is installed (`templates/_connections.tpl`). A test compares the two.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ log = get_logger(__name__)
 type Role = Literal["api", "worker"]
 
 BESIDE_THE_POOL: Mapping[Role, int] = {"api": 2, "worker": 3}
-"""Connections beside the pool: one for health checks and one for wake-ups, and in a worker one for the relay.
-notifications' worker has no relay and is counted as if it had one."""
+"""Connections outside the pool: one for health checks, one for wake-ups, and in a worker one for the relay. The worker
+of notifications has no relay, but it is counted as if it had one."""
 
 _LIMITS = text(
     "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
@@ -31,7 +31,10 @@ _LIMITS = text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One service's processes. `generations` is 2 when old processes may still drain while the last new one starts."""
+    """The processes of one service.
+
+    `generations` is 2 if, in a rollout, old processes may still drain when the last new process starts.
+    """
 
     pool: int
     api_replicas: int
@@ -69,13 +72,15 @@ class Budget:
 
 
 def process_connections(role: Role, pool: int) -> int:
-    """The connections that one process opens at most. `pool` is its pool_size + max_overflow."""
+    """The maximum number of connections of one process. `pool` is its pool_size + max_overflow."""
     return pool + BESIDE_THE_POOL[role]
 
 
 def pool_budget(shares: Mapping[str, Share], *, reserve: int, others: int = 0) -> Budget:
-    """Σ generations × replicas × (pool_size + max_overflow + connections beside the pool) + one migration per service,
-    plus `others`, opened by other programs, and `reserve`, for superusers and for people who investigate.
+    """The budget: Σ generations × replicas × (pool_size + max_overflow + connections outside the pool) + one migration
+    per service + `others` + `reserve`.
+
+    Other programs open the `others`. The `reserve` is for superusers and for people who investigate a problem.
     """
     return Budget(shares=shares, others=others, reserve=reserve)
 
@@ -93,10 +98,10 @@ def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: i
 
 
 async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:
-    """Compare the budget with the server's limit, now and after each change of the settings. Warn when it is larger.
+    """Log a warning if the budget exceeds the server's limit, now and after each change of the settings.
 
-    It only warns, because the limit belongs to another system and may change meanwhile. A pod that restarts at night
-    must not stay down because of connections that no process has opened.
+    It only warns, because the limit belongs to another system and may have changed. A pod that restarts at night must
+    not stay down because of connections that no process has opened.
     """
     try:
         async with database.read() as session:

@@ -20,11 +20,11 @@ log = get_logger(__name__)
 _BETWEEN = frozenset({__name__, "chassis.pooling.database", "contextlib"})
 """The modules whose frames lie between a caller's `async with` and `Checkout.__enter__`."""
 _MAX_STACK = 40
-"""The most frames that are logged: twice as many as a request has inside its frameworks."""
+"""The maximum number of frames in a log line. A request's stack, frameworks included, has about half as many."""
 
 
 class ConnectionHeld(HoldfastError):
-    """An outbound call would have begun inside a block that holds a connection. Make it before or after the block."""
+    """An outbound call was refused because its block holds a connection. Make the call before or after the block."""
 
 
 class Checkouts:
@@ -58,7 +58,7 @@ class Checkouts:
         self._use_seconds.observe(now - checkout.taken_at)
 
     def is_news(self, checkout: "Checkout") -> bool:
-        """Whether no log line has named the line that took the connection yet."""
+        """Whether the line of code that took the connection has not been logged before."""
         is_news = checkout.taken_by not in self._told
         self._told.add(checkout.taken_by)
         return is_news
@@ -84,7 +84,7 @@ class Checkouts:
 
 
 class Checkout:
-    """One connection while it is held, by one task and the tasks that it starts."""
+    """One connection while a task holds it. The tasks that this task starts count as holders, too."""
 
     __slots__ = ("_caller", "_checkouts", "_outer", "is_open", "is_told", "taken_at", "task")
 
@@ -97,7 +97,7 @@ class Checkout:
         caller = inspect.currentframe()
         while caller is not None and caller.f_globals["__name__"] in _BETWEEN:
             caller = caller.f_back
-        # Not the frame, which would keep its variables alive.
+        # This stores the code and the line, because a stored frame would keep its variables alive.
         self._caller = caller and (caller.f_code, caller.f_lineno)
         self.task = asyncio.current_task()
         self._outer = _newest_open()
@@ -118,7 +118,7 @@ class Checkout:
     @property
     def taken_by(self) -> str:
         if self._caller is None:
-            return "unknown"  # this Python has no frames
+            return "unknown"  # this implementation of Python has no frames
         code, line = self._caller
         return f"{code.co_filename}:{line} in {code.co_qualname}"
 
@@ -127,7 +127,7 @@ class Checkout:
         return {"taken_by": self.taken_by, "waits_at": _awaited(self.task) if self.task else []}
 
     def called_across(self, dependency: str) -> None:
-        """Refuse the call, or count and log it."""
+        """Count the call, then refuse it or log it."""
         pool = self._checkouts.pool
         metrics.held_calls.labels(pool, dependency).inc()
         if self._checkouts.refuse_calls:
@@ -140,17 +140,20 @@ _newest: ContextVar[Checkout | None] = ContextVar("chassis_checkout", default=No
 
 
 def check_nothing_held(dependency: str) -> None:
-    """Call this before `dependency` is called: neither this task nor a task that started it may hold a connection then.
+    """Check that neither this task nor a task that started it holds a connection. Run it before calling `dependency`.
 
-    Raises `ConnectionHeld` where `database.held_calls` is `refuse`; else counts the call, and
-    logs it once per line of code.
+    If a connection is held, counts the call, and then refuses or logs it. With `database.held_calls: refuse`, raises
+    `ConnectionHeld`. Otherwise logs one line for each line of code that took such a connection.
     """
     if checkout := _newest_open():
         checkout.called_across(dependency)
 
 
 def _newest_open() -> Checkout | None:
-    """The connections held now. A task inherits the checkouts of the task that started it, and may outlive them."""
+    """The newest checkout that is still open, or None.
+
+    A task inherits the checkouts of the task that started it, and may outlive them.
+    """
     checkout = _newest.get()
     while checkout is not None and not checkout.is_open:
         checkout = checkout.outer
@@ -158,7 +161,7 @@ def _newest_open() -> Checkout | None:
 
 
 def _awaited(task: asyncio.Task[Any]) -> list[str]:
-    """The lines at which a suspended task's coroutines wait: its own, that of the coroutine it awaits, and so on."""
+    """The lines at which a suspended task waits: in its own coroutine, in the coroutine that this one awaits, …"""
     found: list[str] = []
     awaited: Any = task.get_coro()
     while awaited is not None and len(found) < _MAX_STACK:

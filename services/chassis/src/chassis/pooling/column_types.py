@@ -1,13 +1,13 @@
-"""The PostgreSQL types of Python's types, the same in every service's models."""
+"""The PostgreSQL type for each Python type, the same in every service's models."""
 
 from datetime import datetime
 
 from sqlalchemy import BigInteger, DateTime, Text
 
-# Times are timestamptz in UTC; money is in minor units and outgrows 32 bits.
+# Times are timestamptz in UTC. Amounts of money are in minor units and may exceed 32 bits.
 COLUMN_TYPES = {datetime: DateTime(timezone=True), int: BigInteger, str: Text}
 
 
 def is_bigint(number: int) -> bool:
-    """Whether PostgreSQL's bigint can hold the number. The driver raises for any other."""
+    """Whether the number fits into PostgreSQL's bigint. The driver raises an error if it does not."""
     return -(2**63) <= number < 2**63

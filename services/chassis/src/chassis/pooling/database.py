@@ -1,4 +1,4 @@
-"""One pool of connections to the database, and the ways to one of them."""
+"""A pool of connections to the database. Code borrows a connection with `transaction`, `read` or `driver`."""
 
 import asyncio
 import time
@@ -23,14 +23,15 @@ from chassis.pooling.session import NOTIFY, Session, call_back, in_transaction
 
 log = get_logger(__name__)
 
-# While connecting, the driver's own errors arrive unwrapped; a connection that breaks at once is an invalid request.
+# While a connection is opened, SQLAlchemy does not wrap the driver's errors. If the connection breaks at once,
+# SQLAlchemy raises InvalidRequestError.
 _CONNECT_ERRORS = (
     OSError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     DBAPIError,
-    EmulatedDBAPIException,  # SQLAlchemy's first wrapping of the driver's errors; only statements add the second
+    EmulatedDBAPIException,  # SQLAlchemy's inner wrapper of the driver's errors; only statements add the outer one
     InvalidRequestError,
 )
 
@@ -41,16 +42,16 @@ _FROM_THE_DATABASE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""A bare time-out or `OSError` inside a block has another source: the database's own have become `ConnectionLost`."""
+"""A bare `TimeoutError` or `OSError` inside a block is not from the database: those have become `ConnectionLost`."""
 
 
 class Database:
-    """One engine with its pool, made in a composition root and closed when everything that uses it has ended.
+    """One engine with its pool. A composition root makes it, and closes it after all its users have ended.
 
-    `pool` names it in metrics and errors: separate pools keep health checks and jobs from starving requests. `notify`
-    (`chassis.pooling.wakeup.Wakeups.notify`) wakes the processes that wait for the rows of a committed transaction.
-    `passwords` returns the current passwords for each new connection, so that they can be replaced. Without it the
-    connection uses those of `settings`.
+    `pool` is its name in metrics and errors. Separate pools keep health checks and jobs from starving requests.
+    `notify` (`chassis.pooling.wakeup.Wakeups.notify`) wakes the processes that wait for the rows of a committed
+    transaction. `passwords` is called for each new connection and returns the current passwords, so that an operator
+    can replace them. Without `passwords`, a connection uses the passwords in `settings`.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Database:
         self._timeouts = metrics.timeouts.labels(pool)
         self._wait_seconds = metrics.wait_seconds.labels(pool)
         queue = self._engine.pool
-        assert isinstance(queue, QueuePool)  # noqa: S101  tells the type checker what create_engine chose
+        assert isinstance(queue, QueuePool)  # noqa: S101  tells the type checker which pool create_engine makes
         metrics.count.labels(pool, "used").set_function(lambda: queue.checkedout() - len(self._idle))
         metrics.count.labels(pool, "idle").set_function(lambda: queue.checkedin() + len(self._idle))
         metrics.idle_max.labels(pool).set(settings.pool_size)
@@ -90,11 +91,12 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
-        """A session whose work commits when the block ends and rolls back when it raises.
+        """A session whose work commits when the block ends and rolls back when the block raises.
 
-        What was given to `after_commit` then runs. Raises `PoolExhausted` when no connection is free in time, and its
-        kinds: `DatabaseUnreachable` in an outage (what it was about to commit may then have been committed),
-        `DatabaseBusy` when a statement ran out of time or met a deadlock (nothing was committed).
+        After the commit, the callbacks of `after_commit` run. Raises `PoolExhausted` when no connection is free in
+        time, or one of its subclasses. `DatabaseUnreachable` means an outage; an outage during the COMMIT leaves open
+        whether the work was committed. `DatabaseBusy` means that a statement timed out or met a deadlock, and that
+        nothing was committed.
         """
         async with self._session() as session, in_transaction(session):
             yield session
@@ -102,16 +104,17 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Session]:
-        """A session for reading: autocommit, which spares a single SELECT the BEGIN and COMMIT around it."""
+        """A session for reading, in autocommit mode: a single SELECT needs no BEGIN and no COMMIT."""
         async with self._session() as session:
             yield session
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
-        """The driver's connection, for a worker's loops. Each statement is one transaction.
+        """A connection of the driver (asyncpg), for a worker's loops. Each statement is a transaction of its own.
 
-        Raises the same errors as `transaction` when no connection can be had. Errors of statements are not wrapped. It
-        is not recorded as a checkout: the jobs that a loop starts inside the block would inherit it.
+        Raises the same errors as `transaction` when no connection is available. Errors of statements are not wrapped.
+        The connection is not recorded as a checkout, because the jobs that a loop starts inside the block would inherit
+        the checkout.
         """
         async with self._borrowed() as borrowed:
             is_fit = False
@@ -123,10 +126,10 @@ class Database:
                 raise
             finally:
                 if not is_fit or borrowed.driver.is_in_transaction():
-                    borrowed.driver.terminate()  # another caller would get it as it is
+                    borrowed.driver.terminate()  # otherwise the next caller would get it in this state
 
     async def ping(self) -> None:
-        """Raise unless the database answers."""
+        """Raise an error unless the database answers."""
         async with self.read() as session:
             await session.execute(text("SELECT 1"))
 
@@ -137,18 +140,18 @@ class Database:
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
-        """A session on a connection that it gives back at the end. Errors of the database get their names here."""
+        """A session on a borrowed connection. Turns the database's errors into the errors that `transaction` raises."""
         async with self._borrowed() as borrowed:
             session = Session(borrowed.connection, borrowed.driver, self._info)
             try:
                 with _outages_named(self.pool), self._checkouts.checkout():
                     yield session
             finally:
-                session.sync_session.close()  # its connection is in autocommit mode, so this sends nothing
+                session.sync_session.close()  # the connection is in autocommit mode, so this sends nothing
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Borrowed]:
-        """A connection of the pool; the next caller gets it when the block ends, unless it was closed."""
+        """A connection for the block. After the block another caller may get it, unless it was closed."""
         since = await self._take_slot()
         try:
             borrowed = await self._connect(self._idle.take(), since=since)
@@ -160,7 +163,7 @@ class Database:
             self._slots.release()
 
     async def _take_slot(self) -> float:
-        """Take a slot, of which there are as many as connections. Returns the start of the wait, by `perf_counter`."""
+        """Take a slot; each connection has one. Returns the time at which the wait began, by `perf_counter`."""
         since = time.perf_counter()
         if not self._slots.locked():  # the usual case needs no timer
             await self._slots.acquire()
@@ -181,7 +184,7 @@ class Database:
         self._pending += 1
         try:
             return await opening
-        except PoolTimeout as error:  # a cancelled caller gives its slot back before its connection
+        except PoolTimeout as error:  # a cancelled caller may free its slot before its connection
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
         except _CONNECT_ERRORS as error:
@@ -197,13 +200,13 @@ class Database:
 
 
 def open_health_pool(settings: DatabaseSettings, *, application_name: str, passwords: Passwords) -> Database:
-    """One connection for health checks alone, so that an exhausted pool does not make the process unready."""
+    """A pool of one connection for health checks, so that an exhausted main pool does not make the process unready."""
     of_one = settings.model_copy(update={"pool_size": 1, "max_overflow": 0})
     return Database(of_one, pool="health", application_name=application_name, passwords=passwords)
 
 
 class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
-    """Raises the errors of an outage and of a busy database as `DatabaseUnreachable` and `DatabaseBusy`."""
+    """Turns the errors of an outage into `DatabaseUnreachable`, and those of a busy database into `DatabaseBusy`."""
 
     __slots__ = ("_pool",)
 
@@ -222,6 +225,6 @@ class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         if failure is Failure.OUTAGE:
             raise DatabaseUnreachable(self._pool, reason) from error
-        # A caller can only try again. The log line is for the operator: a statement was too slow.
+        # The caller can only try again. An operator can act on the log line, which says that a statement was too slow.
         log.warning("statement_timed_out", pool=self._pool, reason=reason)
         raise DatabaseBusy(self._pool, reason) from error

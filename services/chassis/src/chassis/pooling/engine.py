@@ -21,7 +21,7 @@ from chassis.pooling.failures import ConnectionLost, is_session_over
 log = get_logger(__name__)
 
 type Passwords = Callable[[], Sequence[SecretStr]]
-"""The passwords that may be valid now, the likeliest first; never empty."""
+"""Returns the passwords that may be valid now, at least one, with the most likely one first."""
 
 _STARTED = "chassis.started"
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
@@ -42,10 +42,11 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
         pool_recycle=int(settings.pool_recycle),
-        # The connection used last is warm, and the others may idle long enough to be closed.
+        # The pool hands out the connection that was used last. Surplus connections stay idle, so the server or a
+        # router may close them.
         pool_use_lifo=True,
         hide_parameters=True,
-        isolation_level="AUTOCOMMIT",  # `chassis.pooling.session.in_transaction` begins and commits
+        isolation_level="AUTOCOMMIT",  # `chassis.pooling.session.in_transaction` sends BEGIN and COMMIT
         connect_args={
             "async_creator_fn": partial(_open_measured, pool, passwords),
             "timeout": settings.connect_timeout,
@@ -66,16 +67,18 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
 
 
 async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Connection:
-    """A connection of the driver, with the first password that the server accepts. `arguments` are the driver's.
+    """Open a connection with the first password that the server accepts. `asyncpg.connect` gets the `arguments`.
 
-    While a password is replaced, the server accepts the old one and then the new one; no process sees the change.
+    During a password rotation the server first accepts the old password and later the new one. A process tries both,
+    so it can connect at any time.
     """
     *earlier, last = passwords()
     for password in earlier:
         try:
             return await asyncpg.connect(password=password.get_secret_value(), **arguments)
         except asyncpg.InvalidPasswordError:
-            # Expected for a minute. When the last step of a rotation was forgotten, each connection takes two attempts.
+            # This is expected for about a minute of a rotation. If an operator forgets the last step of the rotation,
+            # each new connection takes two attempts.
             log.warning("database_password_refused", user=arguments.get("user"))
     return await asyncpg.connect(password=last.get_secret_value(), **arguments)
 
@@ -88,13 +91,13 @@ async def _open_measured(pool: str, passwords: Passwords, **arguments: Any) -> a
 
 
 def note_statement(statement: str, seconds: float, error_type: str) -> None:
-    """Measure a statement, also for the canonical line. `error_type` is empty when it succeeded."""
+    """Add a statement to the metrics and the canonical log line. `error_type` is empty if the statement succeeded."""
     add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
     metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
 
 
 def _time_statements(engine: Engine) -> None:
-    """Measure each statement, also for the canonical line. Failed statements count, too."""
+    """Add each statement, failed ones included, to the metrics and to the canonical log line."""
 
     def start(connection: Connection, *_: object) -> None:
         connection.info[_STARTED] = time.perf_counter()
@@ -114,10 +117,10 @@ def _time_statements(engine: Engine) -> None:
         if context.connection is None or context.connection.invalidated or not is_session_over(error):
             return None
         # The driver may not report the connection as closed yet. After the driver's own time-out the server may be in a
-        # transaction that SQLAlchemy does not know. `terminate` does not wait for a silent server, as a close would.
+        # transaction that SQLAlchemy does not know of. `terminate` does not wait for the server; `close` would.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
-        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker which driver it is
+        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker: asyncpg
         driver_connection.terminate()
         return ConnectionLost(str(error) or type(error).__name__)
 

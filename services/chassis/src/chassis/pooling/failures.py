@@ -14,7 +14,7 @@ from chassis.errors import DatabaseUnreachable, PoolExhausted
 
 
 class Failure(StrEnum):
-    """The kind of an error of the database, and whether to try again."""
+    """The kind of a database error. It decides whether to try again."""
 
     OUTAGE = "outage"
     """The database cannot be used now. Try again later. A commit that was under way may have succeeded."""
@@ -25,37 +25,38 @@ class Failure(StrEnum):
 
 
 class ConnectionLost(Exception):
-    """The connection broke, the server announced its end, or it no longer answers."""
+    """The connection broke, the server announced that it ends the session, or the server no longer answers."""
 
 
 _OUTAGE_CLASSES = frozenset({"08", "53", "57", "58"})
-"""SQLSTATE classes: the connection, the server's resources (disk, memory, slots), an operator, the operating system."""
+"""SQLSTATE classes: 08 is a failed connection, 53 means that the server has no disk, memory or connections left, 57 is
+an operator's intervention, and 58 is an error of the operating system."""
 _OUTAGES = (
-    asyncpg.ReadOnlySQLTransactionError,  # a standby, or an operator's `default_transaction_read_only`
-    asyncpg.InvalidCachedStatementError,  # prepared before a migration; the next use prepares it again
+    asyncpg.ReadOnlySQLTransactionError,  # from a standby, or with an operator's `default_transaction_read_only`
+    asyncpg.InvalidCachedStatementError,  # prepared before a migration; the driver prepares it again at its next use
 )
 _BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a transaction that conflicts with another one
 _BUSY_STATES = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
 """The SQLSTATEs with which the server ends a statement after `lock_timeout` or `statement_timeout`."""
 _SESSION_ENDS = frozenset({"FATAL", "PANIC"})
 _SERVER_GOES = "57P"
-"""The SQLSTATEs of a session's end: an administrator ended it, the server crashed, or it is starting."""
+"""The SQLSTATEs with this prefix end a session: an administrator ended it, the server crashed, or it is starting up."""
 _TRANSPORT_CLOSED = "the handler is closed"
-"""The end of uvloop's RuntimeError for a write to a connection that was reset, before uvloop has noticed the reset."""
+"""uvloop raises a RuntimeError with this ending for a write to a connection whose reset it has not noticed yet."""
 
 
 def failure_of(error: BaseException) -> Failure:
     """The kind of `error`, which the driver, SQLAlchemy, the operating system or `Database` raised.
 
     An exception group has the kind of its worst member. Pass only errors of a block that uses the database: a time-out
-    or an `OSError` from elsewhere would count as the database's.
+    or an `OSError` from elsewhere would count as an outage of the database.
     """
     match error:
         case BaseExceptionGroup():
             found = {failure_of(one) for one in error.exceptions}
             return next(kind for kind in (Failure.BUG, Failure.OUTAGE, Failure.BUSY) if kind in found)
         case ConnectionLost() | DatabaseUnreachable() | ResourceClosedError():
-            # When the pool's very first connection breaks, SQLAlchemy calls it a closed resource.
+            # SQLAlchemy raises ResourceClosedError when the first connection of a pool breaks.
             return Failure.OUTAGE
         case PoolExhausted() | PoolTimeout():
             return Failure.BUSY
@@ -71,7 +72,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_session_over(error: BaseException) -> bool:
-    """Whether the connection is of no use after `error`, even when the driver does not report it as closed yet."""
+    """Whether the connection cannot be used after `error`, even if the driver does not report it as closed yet."""
     error = _unwrapped(error)
     if isinstance(error, asyncpg.PostgresError):
         return _ends_session(error)
@@ -84,7 +85,7 @@ def is_transport_closed(error: RuntimeError) -> bool:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """The driver's error, without the two that SQLAlchemy wraps around it."""
+    """The driver's error, without the two exceptions in which SQLAlchemy wraps it."""
     if isinstance(error, DBAPIError):
         error = error.orig or error
     return (error.__cause__ or error) if isinstance(error, EmulatedDBAPIException) else error
@@ -96,7 +97,7 @@ def _of_driver(error: BaseException) -> Failure:
             return _of_server(error)
         case asyncpg.InternalClientError():  # raised when the server goes away between two steps of the driver
             return Failure.OUTAGE
-        case OSError():  # a TimeoutError is one
+        case OSError():  # TimeoutError is a subclass
             return Failure.OUTAGE
         case asyncpg.InterfaceError() if "is closed" in str(error):
             return Failure.OUTAGE
@@ -118,7 +119,7 @@ def _of_server(error: asyncpg.PostgresError) -> Failure:
 def _ends_session(error: asyncpg.PostgresError) -> bool:
     """Whether the server ends the session with this error.
 
-    `severity_en` is missing behind some poolers, and `severity` is in the server's language.
+    `severity` is in the server's language, so `severity_en` is better, but some poolers leave it out.
     """
     if isinstance(error, asyncpg.PostgresConnectionError) or (error.sqlstate or "").startswith(_SERVER_GOES):
         return True

@@ -23,7 +23,7 @@ wait_seconds = Histogram(
 
 
 class MeasuredConnector(aiohttp.TCPConnector):
-    """At most `limit` connections; the session's `ClientTimeout.connect` bounds the wait for one of them."""
+    """A pool of at most `limit` connections. The session's `ClientTimeout.connect` bounds the wait for a connection."""
 
     def __init__(self, dependency: str, *, limit: int, **options: Any) -> None:
         super().__init__(limit=limit, **options)

@@ -1,9 +1,10 @@
 """One installation per prefix in Redis: a second installation with the same prefix is refused.
 
-A service's database has an id. For each service, Redis stores the id of the database that owns the prefix; the first
-process to write owns it. After Redis was emptied, running processes write their id again: relays and consumers with
-each batch, and every process each `CLAIM_EVERY_SECONDS`. A restored database has the same id as before. A running copy
-of a database has the same id, too, and needs another prefix.
+The database of a service has an id. For each service, Redis stores the id of the database that owns the prefix. A
+prefix without an owner goes to the first database whose id a process writes. After a loss of Redis' data, running
+processes write their database's id again: relays and consumers with each batch, and every process every
+`CLAIM_EVERY_SECONDS`. A restored database has the same id as before. A copy of a database also has the same id, so
+this check does not notice the copy: give it another prefix.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ CLAIM_EVERY_SECONDS = 5.0
 
 _MAKE = text(
     "INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING"
-)  # the migration inserted the row, unless the table was emptied since
+)  # a migration inserts the row, but the table may have been emptied since
 _READ = text("SELECT id::text FROM installation")
 
 
@@ -40,7 +41,7 @@ class ForeignPrefix(ConfigurationError):
 
 
 async def installation_id(database: Database) -> str:
-    """The id of this database. Raises `PoolExhausted` when the database cannot be used now."""
+    """The id of this database. Raises `PoolExhausted` when the database is unavailable."""
     async with database.transaction() as session:
         await session.execute(_MAKE)
         found: str = (await session.execute(_READ)).scalar_one()
@@ -48,7 +49,10 @@ async def installation_id(database: Database) -> str:
 
 
 async def claim(redis: Redis, installation: str, *, service: str) -> None:
-    """Write our id as the owner's if there is none. Raises `ForeignPrefix`, or the error of Redis."""
+    """Make `installation` the owner of the prefix if the prefix has none.
+
+    Raises `ForeignPrefix` when another installation owns it, and the errors of Redis.
+    """
     names = names_of(redis)
     key = names.owner(service)
     owner: Any = await redis.set(key, installation, nx=True, get=True)
@@ -76,6 +80,6 @@ async def keep_claim(redis: Redis, database: Database, *, service: str) -> None:
         except ForeignPrefix as error:
             log.critical("redis_prefix_foreign", reason=str(error))
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.Event().wait()  # until the process has drained: a second signal would end it at once
+            await asyncio.Event().wait()  # wait while the process drains: a second signal would end it at once
         except (RedisError, TimeoutError, PoolExhausted) as error:
             log.info("redis_prefix_unclaimed", reason=str(error))

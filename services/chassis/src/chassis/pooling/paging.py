@@ -1,7 +1,7 @@
-"""Conditions and pages whose cost does not depend on the planner's statistics of a table.
+"""Conditions and paged queries whose cost does not depend on the planner's statistics of a table.
 
-Before a table is first analysed, the planner guesses. A plan that a connection prepared when the table had few rows
-stays when it has many. So each query here can be executed in one way only.
+Before the first ANALYZE of a table, the planner guesses how many rows it has. A connection that prepared a plan for a
+small table keeps this plan when the table is large. So PostgreSQL can execute each query here in only one way.
 """
 
 from uuid import UUID
@@ -13,8 +13,9 @@ _LAST = UUID(int=2**128 - 1)
 
 
 def belongs_to(owner: InstrumentedAttribute[str], value: str) -> ColumnElement[bool]:
-    """Whether a row, which is found by its id, has this owner. The expression keeps the planner from an index that
-    begins with the owner, through which it may read all rows of that owner.
+    """The condition that a row has this owner, for a query that finds the row by its id.
+
+    The planner cannot use an index on the owner for this expression, so it never reads all rows of the owner.
     """
     return owner.concat("") == value
 
@@ -27,10 +28,10 @@ def newest_of[Row: DeclarativeBase](
     before: UUID | None,
     limit: int,
 ) -> Select[Row]:
-    """The newest `limit` rows of an owner, with an id below `before`; an index on (owner, id) is needed.
+    """A query for the newest `limit` rows of an owner with ids below `before`. It needs an index on (owner, id).
 
-    Owner and id are compared and sorted together, so no other index has the rows in this order. The inner query may
-    continue into the rows of the preceding owner; the outer query removes them. Rows that `which` excludes are read.
+    The query compares and sorts by (owner, id), so no other index has its order. The inner query may continue into the
+    rows of the preceding owner, and the outer query removes them. PostgreSQL also reads the rows that `which` excludes.
     """
     columns = row.__table__.columns
     owner_id, row_id = columns[owner.key], columns["id"]

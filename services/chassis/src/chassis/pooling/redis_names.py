@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RedisNames:
-    """`redis.prefix` of the settings, and the names below it."""
+    """The names of keys. All begin with `prefix`, which is the setting `redis.prefix`."""
 
     prefix: str
 
@@ -24,15 +24,15 @@ class RedisNames:
         return f"{self.prefix}:{stream}"
 
     def epoch(self, stream: str) -> str:
-        """The stream's epoch. When this key is gone, the relay publishes the retained events again."""
+        """The key of the stream's epoch. If Redis loses this key, the relay publishes the retained events again."""
         return f"{self.prefix}:{stream}:epoch"
 
     def term(self, stream: str) -> str:
-        """The term of the last leader that published to the stream."""
+        """The key of the term of the last leader that published to the stream."""
         return f"{self.prefix}:{stream}:term"
 
     def cached(self, cache: str, key: str) -> tuple[str, str]:
-        """The entries and the lease of a key; the braces keep both on one node of a cluster."""
+        """The keys of a value's entries and of its lease. The braces keep both on the same node of a Redis cluster."""
         entries = f"{self.prefix}:{{cache:{cache}:{key}}}"
         return entries, f"{entries}:lease"
 

@@ -1,7 +1,7 @@
 """The pool of a Redis client: bounded, measured, and without retries of its own.
 
-redis-py retries ten times when a client creates its pool, and never when a client is given a pool. Here clients are
-given one, so that only the caller decides about retries.
+A redis-py client retries ten times if it creates its pool itself, and never if it receives a pool. Here each client
+receives a pool, so that only the caller decides about retries.
 """
 
 import time
@@ -20,12 +20,12 @@ from chassis.pooling.redis_names import RedisNames
 
 
 def create_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> Redis:
-    """A Redis client over a bounded pool; `timeout` (seconds) bounds waiting for a connection and for an answer."""
+    """A Redis client with a bounded pool. `timeout` (seconds) bounds each wait for a connection and for an answer."""
     return Redis.from_pool(_create_pool(settings, timeout=timeout, pool=pool))
 
 
 def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = "redis") -> SharedRedis:
-    """A Redis client for many short commands at once, which share a connection. An answer takes at most `timeout`."""
+    """A Redis client whose short commands share one connection. `timeout` (seconds) bounds the wait for an answer."""
     others = _create_pool(settings, timeout=timeout, pool=pool)
     shared = SharedRedis(others, observe_wait=metrics.wait_seconds.labels(pool).observe, timeout=timeout)
     metrics.count.labels(pool, "used").set_function(lambda: others.in_use + shared.is_connected)
@@ -35,9 +35,9 @@ def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = 
 
 
 def names_of(redis: Redis) -> RedisNames:
-    """The names of the keys, which begin with the prefix of the settings that the client was made with."""
+    """The names of the client's keys, which begin with the prefix from the client's settings."""
     pool = redis.connection_pool
-    assert isinstance(pool, _MeasuredPool)  # noqa: S101  without a prefix a client could change others' keys
+    assert isinstance(pool, _MeasuredPool)  # noqa: S101  without names, keys would have no prefix
     return pool.names
 
 
@@ -57,9 +57,11 @@ def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_Mea
 
 
 class _Connection(Connection):
-    """A connection whose reset is an `OSError` on every event loop: redis-py then closes it and raises its own error.
+    """A connection that raises an `OSError` after a reset, on every event loop. redis-py handles this error: it closes
+    the connection and raises its own error.
 
-    A write after a reset is silent on asyncio's loop, and the next read fails. uvloop raises a RuntimeError.
+    On asyncio's loop a write after a reset has no effect, and the next read fails. On uvloop the write raises a
+    RuntimeError, which redis-py does not handle.
     """
 
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
@@ -72,7 +74,7 @@ class _Connection(Connection):
 
 
 class _MeasuredPool(BlockingConnectionPool):
-    """A pool with the same metrics as a pool of the database."""
+    """A pool with the same metrics as a pool of database connections."""
 
     def __init__(self, pool: str, *, names: RedisNames, max_connections: int, **options: Any) -> None:
         super().__init__(max_connections=max_connections, **options)
@@ -96,7 +98,7 @@ class _MeasuredPool(BlockingConnectionPool):
         try:
             connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
         except RedisConnectionError:
-            if not self.can_get_connection():  # otherwise a connection was free, and could not be opened
+            if not self.can_get_connection():  # otherwise the pool had capacity, but connecting failed
                 self._timeouts.inc()
             raise
         else:

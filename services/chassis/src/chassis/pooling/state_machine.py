@@ -1,7 +1,7 @@
-"""State machines as data: the legal moves written once, every other move refused.
+"""State machines as data: a mapping lists the legal moves, and every other move is refused.
 
 A move in the database is a compare-and-set: `UPDATE … WHERE id = … AND status IN (machine.sources(target))`. When no
-row matches, another process moved it first: read it again and decide anew.
+row matches, another process has already changed the status: read the row again and decide anew.
 """
 
 from collections.abc import Iterable, Mapping

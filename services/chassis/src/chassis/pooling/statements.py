@@ -1,4 +1,4 @@
-"""SQL in files of its own: each statement is named and described there, and loaded by its name here."""
+"""Loads SQL statements from `.sql` files, in which each statement has a name and a description."""
 
 import re
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class DriverStatement:
-    """A statement as the driver takes it: `$1`, `$2`, … stand for the parameters `names`, in this order."""
+    """A statement in the driver's notation: `$1`, `$2`, … stand for the parameters `names`, in this order."""
 
     sql: str
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, sql: str) -> "DriverStatement":
-        """From one that names its parameters: `:queue`."""
+        """Convert a statement with named parameters, such as `:queue`."""
         names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
         return cls(_PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", sql), names)
 
     async def fetch(self, connection: asyncpg.Connection, **values: object) -> list[asyncpg.Record]:
-        """Run it; the driver prepares it the first time and keeps it with the connection."""
+        """Run the statement and return its rows. The driver prepares a statement once per connection."""
         rows: list[asyncpg.Record] = await connection.fetch(self.sql, *[values[name] for name in self.names])
         return rows
 
 
 def load_statements(file: str, *, package: str) -> dict[str, str]:
-    """The statements of `file`, which lies in `package`, by name and without their comments.
+    """The statements of `file` in `package`, by name and without their comments.
 
     A statement starts with the line `-- name: <name>`; the comment lines that follow say what it does.
     """

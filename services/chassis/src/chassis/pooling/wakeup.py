@@ -1,4 +1,4 @@
-"""Wake-ups: a process that waits for a row is notified within milliseconds of its commit, by PostgreSQL's NOTIFY.
+"""Wake-ups: PostgreSQL's NOTIFY wakes a process that waits for a row, within milliseconds of the row's commit.
 
 NOTIFY is sent after the commit and never inside the transaction. PostgreSQL serialises the commits of transactions that
 notify, which costs 88 % of the throughput on a disk with 2 ms per fsync. A wake-up may be lost, so a waiter also polls.
@@ -15,19 +15,19 @@ from chassis.pooling import Passwords, is_transient, open_connection
 from chassis.process.background import supervised
 
 COALESCE_SECONDS = 0.005
-"""At most one notification per channel in this time, however many transactions commit."""
+"""A process sends at most one notification per channel in this time, however many transactions commit."""
 LAST_WORDS_SECONDS = 1.0
-"""The longest wait for the last notifications of a process that ends: a server that is up takes less."""
+"""The time that an ending process has to send its last notifications. A server that is up needs less."""
 HOLD_SECONDS = 0.2
-"""How long a part of a worker that works in bursts keeps its connection when it has no work: a checkout costs as much
-as ten jobs."""
+"""A worker's loop returns its connection after this time without work. A checkout costs as much as ten jobs, so a short
+pause between two bursts of work should not cause a checkout."""
 
 
 class Wakeups:
-    """Sends and receives notifications on its own connection, and opens another one when that is lost.
+    """Sends and receives notifications on a separate connection, and opens a new one when that connection is lost.
 
-    Meanwhile polling finds the rows more slowly, so the process stays ready. A composition root enters
-    `async with Wakeups(settings, application_name=...)` around the pool that uses it.
+    Until the new connection is open, the process finds rows by polling, which is slower, and stays ready. A
+    composition root enters `async with Wakeups(settings, application_name=...)` around the pool that uses it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Wakeups:
         self._connection: asyncpg.Connection | None = None
 
     def notify(self, channel: str) -> None:
-        """Wake every process that waits on the channel, soon. It does not block and does not raise."""
+        """Schedule a notification for every process that waits on the channel. Does not block and does not raise."""
         self._pending.add(channel)
         self._has_work.set()
 
@@ -59,7 +59,7 @@ class Wakeups:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Send the pending notifications, then close: the last commits of a process have wake-ups, too."""
+        """Send the pending notifications, which belong to the process' last commits, then close the connection."""
         await self._running.aclose()
         if self._connection is not None and not self._connection.is_closed():
             try:
@@ -72,9 +72,9 @@ class Wakeups:
                     raise
 
     async def _serve(self) -> None:
-        """Send and receive until the connection is lost. Then raise the error."""
+        """Send and receive notifications until the connection is lost, then raise an error."""
         if self._connection is not None:
-            self._connection.terminate()  # it may have failed and still be open
+            self._connection.terminate()  # it may be open although it has failed
         self._connection = connection = await connect(
             self._settings, application_name=self._application_name, passwords=self._passwords
         )
@@ -85,7 +85,7 @@ class Wakeups:
             for channel in self._waiting.keys() - listening:
                 await connection.add_listener(channel, self._heard)
                 listening.add(channel)
-                self._wake(channel)  # for rows that were committed before this listened
+                self._wake(channel)  # for rows that were committed before this connection listened
             await self._send(connection)
             await asyncio.sleep(COALESCE_SECONDS)
             await self._has_work.wait()
@@ -96,10 +96,10 @@ class Wakeups:
             return
         pending, self._pending = self._pending, set()
         try:
-            # One message of the simple protocol takes half the time of `pg_notify` with parameters.
+            # NOTIFY in one message of the simple protocol takes half the time of `pg_notify` with parameters.
             await connection.execute("; ".join(f"NOTIFY {_quoted(channel)}" for channel in pending))
         except BaseException:
-            self._pending |= pending  # sent again on the next connection: a second wake-up does no harm
+            self._pending |= pending  # the next connection sends them again; a second wake-up does no harm
             raise
 
     def _heard(self, _connection: object, _pid: int, channel: str, _payload: object) -> None:
@@ -120,7 +120,7 @@ async def wait_or_poll(event: asyncio.Event, *, interval: float) -> None:
 
 
 async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event is set within `seconds`. Returns as soon as it is set."""
+    """Whether the event is set within `seconds`. Returns as soon as the event is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -130,9 +130,9 @@ async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
 async def connect(
     settings: DatabaseSettings, *, application_name: str, passwords: Passwords | None = None
 ) -> asyncpg.Connection:
-    """A connection beside the pool, for a long time: to receive notifications, or to hold a lock of the session.
+    """A long-lived connection outside the pool, to receive notifications or to hold a session-level lock.
 
-    `passwords` returns the current passwords; without it those of `settings` are used.
+    `passwords` returns the current passwords. Without `passwords`, the connection uses the passwords in `settings`.
     """
     return await open_connection(
         passwords or (lambda: settings.passwords),
