@@ -47,6 +47,20 @@ async def test_it_commits_when_the_block_ends_and_then_calls_back(of_one: Databa
     assert await keys(of_one) == ["a"]
 
 
+async def test_when_the_connection_is_lost_before_the_rollback_the_caller_gets_the_error_of_the_block(
+    of_one: Database,
+) -> None:
+    async def place_and_fail() -> None:
+        async with of_one.transaction() as session:
+            await session.fetch(ADD, key="a")
+            session.driver._transport.abort()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await place_and_fail()
+    assert await keys(of_one) == []
+
+
 async def test_it_rolls_back_when_the_block_raises_and_calls_nobody(of_one: Database) -> None:
     async def place_and_fail() -> None:
         async with of_one.transaction() as session:

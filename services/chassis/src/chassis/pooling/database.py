@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 from sqlalchemy import text
@@ -205,26 +205,18 @@ def open_health_pool(settings: DatabaseSettings, *, application_name: str, passw
     return Database(of_one, pool="health", application_name=application_name, passwords=passwords)
 
 
-class _outages_named:  # noqa: N801  used as `with _outages_named(pool):`
+@contextmanager
+def _outages_named(pool: str) -> Iterator[None]:
     """Turns the errors of an outage into `DatabaseUnreachable`, and those of a busy database into `DatabaseBusy`."""
-
-    __slots__ = ("_pool",)
-
-    def __init__(self, pool: str) -> None:
-        self._pool = pool
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, _FROM_THE_DATABASE):
-            return
+    try:
+        yield
+    except _FROM_THE_DATABASE as error:
         failure = failure_of(error)
         if failure is Failure.BUG:
-            return
+            raise
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         if failure is Failure.OUTAGE:
-            raise DatabaseUnreachable(self._pool, reason) from error
+            raise DatabaseUnreachable(pool, reason) from error
         # The caller can only try again. An operator can act on the log line, which says that a statement was too slow.
-        log.warning("statement_timed_out", pool=self._pool, reason=reason)
-        raise DatabaseBusy(self._pool, reason) from error
+        log.warning("statement_timed_out", pool=pool, reason=reason)
+        raise DatabaseBusy(pool, reason) from error

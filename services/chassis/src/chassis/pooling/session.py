@@ -6,7 +6,7 @@ prepares it once per connection. Both use the same connection and the same trans
 
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +24,8 @@ from chassis.pooling.statements import DriverStatement
 NOTIFY = "chassis.notify"
 """The key under which a session's `info` holds the `notify` function of its `Database`."""
 _AFTER_COMMIT = "chassis.after_commit"
+_ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""The caller gets the block's own error instead. The connection is closed by then, so the server rolls back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,8 @@ async def in_transaction(session: Session) -> AsyncIterator[None]:
             await session.commit()  # sends pending changes; in autocommit mode it sends no COMMIT
     except BaseException:
         if not session.driver.is_closed():
-            await _run(session.driver, "ROLLBACK")
+            with suppress(*_ROLLBACK_ERRORS):
+                await _run(session.driver, "ROLLBACK")
         raise
     started = time.perf_counter()
     await _run(session.driver, "COMMIT")
