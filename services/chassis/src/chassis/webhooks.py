@@ -5,7 +5,7 @@ any parser does. It is a function `(headers, body, secrets, *, now) -> VerifiedW
 `VERIFIERS` has one per format. Each of the `secrets` is valid, so a secret can be rotated without losing an event.
 `now` is Unix time in seconds. A timestamp more than `TOLERANCE_SECONDS` before or after it is refused.
 
-Sending: `sign` makes the headers of one attempt, and `decide_delivery` decides what follows from its answer.
+Sending: `sign` makes the headers of one attempt, and `decide_delivery` decides the next step after its answer.
 """
 
 import base64
@@ -75,7 +75,7 @@ class Verifier(Protocol):
 
 
 def verify(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:
-    """Standard Webhooks, symmetric (v1): https://github.com/standard-webhooks/standard-webhooks.
+    """The verifier for symmetric Standard Webhooks (v1): https://github.com/standard-webhooks/standard-webhooks.
 
     Signatures of other versions are skipped, as the specification requires.
     """
@@ -91,7 +91,7 @@ def verify(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float)
 
 
 def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:
-    """Stripe: https://docs.stripe.com/webhooks#verify-manually. The id is in the body."""
+    """The verifier for Stripe: https://docs.stripe.com/webhooks#verify-manually. The id is in the body."""
     parts = [part.strip().partition("=") for part in _header(headers, "stripe-signature").split(",")]
     times = [value for key, _, value in parts if key == "t"]
     if len(times) != 1:
@@ -103,7 +103,7 @@ def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
 
 
 def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  the format has no time
-    """GitHub: https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries.
+    """The verifier for GitHub: https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries.
 
     GitHub signs neither the id nor a time. The receiver's table of ids stops a repetition by GitHub. It does not stop
     an attacker who replays a webhook, because the attacker can change the id.
@@ -123,7 +123,7 @@ def sign(
 ) -> dict[str, str]:
     """The three Standard Webhooks headers of one attempt. The id is the same in all attempts; `timestamp` is not.
 
-    The `old_secrets` sign as well, so a receiver can switch to the new secret at any time.
+    Each of the `old_secrets` adds a signature, so a receiver can switch to the new secret at any time.
     """
     if not _ID.fullmatch(webhook_id):
         raise ValueError("a webhook id is 1 to 255 printable ASCII characters without a full stop")
@@ -165,7 +165,7 @@ class DeliveryDecision:
 def decide_delivery(
     answer: AttemptAnswer, *, attempt: int, schedule: Sequence[float], jitter: float, random: Callable[[], float]
 ) -> DeliveryDecision:
-    """What follows from the answer to `attempt` (1, 2, …).
+    """The decision after the answer to `attempt` (1, 2, …).
 
     A 2xx ends the delivery, and a 410 disables the endpoint. After any other answer the delivery waits for its next
     attempt, or is dead after its last one. `schedule` has the seconds between attempts. Each wait varies by the share
@@ -182,9 +182,9 @@ def decide_delivery(
 
 
 def has_failed_for_long(failing_since: datetime | None, *, now: datetime, disable_after: float) -> bool:
-    """Whether every attempt at an endpoint has failed for at least `disable_after` seconds, so that it is given up.
+    """Whether an endpoint has to be disabled, because all attempts have failed for at least `disable_after` seconds.
 
-    Call it after a failed attempt. An endpoint without new events gets no attempts and so is never given up.
+    Call it after a failed attempt. An endpoint without new events gets no attempts, so it is never disabled.
     """
     return failing_since is not None and (now - failing_since).total_seconds() >= disable_after
 
@@ -193,7 +193,7 @@ def signing_key(secret: str) -> bytes:
     """The key in a Standard Webhooks secret (`whsec_` and base64 of at least 24 bytes).
 
     Raises ValueError for anything else; its message does not contain the secret. Call it at start-up, so that a wrong
-    configuration stops the process and not the first webhook.
+    secret stops the start of the process and does not fail the first webhook.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
@@ -263,6 +263,6 @@ def _timestamp(text: str, now: float) -> int:
 
 
 def _require_match(given: Iterable[str], expected: Sequence[str]) -> None:
-    """Raise unless one of the given signatures is expected. The comparison takes constant time."""
+    """Raise `InvalidSignature` unless a given signature equals an expected one. Comparing takes constant time."""
     if not any(hmac.compare_digest(ours.encode(), theirs.encode()) for theirs in given for ours in expected):
         raise InvalidSignature("no signature matches", problem="bad_signature")

@@ -35,16 +35,16 @@ log = get_logger(__name__)
 
 
 class Cache[T]:
-    """The values of one kind. `name` is unique on this Redis, so it starts with the service's name.
+    """A cache for values of one kind. `name` is unique in this Redis, so it starts with the service's name.
 
     A loader returns None when the origin has no value; the cache stores that for `negative_ttl`. Several readers share
     a load, and it may outlive the request that started it. So a loader opens its own connection, with its own time-out.
 
     Entries carry the fingerprint of T's schema: releases whose schemas differ do not read each other's values. The
-    time-out of `redis` bounds each step on Redis.
+    time-out of `redis` bounds each command to Redis.
 
     With a `near_ttl` (seconds), the process caches values in its memory for that time. An invalidation by another
-    process takes effect that much later. Readers share the decoded value and must not change it.
+    process may take effect here that much later. Readers share the decoded value and must not change it.
 
     `random` is uniform on [0, 1); `clock` returns Unix time.
     """
@@ -84,14 +84,15 @@ class Cache[T]:
     async def get_or_load(self, key: str, loader: Loader[T]) -> T | None:
         """The value of `key`, from the cache or from `loader`; None when there is none.
 
-        A cancelled reader leaves its load to the other readers. Raises the loader's error, and `ApiError` OVERLOADED
-        when Redis fails and no load can start in time.
+        If a reader is cancelled, its load goes on for the other readers. Raises the loader's error, and `ApiError`
+        OVERLOADED when Redis fails and no load can start in time.
         """
         payload = await self.get_or_load_json(key, loader)
         try:
             return self._decode(payload)
         except ValidationError:
-            # T accepts fewer values than when this one was stored, though its schema is the same. Load it again.
+            # T rejects this stored value, although T's schema is still the same: a validator of T has become stricter.
+            # Load the value again.
             self._metrics.count_error()
             await self._invalidate_or_warn(key)
             return self._decode(await self.get_or_load_json(key, loader))
@@ -127,15 +128,15 @@ class Cache[T]:
 
     def invalidate_soon(self, key: str) -> None:
         """`invalidate` without waiting, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
-        # At once, before the task first runs: from here on no reader of this process gets the old value.
+        # Begin now and not when the task first runs, so that no later reader in this process gets the old value.
         self._begin_invalidation(key)
         task = asyncio.create_task(self._invalidate_or_warn(key))
         self._invalidations.add(task)
         task.add_done_callback(self._invalidations.discard)
 
     async def invalidated(self) -> None:
-        """Wait for the invalidations begun so far. A client that gets its answer after that never reads an old value
-        afterwards, unless Redis failed.
+        """Wait for the invalidations that have begun. A client that gets its answer after this wait never reads the old
+        value, unless Redis failed.
         """
         if self._invalidations:
             await asyncio.wait(self._invalidations)
@@ -203,6 +204,6 @@ class Cache[T]:
 
 
 def _fingerprint(adapter: TypeAdapter[Any]) -> str:
-    """Eight characters for the schema by which values are stored. They differ when a field, type or limit differs."""
+    """A fingerprint (eight characters) of the schema of stored values. It changes with each field, type and limit."""
     schema = adapter.json_schema(mode="serialization")
     return blake2b(json.dumps(schema, sort_keys=True).encode(), digest_size=4).hexdigest()

@@ -1,4 +1,4 @@
--- Frees a lease and stores an entry, if there is one. Both happen only for the holder of the lease.
+-- Frees a lease and stores an entry, if the caller passes one. Does both only if the caller holds the lease.
 -- An invalidation deletes the lease together with the entries, so a load that began before the invalidation finds its
 -- token gone and stores nothing. This must be one script: between a GET of the token and a write of the entry an
 -- invalidation could arrive.
@@ -8,7 +8,7 @@
 -- ARGV[1]  the holder's token
 -- ARGV[2]  the field of the holder's schema
 -- ARGV[3]  the entry to store; empty: only free the lease
--- ARGV[4]  the expiry in milliseconds; 0: keep the expiry of the entry that is replaced, and store nothing if it is gone
+-- ARGV[4]  the expiry in milliseconds; 0: keep the expiry of the replaced entry, or store nothing if it is gone
 -- Returns  1 if the token held the lease, else 0
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then

@@ -43,14 +43,14 @@ class Entry(NamedTuple):
             return None
 
     def age(self, now: float) -> float:
-        """Seconds since the load began. The origin's value is newer by at most that much."""
+        """Seconds since the load began. The cached value is behind the origin by at most that much."""
         return max(0.0, now - self.loaded_at + self.delta)
 
 
 def new_entry(payload: bytes, settings: CacheSettings, *, now: float, delta: float, draw: float) -> Entry:
-    """An entry that is fresh for its TTL, less the share `draw` (0 to 1) of the jitter.
+    """An entry that is fresh for its TTL, shortened by the jitter times `draw` (0 to 1).
 
-    The jitter only shortens, so the TTL stays the upper bound of a value's fresh time.
+    The jitter only shortens the time, so a value is never fresh for longer than its TTL.
     """
     ttl = settings.negative_ttl if payload == ABSENT else settings.ttl
     return Entry(payload, now, delta, now + ttl * (1 - settings.ttl_jitter * draw))
@@ -75,7 +75,7 @@ def freshness_of(entry: Entry | None, settings: CacheSettings, *, now: float, dr
 
 
 def is_renewed_early(entry: Entry, beta: float, *, now: float, draw: float) -> bool:
-    """XFetch: renew if now − δ·β·ln(draw) ≥ expiry. Of many readers, about one renews, one load's duration early.
+    """XFetch: renew if now − δ·β·ln(draw) ≥ expiry. About one of many readers renews, one load's duration early.
 
     Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
     """

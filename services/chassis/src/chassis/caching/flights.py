@@ -11,8 +11,8 @@ from chassis.caching.entries import Entry
 class Loaded(NamedTuple):
     """The result of a load.
 
-    A reader that began by `covers` (monotonic seconds) may use it: the load has seen every invalidation that was
-    complete by then.
+    A reader that began at `covers` (monotonic seconds) or earlier may use the result: the load has seen every
+    invalidation that was complete at that time.
     """
 
     entry: Entry
@@ -23,7 +23,7 @@ type Load = Callable[[], Coroutine[None, None, Loaded]]
 
 
 class Flights:
-    """Loads by key. A load runs to its end even if its reader is cancelled, for the other readers that wait for it."""
+    """The loads by key. A load runs to its end even if its reader is cancelled, because others may wait for it."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, asyncio.Task[Loaded]] = {}  # the loads that readers may still join
@@ -32,8 +32,8 @@ class Flights:
     async def share(self, key: str, load: Load, *, began: float) -> Entry:
         """The entry from the load under way for `key`, or else from `load`. Raises the load's error.
 
-        `began` is when the reader began. If an invalidation overtook the load that the reader joined, the reader joins
-        the next load, which is younger.
+        `began` is the time at which the reader began. If the load may have missed an invalidation before that time, the
+        reader joins the next load.
         """
         while True:
             loaded = await asyncio.shield(self.start(key, load))
@@ -43,8 +43,8 @@ class Flights:
     def start(self, key: str, load: Load) -> asyncio.Task[Loaded]:
         """The load under way for `key`; starts `load` if there is none."""
         flight = self._by_key.get(key)
-        # A finished load stays listed until the loop's next turn, and awaiting it does not yield to the loop. `share`
-        # would then join it again and again, and that turn would never come.
+        # A finished load stays in `_by_key` until the event loop's next turn. Awaiting a finished load does not yield
+        # to the loop, so `share` would join it again and again, and the next turn would never come.
         if flight is None or flight.done():
             flight = self._by_key[key] = asyncio.create_task(load())
             self._tasks.add(flight)
@@ -67,4 +67,4 @@ class Flights:
         if self._by_key.get(key) is flight:
             del self._by_key[key]
         if not flight.cancelled():
-            flight.exception()  # retrieve it: asyncio logs an unretrieved error if every reader has gone
+            flight.exception()  # marks an error as retrieved; otherwise asyncio logs it if no reader is left

@@ -1,4 +1,6 @@
-"""Loads from the origin. A lease in Redis lets one process load for all; without Redis, a process loads few at once."""
+"""Loads from the origin. A lease in Redis lets one process load a key for all processes. While Redis fails, a process
+loads its keys itself, a few at once.
+"""
 
 import asyncio
 import math
@@ -20,7 +22,7 @@ from chassis.retries import deadlines
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.02
-"""Pause between looks at a key that another process loads: about one load's duration, and at most 50 looks a second."""
+"""Pause between reads of a key that another process loads. It is about as long as a load."""
 
 type Loader[T] = Callable[[], Awaitable[T | None]]
 
@@ -85,7 +87,9 @@ class Loading[T]:
         return Loaded(seen, covers=-math.inf)
 
     async def bypass(self, loader: Loader[T]) -> Loaded:
-        """Load without Redis, few at once: the origin's capacity is planned for the loads that a cache lets through."""
+        """Load without Redis, a few values at once. The limit protects the origin, whose capacity is planned for the
+        load behind a working cache.
+        """
         try:
             async with asyncio.timeout(self._settings.wait_timeout):
                 await self._bypass_slots.acquire()
@@ -112,11 +116,12 @@ class Loading[T]:
             raise
         ended = time.monotonic()
         is_stored = await self._end_lease(key, token, entry, seconds=retention_of(entry, self._settings))
-        # A stored entry proves that no invalidation came during the load, so it covers readers up to the load's end.
+        # A stored entry proves that no invalidation came during the load. So a reader that began before the load ended
+        # may use the entry.
         return Loaded(entry, covers=ended if is_stored else began)
 
     async def _mark_stale(self, key: str, token: str, seen: Entry | None, error: Exception) -> None:
-        """Make the old value stale from now on, so that no reader waits for the failing origin while there is one."""
+        """Make the old value stale, so that readers get it at once and do not wait for the failing origin."""
         if seen is None:
             await self._end_lease(key, token)
             return

@@ -41,7 +41,7 @@ class CacheMetrics:
         self._staleness = staleness_seconds.labels(name)
 
     def count_hit(self, freshness: Freshness, entry: Entry, *, now: float) -> None:
-        """A read answered from the cache, from memory or from Redis."""
+        """Count a read that the process's memory or Redis answered."""
         is_stale = freshness == "stale"
         self._count("stale" if is_stale else "negative" if freshness == "negative" else "hit")
         self._staleness.observe(entry.age(now))
@@ -51,13 +51,13 @@ class CacheMetrics:
             add_to_canonical_line(cache_hits=1)
 
     def count_miss(self, key: str, result: Literal["miss", "bypass"]) -> None:
-        """A read that needs a load, through Redis (`miss`) or past it (`bypass`)."""
+        """Count a read that needs a load, with Redis (`miss`) or without Redis (`bypass`)."""
         self._count(result)
         add_to_canonical_line(cache_misses=1)
         log.debug("cache_missed", cache=self._name, key=key, result=result)
 
     def count_error(self) -> None:
-        """A failure of Redis, or a stored value that cannot be read. The read itself is counted as well."""
+        """Count a failure of Redis, or a stored value that cannot be read. The read itself is counted as well."""
         self._count("error")
 
     def _count(self, result: Result) -> None:

@@ -9,11 +9,11 @@ from weakref import WeakValueDictionary
 from chassis.caching.entries import Entry
 
 MAX_KEYS = 1_000
-"""Beyond this number the oldest key is dropped. At a kilobyte per entry this is a megabyte."""
+"""A cache with more keys drops the oldest one. Entries of a kilobyte then take a megabyte in all."""
 
 
 class _Generation:
-    """Marks the reads of a key that began between two `forget` calls. They share one object, compared by identity."""
+    """Marks the reads of a key that began between two `forget` calls: these reads share one object of this class."""
 
     __slots__ = ("__weakref__",)
 
@@ -26,16 +26,17 @@ class Reading(NamedTuple):
 
 
 class NearCache:
-    """Entries, each for `ttl` seconds after its read began; a `ttl` of 0 caches none.
+    """Caches each entry for `ttl` seconds after its read began. With a `ttl` of 0 it caches nothing.
 
-    A process cannot invalidate the memory of another process. Use it only for values that may be `ttl` seconds older.
+    A process cannot invalidate the memory of another process. Use this cache only for values that may be out of date by
+    `ttl` seconds.
     """
 
     def __init__(self, *, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._ttl = ttl
         self._clock = clock
         self._entries: OrderedDict[str, tuple[Entry, float]] = OrderedDict()
-        # Only the readings refer to a generation, so it disappears with the last of them.
+        # Only `Reading` objects refer to a generation, so a generation disappears with its last reading.
         self._generations: WeakValueDictionary[str, _Generation] = WeakValueDictionary()
 
     def get(self, key: str) -> Entry | None:
@@ -44,11 +45,11 @@ class NearCache:
         return entry if self._clock() < until else None
 
     def begin(self, key: str) -> Reading:
-        """Call this before the read whose entry is then `put`."""
+        """Call this before a read, and pass its result to `put` together with the entry."""
         return Reading(self._generations.setdefault(key, _Generation()), self._clock())
 
     def put(self, key: str, entry: Entry, reading: Reading) -> None:
-        """Cache the entry, unless `forget` was called after the reading began: the entry may be older than that."""
+        """Cache the entry, unless `forget` was called after the reading began: the entry may then be out of date."""
         if not self._ttl or self._generations.get(key) is not reading.generation:
             return
         self._entries[key] = entry, reading.began + self._ttl

@@ -1,4 +1,4 @@
-"""Invalidations that Redis has not confirmed yet. Until then, this process reads their keys at the origin."""
+"""Invalidations that Redis has not confirmed yet. Until then, this process reads these keys from the origin."""
 
 import asyncio
 import time
@@ -14,9 +14,9 @@ RETRY_SECONDS = 0.2
 
 
 class PendingInvalidations:
-    """Keys with the time of their latest invalidation, until `delete` has deleted them from Redis.
+    """The invalidated keys that `delete` has not deleted from Redis yet, each with the time of its latest invalidation.
 
-    After `retention` seconds a key is dropped: by then Redis itself has expired the old value.
+    After `retention` seconds a key is dropped, because the old value has then expired in Redis.
     """
 
     def __init__(self, delete: Callable[[str], Awaitable[None]], *, retention: float) -> None:
@@ -29,11 +29,11 @@ class PendingInvalidations:
         return key in self._since
 
     def add(self, key: str) -> None:
-        """The key is pending from now on, until an `apply` succeeds."""
+        """Mark the key as pending until an `apply` succeeds."""
         self._since[key] = time.monotonic()
 
     async def apply(self, key: str) -> None:
-        """Delete a pending key from Redis. Raises the error of `delete`, and then retries in the background."""
+        """Delete a pending key from Redis. Raises the error of `delete`; a background task then retries."""
         since = self._since[key]
         try:
             await self._delete(key)
@@ -41,7 +41,7 @@ class PendingInvalidations:
             if self._task is None:
                 self._task = asyncio.create_task(self._apply_all())
             raise
-        # A newer invalidation of the key stays pending, because this delete may have run before that one's commit.
+        # If the key was invalidated again, it stays pending, because this delete may have run before the newer commit.
         if self._since.get(key) is since:
             del self._since[key]
 

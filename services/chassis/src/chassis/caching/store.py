@@ -48,7 +48,7 @@ class Store:
 
         With 0 seconds, the entry keeps the expiry of the one that it replaces. Returns whether `token` held the lease.
         """
-        # At least a millisecond, since 0 means "as long as the entry that it replaces".
+        # The expiry is at least a millisecond, because 0 means "keep the expiry of the replaced entry".
         expiry_ms = max(1, round(1000 * seconds)) if seconds else 0
         arguments: list[Any] = [token, self._field, entry.pack() if entry else b"", expiry_ms]
         return bool(await self._end_lease(keys=self._keys(key), args=arguments))

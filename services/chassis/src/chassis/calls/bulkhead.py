@@ -11,7 +11,7 @@ in_flight_calls = Gauge("bulkhead_in_flight", "Calls under way.", ["dependency"]
 
 
 class Bulkhead:
-    """`with bulkhead:` around a call; raises `BulkheadFull` when `limit` calls are under way."""
+    """Wrap each call in `with bulkhead:`. Entering it raises `BulkheadFull` when `limit` calls are under way."""
 
     def __init__(self, dependency: str, *, limit: int) -> None:
         self.dependency = dependency

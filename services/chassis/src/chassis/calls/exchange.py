@@ -19,7 +19,8 @@ from chassis.telemetry import current_traceparent
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# Below uvicorn's default of 5 s: a request sent while the server closes the connection is lost, its outcome unknown.
+# This is below uvicorn's default of 5 s, so that the client closes an idle connection first. If the server closes the
+# connection while the client sends a request, the client cannot know whether the request ran.
 _KEEPALIVE_SECONDS = 4.0
 
 
@@ -67,11 +68,11 @@ class Exchange:
         """The 2xx answer to one attempt, within its time-out and the deadline. Raises `DependencyError`."""
         seconds = min(self._settings.attempt_timeout, deadlines.remaining())
         try:
-            # aiohttp's own time-outs restart with each read, so a server that drips bytes could exceed them.
+            # aiohttp's read time-out restarts with each read, so a server that sends a byte at a time never exceeds it.
             async with asyncio.timeout(seconds):
                 response = await self._exchange(request, seconds)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            # No connection, no name or no TLS: the only errors that prove that no request was sent.
+            # The host name, the connection or TLS failed. Only these errors prove that no request was sent.
             raise DependencyUnavailable(self._name, "no connection") from error
         except TimeoutError as error:
             raise DependencyTimeout(self._name, seconds, cut_short=seconds < self._settings.attempt_timeout) from error
@@ -81,7 +82,7 @@ class Exchange:
         return accept(response, now=time.time())
 
     def span_attributes(self, request: Request) -> dict[str, str | int]:
-        """The attributes of an attempt's span. The URL has no query, which may hold personal data."""
+        """The attributes of an attempt's span. The URL omits the query, which may hold personal data."""
         url = urlsplit(self._base_url + request.path)
         return {
             "http.request.method": request.method,
@@ -109,7 +110,7 @@ class Exchange:
             return Response(self._name, answer.status, await self._read(answer), answer.headers)
 
     def _propagated_headers(self, seconds: float) -> dict[str, str]:
-        """The time left, the request id and the trace of the request behind this call."""
+        """Headers with the time left, and with the id and the trace of the request that caused this call."""
         headers = {deadlines.HEADER: deadlines.to_header(seconds)}
         if request_id := request_id_var.get():
             headers["X-Request-ID"] = request_id

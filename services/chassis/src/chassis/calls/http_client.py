@@ -35,7 +35,7 @@ request_seconds = Histogram(
     "http_client_request_duration_seconds",
     "Duration of attempts; `status` is empty without an answer, `error_type` without a failure.",
     ["dependency", "operation", "status", "error_type"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OTel's advice
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OpenTelemetry's advice
 )
 
 type AttemptHook = Callable[[int], Awaitable[None]]
@@ -186,5 +186,5 @@ class HttpDependency:
 
 
 def bearer(key: SecretStr) -> Callable[[], str]:
-    """An Authorization header with a fixed key."""
+    """A function that returns an Authorization header with a fixed key."""
     return lambda: f"Bearer {key.get_secret_value()}"

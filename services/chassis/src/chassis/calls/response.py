@@ -1,4 +1,4 @@
-"""A dependency's answer, or the error that its status stands for. This module does no I/O."""
+"""A dependency's answer, and the error for each status other than 2xx. This module does no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

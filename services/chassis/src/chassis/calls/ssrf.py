@@ -24,27 +24,29 @@ RESOLVE_SECONDS = 2.0
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _BRACKETED = re.compile(r"\[[^\[\]]*\](:\d*)?")
-"""An IPv6 address as the host, with or without a port. Python before 3.13.4 accepts text between the two."""
+"""An IPv6 address as the host, with or without a port. Python before 3.13.4 also accepts text between address and
+port."""
 _PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
-"""Printable ASCII without spaces and backslashes, which URL parsers read in different ways: a check by one parser would
-not bind another.
+"""Printable ASCII without spaces and backslashes. URL parsers read these two differently, so the HTTP client might
+connect to another host than the one that was checked.
 """
-# The range from which the IANA assigns public addresses. Outside it lie the loopback, private, link-local and multicast
-# ranges, and those that wrap an IPv4 address: mapped (::ffff:0:0/96), translated (::ffff:0:0:0/96), compatible (::/96)
-# and NAT64 (64:ff9b::/96).
+# The range from which the IANA assigns public addresses. The loopback, private, link-local and multicast ranges are
+# outside this range. So are the ranges that wrap an IPv4 address: mapped (::ffff:0:0/96), translated
+# (::ffff:0:0:0/96), compatible (::/96) and NAT64 (64:ff9b::/96).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # These ranges look public, but no host has an address in them: protocol assignments (Teredo and ORCHID; 192.0.0.9 and
 # .10 lead to our own gateway), the 6to4 relays, and the newer documentation range, which Python has known since 3.13.1.
-# 6to4 itself, 2002::/16, is not global to Python.
+# They omit 6to4 itself, 2002::/16, because Python does not count it as global.
 _SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
-"""The third 32 bits of an ISATAP address, in any network; its last 32 bits are an IPv4 address (RFC 5214)."""
+"""Bits 65 to 96 of an ISATAP address, in any network. The last 32 bits are an IPv4 address (RFC 5214)."""
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
-"""Azure's metadata service has a public address. Those of other clouds are link-local, private or shared."""
+"""Azure's metadata service has a public address. The addresses of other clouds' services are link-local, private or
+shared."""
 
 type Address = IPv4Address | IPv6Address
 type Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Returns the addresses of a host (name, port). Raises OSError when it has none."""
+"""Returns the addresses of a host (name, port). Raises OSError when the host has no address."""
 type AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """An item of `socket.getaddrinfo`: family, type, protocol, canonical name, socket address."""
 
@@ -52,7 +54,7 @@ NO_PUBLIC_ADDRESS = "its host has no public address"
 
 
 class DestinationRefused(HoldfastError):
-    """No request may go there; the message is the internal reason. A customer reads `Destination.public_reason`."""
+    """No request may go to this destination. The message is for us; a customer reads `Destination.public_reason`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Destination:
     port: int
 
     def public_reason(self, refused: DestinationRefused) -> str:
-        """The reason as the customer who named the host may read it.
+        """The reason in words that the customer may read.
 
         Every host name gets the same reason. With precise reasons, a customer could find out which names exist in our
         network and where they lead.
@@ -113,7 +115,7 @@ def check_address(text: str, settings: EgressSettings) -> None:
 async def check_addresses(destination: Destination, settings: EgressSettings, *, resolve: Resolve) -> None:
     """Raise `DestinationRefused` when the host has no address, or when any of its addresses is not allowed.
 
-    Both cases have the same reason, unless the host is itself an address.
+    The error has the same reason in both cases, unless the host is itself an address.
     """
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
@@ -130,7 +132,7 @@ async def check_addresses(destination: Destination, settings: EgressSettings, *,
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses that the system's resolver returns for a host. It also accepts an IPv4 address in any notation."""
+    """The addresses that the system's resolver returns for a host. It resolves an IPv4 address in any notation, too."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 

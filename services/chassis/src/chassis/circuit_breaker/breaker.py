@@ -108,7 +108,7 @@ class CircuitBreaker:
         self._publish()
 
     def _publish(self) -> None:
-        """Count and log a change of mode or state since the last time."""
+        """Count and log a change of mode or state since the previous call of this method."""
         state, mode = self._machine.state, self._machine.mode
         if mode != self._published_mode:
             self._publish_mode(mode)
@@ -138,7 +138,7 @@ class CircuitBreaker:
 
 
 class Permit:
-    """One admitted call. Its outcome is counted however the block ends, by cancellation too."""
+    """One admitted call. Its outcome is counted however the block ends, even if it is cancelled."""
 
     __slots__ = ("_breaker", "_call", "_clock", "_started")
 

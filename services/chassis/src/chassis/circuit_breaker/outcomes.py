@@ -18,10 +18,10 @@ type CallOutcome = Literal["success", "failure", "cut_short", "ignored"]
 
 
 def outcome_of(error: BaseException | None) -> CallOutcome:
-    """The outcome of a call that ended with `error`, or with an answer (None).
+    """The outcome of a call that ended with `error`. None means that it ended with an answer.
 
-    A 4xx is the answer of a healthy dependency. A 429 asks for fewer calls, and a full bulkhead, a cancellation or an
-    error from elsewhere is about the caller: these are ignored.
+    A 4xx counts as a success, because a healthy dependency sends it. A 429 is ignored, because it only asks for fewer
+    calls. A full bulkhead, a cancellation and other errors are ignored, because the caller caused them.
     """
     match error:
         case None | DependencyRejected():

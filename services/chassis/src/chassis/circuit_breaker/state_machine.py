@@ -27,7 +27,7 @@ _TRIAL_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The call may start. Its outcome counts only while the machine is still in this `term`; None: it never counts."""
+    """The call may start. Its outcome counts only if the machine is still in this `term`, and never if that is None."""
 
     term: int | None
 
@@ -62,7 +62,7 @@ class StateMachine:
         self.mode: Mode = "automatic"
 
     def set_mode(self, mode: Mode, *, until: float, now: float) -> None:
-        """Set the mode until then. When `forced_open` ends, the breaker is half-open, as after any open time."""
+        """Set the mode until `until`. When `forced_open` ends, the breaker is half-open, as after any open time."""
         if self.mode == "forced_open":
             self._open_until = now
         if mode == "forced_open":
@@ -104,13 +104,14 @@ class StateMachine:
         return Admitted(self._term)
 
     def settle(self, call: Admitted, outcome: CallOutcome, *, duration: float, now: float) -> None:
-        """Count the outcome of an admitted call. `ignored` only frees its half-open permit."""
+        """Count the outcome of an admitted call. An `ignored` trial call only makes way for another trial call."""
         if call.term != self._term:
             return
         slow = duration >= self._settings.slow_call_duration
         if outcome == "cut_short":
-            # As failures, callers with short deadlines would open a healthy breaker. As ignored ones, they would never
-            # reveal a dependency that hangs. So a cut call counts only if it was slow by then.
+            # The caller's deadline ended this call. If it counted as a failure, callers with short deadlines would open
+            # the breaker of a healthy dependency. If it were always ignored, a dependency that hangs would go
+            # unnoticed. So it counts only if it was already slow.
             outcome = "success" if slow else "ignored"
         if self.state == "half_open":
             self._settle_trial(outcome, slow=slow, now=now)

@@ -1,7 +1,8 @@
 """Rate limiting: GCRA, decided in one Redis call on Redis' clock. Without Redis each process allows its share.
 
-Read `gcra` first: the decision, a pure function. Then `policies`: which limits there are, and what an answer says about
-them. Then `limiter`: the decision in Redis, by `gcra.lua`, and in this process while Redis fails.
+Read `gcra` first: it makes the decision and is a pure function. Then read `policies`, which defines the limits and the
+fields of an answer about them. Then read `limiter`: it decides in Redis with `gcra.lua`, and in this process while
+Redis fails.
 """
 
 from chassis.rate_limiting.gcra import MICROSECONDS, Decision, decide

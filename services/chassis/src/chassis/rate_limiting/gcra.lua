@@ -17,19 +17,21 @@ if not now then
 end
 
 local capacity = burst * interval
--- A value that is no number counts as none: an error would be taken for a failure of Redis.
+-- A stored value that is not a number counts as missing. Otherwise this script would raise an error, which the caller
+-- would take for a failure of Redis.
 local stored = tonumber(redis.call('GET', KEYS[1])) or 0
--- A TAT further ahead means that the clock stepped back or that the policy shrank: the excess is dropped.
+-- If the TAT is later than now + capacity, the clock stepped back or the limit was lowered: drop the excess.
 local tat = math.min(math.max(stored, now), now + capacity)
 
 local allowed = tat + cost * interval - now <= capacity
 if allowed then
   tat = tat + cost * interval
 end
--- A refusal writes only when it dropped an excess. Without the write each later call would drop it again, and the caller
--- would wait until the old TAT.
+-- A refusal writes only when it dropped an excess. Without the write each later call would drop the excess again, and
+-- the caller would have to wait until the old TAT.
 if tat ~= stored then
-  -- A TAT in the past means the same as no TAT, so the key may expire then. EX takes whole seconds: hence one more.
+  -- A TAT in the past means the same as no TAT, so the key may expire at that time. EX takes whole seconds, so one
+  -- second is added.
   local seconds = math.ceil((tat - now) / 1000000) + 1
   redis.call('SET', KEYS[1], tat, 'EX', seconds)
 end

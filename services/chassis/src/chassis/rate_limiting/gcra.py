@@ -1,8 +1,8 @@
 """GCRA, the generic cell rate algorithm, as a pure function.
 
 It stores one number per key, the theoretical arrival time (TAT): the time at which the whole burst is available again.
-In any span Δ it admits at most burst + ⌊rate × Δ⌋ units of cost. A fixed window admits twice its limit around a
-boundary.
+In any span Δ it admits at most burst + ⌊rate × Δ⌋ units of cost. A limiter with fixed windows may admit twice its limit
+around the boundary of two windows.
 
 Times are integers in microseconds, so that `decide` and `gcra.lua` agree exactly.
 """
@@ -34,7 +34,7 @@ def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decisio
     """
     interval = microseconds_per_unit(rate)
     capacity = burst * interval
-    # A TAT further ahead means that the clock stepped back or that the policy shrank: the excess is dropped.
+    # If the TAT is later than now + capacity, the clock stepped back or the limit was lowered: drop the excess.
     tat = min(max(tat, now), now + capacity)
     allowed = tat + cost * interval - now <= capacity
     if allowed:
@@ -50,7 +50,7 @@ def microseconds_per_unit(rate: float) -> int:
 
 
 def describe(allowed: bool, tat: int, now: int, *, interval: int, burst: int, cost: int) -> Decision:  # noqa: FBT001
-    """The `Decision` for the TAT after it was made; `interval` is `microseconds_per_unit`."""
+    """The `Decision` that belongs to the new `tat`; `interval` is `microseconds_per_unit`."""
     free = burst * interval - (tat - now)
     return Decision(
         allowed=allowed,

@@ -57,7 +57,7 @@ class RateLimiter:
         self._try_redis_at: float | None = None  # None while Redis answers
 
     async def check(self, key: str, policy: Policy, *, cost: int = 1) -> Decision:
-        """Take `cost` units from the burst of `key` under `policy`, if it still has them. Never raises for Redis.
+        """Take `cost` units from the burst of `key` under `policy`, if it still has them. Raises no error of Redis.
 
         A key is a principal's id, or a kind and a name, such as `ip:192.0.2.1`. A `cost` above the burst counts as the
         whole burst, since it could never be allowed otherwise. A policy with `dark_launch` allows everything.
@@ -96,7 +96,7 @@ class RateLimiter:
             return True
         if self._clock() < self._try_redis_at:
             return False
-        # This request tries. The others are decided locally until Redis has answered.
+        # This request tries Redis. The process decides all other requests locally until Redis has answered.
         self._try_redis_at = self._clock() + self.current().redis_pause
         return True
 

@@ -13,8 +13,8 @@ from chassis.rate_limiting.gcra import Decision
 class Policy:
     """A named limit for one tier: `rate` units a second, and a burst of at most `burst` units at once.
 
-    The name stands in a header between quotes: lower-case letters, digits, hyphens and underscores. With `dark_launch`
-    the policy is decided and counted, but refuses no request and adds no field to an answer.
+    A header quotes the name, so it has only lower-case letters, digits, hyphens and underscores. With `dark_launch` the
+    policy's decisions are counted, but they refuse no request and add no field to an answer.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Retries: repeat only what can succeed and may be repeated, after a random wait, within a budget and a deadline.
+"""Retries: repeat a call only if it can succeed and may be repeated, after a random wait, within budget and deadline.
 
 Retry in one layer only: inside a job, which is itself rescheduled on failure, a call makes a single attempt
 (`max_attempts=1`).

@@ -37,10 +37,11 @@ async def retry[T](
     random: Callable[[], float] = default_random,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Run `call(attempt)` for attempt = 1, 2, … until it succeeds or must not be repeated; then raise its error.
+    """Run `call(attempt)` for attempt = 1, 2, … until it succeeds or must not be repeated.
 
-    All attempts and waits share `policy.total_timeout` and the caller's deadline, whichever ends first. Raises the last
-    error, with one exception: if an earlier attempt may have run, the error raised never says that none did.
+    All attempts and waits together end with `policy.total_timeout` or with the caller's deadline, whichever comes
+    first. Raises the last error. If that error says that its attempt did not run, but an earlier attempt may have run,
+    raises the earlier error instead.
     """
     budget.earn(clock())
     uncertain: DependencyError | None = None

@@ -11,8 +11,8 @@ class RetryBudget:
     """A token bucket per dependency that bounds retries to a share of the calls.
 
     Each call earns `budget_ratio` tokens, and each retry spends one. The bucket holds at most `budget_floor` tokens, so
-    a quiet hour cannot save up a retry storm. It refills within `budget_refill_seconds`, so a service with few calls
-    can retry as well.
+    a quiet hour does not save up tokens for a retry storm. The bucket also refills within `budget_refill_seconds`, so a
+    service with few calls can retry as well.
     """
 
     def __init__(self, dependency: str, policy: RetrySettings) -> None:

@@ -1,9 +1,9 @@
 """Deadlines: the time left for a request, across every process that works on it.
 
 A deadline arrives with a request and is never extended. The process checks it before each expensive step and sends it
-with each call. Between processes it travels as the time *remaining*, in milliseconds, as in gRPC's `grpc-timeout` and
-Envoy's `x-envoy-expected-rq-timeout-ms`: an absolute time would be wrong by the difference between two clocks, a
-remaining time is wrong only by the time on the wire. Inside a process it is an instant of the monotonic clock.
+with each call. A header carries it as the *remaining* time in milliseconds, like gRPC's `grpc-timeout` and Envoy's
+`x-envoy-expected-rq-timeout-ms`. An absolute time would be wrong by the difference between two clocks. A remaining time
+is wrong only by the time on the wire. Inside a process a deadline is an instant of the monotonic clock.
 """
 
 import math
@@ -32,7 +32,7 @@ def from_header(value: str | None, limit: float) -> float:
     """
     if value is None or not (value.isascii() and value.isdigit()):
         return limit
-    # float accepts any number of digits; int refuses more than 4,300.
+    # float accepts any number of digits, whereas int refuses more than 4,300.
     return min(float(value) / 1000, limit)
 
 

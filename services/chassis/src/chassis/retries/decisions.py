@@ -9,7 +9,7 @@ from chassis.errors import BreakerOpen, BulkheadFull, DependencyError
 from chassis.retries.backoff import full_jitter
 
 # 408, 429 and the gateway's 502, 503, 504: the server did not do the work, or a later attempt may succeed.
-# A plain 500 is a defect, and a repetition meets it again.
+# A 500 is a defect of the server, and a repetition would fail in the same way.
 RETRYABLE_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 type StopReason = Literal["not_retryable", "attempts", "deadline", "budget"]
@@ -40,7 +40,7 @@ def decide(
 ) -> Wait | Stop:
     """The next step after `attempt` (1, 2, …) failed with `error`, with `remaining` seconds until the deadline.
 
-    The budget is spent afterwards, for a retry that this function allows.
+    If this function allows a retry, the caller still has to take a token from the budget.
     """
     if not is_retryable(error, idempotent=idempotent):
         return Stop("not_retryable")
@@ -48,7 +48,7 @@ def decide(
         return Stop("attempts")
     backoff = full_jitter(attempt - 1, base=policy.base_delay, cap=policy.max_delay, random=random)
     seconds = max(backoff, error.retry_after or 0.0)
-    # After a wait that outlasts the deadline no attempt could be made, so the wait does not begin.
+    # If the wait would last until the deadline, no attempt could follow, so the wait does not begin.
     return Stop("deadline") if seconds >= remaining else Wait(seconds)
 
 

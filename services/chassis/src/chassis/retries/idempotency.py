@@ -1,8 +1,9 @@
 """Idempotency keys: a request repeated with its key gets the first answer, byte for byte, and has no second effect.
 
 The answer is stored in the transaction of the effect, so neither exists without the other. An advisory lock, held until
-the transaction ends, serialises requests with the same key: the second request could not see a row that the first has
-not committed yet. Only the answer of a request that had its effect is stored: after an error the key is free again.
+the transaction ends, serialises requests with the same key. Without the lock, a second request would not see the row of
+the first before the first commits. Only the answer of a request that had its effect is stored: after an error the key
+is free again.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer[Model = Any]:
-    """An answer as it was sent: HTTP status and the body's bytes, a Model in JSON."""
+    """An answer as it was sent: the HTTP status, and the body, which is a `Model` in JSON."""
 
     status: int
     body: bytes
@@ -54,9 +55,9 @@ def idempotency_key(client: str, header: str | None, *, method: str, path: str, 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
     """SHA-256 of a request's method, path and body.
 
-    Spaces and the order of names in a JSON body do not change it. The body is not parsed by a model: a field that a
-    later version adds with a default would then change the fingerprint of a repeated request. A body that is not JSON,
-    or that is nested too deeply for orjson to write (254 levels), counts byte by byte.
+    Spaces and the order of names in a JSON body do not change the hash. No model parses the body: if a later version of
+    the model added a field with a default, the fingerprint of a repeated request would change. A body that is not JSON,
+    or that is nested too deeply for orjson to write (254 levels), is hashed as it is.
     """
     try:
         canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
@@ -66,8 +67,8 @@ def fingerprint(method: str, path: str, body: bytes) -> bytes:
 
 
 async def find_answer(session: Session, key: IdempotencyKey) -> StoredAnswer | None:
-    """The answer stored for this key. None if there is none: this transaction then holds the key until it ends, and
-    calls `store_answer` before it commits.
+    """The answer that is stored for this key, or None. After None, this transaction holds the key until it ends, and
+    has to call `store_answer` before it commits.
 
     Raises `ApiError`: 409 while another request holds the key, 422 when the key was used for a different request, 404
     when its answer was withdrawn.
@@ -85,7 +86,7 @@ async def find_answer(session: Session, key: IdempotencyKey) -> StoredAnswer | N
 
 
 async def store_answer(session: Session, key: IdempotencyKey, answer: StoredAnswer) -> None:
-    """Store the answer in the transaction of its effect. Raises `ApiError` (409) when the key has an answer by now."""
+    """Store the answer in the transaction of its effect. Raises `ApiError` (409) if the key already has an answer."""
     await session.insert(answer_row(key, answer))
 
 
@@ -102,7 +103,7 @@ def answer_row(key: IdempotencyKey, answer: StoredAnswer) -> Row:
 
 
 def _in_progress() -> ApiError:
-    """The answer to a request while another one holds its key."""
+    """The error for a request whose key another request holds."""
     return ApiError(ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS, retry_after=1)
 
 

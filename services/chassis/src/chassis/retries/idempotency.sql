@@ -1,24 +1,24 @@
 -- The statements of idempotency keys. All but `prune` run in the transaction of the request's effect.
 
 -- name: find
--- Hold :key of :client until the transaction ends, and look for its record. Both share a snapshot: a record that another
--- transaction commits between the two is not seen, and then the primary key refuses ours.
+-- Hold :key of :client until the transaction ends, and look for its record. The lock and the look-up share a snapshot,
+-- so the look-up misses a record that another transaction commits between the two. The primary key then refuses ours.
 SELECT pg_try_advisory_xact_lock(hashtextextended(:client || chr(31) || :key, 0)) AS is_held,
     record.fingerprint, record.status, record.body
 FROM (VALUES (1)) AS always LEFT JOIN idempotency_record AS record ON record.client = :client AND record.key = :key;
 
 -- name: store
--- The record of a key: the request that it stands for, and the answer.
+-- Store the record of a key: the fingerprint of its request, and the answer.
 INSERT INTO idempotency_record (client, key, fingerprint, status, body)
 VALUES (:client, :key, :fingerprint, :status, :body);
 
 -- name: withdraw
--- Empty the answers of :client that have the text :about in them. Their keys stay taken.
+-- Empty the answers of :client that contain the text :about. Their keys stay in use.
 UPDATE idempotency_record SET body = ''
 WHERE client = :client AND position(convert_to(CAST(:about AS text), 'UTF8') IN body) > 0;
 
 -- name: prune
--- Forget answers older than :retention seconds, :batch at most; a row for each comes back.
+-- Delete at most :batch answers older than :retention seconds. Returns a row for each deleted answer.
 DELETE FROM idempotency_record
 WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM idempotency_record
