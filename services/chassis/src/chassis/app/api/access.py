@@ -1,7 +1,8 @@
-"""Access to a route: the scope that its callers need, and the cost of a call. Checked before the body is read.
+"""Access to a route: the scope that its callers need, and the cost of a call. The process checks both before it reads
+the request's body.
 
-A route declares both, and the OpenAPI document shows them. A handler's parameter of the type `Caller` is the
-authenticated principal:
+Each route declares its scope and its cost, and the OpenAPI document shows them. A handler's parameter of the type
+`Caller` is the authenticated principal:
 
     @router.post("/orders", access="orders:write", cost=5)
     async def place_order(caller: Caller, …) -> …:
@@ -21,9 +22,9 @@ from chassis.logging import bind_to_task
 from chassis.rate_limiting import default_policy
 
 SCHEME = "key"
-"""The security scheme in OpenAPI documents: an API key or a token, as a bearer."""
+"""The name of the security scheme in the OpenAPI document: an API key or a service token, sent as `Bearer`."""
 _PRINCIPAL = "holdfast.principal"
-"""The name of the principal in a request's ASGI scope."""
+"""The key under which a request's ASGI scope has the principal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Access:
     cost: int
 
     def described(self) -> dict[str, Any]:
-        """The fields of the operation in the OpenAPI document."""
+        """The fields that the route's operation gets in the OpenAPI document."""
         return {"security": [{SCHEME: [self.scope]}], "x-rate-limit-cost": self.cost}
 
     async def check(self, request: Request) -> None:

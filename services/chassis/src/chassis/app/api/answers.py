@@ -1,6 +1,7 @@
-"""What a handler returns: a model, `Json[Model]` from a cache, or `StoredAnswer[Model]`, kept under an idempotency key.
+"""The types that a handler may return: a model, `Json[Model]` from a cache, or `StoredAnswer[Model]`, which is stored
+under an idempotency key.
 
-The OpenAPI document shows the model in each case.
+For each of them the OpenAPI document shows the model.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,9 @@ from chassis.retries.idempotency import StoredAnswer
 
 
 def returns(endpoint: Callable[..., Any]) -> tuple[Any, Any]:
-    """`Json` or `StoredAnswer` and the model in it, by the handler's annotation; None and None for anything else."""
+    """`(Json, Model)` or `(StoredAnswer, Model)`, from the handler's return annotation; `(None, None)` for any other
+    annotation.
+    """
     annotation = signature(endpoint).return_annotation
     kind = get_origin(annotation)
     return (kind, get_args(annotation)[0]) if kind in (Json, StoredAnswer) else (None, None)
@@ -25,7 +28,7 @@ def returns(endpoint: Callable[..., Any]) -> tuple[Any, Any]:
 def written(
     endpoint: Callable[..., Awaitable[Any]], *, status: int, is_conditional: bool
 ) -> Callable[..., Awaitable[Response]]:
-    """The handler, whose `Json` or `StoredAnswer` becomes the `Response` of it: the bytes as they are."""
+    """Wrap a handler that returns `Json` or `StoredAnswer`: the wrapper returns a `Response` with the same bytes."""
 
     @wraps(endpoint)
     async def write(**values: Any) -> Response:

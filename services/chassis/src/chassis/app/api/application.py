@@ -1,4 +1,4 @@
-"""FastAPI with one frame around the routes, `RequestContext`, instead of the framework's seven middlewares."""
+"""A FastAPI application with one middleware around its routes, `RequestContext`, instead of the framework's seven."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,8 +32,8 @@ def build_app[S: ServiceSettings](
 ) -> "Application":
     """The application of a service, with its routes.
 
-    `open_resources` is called when the process starts, with the settings and the resources of every API. What it yields
-    is what `opened` gives the routes.
+    The application calls `open_resources` when the process starts, with the settings and the resources that every API
+    has. Routes get the object that it yields through `opened`.
     """
 
     @asynccontextmanager
@@ -57,29 +57,33 @@ def build_app[S: ServiceSettings](
 
 
 class Application(FastAPI):
-    """An application that answers every error in the envelope. `current` returns the settings that are valid now.
+    """An application that answers every error in the same JSON envelope. `current` returns the settings that are valid
+    now.
 
-    Middleware that is added runs inside `RequestContext`. `add_exception_handler` has no effect: `error_rendering`
-    decides how an error is answered.
+    Middleware that a service adds runs inside `RequestContext`. `add_exception_handler` has no effect:
+    `error_rendering` decides how an error is answered.
 
-    Requests read the process' resources from attributes of this object: `app.state` would look each name up in Python.
+    Requests read the resources of the process from attributes of this object. They would be slower to read from
+    `app.state`, which implements attribute access in Python.
     """
 
     resources: ApiResources
-    """Set at start-up."""
+    """The application sets it at start-up."""
     opened: object = None
-    """What the service's `OpenResources` yielded at start-up."""
+    """The object that the service's `OpenResources` yielded at start-up."""
     misconfigured: ConfigurationError | None = None
     """The error that ended start-up, if the configuration caused it."""
 
     def __init__(self, current: Callable[[], HttpSettings], *, routers: Sequence[Router] = (), **options: Any) -> None:
-        # A path with a wrong slash is answered 404 in the envelope; a redirect would repeat the request's Host header.
+        # A path with a wrong trailing slash gets a 404. FastAPI's redirect would repeat the request's Host header,
+        # which a caller can forge.
         super().__init__(redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
         self.router.default = _answer_no_route
         document = Router()
         document.get("/openapi.json", public=True, criticality="sheddable", include_in_schema=False)(_answer_document)
-        # `include_router` would match each request twice. The document's route is used least, so it comes last.
+        # FastAPI's `include_router` would match each request twice. The route of the OpenAPI document is used least, so
+        # it comes last.
         self.router.routes[:] = [route for router in (*routers, document) for route in router.routes]
         self.health = Health()
         self.load_shedder = LoadShedder(current)
@@ -107,14 +111,14 @@ class Application(FastAPI):
 
 
 async def _answer_no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """404 for a path that no route has. Callers need no key for it, so it is limited by address."""
+    """Answer 404 for a path that no route has. Callers need no key for this answer, so their address limits them."""
     if scope["type"] == "http":
         await spend_as_stranger(Request(scope, receive, send))
     raise HTTPException(404)
 
 
 async def _answer_document(request: Request) -> Response:
-    """The OpenAPI document. Callers need no key for it, so it is limited by address."""
+    """Answer with the OpenAPI document. Callers need no key for it, so their address limits them."""
     await spend_as_stranger(request)
     app: Application = request.app
     return Response(orjson.dumps(app.openapi()), media_type="application/json")

@@ -1,4 +1,5 @@
-"""Conditional reads: an answer carries the ETag of its bytes. A caller that has them already is answered 304 instead.
+"""Conditional reads: an answer carries an ETag, a hash of its bytes. A caller that sends the current ETag gets a 304
+without a body.
 
 RFC 9110, sections 8.8.3 (ETag), 13.1.2 (If-None-Match) and 15.4.5 (304).
 """
@@ -18,7 +19,8 @@ from chassis.app.api.middleware import Exchange
 _CACHE_CONTROL = "private, no-cache"
 _NOT_MODIFIED = 304
 
-# One entity tag, weak or strong; inside the quotes anything but a quote and controls (RFC 9110, section 8.8.3).
+# One entity tag, weak or strong. Any character except quotes and control characters may be inside the quotes (RFC 9110,
+# section 8.8.3).
 _TAG = re.compile(r'(?:W/)?("[!\x23-\x7e\x80-\xff]*")')
 
 _ETAG_HEADER = {"description": "Changes whenever the body does.", "required": True, "schema": {"type": "string"}}
@@ -39,18 +41,21 @@ IF_NONE_MATCH: dict[str, Any] = {
         }
     ]
 }
-"""The same route's parameter in the document. No value is invalid: a text that is not a tag matches no answer."""
+"""The OpenAPI parameter of a route with `conditional=True`. No value is invalid: a text that is not a tag matches no
+answer.
+"""
 
 
 def etag(body: bytes) -> str:
-    """A strong validator: different bytes have a different tag."""
+    """A strong entity tag: different bytes have different tags."""
     return f'"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
 def has_current(if_none_match: Iterable[str], tag: str) -> bool:
-    """Whether the caller's If-None-Match headers name `tag`. Pure.
+    """Whether the caller's If-None-Match headers name `tag`. A pure function.
 
-    `*` matches any tag. This header compares tags weakly (RFC 9110), so a tag that a proxy weakened still matches.
+    `*` matches any tag. RFC 9110 prescribes a weak comparison for this header, so a tag that a proxy marked as weak
+    (`W/`) still matches.
     """
     fields = [field.strip() for field in if_none_match]
     return "*" in fields or any(tag in _TAG.findall(field) for field in fields)

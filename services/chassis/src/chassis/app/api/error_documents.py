@@ -1,4 +1,4 @@
-"""Errors in the OpenAPI document: by status, the codes of the catalogue that each route may answer with."""
+"""Errors in the OpenAPI document: each route lists the error codes that it may answer with, grouped by HTTP status."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ KEYED = (
     ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
     ErrorCode.IDEMPOTENCY_KEY_REUSED,
 )
-"""The codes of routes that take an idempotency key."""
+"""The further codes of routes that take an idempotency key."""
 _WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED)
 
 _RETRY_AFTER = {
@@ -82,7 +82,9 @@ class Problem(BaseModel):
 
 
 def documented(*codes: ErrorCode, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI responses of a route with these errors, and with those of every route."""
+    """The OpenAPI responses of a route that may answer with these errors, besides those that every route may answer
+    with.
+    """
     by_status: dict[int, list[ErrorCode]] = {}
     for code in (*_ALWAYS, *(_WITH_KEY if needs_key else ()), *codes):
         by_status.setdefault(code.value.status, []).append(code)
@@ -104,7 +106,7 @@ def _response(codes: Iterable[ErrorCode]) -> dict[str, Any]:
 
 
 def describe_errors(document: dict[str, Any]) -> None:
-    """Add the schema to which the responses of `documented` refer."""
+    """Add the schema `Problem`, to which the responses of `documented` refer."""
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs")
     document["components"]["schemas"].setdefault("Problem", schema)

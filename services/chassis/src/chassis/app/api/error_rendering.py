@@ -1,4 +1,4 @@
-"""Error answers: in the envelope, or as RFC 9457 when the caller's Accept header prefers it. Each answer is counted."""
+"""Error answers: in our JSON envelope, or as RFC 9457 when the caller's Accept header prefers it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -26,7 +26,7 @@ api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code",
 
 _MAX_SHOWN = 100  # characters of an invalid value, or of a field's name, that an answer repeats
 _MAX_DETAILS = 100  # bounds the answer, so that a small request cannot cause a large one
-_MAX_MESSAGE = 300  # characters; ours are shorter, but a validator's message may quote the value
+_MAX_MESSAGE = 300  # characters; our own messages are shorter, but a message of Pydantic may quote the value
 _NEVER_QUOTES_VALUE = frozenset(
     {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
 )
@@ -35,7 +35,7 @@ _METHOD_NOT_ALLOWED = 405
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 DOCUMENTATION_KEY = "holdfast.documentation_url"
-"""The name, in a request's ASGI scope, of the URL of the errors page."""
+"""The key under which a request's ASGI scope has the URL of the errors page."""
 
 
 EXPECTED = (ApiError, RequestValidationError, HTTPException)
@@ -59,7 +59,9 @@ def answer_to(scope: Scope, error: ApiError | RequestValidationError | HTTPExcep
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that the routes of this path have. (The framework names those of the first route only.)"""
+    """The methods that the routes of this path have. FastAPI itself would name only the methods of the first of these
+    routes.
+    """
     return [
         method
         for method in _METHODS
@@ -88,15 +90,15 @@ def render(scope: Scope, error: ApiError) -> Response:
 
 
 def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
-    """The detail with its texts shortened, and without the value if its field, or an enclosing one, is secret."""
+    """The detail with shortened texts, and without the value if its field, or one that contains it, may be secret."""
     is_hidden = detail.received is None or _is_hidden(detail.field, marked)
     received = None if is_hidden else shown_back(detail.received or "", _MAX_SHOWN)
     return ErrorDetail(shown_back(detail.field, _MAX_SHOWN), shown_back(detail.message, _MAX_MESSAGE), received)
 
 
 def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
-    """Whether the value of `field` may be secret. A longer name than any of ours counts as secret without a look-up:
-    the caller made it up, and `is_sensitive` caches each name.
+    """Whether the value of `field` may be secret. The caller made up a name that is longer than any of ours. It counts
+    as secret, and `is_sensitive` is not called for it, because that function caches each name.
     """
     return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
 
@@ -104,8 +106,8 @@ def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
 def marked_fields(app: FastAPI) -> AbstractSet[str]:
     """The names of the fields that any schema of this application marks as `writeOnly`, OpenAPI's mark of a secret.
 
-    A name that one schema marks is hidden in all of them: an answer would rather omit a harmless value than repeat a
-    password. The first call takes a tenth of a second.
+    If one schema marks a name, answers omit the values of this name for all schemas: it is better to omit a harmless
+    value than to repeat a password. The first call generates the document and takes a tenth of a second.
     """
     found: AbstractSet[str] | None = getattr(app.state, "write_only", None)
     if found is None:
@@ -114,7 +116,7 @@ def marked_fields(app: FastAPI) -> AbstractSet[str]:
 
 
 def _write_only(node: Any) -> Iterator[str]:
-    """The names of the marked properties and parameters anywhere in the document."""
+    """The names of all properties and parameters in the document that are marked as secret."""
     if isinstance(node, Mapping):
         yield from (name for name, schema in _named(node) if isinstance(schema, Mapping) and _is_marked(schema))
     if isinstance(node, Mapping | list):
@@ -131,13 +133,15 @@ def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_marked(schema: Mapping[str, Any]) -> bool:
-    """Whether the schema has the mark, or one of its alternatives: `SecretStr | None` has it inside an `anyOf`."""
+    """Whether the schema is `writeOnly`, or its list items or one of its `anyOf` alternatives are. Pydantic generates
+    an `anyOf` for `SecretStr | None`.
+    """
     inner = [one for one in (*schema.get("anyOf", ()), schema.get("items")) if isinstance(one, Mapping)]
     return schema.get("writeOnly") is True or any(_is_marked(one) for one in inner)
 
 
 def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
-    """One error for all problems that were found. A body that is no JSON is a malformed request."""
+    """One error for all problems that Pydantic found. A body that is not valid JSON is a malformed request."""
     if any(problem["loc"] == ("header", idempotency.HEADER) for problem in problems):
         return ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
     if any(problem["type"] == "json_invalid" for problem in problems):
@@ -159,13 +163,13 @@ def _is_json(content_type: str) -> bool:
 def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
     """The detail for one of Pydantic's problems.
 
-    The value is left out when it is an object (each of its fields has a problem of its own), a header (it may carry
-    credentials), the whole body, or an unknown field: a misspelt `pasword` is one.
+    The detail omits the value of a header (it may carry credentials), of an unknown field (it may be a misspelt
+    `pasword`), and a value that is an object or the whole body.
     """
     location, *path = problem["loc"]
     field = ".".join(str(part) for part in path) or str(location)
     is_secret = location == "header" or _is_hidden(field, marked)
-    # The messages of other types may quote the value, such as a union's tag.
+    # A message of another type may quote the value: the message for a wrong union tag does.
     message = problem["msg"] if not is_secret or problem["type"] in _NEVER_QUOTES_VALUE else "This value is not valid."
     is_ours = bool(path) and problem["type"] != "extra_forbidden"
     is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)

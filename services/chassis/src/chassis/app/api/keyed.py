@@ -27,4 +27,6 @@ async def keyed(request: Request, header: _IdempotencyHeader) -> IdempotencyKey:
 
 
 Keyed = Annotated[IdempotencyKey, Depends(keyed)]
-"""A route's parameter: the key that the caller must send. The OpenAPI document then lists the errors of keys."""
+"""A route's parameter: the key that the caller must send. The OpenAPI document then lists the errors of idempotency
+keys for the route.
+"""

@@ -1,4 +1,4 @@
-"""Rate limits of requests: a request spends from a key, under a policy, or is refused."""
+"""Rate limits of requests: a request takes units from the limit of a key, such as a principal, or is refused."""
 
 from ipaddress import IPv4Address, IPv6Network, ip_address
 
@@ -18,30 +18,32 @@ def limits_of(request: Request) -> RateLimitSettings:
 
 
 async def spend_as_stranger(request: Request) -> None:
-    """Spend one unit of the caller's address, or raise `RateLimited`.
+    """Take one unit from the limit of the caller's address, or raise `RateLimited`.
 
-    For answers that need no valid key: to a wrong key, to a path or a method that no route has, and the OpenAPI
-    document. Requests with a valid key never spend from their address, so other callers there cannot block them.
+    This limits the answers that need no valid key: to a wrong key, to an unknown path or method, and the OpenAPI
+    document. Requests with a valid key take nothing from the limit of their address, so other callers at the same
+    address cannot block them.
     """
     policy = Policy.of("unauthenticated", limits_of(request).unauthenticated)
     await spend(request, f"ip:{network_of(request.client.host if request.client else '')}", policy)
 
 
 def network_of(host: str) -> str:
-    """The key of an address: itself for IPv4, its /64 network for IPv6, since one customer has a whole /64."""
+    """An IPv4 address itself, or the /64 network of an IPv6 address, because one customer usually has a whole /64."""
     try:
         address = ip_address(host)
     except ValueError:
-        return "unknown"  # a malformed address from a proxy, or a socket without addresses: they share one key
+        return "unknown"  # a malformed address from a proxy, or a socket without addresses; all of them share one limit
     if isinstance(address, IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or IPv6Network((address, _IPV6_PREFIX), strict=False))
 
 
 async def spend(request: Request, key: str, policy: Policy, *, cost: int = 1) -> None:
-    """Spend `cost` units of `key` under `policy`, or raise `RateLimited`. The answer's fields say how many are left.
+    """Take `cost` units from the limit of `key` under `policy`, or raise `RateLimited`. The answer's RateLimit headers
+    say how many units are left.
 
-    A route may spend under several policies, one after the other: the answer's fields name each.
+    A route may call this for several policies, one after the other. The headers then name each policy.
     """
     decision = await _limiter_of(request).check(key, policy, cost=cost)
     if not policy.dark_launch:

@@ -3,8 +3,8 @@
     in flight  0 ─────────────── sheddable_share ──────── default_share ──── max_concurrent_requests
     admitted     any request                    not sheddable       critical only            none
 
-A request without a slot is refused at once: a queue in front of a busy process only adds waiting time. The classes are
-Google's: https://sre.google/sre-book/handling-overload/.
+A request without a slot is refused at once: a queue in front of a busy process only adds waiting time. The classes of
+criticality are Google's: https://sre.google/sre-book/handling-overload/.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,13 @@ type Criticality = Literal["critical", "default", "sheddable"]
 
 load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 for criticality in get_args(Criticality.__value__):
-    load_shed.labels(criticality)  # exported as 0 from the start: else `rate()` would miss the first refusal
+    load_shed.labels(criticality)  # exported as 0 now, because `rate()` needs a sample before the first refusal
 
 
 def has_slot(in_flight: int, criticality: Criticality, limits: HttpSettings) -> bool:
-    """Whether a process with `in_flight` requests admits one more of this class. An idle process admits any."""
+    """Whether a process with `in_flight` requests admits one more of this class. An idle process admits a request of
+    any class.
+    """
     share = 1.0
     if criticality != "critical":
         share = limits.default_share if criticality == "default" else limits.sheddable_share
@@ -38,12 +40,16 @@ class LoadShedder:
         self.in_flight = 0
 
     def slot(self, criticality: Criticality) -> "Slot":
-        """A slot for the block. Entering it raises `ApiError` (OVERLOADED) when the class has none left."""
+        """A slot for a `with` block. Entering the block raises `ApiError` (OVERLOADED) when no slot is left for this
+        class.
+        """
         return Slot(self, criticality, self._current())
 
 
 class Slot:
-    """Capacity for one request, taken on entering the block and released at its end, or before by `release`."""
+    """Capacity for one request. The `with` block takes it on entry, and releases it at the end unless `release` did so
+    before.
+    """
 
     __slots__ = ("_criticality", "_is_taken", "_limits", "_shedder")
 
@@ -65,7 +71,9 @@ class Slot:
         self.release()
 
     def release(self) -> None:
-        """Called when the answer begins, since the work is done: a client that reads slowly keeps no slot."""
+        """The middleware calls this when the answer begins: the work is done then, so a client that reads slowly holds
+        no slot.
+        """
         if self._is_taken:
             self._is_taken = False
             self._shedder.in_flight -= 1

@@ -1,7 +1,8 @@
-"""One raw ASGI frame around every request: ids, span, deadline, limits, metrics, canonical line.
+"""One ASGI middleware around every request. It sets the request's id, span, deadline and size limit, and records
+metrics and the canonical log line.
 
-It is one frame, because all these concerns need the same facts (route, status, duration). It is raw ASGI, because
-Starlette's BaseHTTPMiddleware costs more than all of this module.
+It is one middleware, because all these concerns need the same facts (route, status, duration). It uses ASGI directly,
+because Starlette's BaseHTTPMiddleware alone costs more than all of this module.
 """
 
 import asyncio
@@ -32,15 +33,15 @@ request_seconds = Histogram(
     "http_server_request_duration_seconds",
     "Duration of requests.",
     ["method", "route", "status"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OTel's advice
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # as OpenTelemetry advises
 )
 _request_seconds = remembered(request_seconds)
 active_requests = Gauge("http_server_active_requests", "Requests being answered.")
 
-_MAX_PATH = 256  # recorded characters of a path: no route is longer, and the search for secrets takes time
+_MAX_PATH = 256  # characters of a path that are recorded: no route is longer, and redaction takes time
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
-_LEFT_UNREAD = frozenset({408, 413})  # the rest of such a request would be read only to be discarded
+_LEFT_UNREAD = frozenset({408, 413})  # the connection is closed after these, so the rest of the body is not read
 _DEADLINE = deadlines.HEADER.lower().encode()
 _DEBUG = debugging.HEADER.lower().encode()
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -64,7 +65,7 @@ class RequestContext:
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
         exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
-        request_id_var.set(exchange.request_id)  # each request is a task, so no other request sees it
+        request_id_var.set(exchange.request_id)  # each request runs in its own task, so the variable is not shared
         with (
             deadlines.deadline(deadlines.from_header(headers.get(_DEADLINE), self._settings.default_deadline)),
             debugging_for(headers.get(_DEBUG)),
@@ -94,14 +95,15 @@ class RequestContext:
                 await self._app(scope, exchange.receive, exchange.send)
             except EXPECTED as error:
                 if exchange.status is not None:
-                    raise  # too late for an answer
+                    raise  # an answer has begun, so no other can be sent
                 await answer_to(scope, error)(scope, exchange.receive, exchange.send)
         except Exception:
-            # The boundary: an unexpected error is logged once, here, and its details stay out of the answer.
+            # An unexpected error is logged once, here, and the answer contains none of its details.
             log.exception("request_failed", route=exchange.route)
             await exchange.refuse(ApiError(ErrorCode.INTERNAL_ERROR))
         except asyncio.CancelledError:
-            # Only the server cancels a request, when the drain's time is over. Its task ends here.
+            # Only the server cancels a request, at the end of the drain time-out. The request's task ends here, so the
+            # cancellation is not raised again.
             log.warning("request_cancelled", route=exchange.route)
             await exchange.refuse(ApiError(ErrorCode.SHUTTING_DOWN, retry_after=1))
 
@@ -125,7 +127,7 @@ class RequestContext:
 class Exchange:
     """One request and its answer. It bounds the body's size, records the status and adds `headers` to the answer.
 
-    `asked` has the request's headers by their names in lower case, the first of each name.
+    `asked` maps the name of each request header, in lower case, to its first value.
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class Exchange:
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
-        self.method = method if method in _METHODS else "_OTHER"  # so that labels stay few
+        self.method = method if method in _METHODS else "_OTHER"  # limits the label's values
         self.headers: dict[str, str] = {}
         self.slot: Slot | None = None
         self.status: int | None = None
@@ -153,7 +155,9 @@ class Exchange:
 
     @property
     def route(self) -> str:
-        """The route's template, so that labels stay few. All requests without a route share one label."""
+        """The route's path template, which limits the number of metric labels. All requests without a route share one
+        label.
+        """
         return getattr(self._scope.get("route"), "path", "unmatched")
 
     async def refuse(self, error: ApiError) -> None:
@@ -168,10 +172,10 @@ class Exchange:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408) from None  # without a limit, a body that trickles in would hold its slot
+            raise HTTPException(408) from None  # without a time limit, a slow body would hold its slot
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
-            # Starlette's exception: the framework would turn any other one that is raised here into a 400.
+            # This must be Starlette's exception: FastAPI turns any other exception that is raised here into a 400.
             raise HTTPException(413)
         return message
 
@@ -189,7 +193,7 @@ class Exchange:
 
 
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
-    """Without query and headers, which may hold secrets."""
+    """The span's attributes. They omit the query and the headers, which may hold secrets."""
     return {
         "http.request.method": exchange.method,
         "url.path": scope["path"][:_MAX_PATH],

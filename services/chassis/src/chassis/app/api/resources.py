@@ -46,7 +46,7 @@ request."""
 
 @asynccontextmanager
 async def open_nothing_more[S: ServiceSettings](_: Live[S], base: ApiResources) -> AsyncIterator[ApiResources]:
-    """The composition root of a service whose routes need nothing else."""
+    """The composition root of a service whose routes need only the resources of every API."""
     yield base
 
 
@@ -68,7 +68,8 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
     settings = live.current
     redis = create_shared_redis(settings.redis, timeout=settings.redis.timeout)
     async with open_pools(live, role="api", pool="requests", redis=redis) as pools:
-        # The keys are read through the health pool: a revocation never waits for the connections of requests.
+        # The keys are read through the health pool, so a revocation takes effect even while requests use all other
+        # connections.
         keys = ApiKeys(pools.health, lambda: live.current.auth)
         async with keys.refreshing():
             yield ApiResources(

@@ -1,4 +1,4 @@
-"""Routes. Each one declares the scope that it needs, the cost of a call, its criticality, and the errors it may answer.
+"""Routes. Each one declares its callers' scope, the cost of a call, its criticality, and the errors it may answer with.
 
     router = Router(prefix="/v1")
 
@@ -6,7 +6,7 @@
     @router.get("/status", public=True)
 
 A route with neither `access` nor `public=True` raises `UndeclaredRoute` when its module is imported. The OpenAPI
-document is generated from these declarations. A request is refused before its body is read.
+document is generated from these declarations. The process refuses a request before it reads the body.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,18 +44,22 @@ class Declaration(TypedDict, total=False):
     """The declaration of a route. `access` or `public` is required."""
 
     access: str
-    """The scope that callers need. Without a valid key or token a caller is answered 401, without the scope 403."""
+    """The scope that callers need. A caller without a valid key or token gets a 401, and a caller without the scope a
+    403.
+    """
     public: bool
-    """True when callers need no key. The handler must then limit them itself."""
+    """True when callers need no key. The handler must then apply a rate limit itself."""
     cost: int
-    """The units that a call takes of its caller's limit, by default 1. Over the limit a caller is answered 429."""
+    """The units that a call takes from its caller's rate limit, by default 1. A caller over its limit gets a 429."""
     criticality: Criticality
-    """`critical`: money, or an event that a customer waits for. `sheddable`: a view that can be requested again. An
-    overloaded process refuses `sheddable` routes first and `critical` ones last; `default` lies between them."""
+    """`critical` is for money, or for an event that a customer waits for. `sheddable` is for a view that can be
+    requested again. An overloaded process refuses `sheddable` routes first, then `default` ones, and `critical` ones
+    last.
+    """
     errors: Sequence[ErrorCode]
-    """The codes that the route may answer. Those of every route, of a body and of `Keyed` are added by themselves."""
+    """The error codes of this route. The codes that all routes share, and those of `Keyed`, are added automatically."""
     conditional: bool
-    """True when the answer's `Json` has an ETag. A caller that has the current body is then answered 304 without it."""
+    """True when the answer, a `Json`, has an ETag. A caller that has the current body then gets a 304 without a body."""
     status_code: int
     """The status of the usual answer, by default 200."""
     response_model: type[Any]
@@ -73,7 +77,7 @@ class Route(APIRoute):
     """A route that takes a slot of the load shedder and authenticates the caller before it reads the body."""
 
     access: Access | None
-    """None for a public route."""
+    """None if the route is public."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         scope: str | None = options.pop("access", None)
@@ -100,15 +104,15 @@ class Route(APIRoute):
             | (IF_NONE_MATCH if is_conditional else {})
             | (options.get("openapi_extra") or {})
         )
-        # Generated clients name the operation after the function, and not after path and method.
+        # The operation's id is the function's name, so that generated clients have readable method names.
         super().__init__(path, endpoint, **options | {"generate_unique_id_function": lambda route: route.name})
-        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's solver needs it; `Application` has none
+        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's dependencies need it; `Application` has none
         self.app = past_solver(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         if scope["method"] not in (self.methods or ()):
-            await spend_as_stranger(request)  # the caller's key has not been checked
+            await spend_as_stranger(request)  # no key has been checked yet
             raise HTTPException(405)
         load_shedder: LoadShedder = scope["app"].load_shedder
         exchange = Exchange.of(scope)
@@ -168,7 +172,7 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
 
 
 def refuse_undeclared(routes: Sequence[BaseRoute]) -> None:
-    """Raise `UndeclaredRoute` for a route that no `Router` declared: it would be open to every stranger."""
+    """Raise `UndeclaredRoute` for a route that no `Router` declared: callers would need no key for it."""
     for route in routes:
         if not isinstance(route, Route):
             raise UndeclaredRoute(f"{getattr(route, 'path', route)}: declare it on a `chassis.app.api.Router`")

@@ -28,7 +28,7 @@ async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapp
         await _serve_until_stopped(live, app, info, ending)
     except ServeError:
         if app.misconfigured is not None:
-            raise app.misconfigured from None  # the server only reports that it did not start
+            raise app.misconfigured from None  # `ServeError` says only that the server did not start
         raise
 
 
@@ -56,7 +56,7 @@ async def _serve_until_stopped[S: ServiceSettings](
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
-    error_rendering.marked_fields(app)  # takes 0.1 s: done now, so that the first invalid request delays no other
+    error_rendering.marked_fields(app)  # takes 0.1 s, which would otherwise delay requests at the first invalid one
     async with management.running(stopping), public.running(stopping), reloading(live):
         freeze_start_up()
         app.health.mark_started()
