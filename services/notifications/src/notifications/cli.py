@@ -20,7 +20,7 @@ def _mail_commands() -> typer.Typer:
 
     @app.command()
     def dead(options: Options = None) -> None:
-        """List the dead mails, the oldest first."""
+        """List the dead mails, which the mail server refused permanently, the oldest first."""
         found = run(options, list_dead_mails)
         lines = (
             f"{mail.id}  {mail.event_type}  order {mail.order_id or 'none'}  {mail.settled_at:%F %T}  {mail.reason}"

@@ -13,12 +13,12 @@ _KINDS: Kinds[OrderEvent] = Kinds(ORDER_EVENTS)
 
 
 async def on_order(session: Session, received: Received[OrderEvent]) -> None:
-    """Protocol, row 14: write a mail per event and a delivery per endpoint, in the order of versions. An event that
-    arrives too early is held.
+    """Protocol, row 14: write a mail for each event and a delivery for each endpoint, in the order of the events'
+    versions. The inbox stores an event that arrives too early until the earlier ones have arrived.
     """
     last_version = await use_cases.last_version(session, received.payload.order_id)
     for event in await in_order(session, received, _KINDS, last_version=last_version):
-        assert isinstance(event.payload, OrderEvent)  # noqa: S101  tells the type checker what `_KINDS` reads
+        assert isinstance(event.payload, OrderEvent)  # noqa: S101  for the type checker: all `_KINDS` are order events
         await use_cases.write_mail(session, event.payload, event_id=event.event_id, version=event.aggregate_version)
         await deliveries.write_deliveries(
             session,

@@ -24,13 +24,13 @@ from notifications.use_cases import attempts
 from notifications.use_cases.attempts import Attempt
 from notifications.webhook_sender import WebhookSender
 
-WAIT_FOR_EARLIER = 0.5  # seconds until the next look; an earlier mail takes a few milliseconds unless it fails
-RECORDING_SECONDS = 5.0  # limit from the end of an attempt until its record is committed
+WAIT_FOR_EARLIER = 0.5  # seconds between checks for an earlier mail, which usually takes milliseconds
+RECORDING_SECONDS = 5.0  # the longest time from the end of an attempt until its answer is committed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryTools:
-    """The means to deliver webhooks, built by the composition root.
+    """The objects that deliver webhooks. The composition root builds them.
 
     `suspect_slots` limits the attempts at endpoints whose latest attempt failed or was slow. `database_slots` limits
     the deliveries that use a connection at once, because more deliveries are under way than the pool has connections.
@@ -47,7 +47,8 @@ class DeliveryTools:
 async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload: SendMail) -> None:
     """Protocol, row 14b: hand the mail to the mail server, then record that.
 
-    A crash in between sends a second copy under the same Message-ID; SMTP has no idempotency key to prevent that.
+    If the process dies in between, the retry sends a second copy with the same Message-ID. SMTP has no idempotency key
+    that would prevent this.
     """
     async with database.read() as session:
         mail = await use_cases.read_mail(session, payload.mail_id)
@@ -55,7 +56,7 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
     if mail.status != MailStatus.PENDING:
         return
     if must_wait:
-        # Waiting is no failure: a new job takes over, so the wait costs no attempt.
+        # The wait is not a failure, so a new job replaces this one, and no attempt is used up.
         async with database.transaction() as session:
             await enqueue(session, payload, delay=WAIT_FOR_EARLIER)
             await job.complete_in(session)
@@ -73,8 +74,9 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
 async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: DeliverWebhook) -> None:
     """Protocol, row 14b: make the attempt that is due at the endpoint, if any, then record its answer.
 
-    A suspect endpoint needs a suspect slot. Without one the delivery waits for `attempt_timeout`. So a dead customer
-    can delay others by one attempt, not by all that follow.
+    An attempt at a suspect endpoint needs a suspect slot. If none is free, the delivery is postponed by
+    `attempt_timeout`. An endpoint that does not answer therefore delays other customers only with its first failing
+    attempt, before it is suspect.
 
     Each transaction waits for a database slot. Otherwise an attempt could be made and then find no free connection to
     record it, and the webhook would be sent again.
@@ -91,14 +93,16 @@ async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: Delive
 
 
 async def move_to_its_queue(database: Database, job: RunningJob, payload: MisplacedDelivery) -> None:
-    """Move a delivery that an older process put into the queue of mails, where it would delay them."""
+    """Move a delivery that an older process put into the queue of mails, where it would delay the mails."""
     async with database.transaction() as session:
         await enqueue(session, DeliverWebhook(endpoint_id=payload.endpoint_id))
         await job.complete_in(session)
 
 
 async def _deliver(tools: DeliveryTools, job: RunningJob, endpoint_id: UUID) -> None:
-    """Begin the attempt, send, and record. After a crash in between, the attempt is repeated once its lease ends."""
+    """Begin an attempt, send the webhook, and record the answer. If the process dies in between, the delivery is
+    attempted again once the lease of this attempt has ended.
+    """
     settings = tools.settings
     async with tools.database_slots, tools.database.transaction() as session:
         lease = settings.attempt_timeout + RECORDING_SECONDS
@@ -120,7 +124,7 @@ async def _deliver(tools: DeliveryTools, job: RunningJob, endpoint_id: UUID) -> 
 
 
 async def _send(sender: WebhookSender, attempt: Attempt) -> AttemptAnswer:
-    """Send it in the trace of the delivery's own order, because the job may come from another order's trace."""
+    """Send the webhook in the trace of its own order, because the job may belong to the trace of another order."""
     with span("deliver webhook", kind=SpanKind.CLIENT, traceparent=attempt.traceparent):
         answer = await sender.send(
             attempt.url,

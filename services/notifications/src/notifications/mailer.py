@@ -1,7 +1,7 @@
 """Hands mails to an SMTP server.
 
 A mail that the server accepts (250) is sent. A permanent refusal (5xx) of the recipient or of the mail is final. After
-any other error the caller sends the mail again.
+any other error the caller must send the mail again.
 """
 
 from email.errors import HeaderParseError
@@ -24,7 +24,9 @@ class MailRefused(HoldfastError):
 
 
 class Mailer:
-    """Opens one connection per mail. Mails are few, so idle connections would save little and could break."""
+    """Opens one connection per mail. Mails are rare, so reuse of connections would save little, and an idle connection
+    may break unnoticed.
+    """
 
     def __init__(self, settings: SmtpSettings) -> None:
         self._settings = settings
@@ -58,7 +60,8 @@ class Mailer:
         except aiosmtplib.SMTPDataError as error:
             _raise_if_permanent([error.code], error.message, error)
         except aiosmtplib.SMTPResponseException as error:
-            # The server refuses our login or our sender address, not this mail. The mail waits until that is mended.
+            # The server refuses our login or our sender address, not this mail. The mail is sent again later, so that
+            # an operator can repair the cause.
             raise DependencyUnavailable("mail server", error.message) from error
         except aiosmtplib.SMTPTimeoutError as error:
             raise DependencyTimeout("mail server", self._settings.timeout) from error

@@ -15,11 +15,11 @@ class SendMail(JobPayload, job="send_mail", unique=("mail_id",), max_attempts=30
 
 
 WEBHOOKS_QUEUE = "webhooks"
-"""A queue with its own slots in the worker, so that customers whose endpoints do not answer delay no mail."""
+"""The queue of deliveries. The worker has separate slots for it, so that endpoints that do not answer delay no mail."""
 
 
 class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, max_attempts=30, time_limit=30):
-    """Attempt the first delivery in the queue of one endpoint.
+    """Attempt the delivery that is first in the queue of one endpoint.
 
     The delivery's row counts the delivery attempts. The job's own attempts count failures of the process and the
     database.
@@ -29,8 +29,8 @@ class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, ma
 
 
 class MisplacedDelivery(JobPayload, job="deliver_webhook", max_attempts=30):
-    """`DeliverWebhook` on the queue of mails, where processes older than notifications_0003 enqueue it during a rolling
-    update.
+    """A `DeliverWebhook` in the queue of mails. Processes of the version before migration notifications_0003 enqueue it
+    there during a rolling update.
     """
 
     endpoint_id: UUID

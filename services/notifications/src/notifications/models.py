@@ -30,7 +30,9 @@ MAIL = StateMachine(
 
 
 class DeliveryStatus(StrEnum):
-    """`dead`: given up; a client may request a redelivery. `disabled`: the endpoint takes no deliveries."""
+    """`dead`: all attempts failed; a client may request a redelivery. `disabled`: the endpoint was disabled or deleted
+    first.
+    """
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -54,7 +56,7 @@ class Base(DeclarativeBase):
 
 
 class OrderProgress(Base):
-    """The version of the order's event whose mail was written last. The next mail is for the version after it."""
+    """The version of the order's event whose mail was written last. The next mail is for the version after this one."""
 
     __tablename__ = "order_progress"
 
@@ -98,7 +100,8 @@ class WebhookEndpoint(Base):
     failing_since: Mapped[datetime | None]
     # The latest attempt failed or was slow. The number of concurrent attempts at suspect endpoints is limited.
     is_suspect: Mapped[bool] = mapped_column(server_default="false")
-    # In plain text, since signing needs them: a reader of this table could forge signatures. None once deleted.
+    # The secrets are in plain text, because the worker signs with them, so a reader of this table could forge
+    # signatures. They are None once the endpoint is deleted.
     secret: Mapped[str | None]
     old_secret: Mapped[str | None]
     old_secret_until: Mapped[datetime | None]
@@ -108,7 +111,7 @@ class WebhookEndpoint(Base):
 
 
 class WebhookDelivery(Base):
-    """One event for one endpoint. Its id is the `webhook-id`, the same in all attempts."""
+    """The delivery of one event to one endpoint. Its id is the header `webhook-id`, the same in all attempts."""
 
     __tablename__ = "webhook_delivery"
 
@@ -121,10 +124,10 @@ class WebhookDelivery(Base):
     body: Mapped[str]
     traceparent: Mapped[str | None]
     status: Mapped[str] = mapped_column(server_default=DeliveryStatus.PENDING.value)
-    # The position in the endpoint's queue. A redelivery goes to the end.
+    # The delivery's position in the endpoint's queue. A redelivery moves it to the end.
     sequence: Mapped[int] = mapped_column(Identity())
     attempts: Mapped[int] = mapped_column(server_default="0")
-    # While an attempt is under way, the time after which it counts as lost.
+    # While an attempt is under way, this is the time after which the attempt counts as lost.
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_status: Mapped[int | None]
     reason: Mapped[str | None]

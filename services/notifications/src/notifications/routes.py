@@ -28,7 +28,9 @@ from notifications.settings import WebhookSettings
 from notifications.use_cases import deliveries, endpoints
 
 SET_URL_COST = 5
-"""In units of the rate limit: our resolver looks up a host name that the caller chooses."""
+"""The units that such a request takes from the caller's rate limit. It costs more than others, because our resolver
+looks up a host name that the caller chooses.
+"""
 
 router = Router(prefix="/v1")
 
@@ -65,7 +67,7 @@ async def create_webhook_endpoint(
     """Register an endpoint for the caller's orders. Only this answer contains the secret that signs its webhooks."""
     async with given.database.transaction() as session:
         answer = await find_answer(session, key)
-    if answer is not None:  # a repeated key gets its answer even if the host no longer resolves
+    if answer is not None:  # a repeated request gets its answer even if the host no longer resolves
         return answer
     await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     limit = given.webhooks.max_endpoints
@@ -93,7 +95,9 @@ async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) 
 async def update_webhook_endpoint(
     endpoint_id: UUID, body: UpdateEndpoint, caller: Caller, given: Given
 ) -> EndpointView:
-    """Change an endpoint. Disabling it drops its pending deliveries; events while it is disabled make none."""
+    """Change an endpoint. If you disable it, its pending deliveries are dropped, and later events make no deliveries
+    until you enable it.
+    """
     if body.url is not None:
         await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     async with given.database.transaction() as session:
@@ -117,7 +121,9 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
 async def rotate_webhook_secret(
     endpoint_id: UUID, caller: Caller, given: Given, key: Keyed
 ) -> StoredAnswer[EndpointWithSecret]:
-    """Replace the secret. For a limited time both secrets sign: accept either one, and later only the new one."""
+    """Replace the secret. For a limited time both secrets sign each webhook: accept either signature, and later only
+    that of the new secret.
+    """
     overlap = given.webhooks.secret_overlap
     async with given.database.transaction() as session:
         return await endpoints.rotate_secret(session, endpoint_id, client_id=caller.id, key=key, overlap=overlap)

@@ -111,8 +111,8 @@ class NotificationsSettings(ServiceSettings):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *ServiceSettings.rules,
-        # The 3 are the consumer, the scheduler, and the job runner of deliveries, which claims them and records their
-        # ends. A delivery holds a connection for some milliseconds before its attempt and after it, and none meanwhile.
+        # The 3 connections are for the consumer, the scheduler, and the job runner of deliveries. A delivery uses a
+        # connection for some milliseconds before and after its attempt, but not during the attempt.
         Rule(
             "jobs.concurrency + 3",
             "≤",

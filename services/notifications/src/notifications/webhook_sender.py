@@ -14,7 +14,7 @@ from chassis.webhooks import AttemptAnswer, sign
 from notifications.settings import WebhookSettings
 
 _GONE = 410
-_MAX_CONNECTIONS = 100  # the maximum of `webhooks.concurrency`, so no attempt waits for a connection here
+_MAX_CONNECTIONS = 100  # the maximum of the setting `webhooks.concurrency`, so that no attempt waits for a connection
 
 
 class WebhookSender:
@@ -47,7 +47,9 @@ class WebhookSender:
     async def send(
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
-        """Send one attempt. Any behaviour of the customer's server gives an answer; none raises."""
+        """Send one attempt. Returns an answer for any behaviour of the customer's server, and never raises because of
+        it.
+        """
         check_nothing_held("customers")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)
         destination: Destination | None = None
@@ -68,7 +70,7 @@ class WebhookSender:
             return AttemptAnswer(result="failed", reason=f"no readable answer ({type(error).__name__})")
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> AttemptAnswer:
-        """Read the status line and the headers only. We do not need the body, and it could be endless."""
+        """Read only the status line and the headers. The body is not needed, and it could be endless."""
         async with self._session.post(
             url,
             data=body,
@@ -81,7 +83,7 @@ class WebhookSender:
 
 def _answer_of(response: aiohttp.ClientResponse) -> AttemptAnswer:
     status = response.status
-    if 200 <= status < 300:  # noqa: PLR2004  the 2xx range
+    if 200 <= status < 300:  # noqa: PLR2004  the end of the 2xx range
         return AttemptAnswer(result="delivered", status=status)
     return AttemptAnswer(
         result="gone" if status == _GONE else "failed",

@@ -39,7 +39,8 @@ async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) 
         database=database,
         sender=sender,
         suspect_slots=Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency),
-        # Deliveries use half of the pool at most; mails, events and the heartbeats of all jobs use the rest.
+        # Deliveries use at most half of the pool's connections. Mails, events and the heartbeats of all jobs use the
+        # rest.
         database_slots=asyncio.Semaphore(max(1, settings.database.pool_size // 2)),
         settings=webhooks,
         random=random.random,
@@ -55,7 +56,7 @@ async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) 
 
 
 def _schedules(settings: NotificationsSettings) -> list[Schedule]:
-    """Mails and deliveries without a job get one, and old answers are deleted."""
+    """The schedules give a job to mails and deliveries that have none, and delete old answers to idempotency keys."""
     sweeps = settings.sweeps
     sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
     prune = partial(idempotency.prune, retention=settings.idempotency.retention)

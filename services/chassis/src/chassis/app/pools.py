@@ -19,7 +19,7 @@ from chassis.process.background import supervised
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """`health` is one connection for checks, which never waits for the requests or jobs that use `database`.
+    """`health` is a pool of one connection for health checks, which therefore never wait for requests or jobs.
 
     `wakeups` notifies workers when a transaction of `database` commits.
     """

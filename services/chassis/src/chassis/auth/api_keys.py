@@ -4,10 +4,12 @@
 
 A process reads all valid keys at start-up and again every `auth.key_refresh` seconds. No request causes a query, so a
 flood of unknown keys does not reach the database. A revoked key works until the next read. While the database cannot be
-read, the keys stay valid for `auth.key_grace`; after that every key is answered 503, since it may have been revoked.
+read, the keys stay valid for `auth.key_grace`. After that every request with a key gets a 503, because the key may have
+been revoked.
 
-The stored hash is an HMAC under a pepper, which the database does not have. A reader of the table therefore cannot find
-out whether a given key is in it. Each row names its pepper, so that peppers can be replaced one key at a time.
+The stored hash is an HMAC. Its secret, the pepper, is a setting and not in the database, so a reader of the table
+cannot check whether a given key is in it. Each row names its pepper, so that a pepper can be replaced one key at a
+time.
 """
 
 import asyncio
@@ -36,14 +38,16 @@ from chassis.process.background import supervised
 log = get_logger(__name__)
 
 MARK = "hf_"
-"""The start of every key, by which scanners of repositories and logs recognise it."""
+"""The start of every key. Secret scanners recognise a key in a repository or a log by it."""
 MAX_KEYS = 10_000
-"""Valid keys of one service. Each process holds all of them: 10,000 take 7 MB, and 20 ms of each read."""
+"""The largest number of valid keys of one service. Each process holds all of them in memory: 10,000 keys take 7 MB, and
+reading them takes 20 ms.
+"""
 
 _KEY = re.compile(r"hf_([a-z0-9]{12})_[A-Za-z0-9]{43}")
-_PREFIX = slice(3, 15)  # of the key's text
+_PREFIX = slice(3, 15)  # the position of the prefix in a key
 _PREFIX_LETTERS = string.ascii_lowercase + string.digits
-_SECRET_LETTERS = string.ascii_letters + string.digits  # 62^43 > 2^256; a double click selects the whole key
+_SECRET_LETTERS = string.ascii_letters + string.digits  # 43 of them are 256 bits; a double click selects them all
 STATEMENTS = {name: text(sql) for name, sql in load_statements("api_keys.sql", package="chassis.auth").items()}
 
 key_age = Gauge("api_keys_age_seconds", "Seconds since this process last read the valid API keys.")
@@ -62,8 +66,9 @@ class ApiKey:
 
 
 _NO_KEY = ApiKey("", secrets.token_bytes(32), "", "", frozenset(), math.inf)
-"""A key with an unknown prefix is compared with this one, which it never matches. So it takes as long as a key with a
-wrong secret."""
+"""A key with an unknown prefix is compared with this one and never matches it. The comparison takes as long as for a
+key with a wrong secret, so the time does not reveal which prefixes exist.
+"""
 _NO_PEPPER = secrets.token_bytes(32)
 
 
@@ -88,12 +93,16 @@ def hash_key(key: str, pepper: bytes) -> bytes:
 
 
 def peppers_of(settings: AuthSettings) -> dict[str, bytes]:
-    """The peppers by their fingerprints, which rows and `config explain` contain; the newest first."""
+    """The peppers by their fingerprints, the newest first. The rows of keys and the output of `config explain` contain
+    these fingerprints.
+    """
     return {fingerprint(pepper): pepper.get_secret_value().encode() for pepper in settings.peppers}
 
 
 def matches(key: str, known: ApiKey, peppers: Mapping[str, bytes]) -> bool:
-    """Whether `known` was stored for `key`. Takes the same time in each case, also when its pepper is gone."""
+    """Whether `known` was stored for `key`. The comparison takes the same time for every result, even if the pepper was
+    removed.
+    """
     return hmac.compare_digest(hash_key(key, peppers.get(known.pepper, _NO_PEPPER)), known.hash)
 
 
@@ -139,7 +148,7 @@ class ApiKeys:
         return known if matches(key, known, self._peppers) and known.expires > self._now() else None
 
     async def refresh(self) -> None:
-        """Read the valid keys. If the database fails, the keys that were read before stay."""
+        """Read the valid keys. If the database fails, the process goes on with the keys that it read before."""
         try:
             async with self._database.read() as session:
                 rows = (await session.execute(STATEMENTS["valid"])).all()
@@ -178,7 +187,9 @@ def key_from(row: Any) -> ApiKey:
 
 
 def _log_changes(before: Mapping[str, ApiKey], after: Mapping[str, ApiKey]) -> None:
-    """Log each added and each removed key: an audit trail of the table, by whichever means it was changed."""
+    """Log each added and each removed key. The log is an audit trail of the table, even of changes without the command
+    line.
+    """
     for event, found, other in (("api_key_added", after, before), ("api_key_removed", before, after)):
         for key in (known for prefix, known in found.items() if prefix not in other):
             log.info(event, prefix=key.prefix, principal=key.principal, scopes=sorted(key.scopes))

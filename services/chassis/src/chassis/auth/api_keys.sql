@@ -7,7 +7,7 @@ FROM api_key
 WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now());
 
 -- name: add
--- Store a key. Returns no row when the prefix exists, whether it is this key's or another's.
+-- Store a key. Returns no row when a row with its prefix exists already.
 INSERT INTO api_key (prefix, hash, pepper, principal, scopes, expires_at)
 VALUES (:prefix, :hash, :pepper, :principal, :scopes, now() + make_interval(days => CAST(:days AS integer)))
 ON CONFLICT DO NOTHING RETURNING prefix;
@@ -19,7 +19,7 @@ SELECT count(*) FROM api_key WHERE revoked_at IS NULL AND (expires_at IS NULL OR
 SELECT prefix, hash, pepper, principal, scopes, expires_at, revoked_at FROM api_key WHERE prefix = :prefix;
 
 -- name: bring_up_to_date
--- The hash of the same key under another pepper, and other scopes.
+-- Replace the hash of a key by its hash under another pepper, and replace its scopes.
 UPDATE api_key SET hash = :hash, pepper = :pepper, scopes = :scopes WHERE prefix = :prefix;
 
 -- name: listed
@@ -27,5 +27,6 @@ UPDATE api_key SET hash = :hash, pepper = :pepper, scopes = :scopes WHERE prefix
 SELECT prefix, pepper, principal, scopes, created_at, expires_at, revoked_at FROM api_key ORDER BY created_at, prefix;
 
 -- name: revoke
--- Revoke a key. A second revocation keeps the first time. Returns no row when there is no such key.
+-- Revoke a key. A second revocation does not change the recorded time of the first. Returns no row when there is no
+-- such key.
 UPDATE api_key SET revoked_at = COALESCE(revoked_at, now()) WHERE prefix = :prefix RETURNING principal, revoked_at;

@@ -1,4 +1,6 @@
-"""From the header `Authorization: Bearer …` to a principal with its scopes. Every refusal has the same words."""
+"""Turns the header `Authorization: Bearer …` into a principal with its scopes. Every 401 has the same message, so a
+caller cannot learn why a credential was refused.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,7 +35,7 @@ class Authenticator:
         self._tokens = TokenVerifier(current, audience=service)
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """The caller that sent this header.
+        """The caller whose credentials are in this header.
 
         Raises `ApiError`: 401 for a header that is absent or invalid, 503 while no key can be checked.
         """

@@ -1,4 +1,4 @@
-"""API keys as an operator changes them: stored, listed and revoked, by the role that owns the schema."""
+"""Administration of API keys: an operator stores, lists and revokes them, in the role that owns the schema."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ type Registered = Literal["added", "brought up to date", "unchanged", "revoked, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedKey:
-    """A key without its hash. `pepper` is the fingerprint of the pepper of the hash."""
+    """A key without its hash. `pepper` is the fingerprint of the pepper that the hash was made with."""
 
     prefix: str
     pepper: str
@@ -34,7 +34,8 @@ async def add_key(
     peppers: Mapping[str, bytes],
     days: int | None = None,
 ) -> bool:
-    """Store a key, which expires after `days`, or never. False when another key has its prefix.
+    """Store a key, which expires after `days`, or never. Returns False when a key with the same prefix is stored
+    already.
 
     Raises `HoldfastError` when there are `MAX_KEYS` valid keys already.
     """
@@ -47,7 +48,8 @@ async def add_key(
 async def register_key(
     session: Session, key: str, *, principal: str, scopes: Sequence[str], peppers: Mapping[str, bytes]
 ) -> Registered:
-    """Store a key that exists already; a stored one gets the newest pepper and these scopes.
+    """Store a key that was made elsewhere. If it is stored already, it gets these scopes and a hash under the newest
+    pepper.
 
     Raises `HoldfastError` when its prefix belongs to another key or to another principal.
     """
@@ -75,7 +77,7 @@ async def list_keys(session: Session) -> list[ListedKey]:
 
 
 async def revoke_key(session: Session, prefix: str) -> tuple[str, datetime] | None:
-    """Revoke a key: its principal, and the time since which it is revoked. None when there is no such key."""
+    """Revoke a key. Returns its principal and the time of its first revocation, or None for an unknown prefix."""
     row = (await session.execute(STATEMENTS["revoke"], {"prefix": prefix})).one_or_none()
     return (row.principal, row.revoked_at) if row else None
 

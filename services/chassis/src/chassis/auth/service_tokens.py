@@ -18,10 +18,10 @@ from chassis.config.settings import AuthSettings
 LIFETIME_SECONDS = 60
 """Lifetime of a token: far longer than a call's time-outs, and too short for a stolen token to be of much use."""
 RENEWED_AFTER_SECONDS = 30
-"""A token is used for half of its lifetime. The other half is for slow calls and for clocks that differ."""
+"""A caller sends a token for half of its lifetime. The other half allows for slow calls and for clocks that differ."""
 LEEWAY_SECONDS = 5
-"""The difference between two clocks that is tolerated."""
-_MAX_LENGTH = 1024  # ours have 250 characters
+"""The tolerated difference between the clocks of caller and callee."""
+_MAX_LENGTH = 1024  # our tokens have 250 characters
 _ALGORITHM = "HS256"
 
 

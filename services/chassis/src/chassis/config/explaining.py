@@ -34,7 +34,7 @@ def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -
 
 
 def config_hash(settings: ServiceSettings) -> str:
-    """12 hex digits over all settings but the secret ones. Replicas with different hashes run different settings."""
+    """A hash (12 hex digits) of all settings except secrets. Replicas with different hashes run different settings."""
     secret = {name for name, field in settings_of(type(settings)).items() if _holds_secrets(field.annotation)}
     values = "\n".join(f"{name}={_show(value)}" for name, value in _flatten(settings) if name not in secret)
     return hashlib.sha256(values.encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
 """The layers of configuration: files, variables and options are read here, each with the problems found in it.
 
-pydantic-settings parses the layers of text. Alone, it would ignore an unknown variable, and report only the first
-unreadable value; this module reports both kinds of problem in full.
+pydantic-settings parses the layers whose values are text. On its own it would ignore an unknown variable, and report
+only the first unreadable value. This module reports all unknown names and all unreadable values.
 """
 
 import difflib
@@ -81,7 +81,7 @@ def _dotenv() -> tuple[dict[str, str], list[str]]:
         return {}, [f".env cannot be read: {type(error).__name__}"]
     if broken := [line.original.line for line in parse_stream(StringIO(text)) if line.error]:
         return {}, [f".env, line {number}: must be name=value" for number in broken]
-    found = dotenv_values(stream=StringIO(text))  # it would skip a broken line silently
+    found = dotenv_values(stream=StringIO(text))  # this call skips broken lines, so they are reported above
     return {name: text for name, text in found.items() if text is not None and _is_ours(name)}, []
 
 
@@ -91,13 +91,15 @@ def _environment() -> dict[str, str]:
 
 
 def _locations() -> dict[str, str]:
-    """The paths of the layers' files, by the variables that set them."""
+    """The paths of the layers' files, by the names of the environment variables that set them."""
     dotenv, _ = _dotenv()
     return LOCATIONS | {name: text for name, text in (dotenv | _environment()).items() if name in LOCATIONS}
 
 
 def _secret_files(directory: Path) -> list[Path]:
-    """The files of the directory, one per setting. Names with a leading dot are left out: Kubernetes uses them."""
+    """The files of the directory, one per setting. Names with a leading dot are omitted, because Kubernetes adds such
+    files.
+    """
     if not directory.is_dir():
         return []
     return [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
@@ -179,7 +181,9 @@ def _text_layer(
 
 
 class _TextSource(EnvSettingsSource):
-    """Reads `env_vars`, from any layer of text. Unreadable JSON stays text, so that validation reports it by name."""
+    """Parses `env_vars`, which may come from any layer of text. Invalid JSON stays text, so that the later validation
+    reports it with the setting's name.
+    """
 
     env_vars: dict[str, str | None]
 

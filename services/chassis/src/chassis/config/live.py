@@ -32,7 +32,7 @@ class Live[S: ServiceSettings]:
         return config_hash(self._current)
 
     def passwords(self) -> Sequence[SecretStr]:
-        """The database passwords that may be valid now, the most likely one first."""
+        """The database passwords that may be valid now. A new connection tries them in this order."""
         return self._current.database.passwords
 
     def read(self) -> S:
@@ -53,5 +53,5 @@ class Live[S: ServiceSettings]:
 
 def load_live[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()) -> Live[S]:
     """The settings as `load` returns them, for a process that reads them again while it runs."""
-    digest = digest_of_files()  # taken first, so that a change during the load is noticed later
+    digest = digest_of_files()  # before the load, so that the next check notices a change during it
     return Live(load(settings_type, options), read=lambda: load(settings_type, options), digest=digest)

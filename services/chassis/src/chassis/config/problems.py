@@ -35,10 +35,8 @@ def problems_of(
 
 
 def _causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """The problems without their consequences.
-
-    Broken rules are left out, because `_broken_rules` checks them. So is a list that is too short only because one of
-    its entries is invalid.
+    """The problems that are not consequences of others. Broken rules are omitted, because `_broken_rules` reports them.
+    A list that is too short is omitted if one of its entries is invalid, because Pydantic does not count that entry.
     """
     return [
         problem
@@ -66,7 +64,7 @@ def _describe(
         case _:
             message = problem["msg"].removeprefix("Value error, ")
     if name not in settings and problem["type"] != "extra_forbidden":
-        return [f"{variable(name)}__…: {rest}{message}"]  # a check of a whole group, whose values have many origins
+        return [f"{variable(name)}__…: {rest}{message}"]  # a check of a group, whose values may have several origins
     return [f"{variable(name)}: {rest}{message}{_origin(name, layers)}"]
 
 
@@ -115,7 +113,7 @@ def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> 
             yield name, validators[name].validate_python(given)
 
 
-@lru_cache(maxsize=8)  # they are slow to build, and reloading reads a file that stays wrong again and again
+@lru_cache(maxsize=8)  # slow to build, and a reload validates an invalid file again at each check
 def _validators(settings_type: type[BaseModel]) -> Mapping[str, TypeAdapter[Any]]:
     """A validator for each single setting, by its dotted name."""
     return {

@@ -60,7 +60,9 @@ def _weights(accept: Iterable[str]) -> Iterator[tuple[str, float]]:
 
 
 _MAX_ACCEPT = 2048
-"""Further characters of Accept are ignored. A browser sends a tenth of that; to parse 64 KiB would take 50 ms."""
-# The quantifiers are possessive, and an unclosed quote extends to the end: each character is read once, in any input.
+"""The characters of Accept that are parsed; the rest is ignored. A browser sends a tenth of that, and 64 KiB would take
+50 ms.
+"""
+# The quantifiers are possessive, and an unclosed quote extends to the end, so the pattern reads each character once.
 _BETWEEN_COMMAS = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.?)*+"?)++', re.DOTALL)
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")

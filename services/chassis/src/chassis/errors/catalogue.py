@@ -152,7 +152,7 @@ class ErrorCode(Enum):
         return next((code for code in cls if code.value.status == status), cls.INTERNAL_ERROR)
 
     def documentation_url(self, page: str = DOCUMENTATION_URL) -> str:
-        """The address of this code's section on the errors page, which may be published elsewhere."""
+        """The address of this code's section on the errors page, which is published at `page`."""
         return f"{page}#{self.name.lower()}"
 
 

@@ -88,7 +88,7 @@ class RateLimited(ApiError):
 class PoolExhausted(ApiError):
     """No connection became free within the pool's time-out (seconds).
 
-    `str()` names the pool and the reason, for the log. `message`, which the caller reads, does not.
+    `str()` names the pool and the reason, for the log. The caller reads `message`, which names neither.
     """
 
     def __init__(self, pool: str, timeout: float) -> None:
@@ -128,7 +128,7 @@ class DeadlineExceeded(ApiError):
 class InvalidSignature(ApiError):
     """The webhook is not authentic: its signature is wrong, missing or malformed, or its time is out of tolerance.
 
-    `problem` is the kind, for metrics. The sender reads `reason`.
+    `problem` is the kind of problem, and a metric's label. The sender reads `reason`.
     """
 
     def __init__(self, reason: str, *, problem: SignatureProblem = "malformed") -> None:

@@ -1,7 +1,8 @@
 """DEBUG for one request: a signed header that travels with it, through calls, jobs and events, until it expires.
 
-`X-Holdfast-Debug: <Unix second at which it expires>.<HMAC-SHA256 of that, in hex>`. Each service checks the signature.
-A wrong or expired header has no effect, so a caller without the key cannot make a service write more lines.
+The header is `X-Holdfast-Debug: <Unix second at which it expires>.<HMAC-SHA256 of that second, in hex>`. Each service
+checks the signature. A wrong or expired header has no effect, so a caller without the key cannot make a service write
+more lines.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Levels: one for the process, and different ones for single loggers for a limited time.
 
-They are the levels of the standard library's loggers, and our loggers have the same names. A level of `chassis` is also
-that of `chassis.retries`. Loggers of libraries work the same way.
+The standard library's loggers hold the levels. Each of our loggers has the level of the standard logger with the same
+name, and inherits it in the same way: a level of `chassis` also applies to `chassis.retries`. The levels of libraries'
+loggers can be changed as well.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ from chassis.errors import HoldfastError
 ROOT = "root"
 
 MAX_SECONDS = 3600
-"""The longest time of a change. A longer one belongs in the configuration, which everyone can read."""
+"""The longest time of a temporary change. A longer change belongs in the configuration, which everyone can read."""
 
 _MAX_CHANGES = 50
-"""Changes at the same time. Each has a timer."""
+"""The largest number of temporary changes at one time. The limit bounds the number of timers."""
 
 _AUDIT = ("chassis.process.management", "chassis.logging")
 """Loggers that record changes. Their level cannot be changed, so that no change goes unrecorded."""
@@ -40,7 +41,7 @@ class Timers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LevelChange:
-    """A logger with another level for a time. It returns to `original`; NOTSET means the level of its parent."""
+    """A logger whose level is changed for a time. It returns to `original`; NOTSET means the level of its parent."""
 
     logger: str
     level: str
@@ -86,7 +87,8 @@ class Levels:
     def change(self, name: str, level: Level, *, seconds: float, timers: Timers | None = None) -> LevelChange:
         """Set the logger's level for `seconds` (by default on the running loop's clock).
 
-        A further change of the same logger starts a new time, and keeps the original level. Raises `CannotChange`.
+        A further change of the same logger restarts its time. At the end the logger still gets its original level.
+        Raises `CannotChange`.
         """
         timers = timers or asyncio.get_running_loop()
         logger = _known(name)
@@ -130,7 +132,9 @@ class Levels:
 
 
 def _known(name: str) -> logging.Logger:
-    """The existing logger of this name. The standard library would create one for a misspelt name."""
+    """The existing logger of this name. Raises `CannotChange` for a protected name, and for an unknown one, for which
+    the standard library would create a new logger.
+    """
     if name in _AUDIT:
         raise CannotChange("Its lines record changes: they are always written.")
     known = logging.root.manager.loggerDict

@@ -31,13 +31,15 @@ from chassis.logging.writer import LineWriter, write_to
 log_events = Counter("log_events", "Log lines by level, including lines that were dropped later.", ["level"])
 
 FLUSH_SECONDS = 2.0
-"""The time that an ending process gives the reader of its log. With the drain it stays below a pod's grace period."""
+"""The seconds that an ending process waits, at most, for its last log lines to be written. Together with the drain,
+this is less than a pod's grace period.
+"""
 
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
 _SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}
 _events_of = {name: log_events.labels(name) for name in _SEVERITY}
 _NEVER_SUPPRESSED = CANONICAL_EVENTS | {"repeats_suppressed", "log_events_dropped"}
-"""Events that are counted from the log, so that each of their lines is needed."""
+"""Events whose lines are never suppressed, because they are counted in the log."""
 _LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVERITY}
 
 
@@ -65,7 +67,9 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
 
 
 def flush_logs(seconds: float = FLUSH_SECONDS) -> bool:
-    """Wait until every line so far is written, `seconds` at most. Returns whether it is. For the end of a process."""
+    """Wait until every line so far is written, for `seconds` at most. Returns whether they are. A process calls it at
+    its end.
+    """
     return _pipeline.writer is None or _pipeline.writer.flush(seconds)
 
 
@@ -80,7 +84,9 @@ def debugging_for(header: str | None) -> AbstractContextManager[None]:
 
 
 def debug_header() -> str | None:
-    """The header that turned DEBUG on here, to send it along or store it. None if there is none."""
+    """The header that turned DEBUG on for the current work, to send with calls or store with jobs. None if DEBUG was
+    not turned on.
+    """
     return debugging.current_header()
 
 
@@ -153,8 +159,8 @@ class _LibraryHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.INFO and not _pipeline.levels.is_changed(record.name):
-            return  # DEBUG for the process includes this project's lines, but not those of libraries
-        # A level of the library's own, such as uvicorn's TRACE, becomes the next lower standard one.
+            return  # the process's level DEBUG applies to this project's loggers, not to libraries
+        # A custom level of a library, such as uvicorn's TRACE, becomes the next lower standard level.
         level = max(
             (name for name in _SEVERITY if _LEVELS[name] <= record.levelno), key=_LEVELS.__getitem__, default="debug"
         )

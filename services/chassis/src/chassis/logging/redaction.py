@@ -12,8 +12,8 @@ REDACTED = "[redacted]"
 MAX_TEXT = 16_384
 """Characters of one value that are written. A traceback has a tenth of that; container runtimes cut lines at 16 KiB.
 The limit also bounds the time to redact a text from outside."""
-_BEHIND_CUT = 1024  # characters behind a cut that are checked too: more than a password in a URL has
-_TAIL = 4096  # of these characters come from the end, where a traceback names its error
+_BEHIND_CUT = 1024  # characters behind the limit that are still redacted: more than a password in a URL has
+_TAIL = 4096  # characters of the end that stay in a text that is cut, because a traceback names its error there
 
 # Names of fields whose values are never written, in the spelling of `is_sensitive`.
 _SENSITIVE_NAME = re.compile(
@@ -22,14 +22,14 @@ _SENSITIVE_NAME = re.compile(
 )
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
-# Linear in any text: the repetitions are possessive, and none is matched again from each of its characters.
+# Each pattern takes linear time in any text: its repetitions are possessive, and no match begins inside a repetition.
 _SECRET_PATTERNS = (
     re.compile(r"\bwhsec_[A-Za-z0-9+/=]++"),
     re.compile(r"(?i)\bbearer\s{1,8}+[A-Za-z0-9._~+/=-]++"),
     re.compile(r"(?<=://)[^/\s:@]*+:[^/\s@]++(?=@)"),  # user:password@ of a URL
     re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}+"),  # the form of a payment provider's keys
     re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,}+"),  # our API keys; the part before is public
-    re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # tokens and peppers of ours, and hashes
+    re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # our tokens and peppers, and SHA-256 hashes
     re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]++)*+"),  # a JSON object in base64: a JSON Web Token, or a part of one
 )
 _EMAIL = re.compile(r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]++@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++")
@@ -54,23 +54,29 @@ _CARD_LENGTHS = {
     "8": range(16, 20),
     "9": range(16, 20),
 }
-"""The number of digits of a card number, by its first digit (ISO/IEC 7812-1, and what the networks issue). A time
-in milliseconds, as in the ids of a stream, has 13 digits, and the first is 1 (from 2033 on: 2), so it is no card."""
+"""The possible lengths of a card number, by its first digit (ISO/IEC 7812-1, and the cards that the networks issue). A
+time in milliseconds, as in the ids of a stream, is never taken for a card number: it has 13 digits and begins with 1,
+or with 2 from 2033 on.
+"""
 _MOST_CARD_DIGITS = 19
 _MOST_CARD_GROUPS = 6  # of three digits or more
-_DOUBLED = str.maketrans("0123456789", "0246813579")  # twice the digit; from 10 on, the sum of both digits
+_DOUBLED = str.maketrans("0123456789", "0246813579")  # the digit times 2, minus 9 if that is above 9
 _MANY_DIGITS = re.compile("[0-9][0-9 -]{12}")
 _LONG_HEX = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}")
 _KEY_LENGTH = 64
 _MAX_CACHED = 128
-"""Characters of a text whose check is cached. Long texts from outside would fill a quarter of a gigabyte."""
+"""The longest text whose check is cached. With longer texts from callers the cache could grow to a quarter of a
+gigabyte.
+"""
 _SMALLEST_CARD_NUMBER = 10**12
 _PLAIN = frozenset({type(None), bool, float})
-"""The types of most values. This lookup takes a fifth of the time of `isinstance`."""
+"""Types of values that need no redaction. This lookup takes a fifth of the time of `isinstance`."""
 
 
 def redact(value: Any) -> Any:
-    """The value without the values of sensitive fields, and without keys, tokens and card numbers in its texts."""
+    """A copy of the value, in which sensitive fields, and keys, tokens and card numbers in texts, are replaced by
+    `[redacted]`.
+    """
     if type(value) is str:
         return _redact_text(value)
     if type(value) in _PLAIN or (isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER):
@@ -117,10 +123,11 @@ _check_cached_name = lru_cache(maxsize=1024)(_check_name)  # there are few names
 
 
 def shown_back(text: str, limit: int) -> str:
-    """A caller's text as an answer may quote it: without secrets and half surrogate pairs, at most `limit` long.
+    """A caller's text in a form that an answer may quote: without secrets and half surrogate pairs, at most `limit`
+    long.
 
-    The text is cut before it is redacted, so that the time does not grow with its length. The cut is a little behind
-    the limit, because a pattern may not recognise a secret that is cut in two.
+    The text is cut before it is redacted, so that a long text takes no more time. The cut is a little behind the limit,
+    because a pattern may not recognise a secret that is cut in two.
     """
     shown = str(redact(text[: limit + _BEHIND_CUT]))
     if len(text) > limit + _BEHIND_CUT:
@@ -139,7 +146,9 @@ def is_sensitive(name: str) -> bool:
 
 
 def _text_of(value: Any) -> str:
-    """The text that would be written for an exception, another object, or a number that may be that of a card."""
+    """The text of a value that is not a string: an exception, another object, or a number with as many digits as a card
+    number.
+    """
     try:
         return str(value)
     except Exception:  # noqa: BLE001  a failing `__str__` must not become a failure of the code that logs
@@ -161,7 +170,8 @@ def _redact_text(text: str) -> str:
 
 
 def _may_hold_secret(text: str) -> bool:
-    """Whether a pattern can match at all: each needs one of these characters or words. Most texts have none of them.
+    """Whether any of the patterns can match: each pattern needs one of these characters or words, and most texts
+    contain none.
 
     A single pattern for all of them would take three times as long.
     """
@@ -180,13 +190,13 @@ def _may_hold_secret(text: str) -> bool:
     )
 
 
-_may_hold_secret_cached = lru_cache(maxsize=4096)(
-    _may_hold_secret
-)  # the same routes and names of jobs are on many lines
+_may_hold_secret_cached = lru_cache(maxsize=4096)(_may_hold_secret)  # many lines have the same routes and names of jobs
 
 
 def _redact_cards(match: re.Match[str]) -> str:
-    """The match without its card numbers. Another number may follow a card number: `4111 1111 1111 1111 200 EUR`."""
+    """The matched digits, with each card number replaced. Another number may follow a card number: `4111 1111 1111 1111
+    200 EUR`.
+    """
     if match["run"] is None:
         return match[0]
     run, begin = match["run"], 0
@@ -200,7 +210,9 @@ def _redact_cards(match: re.Match[str]) -> str:
 
 
 def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
-    """The end of the longest card number that begins with the first of these groups, or 0 if there is none."""
+    """The end of the longest card number that begins with the first of these groups, or 0 if no card number begins
+    there.
+    """
     lengths = _CARD_LENGTHS.get(run[groups[0][0]], range(0))
     found, digits = 0, ""
     for start, end in groups:
@@ -213,5 +225,7 @@ def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
 
 
 def _passes_luhn(number: str) -> bool:
-    """Whether the digits pass the check of card numbers (ISO/IEC 7812-1, annex B). One in ten other numbers does."""
+    """Whether the digits pass the Luhn check of card numbers (ISO/IEC 7812-1, annex B). One in ten random numbers
+    passes, too.
+    """
     return (sum(map(int, number[-1::-2])) + sum(map(int, number[-2::-2].translate(_DOUBLED)))) % 10 == 0

@@ -17,7 +17,7 @@ _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 def to_json(line: Line) -> bytes:
     """One JSON object and its newline."""
-    # orjson refuses asyncpg's subclass of UUID; newlines and control characters come out escaped.
+    # `default` is needed for asyncpg's subclass of UUID. orjson escapes newlines and control characters.
     for option in (orjson.OPT_APPEND_NEWLINE, orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS):
         try:
             text = orjson.dumps(line, default=str, option=option)
@@ -25,7 +25,7 @@ def to_json(line: Line) -> bytes:
         except TypeError:
             continue  # OPT_NON_STR_KEYS doubles the time, and few mappings have keys that are not text
     else:
-        # Input with half a surrogate pair or an integer above 64 bits: `json` is slower, but writes it.
+        # orjson refuses half a surrogate pair and an integer above 64 bits. `json` is slower, but writes both.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
     if text.isascii() and b"\x7f" not in text:
         return text

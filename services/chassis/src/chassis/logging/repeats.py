@@ -1,4 +1,5 @@
-"""Repeats: a few lines of the same warning are written in each window. Further ones are only counted.
+"""Repeats: in each time window only the first few lines of the same warning are written. Further lines are only
+counted.
 
 In an outage every request logs the same warning. Other levels are never held back: an INFO line is a business event, an
 ERROR means that something was lost, and DEBUG was turned on by a developer.

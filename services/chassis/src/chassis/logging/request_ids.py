@@ -13,6 +13,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def request_id_from(header: str) -> str:
-    """The caller's request id if it is a plain one, or a new id. Ids are logged, so no other text is accepted."""
-    is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number would match as well
+    """The caller's request id if it has only letters, digits and `._-`, or else a new id. Ids are logged, so other text
+    is not accepted.
+    """
+    is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number has only such characters, too
     return header if is_plain else uuid.uuid4().hex

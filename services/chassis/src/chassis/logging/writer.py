@@ -18,15 +18,17 @@ from prometheus_client import Counter
 dropped_events = Counter("log_events_dropped", "Lines lost because the queue was full or stdout closed.", ["level"])
 
 for _level in ("debug", "info", "warning", "error", "critical"):
-    dropped_events.labels(_level)  # exposes zeros, which an alert on an increase needs
+    dropped_events.labels(_level)  # exports each counter as 0 from the start, so that an alert sees its first increase
 
 _SHARE_OF_LESSER_LINES = 0.9
-"""The share of the queue for lines below ERROR. The rest is reserved for ERROR and CRITICAL, which are dropped last."""
+"""The share of the queue that lines below ERROR may fill. The rest is reserved for ERROR and CRITICAL, which are
+dropped last.
+"""
 _SEVERE = frozenset({"error", "critical"})
-_MAX_BATCH_BYTES = 65_536  # the capacity of a pipe: a larger batch would be written in pieces
+_MAX_BATCH_BYTES = 65_536  # the capacity of a pipe, which takes a larger batch only in pieces
 _COALESCE_SECONDS = 0.05
-"""Lines of this time are written together. A thread that wakes for each line would take the interpreter from the event
-loop each time, and so cost a request more than the rest of logging.
+"""The thread collects lines for this long and writes them together. If it woke for each line, it would take the GIL
+from the event loop each time, which would cost a request more than the rest of logging.
 """
 
 type Write = Callable[[bytes], object]
@@ -57,7 +59,7 @@ class LineWriter:
         self._limits = {True: max_bytes, False: int(max_bytes * _SHARE_OF_LESSER_LINES)}
         self._on_recovered = on_recovered
         self._changed = threading.Condition()
-        self._batches = deque([_Batch()])  # the next line goes into the last batch; those before it are full
+        self._batches = deque([_Batch()])  # the next line goes into the last batch; the batches before it are full
         self._bytes = 0  # of lines that wait or are being written
         self._dropped = 0
         self._is_closing = False
@@ -82,14 +84,14 @@ class LineWriter:
                 self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all lines are written, `seconds` at most. Returns whether they are."""
+        """Wait until all lines are written, for `seconds` at most. Returns whether they are."""
         with self._changed:
             self._is_urgent = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._bytes == 0, seconds)
 
     def close(self, seconds: float) -> None:
-        """Write the waiting lines, within `seconds`, and end the thread. Later lines are dropped."""
+        """Write the waiting lines, for `seconds` at most, and end the thread. Later lines are dropped."""
         self.flush(seconds)
         with self._changed:
             self._is_closing = True
@@ -116,7 +118,7 @@ class LineWriter:
             self._write(b"".join(batch.lines))
             is_written = True
         except (OSError, ValueError):
-            pass  # the reader of stdout is gone, or stdout is closed: the service goes on without its log
+            pass  # stdout, or the reading end of its pipe, is closed: the service goes on without its log
         finally:
             self._settle(batch, is_written=is_written)
 
@@ -134,7 +136,7 @@ class LineWriter:
             self._on_recovered(dropped)
 
     def _next_batch(self) -> _Batch | None:
-        """The next lines, as many as fit into a pipe. None if the writer is closed and all lines are written."""
+        """The next batch of lines, which fits into a pipe. None if the writer is closed and all lines are written."""
         with self._changed:
             self._changed.wait_for(lambda: self._batches[0].lines or self._is_closing)
             self._changed.wait_for(self._is_due, _COALESCE_SECONDS)

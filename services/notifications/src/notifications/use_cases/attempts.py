@@ -1,4 +1,4 @@
-"""Attempts at webhook deliveries, as the worker makes them: begin one, and record its answer."""
+"""Attempts at webhook deliveries: one transaction begins an attempt, and another one records its answer."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,17 +35,19 @@ class Attempt:
 async def begin_attempt(session: Session, endpoint_id: UUID, *, lease: float) -> Attempt | None:
     """Record the attempt that is due at an endpoint, and return it; None when no delivery is due.
 
-    For `lease` seconds no other attempt at this delivery begins. After that the attempt has ended or is lost.
+    For `lease` seconds no other attempt at this delivery begins. By the end of the lease the attempt has been recorded,
+    or it counts as lost.
     """
     endpoint, now = await lock_queue(session, endpoint_id)
-    if not endpoint.is_enabled:  # its deliveries were written while it was being disabled
+    if not endpoint.is_enabled:  # these deliveries were written while the endpoint was being disabled
         await endpoints.settle_pending(session, endpoint_id, "the endpoint is disabled")
         return None
     first = await session.scalar(first_pending(endpoint_id))
     if first is None:
         return None
     if first.next_attempt_at > now:
-        # Several jobs may find the delivery not due yet. The unique key leaves one job that looks again.
+        # Several jobs may find that the delivery is not due yet. Because of the unique key they enqueue only one later
+        # job.
         await look_when_due(session, first, now, unique_key=str(endpoint_id))
         return None
     number = await session.scalar(
@@ -63,7 +65,9 @@ async def is_suspect(session: Session, endpoint_id: UUID) -> bool:
 
 
 async def postpone(session: Session, endpoint_id: UUID, *, delay: float) -> None:
-    """Look at the endpoint's queue again in `delay` seconds: one job, however many jobs find no free slot."""
+    """Enqueue a job that looks at the endpoint's queue in `delay` seconds. Because of the unique key there is one such
+    job, even if several jobs find no free slot.
+    """
     await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id), unique_key=str(endpoint_id), delay=delay)
 
 
@@ -90,7 +94,9 @@ async def record_attempt(
 
 
 async def _settle(session: Session, attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> bool:
-    """Write the delivery's next state. False if this attempt is no longer the delivery's latest, or it is settled."""
+    """Write the delivery's next state. Returns False if a later attempt has begun, or if the delivery is no longer
+    pending.
+    """
     status = DeliveryStatus(decision.state)
     written = await session.scalar(
         update(WebhookDelivery)
@@ -120,7 +126,9 @@ async def _update_endpoint(
     disable_after: float,
     now: datetime,
 ) -> None:
-    """Write whether the endpoint is suspect and since when it fails. Disable it if it is gone or failed too long."""
+    """Write whether the endpoint is suspect and since when it fails. Disable the endpoint if it answered 410 (gone) or
+    has failed for too long.
+    """
     failing_since = None if answer.result == "delivered" else endpoint.failing_since or now
     if (endpoint.is_suspect, endpoint.failing_since) != (suspect, failing_since):
         await session.execute(
@@ -151,7 +159,8 @@ def _attempt(endpoint: WebhookEndpoint, delivery: WebhookDelivery, *, number: in
 
 
 def _log(attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> None:
-    # A dead delivery is a loss for the customer, so an error. A disabled one is not: that endpoint wants no more.
+    # A dead delivery is logged as an error, because the customer loses an event. A disabled one is only a warning,
+    # because its endpoint wants no more deliveries.
     write = {"delivered": log.info, "dead": log.error}.get(decision.state, log.warning)
     write(
         "webhook_attempted",

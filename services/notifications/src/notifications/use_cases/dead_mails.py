@@ -1,4 +1,6 @@
-"""Dead mails, for the command line. The mail server refused each for good; an operator may send it again."""
+"""Dead mails, for the command line. The mail server refused each of them permanently, and an operator may send it
+again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from notifications.models import Mail, MailStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMail:
-    """A mail as the command lists it. `order_id` is None for a notice; `reason` is the mail server's answer."""
+    """A dead mail with the fields that the command lists. `order_id` is None for a notice; `reason` is the mail
+    server's answer.
+    """
 
     id: UUID
     event_type: str

@@ -1,4 +1,4 @@
-"""Deliveries of webhooks: written for each event, listed for their clients, and repeated on request."""
+"""Deliveries of webhooks: write them for each event, list them for a client, and repeat them on request."""
 
 from datetime import datetime
 from uuid import UUID
@@ -63,7 +63,8 @@ async def write_deliveries(
                 traceparent=current_traceparent(),
             )
         )
-        # No unique key: a waiting job could be claimed just before this transaction commits, and miss the delivery.
+        # This job has no unique key. With one, a job that waits already would replace it, and a worker could claim that
+        # job just before this transaction commits and miss the delivery.
         await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id))
 
 

@@ -2,8 +2,8 @@
 
 A transaction that changes a queue (begins an attempt, records one, settles or repeats a delivery) first locks the
 endpoint's row, so it sees the changes of the transactions before it. As long as a delivery is pending, a job exists
-that looks at its queue: the job enqueued with the delivery, or after the attempt before it, or the job whose attempt is
-under way.
+that looks at its queue. It is the job enqueued with the delivery, the job enqueued after the previous attempt, or the
+job whose attempt is under way.
 """
 
 from datetime import datetime
@@ -18,7 +18,9 @@ from notifications.models import DeliveryStatus, WebhookDelivery, WebhookEndpoin
 
 
 async def lock_queue(session: Session, endpoint_id: UUID) -> tuple[WebhookEndpoint, datetime]:
-    """The locked endpoint, and this transaction's time. Deliveries may still be added to the queue."""
+    """Lock the endpoint's row. Returns the endpoint and the transaction's time. The lock does not prevent other
+    transactions from adding deliveries to the queue.
+    """
     row = await session.execute(
         select(WebhookEndpoint, func.now())
         .where(WebhookEndpoint.id == endpoint_id)
@@ -29,7 +31,9 @@ async def lock_queue(session: Session, endpoint_id: UUID) -> tuple[WebhookEndpoi
 
 
 def first_pending(endpoint_id: UUID) -> Select[WebhookDelivery]:
-    """The queue's first pending delivery. Customers get the events of an order in order, so no other may be sent."""
+    """The queue's first pending delivery. Only this one may be sent, so that customers get the events of an order in
+    order.
+    """
     return (
         select(WebhookDelivery)
         .where(WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status == DeliveryStatus.PENDING.value)

@@ -1,4 +1,6 @@
-"""Clients' webhook endpoints: create, change, rotate secrets, disable, delete. Another client's endpoint is a 404."""
+"""Clients' webhook endpoints: create, change, rotate secrets, disable, delete. A client that names another client's
+endpoint gets a 404.
+"""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -39,7 +41,7 @@ async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolv
     try:
         await check_addresses(check_url(url, egress), egress, resolve=resolve)
     except DestinationRefused as error:
-        # The text before an @ may be a password, so a URL with an @ is not repeated in the answer.
+        # The text before an @ may be a password, so the answer does not repeat a URL with an @.
         detail = ErrorDetail("url", f"We cannot send there: {error}.", None if "@" in url else url)
         raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error
 
@@ -66,7 +68,7 @@ async def create_endpoint(
         )
         .returning(WebhookEndpoint)
     )
-    assert endpoint is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    assert endpoint is not None  # noqa: S101  for the type checker: INSERT … RETURNING returns a row or raises
     log_after_commit(session, log.info, "webhook_endpoint_created", endpoint_id=endpoint.id)
     return await _answer_with_secret(session, endpoint, key, status=201)
 
@@ -90,7 +92,7 @@ async def update_endpoint(
     given = command.model_dump(exclude_none=True)
     if (enabled := given.pop("enabled", None)) is not None:
         given |= {"is_enabled": enabled, "disabled_reason": None}
-    if enabled or "url" in given:  # the endpoint starts over, with no failures
+    if enabled or "url" in given:  # it starts again without failures
         given |= {"failing_since": None, "is_suspect": False}
     endpoint = await _change(session, endpoint_id, given)
     if enabled is False:
@@ -183,7 +185,9 @@ async def _own(session: Session, query: Select[WebhookEndpoint]) -> WebhookEndpo
 
 
 async def _own_locked(session: Session, endpoint_id: UUID, client_id: str) -> WebhookEndpoint:
-    """The endpoint, locked. The lock lets new deliveries in, because they only need the row to exist."""
+    """The endpoint, locked. The lock does not block inserts of deliveries, because their foreign key only needs the row
+    to exist.
+    """
     query = _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)
     return await _own(session, query.with_for_update(key_share=True))
 
@@ -202,8 +206,8 @@ async def _change(session: Session, endpoint_id: UUID, values: Mapping[str, Any]
 async def _answer_with_secret(
     session: Session, endpoint: WebhookEndpoint, key: IdempotencyKey, *, status: int
 ) -> StoredAnswer:
-    """The only answer that contains the secret. It is stored under its key until the endpoint is deleted, because the
-    client may not have received it.
+    """The answer with the endpoint and its secret, which no other answer contains. It is stored under the idempotency
+    key until the endpoint is deleted, because the client may not have received it.
     """
     shown = EndpointWithSecret.model_validate(_view(endpoint).model_dump() | {"secret": endpoint.secret})
     answer = StoredAnswer(status, shown.model_dump_json().encode())

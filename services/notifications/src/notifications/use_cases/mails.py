@@ -29,7 +29,9 @@ _OTHER_REASON = "the payment failed"
 
 
 async def last_version(session: Session, order_id: UUID) -> int:
-    """The version of the order's latest event with a mail; 0 before the first. Locks the order's progress row."""
+    """The version of the order's latest event for which a mail was written, or 0 before the first mail. Locks the
+    order's progress row.
+    """
     await session.execute(insert(OrderProgress).values(order_id=order_id, last_version=0).on_conflict_do_nothing())
     version = await session.scalar(
         select(OrderProgress.last_version).where(OrderProgress.order_id == order_id).with_for_update()
@@ -84,7 +86,7 @@ async def write_notice(
 
 
 async def read_mail(session: Session, mail_id: UUID) -> Mail:
-    """The mail of a job. It exists, because it was committed together with the job."""
+    """The mail that a job is about. It exists, because it was committed together with the job."""
     return (await session.scalars(select(Mail).where(Mail.id == mail_id))).one()
 
 

@@ -11,7 +11,7 @@ from notifications.models import DeliveryStatus, Mail, MailStatus, WebhookDelive
 
 
 async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
-    """Protocol, row 15, for mails and deliveries: in a long outage, a job may have used up its attempts."""
+    """Protocol, row 15: enqueue jobs for mails and deliveries whose jobs used up their attempts in a long outage."""
     stale_since = func.now() - timedelta(seconds=stale_after)
     mails = await session.scalars(
         select(Mail.id)
@@ -20,7 +20,7 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
             Mail.created_at < stale_since,
             ~has_live_job([SendMail], mail_id=Mail.id),
         )
-        .order_by(func.random())  # in a fixed order, a batch of mails that cannot be sent would hide all others
+        .order_by(func.random())  # in a fixed order, mails that cannot be sent could fill every batch
         .limit(batch)
     )
     for mail_id in mails:

@@ -59,7 +59,7 @@ class Declaration(TypedDict, total=False):
     errors: Sequence[ErrorCode]
     """The error codes of this route. The codes that all routes share, and those of `Keyed`, are added automatically."""
     conditional: bool
-    """True when the answer, a `Json`, has an ETag. A caller that has the current body then gets a 304 without a body."""
+    """True when the answer, a `Json`, has an ETag. A caller that has the current body then gets a 304 without one."""
     status_code: int
     """The status of the usual answer, by default 200."""
     response_model: type[Any]

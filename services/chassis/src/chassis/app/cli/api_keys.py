@@ -1,4 +1,6 @@
-"""`orders api-keys …`: an operator makes, registers, lists and revokes the keys of clients. No API does."""
+"""`orders api-keys …`: an operator makes, registers, lists and revokes the keys of clients. The keys cannot be changed
+over HTTP.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -57,8 +59,8 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
     def register(folder: Path, scopes: Scopes, options: Options = None) -> None:
         """Register the keys in FOLDER; the name of each file is the principal. Safe to repeat.
 
-        For keys that another service or an installation made. A key that is registered already gets the newest pepper
-        and these scopes.
+        This is for keys that another service or the installation's scripts made. A key that is registered already gets
+        these scopes, and a hash under the newest pepper.
         """
         keys = _read_keys(folder)
         _check(settings_type, list(keys), scopes)
@@ -83,7 +85,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
 
     @app.command()
     def revoke(prefix: str, options: Options = None) -> None:
-        """Revoke the key with this prefix. Within seconds it is refused."""
+        """Revoke the key with this prefix. Within seconds every process refuses it."""
         found = run(options, partial(key_administration.revoke_key, prefix=prefix))
         if found is None:
             raise HoldfastError(f"there is no key {prefix}")

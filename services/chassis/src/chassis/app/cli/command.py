@@ -1,7 +1,7 @@
 """The whole command of a service.
 
-The functions of `api` and `worker` are named as text and imported when their command runs. So `orders migrate` does not
-load a web framework, and `orders api` does not load Alembic.
+A service names the functions for `api` and `worker` as text. Each is imported only when its command runs, so `orders
+migrate` does not load a web framework, and `orders api` does not load Alembic.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from chassis.config.settings import ServiceSettings
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 
-EXIT_CONFIGURATION = 2  # as for a wrong option: a restart cannot help
+EXIT_CONFIGURATION = 2  # as for a wrong option: a restart would fail again
 
 
 def build_cli[S: ServiceSettings](
@@ -37,7 +37,7 @@ def build_cli[S: ServiceSettings](
     migrations: Path,
     groups: Mapping[str, typer.Typer] = MappingProxyType({}),
 ) -> Callable[[], None]:
-    """The service's command, as the function to name in `[project.scripts]`.
+    """Returns the function that runs the service's command. The service names it in `[project.scripts]`.
 
     `api` and `worker` name functions (`"orders.api:run"`), which are called with the live settings. `migrations` is the
     folder of the service's Alembic revisions. `groups` are further groups of commands, by name.
@@ -98,8 +98,9 @@ def build_cli[S: ServiceSettings](
 
 
 def _run(app: typer.Typer) -> None:
-    """Run the command. An error of ours is printed on a line of its own, without a traceback."""
-    # The first process of a container ignores SIGTERM unless it has a handler. API and worker replace this one later.
+    """Run the command. A `HoldfastError` is printed as one line, without a traceback."""
+    # The first process of a container ignores SIGTERM unless it has a handler. The API and the worker later replace
+    # this handler by their own.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()

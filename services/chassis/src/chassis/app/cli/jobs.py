@@ -15,7 +15,7 @@ from chassis.errors import HoldfastError
 from chassis.jobs import dead_letters
 from chassis.pooling import Database
 
-_DRAIN_LOOK_SECONDS = 0.5  # between looks at a queue that is drained: each look counts rows
+_DRAIN_LOOK_SECONDS = 0.5  # between counts of the work that is left; each count reads rows
 
 Filters = Annotated[
     list[str] | None,
@@ -88,7 +88,7 @@ def _add_drain(app: typer.Typer, settings_type: type[ServiceSettings]) -> None:
         queue: Annotated[str | None, typer.Option(help="Only this queue.")] = None,
         options: Options = None,
     ) -> None:
-        """Wait until no job is due and none runs. Jobs that are due later are not waited for."""
+        """Wait until no job is due and no job runs. The command does not wait for jobs that are due later."""
         settings = config.load_database(settings_type, options or ())
         left = asyncio.run(_drained(settings, queue=queue, timeout_seconds=timeout))
         if not left.is_drained:
@@ -97,7 +97,7 @@ def _add_drain(app: typer.Typer, settings_type: type[ServiceSettings]) -> None:
 
 
 async def _drained(settings: DatabaseSettings, *, queue: str | None, timeout_seconds: float) -> dead_letters.WorkLeft:
-    """The work that is left once the queue is drained or the time is over."""
+    """Wait until the queue is drained or the time is over. Returns the work that is left."""
     database = Database(settings, pool="cli", application_name="cli")
     deadline = time.monotonic() + timeout_seconds
     try:

@@ -1,4 +1,4 @@
-"""The pieces that an operator's commands share: their options, one transaction, and the line of audit."""
+"""Functions that the operator's commands share: options, the transaction, lists, and the audit line."""
 
 import asyncio
 import getpass
@@ -29,7 +29,9 @@ class Run(Protocol):
 
 
 def runner_of(settings_type: type[ServiceSettings]) -> Run:
-    """The `Run` of a service, as the role that runs it."""
+    """The `Run` of a service. It connects with the database role of the running service, not with the role that owns
+    the schema.
+    """
 
     def run[T](options: Options, use: Callable[[Session], Awaitable[T]]) -> T:
         return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))
@@ -38,7 +40,7 @@ def runner_of(settings_type: type[ServiceSettings]) -> Run:
 
 
 async def in_transaction[T](settings: DatabaseSettings, use: Callable[[Session], Awaitable[T]]) -> T:
-    """The result of `use`, once its transaction has committed and the waiting workers are notified."""
+    """Run `use` in a transaction, commit, notify the waiting workers, and return the result of `use`."""
     async with Wakeups(settings, application_name="cli") as wakeups:
         database = Database(settings, pool="cli", application_name="cli", notify=wakeups.notify)
         try:
@@ -49,15 +51,15 @@ async def in_transaction[T](settings: DatabaseSettings, use: Callable[[Session],
 
 
 def audit(event: str, **fields: object) -> None:
-    """Write a line of JSON with the change and the user who made it. It goes to standard error: standard output is the
-    command's answer.
+    """Write a line of JSON with the change and the user who made it to standard error. Standard output is for the
+    result of the command.
     """
     line = {"event": event, "by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
     sys.stderr.write(json.dumps(line) + "\n")
 
 
 def list_lines(lines: Iterable[str], *, what: str) -> None:
-    """Print each line. If there are none, say so on standard error, so that a script reads an empty output."""
+    """Print each line. If there are no lines, write that to standard error, so that a script reads an empty output."""
     is_empty = True
     for line in lines:
         is_empty = False
@@ -67,5 +69,5 @@ def list_lines(lines: Iterable[str], *, what: str) -> None:
 
 
 def numbered(ids: Sequence[object]) -> str:
-    """`2: 7, 9`, or `0` if there are none."""
+    """The number of ids and the ids, such as `2: 7, 9`. Without ids, it is `0`."""
     return f"{len(ids)}: {', '.join(map(str, ids))}" if ids else "0"

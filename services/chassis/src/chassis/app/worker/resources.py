@@ -46,7 +46,7 @@ class WorkerResources:
         concurrency: int | None = None,
     ) -> Part:
         """Runs the jobs of `queue`, at most `concurrency` at once; the settings `jobs.queue` and `jobs.concurrency` are
-        the defaults. Handlers for jobs of other queues are left out.
+        the defaults. The job runner ignores handlers for jobs of other queues.
 
         A second job runner, for another queue, has slots of its own.
         """
@@ -61,7 +61,7 @@ class WorkerResources:
         ).run
 
     def consumer(self, streams: Sequence[str], handlers: Mapping[type[Event], EventHandler]) -> Part:
-        """Consumes these event streams, as the consumer group named after this service."""
+        """Consumes these event streams. The consumer group has the name of this service."""
         return Consumer(
             self.streams,
             self.database,
@@ -74,7 +74,8 @@ class WorkerResources:
     def scheduler(self, schedules: Sequence[Schedule] = ()) -> Part:
         """Runs these schedules and those of every service, which prune dead letters and the records of failed attempts.
 
-        Each run happens in one process only. The records of failed attempts are retained as long as published events.
+        If several processes have the same schedule, only one of them runs it each time. The records of failed attempts
+        are retained as long as published events.
         """
         prune_dead = partial(dead_letters.prune, retention=self.settings.jobs.dead_retention)
         prune_failures = partial(dead_letters.prune_failures, retention=self.settings.outbox.retention)

@@ -1,6 +1,7 @@
 """The parts of a worker: they run side by side, and stop stage by stage.
 
-The first stage has the parts that write events, the last one the relay: it still publishes what the last jobs wrote.
+The first stage has the parts that write events. The last stage has the relay, which still publishes the events that the
+last jobs wrote.
 """
 
 import asyncio
@@ -16,17 +17,20 @@ from chassis.process.ending import DrainTimedOut
 log = get_logger(__name__)
 
 type Part = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
-"""`JobRunner.run`, `Consumer.run`, `Scheduler.run` or `Relay.run`: it works until the event is set, finishes its work
-under way and returns."""
+"""`JobRunner.run`, `Consumer.run`, `Scheduler.run` or `Relay.run`. A part works until the event is set. Then it
+finishes the work that it has begun, and returns.
+"""
 
 type Stages = Sequence[Sequence[Part]]
 """The parts in the order in which they stop: `[[jobs.run, consumer.run], [relay.run]]`."""
 
 GRACE_SECONDS = 5.0
-"""Added to the drain time-out: time to return unfinished jobs to their queue, and to publish the last events."""
+"""A worker may take these seconds beyond the drain time-out, to return unfinished jobs to their queue and to publish
+the last events.
+"""
 
 _PART, _JOB = "part-", "job-"
-"""Prefixes of tasks' names: those of parts, and those that the job runner gives to its jobs."""
+"""The prefixes of the names of asyncio tasks: of parts, and of the jobs that the job runner runs."""
 
 
 class PartEnded(HoldfastError):
@@ -45,8 +49,8 @@ async def run_stages(
     """Start every part. Once `stopping` is set, stop one stage after the other, within `drain_timeout` seconds in all.
 
     Raises `DrainTimedOut`, which names the parts and jobs that still run, when that time is over. When a part fails,
-    calls `on_failed`, cancels the other parts and raises an `ExceptionGroup`: the process then ends and is restarted,
-    so it never goes on without one of its parts.
+    calls `on_failed`, cancels the other parts and raises an `ExceptionGroup`. The process then ends and Kubernetes
+    restarts it, so it never goes on without one of its parts.
     """
     async with Group() as tasks:
         started = [_start(stage, tasks, on_failed) for stage in stages]
@@ -64,7 +68,7 @@ async def run_stages(
         except TimeoutError:
             left = work_left(asyncio.get_running_loop())
         if left:
-            log.error("worker_drain_timed_out", left=left)  # logged here, since a part that hangs may block the exit
+            log.error("worker_drain_timed_out", left=left)  # before the exit, which a hanging part may block
             raise DrainTimedOut(f"left after {drain_timeout:g} s: {', '.join(left)}")
     log.info("worker_stopped")
 
@@ -88,7 +92,7 @@ async def _watch(part: Part, stop: asyncio.Event, on_failed: Callable[[], None])
 
 
 def _name(part: Part) -> str:
-    """`JobRunner` for its method `run`."""
+    """The name of the part's class, such as `JobRunner` for `JobRunner.run`."""
     return getattr(part, "__qualname__", repr(part)).removesuffix(".run")
 
 

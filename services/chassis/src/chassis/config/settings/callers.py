@@ -124,7 +124,7 @@ class BadCredentialsSettings(LimitSettings):
 
 
 class RateLimitSettings(LimitSettings):
-    """The limit of an authenticated principal, and how every limiter decides."""
+    """The limit of an authenticated principal, and the settings that all limits share."""
 
     unauthenticated: UnauthenticatedSettings = UnauthenticatedSettings()
     bad_credentials: BadCredentialsSettings = BadCredentialsSettings()

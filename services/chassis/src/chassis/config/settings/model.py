@@ -1,7 +1,7 @@
 """The parts that settings are made of: types with limits, groups, and rules between settings.
 
-Every type has a lower and an upper limit. A value far outside is usually a wrong unit or a typing error. The process
-refuses it at start.
+Every type has a lower and an upper limit, because an extreme value is usually a wrong unit or a typing error. The
+process does not start with a value outside the limits.
 """
 
 import operator
@@ -14,7 +14,9 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 type Timeout = Annotated[float, Field(gt=0, le=60)]
-"""Seconds that a request or job waits for one thing. No caller waits a minute; 5000 is meant as milliseconds."""
+"""Seconds that a request or job waits for one thing. At most a minute, because no caller waits longer; a value such as
+5000 is probably meant as milliseconds.
+"""
 type Seconds = Annotated[float, Field(gt=0, le=3600)]
 """Seconds of a recurring interval or a lease, an hour at most: a longer one would hide a fault for a day."""
 type Period = Annotated[float, Field(gt=0, le=31_622_400)]
@@ -25,11 +27,15 @@ type Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-
 type ListenHost = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^(\*|[A-Za-z0-9_.:-]+)$")]
 """A `Host`, or `*` for every IPv4 and IPv6 address of the machine."""
 type Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")]
-"""A URL without user and password, which belong in a secret file. Every proxy accepts 2048 characters."""
+"""A URL without user and password, because those belong in a secret file. It has at most 2048 characters, which every
+proxy accepts.
+"""
 type Identifier = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[^\s\x00-\x1f]+$")]
-"""A name in PostgreSQL, which cuts a longer one off at 63 bytes and so would mean another name."""
+"""The name of a PostgreSQL object. PostgreSQL truncates a longer name to 63 bytes, so it could mean another object."""
 type Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
-"""A secret that is not empty. No key in use is longer than 4 KiB; a longer value is the wrong file."""
+"""A secret that is not empty. A value above 4 KiB probably comes from the wrong file, because no usual key is that
+long.
+"""
 type ServiceSecret = Annotated[SecretStr, Field(min_length=32, max_length=256)]
 """A secret that two services sign tokens with. It has at least 32 characters: 128 random bits in hex."""
 
@@ -54,7 +60,9 @@ class Rule(NamedTuple):
         return tuple(term for term in (*self.left.split(" + "), *self.right.split(" + ")) if not _is_number(term))
 
     def within(self, prefix: str) -> "Rule":
-        """The same rule with names as seen from outside the group. `prefix` ends with a dot."""
+        """The same rule with `prefix`, which ends with a dot, before each name: the names as seen from outside the
+        group.
+        """
         return self._replace(left=_prefixed(self.left, prefix), right=_prefixed(self.right, prefix))
 
     def holds(self, value_of: Callable[[str], float]) -> bool:
@@ -79,7 +87,7 @@ def _sum(side: str, value_of: Callable[[str], float]) -> float:
 
 
 class Ruled(BaseModel):
-    """Settings whose `rules` are checked. A rule names a setting of an inner group with dots."""
+    """A model of settings that checks its `rules`. A rule refers to a setting of an inner group by its dotted name."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
@@ -96,7 +104,7 @@ BROKEN_RULE: Final = "broken_rule"
 
 
 def rules_of(model: type[Ruled], prefix: str = "") -> list[Rule]:
-    """Every rule of the model and of its groups, with names as seen from the whole."""
+    """Every rule of the model and of its groups, with the full dotted names of the settings."""
     found = [rule.within(prefix) for rule in model.rules]
     for name, field in model.model_fields.items():
         inner = field.annotation

@@ -115,7 +115,7 @@ class HttpSettings(Group):
 type HostPattern = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
 ]
-"""A host name. With a leading dot, every name below it."""
+"""A host name. `.example.com`, with a leading dot, means every name below `example.com`."""
 
 
 class ManagementSettings(Group):

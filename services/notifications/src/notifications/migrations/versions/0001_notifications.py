@@ -1,4 +1,4 @@
-"""Mails, one per event of an order, and the last version that was mailed for each order."""
+"""Tables for mails, one for each event of an order, and for the version of each order's event that was mailed last."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Clients' webhook endpoints, and the deliveries to them."""
+"""Tables for clients' webhook endpoints, and for the deliveries to them."""
 
 from alembic import op
 
