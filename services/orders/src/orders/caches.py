@@ -15,12 +15,14 @@ def catalogue(redis: Redis, settings: OrdersSettings) -> Cache[ProductList]:
 
 
 def products(redis: Redis, settings: OrdersSettings) -> Cache[ProductView]:
-    """Single products, by id."""
+    """Single products. The key is the product's id."""
     return _cache(redis, settings, ProductView, "orders:product", near_ttl=settings.cache.near_ttl)
 
 
 def orders(redis: Redis, settings: OrdersSettings) -> Cache[OrderView]:
-    """Orders, by `order_key`. An order is invalidated after each commit that changes it, for all processes."""
+    """Orders. The key is `order_key`. After each commit that changes an order, its entry is invalidated in all
+    processes.
+    """
     return _cache(redis, settings, OrderView, "orders:order")
 
 

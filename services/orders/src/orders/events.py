@@ -1,4 +1,4 @@
-"""The events that orders consumes: those of payments, and its own, which invalidate cached orders."""
+"""The events that orders consumes: events of payments, and its own events, on which it invalidates cached orders."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from orders.use_cases import PaymentNews
 
 
 async def on_payment(cache: Cache[OrderView], session: Session, received: Received[PaymentEvent]) -> None:
-    """Protocol, row 11: the order changes its status, and the next read of it does not return the old one."""
+    """Protocol, row 11: apply the payment's new status to the order, and invalidate the cached order."""
     payment = received.payload
     news = PaymentNews(
         payment.payment_id, version=received.aggregate_version, status=payment.status, reason=payment.reason
@@ -29,8 +29,8 @@ async def on_payment(cache: Cache[OrderView], session: Session, received: Receiv
 
 
 async def on_order(cache: Cache[OrderView], session: Session, received: Received[OrderEvent]) -> None:
-    """Invalidate the cached order again: the process that changed it may have died before it invalidated the order, or
-    Redis may not have answered.
+    """Invalidate the cached order again. The process that changed the order may have died before it did so, or Redis
+    may not have answered.
     """
     order = OrderRef(received.payload.order_id, received.payload.client_id)
     after_commit(session, partial(cache.invalidate_soon, order_key(order)))

@@ -18,7 +18,7 @@ from orders.payments_client import Payment, PaymentsClient
 from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
 
-CALL_DEADLINE = 5.0  # seconds, below the jobs' time limit: a call has 2, the rest is for queries
+CALL_DEADLINE = 5.0  # seconds, below the jobs' time limit: 2 for the call, the rest for queries
 
 _UNPROCESSABLE = 422
 
@@ -45,10 +45,11 @@ async def request_payment(
 async def settle_payment(
     database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: SettlePayment
 ) -> None:
-    """Protocol, row 12: have payments bring the net to zero. The answer, or a later event, says that it is.
+    """Protocol, row 12: request that payments cancels or refunds the payment. The answer or a later event reports that
+    this is done.
 
-    The cached order is invalidated again here, because no event reports the move to `cancelling`. The API that made the
-    move may have died before it invalidated the order, or Redis may not have answered.
+    This job invalidates the cached order again, because no event reports the move to `cancelling`. The API process that
+    made the move may have died before it invalidated the order, or Redis may not have answered.
     """
     order = await _read(database, payload.order_id)
     cache.invalidate_soon(order_key(OrderRef(order.id, order.client_id)))
@@ -73,13 +74,14 @@ async def _call(answer: Awaitable[Payment]) -> Payment:
             return await answer
         except DependencyRejected as error:
             if error.status == _UNPROCESSABLE:
-                # Payments refuses the request as invalid. A retry cannot help: an operator has to look at it.
+                # Payments refused the request as invalid. A retry cannot help, so an operator must look at the dead
+                # letter.
                 raise PermanentJobError(str(error)) from error
             raise
 
 
 async def _apply(database: Database, cache: Cache[OrderView], job: RunningJob, payment: Payment) -> None:
-    """Apply the payment's state in the answer, and complete the job, in one transaction."""
+    """Apply the payment's status from the answer and complete the job, in one transaction."""
     async with database.transaction() as session:
         news = PaymentNews(payment.id, version=payment.version, status=payment.status, reason=payment.reason)
         if changed := await use_cases.apply_payment(session, news):

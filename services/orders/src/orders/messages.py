@@ -17,13 +17,15 @@ class RequestPayment(JobPayload, job="request_payment", unique=("order_id",), ma
 
 
 class SettlePayment(JobPayload, job="settle_payment", unique=("order_id",), max_attempts=50, time_limit=10):
-    """Request from payments that a cancelled order's payment has a net of zero: it is cancelled or refunded."""
+    """Request that payments cancels or refunds the payment of a cancelled order, so that its net amount is zero."""
 
     order_id: UUID
 
 
 class OrderEvent(Event):
-    """The fields of all events of an order. They hold its state, so a consumer may skip an event that it missed."""
+    """The fields of all events of an order. Each event has the whole state of the order, so a consumer can apply a
+    later event even if it missed an earlier one.
+    """
 
     order_id: UUID
     client_id: str

@@ -12,7 +12,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class OrderStatus(StrEnum):
-    """`cancelling`: the payment is not settled yet. `cancelled`: its net is zero."""
+    """`cancelling`: the payment may still be captured, or is not refunded yet. `cancelled`: the client has paid
+    nothing, or got it back.
+    """
 
     PENDING = "pending"
     CONFIRMED = "confirmed"
@@ -62,9 +64,9 @@ class Order(Base):
     amount: Mapped[int]  # minor units
     currency: Mapped[str]
     payment_method: Mapped[str]
-    # Created with the order, so that every call about its payment has the same id.
+    # The payment's id is created with the order, so that every call about the payment has the same id.
     payment_id: Mapped[UUID] = mapped_column(server_default=func.uuidv7())
-    # The version of the payment's state that was applied last. Older states are skipped.
+    # The version of the payment's status that was applied last. The order ignores an older status.
     payment_version: Mapped[int] = mapped_column(server_default="0")
     paid_amount: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]

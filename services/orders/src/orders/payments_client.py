@@ -1,4 +1,4 @@
-"""The client of the payments service. It makes one attempt per job run, inside breaker and bulkhead."""
+"""The client of the payments service. A run of a job makes one attempt, through a circuit breaker and a bulkhead."""
 
 from typing import Literal
 from uuid import UUID
@@ -42,7 +42,7 @@ class PaymentsClient:
         return response.parse(Payment)
 
     async def void_payment(self, *, payment_id: UUID, order_id: UUID, amount: int, currency: str) -> Payment:
-        """Bring the payment's net to zero in any state, even if it was never requested. Safe to repeat."""
+        """Cancel or refund the payment, whatever its state, even if it was never requested. Safe to repeat."""
         response = await self._dependency.request(
             "POST",
             f"/v1/payments/{payment_id}/refund",

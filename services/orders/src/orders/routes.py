@@ -22,7 +22,9 @@ from orders.schemas import MAX_PAGE, OrderPage, OrderView, PlaceOrder, ProductLi
 CATALOGUE_KEY = "all"
 
 PLACE_ORDER_COST = 5
-"""In units of the rate limit. An order writes ten rows and starts a payment; a read (cost 1) is at most one query."""
+"""The units that an order takes from the caller's rate limit. An order writes ten rows and starts a payment. A read
+costs 1, because it is at most one query.
+"""
 
 router = Router(prefix="/v1")
 
@@ -39,7 +41,8 @@ class Resources:
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
-# Characters that a path holds unescaped. No product has another id, so other ids never reach the cache.
+# The ids of products have only characters that need no escape in a path. Any other id is refused before it reaches the
+# cache.
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
@@ -51,7 +54,9 @@ async def list_products(given: Given) -> Json[ProductList]:
 
 @router.get("/products/{product_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
 async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
-    """One product of the catalogue. It is cached like the catalogue; the 404 of an unknown id, for some seconds."""
+    """One product of the catalogue. It is cached like the catalogue. The 404 for an unknown id is cached for some
+    seconds.
+    """
 
     async def load() -> ProductView | None:
         async with given.database.read() as session:
@@ -116,7 +121,9 @@ async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderV
     responses={200: {"model": OrderView, "description": "The order was cancelled before."}},
 )
 async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:
-    """Cancel an order, at any time. It is `cancelling` until its money is settled, then `cancelled`. Safe to repeat."""
+    """Cancel an order, at any time. It is `cancelling` until its payment is cancelled or refunded, then `cancelled`.
+    Safe to repeat.
+    """
     deadlines.check("the order was cancelled")
     async with given.database.transaction() as session:
         order, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)

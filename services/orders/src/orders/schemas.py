@@ -8,7 +8,7 @@ from chassis.errors.fields import EmailAddress
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_LINES = 50  # keeps the body of the largest order under 8 KiB
-MAX_QUANTITY = 1000  # pieces of one line; a larger number is probably a typing error
+MAX_QUANTITY = 1000  # pieces in one line; a larger number is probably a typing error
 MAX_PAGE = 100
 
 type Money = Annotated[int, Field(gt=0, description="Minor units (cents).")]

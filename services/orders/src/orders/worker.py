@@ -72,7 +72,9 @@ async def _open_parts(live: Live[OrdersSettings], base: WorkerResources) -> Asyn
 
 
 def _schedules(settings: OrdersSettings, cache: Cache[OrderView]) -> list[Schedule]:
-    """Orders that wait too long are cancelled, orders without a job get one, and old answers are deleted."""
+    """The schedules cancel orders that wait too long, give a job to orders without one, and delete old answers to
+    idempotency keys.
+    """
     sweeps = settings.sweeps
 
     async def expire(session: Session) -> None:

@@ -19,23 +19,25 @@ from payments.use_cases import ChargeReport, RefundReport
 
 
 async def on_charge_succeeded(session: Session, received: Received[ProviderChargeSucceeded]) -> None:
-    """Protocol, row 10: the payment is captured, if its status allows it. The event may precede the charge's answer."""
+    """Protocol, row 10: move the payment to `captured`, if its status allows it. The event may arrive before the
+    provider's answer to the charge.
+    """
     await _apply_charge(session, received.payload, "captured", None)
 
 
 async def on_charge_failed(session: Session, received: Received[ProviderChargeFailed]) -> None:
-    """Protocol, row 10: the payment has failed, if its status allows it."""
+    """Protocol, row 10: move the payment to `failed`, if its status allows it."""
     charge = received.payload
     await _apply_charge(session, charge, "failed", charge.failure_code)
 
 
 async def on_refund_succeeded(session: Session, received: Received[ProviderRefundSucceeded]) -> None:
-    """Protocol, row 13: the refund succeeded, and the payment is refunded."""
+    """Protocol, row 13: move the refund to `succeeded` and the payment to `refunded`."""
     await _apply_refund(session, received.payload, "succeeded", None)
 
 
 async def on_refund_failed(session: Session, received: Received[ProviderRefundFailed]) -> None:
-    """Protocol, row 13: this refund failed; another one is tried."""
+    """Protocol, row 13: move the refund to `failed` and request another refund."""
     await _apply_refund(session, received.payload, "failed", received.payload.failure_code)
 
 
@@ -58,7 +60,7 @@ async def _apply_refund(
 async def _apply_charge(
     session: Session, charge: ProviderChargeEvent, status: Literal["captured", "failed"], reason: str | None
 ) -> None:
-    """Match the charge by our reference, since this service may not know the provider's id yet."""
+    """Our reference identifies the charge, because this service may not know the provider's id yet."""
     try:
         report = ChargeReport(
             UUID(charge.reference),

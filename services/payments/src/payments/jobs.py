@@ -26,7 +26,9 @@ _UNREADABLE = "unreadable_answer"
 
 
 async def charge_payment(database: Database, provider: ProviderClient, job: RunningJob, payload: ChargePayment) -> None:
-    """Protocol, rows 4 to 6: charge at the provider within the deadline. The job retries if the outcome is unknown."""
+    """Protocol, rows 4 to 6: charge the payment at the provider within the deadline. The job retries if the outcome is
+    unknown.
+    """
     async with database.read() as session:
         payment = await use_cases.read_payment(session, payload.payment_id)
     if payment.status not in {PaymentStatus.CREATED, PaymentStatus.SUBMITTING}:
@@ -49,7 +51,8 @@ async def reconcile_charge(
         charges = await provider.find_charges(payload.payment_id)
     captured = [charge for charge in charges if charge.status == "captured"]
     if len(captured) > 1:
-        # The provider promised one charge per key. An operator must decide which one counts, and refund the other.
+        # The provider promises at most one charge per key. An operator must decide which one counts, and refund the
+        # other.
         log.error("payment_charged_twice", payment_id=payload.payment_id, charges=[charge.id for charge in charges])
     async with database.transaction() as session:
         if charges:
@@ -79,7 +82,7 @@ async def make_refund(database: Database, provider: ProviderClient, job: Running
 async def reconcile_refund(
     database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileRefund
 ) -> None:
-    """Protocol, row 16, for a refund."""
+    """Protocol, row 16: look the refund up at the provider, because no answer and no event has reported it."""
     with deadlines.deadline(CALL_DEADLINE):
         refunds = await provider.find_refunds(payload.refund_id)
     async with database.transaction() as session:
@@ -133,15 +136,17 @@ async def _charge(provider: ProviderClient, payment: Payment, attempts: "_Attemp
 
 
 def _refusal(error: DependencyRejected) -> str:
-    """The reason of a final refusal. Raises the error again if it is none: the outcome is then unknown."""
+    """The provider's reason for a final refusal. Raises the error again if the refusal is not final, because the
+    outcome is then unknown.
+    """
     code = _error_code(error.body)
     if error.status == _PAYMENT_REQUIRED:
         return code
     if error.status == _UNPROCESSABLE and code not in {"idempotency_key_reused", _UNREADABLE}:
         return code
     if error.status == _UNPROCESSABLE:
-        # The provider has, or may have, another payload under this key. Only an operator can tell which charge is
-        # meant.
+        # The provider has, or may have, another payload under this key. Only an operator can decide which charge is
+        # right.
         raise PermanentJobError(str(error)) from error
     raise error
 
@@ -154,14 +159,14 @@ def _error_code(body: bytes) -> str:
 
 
 class _MovedOnError(Exception):
-    """The payment must no longer be charged."""
+    """The payment's status changed meanwhile, and it must no longer be charged."""
 
 
 @dataclass(slots=True)
 class _Attempts:
     """The attempt rows of one run of the job, each committed before its POST.
 
-    `_numbers` maps the retry loop's attempt to the row's number.
+    `_numbers` maps the number of an attempt in the retry loop to the number of its row.
     """
 
     _database: Database
@@ -170,7 +175,7 @@ class _Attempts:
 
     @property
     def last(self) -> int:
-        """The number of the latest row. There is one once the provider has answered."""
+        """The number of the latest row. A row exists once the provider has answered."""
         return max(self._numbers.values())
 
     async def begin(self, turn: int) -> None:

@@ -23,7 +23,9 @@ class MakeRefund(JobPayload, job="make_refund", unique=("refund_id",), max_attem
 
 
 class ReconcileCharge(JobPayload, job="reconcile_charge", unique=("payment_id",), max_attempts=50, time_limit=20):
-    """Look the charge up at the provider. It has as many attempts as the charge, so an outage needs no operator."""
+    """Look the charge up at the provider. The job has as many attempts as the charge, so it outlasts an outage without
+    an operator.
+    """
 
     payment_id: UUID
 

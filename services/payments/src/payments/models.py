@@ -11,8 +11,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class PaymentStatus(StrEnum):
-    """`submitting`: a charge may be on its way. `submitted`: the provider has accepted it. `canceled`: there is no
-    charge.
+    """`submitting`: a charge may be on its way. `submitted`: the provider has accepted it. `canceled`: the payment was
+    not and will not be charged.
     """
 
     CREATED = "created"
@@ -29,11 +29,11 @@ PAYMENT = StateMachine(
     {
         PaymentStatus.CREATED: (PaymentStatus.SUBMITTING, PaymentStatus.CANCELED),
         PaymentStatus.SUBMITTING: (
-            PaymentStatus.CREATED,  # every attempt is known not to have run
+            PaymentStatus.CREATED,  # if no attempt has run
             PaymentStatus.SUBMITTED,
             PaymentStatus.CAPTURED,
             PaymentStatus.FAILED,
-            PaymentStatus.CANCELED,  # only when no attempt is open
+            PaymentStatus.CANCELED,  # if no attempt is open
         ),
         PaymentStatus.SUBMITTED: (PaymentStatus.CAPTURED, PaymentStatus.FAILED),
         PaymentStatus.CAPTURED: (PaymentStatus.REFUNDED,),
@@ -65,7 +65,7 @@ REFUND = StateMachine(
 
 
 class AttemptOutcome(StrEnum):
-    """`open`: the POST may have had an effect, or may still have one. `not_run`: it certainly has none."""
+    """`open`: the POST may have had an effect, or may still have one. `not_run`: the POST certainly has no effect."""
 
     OPEN = "open"
     NOT_RUN = "not_run"
@@ -78,13 +78,13 @@ class Base(DeclarativeBase):
 class Payment(Base):
     __tablename__ = "payment"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)  # created by orders, with the order
+    id: Mapped[UUID] = mapped_column(primary_key=True)  # orders creates the id together with the order
     order_id: Mapped[UUID] = mapped_column(unique=True)
     amount: Mapped[int]  # minor units
     currency: Mapped[str]
-    payment_method: Mapped[str | None]  # None on a tombstone, whose payment was voided before it was requested
+    payment_method: Mapped[str | None]  # None if the payment was voided before it was requested
     status: Mapped[str] = mapped_column(server_default=PaymentStatus.CREATED.value)
-    # The net must be zero: a later capture is refunded automatically.
+    # True when orders has requested a net amount of zero. A later capture is then refunded automatically.
     void: Mapped[bool] = mapped_column(server_default="false")
     provider_charge_id: Mapped[str | None]
     # The provider's version of the charge. A report of an older version is out of date.

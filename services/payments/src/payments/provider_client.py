@@ -1,4 +1,6 @@
-"""The client of the payment provider. It retries, and every attempt at a payment has the same idempotency key."""
+"""The client of the payment provider. It retries failed calls, and all attempts to charge a payment have the same
+idempotency key.
+"""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -6,10 +8,10 @@ from uuid import UUID
 from chassis.calls.http_client import AttemptHook, HttpDependency, Response
 from pydantic import BaseModel, Field
 
-# PostgreSQL stores no NUL in text, and an id or a code has no control characters.
+# PostgreSQL cannot store NUL in a text, and an id or a code never needs control characters.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
-# The provider's count of the object's changes, within PostgreSQL's bigint.
+# The provider's count of an object's changes. It must fit into PostgreSQL's bigint.
 type Version = Annotated[int, Field(ge=0, lt=2**63)]
 
 

@@ -64,7 +64,9 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     status_code=202,
 )
 async def refund_payment(payment_id: UUID, body: VoidPayment, given: Given) -> PaymentView:
-    """Bring the payment's net to zero: cancel it before the charge, or refund it after the charge. Safe to repeat."""
+    """Bring the payment's net amount to zero: cancel the payment before the charge, or refund it after the charge. Safe
+    to repeat.
+    """
     deadlines.check("the payment was voided")
     async with given.database.transaction() as session:
         return await use_cases.void_payment(session, payment_id, body)

@@ -23,7 +23,7 @@ class RequestPayment(BaseModel):
 
 
 class VoidPayment(BaseModel):
-    """Bring a payment's net to zero in any state, even before the payment itself was requested."""
+    """Bring a payment's net amount to zero, whatever its state, even before the payment was requested."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -66,7 +66,7 @@ async def _open_parts(live: Live[PaymentsSettings], base: WorkerResources) -> As
 
 
 def _schedules(settings: PaymentsSettings) -> list[Schedule]:
-    """Payments and refunds without a job get one."""
+    """The schedule gives a job to open payments and refunds that have none."""
     sweeps = settings.sweeps
     sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
     return [Schedule(name="sweep", every=sweeps.every, run=sweep)]

@@ -29,7 +29,7 @@ def _webhook_commands() -> typer.Typer:
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
         options: Options = None,
     ) -> None:
-        """Handle stored webhooks again, from their signed bodies, once the code that reads them was changed."""
+        """Process stored webhooks again, after a change of the code that reads them."""
         found = run(options, partial(redrive, which=which, provider=provider, dry_run=dry_run))
         names = [f"{sender}/{event_id}" for sender, event_id in found]
         if names and not dry_run:

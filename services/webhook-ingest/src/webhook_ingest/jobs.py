@@ -11,8 +11,8 @@ from webhook_ingest.messages import PublishEvent
 async def publish_event(database: Database, job: RunningJob, payload: PublishEvent) -> None:
     """Publish the event and complete the job in one transaction, so the effect happens exactly once.
 
-    An event that we cannot parse is marked `dead`, and its job becomes a dead letter. A replay of the dead letter tries
-    the event again.
+    An event that we cannot parse is marked `dead`, and its job becomes a dead letter. A replay of the dead letter
+    processes the event again.
     """
     async with database.transaction() as session:
         problem = await use_cases.publish_event(session, payload.id)

@@ -9,7 +9,7 @@ STREAM = "events:webhook-ingest"
 
 
 class PublishEvent(JobPayload, job="publish_event", unique=("id",), max_attempts=10, time_limit=10):
-    """Publish a stored webhook as an event. `id` is the row's."""
+    """Publish a stored webhook as an event. `id` is the id of the webhook's row."""
 
     id: UUID
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Provider(StrEnum):
-    """The providers that send webhooks. The value is the last part of the path that they post to."""
+    """The providers that send webhooks. The value is the last part of the path to which the provider posts."""
 
     PAYMENT_PROVIDER = "payment-provider"
     STRIPE = "stripe"
@@ -19,7 +19,9 @@ class Provider(StrEnum):
 
 
 class ProviderEventStatus(StrEnum):
-    """`ignored`: no handler exists for the event's type. It stays stored, and can be redriven once there is one."""
+    """`ignored`: no handler exists for the event's type. The event stays stored, and an operator can redrive it once a
+    handler exists.
+    """
 
     STORED = "stored"
     PUBLISHED = "published"

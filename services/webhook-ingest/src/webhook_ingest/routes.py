@@ -42,7 +42,8 @@ class Resources:
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
-# The document lists the providers, but the parameter accepts any text: an unknown provider is a 404, not a 422.
+# The OpenAPI document lists the providers, but the parameter accepts any text, so that an unknown provider gets a 404
+# and not a 422.
 ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value for provider in Provider]})]
 
 
@@ -71,7 +72,8 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
             webhook = _VERIFIERS[sender](request.headers.items(), body, secrets[sender], now=time.time())
         except InvalidSignature as error:
             count_as(error.problem)
-            # Only failed signatures are charged, so a stranger cannot use up the real sender's limit.
+            # Only a webhook with an invalid signature counts against the limits, so a stranger cannot use up the limit
+            # of the real sender.
             await spend_as_stranger(request)
             await spend(request, f"provider:{sender}", Policy.of("bad_credentials", limits_of(request).bad_credentials))
             raise
@@ -85,7 +87,7 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
 
 @contextmanager
 def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
-    """Count a webhook once: by the result that the block reports, else by the error that ended it."""
+    """Count a webhook once: by the result that the block reports, or else by the error that ended the block."""
     results: list[ReceivedResult] = []
     try:
         yield results.append

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-# PostgreSQL stores no NUL in text or JSON, and an id or a code has no control characters.
+# PostgreSQL cannot store NUL in text or JSON, and an id or a code never needs control characters.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
-# Within PostgreSQL's bigint. Amounts and versions are not negative.
+# A number that is not negative and fits into PostgreSQL's bigint, for amounts and versions.
 type Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -28,7 +28,9 @@ class ProviderObject(BaseModel):
 
 
 class ProviderPayload(BaseModel):
-    """The type of any payment provider's event. It is read first, because we know the `data` of few types only."""
+    """The type of any payment provider's event. This part is parsed first, because we know the shape of `data` for few
+    types only.
+    """
 
     type: Text
 

@@ -15,7 +15,9 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
 type StandardSecret = Annotated[SecretStr, Field(max_length=256), AfterValidator(_is_signing_key)]
 
 _AT_MOST = 5
-"""Secrets of one provider. Each costs a signature per webhook, and two are enough to replace one."""
+"""The largest number of secrets of one provider. Each webhook is verified with each of them, and two are enough to
+replace one.
+"""
 
 
 class WebhookSecretSettings(Group):

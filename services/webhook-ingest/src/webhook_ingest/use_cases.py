@@ -61,10 +61,11 @@ async def store_event(session: Session, *, provider: Provider, event_id: str, bo
 
 
 async def publish_event(session: Session, row_id: UUID) -> str | None:
-    """Protocol, row 8: publish the stored event to the outbox. Returns the problem if it cannot be read, else None.
+    """Protocol, row 8: publish the stored event to the outbox. Returns the problem if the event cannot be read, or else
+    None.
 
-    An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After the reader is
-    fixed, an operator replays its job or redrives it.
+    An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After a fix of the
+    code that reads events, an operator replays its job or redrives the event.
     """
     stored = (await session.scalars(select(ProviderEvent).where(ProviderEvent.id == row_id).with_for_update())).one()
     if stored.status == ProviderEventStatus.DEAD:
@@ -91,10 +92,10 @@ async def publish_event(session: Session, row_id: UUID) -> str | None:
 async def redrive(
     session: Session, *, which: Redrivable, provider: Provider | None, dry_run: bool
 ) -> Sequence[tuple[str, str]]:
-    """Process all events of a status (and of a provider) again, from their stored bodies. Returns their providers and
-    ids. A dry run changes nothing.
+    """Process all events of a status, or those of one provider, again from their stored bodies. Returns their providers
+    and ids. A dry run changes nothing.
 
-    The new jobs replace the dead letters of dead events, which are deleted.
+    Each event gets a new job. The dead letter of a dead event is deleted.
     """
     query = select(ProviderEvent).where(ProviderEvent.status == which.value).order_by(ProviderEvent.id)
     if provider is not None:
@@ -116,7 +117,7 @@ def _count(session: Session, event: ProviderEvent, result: ProcessedResult) -> N
 
 
 def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
-    """The event to publish; None for an unknown type. Raises `ValidationError`."""
+    """The event to publish, or None for an unknown type. Raises `ValidationError` for a body that cannot be read."""
     if stored.provider != Provider.PAYMENT_PROVIDER:
         return None
     kind = _EVENTS.get(ProviderPayload.model_validate_json(stored.body).type)

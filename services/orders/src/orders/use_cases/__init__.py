@@ -1,6 +1,6 @@
-"""What orders does: verbs over (session, command). Each writes in the caller's transaction and calls nobody.
+"""The use cases of orders. Each runs in the caller's transaction and calls no other service.
 
-The states and moves are `models.ORDER`; the steps are those of docs/reference/protocol.md. Read `placing` first.
+`models.ORDER` defines the states and the legal moves, and docs/reference/protocol.md the steps. Read `placing` first.
 """
 
 from orders.use_cases.cancelling import cancel_order, expire_orders

@@ -1,4 +1,4 @@
-"""Cancelling: at a client's request, or because the payment took too long."""
+"""Cancels an order: at a client's request, or because its payment takes too long."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -19,9 +19,10 @@ log = get_logger(__name__)
 
 
 async def cancel_order(session: Session, order_id: UUID, *, client_id: str) -> tuple[OrderView, bool]:
-    """Protocol, row 12: the order is on its way to `cancelled`. Returns it and whether this call has set it going.
+    """Protocol, row 12: move the order to `cancelling`, unless it is cancelled or cancelling already. Returns the order
+    and whether this call moved it.
 
-    Raises `ApiError` (404) when there is no such order of this client's.
+    Raises `ApiError` (404) when this client has no such order.
     """
     owned = select(Order.id).where(Order.id == order_id, belongs_to(Order.client_id, client_id))
     if await session.scalar(owned) is None:
@@ -33,8 +34,8 @@ async def cancel_order(session: Session, order_id: UUID, *, client_id: str) -> t
 
 
 async def expire_orders(session: Session, *, after: float, batch: int) -> list[OrderRef]:
-    """Protocol, row 12: cancel orders that have been pending for `after` seconds. Their money may be on its way, so
-    they are settled like any other cancelled order.
+    """Protocol, row 12: cancel orders that have been pending for `after` seconds. Their payments may be under way, so
+    the orders become `cancelling` first, like orders that a client cancels.
     """
     too_old = (
         select(Order.id)
@@ -43,7 +44,7 @@ async def expire_orders(session: Session, *, after: float, batch: int) -> list[O
         .limit(batch)
         .scalar_subquery()
     )
-    # An array is worked out once, a sub-select behind IN perhaps for each order.
+    # PostgreSQL evaluates the array once. It might evaluate a subquery in `IN` again for each order.
     return await _begin_cancelling(
         session,
         Order.id == func.any(func.array(too_old)),

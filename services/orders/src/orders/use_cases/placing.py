@@ -1,4 +1,4 @@
-"""Placing an order: its rows, its first job, its first event and the answer, in one transaction."""
+"""Places an order: one transaction writes its rows, its first job, its first event and the stored answer."""
 
 from typing import NamedTuple
 
@@ -22,10 +22,11 @@ _PLACE = DriverStatement.of(load_statements("orders.sql", package="orders")["pla
 async def place_order(
     session: Session, command: PlaceOrder, *, key: IdempotencyKey, catalogue: ProductList
 ) -> StoredAnswer:
-    """Protocol, row 1: the order, its key record with the answer's bytes, its first job and its first event.
+    """Protocol, row 1: write the order, its first job, its first event, and the answer under the idempotency key.
 
-    The answer is a 201 with the order; for a key seen before it is the first answer. Raises `ApiError`: 409 while the
-    first request is in progress, 422 for a reused key, an unknown product, two currencies or too large an amount.
+    Returns a 201 with the order, or the first answer if the key was used before. Raises `ApiError`: 409 while the first
+    request with the key is in progress; 422 for another request with the same key, an unknown product, two currencies,
+    or too large an amount.
     """
     if (stored := await find_answer(session, key)) is not None:
         return stored
@@ -50,7 +51,7 @@ async def place_order(
 
 
 class _Priced(NamedTuple):
-    """The lines at today's prices, their sum, and the one currency of all."""
+    """The lines with the catalogue's prices, the sum of the lines, and their common currency."""
 
     lines: list[OrderLineView]
     amount: int
@@ -58,7 +59,7 @@ class _Priced(NamedTuple):
 
 
 async def _add(session: Session, command: PlaceOrder, priced: _Priced, key: IdempotencyKey) -> OrderView:
-    """The rows of the order and of its lines."""
+    """Insert the rows of the order and of its lines."""
     (row,) = await session.fetch(
         _PLACE,
         client=key.client,
@@ -75,8 +76,8 @@ async def _add(session: Session, command: PlaceOrder, priced: _Priced, key: Idem
 
 
 def _price(command: PlaceOrder, catalogue: ProductList) -> _Priced:
-    """Raises `ApiError` naming each line whose product is not in the catalogue, or is priced in another currency than
-    the first one, or when the sum is above `MAX_AMOUNT`.
+    """Price the lines. Raises `ApiError` with each line whose product is not in the catalogue, with each line in
+    another currency than the first one, or if the sum is above `MAX_AMOUNT`.
     """
     products = {product.id: product for product in catalogue.items}
     unknown = [

@@ -1,4 +1,4 @@
-"""Reading the catalogue and orders."""
+"""Reads the catalogue and orders."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ _FIND = DriverStatement.of(load_statements("orders.sql", package="orders")["find
 
 
 async def list_products(session: Session) -> ProductList:
-    """The whole catalogue, by id."""
+    """The whole catalogue, in the order of the products' ids."""
     products = await session.scalars(select(Product).order_by(Product.id))
     return ProductList(items=[ProductView.model_validate(product, from_attributes=True) for product in products])
 
@@ -29,7 +29,7 @@ async def find_product(session: Session, product_id: str) -> ProductView | None:
 
 
 async def find_order(session: Session, order_id: UUID, *, client_id: str) -> OrderView | None:
-    """An order of this client's; None when there is none."""
+    """The order, or None when this client has no such order."""
     rows = await session.fetch(_FIND, order_id=order_id, client=client_id)
     if not rows:
         return None
@@ -37,7 +37,7 @@ async def find_order(session: Session, order_id: UUID, *, client_id: str) -> Ord
 
 
 async def list_orders(session: Session, *, client_id: str, limit: int, cursor: str | None) -> OrderPage:
-    """A client's orders, newest first. Raises `ApiError` (422) for a cursor that was not given by this route."""
+    """A client's orders, newest first. Raises `ApiError` (422) for a cursor that did not come from an earlier page."""
     before = None if cursor is None else _read_cursor(cursor)
     query = newest_of(Order, Order.client_id, client_id, before=before, limit=limit + 1)
     orders = list(await session.scalars(query))
@@ -49,7 +49,7 @@ async def list_orders(session: Session, *, client_id: str, limit: int, cursor: s
 
 
 async def read_order(session: Session, order_id: UUID) -> Order:
-    """The order that a job is about; it exists, since the job committed with it."""
+    """The order that a job is about. It exists, because it was committed no later than the job."""
     return (await session.scalars(select(Order).where(Order.id == order_id))).one()
 
 

@@ -1,4 +1,4 @@
-"""Settling: what news of its payment does to an order."""
+"""Applies a payment's new status to its order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,11 +23,13 @@ settle_seconds = Histogram(
     "order_settle_seconds",
     "Time from an order's placing until it was final, by what it became (confirmed, cancelled); no refund later on.",
     ["outcome"],
-    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600),  # `pending_limit` is 900
+    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600),  # the setting `pending_limit` is 900
 )
 
 _FIRST_FINAL_VERSION = 2
-"""Of the event that tells of an order's first final state: 1 was its placing, 3 is a refund after it was confirmed."""
+"""The version of the event with an order's first final state. Version 1 is `order.placed`, and 3 is the cancellation of
+a confirmed order.
+"""
 _UNPAID = frozenset({"failed", "canceled", "refunded"})
 _SETTLED = _UNPAID | {"captured"}
 
@@ -36,7 +38,7 @@ type PaymentStatus = Literal["created", "submitting", "submitted", "captured", "
 
 @dataclass(frozen=True, slots=True)
 class PaymentNews:
-    """What is known of a payment, from an event or an answer. `version` is 0 as long as there is no news in it."""
+    """A payment's status, from an event or an answer. `version` is 0 until payments has published its first event."""
 
     payment_id: UUID
     version: int
@@ -45,7 +47,9 @@ class PaymentNews:
 
 
 def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> OrderStatus | None:
-    """Where news of its payment moves an order; None: nowhere. Pure: the protocol's `apply_payment`."""
+    """The status to which the news of its payment moves an order, or None if the order does not move. A pure function:
+    `apply_payment` in the protocol.
+    """
     if news.version <= seen:
         return None
     if news.status == "captured":
@@ -55,9 +59,9 @@ def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> Order
 
 
 async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
-    """Protocol, row 11: record the news and move the order. Returns the order when something changed.
+    """Protocol, row 11: record the payment's status and move the order. Returns the order, or None if nothing changed.
 
-    Raises `LookupError` for a payment of no order.
+    Raises `LookupError` when no order has this payment.
     """
     order = await session.scalar(select(Order).where(Order.payment_id == news.payment_id).with_for_update())
     if order is None:
@@ -66,7 +70,8 @@ async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
         return None
     target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
-        # The protocol cannot get here; if it does, money was taken for a cancelled order and has to go back.
+        # This cannot happen by the protocol. If it happens, the client paid for a cancelled order, and a job refunds
+        # the payment.
         log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
         await enqueue(session, SettlePayment(order_id=order.id))
     values = {
@@ -86,7 +91,7 @@ async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
 async def _move(
     session: Session, order: Order, target: OrderStatus, values: Mapping[str, object], *, reason: str | None
 ) -> None:
-    """Compare-and-set on the state, and the event that tells of it, with the next version."""
+    """Move the order to `target` by compare-and-set, and publish the event of the move with the next version."""
     moved = await session.scalar(
         update(Order)
         .where(Order.id == order.id, Order.status.in_(ORDER.sources(target)))

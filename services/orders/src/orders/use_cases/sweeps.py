@@ -1,4 +1,4 @@
-"""The sweep: whatever an order waits for has a job, or gets it again."""
+"""The sweep enqueues a job for each open order that has none."""
 
 from datetime import timedelta
 
@@ -11,10 +11,11 @@ from orders.models import Order, OrderStatus
 
 
 async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
-    """Protocol, row 15, from state: an open order that has not changed for `stale_after` seconds and has no job gets it
-    again.
+    """Protocol, row 15: enqueue a job for each open order that has not changed for `stale_after` seconds and has no
+    job. The order's state decides which job.
 
-    Both jobs may be repeated at any time; payments answers with what it knows by now.
+    Both kinds of job are safe to repeat at any time, because payments answers a repeated request with the payment's
+    current status.
     """
     stale = await session.execute(
         select(Order.id, Order.status)
@@ -23,7 +24,7 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
             Order.updated_at < func.now() - timedelta(seconds=stale_after),
             ~has_live_job((RequestPayment, SettlePayment), order_id=Order.id),
         )
-        .order_by(func.random())  # or a batch of orders that nothing moves would hide all others
+        .order_by(func.random())  # in a fixed order, orders that cannot move could fill every batch
         .limit(batch)
     )
     for order in stale:

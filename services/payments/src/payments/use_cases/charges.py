@@ -21,7 +21,7 @@ log = get_logger(__name__)
 async def begin_attempt(session: Session, payment_id: UUID) -> int | None:
     """Protocol, row 4: move the payment to `submitting` and open a new attempt. Returns the attempt's number.
 
-    None when the payment has moved on and must not be charged, or when the provider may soon forget the key.
+    Returns None when the payment's status no longer allows a charge, or when the provider may soon forget the key.
     """
     moved = await session.scalar(
         update(Payment)
@@ -43,11 +43,11 @@ async def begin_attempt(session: Session, payment_id: UUID) -> int | None:
 
 
 async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
-    """Protocol, row 6: close attempt `n`, which certainly did not run. If no attempt is open then, the payment is
-    `created` again, or `canceled` if it is to be voided.
+    """Protocol, row 6: close attempt `n`, which certainly did not run. If no other attempt is open, move the payment
+    back to `created`, or to `canceled` if it is to be voided.
     """
     payment = await lock(session, payment_id)
-    assert payment is not None  # noqa: S101  its attempt refers to it
+    assert payment is not None  # noqa: S101  the attempt's foreign key refers to it
     await session.execute(
         update(ChargeAttempt)
         .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)
@@ -63,7 +63,9 @@ async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
 
 
 async def attempt_answered(session: Session, payment_id: UUID, n: int, answer: str) -> None:
-    """Record the provider's answer to attempt `n`, for the story of an order. No decision depends on it."""
+    """Record the provider's answer to attempt `n`. No decision depends on it: it helps an operator who investigates an
+    order.
+    """
     await session.execute(
         update(ChargeAttempt)
         .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)
@@ -98,7 +100,7 @@ class ChargeReport:
 
 
 async def apply_charge_report(session: Session, report: ChargeReport) -> bool:
-    """Protocol, row 5: apply a report, from any source. Returns whether it changed the payment's state.
+    """Protocol, row 5: apply a report about a charge, from any source. Returns whether it changed the payment's state.
 
     A late report only fills in the provider's id. A report is late when the payment has moved on, or when a newer
     version of the charge is known. Raises `LookupError` when there is no such payment.
@@ -125,8 +127,8 @@ async def apply_charge_report(session: Session, report: ChargeReport) -> bool:
 
 
 def _newest(report: ChargeReport) -> ColumnElement[int]:
-    """The higher version of the charge. The provider promises one charge per payment; if it makes two, only the first
-    one's versions count.
+    """The higher of the stored and the reported version of the charge. If the provider breaks its promise and makes two
+    charges for a payment, only the first one's versions count.
     """
     if report.object_version is None:
         return Payment.charge_version.expression
@@ -135,8 +137,8 @@ def _newest(report: ChargeReport) -> ColumnElement[int]:
 
 
 def _is_not_late(report: ChargeReport) -> ColumnElement[bool]:
-    """Whether the report's version is not older than the known one. An equal version counts: the version may have been
-    stored without its state.
+    """Whether the report's version is not older than the known one. An equal version is not late, because a report may
+    have stored its version without changing the status.
     """
     if report.object_version is None:
         return true()
@@ -148,10 +150,11 @@ def _is_of_its_charge(report: ChargeReport) -> ColumnElement[bool]:
 
 
 async def no_charge_found(session: Session, payment_id: UUID) -> bool:
-    """Protocol, row 16: apply that the provider knows no charge. Returns whether that changed the payment's state.
+    """Protocol, row 16: apply the report that the provider has no charge for the payment. Returns whether this changed
+    the payment's status.
 
-    It proves that the payment failed only once no POST can arrive any more. For a charge that the provider accepted it
-    proves nothing: money may have been taken, so an error is logged for an operator.
+    The payment fails only if no POST can still arrive at the provider. If the provider accepted the charge before,
+    money may have been taken, so an error is logged for an operator.
     """
     payment = await lock(session, payment_id)
     if payment is not None and payment.status == PaymentStatus.SUBMITTED:

@@ -19,11 +19,11 @@ from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 
 log = get_logger(__name__)
 
-MAX_REFUNDS = 3  # tries per payment, each with its own key; after that an operator must decide
+MAX_REFUNDS = 3  # refunds per payment that may fail, each with its own key; after that an operator must decide
 
 
 async def request_refund(session: Session, payment: Payment) -> None:
-    """Write a new refund and its job, unless a refund is open or has succeeded, or the allowed number has failed."""
+    """Write a new refund and its job, unless a refund is open or has succeeded, or as many as allowed have failed."""
     made = list(await session.scalars(select(Refund.status).where(Refund.payment_id == payment.id)))
     if any(status != RefundStatus.FAILED for status in made):
         return
@@ -41,12 +41,15 @@ async def request_refund(session: Session, payment: Payment) -> None:
 
 
 async def refund_to_ask_for(session: Session, refund_id: UUID) -> Refund | None:
-    """The refund of a job; None when it has moved on, or when the provider may soon forget its key."""
+    """The refund that a job must request. None if its status has changed since, or if the provider may soon forget its
+    key.
+    """
     return await session.scalar(
         select(Refund).where(
             Refund.id == refund_id,
             Refund.status == RefundStatus.REQUESTED.value,
-            # The first POST came after this row, so the key's window ends no earlier than computed here.
+            # The first POST comes after the row's creation, so the provider remembers the key at least as long as
+            # computed here.
             Refund.created_at > func.now() - POST_WINDOW,
         )
     )
@@ -64,7 +67,7 @@ class RefundReport:
 
 
 async def apply_refund_report(session: Session, report: RefundReport) -> bool:
-    """Protocol, row 13: apply a report. Returns whether it changed the refund's state.
+    """Protocol, row 13: apply a report about a refund. Returns whether it changed the refund's state.
 
     Raises `LookupError` when there is no such refund.
     """
@@ -110,9 +113,10 @@ async def apply_refund_report(session: Session, report: RefundReport) -> bool:
 
 
 async def no_refund_found(session: Session, refund_id: UUID) -> bool:
-    """Protocol, row 16: apply that the provider knows no such refund. Returns whether that changed the refund's state.
+    """Protocol, row 16: apply the report that the provider has no such refund. Returns whether this changed the
+    refund's status.
 
-    It proves that the refund failed only if the provider never accepted it and no POST can arrive any more.
+    The refund fails only if the provider never accepted it and no POST can still arrive at the provider.
     """
     payment = await _lock_payment_of(session, refund_id)
     refund = (

@@ -56,11 +56,11 @@ async def find_payment(session: Session, payment_id: UUID) -> PaymentView | None
 
 
 async def void_payment(session: Session, payment_id: UUID, command: VoidPayment) -> PaymentView:
-    """Protocol, row 12b: bring the payment's net to zero. Safe to repeat.
+    """Protocol, row 12b: bring the payment's net amount to zero. Safe to repeat.
 
-    A payment that is not known yet is written as canceled (a tombstone), for a request that may still arrive. A payment
-    that may be on its way to the provider is only marked: its refund is requested once it is captured.
-    Raises `ApiError` (409) when the order has another payment, or this payment another amount.
+    A payment that was not requested yet is stored as `canceled` (a tombstone), so that a late request for it charges
+    nothing. A payment whose charge may be under way is only marked as void. Its refund is requested once it is
+    captured. Raises `ApiError` (409) when the order has another payment, or this payment another amount.
     """
     if (tombstone := await _bury(session, payment_id, command)) is not None:
         return _view(tombstone)

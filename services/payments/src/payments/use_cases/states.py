@@ -1,4 +1,4 @@
-"""A payment's moves: compare-and-set on its state, with the event of the move in the same transaction."""
+"""Moves a payment by compare-and-set on its status, and publishes the event of the move in the same transaction."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -90,5 +90,5 @@ async def lock(session: Session, payment_id: UUID) -> Payment | None:
 
 
 async def read_payment(session: Session, payment_id: UUID) -> Payment:
-    """The payment of a job. It exists, because it was committed together with the job."""
+    """The payment that a job is about. It exists, because it was committed together with the job."""
     return (await session.scalars(select(Payment).where(Payment.id == payment_id))).one()

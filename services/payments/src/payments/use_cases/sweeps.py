@@ -16,9 +16,9 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
     """Protocol, rows 15 and 16: enqueue a job for up to `batch` payments, and as many refunds, that are open, have no
     job and have not changed for `stale_after` seconds.
 
-    While the provider surely still remembers the key, the job posts again with the same key. After that it reconciles
-    with the provider. The batch is random: in a fixed order, a batch of payments that cannot move would hide all
-    others.
+    While the provider is sure to remember the idempotency key, the job repeats the POST with this key. After that a job
+    asks the provider for the outcome. The batch is random, because in a fixed order payments that cannot move could
+    fill every batch.
     """
     stale_since = func.now() - timedelta(seconds=stale_after)
     await _sweep_payments(session, is_stale=Payment.updated_at < stale_since, batch=batch)

@@ -1,4 +1,4 @@
-"""Products, orders and their lines."""
+"""Tables for products, orders and the lines of orders."""
 
 from alembic import op
 
@@ -45,7 +45,7 @@ CREATE TABLE order_line (
 )
 """
 _INDEXES = (
-    # For a client's list of orders, newest first: ids are uuidv7, which grow with time.
+    # This index serves a client's list of orders, newest first: the ids are UUIDs of version 7, which grow with time.
     "CREATE INDEX orders_client ON orders (client_id, id DESC)",
     "CREATE INDEX orders_key ON orders (client_id, idempotency_key)",
     "CREATE INDEX orders_open ON orders (created_at) WHERE status IN ('pending', 'cancelling')",

@@ -1,4 +1,4 @@
-"""A column for the time at which an order's cancellation began, which no event reports."""
+"""A column for the time at which an order's cancellation began. No event reports this time."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a default PostgreSQL does not rewrite the table, and code that does not know the column goes on working.
+    # The column has no default, so PostgreSQL does not rewrite the table. It may be null, so older code still works.
     op.execute("ALTER TABLE orders ADD COLUMN cancelling_at timestamptz")
 
 

@@ -1,4 +1,6 @@
-"""An index of a client's orders with both columns ascending, so that one row comparison finds a page."""
+"""An index of clients' orders with both columns ascending, so that one row comparison, `(client_id, id) < (…)`, finds a
+page.
+"""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Payments and the attempts to charge them."""
+"""Tables for payments and for the attempts to charge them."""
 
 from alembic import op
 

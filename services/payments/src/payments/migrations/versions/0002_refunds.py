@@ -1,4 +1,4 @@
-"""Refunds, and the columns with which a payment is voided and reconciled."""
+"""A table for refunds, and columns that mark a payment as void and that reconciliation needs."""
 
 from alembic import op
 
@@ -27,7 +27,8 @@ CREATE TABLE refund (
 )
 """
 _INDEXES = (
-    # At most one refund of a payment is under way or done, however often a refund is requested.
+    # The index allows at most one refund of a payment that is under way or has succeeded, even if a refund is requested
+    # repeatedly.
     "CREATE UNIQUE INDEX refund_one ON refund (payment_id) WHERE status <> 'failed'",
     "CREATE INDEX refund_open ON refund (updated_at) WHERE status IN ('requested', 'submitted')",
     "DROP INDEX payment_open",

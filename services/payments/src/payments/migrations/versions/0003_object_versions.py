@@ -1,4 +1,6 @@
-"""The newest versions of a charge and of a refund that the provider has reported. Older reports are out of date."""
+"""Columns for the newest versions of a charge and of a refund that the provider has reported. A report with an older
+version is out of date.
+"""
 
 from alembic import op
 

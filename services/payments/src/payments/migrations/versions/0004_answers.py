@@ -9,7 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a default PostgreSQL does not rewrite the table, and code that does not know the columns goes on working.
+    # The columns have no default, so PostgreSQL does not rewrite the table. They may be null, so older code still
+    # works.
     op.execute("ALTER TABLE charge_attempt ADD COLUMN ended_at timestamptz")
     op.execute("ALTER TABLE charge_attempt ADD COLUMN answer text")
 

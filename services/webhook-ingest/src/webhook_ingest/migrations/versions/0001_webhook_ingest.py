@@ -1,4 +1,4 @@
-"""Provider events, each stored once, with its raw body."""
+"""A table for providers' events. Each event is stored once, with its raw body."""
 
 from alembic import op
 
