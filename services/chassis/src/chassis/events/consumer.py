@@ -1,14 +1,16 @@
-"""Consuming event streams: each event has its effect once, and no event is dropped silently.
+"""Consumes event streams: each event has its effect once, and no event is dropped silently.
 
-Redis delivers at least once. An inbox row with the event's id commits together with the handler's effects, and the
-entry is acknowledged afterwards. A second delivery finds the row and does nothing. An event that cannot be handled is
-stored in the table `dead_event` with its reason, and can be replayed from there (`chassis.events.dead_events`).
+Redis may deliver an event more than once. So the transaction of the handler's effects also inserts a row with the
+event's id into the inbox, and the consumer acknowledges the stream entry after the commit. A second delivery finds the
+row and does nothing. An event that cannot be handled is stored in the table `dead_event` with the reason. An operator
+can replay it from there (`chassis.events.dead_events`).
 
-Events of one aggregate may reach handlers out of order, since another consumer of the group may be faster. A handler
-that needs the order calls `chassis.events.inbox.in_order`, or compares versions.
+Events of one aggregate may reach handlers out of order, since several consumers of a group work at the same time. A
+handler that needs the order calls `chassis.events.inbox.in_order`, or compares versions.
 
-This module decides which entry is delivered when. `chassis.events.delivery` delivers one entry, `chassis.events.group`
-talks to the consumer group in Redis, and `chassis.events.inbox` is the handlers' side.
+This module decides which entry is delivered when. `chassis.events.delivery` delivers one entry, and
+`chassis.events.group` sends the commands of the consumer group to Redis. Handlers call the functions of
+`chassis.events.inbox`.
 """
 
 import asyncio
@@ -51,11 +53,11 @@ class Consumer:
     `handlers` maps payload types to handlers. Events of other types are acknowledged and skipped. A handler uses only
     the given session, makes no network call, and raises `Undeliverable` for an event that can never succeed. After any
     other exception the transaction rolls back, and the event is delivered again after a growing pause. After
-    `max_deliveries` failures it is a dead event. Meanwhile later events of its aggregate wait, and other events go on.
-    A delivery that fails because the database is away or busy is not counted.
+    `max_deliveries` failures the event is dead. Until it is handled or dead, later events of its aggregate wait. Events
+    of other aggregates do not. A delivery that fails because the database is unreachable or busy is not counted.
 
-    After `claim_after` seconds without a sign of life, a consumer's entries are taken over. `random` spreads the
-    pauses.
+    Another consumer may take over an entry that was neither tried nor acknowledged for `claim_after` seconds. `random`
+    draws the jitter of the pauses.
     """
 
     def __init__(
@@ -86,14 +88,14 @@ class Consumer:
         self._claim_after = claim_after
         self._random = random
         self._failures = 0
-        self._retry_at: float | None = 0.0  # when to retry pending entries
-        self._waiting: set[tuple[str, str]] = set()  # (stream, aggregate id): its first pending event failed
-        self._replay_again: list[int] = []  # dead events whose replay an outage or a lock ended
+        self._retry_at: float | None = 0.0  # the time of the next retry of pending entries
+        self._waiting: set[tuple[str, str]] = set()  # (stream, id) of aggregates whose events wait for a retry
+        self._replay_again: list[int] = []  # dead events whose replay was postponed
         self._stopping = asyncio.Event()
         self._tended_at = self._pruned_at = float("-inf")
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consume until `stopping` is set, then finish the batch. Outages of Redis or PostgreSQL are waited out."""
+        """Consume until `stopping` is set, then finish the batch. In an outage, pause and try again."""
         self._stopping = stopping
         while not stopping.is_set():
             try:
@@ -114,16 +116,17 @@ class Consumer:
             if self._retry_at is not None and time.monotonic() >= self._retry_at:
                 await self._retry_pending()
             elif self._retry_at is not None and len(self._waiting) >= self._settings.batch:
-                # So many aggregates wait for a retry that new entries would only wait behind them.
+                # So many aggregates wait for a retry that most new entries would probably have to wait as well.
                 await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())
             else:
                 await self._process(await self._group.read_new(block=self._settings.poll_interval))
 
     async def _retry_pending(self) -> None:
-        """Retry, one by one, the entries that were delivered to this consumer and not acknowledged.
+        """Retry, one by one, the entries that this consumer has read and not acknowledged.
 
-        An entry that was tried often may have ended the previous process. Such entries come last, so that they cannot
-        cost other entries an attempt. The ping raises in an outage of the database, before an attempt is counted.
+        An entry with many attempts may have ended the previous process. Such entries come last: if one ends this
+        process too, the other entries have been tried before. If the database is unreachable, the ping raises an error
+        before any attempt is counted.
         """
         await self._database.ping()
         self._retry_at = None
@@ -136,7 +139,7 @@ class Consumer:
         self._plan()
 
     async def _in_retry_order(self, entries: Sequence[Entry]) -> list[tuple[Entry, Received[Event]]]:
-        """The entries that a handler can take: each aggregate's in order, the least tried aggregate first."""
+        """The entries that have a handler: aggregates with the fewest attempts first, each with its entries in order."""
         aggregates: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
             if not await self._deliveries.is_spent(entry) and (received := await self._deliveries.read(entry)):
@@ -145,7 +148,10 @@ class Consumer:
         return [pair for aggregate in least_tried_first for pair in aggregate]
 
     async def _process(self, entries: Sequence[Entry]) -> None:
-        """Deliver new entries in order. Redis has counted an attempt for each, so undelivered ones are counted down."""
+        """Deliver new entries in order.
+
+        Redis counted an attempt of each entry when it was read. If an entry is not delivered, the attempt is taken back.
+        """
         left: list[Entry] = []
         untried = deque(entries)
         try:
@@ -164,7 +170,8 @@ class Consumer:
     def _must_wait(self, entry: Entry, received: Received[Event]) -> bool:
         """Whether the entry waits for an earlier event of its aggregate.
 
-        While this consumer stops and some events fail, every entry waits: another consumer of the group takes it over.
+        Once this consumer stops while any event waits, all other entries wait too. Another consumer of the group then
+        takes them over.
         """
         is_behind = (entry.stream, received.aggregate_id) in self._waiting
         return is_behind or (bool(self._waiting) and self._stopping.is_set())
@@ -175,10 +182,10 @@ class Consumer:
             self._waiting.add((entry.stream, received.aggregate_id))
         if outcome == "postponed":
             await self._group.take_back([entry])
-            await self._database.ping()  # raises in an outage; otherwise only this event met a busy database
+            await self._database.ping()  # raises an error in an outage, but not if the database is only busy
 
     def _plan(self) -> None:
-        """Set the time of the next retry, if entries have failed."""
+        """Set the time of the next retry, if any entry waits for one."""
         if not self._waiting:
             self._failures = 0
         elif self._retry_at is None:
@@ -190,7 +197,7 @@ class Consumer:
         return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._random)
 
     async def _tend(self) -> None:
-        """Take over silent consumers' entries, replay dead events, measure and prune: every `claim_after` / 5 s."""
+        """Every `claim_after` / 5 seconds, take over idle entries, replay dead events, measure, and prune the inbox."""
         now = time.monotonic()
         if now - self._tended_at < self._claim_after / 5:
             return
@@ -212,14 +219,14 @@ class Consumer:
                     "retention": self._settings.inbox_retention,
                     "count": _PRUNE_ROWS,
                 }
-                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # otherwise the next round goes on
+                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # else prune again soon
                     self._pruned_at = now
 
     async def _replay(self) -> None:
         """Replay the dead events whose replay was requested. Each has one attempt, and is dead again if that fails.
 
-        The request is deleted first, so that an event that ends the process does so once. Events are taken one at a
-        time, so that such an event does not take another event's request with it.
+        A request is deleted before its event is replayed, so an event that ends the process does so only once. Only one
+        request is deleted at a time, so the end of the process loses no other request.
         """
         for _ in range(self._settings.batch):
             async with self._database.transaction() as session:
@@ -237,4 +244,4 @@ class Consumer:
             if received is not None and await self._deliveries.deliver(entry, received) == "postponed":
                 self._replay_again.append(row.id)
                 return
-        self._tended_at = float("-inf")  # there may be more requests: look again after the next new entries
+        self._tended_at = float("-inf")  # there may be more requests, so the next call of `_tend` does not wait

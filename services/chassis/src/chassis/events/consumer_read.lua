@@ -1,15 +1,17 @@
 -- Read the entries that a group has not read yet, and count those that were trimmed before the group could read them.
--- Both happen in one step, since the count is lost once the group has read on.
+-- One script does both, because the trimmed entries can no longer be counted after the group has read further.
 --
--- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the owner of our prefix
+-- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the installation that owns the prefix of our keys
 -- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] the largest number of entries, ARGV[4] our installation
 --
--- Returns one of {'foreign', owner}              The prefix belongs to another installation. {entries, last id, missed}
--- `last id` is the last entry that the group had read before, and `missed` is the number of trimmed entries.
+-- Returns one of these lists:
+-- - {'foreign', owner}: The prefix belongs to another installation.
+-- - {entries, last id, missed}: `last id` is the last entry that the group had read before, and `missed` is the number
+--   of trimmed entries.
 --
--- When entries were missed, the script deletes the epoch, so that the relay publishes again every event that is still
--- stored. It also counts the missed entries as read, so that each loss is reported once. Entries that XDEL deleted one
--- by one are not noticed.
+-- If entries were missed, the script deletes the epoch, so that the relay publishes again every event that is still
+-- stored in the outbox. It also counts the missed entries as read, so that each loss is reported once. The script does
+-- not notice entries that XDEL deleted.
 
 local owner = redis.call('GET', KEYS[3])
 if owner and owner ~= ARGV[4] then
@@ -36,7 +38,7 @@ if not group then
     return redis.error_reply('NOGROUP ' .. ARGV[1] .. ' of ' .. KEYS[1])
 end
 
--- The group's lag counts its unread entries. If it is higher than the stream's length, the difference was trimmed.
+-- The group's lag counts its unread entries. If the lag is higher than the stream's length, the difference was trimmed.
 local missed = math.max(0, (group['lag'] or 0) - redis.call('XLEN', KEYS[1]))
 if missed > 0 then
     redis.call('DEL', KEYS[2])

@@ -1,12 +1,13 @@
--- Take over the entries that silent consumers of a group have read and not acknowledged, and remove consumers that are
--- long gone.
+-- Take over the entries that a group's consumers have read and then left idle without an acknowledgement. Also remove
+-- consumers that ended long ago.
 --
--- KEYS[1] the stream, KEYS[2] its epoch
--- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] milliseconds of silence, ARGV[4] the largest number of entries,
--- ARGV[5] milliseconds after which a consumer without entries is removed
+-- KEYS[1] the stream, KEYS[2] the stream's epoch
+-- ARGV[1] the group, ARGV[2] the consumer,
+-- ARGV[3] the idle milliseconds after which an entry is taken over, ARGV[4] the largest number of entries,
+-- ARGV[5] the idle milliseconds after which a consumer without entries is removed
 --
 -- Returns {number of entries taken over, number of trimmed entries}. XAUTOCLAIM drops trimmed entries from the group.
--- The script deletes the epoch in the same step, so that the relay publishes them again.
+-- The script then deletes the epoch, so that the relay publishes their events again.
 
 local claimed = redis.call(
     'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0-0', 'COUNT', ARGV[4], 'JUSTID'

@@ -1,10 +1,10 @@
--- Count an attempt at entries that this consumer has read, or take it back: the delivery count that Redis stores for
--- each entry changes by ARGV[3]. XREADGROUP and XCLAIM would also count entries that are not tried.
+-- Change the delivery count that Redis stores for each entry of this consumer by ARGV[3]: 1 counts an attempt, and -1
+-- takes one back. XREADGROUP and XCLAIM count every entry that they return, even if it is not tried afterwards.
 --
 -- KEYS[1] the stream
 -- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] 1 or -1, ARGV[4...] ids
 --
--- Returns the new count of each entry, or -1 for an entry that this consumer no longer has.
+-- Returns the new count of each entry, or -1 for an entry that is no longer pending for this consumer.
 
 local counts = {}
 for index = 4, #ARGV do

@@ -1,7 +1,7 @@
-"""Dead events: events that a consumer could not handle. An operator looks at them and may have them replayed.
+"""Dead events: events that a consumer could not handle. An operator can read them and request a replay.
 
-The command line calls these functions, each with its session. `replay` only records a request: the event's consumer
-replays it within seconds, in its own transaction and without Redis.
+The command line calls these functions and passes them a session. `replay` only records a request. The consumer that
+could not handle the event replays it within seconds, in a new transaction and without Redis.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from chassis.pooling.column_types import is_bigint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadEvent:
-    """An event as it was read: `event` is JSON text, unless the entry held other text.
+    """A row of the table `dead_event`. `event` is the text of the stream entry: JSON, unless the entry was invalid.
 
-    `replay_at` is when its replay was requested, and None if it was not.
+    `replay_at` is the time at which a replay was requested, or None.
     """
 
     id: int
@@ -33,21 +33,21 @@ class DeadEvent:
 async def list_dead(session: Session, *, count: int = 100) -> list[DeadEvent]:
     """The oldest `count` dead events."""
     rows = await session.execute(STATEMENTS["list_dead"], {"count": count})
-    return [DeadEvent(**row._mapping) for row in rows]  # noqa: SLF001  public API
+    return [DeadEvent(**row._mapping) for row in rows]  # noqa: SLF001  SQLAlchemy documents `_mapping`
 
 
 async def show(session: Session, event_number: int) -> DeadEvent | None:
-    """One dead event; None when it was replayed or never existed."""
+    """One dead event; None if its replay succeeded or it never existed."""
     if not is_bigint(event_number):
         return None
     row = (await session.execute(STATEMENTS["show_dead"], {"id": event_number})).one_or_none()
-    return DeadEvent(**row._mapping) if row is not None else None  # noqa: SLF001  public API
+    return DeadEvent(**row._mapping) if row is not None else None  # noqa: SLF001  SQLAlchemy documents `_mapping`
 
 
 async def replay(
     session: Session, *, event_number: int | None = None, stream: str | None = None, dry_run: bool = False
 ) -> Sequence[int]:
-    """Request the replay of one dead event (`event_number`), of a stream's, or of all, and return their numbers.
+    """Request the replay of one dead event (`event_number`), of all of a `stream`, or of all. Returns their numbers.
 
     A dry run returns the numbers and changes nothing.
     """

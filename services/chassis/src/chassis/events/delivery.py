@@ -1,8 +1,8 @@
-"""One delivery: the handler's effects commit in one transaction with the event's inbox row, and then the entry is
-settled.
+"""One delivery of an event: the handler's effects and the event's inbox row commit in one transaction. Then the entry
+is settled.
 
-An entry is settled by an acknowledgement, after a row in `dead_event` if the event is dead. An unsettled entry stays
-pending and is delivered again. `chassis.events.consumer` decides which entry is delivered when.
+An acknowledgement settles the entry. A dead event is stored in the table `dead_event` before that. An entry that is not
+settled stays pending and is delivered again. `chassis.events.consumer` decides which entry is delivered when.
 """
 
 import time
@@ -30,17 +30,18 @@ process_seconds = Histogram(
 )
 
 type Outcome = Literal["handled", "seen", "skipped", "failed", "postponed", "dead"]
-# The payload's type is the one that the handler is registered under. The type of a Mapping cannot express that.
+# A handler's payload has the type that is the handler's key in the mapping. Python's types cannot express that, so the
+# payload is Any.
 type Handler = Callable[[Session, Received[Any]], Awaitable[None]]
 
 _MAX_REASON_LENGTH = 2000
 
 
 class Deliveries:
-    """Deliveries to the `handlers` of a group. An event that fails `max_deliveries` times is dead.
+    """Delivers events to the `handlers` of a group. An event that fails `max_deliveries` times is dead.
 
-    A delivery that fails because the database is away or busy is `postponed`. It is not the event's fault, so it is not
-    counted.
+    A delivery that fails because the database is unreachable or busy is `postponed`. The event did not cause such a
+    failure, so the attempt is not counted.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Deliveries:
         self._max_deliveries = max_deliveries
 
     async def read(self, entry: Entry) -> Received[Event] | None:
-        """The entry's event. Returns None, and settles the entry, when no handler can take it."""
+        """The event of an entry. If it is unreadable or has no handler, settle the entry and return None."""
         try:
             received = self._kinds.parse(self._group.name, entry.text)
         except Undeliverable as error:
@@ -69,10 +70,10 @@ class Deliveries:
         return received
 
     async def is_spent(self, entry: Entry) -> bool:
-        """Whether a pending entry has used up its delivery attempts. If so, it is settled as dead.
+        """Whether a pending entry has used up its delivery attempts. If so, this method settles it as dead.
 
-        `deliver` buries an event whose last attempt fails. An entry that is found here never got that far: its attempts
-        ended the process.
+        `deliver` settles an event whose last attempt fails. If such an entry is still pending, the attempts did not
+        fail but ended the process.
         """
         if entry.deliveries < self._max_deliveries:
             return False
@@ -81,7 +82,7 @@ class Deliveries:
         return True
 
     async def deliver(self, entry: Entry, received: Received[Event]) -> Outcome:
-        """Call the handler and settle the entry. After `failed` and `postponed` the entry stays pending."""
+        """Call the handler and settle the entry. If the outcome is `failed` or `postponed`, the entry stays pending."""
         kind = received.payload.options.type
         started = time.perf_counter()
         with (
@@ -134,7 +135,7 @@ class Deliveries:
             return "dead", error
         except PoolExhausted as error:
             return "postponed", error
-        except Exception as error:  # noqa: BLE001  the edge of an event: every error of its handler is recorded
+        except Exception as error:  # noqa: BLE001  every error of a handler is recorded as the outcome
             return "dead" if entry.deliveries >= self._max_deliveries else "failed", error
         return "handled", None
 
@@ -162,7 +163,7 @@ class Deliveries:
 
 
 def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:
-    """Write the delivery's canonical line, with a traceback for an error that is not one of our own kinds."""
+    """Write the delivery's canonical line, with a traceback unless the error is a `HoldfastError`."""
     if error is None:
         log.info("event_processed", **fields)
     else:

@@ -1,7 +1,7 @@
-"""A consumer group in Redis, as one of its consumers uses it: to read entries, acknowledge them, and take them over.
+"""A consumer group in Redis: one of its consumers reads entries, acknowledges them, and takes over those of others.
 
 This module also notices entries that Redis trimmed before the group had read or acknowledged them. It then deletes the
-stream's epoch, and the relay publishes again. The scripts are `consumer_*.lua`.
+stream's epoch, so that the relay publishes all stored events again. The scripts are `consumer_*.lua`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -33,17 +33,17 @@ _READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
 _TRY = Path(__file__).with_name("consumer_try.lua").read_text("utf-8")
 _TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
 _GONE_AFTER_MS = 3_600_000
-"""A consumer without entries is removed after an hour without a command: no process that comes back pauses for so long,
-and pod names are not reused."""
+"""A consumer without entries that sends no command for an hour is removed from the group. No process pauses for that
+long and then continues, and a new pod has a new name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A stream entry, or a dead event that is replayed: then `dead_id` is its number, and it is no longer in the
-    stream.
+    """A stream entry, or a dead event that is being replayed. `dead_id` is the dead event's number, and None for a
+    stream entry.
 
-    `deliveries` counts the delivery attempts, including the current one once it has begun. An entry that a process had
-    read before it died counts as tried.
+    `deliveries` counts the delivery attempts, including the current one once it has begun. An entry that a process read
+    just before it died has an attempt, too.
     """
 
     stream: str
@@ -54,7 +54,7 @@ class Entry:
 
 
 class ConsumerGroup:
-    """The group `name` on `streams`, read as `consumer`, up to `batch` entries of a stream at a time."""
+    """The group `name` of `streams`, used by `consumer`. One read returns up to `batch` entries of each stream."""
 
     def __init__(self, redis: Redis, *, name: str, consumer: str, streams: Sequence[str], batch: int) -> None:
         self.streams = streams
@@ -72,9 +72,9 @@ class ConsumerGroup:
     async def create(self, installation: str) -> None:
         """Create the group on each stream, unless it exists.
 
-        It starts at the stream's beginning. If Redis lost the group, it reads everything again, and the inbox
-        recognises the events. A new group of an old stream finds entries missing, so the relay publishes all stored
-        events again.
+        A new group starts at the stream's beginning. If Redis lost the group, the new one reads every entry again, and
+        the inbox recognises events that were handled before. If the stream's first entries were trimmed, the group
+        reports them as missed, and the relay publishes all stored events again.
         """
         self._installation = installation
         for stream in self.streams:
@@ -87,7 +87,9 @@ class ConsumerGroup:
                     raise
 
     async def read_new(self, *, block: float) -> list[Entry]:
-        """Entries that no consumer of the group has read. If there are none, wait up to `block` seconds."""
+        """Entries that no consumer of the group has read. If there are none, wait up to `block` seconds for one, and
+        return an empty list.
+        """
         found: list[Entry] = []
         read_before: dict[Any, Any] = {}
         for stream in self.streams:
@@ -104,12 +106,12 @@ class ConsumerGroup:
             read_before[key] = last_id
             found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
         if not found:
-            # This read is outside the group, so it only waits. The group reads through the script.
+            # XREAD does not use the group. It only waits, and the script of the next call reads the entry.
             await self._redis.xread(read_before, count=1, block=round(block * 1000))
         return found
 
     async def pending(self, stream: str) -> AsyncIterator[list[Entry]]:
-        """The entries that this consumer has read and not acknowledged, in batches. This is no delivery."""
+        """The entries that this consumer has read and not acknowledged, in batches. This counts no delivery attempt."""
         key, start = self._names.stream(stream), "-"
         while True:
             page: Any = await self._redis.xpending_range(
@@ -127,12 +129,12 @@ class ConsumerGroup:
             start = "(" + page[-1]["message_id"].decode()
 
     async def begin(self, entry: Entry) -> Entry | None:
-        """Count a delivery attempt of a pending entry. Returns None when another consumer has taken it over."""
+        """Count a delivery attempt of a pending entry. Returns None if another consumer has taken the entry over."""
         (count,) = await self._count([entry], 1)
         return replace(entry, deliveries=count) if count > 0 else None
 
     async def take_back(self, entries: Sequence[Entry]) -> None:
-        """Count one attempt less for each entry: it was not tried, or its failure was not its own fault."""
+        """Subtract an attempt from each entry's count: it was not tried, or the event did not cause the failure."""
         for _, found in groupby(entries, key=lambda entry: entry.stream):
             await self._count(list(found), -1)
 
@@ -145,7 +147,7 @@ class ConsumerGroup:
         await self._redis.xack(self._names.stream(entry.stream), self.name, entry.id)
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
-        """Take over entries of consumers that were silent for that many seconds. Returns the number of entries."""
+        """Take over entries that were idle for `silent_for` seconds. Returns their number."""
         taken, missing = await self._take_over_script(
             keys=[self._names.stream(stream), self._names.epoch(stream)],
             args=[self.name, self._consumer, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
@@ -160,15 +162,16 @@ class ConsumerGroup:
                 consumer_pending.labels(stream, self.name).set(group["pending"])
 
     async def leave(self) -> None:
-        """Leave the group, unless this consumer still has entries: another one must be able to take them over."""
+        """Remove this consumer from the group, unless it has pending entries: Redis would remove those, too."""
         for key in map(self._names.stream, self.streams):
             if not await self._redis.xpending_range(key, self.name, "-", "+", 1, consumername=self._consumer):
                 await self._redis.xgroup_delconsumer(key, self.name, self._consumer)
 
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
-        """Acknowledge pending entries that are no longer in the stream, and have the relay publish them again."""
+        """Acknowledge pending entries that are no longer in the stream, and make the relay publish them again."""
         if ids:
-            # The epoch goes first: after a crash between the two commands, the entries are found again.
+            # The epoch is deleted first. After a crash between the two commands, the entries are still pending and are
+            # found again.
             await self._redis.delete(self._names.epoch(stream))
             await self._redis.xack(self._names.stream(stream), self.name, *ids)
             self._report_missed(stream, len(ids))
@@ -186,7 +189,7 @@ def _entries(
         Entry(
             stream=stream,
             id=entry_id.decode(),
-            # The text may be anything. It must reach the dead events, and PostgreSQL refuses a NUL.
+            # An entry may hold any bytes. PostgreSQL must be able to store the text as a dead event, and rejects a NUL.
             text=fields.get(b"event", b"").decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"),
             deliveries=deliveries.get(entry_id, 1),
         )
@@ -196,5 +199,5 @@ def _entries(
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The fields of an entry, which a script returns as one list."""
+    """The fields of an entry by name. A script returns them as one list of names and values."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -25,7 +25,7 @@ STATEMENTS = {name: text(sql) for name, sql in load_statements("inbox.sql", pack
 
 
 class Undeliverable(HoldfastError):
-    """No further delivery of this event can succeed. It becomes a dead event with this message as its reason."""
+    """No delivery of this event can succeed. The event becomes dead, with this message as the reason."""
 
 
 class _Envelope(BaseModel):
@@ -98,13 +98,14 @@ class Kinds[E: Event]:
 async def in_order[E: Event](
     session: Session, received: Received[E], kinds: Kinds[E], *, last_version: int
 ) -> list[Received[E]]:
-    """The events to apply now, in order. `last_version` is the version of the aggregate's event that was applied last.
+    """The events to apply now, in order. `last_version` is the version of the aggregate's last applied event.
 
-    If `received` is the next event, the list has it and the held events that follow it without a gap. If it is too
-    early (a version is missing), it is held and the list is empty. If it is too late, the list is empty.
+    If `received` is the next event, the list contains it and the held events that follow it without a gap. If it
+    arrived too early (a version before it is missing), it is stored as held, and the list is empty. If its version was
+    applied before, the list is empty.
 
-    The caller holds the lock of its row of the aggregate. It stores the version of the last event that it applied in
-    the same transaction.
+    The caller has locked its row of the aggregate. In the same transaction, the caller stores the version of the last
+    event that it applied.
     """
     if received.aggregate_version > last_version + 1:
         await _hold(session, received)

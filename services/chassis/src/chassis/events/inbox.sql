@@ -1,13 +1,13 @@
--- The inbox's statements, and those of dead events. `receive` to `release` run in the transaction of the handler's
--- effects.
+-- The statements of the inbox and of dead events. `receive`, `hold`, `held` and `release` run in the transaction of the
+-- handler's effects.
 
 -- name: receive
--- Record that this consumer has received the event. No row comes back if it had before. While another transaction
--- handles the event, this statement waits for its end.
+-- Record that this consumer has received the event. Returns no row if it had received the event before. If another
+-- transaction is handling the event, this statement waits for the end of that transaction.
 INSERT INTO inbox (consumer, event_id) VALUES (:consumer, :event_id) ON CONFLICT DO NOTHING RETURNING event_id;
 
 -- name: hold
--- Hold an event that arrived too early, with its content.
+-- Mark an event that arrived too early as held, and store its content.
 UPDATE inbox
 SET status = 'held', aggregate_id = :aggregate_id, aggregate_version = :aggregate_version, event = CAST(:event AS jsonb)
 WHERE consumer = :consumer AND event_id = :event_id;
@@ -20,14 +20,14 @@ WHERE consumer = :consumer AND aggregate_id = :aggregate_id AND status = 'held'
 ORDER BY aggregate_version;
 
 -- name: release
--- Mark held events as handled: this transaction handles them.
+-- Mark held events as handled, because this transaction applies them.
 UPDATE inbox
 SET status = 'handled', aggregate_id = NULL, aggregate_version = NULL, event = NULL
 WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS uuid[]));
 
 -- name: bury
--- Store an event that this consumer cannot handle, as it was read, with the reason. An event that is already dead was
--- replayed or published again, and keeps its number.
+-- Store the text of an event that this consumer cannot handle, with the reason. If the event is dead already (it was
+-- replayed or published again), it keeps its number.
 WITH known AS (
     UPDATE dead_event SET reason = :reason, died_at = now(), replay_at = NULL
     WHERE consumer = :consumer AND event = :event
@@ -45,7 +45,8 @@ FROM dead_event ORDER BY id LIMIT :count;
 SELECT id, consumer, stream, entry_id, event, reason, died_at, replay_at FROM dead_event WHERE id = :id;
 
 -- name: find_dead
--- Dead events by number or by stream, or all. Those that already wait for their replay are included.
+-- The numbers of dead events: of one (:id), of all of a stream, or of all. They include events whose replay was already
+-- requested.
 SELECT id FROM dead_event
 WHERE (CAST(:id AS bigint) IS NULL OR id = :id) AND (CAST(:stream AS text) IS NULL OR stream = :stream)
 ORDER BY id;
@@ -54,7 +55,7 @@ ORDER BY id;
 UPDATE dead_event SET replay_at = now() WHERE id = ANY (CAST(:ids AS bigint[]));
 
 -- name: take_replayable
--- Take the first dead event whose replay was requested. The request is cleared, so the event is tried once.
+-- Take the first dead event whose replay was requested. The statement clears the request, so the event is tried once.
 UPDATE dead_event SET replay_at = NULL
 WHERE id = ANY (ARRAY(
     SELECT id FROM dead_event
@@ -68,7 +69,7 @@ RETURNING id, stream, entry_id, event;
 DELETE FROM dead_event WHERE id = :id;
 
 -- name: sample
--- The seconds that the oldest held event has waited for an earlier one, and the number of dead events.
+-- The seconds that the oldest held event has waited for an earlier event, and the number of dead events.
 SELECT
     (
         SELECT COALESCE(extract(epoch FROM now() - min(received_at)), 0)::float8
@@ -77,7 +78,8 @@ SELECT
     (SELECT count(*) FROM dead_event WHERE consumer = :consumer) AS dead;
 
 -- name: prune
--- Delete ids of events received more than :retention seconds ago, up to :count, except held ones. Returns their number.
+-- Delete up to :count ids of events that were received more than :retention seconds ago and are not held. Returns the
+-- number of deleted ids.
 WITH deleted AS (
     DELETE FROM inbox
     WHERE consumer = :consumer AND event_id = ANY (ARRAY(

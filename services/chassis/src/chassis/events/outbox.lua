@@ -1,17 +1,21 @@
 -- Publish events to a stream, if Redis still has the entries that this outbox published before, and if no later leader
 -- has published.
 --
--- KEYS[1] the stream, KEYS[2] its epoch, KEYS[3] the term of its latest leader, KEYS[4] the owner of our prefix
--- ARGV[1] the epoch that we expect, ARGV[2] the last entry id that we know of ('': this call begins the epoch)
--- ARGV[3] our term (later leaders have a higher one), ARGV[4] the approximate length to trim the stream to
--- ARGV[5] our installation, ARGV[6...] the events
+-- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the term of the stream's latest leader,
+-- KEYS[4] the installation that owns the prefix of our keys
+-- ARGV[1] the epoch that the relay expects, ARGV[2] the last entry id that the relay knows ('': begin the epoch)
+-- ARGV[3] the relay's term (a later leader has a higher one), ARGV[4] the approximate length to trim the stream to
+-- ARGV[5] the relay's installation, ARGV[6...] the events
 --
--- Returns one of {'published', last id, number of events, group}  The number is lower than the number given when the
--- slowest group is so far behind that more entries would trim its unread ones. `group` is then that group's name, else
--- ''. {'foreign', owner}  The prefix belongs to another installation. {'deposed', term}   A later leader, of this
--- higher term, has published. {'forgotten'}       The epoch is another one or missing (Redis was emptied, or a consumer
--- missed entries), or the last id is lower than ours (an older snapshot was restored, or a failover lost the last
--- writes).
+-- Returns one of these lists:
+-- - {'published', last id, number of published events, group}: Not all events were published if the slowest group is so
+--   far behind that more entries would trim entries that it has not read. `group` is then the name of that group,
+--   else ''.
+-- - {'foreign', owner}: The prefix belongs to another installation.
+-- - {'deposed', term}: A later leader, of this higher term, has published.
+-- - {'forgotten'}: Redis has lost entries. Either the epoch is another one or missing (Redis was emptied, or a consumer
+--   missed entries), or the stream's last id is lower than ARGV[2] (an older snapshot was restored, or a failover lost
+--   the last writes).
 
 local function last_generated_id()
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])

@@ -1,7 +1,7 @@
 """Outbox: an event is stored in the transaction of the change that it reports, and published after the commit.
 
-It is published at least once, so a consumer may receive it again. A service stores events with `publish`. One relay per
-database (`chassis.events.relay`) copies them to Redis Streams. The statements are in `outbox.sql`.
+An event is published at least once, so a consumer may receive it again. A service stores events with `publish`. One
+relay per database (`chassis.events.relay`) copies them to Redis Streams. The statements are in `outbox.sql`.
 """
 
 from contextlib import AbstractContextManager
@@ -45,13 +45,13 @@ class Event(BaseModel):
     """The payload of an event: `class OrderPlaced(Event, type="order.placed")`.
 
     A consumer declares the fields that it reads and ignores all others, so a producer may add fields. Any other change
-    of the fields needs a new `version`. A class without a type is a base class with the fields that events share.
+    of the fields needs a new `version`. A subclass without `type` is a base class for fields that several events share.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     options: ClassVar[EventOptions]
 
-    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the field's name in the envelope
+    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the envelope's name
         if type is not None:
             cls.options = EventOptions(type, **options)
 
@@ -59,10 +59,10 @@ class Event(BaseModel):
 async def publish(
     session: Session, event: Event, *, stream: str, aggregate_id: UUID | str, aggregate_version: int
 ) -> None:
-    """Add the event to the session's transaction. It is published if and only if that commits.
+    """Add the event to the session's transaction. It is published if and only if the transaction commits.
 
-    `aggregate_version` counts the events of this aggregate from 1, without gaps. The caller takes it while it holds the
-    lock of the aggregate's row. Raises `UniqueViolationError` for a version that was published before.
+    `aggregate_version` counts the events of this aggregate from 1, without gaps. The caller determines it while it
+    holds the lock of the aggregate's row. Raises `UniqueViolationError` for a version that was published before.
     """
     row = event_row(event, stream=stream, aggregate_id=aggregate_id, aggregate_version=aggregate_version)
     await session.insert(row)

@@ -1,5 +1,5 @@
--- The outbox's statements. `publish` runs in a service's transaction. The others run on the relay's own connection,
--- whose session holds the lock that makes this relay the leader.
+-- The outbox's statements. `publish` runs in a service's transaction. The others run on the relay's connection, whose
+-- session holds the lock that makes this relay the leader.
 
 -- name: publish
 -- Store an event, in the transaction of the change that it reports.
@@ -10,30 +10,30 @@ VALUES (
 );
 
 -- name: tie_to_silence
--- Have the server end this session, which frees its lock, after $1 milliseconds without a statement: the process is
--- then suspended, or its host has disappeared.
+-- Make the server end this session after $1 milliseconds without a statement. The process is then suspended, or its
+-- host has disappeared. The end of the session frees the leader's lock.
 SELECT set_config('idle_session_timeout', $1, false);
 
 -- name: lead
--- Try to become the leader, the one relay of this database that publishes. The lock ends with the session.
+-- Try to become the leader: only the relay that holds this lock publishes. The end of the session frees the lock.
 SELECT pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
 
 -- name: next_term
--- The term of the leader that holds the lock, one higher than its predecessor's, and the id of this installation. The
--- term is a column rather than a sequence, since only a sequence's owner may raise it.
+-- Take the next term for the leader that holds the lock, one higher than its predecessor's. Returns the term and the id
+-- of this installation. The term is a column and not a sequence, because the run-time role may not raise a sequence.
 INSERT INTO installation (relay_term) VALUES (1)
 ON CONFLICT (is_only) DO UPDATE SET relay_term = installation.relay_term + 1
 RETURNING relay_term, id::text;
 
 -- name: raise_term
--- Raise the term to $1, which Redis knows although no later leader used it: this database was restored from a backup,
--- or the term came from a clock. The next leader then has a higher term.
+-- Raise the term to $1, so that the next leader takes a higher one. Redis stores the higher term $1 although there is
+-- no later leader: this database was restored from a backup, or an earlier release took the term from a clock.
 UPDATE installation SET relay_term = greatest(relay_term, $1);
 
 -- name: positions
--- The position of each stream: the last entry that Redis must know. A stream with rows but without a position is new.
--- Only some unpublished rows are read, which bounds the cost. A stream that they miss is found once those are
--- published.
+-- The position of each stream: the last entry that Redis must have. A stream with rows but without a position is new.
+-- The statement looks for new streams in 1,000 unpublished rows, which bounds the cost. It finds any other new stream
+-- after those rows are published.
 SELECT COALESCE(p.stream, o.stream) AS stream, p.epoch::text AS epoch, p.last_id, p.repeat_after
 FROM stream_position p
 FULL JOIN (
@@ -41,11 +41,13 @@ FULL JOIN (
 ) o ON o.stream = p.stream;
 
 -- name: next
--- The next $2 events of stream $1 in the order of `seq`, each as its envelope. While the stream is published again,
--- these are the published events after seq $3. Otherwise $3 is null, and these are the unpublished events. Published
--- events were committed before unpublished ones, whatever their seq, so the events of an aggregate go out in order. `||
--- ''` makes PostgreSQL use the primary key even before the table has statistics. The index that begins with the stream
--- would read all of the stream's rows.
+-- The next $2 events of stream $1 in the order of `seq`, each as its envelope. While the relay publishes the stream
+-- again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement returns the
+-- unpublished events. A published event of an aggregate was committed before its unpublished events, whatever their
+-- seq, so the events of an aggregate are published in order.
+--
+-- The expression `stream || ''` makes PostgreSQL use the primary key, even before the table has statistics. With the
+-- index that begins with `stream`, PostgreSQL would read all rows of the stream.
 WITH following AS (
     (
         SELECT * FROM outbox
@@ -67,16 +69,17 @@ FROM following
 ORDER BY seq;
 
 -- name: mark
--- Mark rows $2 of stream $1 as published. The same statement stores the last id that Redis gave ($3) and, while the
--- stream is published again, the seq that has been reached ($4). A row that is published again keeps its first date:
--- the row's retention and the inbox's retention of its id count from then.
+-- Mark rows $2 of stream $1 as published. Also store the id that Redis gave the last entry ($3) and, while the relay
+-- publishes the stream again, the seq of the last row that it has published ($4). A row that is published again keeps
+-- its first `published_at`: the retention of the row, and of its id in the inbox, begins at that time.
 WITH marked AS (
     UPDATE outbox SET published_at = now() WHERE seq = ANY ($2::bigint[]) AND published_at IS NULL
 )
 UPDATE stream_position SET last_id = $3, repeat_after = $4 WHERE stream = $1;
 
 -- name: restart
--- Begin epoch $2 of stream $1, which Redis has lost or never had. Every row that is still stored is published in it.
+-- Begin epoch $2 of stream $1, because Redis has lost the stream or never had it. The relay publishes every stored row
+-- in the new epoch.
 INSERT INTO stream_position (stream, epoch, last_id, repeat_after) VALUES ($1, $2::uuid, '', 0)
 ON CONFLICT (stream) DO UPDATE
 SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.repeat_after;

@@ -1,8 +1,8 @@
 """The relay: it publishes the outbox of one database to Redis Streams, and marks the published events afterwards.
 
-A crash between the two steps repeats events rather than losing them. Redis may lose data: the relay notices when Redis
-was emptied or restored from an older snapshot, and consumers (`chassis.events.consumer`) notice when entries were
-trimmed that they had not read. The relay then publishes again every event that is still stored in the outbox.
+A crash between the two steps repeats events rather than losing them. Redis may lose data. The relay notices when Redis
+was emptied or restored from an older snapshot. Consumers (`chassis.events.consumer`) notice when entries were trimmed
+before they had read them. In both cases, the relay publishes again every event that is still stored in the outbox.
 
 The statements are in `outbox.sql`, and the script that publishes is `outbox.lua`.
 """
@@ -33,7 +33,8 @@ log = get_logger(__name__)
 
 published = Counter("outbox_published", "Events published, repeated ones included.", ["stream"])
 republished = Counter("outbox_republished", "Events that go out again because Redis forgot their stream.", ["stream"])
-# The label `database` keeps a process without a relay from exposing these: a 0 there would look like a lost leader.
+# A gauge with a label exposes no value until the label is set. So a process without a relay exposes none of these
+# gauges, where a 0 would look like a lost leader.
 lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.", ["database"])
 unpublished = Gauge("outbox_unpublished", "Events that wait to be published.", ["database"])
 is_leader = Gauge(
@@ -46,12 +47,12 @@ is_held_back = Gauge(
 _SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
-"""Rows deleted by one statement, in some 50 ms."""
+"""The largest number of rows that one statement deletes, which takes about 50 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Position:
-    """The last entry that Redis must have in its stream, and the seq reached while the stream is published again."""
+    """A stream's last entry that Redis must have, and the last seq that the relay has published again."""
 
     stream: str
     epoch: str
@@ -69,7 +70,7 @@ class _Sent:
 
 
 class _Deposed(HoldfastError):
-    """A leader of a higher `term` has published: it took over while this one was cut off or suspended."""
+    """A leader of a higher `term` has published: it took over while this leader was cut off or suspended."""
 
     def __init__(self, stream: str, term: int) -> None:
         super().__init__(f"a leader of term {term} has published to {stream}")
@@ -79,11 +80,11 @@ class _Deposed(HoldfastError):
 class Relay:
     """Publishes the outbox of one database. An advisory lock elects one leader among the processes that run a relay.
 
-    The lock, the reads and the marks share one connection, so a relay that loses the lock cannot go on. When a leader
-    is killed, another relay takes over within `poll_interval`. When the leader's process is suspended or its host
-    disappears, that takes `leader_timeout` longer. If the old leader then wakes up, Redis refuses its events, since the
-    new leader has published under a higher term. The database counts the terms, so leadership does not depend on a
-    clock.
+    A relay takes the lock, reads events and marks them on one connection. So a relay that loses the lock can no longer
+    read or mark events. When a leader is killed, another relay takes over within `poll_interval`. When the leader's
+    process is suspended or its host disappears, the takeover happens `leader_timeout` later. If the old leader then
+    continues, Redis refuses its events, since the new leader has published under a higher term. The database counts the
+    terms, so leadership does not depend on a clock.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Relay:
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work until `stopping` is set. Then publish the events committed until then, and return."""
+        """Publish events until `stopping` is set. Then publish the events that were committed before, and return."""
         async with Group() as tasks:
             wake = tasks.start(partial(self._wake_when, stopping), name="wake")
             while not stopping.is_set():
@@ -143,13 +144,14 @@ class Relay:
             log.info("outbox_leadership_taken", term=self._term)
             await self._relay_until(connection, stopping)
         except _Deposed as error:
-            # This fails if there is a later leader: the server has then ended this session. If the session still holds
-            # the lock, there is no other leader, and the known term is too low.
+            # If there is a later leader, the server has ended this session, and the statement fails. If the statement
+            # succeeds, this session still holds the lock, so there is no other leader. The term in the database is then
+            # too low.
             await connection.execute(STATEMENTS["raise_term"], error.term)
             raise
         finally:
             for gauge in (self._is_leader, self._lag_seconds, self._unpublished):
-                gauge.set(0)  # only the leader reports them
+                gauge.set(0)  # only the leader reports other values
             is_held_back.clear()
             await _close(connection)
 
@@ -168,7 +170,7 @@ class Relay:
                 await wait_or_poll(self._woken, interval=self._settings.poll_interval)
 
     async def _relay_once(self, connection: asyncpg.Connection) -> bool:
-        """Publish one batch of each stream. Returns whether a stream may have more.
+        """Publish one batch of each stream. Returns whether any stream may have more events.
 
         Streams without new events are checked too: Redis may have lost entries that consumers have not read yet.
         """
@@ -200,7 +202,8 @@ class Relay:
     async def _send(self, position: _Position, events: Sequence[str]) -> _Sent | None:
         """Publish the events. Returns None when Redis has lost entries of the stream.
 
-        Raises `_Deposed` and `ForeignPrefix`.
+        Raises `_Deposed` if a later leader has published, and `ForeignPrefix` if another installation uses the same
+        keys.
         """
         stream = position.stream
         arguments: list[str | int] = [
@@ -250,12 +253,12 @@ class Relay:
             self._unpublished.set(lag["events"])
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
             count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)
-            if count < _PRUNE_ROWS:  # otherwise there are more, and the next round goes on
+            if count < _PRUNE_ROWS:  # otherwise the next round deletes more
                 self._pruned_at = now
 
 
 def _repeat_after(position: _Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:
-    """The seq up to which the stream has been published again. None if it is not repeated, or once that is over."""
+    """The last seq that the relay has published again. None if it is not doing so, or has finished."""
     if position.repeat_after is None or is_over:
         return None
     return int(done[-1]["seq"]) if done else position.repeat_after
