@@ -139,7 +139,7 @@ class Consumer:
         self._plan()
 
     async def _in_retry_order(self, entries: Sequence[Entry]) -> list[tuple[Entry, Received[Event]]]:
-        """The entries that have a handler: aggregates with the fewest attempts first, each with its entries in order."""
+        """The entries that have a handler: aggregates with the fewest attempts first, each one in order."""
         aggregates: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
             if not await self._deliveries.is_spent(entry) and (received := await self._deliveries.read(entry)):
@@ -150,7 +150,7 @@ class Consumer:
     async def _process(self, entries: Sequence[Entry]) -> None:
         """Deliver new entries in order.
 
-        Redis counted an attempt of each entry when it was read. If an entry is not delivered, the attempt is taken back.
+        Redis counted an attempt of each entry when it was read. If it is not delivered, the attempt is taken back.
         """
         left: list[Entry] = []
         untried = deque(entries)
