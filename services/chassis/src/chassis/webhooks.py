@@ -2,8 +2,9 @@
 
 Receiving: a verifier proves who sent a webhook, and that its body is unchanged and recent. It reads the raw body before
 any parser does. It is a function `(headers, body, secrets, *, now) -> VerifiedWebhook` that raises `InvalidSignature`;
-`VERIFIERS` has one per format. Each of the `secrets` is valid, so a secret can be rotated without losing an event.
-`now` is Unix time in seconds. A timestamp more than `TOLERANCE_SECONDS` before or after it is refused.
+`VERIFIERS` has one per format. A signature with any of the `secrets` is valid, so a secret can be rotated without
+losing an event. `now` is Unix time in seconds. A timestamp is refused if it differs from `now` by more than
+`TOLERANCE_SECONDS`.
 
 Sending: `sign` makes the headers of one attempt, and `decide_delivery` decides the next step after its answer.
 """
@@ -48,7 +49,7 @@ TOLERANCE_SECONDS = 300
 """The tolerance in Standard Webhooks' and Stripe's libraries. It allows for clocks that differ and bounds replays."""
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
-_MINIMUM_KEY_BYTES = 24  # Standard Webhooks: 192 to 512 bits
+_MINIMUM_KEY_BYTES = 24  # Standard Webhooks prescribes 192 to 512 bits
 # Printable ASCII without the full stop: Standard Webhooks signs `id.timestamp.body`, and with a full stop in the id the
 # same signed text could be split in two ways.
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")
@@ -263,6 +264,6 @@ def _timestamp(text: str, now: float) -> int:
 
 
 def _require_match(given: Iterable[str], expected: Sequence[str]) -> None:
-    """Raise `InvalidSignature` unless a given signature equals an expected one. Comparing takes constant time."""
+    """Raise `InvalidSignature` unless a given signature equals an expected one. The comparison takes constant time."""
     if not any(hmac.compare_digest(ours.encode(), theirs.encode()) for theirs in given for ours in expected):
         raise InvalidSignature("no signature matches", problem="bad_signature")

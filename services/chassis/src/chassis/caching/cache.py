@@ -1,6 +1,6 @@
 """The cache that a service uses. A read tries the process's memory, then Redis, and then loads from the origin.
 
-read ─ invalidation pending ▶ one load in this process, past Redis
+read ─ invalidation pending ▶ one load in this process, which bypasses Redis
      ─ near ────▶ value, read by this process less than `near_ttl` ago
      ─ fresh ───▶ value; near its end one reader of many renews it in the background (XFetch)
      ─ stale ───▶ value, and one load in the background

@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def unpack(cls, packed: bytes | None) -> "Entry | None":
-        """None for None, and for bytes that `pack` did not write."""
+        """The entry in `packed`, or None if there is no entry or `pack` did not write these bytes."""
         if packed is None:
             return None
         try:

@@ -52,7 +52,7 @@ class Flights:
         return flight
 
     def forget(self, key: str) -> None:
-        """Let no further reader join the load of `key`."""
+        """Prevent further readers from joining the load of `key`."""
         self._by_key.pop(key, None)
 
     async def close(self) -> None:

@@ -22,7 +22,7 @@ from chassis.retries import deadlines
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.02
-"""Pause between reads of a key that another process loads. It is about as long as a load."""
+"""Pause between reads of a key that another process loads. The pause is about as long as a load."""
 
 type Loader[T] = Callable[[], Awaitable[T | None]]
 

@@ -49,7 +49,7 @@ class NearCache:
         return Reading(self._generations.setdefault(key, _Generation()), self._clock())
 
     def put(self, key: str, entry: Entry, reading: Reading) -> None:
-        """Cache the entry, unless `forget` was called after the reading began: the entry may then be out of date."""
+        """Cache the entry. If `forget` was called after the reading began, drop the entry: it may be out of date."""
         if not self._ttl or self._generations.get(key) is not reading.generation:
             return
         self._entries[key] = entry, reading.began + self._ttl

@@ -39,7 +39,7 @@ _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # They omit 6to4 itself, 2002::/16, because Python does not count it as global.
 _SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
-"""Bits 65 to 96 of an ISATAP address, in any network. The last 32 bits are an IPv4 address (RFC 5214)."""
+"""The third group of 32 bits in an ISATAP address, in any network. The fourth group is an IPv4 address (RFC 5214)."""
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
 """Azure's metadata service has a public address. The addresses of other clouds' services are link-local, private or
 shared."""

@@ -18,10 +18,11 @@ type CallOutcome = Literal["success", "failure", "cut_short", "ignored"]
 
 
 def outcome_of(error: BaseException | None) -> CallOutcome:
-    """The outcome of a call that ended with `error`. None means that it ended with an answer.
+    """The outcome of a call that ended with `error`. The `error` is None if the call ended with an answer.
 
     A 4xx counts as a success, because a healthy dependency sends it. A 429 is ignored, because it only asks for fewer
-    calls. A full bulkhead, a cancellation and other errors are ignored, because the caller caused them.
+    calls. A full bulkhead, a cancellation and errors from elsewhere are ignored, because the dependency did not cause
+    them.
     """
     match error:
         case None | DependencyRejected():

@@ -4,7 +4,7 @@ from collections import deque
 
 
 class Window:
-    """The latest calls: at most `size` of them, none older than `seconds`. Adding one takes amortised constant time."""
+    """The latest calls: at most `size`, and none older than `seconds`. Adding a call takes amortised constant time."""
 
     def __init__(self, size: int, seconds: float) -> None:
         self._size = size

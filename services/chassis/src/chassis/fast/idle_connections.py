@@ -1,4 +1,4 @@
-"""Replaces SQLAlchemy's checkout and return of a connection for most transactions: each of them starts a greenlet.
+"""Replaces SQLAlchemy's checkout and return of a connection for most transactions, because both start a greenlet.
 
 Between two transactions, a connection stays checked out of SQLAlchemy's pool, so the pool's limit still holds. A
 connection that has been out for `RETURN_SECONDS` goes back to the pool before its next use. The pool then checks that

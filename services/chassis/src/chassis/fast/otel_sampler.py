@@ -1,4 +1,4 @@
-"""Replaces OpenTelemetry's sampler, so that a span that is not recorded costs little. By default most spans are not.
+"""Replaces OpenTelemetry's sampler, so that an unrecorded span costs little. Production records one trace in ten.
 
 The SDK looks up the parent before it calls its sampler, and it builds a span object whatever the sampler decides.
 """

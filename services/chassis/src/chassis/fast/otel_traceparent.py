@@ -19,7 +19,9 @@ _VERSION_00 = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def read(traceparent: str, *, is_remote: bool) -> SpanContext:
-    """The parsed header; an invalid `SpanContext` if the header is malformed. OpenTelemetry parses later versions."""
+    """The parsed header, or an invalid `SpanContext` if it is malformed. OpenTelemetry parses the later versions of the
+    header.
+    """
     if found := _VERSION_00.fullmatch(traceparent):
         return SpanContext(int(found[1], 16), int(found[2], 16), is_remote, TraceFlags(int(found[3], 16)))
     return trace.get_current_span(_propagator.extract({"traceparent": traceparent})).get_span_context()

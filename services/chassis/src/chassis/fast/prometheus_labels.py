@@ -1,4 +1,4 @@
-"""Replaces prometheus-client's look-up of the child of a metric by its labels, which takes longer than the count.
+"""Replaces prometheus-client's look-up of a metric's child by its labels. The look-up takes longer than the increment.
 
 Use it only for metrics whose labels have few values, because it caches every combination.
 """

@@ -1,7 +1,7 @@
 """Replaces redis-py's pool for short commands: many callers share one connection, and one write sends their commands.
 
 With redis-py's pool, each command costs a checkout, two system calls, several wake-ups of its task and three time-outs.
-A busy process has many commands in flight at the same time. On a shared connection they share these costs.
+A busy process has many commands in flight at the same time. On one connection they share system calls and a time-out.
 """
 
 import asyncio

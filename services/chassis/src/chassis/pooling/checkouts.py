@@ -24,7 +24,7 @@ _MAX_STACK = 40
 
 
 class ConnectionHeld(HoldfastError):
-    """An outbound call was refused because its block holds a connection. Make the call before or after the block."""
+    """An outbound call was refused, because a block around it holds a connection. Make the call outside the block."""
 
 
 class Checkouts:

@@ -163,7 +163,7 @@ class Database:
             self._slots.release()
 
     async def _take_slot(self) -> float:
-        """Take a slot; each connection has one. Returns the time at which the wait began, by `perf_counter`."""
+        """Take a slot; there is one slot per connection. Returns the `perf_counter` time at which the wait began."""
         since = time.perf_counter()
         if not self._slots.locked():  # the usual case needs no timer
             await self._slots.acquire()
@@ -184,7 +184,7 @@ class Database:
         self._pending += 1
         try:
             return await opening
-        except PoolTimeout as error:  # a cancelled caller may free its slot before its connection
+        except PoolTimeout as error:  # possible, since a cancelled caller may free its slot before its connection
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
         except _CONNECT_ERRORS as error:

@@ -67,7 +67,7 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
 
 
 async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Connection:
-    """Open a connection with the first password that the server accepts. `asyncpg.connect` gets the `arguments`.
+    """Open a connection with the first password that the server accepts. The `arguments` go to `asyncpg.connect`.
 
     During a password rotation the server first accepts the old password and later the new one. A process tries both,
     so it can connect at any time.
@@ -120,7 +120,7 @@ def _time_statements(engine: Engine) -> None:
         # transaction that SQLAlchemy does not know of. `terminate` does not wait for the server; `close` would.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
-        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker: asyncpg
+        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  for the type checker
         driver_connection.terminate()
         return ConnectionLost(str(error) or type(error).__name__)
 

@@ -14,7 +14,7 @@ from chassis.errors import DatabaseUnreachable, PoolExhausted
 
 
 class Failure(StrEnum):
-    """The kind of a database error. It decides whether to try again."""
+    """The kind of a database error, which decides whether the caller tries again."""
 
     OUTAGE = "outage"
     """The database cannot be used now. Try again later. A commit that was under way may have succeeded."""

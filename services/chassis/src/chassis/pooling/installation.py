@@ -1,10 +1,10 @@
 """One installation per prefix in Redis: a second installation with the same prefix is refused.
 
-The database of a service has an id. For each service, Redis stores the id of the database that owns the prefix. A
-prefix without an owner goes to the first database whose id a process writes. After a loss of Redis' data, running
+The database of a service has an id. For each service, Redis stores the id of the database that owns the prefix. If the
+prefix has no owner, the first process that writes makes its database the owner. After Redis has lost its data, running
 processes write their database's id again: relays and consumers with each batch, and every process every
-`CLAIM_EVERY_SECONDS`. A restored database has the same id as before. A copy of a database also has the same id, so
-this check does not notice the copy: give it another prefix.
+`CLAIM_EVERY_SECONDS`. A restored database has the same id as before. A copy of a database also has the same id, so this
+check does not notice the copy: give the copy another prefix.
 """
 
 import asyncio

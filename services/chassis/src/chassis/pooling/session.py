@@ -25,7 +25,8 @@ NOTIFY = "chassis.notify"
 """The key under which a session's `info` holds the `notify` function of its `Database`."""
 _AFTER_COMMIT = "chassis.after_commit"
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""The caller gets the block's own error instead. The connection is closed by then, so the server rolls back."""
+"""A ROLLBACK's errors that are dropped, so that the caller gets the block's own error. After such an error the
+connection is closed, so the server rolls back by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,7 @@ def microseconds_per_unit(rate: float) -> int:
 
 
 def describe(allowed: bool, tat: int, now: int, *, interval: int, burst: int, cost: int) -> Decision:  # noqa: FBT001
-    """The `Decision` that belongs to the new `tat`; `interval` is `microseconds_per_unit`."""
+    """The `Decision` with the `tat` that it leaves behind; `interval` is in microseconds per unit of cost."""
     free = burst * interval - (tat - now)
     return Decision(
         allowed=allowed,

@@ -34,8 +34,8 @@ class RateLimiter:
     """Decides for all processes that share `redis`. The keys contain `namespace`, the service's name.
 
     The time-out of `redis` bounds the time that a decision takes. When Redis fails, this process decides alone, with
-    its share of the limit. After `redis_pause` one request tries Redis again. `current` returns the settings that are
-    valid now.
+    its share of the limit. After `redis_pause` (seconds) one request tries Redis again. `current` returns the settings
+    that are valid now.
     """
 
     def __init__(
@@ -57,8 +57,9 @@ class RateLimiter:
         self._try_redis_at: float | None = None  # None while Redis answers
 
     async def check(self, key: str, policy: Policy, *, cost: int = 1) -> Decision:
-        """Take `cost` units from the burst of `key` under `policy`, if it still has them. Raises no error of Redis.
+        """Take `cost` units from the burst of `key` under `policy`, if the burst still has them.
 
+        A failure of Redis raises no error, because this process then decides alone.
         A key is a principal's id, or a kind and a name, such as `ip:192.0.2.1`. A `cost` above the burst counts as the
         whole burst, since it could never be allowed otherwise. A policy with `dark_launch` allows everything.
         """

@@ -55,9 +55,9 @@ def idempotency_key(client: str, header: str | None, *, method: str, path: str, 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
     """SHA-256 of a request's method, path and body.
 
-    Spaces and the order of names in a JSON body do not change the hash. No model parses the body: if a later version of
-    the model added a field with a default, the fingerprint of a repeated request would change. A body that is not JSON,
-    or that is nested too deeply for orjson to write (254 levels), is hashed as it is.
+    Spaces and the order of names in a JSON body do not change the hash. The hash is of the JSON and not of a parsed
+    model: a model that later gets a field with a default would change the fingerprint of a repeated request. A body
+    that is not JSON, or that is nested too deeply for orjson to write (254 levels), is hashed as it is.
     """
     try:
         canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
