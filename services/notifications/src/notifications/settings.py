@@ -39,7 +39,8 @@ class WebhookSettings(Group):
         (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
         min_length=1,
         max_length=20,
-        description="Seconds between attempts, as Standard Webhooks advises: a delivery is dead after 10 in 3.2 days.",
+        description="Seconds between attempts, as Standard Webhooks advises: a delivery is dead after 10 attempts in "
+        "3.2 days.",
     )
     jitter: float = Field(
         0.2,
@@ -66,7 +67,8 @@ class WebhookSettings(Group):
     )
     slow_after: Timeout = Field(
         3.0,
-        description="Seconds after which even a 2xx makes an endpoint suspect: ten times what a customer needs.",
+        description="Seconds after which an endpoint is suspect even if it answers 2xx: ten times what a customer "
+        "needs.",
     )
     secret_overlap: Period = Field(
         86_400.0,

@@ -18,22 +18,19 @@ class AuthSettings(Group):
         (),
         max_length=5,
         description="JSON list of the secrets that API keys are hashed with, the newest first. All of them are valid, "
-        "so "
-        "that one can be replaced without a gap. At least 32 characters: 128 random bits in hex.",
+        "so that one can be replaced without a gap. At least 32 characters: 128 random bits in hex.",
         json_schema_extra=RELOADED,
     )
     key_refresh: Seconds = Field(
         2.0,
         description="Seconds between reads of the keys in the database. A new or revoked key takes effect after this "
-        "time "
-        "at the latest. A read of a thousand keys takes 3 ms.",
+        "time at the latest. A read of a thousand keys takes 3 ms.",
         json_schema_extra=RELOADED,
     )
     key_grace: Period = Field(
         300.0,
-        description="Seconds that the keys of the last read stay valid while the database is down; then each request "
-        "with "
-        "a key gets a 503. Five minutes: a failover takes one.",
+        description="Seconds that the keys of the last read stay valid while the database is down. After that each "
+        "request with a key gets a 503. The default is five minutes, because a failover takes one.",
         json_schema_extra=RELOADED,
     )
     service_secrets: dict[PrincipalName, Annotated[tuple[ServiceSecret, ...], Field(min_length=1, max_length=5)]] = (
@@ -41,8 +38,7 @@ class AuthSettings(Group):
             default_factory=dict,
             max_length=100,
             description="JSON object: name of a calling service → the secrets that it may sign its tokens with. There "
-            "are "
-            "several while one is being replaced.",
+            "are several while one is being replaced.",
             json_schema_extra=RELOADED,
         )
     )
@@ -75,13 +71,14 @@ type TierName = Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_-]*$
 class LimitSettings(Group):
     rate_per_second: Rate = Field(
         10.0,
-        description="Sustained cost per principal and second. At most 10,000, where rounding to whole µs is off by 1 "
-        "%.",
+        description="Units per second that a principal may spend continuously. At most 10,000, where rounding to "
+        "whole µs is off by 1 %.",
         json_schema_extra=RELOADED,
     )
     burst: Burst = Field(
         50,
-        description="Cost that a principal may spend at once after a pause: five seconds' worth.",
+        description="Units that a principal may spend at once after a pause. The default is five seconds at "
+        "rate_per_second.",
         json_schema_extra=RELOADED,
     )
     dark_launch: bool = Field(
@@ -96,13 +93,13 @@ class UnauthenticatedSettings(LimitSettings):
 
     rate_per_second: Rate = Field(
         1.0,
-        description="Requests per address and second. A client with a wrong key still gets its 401; guessing keys is "
-        "slow.",
+        description="Requests per address and second. A client with a wrong key still gets its 401, but guessing keys "
+        "is slow.",
         json_schema_extra=RELOADED,
     )
     burst: Burst = Field(
         30,
-        description="Requests at once: enough for an office behind one address that was given a wrong key.",
+        description="Requests at once: enough for an office whose clients share one address and have a wrong key.",
         json_schema_extra=RELOADED,
     )
 
@@ -117,8 +114,8 @@ class BadCredentialsSettings(LimitSettings):
     )
     burst: Burst = Field(
         60,
-        description="Wrong credentials at once: a fleet whose secret was rotated a minute too early. Valid ones always "
-        "pass.",
+        description="Wrong credentials at once: enough for a fleet whose secret was rotated a minute too early. Valid "
+        "credentials always pass.",
         json_schema_extra=RELOADED,
     )
 
@@ -131,14 +128,14 @@ class RateLimitSettings(LimitSettings):
     tiers: dict[TierName, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
         default_factory=dict,
         max_length=16,
-        description="Tier → factor on rate_per_second and burst; `standard` has 1. At most 16, because it is a metric "
-        "label.",
+        description="Tier → factor for rate_per_second and burst; `standard` has 1. At most 16 tiers, because the "
+        "tier is a metric label.",
         json_schema_extra=RELOADED,
     )
     tier_of: dict[PrincipalName, TierName] = Field(
         default_factory=dict,
         max_length=1000,
-        description="Principal → its tier. The tier of any other principal is `standard`. At most as many as keys.",
+        description="Principal → its tier. Any other principal has the tier `standard`. At most 1000 entries.",
         json_schema_extra=RELOADED,
     )
     replicas: int = Field(
@@ -150,14 +147,15 @@ class RateLimitSettings(LimitSettings):
     )
     redis_pause: Timeout = Field(
         1.0,
-        description="Seconds without a call to Redis after it failed. Then one request tries it, within redis.timeout.",
+        description="Seconds without a call to Redis after a call failed. Then one request tries Redis again, within "
+        "redis.timeout.",
         json_schema_extra=RELOADED,
     )
     local_keys: int = Field(
         10_000,
         ge=1,
         le=1_000_000,
-        description="Principals that the local limiter remembers, about 2 MB. The least recently seen is forgotten "
+        description="Principals that the local limiter remembers, in about 2 MB. The least recently seen is forgotten "
         "first.",
     )
 

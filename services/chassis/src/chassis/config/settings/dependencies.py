@@ -12,10 +12,13 @@ class RetrySettings(Group):
     max_attempts: int = Field(
         3, ge=1, le=10, description="Attempts, including the first one. More attempts only prolong an outage."
     )
-    base_delay: Timeout = Field(0.1, description="Seconds; wait n = 0, 1, … is U(0, min(max_delay, base_delay·2ⁿ)).")
-    max_delay: Timeout = Field(2.0, description="Seconds; longest wait before a retry: as long as an attempt.")
+    base_delay: Timeout = Field(
+        0.1,
+        description="Seconds. The wait before retry n = 0, 1, … is random between 0 and min(max_delay, base_delay·2ⁿ).",
+    )
+    max_delay: Timeout = Field(2.0, description="Seconds; the longest wait before a retry: as long as an attempt.")
     total_timeout: Timeout = Field(
-        7.0, description="Seconds for all attempts and waits: 3 × 2 s plus the waits. Below the default deadline."
+        7.0, description="Seconds for all attempts and waits: 3 × 2 s plus the waits. It is below the default deadline."
     )
     budget_ratio: float = Field(
         0.1,
@@ -57,9 +60,8 @@ class BreakerSettings(Group):
     window_seconds: Seconds = Field(60.0, description="Seconds after which a call leaves the window.")
     open_seconds: Seconds = Field(
         15.0,
-        description="Seconds open before trial calls are let through; most restarts are over by then. Doubled after "
-        "each "
-        "failed trial.",
+        description="Seconds for which the breaker stays open before it lets trial calls through; most restarts are "
+        "over by then. Doubled after each failed trial.",
     )
     max_open_seconds: Seconds = Field(60.0, description="Seconds; limit of the doubling of open_seconds.")
     open_jitter: float = Field(
@@ -73,7 +75,8 @@ class BreakerSettings(Group):
         1,
         ge=1,
         le=100,
-        description="Trial calls while half-open, including those in flight. As many successes close the breaker.",
+        description="Trial calls while the breaker is half-open, including those in flight. As many successes close "
+        "it.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -123,8 +126,7 @@ class ServiceDependencySettings(DependencySettings):
 
     token_secret: ServiceSecret = Field(
         description="Secret that signs this service's tokens for the dependency. The dependency has the same secret "
-        "under this "
-        "service's name in `auth.service_secrets`.",
+        "under this service's name in `auth.service_secrets`.",
         json_schema_extra=RELOADED,
     )
 

@@ -16,24 +16,25 @@ class JobSettings(Group):
     )
     lease: Seconds = Field(
         15.0,
-        description="Seconds that a worker owns a job after its latest heartbeat. Heartbeats come three times as "
-        "often. "
-        "After a crash, a job waits this long for another worker.",
+        description="Seconds that a worker owns a job after its latest heartbeat. A heartbeat comes after each third "
+        "of this time. After a crash, a job waits this long for another worker.",
     )
     poll_interval: Seconds = Field(1.0, description="Seconds between reads of the queue when no wake-up arrives.")
     backoff_base: Seconds = Field(
-        1.0, description="Seconds; retry n of a job waits U(0, min(backoff_cap, backoff_base·2ⁿ))."
+        1.0,
+        description="Seconds. The wait before retry n of a job is random between 0 and min(backoff_cap, "
+        "backoff_base·2ⁿ).",
     )
     backoff_cap: Seconds = Field(
-        60.0, description="Seconds; longest wait before a retry, and so the longest delay after an outage."
+        60.0, description="Seconds; the longest wait before a retry, and so the longest delay after an outage."
     )
     backlog_limit: int = Field(
         10_000,
         ge=1,
         le=100_000,
-        description="Waiting jobs at which an API refuses requests that would add jobs, until 80 % of them are left. "
-        "More "
-        "than a minute's outage leaves at 100 orders/s. The count of that many takes 2 ms, once a second.",
+        description="With this many waiting jobs, an API refuses requests that would add jobs, until their number has "
+        "fallen to 80 % of it. An outage of a minute at 100 orders/s leaves fewer. The API counts the jobs once a "
+        "second, in 2 ms.",
     )
     dead_retention: Period = Field(
         90 * 86_400.0,
@@ -42,7 +43,7 @@ class JobSettings(Group):
     loop_limit: Seconds = Field(
         60.0,
         description="Seconds that a process's event loop may be blocked. Then the process prints the stack of every "
-        "thread and ends. Longer than any pause that ends by itself, and than a worker's leases.",
+        "thread and ends. The limit is longer than a worker's leases, and than any pause that ends by itself.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -69,37 +69,36 @@ class HttpSettings(Group):
         200,
         ge=1,
         le=10_000,
-        description="Requests that one process handles at once; further ones get a 503. 20 × its database connections. "
-        "Above 10,000 a process runs out of file descriptors first.",
+        description="Requests that one process handles at once; further ones get a 503. The default is 20 times its "
+        "database connections. Above 10,000 a process runs out of file descriptors first.",
         json_schema_extra=RELOADED,
     )
     default_share: float = Field(
         0.8,
         gt=0,
         le=1,
-        description="Share of max_concurrent_requests above which only critical routes are admitted. 40 slots, 4 × the "
-        "database connections, are reserved for those.",
+        description="Share of max_concurrent_requests above which only critical routes are admitted. By default 40 "
+        "slots, four times the database connections, are reserved for critical routes.",
         json_schema_extra=RELOADED,
     )
     sheddable_share: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="Share of max_concurrent_requests above which sheddable routes (listings) are refused. 90 requests "
-        "then wait for one of 10 database connections.",
+        description="Share of max_concurrent_requests above which sheddable routes (listings) are refused. By default "
+        "90 requests then wait for one of 10 database connections.",
         json_schema_extra=RELOADED,
     )
     default_deadline: Timeout = Field(
         10.0,
-        description="Seconds that a request may take when its caller sends no deadline; above every time-out of a "
-        "call.",
+        description="Seconds that a request may take when its caller sends no deadline. It is above every time-out of "
+        "a call.",
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
         max_length=16,
         description="Networks of the proxies in front of this service, such as 10.0.0.0/8. X-Forwarded-For is read "
-        "only "
-        "in requests from them. If a proxy is missing here, all clients behind it share its address.",
+        "only in requests from them. If a proxy is missing here, all clients behind it share its address.",
     )
     documentation_url: Url = Field(
         DOCUMENTATION_URL,
@@ -126,7 +125,8 @@ class ManagementSettings(Group):
     )
     port: Port = Field(
         9000,
-        description="The management port. It differs from the public port, because nothing outside is routed to it.",
+        description="The management port. It differs from the public port, because no traffic from outside is routed "
+        "to it.",
     )
     token: Annotated[SecretStr, Field(min_length=32, max_length=256)] | None = Field(
         None,
@@ -137,10 +137,9 @@ class ManagementSettings(Group):
     hosts: tuple[HostPattern, ...] = Field(
         (),
         max_length=16,
-        description="Further names that are accepted in Host; .example.com accepts every name below it. Always "
-        "accepted "
-        "are addresses, names without a dot, the machine's own name, and names below .svc, .cluster.local, .internal "
-        "and .localhost. A web page could read this port under any other name.",
+        description="Further names that are accepted in Host; .example.com accepts every name below it. Addresses, "
+        "names without a dot, the machine's own name, and names below .svc, .cluster.local, .internal and .localhost "
+        "are always accepted. A web page could read this port under any other name.",
         json_schema_extra=RELOADED,
     )
 
@@ -150,17 +149,15 @@ class ShutdownSettings(Group):
         0.0,
         ge=0,
         le=60,
-        description="Seconds between the first failing readiness probe and the closing of the port. 5 in a cluster, "
-        "where "
-        "routing needs time to notice.",
+        description="Seconds between the first failing readiness probe and the closing of the port. The chart sets 5, "
+        "because in a cluster the routing needs time to notice.",
     )
     drain_timeout: float = Field(
         20.0,
         gt=0,
         le=540,
-        description="Seconds that requests and jobs have to finish: two default deadlines. Then requests are cut off, "
-        "and "
-        "jobs are handed back.",
+        description="Seconds that requests and jobs have to finish: twice the default deadline. Then requests are cut "
+        "off, and jobs are handed back.",
     )
     grace_period: float = Field(
         40.0,
@@ -204,6 +201,5 @@ class ReloadSettings(Group):
     interval: Timeout = Field(
         2.0,
         description="Seconds between checks of the mounted files. A check is half a dozen small reads. The kubelet "
-        "itself "
-        "takes up to a minute to update the files.",
+        "itself takes up to a minute to update the files.",
     )

@@ -73,8 +73,8 @@ class DatabaseSettings(Group):
         10,
         ge=1,
         le=100,
-        description="Connections of one process. N = λ × hold time: 200 requests/s × 15 ms = 3, plus room for bursts. "
-        "At most 100, which is all that a PostgreSQL server allows by default.",
+        description="Connections of one process. 200 requests/s × 15 ms use 3 on average; the rest is for bursts. At "
+        "most 100, which is all that a PostgreSQL server allows by default.",
     )
     max_overflow: int = Field(
         0,
@@ -85,13 +85,13 @@ class DatabaseSettings(Group):
     )
     pool_timeout: Annotated[float, Field(gt=0, le=2)] = Field(
         1.0,
-        description="Seconds to wait for a connection, then 503. No caller waits SQLAlchemy's default of 30 s.",
+        description="Seconds to wait for a connection; then the request gets a 503. No caller waits SQLAlchemy's "
+        "default of 30 s.",
     )
     pool_recycle: Annotated[float, Field(gt=0, le=86_400)] = Field(
         1800.0,
         description="Seconds until a connection is replaced: less than any firewall's idle limit. At most a day, so "
-        "that "
-        "no connection uses a replaced password for longer.",
+        "that no connection uses a replaced password for longer.",
     )
     connect_timeout: Timeout = Field(
         3.0, description="Seconds to open a connection: a hundred times the usual duration."
@@ -106,8 +106,7 @@ class DatabaseSettings(Group):
     overdue_after: Timeout = Field(
         7.5,
         description="Seconds after which a connection that is still in use is logged, with the code that took it. "
-        "Above "
-        "statement_timeout, and below idle_in_transaction_timeout.",
+        "Above statement_timeout, and below idle_in_transaction_timeout.",
     )
     held_calls: Literal["warn", "refuse"] = Field(
         "warn",
@@ -139,8 +138,7 @@ class RedisSettings(Group):
     prefix: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")] = Field(
         "holdfast",
         description="Start of the name of every key. Installations that share a Redis need different prefixes: a "
-        "second "
-        "one with the same prefix is refused.",
+        "second one with the same prefix is refused.",
     )
     timeout: Annotated[float, Field(gt=0, le=5)] = Field(
         0.05, description="Seconds for a command of the limiter or the cache, which then go on without Redis."
@@ -191,20 +189,17 @@ class CacheSettings(Group):
         ge=0,
         le=10,
         description="How early a value is reloaded before its TTL ends, as a multiple of its load time (XFetch's β). "
-        "With "
-        "1, about one reader of a busy key reloads it early. With 0, none does.",
+        "With 1, about one reader of a busy key reloads it early. With 0, none does.",
     )
     lock_ttl: Timeout = Field(
         12.0,
         description="Seconds that a load may hold its lease. Longer than the longest load, because the result of a "
-        "later "
-        "one is not stored.",
+        "load that outlives its lease is not stored.",
     )
     wait_timeout: Timeout = Field(
         2.0,
         description="Seconds that a reader waits for another process's load, or for its turn while Redis is down. A "
-        "hundred "
-        "times a usual load, and short enough for the reader to load the value itself afterwards.",
+        "hundred times a usual load, and short enough for the reader to load the value itself afterwards.",
     )
     bypass_concurrency: int = Field(
         4,
