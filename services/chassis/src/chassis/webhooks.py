@@ -194,7 +194,7 @@ def signing_key(secret: str) -> bytes:
     """The key in a Standard Webhooks secret (`whsec_` and base64 of at least 24 bytes).
 
     Raises ValueError for anything else; its message does not contain the secret. Call it at start-up, so that a wrong
-    secret stops the start of the process and does not fail the first webhook.
+    secret stops the process at once and does not fail the first webhook.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)

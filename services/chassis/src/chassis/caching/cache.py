@@ -37,14 +37,14 @@ log = get_logger(__name__)
 class Cache[T]:
     """A cache for values of one kind. `name` is unique in this Redis, so it starts with the service's name.
 
-    A loader returns None when the origin has no value; the cache stores that for `negative_ttl`. Several readers share
-    a load, and it may outlive the request that started it. So a loader opens its own connection, with its own time-out.
+    A loader returns None when the origin has no value; the cache stores this for `negative_ttl`. Several readers share
+    a load, so the load may outlive the request that started it. A loader opens its own connection, with a time-out.
 
     Entries carry the fingerprint of T's schema: releases whose schemas differ do not read each other's values. The
     time-out of `redis` bounds each command to Redis.
 
     With a `near_ttl` (seconds), the process caches values in its memory for that time. An invalidation by another
-    process may take effect here that much later. Readers share the decoded value and must not change it.
+    process may take effect here up to `near_ttl` later. Readers share the decoded value and must not change it.
 
     `random` is uniform on [0, 1); `clock` returns Unix time.
     """
@@ -116,8 +116,8 @@ class Cache[T]:
     async def invalidate(self, key: str) -> None:
         """Drop the value of `key`, and refuse to store values whose loads have already begun. Call it after the commit.
 
-        From now on this process returns no older value. Other processes may return one until Redis confirms the
-        invalidation.
+        From now on this process returns no older value. Other processes may return an older value until Redis confirms
+        the invalidation.
         Raises RedisError or TimeoutError when Redis fails; a background task then retries until Redis confirms.
         """
         self._begin_invalidation(key)

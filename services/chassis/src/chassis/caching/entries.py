@@ -21,7 +21,7 @@ type Freshness = Literal["hit", "early", "negative", "stale", "expired", "miss"]
 
 
 class Entry(NamedTuple):
-    """A value's JSON, or ABSENT. Times are seconds of the epoch, by the clock of the process that loaded it."""
+    """A value's JSON, or ABSENT. Times are Unix times, by the clock of the process that loaded the value."""
 
     payload: bytes
     loaded_at: float  # when the load ended

@@ -30,7 +30,7 @@ class Flights:
         self._tasks: set[asyncio.Task[Loaded]] = set()
 
     async def share(self, key: str, load: Load, *, began: float) -> Entry:
-        """The entry from the load under way for `key`, or else from `load`. Raises the load's error.
+        """The entry from the load under way for `key`. Starts `load` if there is none. Raises the load's error.
 
         `began` is the time at which the reader began. If the load may have missed an invalidation before that time, the
         reader joins the next load.

@@ -51,7 +51,7 @@ class Loading[T]:
         self._bypass_slots = asyncio.Semaphore(settings.bypass_concurrency)
 
     async def load(self, key: str, loader: Loader[T], expired: Entry | None = None) -> Loaded:
-        """Load and store under the lease. While another process holds the lease, wait for the entry that it stores.
+        """Take the lease, load the value and store it. If another process holds the lease, wait for its entry.
 
         `expired` is the old entry, if there is one. After `wait_timeout`, or when Redis fails, load without the lease.
         """
@@ -73,7 +73,7 @@ class Loading[T]:
         return await self.bypass(loader)
 
     async def refresh(self, key: str, loader: Loader[T], seen: Entry) -> Loaded:
-        """Load in the background while readers get `seen`. Does nothing if another process already loads the key."""
+        """Load in the background; readers get the old entry `seen`. Does nothing if another process loads the key."""
         token = uuid4().hex
         try:
             is_ours, entry = await self._store.take_lease(key, token, seconds=self._settings.lock_ttl)

@@ -1,4 +1,4 @@
-"""Metrics, log line and canonical fields of a cache's reads."""
+"""The metrics and the log line of a cache's reads, and their fields in the canonical log line."""
 
 from typing import Literal
 

@@ -10,7 +10,7 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 RETRY_SECONDS = 0.2
-"""Pause between tries while Redis is away. Another process may read the old value for that long after Redis returns."""
+"""Pause between tries while Redis fails. Another process may read the old value for this time after Redis recovers."""
 
 
 class PendingInvalidations:

@@ -16,8 +16,8 @@ STORE_ERRORS = (RedisError, TimeoutError)
 class Store:
     """Entries and leases by key. An entry is a field of the key's hash; the lease is a second key beside the hash.
 
-    Each schema has its own field, so releases with different schemas do not read each other's entries. They share the
-    hash, so an invalidation by one release reaches the other.
+    Each schema has its own field, so releases with different schemas do not read each other's entries. All fields are
+    in one hash, so an invalidation by one release also deletes the other release's entry.
     """
 
     def __init__(self, redis: Redis, *, name: str, field: str) -> None:

@@ -1,4 +1,4 @@
-"""Calls to other services and to addresses that customers name.
+"""Calls to other services and to URLs that customers choose.
 
 Read `http_client` first: it puts fallback, retry, breaker, bulkhead and time-out around a call. Then read `response`,
 `exchange` (one request over aiohttp) and `bulkhead`. `ssrf` keeps requests to customers' URLs out of private networks.

@@ -14,7 +14,7 @@ _TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A 2xx answer with its whole body. `degraded` means that a fallback made it, not the dependency."""
+    """A 2xx answer with its whole body. `degraded` means that a fallback made the answer, not the dependency."""
 
     dependency: str
     status: int

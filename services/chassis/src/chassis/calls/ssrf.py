@@ -3,8 +3,8 @@
 A customer's URL may point into our network: at a database, at another pod's management port, or at the cloud's metadata
 service, which hands out credentials (server-side request forgery, OWASP A10:2021). A name that is harmless at
 registration may resolve to another address later. So the address is checked twice. `check_url` and `check_addresses`
-run at registration and can tell the customer the reason. `guarded_socket` runs at every connection and checks the very
-address that is connected to, no matter which name, redirect or DNS answer led there.
+run at registration and can tell the customer the reason. `guarded_socket` runs at every connection and checks the
+address to which the client connects, no matter which name, redirect or DNS answer led there.
 """
 
 import asyncio
@@ -140,9 +140,10 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 def guarded_socket(settings: EgressSettings) -> Callable[[AddressInfo], socket.socket]:
     """A socket factory for `aiohttp.TCPConnector(socket_factory=…, happy_eyeballs_delay=None)`.
 
-    aiohttp passes the address that it connects to next. For an address that is not allowed, the factory raises
-    `DestinationRefused` and makes no socket, so a name cannot resolve differently between check and connection. With a
-    `happy_eyeballs_delay`, aiohttp would try several addresses at once and bury the exception among others.
+    aiohttp calls the factory with the address to which it is about to connect. For an address that is not allowed, the
+    factory raises `DestinationRefused` and makes no socket, so a name cannot resolve differently between check and
+    connection. With a `happy_eyeballs_delay`, aiohttp would try several addresses at once and hide the exception among
+    others.
     """
 
     def make(info: AddressInfo) -> socket.socket:

@@ -38,7 +38,7 @@ class BreakerSnapshot:
     state: State
     mode: Mode
     mode_seconds_left: float | None
-    """Seconds until the mode is automatic again; None when it already is."""
+    """Seconds until the mode is automatic again; None when the mode is automatic."""
 
 
 class CircuitBreaker:

@@ -17,7 +17,7 @@ from chassis.config.settings import BreakerSettings
 
 type State = Literal["closed", "open", "half_open"]
 type Mode = Literal["automatic", "forced_open", "disabled", "observe_only"]
-"""`automatic`: the state decides. The other modes are an operator's: `forced_open` refuses every call, `disabled`
+"""`automatic`: the state decides. An operator may set another mode: `forced_open` refuses every call, `disabled`
 admits every call and counts none, `observe_only` counts every call and refuses none.
 """
 
@@ -75,7 +75,7 @@ class StateMachine:
         self._mode_until = math.inf if mode == "automatic" else until
 
     def mode_seconds_left(self, now: float) -> float:
-        """Seconds until the mode is automatic again, infinite when it already is. Ends a mode whose time is over."""
+        """Seconds until the mode is automatic again; infinite if it is now. Ends a mode whose time is over."""
         if now >= self._mode_until:
             self.set_mode("automatic", until=math.inf, now=now)
         return self._mode_until - now

@@ -117,7 +117,7 @@ class _Link(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     def ask(self, packed: bytes) -> asyncio.Future[Any]:
-        """A future for the answer to a command."""
+        """Send a command at the end of this turn of the event loop. Returns a future for its answer."""
         answer = self._loop.create_future()
         if not self._unsent:
             self._loop.call_soon(self._send)

@@ -76,7 +76,7 @@ class Database:
             pool, overdue_after=settings.overdue_after, refuse_calls=settings.held_calls == "refuse"
         )
         self._idle = IdleConnections(self._engine, return_after=min(RETURN_SECONDS, settings.pool_recycle))
-        # Callers queue here in order, so SQLAlchemy's pool never has to block anyone.
+        # Callers queue here in order, so SQLAlchemy's pool never has to block a caller.
         self._slots = asyncio.Semaphore(settings.pool_size + settings.max_overflow)
         self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)

@@ -28,7 +28,7 @@ class RedisNames:
         return f"{self.prefix}:{stream}:epoch"
 
     def term(self, stream: str) -> str:
-        """The key of the term of the last leader that published to the stream."""
+        """The key that holds the term of the last leader that published to the stream."""
         return f"{self.prefix}:{stream}:term"
 
     def cached(self, cache: str, key: str) -> tuple[str, str]:

@@ -74,7 +74,7 @@ class Wakeups:
     async def _serve(self) -> None:
         """Send and receive notifications until the connection is lost, then raise an error."""
         if self._connection is not None:
-            self._connection.terminate()  # it may be open although it has failed
+            self._connection.terminate()  # the old connection may be open although it has failed
         self._connection = connection = await connect(
             self._settings, application_name=self._application_name, passwords=self._passwords
         )

@@ -1,4 +1,5 @@
-"""Rate limiting: GCRA, decided in one Redis call on Redis' clock. Without Redis each process allows its share.
+"""Rate limiting: GCRA, decided in one Redis call on Redis' clock. While Redis fails, each process allows its share of a
+limit.
 
 Read `gcra` first: it makes the decision and is a pure function. Then read `policies`, which defines the limits and the
 fields of an answer about them. Then read `limiter`: it decides in Redis with `gcra.lua`, and in this process while

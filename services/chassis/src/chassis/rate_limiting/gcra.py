@@ -30,7 +30,7 @@ class Decision(NamedTuple):
 def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decision:
     """Allow `cost` units (1 to `burst`) if the burst, refilled at `rate` units a second, still has them.
 
-    `tat` is that of the previous decision for this key, 0 for a new key. `now` and `tat` are in microseconds.
+    `tat` is the TAT of the previous decision for this key, or 0 for a new key. `now` and `tat` are in microseconds.
     """
     interval = microseconds_per_unit(rate)
     capacity = burst * interval

@@ -123,7 +123,7 @@ class LocalLimiter:
         self._clock = clock
 
     def check(self, key: str, policy: Policy, *, cost: int) -> Decision:
-        """Decide as `decide` does; a `cost` above the burst counts as the whole burst."""
+        """Decide with `decide` on the stored TAT of `key`. A `cost` above the burst counts as the whole burst."""
         decision = decide(
             self._tats.get(key, 0),
             int(self._clock() * MICROSECONDS),

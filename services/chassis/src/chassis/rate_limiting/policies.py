@@ -44,7 +44,7 @@ def default_policy(settings: RateLimitSettings, *, tier: str) -> Policy:
     return _default_policy(tier, settings.rate_per_second * factor, settings.burst * factor, settings.dark_launch)
 
 
-@lru_cache(maxsize=256)  # tiers are few
+@lru_cache(maxsize=256)  # there are few tiers
 def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> Policy:  # noqa: FBT001
     return Policy("default", tier, rate, max(1, round(burst)), dark_launch)
 

@@ -1,4 +1,4 @@
-"""The retry budget: it bounds the retries of all calls together, where `max_attempts` bounds those of one call."""
+"""The retry budget: it bounds the retries of all calls together. `max_attempts` bounds the retries of one call."""
 
 from prometheus_client import Gauge
 

@@ -61,12 +61,12 @@ def lifted() -> AbstractContextManager[None]:
 
 
 def remaining(*, clock: Clock = time.monotonic) -> float:
-    """The seconds left: negative after the deadline, infinite without one."""
+    """The seconds left: negative after the deadline, infinite without a deadline."""
     return _deadline.get() - clock()
 
 
 def check(step: str, *, clock: Clock = time.monotonic) -> None:
-    """Raise `DeadlineExceeded` after the deadline: "The deadline passed before {step}"."""
+    """Raise `DeadlineExceeded` ("The deadline passed before {step}") if the deadline has passed."""
     if remaining(clock=clock) <= 0:
         deadline_exceeded.inc()
         raise DeadlineExceeded(step)
