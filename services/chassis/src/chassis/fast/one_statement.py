@@ -10,7 +10,7 @@ _PARAMETER = re.compile(r"\$(\d+)")
 
 @lru_cache(maxsize=128)
 def in_one_statement(statements: Sequence[tuple[str, int]]) -> str:
-    """One statement that runs all `statements`. Its parameters are those of all `statements`, in the same order.
+    """One statement that runs all `statements`. It takes the parameters of all of them, in the same order.
 
     Each item is an INSERT with placeholders `$1`, `$2`, …, and its number of parameters: `("INSERT … VALUES ($1)", 1)`.
     An INSERT does not see the rows that the other INSERTs add.

@@ -117,7 +117,7 @@ class _Link(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     def ask(self, packed: bytes) -> asyncio.Future[Any]:
-        """Send a command at the end of this turn of the event loop. Returns a future for its answer."""
+        """Send the command with the next write. Returns a future for its answer."""
         answer = self._loop.create_future()
         if not self._unsent:
             self._loop.call_soon(self._send)
@@ -148,7 +148,7 @@ class _Link(asyncio.Protocol):
         self._fail(RedisConnectionError(f"the connection to Redis was lost: {exc or 'closed by Redis'}"))
 
     def _send(self) -> None:
-        """Send the commands of this turn of the event loop in one write, without those whose callers were cancelled."""
+        """Send all unsent commands in one write, without those whose callers were cancelled."""
         unsent, self._unsent = [one for one in self._unsent if not one[1].done()], []
         if self.is_closed:
             for _, answer in unsent:

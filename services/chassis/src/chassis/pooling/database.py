@@ -110,7 +110,7 @@ class Database:
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of the driver (asyncpg), for a worker's loops. Each statement is a transaction of its own.
+        """A connection of the driver (asyncpg), for a worker's loops. Each statement runs in a separate transaction.
 
         Raises the same errors as `transaction` when no connection is available. Errors of statements are not wrapped.
         The connection is not recorded as a checkout, because the jobs that a loop starts inside the block would inherit
