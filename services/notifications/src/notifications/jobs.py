@@ -33,7 +33,8 @@ class DeliveryTools:
     """The objects that deliver webhooks. The composition root builds them.
 
     `suspect_slots` limits the attempts at endpoints whose latest attempt failed or was slow. `database_slots` limits
-    the deliveries that use a connection at once, because more deliveries are under way than the pool has connections.
+    the deliveries that use a connection at once, because more deliveries may be under way than the pool has
+    connections.
     """
 
     database: Database

@@ -20,8 +20,8 @@ def products(redis: Redis, settings: OrdersSettings) -> Cache[ProductView]:
 
 
 def orders(redis: Redis, settings: OrdersSettings) -> Cache[OrderView]:
-    """Orders. The key is `order_key`. After each commit that changes an order, its entry is invalidated in all
-    processes.
+    """Orders. `order_key` makes the key of an entry. After each commit that changes an order, its entry is invalidated
+    in all processes.
     """
     return _cache(redis, settings, OrderView, "orders:order")
 

@@ -11,8 +11,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class PaymentStatus(StrEnum):
-    """`submitting`: a charge may be on its way. `submitted`: the provider has accepted it. `canceled`: the payment was
-    not and will not be charged.
+    """`submitting`: a charge may be on its way. `submitted`: the provider has accepted the charge. `canceled`: the
+    payment was not and will not be charged.
     """
 
     CREATED = "created"
@@ -45,7 +45,7 @@ PAYMENT = StateMachine(
 
 
 class RefundStatus(StrEnum):
-    """`submitted`: the provider has accepted it. After `failed`, another refund with a new key is tried."""
+    """`submitted`: the provider has accepted the refund. After `failed`, another refund with a new key is tried."""
 
     REQUESTED = "requested"
     SUBMITTED = "submitted"
@@ -99,8 +99,8 @@ class Payment(Base):
 class ChargeAttempt(Base):
     """One POST to the provider. The row is committed before the POST, and each attempt of a retry loop has its own row.
 
-    `answer` is the provider's status of the charge, or the code of its refusal, and None without such an answer. Then
-    `ended_at` is None too, unless the POST is known not to have run.
+    `answer` is the provider's status of the charge or the code of its refusal. It is None if the provider sent neither;
+    `ended_at` is then None, too, unless the POST certainly did not run.
     """
 
     __tablename__ = "charge_attempt"

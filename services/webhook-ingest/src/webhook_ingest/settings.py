@@ -15,8 +15,8 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
 type StandardSecret = Annotated[SecretStr, Field(max_length=256), AfterValidator(_is_signing_key)]
 
 _AT_MOST = 5
-"""The largest number of secrets of one provider. Each webhook is verified with each of them, and two are enough to
-replace one.
+"""The largest number of secrets of one provider. A signature is checked against each of them, and two are enough to
+replace a secret.
 """
 
 

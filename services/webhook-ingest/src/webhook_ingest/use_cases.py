@@ -47,7 +47,7 @@ _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
 
 
 async def store_event(session: Session, *, provider: Provider, event_id: str, body: bytes) -> bool:
-    """Protocol, row 7: store the raw event and its job, unless it is stored already. Returns whether it is new."""
+    """Protocol, row 7: store the raw event and its job, unless they are stored. Returns whether the event is new."""
     row_id = await session.scalar(
         insert(ProviderEvent)
         .values(provider=provider.value, event_id=event_id, body=body)

@@ -1,9 +1,9 @@
 """Tokens between services. A caller signs each token for one callee, and it is valid for a minute.
 
 A token is a JSON Web Token (RFC 7519), signed by HS256 with a secret that only the two services have; `kid` names the
-secret. It contains the caller (`iss`), the callee (`aud`), and the times of its start and end (`iat`, `exp`). The
-caller's scopes are a setting of the callee. The callee may accept several secrets of one caller, so that a secret can
-be replaced without a gap.
+secret. It contains the caller (`iss`), the callee (`aud`), and the times at which it was issued and expires (`iat`,
+`exp`). The caller's scopes are a setting of the callee. The callee may accept several secrets of one caller, so that a
+secret can be replaced without a gap.
 """
 
 import time

@@ -37,7 +37,7 @@ def load_auth(settings_type: type[ServiceSettings], options: Sequence[str] = ())
 def validate[M: Ruled](
     model: type[M], settings_type: type[ServiceSettings], layers: Sequence[Layer], group: str | None = None
 ) -> M:
-    """The merged values of the layers as a `model`, which is the settings type itself or that of its `group`.
+    """The merged values of the layers, validated as `model`: the settings type itself, or the type of its `group`.
 
     Raises `ConfigurationError` with all problems of all layers at once.
     """

@@ -113,7 +113,7 @@ def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> 
             yield name, validators[name].validate_python(given)
 
 
-@lru_cache(maxsize=8)  # slow to build, and a reload validates an invalid file again at each check
+@lru_cache(maxsize=8)  # validators are slow to build, and each check for a reload needs them while a file is invalid
 def _validators(settings_type: type[BaseModel]) -> Mapping[str, TypeAdapter[Any]]:
     """A validator for each single setting, by its dotted name."""
     return {

@@ -13,9 +13,9 @@ MAX_TEXT = 16_384
 """Characters of one value that are written. A traceback has a tenth of that; container runtimes cut lines at 16 KiB.
 The limit also bounds the time to redact a text from outside."""
 _BEHIND_CUT = 1024  # characters behind the limit that are still redacted: more than a password in a URL has
-_TAIL = 4096  # characters of the end that stay in a text that is cut, because a traceback names its error there
+_TAIL = 4096  # characters from the end that a shortened text keeps, because a traceback names its error there
 
-# Names of fields whose values are never written, in the spelling of `is_sensitive`.
+# Names of fields whose values are never written, as `is_sensitive` spells them: in lower case, with underscores.
 _SENSITIVE_NAME = re.compile(
     r"(^|_)(password|passwd|passphrase|secret|token|credential|authorization|cookie|signature|dsn"
     r"|(api|secret|private|access|signing|debug)_?key|card_?number|pan|cvc|cvv|iban)s?$"
@@ -28,7 +28,7 @@ _SECRET_PATTERNS = (
     re.compile(r"(?i)\bbearer\s{1,8}+[A-Za-z0-9._~+/=-]++"),
     re.compile(r"(?<=://)[^/\s:@]*+:[^/\s@]++(?=@)"),  # user:password@ of a URL
     re.compile(r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{8,}+"),  # the form of a payment provider's keys
-    re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,}+"),  # our API keys; the part before is public
+    re.compile(r"(?<=\bhf_[a-z0-9]{12}_)[A-Za-z0-9]{8,}+"),  # our API keys; the prefix before the secret is public
     re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])"),  # our tokens and peppers, and SHA-256 hashes
     re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]++)*+"),  # a JSON object in base64: a JSON Web Token, or a part of one
 )
@@ -59,7 +59,7 @@ time in milliseconds, as in the ids of a stream, is never taken for a card numbe
 or with 2 from 2033 on.
 """
 _MOST_CARD_DIGITS = 19
-_MOST_CARD_GROUPS = 6  # of three digits or more
+_MOST_CARD_GROUPS = 6  # each group has three digits or more
 _DOUBLED = str.maketrans("0123456789", "0246813579")  # the digit times 2, minus 9 if that is above 9
 _MANY_DIGITS = re.compile("[0-9][0-9 -]{12}")
 _LONG_HEX = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}")

@@ -60,7 +60,7 @@ class LineWriter:
         self._on_recovered = on_recovered
         self._changed = threading.Condition()
         self._batches = deque([_Batch()])  # the next line goes into the last batch; the batches before it are full
-        self._bytes = 0  # of lines that wait or are being written
+        self._bytes = 0  # bytes of the lines that wait or are being written
         self._dropped = 0
         self._is_closing = False
         self._is_urgent = False  # `flush` waits for the lines in the queue

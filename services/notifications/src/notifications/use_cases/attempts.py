@@ -144,7 +144,7 @@ async def _update_endpoint(
 
 
 def _attempt(endpoint: WebhookEndpoint, delivery: WebhookDelivery, *, number: int, now: datetime) -> Attempt:
-    assert endpoint.secret is not None  # noqa: S101  only a deleted endpoint has none
+    assert endpoint.secret is not None  # noqa: S101  only a deleted endpoint has no secret
     overlaps = endpoint.old_secret_until is not None and endpoint.old_secret_until > now
     return Attempt(
         delivery_id=delivery.id,

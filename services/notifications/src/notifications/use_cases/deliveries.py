@@ -89,7 +89,7 @@ async def list_deliveries(
 
 
 async def find_delivery(session: Session, delivery_id: UUID, *, client_id: str) -> DeliveryView:
-    """Raises `ApiError` (404)."""
+    """The delivery. Raises `ApiError` (404) if the client has no such delivery."""
     return _view(await _own(session, delivery_id, client_id))
 
 

@@ -49,7 +49,9 @@ async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolv
 async def create_endpoint(
     session: Session, command: CreateEndpoint, *, client_id: str, key: IdempotencyKey, max_endpoints: int
 ) -> StoredAnswer:
-    """The new endpoint with its secret; for a repeated key, the first answer. Raises `ApiError` (409) at the limit."""
+    """The new endpoint with its secret; for a repeated key, the first answer. Raises `ApiError` (409) when the client
+    has as many endpoints as allowed.
+    """
     if (stored := await idempotency.find_answer(session, key)) is not None:
         return stored
     await session.execute(_LOCK_CLIENT, {"client_id": client_id})
@@ -87,12 +89,14 @@ async def find_endpoint(session: Session, endpoint_id: UUID, *, client_id: str) 
 async def update_endpoint(
     session: Session, endpoint_id: UUID, command: UpdateEndpoint, *, client_id: str
 ) -> EndpointView:
-    """Change the given fields. Disabling an endpoint settles its pending deliveries. Raises `ApiError` (404)."""
+    """Change the given fields. If this disables the endpoint, its pending deliveries become `disabled`. Raises
+    `ApiError` (404) for an unknown endpoint.
+    """
     await _own_locked(session, endpoint_id, client_id)
     given = command.model_dump(exclude_none=True)
     if (enabled := given.pop("enabled", None)) is not None:
         given |= {"is_enabled": enabled, "disabled_reason": None}
-    if enabled or "url" in given:  # it starts again without failures
+    if enabled or "url" in given:  # the endpoint starts again without failures
         given |= {"failing_since": None, "is_suspect": False}
     endpoint = await _change(session, endpoint_id, given)
     if enabled is False:
@@ -104,7 +108,7 @@ async def delete_endpoint(session: Session, endpoint_id: UUID, *, client_id: str
     """Erase the endpoint's secrets, its contact and the stored answers that contain them. Its pending deliveries are
     disabled; all its deliveries stay listed.
 
-    Raises `ApiError` (404).
+    Raises `ApiError` (404) for an unknown endpoint.
     """
     await _own_locked(session, endpoint_id, client_id)
     erased = dict.fromkeys(("secret", "old_secret", "old_secret_until", "contact_email"))
@@ -119,7 +123,7 @@ async def rotate_secret(
 ) -> StoredAnswer:
     """Replace the secret. For `overlap` seconds the replaced secret signs as well; an older one stops at once.
 
-    For a repeated key, returns the first answer. Raises `ApiError` (404).
+    For a repeated key, returns the first answer. Raises `ApiError` (404) for an unknown endpoint.
     """
     if (stored := await idempotency.find_answer(session, key)) is not None:
         return stored

@@ -47,8 +47,8 @@ class PaymentNews:
 
 
 def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> OrderStatus | None:
-    """The status to which the news of its payment moves an order, or None if the order does not move. A pure function:
-    `apply_payment` in the protocol.
+    """The status to which this news of its payment moves the order, or None if the order does not move. A pure
+    function: `apply_payment` in the protocol.
     """
     if news.version <= seen:
         return None

@@ -1,4 +1,4 @@
-"""Requests of other services: make a payment, or bring its net to zero."""
+"""Requests of other services: make a payment, or bring its net amount to zero."""
 
 from uuid import UUID
 

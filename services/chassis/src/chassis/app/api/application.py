@@ -111,14 +111,16 @@ class Application(FastAPI):
 
 
 async def _answer_no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 404 for a path that no route has. Callers need no key for this answer, so their address limits them."""
+    """Answer 404 for a path that no route has. Callers need no key for this answer, so the rate limit of their address
+    applies.
+    """
     if scope["type"] == "http":
         await spend_as_stranger(Request(scope, receive, send))
     raise HTTPException(404)
 
 
 async def _answer_document(request: Request) -> Response:
-    """Answer with the OpenAPI document. Callers need no key for it, so their address limits them."""
+    """Answer with the OpenAPI document. Callers need no key for it, so the rate limit of their address applies."""
     await spend_as_stranger(request)
     app: Application = request.app
     return Response(orjson.dumps(app.openapi()), media_type="application/json")

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app.api.middleware import Exchange
 
-# A cache may store the answer and must revalidate it before each use. Without this header, browsers guess a lifetime.
+# A cache may store the answer and must revalidate it before each use. Without Cache-Control, browsers guess a lifetime.
 _CACHE_CONTROL = "private, no-cache"
 _NOT_MODIFIED = 304
 
@@ -41,8 +41,8 @@ IF_NONE_MATCH: dict[str, Any] = {
         }
     ]
 }
-"""The OpenAPI parameter of a route with `conditional=True`. No value is invalid: a text that is not a tag matches no
-answer.
+"""The OpenAPI parameter `If-None-Match` of a route with `conditional=True`. No value is invalid: a text that is not a
+tag matches no answer.
 """
 
 

@@ -16,7 +16,7 @@ type ErrorCodeName = Annotated[
     ),
 ]
 
-# The server, `RequestContext` and the database may cause these on any route.
+# The server, `RequestContext` and the database may cause these errors on any route.
 _ALWAYS = (
     ErrorCode.MALFORMED_REQUEST,
     ErrorCode.VALIDATION_FAILED,
@@ -69,7 +69,7 @@ class ErrorEnvelope(BaseModel):
 
 
 class Problem(BaseModel):
-    """The same error as a problem of RFC 9457, for callers that send `Accept: application/problem+json`."""
+    """The body of an error answer to a caller that sends `Accept: application/problem+json` (RFC 9457)."""
 
     type: str = Field(description="The code's documentation.")
     title: str

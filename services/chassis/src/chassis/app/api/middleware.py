@@ -141,7 +141,7 @@ class Exchange:
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
-        self.method = method if method in _METHODS else "_OTHER"  # limits the label's values
+        self.method = method if method in _METHODS else "_OTHER"  # bounds the values of the label
         self.headers: dict[str, str] = {}
         self.slot: Slot | None = None
         self.status: int | None = None
@@ -155,8 +155,8 @@ class Exchange:
 
     @property
     def route(self) -> str:
-        """The route's path template, which limits the number of metric labels. All requests without a route share one
-        label.
+        """The route's path template, which bounds the number of label values in metrics. All requests without a route
+        share one label.
         """
         return getattr(self._scope.get("route"), "path", "unmatched")
 

@@ -1,6 +1,6 @@
 """The resources of an API: those that every API opens when it starts, and those that a service adds for its routes.
 
-A service declares them in its `routes.py`. `Given` is the type of a route's parameter:
+A service declares its own resources in its `routes.py`. `Given` is the type of a route's parameter:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Resources:

@@ -56,7 +56,7 @@ async def _serve_until_stopped[S: ServiceSettings](
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
-    error_rendering.marked_fields(app)  # takes 0.1 s, which would otherwise delay requests at the first invalid one
+    error_rendering.marked_fields(app)  # takes 0.1 s; otherwise the first invalid request would delay others
     async with management.running(stopping), public.running(stopping), reloading(live):
         freeze_start_up()
         app.health.mark_started()

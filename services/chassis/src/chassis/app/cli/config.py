@@ -25,7 +25,7 @@ def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         *,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by the settings' names.")] = False,
     ) -> None:
-        """Print every setting, the layer that it came from and the layers that this one shadows."""
+        """Print every setting, the layer that it came from, and the layers that this layer overrides."""
         explained = config.explain(settings_type, options or ())
         if as_json:
             found = {one.name: {"value": one.value, "layer": one.layer, "shadowed": one.shadowed} for one in explained}

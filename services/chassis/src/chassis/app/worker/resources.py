@@ -27,7 +27,9 @@ from chassis.process.health import Check
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerResources:
-    """The pools of a worker. Commands on `redis` time out quickly; those on `streams` may block while they wait."""
+    """The pools of a worker. Commands on `redis` time out quickly; commands on `streams` may block while they wait for
+    events.
+    """
 
     settings: ServiceSettings
     passwords: Passwords

@@ -68,7 +68,7 @@ async def run_stages(
         except TimeoutError:
             left = work_left(asyncio.get_running_loop())
         if left:
-            log.error("worker_drain_timed_out", left=left)  # before the exit, which a hanging part may block
+            log.error("worker_drain_timed_out", left=left)  # before the exit, which a part may block
             raise DrainTimedOut(f"left after {drain_timeout:g} s: {', '.join(left)}")
     log.info("worker_stopped")
 

@@ -62,7 +62,7 @@ class AuthSettings(Group):
 MAX_RATE = 10_000
 MAX_BURST = 1_000_000
 type Rate = Annotated[float, Field(ge=0.001, le=MAX_RATE)]
-"""Units a second. At the lowest rate the largest burst refills in 1e15 µs, which a number in Redis' Lua still holds."""
+"""Units per second. At the lowest rate the largest burst refills in 1e15 µs, which Redis' Lua can represent exactly."""
 type Burst = Annotated[int, Field(ge=1, le=MAX_BURST)]
 
 type TierName = Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_-]*$")]

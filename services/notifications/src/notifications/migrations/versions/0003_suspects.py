@@ -1,4 +1,4 @@
-"""A mark on endpoints whose latest attempt failed or was slow, and a job queue of its own for deliveries."""
+"""A mark for endpoints whose latest attempt failed or was slow. The jobs of deliveries move to a separate queue."""
 
 from alembic import op
 
