@@ -188,8 +188,8 @@ async def test_an_event_is_the_child_of_its_publication_and_fails_when_its_handl
         raise LookupError("no such order")
 
     async with database.transaction() as session:
-        event_id = await publish_event(session, OrderPlaced(), stream="orders", aggregate_id="a", aggregate_version=1)
-        traceparent = await session.scalar(text("SELECT traceparent FROM outbox"))
+        await publish_event(session, OrderPlaced(), stream="orders", aggregate_id="a", aggregate_version=1)
+        event_id, traceparent = (await session.execute(text("SELECT event_id, traceparent FROM outbox"))).one()
     envelope = {
         "event_id": event_id,
         "type": "order.placed",

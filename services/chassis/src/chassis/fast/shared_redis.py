@@ -98,7 +98,7 @@ class SharedRedis(Redis):
                     transport.abort()  # otherwise the connection would stay open
                     raise
         except TimeoutError as error:
-            raise RedisTimeoutError("Redis did not let us in in time") from error
+            raise RedisTimeoutError("Redis did not accept the connection in time") from error
         except OSError as error:
             raise RedisConnectionError(str(error)) from error
         return link
