@@ -1,1 +1,3 @@
-"""The shared library: ten reliability patterns and what surrounds them. `services/chassis/README.md` is its map."""
+"""The library that all services share: ten reliability patterns, and the parts that they need.
+`services/chassis/README.md` describes its packages.
+"""

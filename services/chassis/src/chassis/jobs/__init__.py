@@ -1,18 +1,19 @@
 """Background jobs on PostgreSQL: enqueued in the caller's transaction, run at least once, completed by one worker.
 
 A worker claims a job with a lease and extends the lease with a heartbeat. A claim counts the attempt, and the attempt's
-number is the fencing token: a worker that lost its lease (killed, stopped, cut off) can complete nothing. Changes that
-a handler makes in the transaction of `RunningJob.complete_in` commit together with the job's end, so those effects
-happen exactly once.
+number is the fencing token. A worker that lost its lease has an old token, and cannot complete the job. Changes that a
+handler makes in the transaction of `RunningJob.complete_in` commit together with the job's end, so those effects happen
+exactly once.
 
-A service author needs the names below, and `schedules` for recurring work. Read in this order:
+A service imports the names in `__all__`, and `schedules` for recurring work. Read in this order:
 
-1. `payload`, `enqueueing`, `running_job`: a job from the service's side. `live_jobs` helps a sweep to avoid duplicates.
+1. `payload`, `enqueueing`, `running_job`: a job as a service sees it. `live_jobs` lets a sweep avoid duplicate jobs.
 2. `jobs.sql`: every statement, with its reason.
 3. `decisions`, then `runner`: how a worker claims, runs and ends jobs. The runner's parts are `claims` (what to claim
    next), `runs` (claimed jobs), `executor` (one attempt), `completion`, `leases` (the heartbeat) and
    `tending` (expired leases, measurements).
-4. `dead_letters` and `routes` for operators, `backlog` to refuse work in time, `schedules` for recurring work.
+4. `dead_letters` and `routes`: functions for operators. `backlog` refuses work above a limit, and `schedules` runs
+   recurring work.
 """
 
 from chassis.jobs.enqueueing import enqueue, job_row

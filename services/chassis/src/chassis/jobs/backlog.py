@@ -1,7 +1,7 @@
-"""A bounded backlog: above its limit, an API refuses new work and answers when the caller may try again.
+"""A bounded backlog: above its limit, an API refuses new work, and a Retry-After says when to try again.
 
-An unbounded queue accepts work that it can only do late. Counting rows for each request would cost too much, so one
-request a second counts them, up to the limit, and the other requests use that number.
+An unbounded queue accepts work that its workers can only do late. A count of the waiting jobs for each request would
+cost too much. So one request a second counts them, up to the limit, and the other requests use its result.
 """
 
 import math
@@ -20,17 +20,19 @@ backlog_jobs = Gauge("job_backlog", "Jobs that wait, delayed ones included, coun
 refused = Counter("job_backlog_refused", "Requests refused because too many jobs wait.", ["queue"])
 
 RESUME_SHARE = 0.8
-"""After the limit was reached, work is accepted again below this share of it. The gap keeps the answer from changing
-with every job."""
+"""After the backlog has reached the limit, work is accepted again when the backlog is below this share of the limit.
+Without this gap, a full queue would accept and refuse requests in turn."""
 MEASURE_SECONDS = 1.0
-"""The time between two counts. At 200 orders a second, orders worth 2 % of the limit may arrive meanwhile."""
+"""The time between two counts. At 200 orders a second, the backlog grows by up to 2 % of the default limit in that
+time."""
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
-"""Bounds of the answered time: the number hardly changes sooner, and an estimate beyond a minute is a guess."""
+"""The bounds of Retry-After. Within 5 seconds the backlog hardly changes, and an estimate of more than a minute is
+unreliable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """A count of `jobs` at `at` (seconds, monotonic). `shrinks_by` is in jobs a second."""
+    """The number of waiting `jobs` at the time `at` (monotonic, in seconds). `shrinks_by` is in jobs per second."""
 
     jobs: int
     at: float
@@ -38,12 +40,12 @@ class Backlog:
     shrinks_by: float = 0.0
 
     def then(self, jobs: int, *, at: float, limit: int) -> "Backlog":
-        """The backlog after another count: full from `limit` on, and until it is below `RESUME_SHARE` of it. Pure."""
+        """The backlog after another count. It is full at `limit`, and until it is below `RESUME_SHARE` of `limit`."""
         threshold = RESUME_SHARE * limit if self.is_full else limit
         return Backlog(jobs, at, jobs >= threshold, (self.jobs - jobs) / max(at - self.at, MEASURE_SECONDS))
 
     def retry_after(self, limit: int) -> float:
-        """Seconds until work is accepted again, if the backlog goes on shrinking at this rate."""
+        """Seconds until work is accepted again, if the backlog continues to shrink at this rate."""
         excess = self.jobs - RESUME_SHARE * limit
         seconds = excess / self.shrinks_by if self.shrinks_by > 0 else math.inf
         return min(max(seconds, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
@@ -63,7 +65,7 @@ class BacklogLimit:
         self._is_counting = False
 
     async def check(self) -> None:
-        """Return if the queue takes more work. Otherwise raise `ApiError` OVERLOADED with its `retry_after`."""
+        """Return if the queue accepts more work. Otherwise raise `ApiError` (OVERLOADED) with a `retry_after`."""
         if self._clock() - self._found.at >= MEASURE_SECONDS and not self._is_counting:
             await self._count()
         if self._found.is_full:
@@ -75,7 +77,7 @@ class BacklogLimit:
             )
 
     async def _count(self) -> None:
-        self._is_counting = True  # concurrent requests use the last count rather than wait
+        self._is_counting = True  # concurrent requests do not wait, but use the last count
         try:
             async with self._database.read() as session:
                 jobs = int(

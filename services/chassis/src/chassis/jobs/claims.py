@@ -1,4 +1,7 @@
-"""The state behind a worker's claims: what it last learned about its queue, and the suspect that it runs."""
+"""The state that decides a worker's claims: which jobs may be due, and which suspect runs.
+
+A suspect is a job whose lease expired.
+"""
 
 from collections.abc import Container, Sequence
 
@@ -18,7 +21,7 @@ class Claims:
         self.suspects_due = SuspectsDue(beside_others=False, alone=False)
 
     def next(self, running: Container[Run], *, unended: int) -> Claim:
-        """The next claim. `running` holds the jobs that run, and `unended` of them still occupy a slot."""
+        """The next claim. `running` holds the jobs that run, and `unended` is the number of occupied slots."""
         suspect, claim = self._suspect or (None, None)
         return decide_claim(
             unended=unended,
@@ -33,7 +36,7 @@ class Claims:
         )
 
     def note(self, claim: Claim, started: Sequence[Run]) -> None:
-        """Remember which jobs a claim has started."""
+        """Remember for the next claim which jobs this one has started."""
         self._is_others_turn = claim.suspects and bool(started)
         if not claim.suspects:
             self.may_be_more = len(started) == claim.count

@@ -1,4 +1,4 @@
-"""Finished jobs that wait for the worker's next turn, which commits the end of all of them at once.
+"""Finished jobs that wait for the worker's next turn: one statement that ends all of them and claims new jobs.
 
 The task of each job waits too, so that a job is reported as completed only after its end has been committed.
 """
@@ -11,7 +11,7 @@ from chassis.jobs.running_job import RunningJob
 
 
 class Leased(Protocol):
-    """A job with its lease. `lease_until` is on the monotonic clock, and the heartbeat moves it."""
+    """A job with its lease. `lease_until` is a time on the monotonic clock, and each heartbeat extends it."""
 
     @property
     def job(self) -> RunningJob: ...
@@ -27,17 +27,17 @@ class Completions[Run: Leased]:
         self._waiting: dict[Run, asyncio.Future[bool]] = {}
 
     def complete(self, run: Run) -> asyncio.Future[bool]:
-        """A future: whether the worker still owned the job when its end was committed."""
+        """A future, which is True if the worker still owned the job when its end was committed."""
         is_ended = self._waiting[run] = asyncio.get_running_loop().create_future()
         return is_ended
 
     def take(self) -> dict[Run, asyncio.Future[bool]]:
-        """All jobs that wait, for a turn. Give them to `settle` after the turn, or to `put_back` if it fails."""
+        """All jobs that wait, for a turn. Pass them to `settle` after the turn, or to `put_back` if the turn fails."""
         taken, self._waiting = self._waiting, {}
         return taken
 
     def put_back(self, taken: dict[Run, asyncio.Future[bool]]) -> None:
-        """Let these jobs wait for the next turn."""
+        """Let these jobs wait for the next turn, because this one has failed."""
         self._waiting = taken | self._waiting
 
     def give_up(self, now: float) -> None:
@@ -49,7 +49,7 @@ class Completions[Run: Leased]:
 
 
 def settle[Run: Leased](taken: dict[Run, asyncio.Future[bool]], *, lost: Container[tuple[int, int]]) -> None:
-    """Report the result of a turn to the tasks that wait. `lost` holds the fencing tokens that were no longer valid."""
+    """Report the result of a turn to the tasks that wait. `lost` has the tokens that were no longer valid."""
     for run, is_ended in taken.items():
         _settle(is_ended, is_ours=(run.job.id, run.job.attempt) not in lost)
 

@@ -1,6 +1,6 @@
-"""Dead letters: jobs that will not be retried. An operator looks at them, and replays them or lets them expire.
+"""Dead letters: jobs that no worker retries. An operator reads them, and replays them or lets them expire.
 
-The command line and the management port call these functions, each with its session.
+The command line and the management port call these functions and pass them a session.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,8 @@ from chassis.pooling.column_types import is_bigint
 log = get_logger(__name__)
 
 PRUNE_EVERY = 3600.0
-"""Seconds. A run deletes up to a thousand dead letters, which is more than a service makes in that time."""
+"""The seconds between two calls of `prune`. A call deletes up to 1,000 dead letters, which is more than a service
+produces in an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStats:
-    """The number of jobs of one name in one status. `oldest_age` is in seconds, since the oldest of them was due."""
+    """The number of jobs of one queue, name and status. `oldest_age` is the seconds since the oldest was due."""
 
     queue: str
     name: str
@@ -54,7 +55,7 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Selects dead letters by the job's name, by the queue, and by a part of the reason. None selects any."""
+    """Selects dead letters by the job's name, by the queue, and by a part of the reason. None matches every value."""
 
     name: str | None = None
     queue: str | None = None
@@ -76,7 +77,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkLeft:
-    """The numbers of jobs that are not dead, of one queue or of all.
+    """The numbers of jobs that are not dead, in one queue or in all queues.
 
     The queue is drained when no job is due and none runs. Jobs that are due later, perhaps in a day, do not count.
     """
@@ -129,11 +130,11 @@ async def replay(
 
 async def stats(session: Session) -> list[JobStats]:
     """One entry for each combination of queue, job name and status that has jobs."""
-    return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  public API
+    return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  documented
 
 
 async def work_left(session: Session, *, queue: str | None = None) -> WorkLeft:
-    """The work that is left, in one queue or in all."""
+    """The work that is left in one queue, or in all queues."""
     row = (await session.execute(STATEMENTS["work_left"], {"queue": queue})).one()
     return WorkLeft(due=row.due, running=row.running, later=row.later)
 
@@ -148,9 +149,9 @@ async def prune(session: Session, *, retention: float, count: int = 1000) -> Non
 
 
 async def prune_failures(session: Session, *, retention: float, count: int = 20_000) -> None:
-    """Delete up to `count` failed attempts older than `retention` seconds: more than an outage makes in an hour."""
+    """Delete up to `count` failed attempts older than `retention` seconds. An outage produces fewer in an hour."""
     await session.execute(STATEMENTS["prune_failures"], {"retention": retention, "count": count})
 
 
 def _record(row: Row[Any]) -> JobRecord:
-    return JobRecord(**row._mapping)  # noqa: SLF001  public in SQLAlchemy; the underscore keeps it apart from columns
+    return JobRecord(**row._mapping)  # noqa: SLF001  SQLAlchemy documents `_mapping`

@@ -1,4 +1,4 @@
-"""The worker's decisions, pure: which jobs it may claim now, and how a failed attempt ends."""
+"""A worker's decisions as pure functions: which jobs it may claim now, and how a failed attempt ends."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_bac
 
 _MAX_REASON_LENGTH = 2000
 MAX_GRANTED_ATTEMPT = 500
-"""Up to this attempt, an outage of the database gives the job one more attempt: for some four hours at the longest
-default backoff. A job that itself causes the outage dies in the end."""
+"""Up to this attempt, a failure in an outage of the database gives the job one more attempt. At the longest default
+backoff, that lasts for about four hours. After that, a job that causes the outage itself becomes a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim of up to `count` jobs: `suspects` or other jobs, and suspects that run `alone` or beside other jobs."""
+    """A claim of up to `count` jobs: of `suspects` or of other jobs. `alone` selects the suspects that run alone."""
 
     count: int
     suspects: bool = False
@@ -38,16 +38,16 @@ class Due:
 
 
 def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | None, is_others_turn: bool) -> Claim:
-    """The jobs to claim now; `NOTHING` until a job ends.
+    """The next claim, or `NOTHING` if no further job may start now.
 
-    `unended` counts the claimed jobs whose end is neither committed nor about to be committed by the claiming statement
-    itself. A crash would repeat them. The claim asks for all free slots at once, since a round trip and a commit cost
-    as much for one job as for twenty.
+    `unended` counts the claimed jobs that a crash would repeat: their end is not committed, and the claiming statement
+    does not commit it either. The claim asks for all free slots at once, since a round trip and a commit cost as much
+    for one job as for twenty.
 
     A suspect is a job whose lease expired: it may have killed its process. `running` is the claim of the suspect that
-    runs now. One suspect runs at a time, so a crash makes at most one job lose a second lease. That job then waits
-    until it can run alone in the process. After a suspect it `is_others_turn`, so that a worker with a single slot
-    alternates.
+    runs now, or None. One suspect runs at a time, so a crash makes at most one job lose a second lease. That job then
+    waits until it can run alone in the process. After a suspect has started, `is_others_turn` is true, so that a worker
+    with a single slot alternates between suspects and other jobs.
     """
     free = concurrency - unended
     others = Claim(free) if due.others else NOTHING
@@ -72,10 +72,12 @@ class FailureDecision:
 
 
 def decide_failure(job: RunningJob, error: Exception, delay: Callable[[], float]) -> FailureDecision:
-    """Whether the job is retried or dead. `delay()` is the backoff in seconds; a Retry-After can only lengthen it.
+    """Decide whether the job is retried or dead.
 
-    An attempt that fails because the service's own database is unreachable does not use up one of the job's attempts. A
-    busy database does, since the job's own statement may be the one that takes too long.
+    `delay()` returns the backoff in seconds. A Retry-After can only lengthen it.
+
+    An attempt that fails because the service's database is unreachable does not use up one of the job's attempts. If
+    the database is busy, the attempt counts, since the job's own statement may be the one that takes too long.
     """
     reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
     granted = int(isinstance(error, DatabaseUnreachable) and job.attempt < MAX_GRANTED_ATTEMPT)

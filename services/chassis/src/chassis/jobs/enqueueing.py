@@ -1,4 +1,4 @@
-"""Adding jobs: each is a row that commits with the caller's transaction."""
+"""Adds jobs: each job is a row that commits with the caller's transaction."""
 
 from contextlib import AbstractContextManager
 
@@ -19,10 +19,10 @@ async def enqueue(
 ) -> bool:
     """Add the job to the session's transaction: the job exists if and only if the transaction commits.
 
-    The job becomes due after `delay` seconds. No attempt starts later than `deadline` seconds from now, and the job's
-    outbound calls get the time that is left of it.
+    The job becomes due after `delay` seconds. No attempt starts later than `deadline` seconds from now. An attempt's
+    outbound calls have the time until then as their deadline.
 
-    Returns False when a job of this name with the same deduplication key (`unique_key`, or the payload's own) already
+    Returns False when a job of this name with the same deduplication key (`unique_key`, or else the payload's) already
     waits. A running job does not count, since it may have read older state.
     """
     return await session.insert(job_row(payload, unique_key=unique_key, delay=delay, deadline=deadline)) > 0
@@ -53,7 +53,7 @@ def job_row(
 
 
 def wakeup_channel(queue: str) -> str:
-    """The channel on which the workers of a queue are notified."""
+    """The PostgreSQL channel that notifies the workers of a queue of a new job."""
     return f"jobs_{queue}"
 
 

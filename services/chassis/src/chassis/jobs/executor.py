@@ -27,8 +27,8 @@ log = get_logger(__name__)
 _processed, _duration_seconds = remembered(processed), remembered(duration_seconds)
 
 RETRY_SECONDS = 0.2
-"""The pause between two tries while the database is away. Many tries fit within a lease, after which a job's end can no
-longer be recorded."""
+"""The pause before a statement is tried again in an outage of the database. Many tries fit into a lease. After the
+lease, another worker may own the job."""
 
 
 class Executor:
@@ -36,7 +36,7 @@ class Executor:
 
     `complete(run)` commits the end of a job whose handler has returned, and returns whether the worker still owned the
     job. `tolerate(error)` logs an error of the database after which a statement may be tried again, and raises any
-    other.
+    other error.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Executor:
         self._tolerate = tolerate
         self._random = random
         self.is_draining = False
-        """True once the worker stops: an outage may then no longer delay the end of an attempt."""
+        """True once the worker stops. From then on, a failure that cannot be recorded at once is not tried again."""
 
     async def execute(self, run: Run) -> Outcome:
         """Make the attempt, record its end, and write its span, its metrics and its log line."""
@@ -108,7 +108,7 @@ class Executor:
             return run.ended_by, None
         except LeaseLost as lost:
             return "lease_lost", lost
-        except Exception as raised:  # noqa: BLE001  the edge of a job: every error of a handler decides how its job ends
+        except Exception as raised:  # noqa: BLE001  every error of a handler decides how its job ends
             error = raised
         if run.job.is_complete:
             return "completed", error
@@ -131,7 +131,10 @@ class Executor:
             raise
 
     def _load(self, row: asyncpg.Record) -> tuple[JobPayload, Handler]:
-        """The payload and its handler. Raises `PermanentJobError` when no further attempt can change that."""
+        """The payload and its handler.
+
+        Raises `PermanentJobError` if the deadline has passed, the payload is invalid, or this worker has no handler.
+        """
         if row["seconds_left"] is not None and row["seconds_left"] <= 0:
             deadlines.deadline_exceeded.inc()
             raise PermanentJobError("its deadline passed before it was started")
@@ -151,7 +154,7 @@ class Executor:
             try:
                 async with self._database.driver() as connection:
                     is_ours = await DRIVER_STATEMENTS[decision.statement].fetch(connection, **values)
-            except Exception as failure:  # noqa: BLE001  `_tolerate` raises it again unless the database is away or busy
+            except Exception as failure:  # noqa: BLE001  `_tolerate` raises it again unless it is transient
                 self._tolerate(failure)
             else:
                 return decision.outcome if is_ours else "lease_lost"
@@ -160,7 +163,7 @@ class Executor:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _backoff(self, run: Run) -> float:
-        """Seconds until the next attempt, by the job's own backoff or the worker's."""
+        """Seconds until the next attempt, from the payload's backoff options or else the worker's settings."""
         options = self._options(run)
         base = options.backoff_base or self._settings.backoff_base
         cap = options.backoff_cap or self._settings.backoff_cap
@@ -172,7 +175,7 @@ class Executor:
 
 
 def _write_line(outcome: Outcome, error: Exception | None, fields: Mapping[str, Any]) -> None:
-    """Write the attempt's canonical line, with a traceback for an error that is not one of our own kinds."""
+    """Write the attempt's canonical line, with a traceback unless the error is a `HoldfastError`."""
     if error is None:
         log.info("job_finished", **fields)
         return

@@ -2,12 +2,12 @@
 -- a job names the attempt that claimed it, and finds no row once another worker has claimed the job.
 --
 -- A statement that changes a limited number of rows picks them with `= ANY (ARRAY(SELECT …))`, here and elsewhere.
--- PostgreSQL evaluates the array once. A sub-select behind IN would be a join. If the table was empty when it was last
--- analysed, PostgreSQL evaluates the join's inner side for each row, and FOR UPDATE SKIP LOCKED then finds other rows
--- each time.
+-- PostgreSQL evaluates the array once. With a sub-select after IN, it would plan a join. If the table was empty when it
+-- was last analysed, PostgreSQL evaluates the join's inner side for each row. FOR UPDATE SKIP LOCKED then finds other
+-- rows each time, and the statement changes more rows than its limit.
 
 -- name: enqueue
--- Add a job without a deduplication key. The check for a duplicate would cost 40 of some 200 µs.
+-- Add a job without a deduplication key. `enqueue_unique` takes about 200 µs, 40 of them for the check for a duplicate.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, traceparent, debug
 )
@@ -32,20 +32,22 @@ VALUES (
 ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 
 -- name: turn
--- A worker's turn. It deletes the worker's finished jobs (:ids, :attempts), and claims up to :count ready jobs for
+-- One turn of a worker. It deletes the worker's finished jobs (:ids, :attempts), and claims up to :count ready jobs for
 -- :lease seconds, the highest priority first. One statement does both, since a round trip and a commit cost as much as
--- the work on ten jobs. The result holds the claimed jobs, and, without a name, each finished job whose lease was lost.
+-- the work on ten jobs. The result contains the claimed jobs. It also contains each finished job whose lease was lost,
+-- with NULL as its name.
 --
--- A claim counts the attempt, so that a job that kills its process uses up its attempts. A claim also clears the
--- deduplication key: a retry then cannot collide with a job enqueued meanwhile, and a job may be enqueued while this
--- one runs. Suspects (:suspects) are claimed apart from other jobs, and suspects that run alone (:alone) apart from
--- other suspects. Delayed jobs of a high priority cost nothing, since PostgreSQL 18 skips from priority to priority in
--- the index.
+-- The claim counts the attempt. If the end of the job counted it, a job that kills its process would never use up its
+-- attempts. The claim also clears the deduplication key. So another job with the same key may be enqueued while this
+-- one runs, and a retry of this one cannot collide with it. A claim takes either suspects (:suspects) or other jobs,
+-- and either the suspects that run alone (:alone) or the other suspects. Delayed jobs of a high priority do not slow a
+-- claim, since PostgreSQL 18 skips from one priority to the next in the index.
 --
--- The count and the finished jobs stand in sub-selects, and the claimed ids in an array, so that one plan serves any
--- number of them and any backlog. With visible numbers PostgreSQL would plan each turn anew, and would read the whole
--- table once it expects a tenth of a deep queue. The DELETE tests `lease_until`, which only running jobs have. A test
--- of `status` may make PostgreSQL scan the index of all jobs that run or ran lately.
+-- The count and the finished jobs are in sub-selects, which hide their numbers from the planner. So one plan serves
+-- every turn, and PostgreSQL does not plan each turn again. For a hidden LIMIT, the planner expects a tenth of the
+-- rows. The claimed ids are therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the
+-- whole table. The DELETE tests `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL
+-- scan the index of all jobs that run or ran recently.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -74,8 +76,8 @@ SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
 WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
 -- name: turn_oldest
--- `turn` in another order: the jobs that have been due longest come first, whatever their priority. Every few turns use
--- it, so that no priority can starve another.
+-- `turn` in another order: the jobs that have been due longest come first, whatever their priority. A worker uses it
+-- for one claim in four, so that no priority can starve another.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -104,13 +106,13 @@ SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
 WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
 -- name: complete
--- Delete a finished job. No row comes back when the lease was lost.
+-- Delete a finished job. Returns no row if the lease was lost.
 DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RETURNING id;
 
 -- name: heartbeat
--- Extend a worker's leases to :lease seconds from now. Jobs that do not come back are lost. A locked row is being
--- completed at this moment. The statement does not wait for it, which would delay the other leases, and counts it as
--- held.
+-- Extend a worker's leases to :lease seconds from now. Returns the jobs that the worker still owns. If a row is locked,
+-- another transaction is completing the job at this moment. The statement does not wait for that transaction, because
+-- the other leases would be delayed. It skips the row, and returns the job as still owned.
 WITH held AS (
     SELECT job.id, job.attempt
     FROM job JOIN unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS mine (id, attempt) USING (id, attempt)
@@ -125,8 +127,8 @@ SELECT id, attempt FROM held;
 
 -- name: retry
 -- End a failed attempt: the job is ready again in :delay seconds. :granted is 1 for an attempt that does not count,
--- else 0. The attempt has ended, so the job is no longer suspected of killing its worker. `job_failure` records the
--- failure, since the job's own row is deleted once the job succeeds.
+-- else 0. The attempt has ended without killing the worker, so the job is no longer a suspect. `job_failure` records
+-- the failure, since the job's own row is deleted once the job succeeds.
 WITH failed AS (
     UPDATE job
     SET status = 'ready', is_suspect = false, runs_alone = false, max_attempts = max_attempts + :granted,
@@ -140,7 +142,7 @@ SELECT id, name, payload, attempt, last_error, run_at FROM failed
 RETURNING job_id;
 
 -- name: bury
--- Make the job a dead letter with its reason: no attempt is left, or no attempt can help.
+-- Make the job a dead letter with the reason: no attempt is left, or no further attempt can succeed.
 WITH buried AS (
     UPDATE job
     SET status = 'dead', last_error = :error, lease_until = NULL, worker = NULL
@@ -152,8 +154,8 @@ SELECT id, name, payload, attempt, last_error FROM buried
 RETURNING job_id;
 
 -- name: hand_back
--- Give back the jobs of a worker that stops, or that could not extend their leases. The attempt does not count: the job
--- gets one more, rather than a lower attempt number, because the fencing token must only grow.
+-- Make the jobs of a worker ready again, because the worker stops or could not extend their leases. The attempt does
+-- not count: the statement raises `max_attempts`. It does not lower `attempt`, because a fencing token may only grow.
 UPDATE job
 SET status = 'ready', max_attempts = max_attempts + 1, lease_until = NULL, worker = NULL,
     run_at = LEAST(run_at, now()), written_at = now()
@@ -162,10 +164,11 @@ WHERE job.id = held.id AND job.attempt = held.attempt AND status = 'running'
 RETURNING job.id;
 
 -- name: reap
--- Take jobs, of any queue, from workers that went silent. Another job of the same process may be the cause, so at first
--- the attempt does not count: the job gets one more. After the first lost lease the job is a suspect, and a worker runs
--- one suspect at a time. After the second it runs alone. A lease that a job loses while it runs alone counts, and after
--- the last attempt the job dies. So a job never dies because of the jobs beside it.
+-- Make jobs of any queue whose lease has expired ready again. Another job of the same process may have ended the
+-- process, so at first the attempt does not count: the statement raises `max_attempts`. After the first lost lease the
+-- job is a suspect, and a worker runs one suspect at a time. After the second lost lease the job runs alone. If the job
+-- loses its lease while it runs alone, the attempt counts, and after the last attempt the job is dead. So a job never
+-- becomes a dead letter because of the jobs beside it.
 WITH expired AS (
     SELECT id FROM job WHERE status = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED
 ), reaped AS (
@@ -185,9 +188,10 @@ WITH expired AS (
 SELECT id, name, queue, attempt, status FROM reaped;
 
 -- name: set_back
--- Correct times after the server's clock was set back: otherwise jobs and leases would wait until the clock catches up.
--- A row with `written_at` in the future was written before the step, and its times move back by the same amount. The
--- statement reads all delayed jobs of the queue, so it does not run with every `sample`.
+-- Correct the times of jobs after the database server's clock was set back. Otherwise jobs and leases would wait until
+-- the clock catches up. A row whose `written_at` is in the future was written before the clock was set back. Its times
+-- move back by as much as `written_at` is ahead. The statement reads all delayed jobs of the queue, so it does not run
+-- with every `sample`.
 WITH ahead AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at > now() AND written_at > now()
@@ -203,8 +207,9 @@ RETURNING id;
 
 -- name: sample
 -- The state of a queue: the number of due jobs (up to :limit), the age of the oldest of them in seconds, the number of
--- dead letters, and whether suspects are due, to run beside others or alone. The index holds suspects apart from other
--- jobs, so the oldest job is the older one of the two kinds' oldest.
+-- dead letters, whether suspects are due that run beside other jobs, and whether suspects are due that run alone. The
+-- index sorts by `is_suspect` first, so the statement finds the oldest suspect and the oldest other job, and takes the
+-- older one.
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM job
@@ -223,12 +228,12 @@ SELECT
     ) AS has_lone;
 
 -- name: backlog
--- The number of jobs of a queue that wait, counted up to :limit. Delayed jobs count, since the jobs that pile up behind
--- a failing dependency wait for their next attempt.
+-- The number of jobs of a queue that wait, counted up to :limit. Delayed jobs count, too: while a dependency fails, the
+-- jobs that call it are delayed until their next attempt.
 SELECT count(*) FROM (SELECT FROM job WHERE status = 'ready' AND queue = :queue LIMIT :limit) AS waiting;
 
 -- name: prune
--- Delete dead letters that were due more than :retention seconds ago, up to :count.
+-- Delete up to :count dead letters that were due more than :retention seconds ago.
 DELETE FROM job WHERE id = ANY (ARRAY(
     SELECT id FROM job
     WHERE status = 'dead' AND run_at < now() - make_interval(secs => CAST(:retention AS double precision))
@@ -268,7 +273,8 @@ ORDER BY id
 FOR UPDATE SKIP LOCKED;
 
 -- name: replay
--- Make dead letters ready with :attempts more attempts. Their attempt number goes on growing.
+-- Make dead letters ready with :attempts more attempts. The attempt number is the fencing token, so it does not start
+-- again at 0.
 UPDATE job
 SET status = 'ready', run_at = now(), written_at = now(), deadline = NULL, is_suspect = false, runs_alone = false,
     max_attempts = attempt + CAST(:attempts AS integer)
@@ -283,7 +289,7 @@ GROUP BY queue, name, status
 ORDER BY queue, name, status;
 
 -- name: work_left
--- The numbers of jobs that are due, that run, and that are due later, of one queue or of all.
+-- The numbers of jobs that are due, that run, and that are due later, in one queue or in all queues.
 SELECT
     count(*) FILTER (WHERE status = 'ready' AND run_at <= now()) AS due,
     count(*) FILTER (WHERE status = 'running') AS running,

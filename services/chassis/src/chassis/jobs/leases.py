@@ -14,7 +14,7 @@ log = get_logger(__name__)
 
 
 class Leases:
-    """Holds the leases of `runs` in the queue, each for `lease` seconds."""
+    """Extends the leases of `runs`, jobs of the queue that this worker has claimed. A lease lasts `lease` seconds."""
 
     def __init__(self, database: Database, *, queue: str, lease: float) -> None:
         self._database = database
@@ -43,7 +43,7 @@ class Leases:
                 run.end("lease_lost")
 
     async def _extend(self, runs: Sequence[Run], *, handing_back: Sequence[Run]) -> set[tuple[int, int]]:
-        """The fencing tokens that are still valid. Lost jobs may have no owner, so they are handed back first."""
+        """Hand back lost jobs, extend the leases of `runs`, and return the fencing tokens that are still valid."""
         async with self._database.driver() as connection:
             if handing_back:
                 await _hand_back(connection, handing_back)
@@ -62,7 +62,7 @@ async def _hand_back(connection: asyncpg.Connection, runs: Iterable[Run]) -> lis
 
 
 def _end_expired(runs: Iterable[Run], now: float) -> None:
-    """End the handlers whose lease has expired by this process's clock: another worker may run their jobs by now."""
+    """End handlers whose lease has expired by this process's clock: another worker may run their jobs by now."""
     for run in runs:
         if now >= run.lease_until:
             run.end("lease_lost")

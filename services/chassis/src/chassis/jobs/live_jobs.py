@@ -1,4 +1,4 @@
-"""A condition for sweeps, which find stuck orders and payments: whether a job already works on one of them."""
+"""A condition for sweeps: a stuck order or payment needs no new job while another job for it is live."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -11,8 +11,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 from chassis.jobs.payload import JobPayload
 
 DEAD_PAUSE = timedelta(minutes=10)
-"""How long a dead letter keeps sweeps from enqueueing another job for the same ids. An operator then finds a few dead
-letters rather than hundreds, and an order whose problem has gone still gets a new job."""
+"""For this time, a dead letter keeps sweeps from enqueueing another job for the same ids. So an operator finds a few
+dead letters rather than hundreds, and an order still gets a new job after its problem is solved."""
 
 _JOB = table(
     "job",
@@ -24,10 +24,10 @@ _JOB = table(
 
 
 def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
-    """SQL: whether a job of one of these kinds, with these ids in its payload, is live.
+    """SQL condition: whether a job of one of these `kinds`, with the ids `about` in its payload, is live.
 
-    A job is live while it waits, backs off or runs, and for `DEAD_PAUSE` after it died. The deduplication key cannot
-    answer this: a job gives its key up when it is claimed, so a job that backs off no longer holds it.
+    A job is live while it waits, backs off or runs, and for `DEAD_PAUSE` after it became a dead letter. The
+    deduplication key is not sufficient for this: a claim clears the key, so a job that backs off no longer has one.
     """
     return (
         select(_JOB)
@@ -35,7 +35,7 @@ def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribu
             _JOB.c.name.in_([kind.options.name for kind in kinds]),
             or_(
                 _JOB.c.status.in_(["ready", "running"]),
-                # A dead letter with a `run_at` in the future was written before the clock was set back.
+                # A dead letter with a `run_at` in the future was written before the clock was set back. It is not live.
                 _JOB.c.run_at.between(func.now() - DEAD_PAUSE, func.now()),
             ),
             *(_JOB.c.payload[name].astext == cast(value, Text) for name, value in about.items()),

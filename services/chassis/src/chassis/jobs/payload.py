@@ -1,4 +1,4 @@
-"""What a job is to the service that writes it: a payload with options, which say how the job runs."""
+"""A job as a service declares it: the class of its payload, with options that say how the job runs."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,12 +30,12 @@ class JobOptions:
 
 
 class JobPayload(BaseModel):
-    """The data of a job. It holds ids rather than objects, since a job runs later and reads the state of that time.
+    """The data of a job. It holds ids rather than objects, since a job runs later and then reads the current state.
 
     The options are class keywords: `class RequestPayment(JobPayload, job="request_payment", unique=("order_id",))`.
 
-    Jobs that wait in the queue must stay readable. A change of fields that they cannot be parsed with needs a new
-    `version`. The class of the old version and its handler stay until no job of that version is left. A job whose
+    Jobs that wait in the queue must stay readable. A change of the fields that would make them invalid needs a new
+    `version`. The class and the handler of the old version stay until no job of that version is left. A job whose
     version has no handler becomes a dead letter with that reason.
     """
 
@@ -52,5 +52,5 @@ class JobPayload(BaseModel):
 
     @property
     def unique_key(self) -> str | None:
-        """Deduplication key: at most one waiting job per name and key. None disables it."""
+        """The deduplication key: at most one job per name and key waits. None allows any number."""
         return ":".join(str(getattr(self, name)) for name in self.options.unique) or None

@@ -1,8 +1,8 @@
-"""Jobs on a worker's management port: the functions of the command line, in JSON.
+"""The routes for jobs on a worker's management port: the functions of the command line, with JSON answers.
 
-Reading is open to everyone inside the cluster: `GET /jobs/stats`, `GET /jobs/left`, `GET /jobs/dead`, `GET /jobs/{id}`.
-A replay needs the management token, and its ids are logged: `POST /jobs/{id}/replay`, and `POST /jobs/replay` with
-`all=true` and filters in its query.
+Every client inside the cluster may read: `GET /jobs/stats`, `GET /jobs/left`, `GET /jobs/dead`, `GET /jobs/{id}`. A
+replay needs the management token, and the replayed ids are logged: `POST /jobs/{id}/replay`, and `POST /jobs/replay`
+with `all=true` and filters in its query.
 """
 
 import re
@@ -22,7 +22,7 @@ from chassis.logging import put_on_canonical_line
 from chassis.pooling import Database
 
 _LOGGED_IDS = 100
-"""The ids on the log line. The answer has all of them."""
+"""The largest number of ids on the log line. The answer contains all of them."""
 _JOB_ID = re.compile(r"[0-9]{1,19}")
 _OWN_PARAMETERS = frozenset({"all", "dry_run"})
 

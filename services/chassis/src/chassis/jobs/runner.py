@@ -34,10 +34,11 @@ from chassis.process.background import Group
 log = get_logger(__name__)
 
 OLDEST_EVERY = 4
-"""One claim in so many takes the jobs that have been due longest, whatever their priority. So a quarter of the capacity
-is safe from priorities, and no priority can starve another."""
+"""One claim in this number takes the jobs that have been due longest, whatever their priority. So a quarter of the
+claims ignores priorities, and no priority can starve another."""
 _CANCELLATION_SECONDS = 2.0
-"""The time a cancelled handler gets to clean up. The fencing token makes it harmless if it takes longer."""
+"""The time that a cancelled handler has to clean up. A handler that takes longer is harmless, since its fencing token
+is no longer valid."""
 
 
 class JobRunner:
@@ -84,7 +85,7 @@ class JobRunner:
         self._pick_up_seconds = pick_up_seconds.labels(self._queue)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work until `stopping` is set. Then let jobs finish for `drain_timeout` seconds, and hand the others back."""
+        """Run jobs until `stopping` is set. Then give them `drain_timeout` seconds to end, and hand back the others."""
         async with Group() as tasks:
             heartbeat = tasks.start(
                 partial(self._every, self._settings.lease / 3, self._leases.extend), name="heartbeat"
@@ -112,14 +113,17 @@ class JobRunner:
 
     @asynccontextmanager
     async def _tolerating_outages(self) -> AsyncIterator[None]:
-        """Leave the block in an outage. Jobs wait in the database, and leases decide which worker continues them."""
+        """Log a transient error of the block and suppress it.
+
+        Jobs wait in the database, and leases decide which worker continues them.
+        """
         try:
             yield
-        except Exception as error:  # noqa: BLE001  `_tolerate` raises it again unless the database is away or busy
+        except Exception as error:  # noqa: BLE001  `_tolerate` raises it again unless it is transient
             self._tolerate(error)
 
     def _tolerate(self, error: Exception) -> None:
-        """Log an error after which the same statement may be tried again. Raise any other."""
+        """Log a transient error, after which the same statement may be tried again. Raise any other error."""
         failure = failure_of(error)
         if failure is Failure.BUG:
             raise error
@@ -133,12 +137,12 @@ class JobRunner:
             self._woken.set()
 
     async def _take_turns(self, stopping: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
-        """End jobs as they finish and start jobs as they come, until `stopping` is set."""
+        """Until `stopping` is set, end the jobs that finish and start the jobs that become due."""
         while not stopping.is_set():
             try:
                 async with self._database.driver() as connection:
                     await self._take_turns_while_busy(connection, stopping, tasks)
-            except Exception as error:  # noqa: BLE001  `_tolerate` raises it again unless the database is away or busy
+            except Exception as error:  # noqa: BLE001  `_tolerate` raises it again unless it is transient
                 self._tolerate(error)
                 self._completions.give_up(time.monotonic())
                 await asyncio.sleep(RETRY_SECONDS)
@@ -149,7 +153,7 @@ class JobRunner:
     async def _take_turns_while_busy(
         self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
     ) -> None:
-        """Take turns on this connection. Return after `HOLD_SECONDS` without work, so that others can use it."""
+        """Take turns on this connection. Free it after `HOLD_SECONDS` without work."""
         self._claims.may_be_more = True
         while not stopping.is_set():
             if self._woken.is_set():
@@ -174,7 +178,7 @@ class JobRunner:
         claim: Claim,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        """Commit the end of finished jobs, and start as many jobs as the claim returns, with one statement."""
+        """Commit the end of finished jobs and claim new ones, with one statement. Start the claimed jobs."""
         if claim.count:
             self._claims_made += 1
         statement = DRIVER_STATEMENTS["turn_oldest" if self._claims_made % OLDEST_EVERY == 0 else "turn"]
@@ -198,8 +202,8 @@ class JobRunner:
         if claim.count:
             self._claims.note(claim, started)
         try:
-            # Let the jobs that were just started run first. The server then works on the next turn, with the jobs that
-            # end at once, while this process writes the log lines of the finished ones.
+            # Let the started jobs run first. The next turn then includes the jobs that end at once, and PostgreSQL
+            # executes it while this process writes the log lines of the finished jobs.
             await asyncio.sleep(0)
         finally:
             settle(finished, lost={(row["id"], row["attempt"]) for row in rows if row["name"] is None})
@@ -221,19 +225,19 @@ class JobRunner:
             self._leases.lost.add(run)
 
     def _complete(self, run: Run) -> asyncio.Future[bool]:
-        """Have the next turn commit the job's end."""
+        """Let the next turn commit the job's end. The future is True if the worker still owned the job."""
         is_ended = self._completions.complete(run)
         self._woken.set()
         return is_ended
 
     def _free_slot(self, run: Run) -> None:
-        """Free the slot of a job, unless the turn that committed its end has freed it."""
+        """Free the slot of a job, unless the turn that committed its end has already done so."""
         if run in self._runs:
             self._runs.discard(run)
             self._woken.set()
 
     async def _end_jobs(self, tasks: asyncio.TaskGroup) -> None:
-        """Commit the end of finished jobs until cancelled. Then those that still wait count as lost."""
+        """Commit the end of finished jobs until this task is cancelled. Jobs that still wait then count as lost."""
         try:
             await self._take_turns(asyncio.Event(), tasks)
         finally:

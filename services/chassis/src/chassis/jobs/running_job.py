@@ -23,8 +23,8 @@ class RunningJob:
     async def complete_in(self, session: Session) -> None:
         """Complete the job in this transaction: its effects and its end commit together, exactly once.
 
-        Call it last, just before the commit. Raises `LeaseLost` when another worker may own the job by now. A handler
-        lets that error travel, so that the transaction rolls back.
+        The handler calls this method last, just before the commit. Raises `LeaseLost` when another worker may own the
+        job by now. The handler must not catch that error, so that the transaction rolls back.
         """
         self.is_finishing = True
         if await session.scalar(STATEMENTS["complete"], {"id": self.id, "attempt": self.attempt}) is None:
@@ -35,6 +35,6 @@ class RunningJob:
         self.is_complete = True
 
 
-# The payload's type is the one that the handler is registered under. The type of a Mapping cannot express that
-# relation.
+# A handler's payload has the type that is the handler's key in the mapping. Python's types cannot express that, so the
+# payload is Any.
 type Handler = Callable[[RunningJob, Any], Awaitable[None]]

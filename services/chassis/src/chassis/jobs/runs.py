@@ -16,7 +16,8 @@ type Ending = Literal["lease_lost", "handed_back"]
 class Run:
     """A claimed job with its lease and the task that runs its handler.
 
-    `lease_until` is on the monotonic clock, measured from before the lease was requested.
+    `lease_until` is a time on the monotonic clock. It is measured from just before the lease was requested, so it is
+    never later than the end of the lease in the database.
     """
 
     job: RunningJob
@@ -26,16 +27,17 @@ class Run:
     ended_by: Ending | None = None
 
     def end(self, reason: Ending) -> None:
-        """Cancel the handler, once.
+        """Cancel the handler, unless it was cancelled before.
 
-        A handler that is committing its job's end is left alone: the database decides whether the commit still holds.
+        A handler that is committing its job's end is not cancelled: its statement checks the fencing token in the
+        database.
         """
         if self.task is not None and self.ended_by is None and not self.job.is_finishing:
             self.ended_by = reason
             self.task.cancel()
 
     def give_up(self) -> None:
-        """Cancel a handler again that was cancelled and still cleans up: a process that stops does not wait for it."""
+        """Cancel a cancelled handler again if it is still cleaning up: a process that stops does not wait for it."""
         if self.task is not None and self.ended_by is not None:
             self.task.cancel()
 

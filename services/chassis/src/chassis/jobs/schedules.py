@@ -1,8 +1,8 @@
-"""Schedules: recurring work that one process at a time does, and a rule for the runs that no process made in time.
+"""Schedules: recurring work that one process at a time does. A schedule has a rule for runs that were not made in time.
 
-Each schedule has a row, which all workers share and which holds the time of the next run. A worker locks the row, does
-the run if it is due, and moves the time on, all in one transaction. So a run happens once, however many workers there
-are, and a worker that dies in a run leaves it due.
+Each schedule has a row, which all workers share and which holds the time of the next run. In one transaction, a worker
+locks the row, does the run if it is due, and stores the time of the next run. So a run happens once, however many
+workers there are. If a worker dies during a run, the run stays due.
 """
 
 import asyncio
@@ -34,10 +34,11 @@ type Missed = Literal["skip", "once", "catch_up"]
 """The rule for runs that no process made in time: skip them, make one run for all of them, or make each of them."""
 
 ON_TIME = timedelta(minutes=1)
-"""A run that starts this late still counts as made in time: a roll-out takes no longer. For a short period the limit is
-half of `every`."""
+"""A run that starts up to this late still counts as made in time, since a roll-out takes no longer. If half of `every`
+is less, half of `every` is the limit."""
 CHECK_SECONDS = 60.0
-"""The longest time between two checks. After a process dies in a daily run, another one notices within this time."""
+"""The longest time between two checks of a schedule. If a process dies during a daily run, another process notices
+within this time."""
 
 _DEFINE = text("INSERT INTO schedule (name, next_at) VALUES (:name, now() + :first) ON CONFLICT DO NOTHING")
 _IS_DEFINED = text("SELECT EXISTS (SELECT FROM schedule WHERE name = :name)")
@@ -47,11 +48,13 @@ _MOVE = text("UPDATE schedule SET next_at = :next_at WHERE name = :name")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """`run(session)` every `every` seconds, in its own transaction. It writes there, and makes no network call.
+    """`run(session)` every `every` seconds, each time in a new transaction.
 
-    `missed` is the rule for runs that no process made in time. The default, `once`, suits work that looks at state: one
-    run finds everything there is to do. `catch_up` makes the missed runs one after the other, at most the newest
-    `catch_up_limit`.
+    `run` writes only in this transaction, and makes no network call.
+
+    `missed` is the rule for runs that no process made in time. The default, `once`, suits work that reads the current
+    state, where one run does all the work of the missed ones. `catch_up` makes the missed runs one after the other, but
+    only the newest `catch_up_limit` of them.
     """
 
     name: str
@@ -71,17 +74,17 @@ class Plan:
 
 
 def plan(schedule: Schedule, *, next_at: datetime, now: datetime) -> Plan:
-    """Decide for a schedule whose next run is due at `next_at`. Pure.
+    """Decide whether a schedule runs now if its next run is due at `next_at`. This is a pure function.
 
     Due times stay `every` apart, however late a run starts. A due time more than `every` ahead was written before the
-    clock was set back, or for a longer `every`: the run is then due now.
+    clock was set back, or for a longer `every`. In both cases the run is due now.
     """
     every = timedelta(seconds=schedule.every)
     if next_at > now + every:
         return Plan(is_due=True, next_at=now + every)
     if now < next_at:
         return Plan(is_due=False, next_at=next_at)
-    behind = (now - next_at) // every  # how many later due times have passed as well
+    behind = (now - next_at) // every  # the number of later due times that have passed, too
     newest = next_at + behind * every
     if schedule.missed == "catch_up":
         left_out = max(0, behind + 1 - schedule.catch_up_limit)
@@ -94,7 +97,7 @@ def plan(schedule: Schedule, *, next_at: datetime, now: datetime) -> Plan:
 class Scheduler:
     """Runs schedules in a worker. A schedule's row lock decides which of several workers runs it.
 
-    `random` gives a number from 0 to 1: the part of its first interval after which a new schedule is first due.
+    `random` returns a number from 0 to 1. A new schedule is first due after this fraction of `every`.
     """
 
     def __init__(
@@ -105,7 +108,10 @@ class Scheduler:
         self._random = random
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work until `stopping` is set, and finish the runs under way. A run that fails ends no other schedule."""
+        """Run the schedules until `stopping` is set, and finish the runs under way.
+
+        A run that fails does not end the other schedules.
+        """
         async with Group() as tasks:
             for schedule in self._schedules:
                 tasks.start(partial(self._repeat, schedule, stopping), name=f"schedule-{schedule.name}")
@@ -118,11 +124,11 @@ class Scheduler:
     async def _check(self, schedule: Schedule) -> float:
         """Run the schedule if it is due and no other process runs it. Returns the seconds until the next check.
 
-        A run that fails is rolled back and stays due: this process or another one tries again after the interval.
+        A run that fails is rolled back and stays due: this process or another one tries again within `CHECK_SECONDS`.
         """
         try:
             outcome, wait = await uncancelled(partial(self._attempt, schedule))
-        except Exception as error:  # noqa: BLE001  the edge of a run: every error is recorded, and the worker goes on
+        except Exception as error:  # noqa: BLE001  every error of a run is recorded, and the worker goes on
             outcome, wait = "failed", min(schedule.every, CHECK_SECONDS)
             log_failure(log, "schedule_failed", error, is_outage=is_transient(error), schedule=schedule.name)
         runs.labels(schedule.name, outcome).inc()
@@ -138,7 +144,7 @@ class Scheduler:
         if row is None and await session.scalar(_IS_DEFINED, name):
             return "elsewhere", min(schedule.every, CHECK_SECONDS)
         if row is None:
-            # The first run falls somewhere in the first interval, so that schedules that start together do not run
+            # The first run has a random time in the first interval, so that schedules that start together do not run
             # together.
             first = schedule.every * self._random()
             await session.execute(_DEFINE, {**name, "first": timedelta(seconds=first)})

@@ -7,6 +7,6 @@ from chassis.pooling.statements import DriverStatement, load_statements
 _SQL = load_statements("jobs.sql", package="chassis.jobs")
 
 STATEMENTS = {name: text(sql) for name, sql in _SQL.items()}
-"""For a session: what a service, the command line and the management port execute."""
+"""For SQLAlchemy's sessions: services, the command line and the management port execute these."""
 DRIVER_STATEMENTS = {name: DriverStatement.of(sql) for name, sql in _SQL.items()}
-"""For the driver's connection, which prepares each statement once: the runner and `enqueue` execute them."""
+"""For the driver's connection, which prepares each statement once: the runner and `enqueue` execute these."""

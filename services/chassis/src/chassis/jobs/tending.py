@@ -1,4 +1,4 @@
-"""Maintenance that every worker does: it takes jobs from workers that went silent, and measures its queue."""
+"""Maintenance that every worker does: it makes jobs with an expired lease ready again, and measures its queue."""
 
 import math
 import time
@@ -25,17 +25,19 @@ dead_letters = Gauge("job_dead_letters", "Jobs that no worker runs again unless 
 leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
 
 COUNTED_JOBS = 100_000
-"""The depth is counted up to this: an index scan of 20 ms. A deeper queue would raise the same alarm."""
+"""The depth is counted up to this number, by an index scan of 20 ms. A deeper queue would raise the same alert."""
 MEMORY_SECONDS = 30.0
-"""The time constant of the smoothed rate: a few measurements, so that one batch does not make a trend."""
+"""The time constant of the smoothed rate. It spans several measurements, so that one batch hardly changes the rate."""
 
 SET_BACK_SECONDS = 30.0
-"""Between two checks for times that were written before the clock was set back: the longest that a job waits for it."""
+"""The time between two corrections of times that were written before the clock was set back. It is the longest that
+such a job waits for its correction."""
 
 
 class DrainEstimate:
-    """Seconds until a queue is empty: the backlog divided by the rate at which it shrinks (service rate μ − arrival
-    rate λ), smoothed over `MEMORY_SECONDS`.
+    """Estimates the seconds until a queue is empty: the number of jobs divided by the rate at which it shrinks.
+
+    That rate (service rate μ − arrival rate λ) is smoothed over `MEMORY_SECONDS`.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,7 @@ class DrainEstimate:
         self._shrinks_by = 0.0
 
     def update(self, jobs: int, *, now: float) -> float:
-        """The estimate after a measurement: 0 for an empty queue, infinite for one that does not shrink."""
+        """The estimate after a measurement: 0 for an empty queue, infinite for a queue that does not shrink."""
         if self._last is not None and now > self._last[0]:
             seconds = now - self._last[0]
             weight = 1 - math.exp(-seconds / MEMORY_SECONDS)
@@ -55,14 +57,14 @@ class DrainEstimate:
 
 
 class SuspectsDue(NamedTuple):
-    """Whether suspects (jobs whose lease expired) are due: some that run beside other jobs, some that run alone."""
+    """Whether suspects (jobs whose lease expired) are due: suspects that run beside other jobs, or that run alone."""
 
     beside_others: bool
     alone: bool
 
 
 class Tending:
-    """Takes over expired jobs of every queue, and measures `queue`. A lease lasts `lease` seconds."""
+    """Makes jobs of every queue ready again after their lease has expired, and measures `queue`."""
 
     def __init__(self, database: Database, *, queue: str, lease: float) -> None:
         self._database = database
@@ -82,9 +84,10 @@ class Tending:
         return SuspectsDue(beside_others=sample["has_suspects"], alone=sample["has_lone"])
 
     def note_outage(self) -> None:
-        """Take no job from another worker until one lease has passed since this outage.
+        """Do not make expired jobs ready again until a lease has passed since this outage.
 
-        All leases expire in an outage. Once it is over, the workers that are alive extend them or hand their jobs back.
+        All leases expire in an outage. When it is over, the workers that are alive need this time to extend their
+        leases or to hand their jobs back.
         """
         self._reaps_from = time.monotonic() + self._lease
 
