@@ -1,4 +1,4 @@
-"""The revisions of the chassis and of a service, compared with those that a database has."""
+"""The revisions of the chassis and of a service, compared with those that are applied to a database."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ _HERE = Path(__file__).parent
 
 
 def alembic_config(service_migrations: Iterable[Path], **attributes: object) -> Config:
-    """Alembic's configuration for the chassis' revisions and those of each folder. `env.py` reads the attributes."""
+    """Alembic's configuration for the chassis' revisions and those of each folder. `env.py` reads `attributes`."""
     config = Config(attributes=attributes)
     locations = [folder / "versions" for folder in (_HERE, *service_migrations)]
     config.set_main_option("script_location", str(_HERE))
@@ -20,17 +20,17 @@ def alembic_config(service_migrations: Iterable[Path], **attributes: object) -> 
 
 
 def missing_heads(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
-    """The newest revisions of this code that the database has not reached; `applied` holds the database's heads."""
+    """The heads (newest revisions) of this code that the database lacks. `applied` holds the database's heads."""
     known = applied & {script.revision for script in scripts.walk_revisions()}
     reached = {revision for one in known for revision in _lineage(scripts, one)}
     missing = set(scripts.get_heads()) - reached
     if applied == known:
         return missing
-    # Newer code has migrated this database. A head of ours is missing only where the database has an older revision of
-    # its branch.
+    # Newer code has migrated this database, perhaps beyond our heads. One of our heads is missing only if the database
+    # has an older revision of the same branch.
     return {head for head in missing if known & _lineage(scripts, head)}
 
 
 def _lineage(scripts: ScriptDirectory, revision: str) -> set[str]:
-    """The revision and all that come before it."""
+    """The revision and all its predecessors."""
     return {script.revision for script in scripts.iterate_revisions(revision, "base")}

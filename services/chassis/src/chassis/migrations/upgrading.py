@@ -1,4 +1,4 @@
-"""Applying revisions: one process at a time, as the role that owns the schema."""
+"""Applies revisions: one process at a time, as the role that owns the schema."""
 
 from pathlib import Path
 
@@ -12,17 +12,19 @@ from chassis.config.settings import DatabaseSettings
 from chassis.migrations.revisions import alembic_config, missing_heads
 
 _ADVISORY_LOCK = 4_801_726_311
-"""An arbitrary number. Every process that migrates this database uses the same one."""
+"""An arbitrary number. Every process that migrates a database uses the same number."""
 _LOCK_TIMEOUT_SECONDS = 5
-"""The longest wait for the lock of a table: all other statements on the table queue behind a waiting migration."""
+"""The longest time that a migration waits for the lock of a table. While it waits, all other statements on the table
+wait behind it."""
 
 
 async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None:
     """Bring the database to the newest revision of the chassis and of each folder in `service_migrations`.
 
-    A folder holds its revision files in `versions`. The upgrade runs as the role that owns the schema; without that
-    role's login it raises `ConfigurationError`. Concurrent upgrades wait for one another. An upgrade with nothing to
-    apply changes nothing, also when it runs older code after newer code has migrated.
+    A folder holds its revision files in `versions`. The upgrade runs as the role that owns the schema. It raises
+    `ConfigurationError` if the settings have no login for that role. Concurrent upgrades wait for one another. If no
+    revision is missing, the upgrade changes nothing. That includes older code on a database that newer code has
+    migrated.
     """
     engine = create_async_engine(
         _owner_url(settings),
@@ -32,7 +34,8 @@ async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None
     )
     try:
         async with engine.connect() as connection:
-            # The session holds this lock, since each revision commits its own transaction. It ends with the connection.
+            # The session holds this lock, because each revision commits a transaction. The lock ends with the
+            # connection.
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
             await connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'"))
             await connection.commit()

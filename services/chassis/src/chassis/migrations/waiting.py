@@ -14,13 +14,13 @@ from chassis.migrations.revisions import alembic_config, missing_heads
 from chassis.migrations.upgrading import upgrade
 
 _POLL_SECONDS = 0.5
-"""A short time beside a process's start. A hundred pods that poll open 200 connections a second."""
+"""The pause is short compared with the start of a process. A hundred waiting pods open 200 connections a second."""
 _NOT_THERE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""The driver's errors while the host name, server, role, database or table does not exist yet."""
+"""The driver's errors if the host name, server, role, database or table does not exist yet."""
 
 
 class DatabaseNotReady(HoldfastError):
-    """The database could not be reached in time, or did not get the revisions that this code needs."""
+    """The database could not be reached in time, or did not receive the revisions that this code needs."""
 
 
 async def migrate(
@@ -46,9 +46,10 @@ async def wait_for_schema(
 ) -> None:
     """Return once the database has the newest revision of the chassis and of each folder, or a later one.
 
-    A revision that this code does not know comes from newer code. After a rollback the old code runs on the new schema,
-    and migrations are written for that. The run-time role is sufficient. Waits while the database or its tables do not
-    exist, and calls `tell` with each new reason. Raises `DatabaseNotReady` after `timeout_seconds`.
+    A revision that this code does not know comes from newer code, and is accepted: after a rollback the old code runs
+    on the new schema, and migrations are written for that. The function connects as the run-time role. It waits while
+    the database or its tables do not exist, and calls `tell` with each new reason. Raises `DatabaseNotReady` after
+    `timeout_seconds`.
     """
     scripts = ScriptDirectory.from_config(alembic_config(service_migrations))
 
@@ -66,7 +67,7 @@ async def _wait(
     timeout_seconds: float,
     tell: Callable[[str], None],
 ) -> None:
-    """Call `check` until it returns no reason to wait, at least once."""
+    """Call `check` until it returns no reason to wait."""
     address = f"{settings.name} at {settings.host}:{settings.port}"
     deadline = time.monotonic() + timeout_seconds
     last_reason = ""
@@ -74,7 +75,7 @@ async def _wait(
         try:
             reason = await check()
         except _NOT_THERE as error:
-            reason = " ".join(str(error).split()) or type(error).__name__  # on one line; some time-outs have no text
+            reason = " ".join(str(error).split()) or type(error).__name__  # one line; some time-out errors have no text
         if not reason:
             return
         if time.monotonic() + _POLL_SECONDS > deadline:

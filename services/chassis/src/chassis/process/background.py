@@ -1,8 +1,8 @@
-"""Background tasks. They are started here, so that none of them ends unnoticed.
+"""Background tasks. No task that is started with these functions ends unnoticed.
 
-supervised(work)  ── fails or returns ──▶ the failure is logged and counted, and after a pause the work starts again;
-                                          `/readyz` names the task meanwhile
-Group.start()     ── fails ─────────────▶ the group fails too: for the parts that a process cannot work without
+supervised(work) ── fails or returns ──▶ the failure is logged and counted, `/readyz` names the task for a while,
+                                         and the work starts again after a pause
+Group.start()    ── fails ─────────────▶ the group fails too: for tasks that a process cannot work without
 """
 
 import asyncio
@@ -24,7 +24,8 @@ failures = Counter("background_task_failures", "Times that a background task fai
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
 RECOVERED_SECONDS = 60.0
-"""A task that has worked for this long has recovered. It is longer than the longest pause and than a period of work."""
+"""A task that has worked for this long counts as recovered. This time is longer than the longest pause, and longer than
+the interval of a periodic task."""
 
 type Work = Callable[[], Coroutine[Any, Any, None]]
 type Sleep = Callable[[float], Awaitable[object]]
@@ -56,12 +57,12 @@ async def supervised(
     is_outage: Callable[[Exception], bool] = _is_never,
     sleep: Sleep = asyncio.sleep,
 ) -> AsyncIterator[None]:
-    """Keep `work()` running while the block runs. The end of the block cancels the work and waits for its end.
+    """Keep `work()` running while the block runs. The end of the block cancels the work and waits for it.
 
-    `work` does not return by itself. After a failure it starts again, and the pause before grows with each failure in a
-    row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
+    `work` must not return: that counts as a failure. After a failure it starts again, after a pause that grows with
+    each failure in a row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
     """
-    failures.labels(name)  # exposes a zero, which an alert on an increase needs
+    failures.labels(name)  # exposes a 0, so that the first failure is an increase
     task = asyncio.create_task(_keep_going(work, name, is_outage, sleep), name=name)
     try:
         yield
@@ -76,14 +77,14 @@ async def _keep_going(work: Work, name: str, is_outage: Callable[[Exception], bo
         began = time.monotonic()
         error = await _failure_of(work)
         in_a_row = 1 if time.monotonic() - began > RECOVERED_SECONDS else in_a_row + 1
-        pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  no secret
-        with suppress(Exception):  # a failure to log, for lack of memory, must not end the task
+        pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  the pause is no secret
+        with suppress(Exception):  # an error while logging, such as a lack of memory, must not end the task
             _note(name, error, outage=is_outage(error), again_in=pause)
         await sleep(pause)
 
 
 def pause_after(in_a_row: int, *, draw: float) -> float:
-    """Seconds until a task starts again after so many failures in a row.
+    """Seconds until a task starts again after `in_a_row` failures in a row.
 
     Half of the pause is random (`draw`, from 0 to 1), so that processes that failed together do not start together.
     """
@@ -94,13 +95,13 @@ def pause_after(in_a_row: int, *, draw: float) -> float:
 async def _failure_of(work: Work) -> Exception:
     try:
         await uncancelled(work)
-    except Exception as error:  # noqa: BLE001  every error of a task is recorded, and the task goes on
+    except Exception as error:  # noqa: BLE001  every error of a task is recorded, and the task starts again
         return error
     return TaskEnded("it returned")
 
 
 async def uncancelled[T](work: Callable[[], Awaitable[T]]) -> T:
-    """`await work()`. Raises `TaskEnded` if the work cancels itself while its task is not being cancelled."""
+    """Await `work()`. Raises `TaskEnded` if `work` raises `CancelledError` although its task was not cancelled."""
     try:
         return await work()
     except asyncio.CancelledError as error:
@@ -117,7 +118,7 @@ def _note(name: str, error: Exception, *, outage: bool, again_in: float) -> None
 
 
 def log_failure(logger: Logger, event: str, error: Exception, *, is_outage: bool, **fields: object) -> None:
-    """Log a failure of work that goes on: an outage is a warning, and a bug is an error with its traceback."""
+    """Log a failure of work that goes on: an outage as a warning, any other failure as an error with its traceback."""
     fields["error"] = f"{type(error).__name__}: {error}"
     if is_outage:
         logger.warning(event, **fields)
@@ -126,7 +127,7 @@ def log_failure(logger: Logger, event: str, error: Exception, *, is_outage: bool
 
 
 class Group(asyncio.TaskGroup):
-    """A task group that fails if one of its tasks cancels itself. asyncio's own group goes on without that task."""
+    """A task group that fails if one of its tasks cancels itself. asyncio's TaskGroup continues without that task."""
 
     def start(self, work: Work, *, name: str) -> asyncio.Task[None]:
         return self.create_task(uncancelled(work), name=name)

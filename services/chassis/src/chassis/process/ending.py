@@ -26,7 +26,8 @@ from chassis.logging import flush_logs, get_logger
 log = get_logger(__name__)
 
 EXIT_SECONDS = 10.0
-"""The time that a process has after it closed everything, to join threads, export spans and write its last lines."""
+"""The time that a process has after it has closed everything, to join threads, export spans and write its last log
+lines."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 type WorkLeft = Callable[[], Mapping[str, object]]
@@ -48,10 +49,10 @@ class _End:
 
 
 class Ending:
-    """The end of this process. It is created before anything else, on the main thread."""
+    """Ends this process after a signal or a failure. It is created before anything else, on the main thread."""
 
     def __init__(self) -> None:
-        self._ends: SimpleQueue[_End] = SimpleQueue()  # its `put` is safe inside a signal handler
+        self._ends: SimpleQueue[_End] = SimpleQueue()  # this queue's `put` is safe inside a signal handler
         threading.Thread(target=self._watch, name="ending", daemon=True).start()
         self.exit_on_signals()
 
@@ -64,7 +65,7 @@ class Ending:
         _handle(on_signal)
 
     def stop_signal(self, *, seconds: float, left: WorkLeft) -> "Stopping":
-        """An event that a signal sets from now on. The process then has `seconds` to end.
+        """An event that the next signal sets. The process then has `seconds` to end.
 
         After that time, or at a second signal, the process ends at once, with exit code 1 and `left()` in its log.
         """
@@ -85,7 +86,7 @@ class Ending:
         return stopping
 
     def leave(self) -> None:
-        """Give the process, which has closed everything, `EXIT_SECONDS` to end."""
+        """Give the process `EXIT_SECONDS` to end, after it has closed everything."""
         self.exit_on_signals()
         self._ends.put(_End(time.monotonic() + EXIT_SECONDS, f"not gone {EXIT_SECONDS:g} s after it had closed"))
 
@@ -130,6 +131,6 @@ def exit_now(code: int) -> None:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Replace the handler directly: between two handlers, Python's default would raise KeyboardInterrupt anywhere."""
+    """Replace the handlers directly. In between, Python's default handler could raise KeyboardInterrupt anywhere."""
     for number in _SIGNALS:
         signal.signal(number, handler)

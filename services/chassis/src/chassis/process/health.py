@@ -2,7 +2,8 @@
 
 Liveness only needs a running event loop. It checks no dependency, because a restart of this process does not repair a
 database. Readiness checks the dependencies without which no request can be answered. `/readyz` also names background
-tasks that fail. They affect neither liveness nor readiness: they start again, and requests do not need them meanwhile.
+tasks that fail. Such tasks affect neither liveness nor readiness: they start again, and requests are answered without
+them.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 type Check = Callable[[], Awaitable[None]]
 
-CHECK_TIMEOUT = 1.0  # seconds; below the time-out of the probe, so that the answer still names the dependency
+CHECK_TIMEOUT = 1.0  # seconds; less than the probe's time-out, so that the answer can name the dependency
 
 
 class Health:
@@ -31,7 +32,7 @@ class Health:
         self.is_draining = True
 
     async def problems(self) -> dict[str, str]:
-        """The reasons why this process is not ready, by name. Empty if it is ready."""
+        """The reasons why this process is not ready, by the name of the dependency. Empty if it is ready."""
         if not self.is_started:
             return {"process": "still starting"}
         if self.is_draining:

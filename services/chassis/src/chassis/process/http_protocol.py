@@ -1,4 +1,4 @@
-"""HTTP/1.1 with limits: the head of a request is bounded in size and time, and an invalid request gets the envelope."""
+"""HTTP/1.1 with limits: a request's head is bounded in size and time, and an invalid request gets an error envelope."""
 
 import asyncio
 import uuid
@@ -22,33 +22,34 @@ log = get_logger(__name__)
 _MALFORMED = ErrorCode.MALFORMED_REQUEST
 
 MAX_HEAD_BYTES = 65_536
-"""Bytes of a request's line and headers: as many as a body may have by default. Proxies allow 8 or 16 KiB."""
+"""The largest size of a request's line and headers: the same as a body's default limit. Proxies allow 8 or 16 KiB."""
 
 MAX_URL_BYTES = 8_192
-"""Bytes of a request's target. RFC 9110 recommends at least 8,000."""
+"""The largest size of a request's target. RFC 9110 recommends at least 8,000 bytes."""
 MAX_HEADERS = 100
-"""Headers of a request. A browser sends 20, and proxies add 10."""
+"""The largest number of a request's headers. A browser sends 20, and proxies add 10."""
 MAX_PIPELINED = 32
-"""Requests of a connection that may wait for the answers before them. Further bytes are parsed later. No common client
-sends a request before it has the answer to the previous one."""
+"""The largest number of requests of a connection that wait until earlier requests are answered. Further bytes are
+parsed later. No common client sends a request before it has the answer to the previous one."""
 HEAD_SECONDS = 10.0
-"""The time for a connection's first request to begin, for each head to arrive once it has begun (64 KiB at 6 KiB/s),
-and for the rest of a body whose answer was sent before it arrived."""
+"""The time limit of three waits: until a connection's first request begins, until a head that has begun is complete (64
+KiB at 6 KiB/s), and until the rest of a body has arrived after its answer was sent."""
 
 _PIECE_BYTES = 4_096
-"""Bytes that are parsed at once. They may begin 200 requests beyond `MAX_PIPELINED`."""
+"""The number of bytes that are parsed at once. They may contain 200 requests, which can exceed `MAX_PIPELINED`."""
 _SEPARATORS = 4  # bytes of each header line beside name and value: a colon, a space, CR and LF
-_MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # with the rest of the request's line, and some white space
-"""Bytes that may arrive without completing a head or a piece of a body, such as trailers and chunk extensions."""
+_MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # the rest of the request's line, and white space
+"""The largest number of bytes that may arrive without completing a head or a piece of a body. Trailers and chunk
+extensions are examples."""
 _VERSIONS = frozenset({"1.1", "1.0"})
 _ONCE = (b"host", b"authorization", b"idempotency-key", b"content-type", b"content-encoding", b"x-request-timeout-ms")
-"""Headers that may occur once. With a second one, two servers could understand a request differently."""
+"""Headers that may occur only once. If one occurs twice, two servers could understand the request differently."""
 _NOTHING = memoryview(b"")
 _UNREADABLE = "Invalid HTTP request received."
 
 
 class HeadRefused(httptools.HttpParserError):
-    """The line or the headers of a request are invalid. `refusal` is the answer."""
+    """The line or the headers of a request are invalid. `refusal` is the error to answer with."""
 
     def __init__(self, code: ErrorCode, message: str | None = None) -> None:
         super().__init__(message or code.name)
@@ -56,7 +57,10 @@ class HeadRefused(httptools.HttpParserError):
 
 
 class _Flow(FlowControl):
-    """uvicorn's flow control, which resumes reading at each request and answer, but not while received bytes wait."""
+    """uvicorn's flow control, which resumes reading after each request and answer.
+
+    This class does not resume reading while received bytes wait to be parsed.
+    """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
@@ -73,12 +77,12 @@ class _Flow(FlowControl):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on llhttp, the parser of Node.js, with the limits that both leave open.
+    """uvicorn's protocol on llhttp, the parser of Node.js, with the limits that both of them lack.
 
     llhttp neither bounds a head nor requires Host. uvicorn waits without a limit for the first request of a connection,
     for the rest of a head, for the rest of a body after its answer, and for a client to read its answers. An attacker
-    with some thousand sockets could use up all file descriptors. (h11, in pure Python, costs 50 µs more per request, as
-    much CPU as everything that the chassis does with it.)
+    with a few thousand sockets could use up all file descriptors. uvicorn's other parser, h11, is written in Python. It
+    costs 50 µs more per request, as much CPU time as all work of the chassis on that request.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -104,7 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._disconnect(self._current)  # uvicorn disconnects only the newest request
         self._writing.stop()
 
-    # The reading side
+    # Reading requests
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -112,7 +116,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._read_on()
         last: RequestResponseCycle | None = self.cycle
         if last is None or last.response_complete:
-            self._await_head()  # starts once: further bytes do not extend the time
+            self._await_head()  # the timer starts once: further bytes do not extend it
         else:
             self._stop_waiting()
 
@@ -130,14 +134,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._unparsed = _NOTHING
             self._refuse(cause.refusal if isinstance(cause, HeadRefused) else ApiError(_MALFORMED, _UNREADABLE))
         if self._refusal is not None:
-            self._unparsed = _NOTHING  # bytes after an invalid request are no request
+            self._unparsed = _NOTHING  # bytes after an invalid request are ignored
         self._flow.hold(is_full=bool(self._unparsed))
 
     def _parse(self, data: memoryview) -> None:
-        """Feed the parser, and decline offers of another protocol.
+        """Pass the bytes to the parser, and ignore a client's offer to upgrade to another protocol.
 
-        At such a request llhttp stops after the head, and treats the body as the other protocol. So a new parser gets
-        the head again, without Upgrade.
+        llhttp stops after the head of a request with an Upgrade header, and treats its body as the other protocol. So a
+        new parser parses the same head again, without that header.
         """
         while data:
             try:
@@ -145,7 +149,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 head = self._head_without_offer()
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
                 self.parser.feed_data(head)
                 data = data[upgrade.args[0] :]
             else:
@@ -173,11 +177,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._check_head()
         if self.parser.should_upgrade():
-            return  # see `_parse`
+            return  # `_parse` parses this head again, without Upgrade
         self._is_reading_head, self._is_reading_body = False, True
         self._unfinished_bytes = 0
         super().on_headers_complete()
-        self.headers = []  # collects the trailers, which are ignored
+        self.headers = []  # the trailers are collected here, and ignored
 
     def _check_head(self) -> None:
         """Raise `HeadRefused` for a head that is too large, or that two servers could understand differently."""
@@ -206,13 +210,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._is_reading_head:
-            return  # the parser treats the rest as another protocol: see `_parse`
-        self._check_size()  # of the trailers, which may also have arrived in small pieces
+            return  # a request with Upgrade: `_parse` parses its head again
+        self._check_size()  # counts the trailers, which may have arrived in small pieces
         self._is_reading_body = False
         self._unfinished_bytes = 0
         super().on_message_complete()
 
-    # The writing side
+    # Writing answers
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -244,14 +248,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_head()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Start the work on a request, once the client has read the answers before it.
+        """Start the work on a request, once the client has read the earlier answers.
 
         So a client that reads nothing causes at most one answer beyond `MAX_UNSENT_BYTES`, and no further work.
         """
         if self.flow.write_paused:
             self._is_held = True
             self.flow.pause_reading()
-            self.pipeline.append((cycle, app))  # the right end is the next one
+            self.pipeline.append((cycle, app))  # `resume_writing` takes the right end first
         else:
             self._current = cycle
             super()._start_asgi_task(cycle, app)
@@ -266,16 +270,16 @@ class HttpProtocol(HttpToolsProtocol):
             self._late = None
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer the requests before the invalid one, then send `error`, and close the connection."""
+        """Answer the requests before the invalid one. Then send `error`, and close the connection."""
         unread: RequestResponseCycle | None = self.cycle if self._is_reading_body else None
         if unread is not None and unread is not self._current:
-            self.pipeline.popleft()  # it has not started, because it waits for others
+            self.pipeline.popleft()  # it has not started: it waits for earlier ones
             unread, self._is_held = None, self._is_held and bool(self.pipeline)
         is_answering = self._current is not None and not self._current.response_complete
         if unread is None and (is_answering or self.pipeline):
             self._refusal = error
             return
-        if unread is None or not unread.response_started:  # otherwise the client would read it as a part of the answer
+        if unread is None or not unread.response_started:  # else the client reads it as part of the answer
             self._write(error)
         if unread is not None:
             self._disconnect(unread)

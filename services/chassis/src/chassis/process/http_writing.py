@@ -1,4 +1,4 @@
-"""The writing side of a connection: an answer is one write, and a client that does not read it is disconnected."""
+"""Writes each answer to a connection with one call, and disconnects a client that does not read its answers."""
 
 import asyncio
 import socket
@@ -10,22 +10,23 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 MAX_UNSENT_BYTES = 65_536
-"""Bytes of a connection's answers that may wait. Above that, its next request is not started and a stream pauses. The
-kernel's own buffer is limited to the same size where possible; otherwise it takes 4 MiB, which are pod memory."""
+"""The largest number of bytes of a connection's answers that may wait until the client reads them. Above that, the
+connection's next request is not started, and a streamed answer pauses. Where possible, the kernel's buffer is limited
+to the same size. Otherwise it takes 4 MiB of the pod's memory."""
 WRITE_SECONDS = 10.0
 """The time within which a client has to read some of the waiting bytes. The kernel reports progress in steps of 32 KiB,
 so the slowest client that is served reads 3 KiB/s."""
 
-_UNSENT_IN_KERNEL: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
-_AT_ONCE = struct.pack("ii", 1, 0)  # discard the kernel's buffer on close, which it would otherwise offer for minutes
+_UNSENT_IN_KERNEL: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # exists on Linux and macOS
+_AT_ONCE = struct.pack("ii", 1, 0)  # on close, discard the kernel's buffer: by default it is sent for minutes
 
 
 class Gathering:
-    """A transport that gathers writes and sends them together, once in a turn of the event loop.
+    """A transport that gathers writes and sends them together, once per turn of the event loop.
 
-    uvicorn writes the head and the body of an answer one after the other. A system call, with the reader that it wakes,
-    costs as much CPU as the match of a route. The connection is aborted if the client reads nothing for `WRITE_SECONDS`
-    while more than `MAX_UNSENT_BYTES` wait, or while the connection is being closed.
+    uvicorn writes the head and the body of an answer one after the other, each with a system call. Such a call also
+    wakes the reader, and costs as much CPU time as the match of a route. The connection is aborted if the client reads
+    nothing for `WRITE_SECONDS` while more than `MAX_UNSENT_BYTES` wait, or while the connection is being closed.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -66,7 +67,7 @@ class Gathering:
             self._timer = self._loop.call_later(WRITE_SECONDS, self._check_progress, self._taken())
 
     def stop(self) -> None:
-        """Cancel the timer: the connection is lost."""
+        """Cancel the timer, because the connection is lost."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -1,7 +1,8 @@
 """The guard of the management port, and the functions that its endpoints use to read requests and answer errors.
 
 Every client inside the cluster may read. A change needs `Authorization: Bearer <management.token>`, and is logged. The
-method decides: GET, HEAD and OPTIONS read, and every other method is a change. So a new endpoint is guarded by default.
+HTTP method decides: GET, HEAD and OPTIONS read, and every other method is a change. So a new endpoint is guarded by
+default.
 """
 
 import hmac
@@ -26,14 +27,15 @@ from chassis.process.management_hosts import Hosts, is_allowed
 log = get_logger(__name__)
 
 type Token = Callable[[], SecretStr | None]
-"""Returns the present management token, or None without one. It may be replaced while the process runs."""
+"""Returns the current management token, or None if none is configured. The token may change while the process runs."""
 
 _OPEN_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_BODY_BYTES = 1024
-_MAX_SHOWN = 100  # characters of an invalid value that an answer quotes
+_MAX_SHOWN = 100  # an answer quotes at most this many characters of an invalid value
 _OTHER_HOST = "This port does not answer to the name in Host: use its address, or add the name to management.hosts."
 _REQUEST_ID_KEY = "holdfast.request_id"
-"""The request id's key in the scope, for the framework's handler of unexpected errors, which is outside the guard."""
+"""The key of the request id in the ASGI scope. The framework handles unexpected errors outside the guard, and needs the
+id there."""
 
 
 class ManagementGuard:
@@ -75,7 +77,7 @@ class ManagementGuard:
             log.warning("management_refused", **about, code=refusal.code.name)
             await respond(scope, refusal)(scope, receive, send)
             return
-        status = 500  # of an endpoint that fails before its answer starts
+        status = 500  # for an endpoint that fails before its answer starts
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -88,12 +90,12 @@ class ManagementGuard:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                # All operators share one token, so its fingerprint is all that is known of the operator.
+                # All operators share one token, so the log has its fingerprint instead of an operator's name.
                 log.info("management_changed", **about, status=status, by=fingerprint(token), **changed)
 
 
 def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr:
-    """The token, if the header has it. Raises `ApiError` (401 or 403) otherwise."""
+    """The token, if the header contains it. Raises `ApiError` (401 or 403) otherwise."""
     if token is None:
         raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured here: nothing can be changed.")
     scheme, _, given = (authorization or "").partition(" ")
@@ -133,7 +135,7 @@ async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
 
 
 def shown(value: object) -> str | None:
-    """An invalid value as an answer may quote it. None for an object or a list."""
+    """The text of an invalid value, as an answer may quote it. None for an object or a list."""
     if not isinstance(value, str | int | float):
         return None
     return shown_back(str(value), _MAX_SHOWN)
@@ -151,13 +153,13 @@ def respond(scope: Scope, error: ApiError) -> Response:
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101  the handler is registered for this type; the signature cannot say so
+    assert isinstance(error, ApiError)  # noqa: S101  registered for this type only
     return respond(request.scope, error)
 
 
 async def on_framework_error(request: Request, error: Exception) -> Response:
     """The answer to an error of the framework, such as a 404, in the same envelope as on the public port."""
-    assert isinstance(error, HTTPException)  # noqa: S101  the handler is registered for this type; the signature cannot say so
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for this type only
     response = respond(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
     response.headers.update(error.headers or {})
     return response

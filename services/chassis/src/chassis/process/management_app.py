@@ -30,7 +30,7 @@ def management_app(
     """The application of the management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
 
     Requests from outside are never routed to it. `ManagementGuard` checks the Host of every request, with `hosts` as
-    further names, and the `token` of every change.
+    additional names, and the `token` of every change.
     """
     started_at = time.time()
 

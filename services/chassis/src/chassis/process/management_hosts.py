@@ -1,8 +1,8 @@
 """The values of Host that a management port accepts: only names that no web page can have.
 
-A web page of evil.example can let that name resolve to 127.0.0.1 or to a pod (DNS rebinding). A visitor's browser then
-lets the page read the port there, and sends `Host: evil.example`. Probes, Prometheus and operators use an address, a
-name inside the cluster or the machine's own name.
+The owner of evil.example can let that name resolve to 127.0.0.1 or to a pod (DNS rebinding). A visitor's browser then
+sends requests of the web page to the port there, with `Host: evil.example`, and lets the page read the answers. Probes,
+Prometheus and operators use an address, a name inside the cluster or the machine's own name.
 """
 
 import socket
@@ -10,20 +10,21 @@ from collections.abc import Callable, Collection
 from ipaddress import ip_address
 
 type Hosts = Callable[[], Collection[str]]
-"""Returns the present value of `management.hosts`."""
+"""Returns the current value of `management.hosts`."""
 
 _NOT_PUBLIC = (".localhost", ".internal", ".svc", ".cluster.local")
-"""Reserved by RFC 6761, by ICANN for private use, and by Kubernetes for Services: these cannot be registered."""
+"""Domains that cannot be registered: RFC 6761, ICANN (for private use) and Kubernetes (for Services) reserve them."""
 
 
 def is_allowed(host: str, more: Collection[str] = ()) -> bool:
-    """Whether a request with this Host header is answered. `more` has further names; `.example.com` is all below it.
+    """Whether a request with this Host header is answered. `more` has additional names. `.example.com` stands for all
+    names below it.
 
     A pure function, except that it reads the machine's name. No browser sends a request without Host, so "" is allowed.
     """
     name = _name_of(host)
     return (
-        "." not in name  # cannot be registered: a Service in its own namespace, a container, localhost
+        "." not in name  # cannot be registered: a Service in the same namespace, a container, localhost
         or name.endswith(_NOT_PUBLIC)
         or _is_address(name)
         or name == socket.gethostname().lower()

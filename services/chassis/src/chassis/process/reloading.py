@@ -2,12 +2,12 @@
 
     files unchanged ──▶ nothing happens
     files changed   ──▶ all layers are read ─ invalid ──▶ rejected: the last valid settings stay
-                                            ─ valid ────▶ applied: settings of the allow-list replace the current ones
+                                            ─ valid ────▶ applied: settings of the allow-list get their new values
                                                           restart_needed: the others are logged by name, and wait
 
-Every `reload.interval` seconds the contents of the files are compared. This notices an editor, `mv`, and the kubelet,
-which writes a new folder and replaces the link `..data`. The allow-list are the settings that their models mark with
-`RELOADED`.
+Every `reload.interval` seconds the process compares the contents of the files. So it notices changes by an editor, by
+`mv`, and by the kubelet, which writes a new folder and replaces the link `..data`. The allow-list contains the settings
+that their models mark with `RELOADED`.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ reloads = Counter(
     ["result"],
 )
 for result in get_args(Result.__value__):
-    reloads.labels(result)  # exposes zeros, so that the first reload is an increase
+    reloads.labels(result)  # exposes a 0, so that the first reload is an increase
 
 
 def allow_list(settings_type: type[ServiceSettings]) -> set[str]:
@@ -48,15 +48,16 @@ _PASSWORDS = frozenset({"database.password", "database.next_password"})
 
 
 def _login(settings: DatabaseSettings) -> tuple[str, int, str]:
-    """The login that a password belongs to: a role of one server."""
+    """The login that a password belongs to: a user of one database server."""
     return settings.host, settings.port, settings.user
 
 
 def take_over[S: ServiceSettings](current: S, found: S) -> S:
-    """The current settings with the values of `found` for the settings of the allow-list, validated as a whole.
+    """The current settings, with the allow-list's values taken from `found`. The result is validated as a whole.
 
-    If the login waits for a restart, its passwords wait, too. Raises `ConfigurationError` if the mixture breaks a rule
-    between a setting of the allow-list and one that waits for a restart.
+    If the login itself changes, which needs a restart, its new passwords wait for the restart, too. Raises
+    `ConfigurationError` if the result breaks a rule between a setting of the allow-list and one that waits for a
+    restart.
     """
     values, new = current.model_dump(), found.model_dump()
     waiting = _PASSWORDS if _login(current.database) != _login(found.database) else frozenset()
@@ -80,7 +81,7 @@ async def reload[S: ServiceSettings](live: Live[S]) -> set[Result]:
         return set()
     found, problems = await asyncio.to_thread(_read, live)
     if await asyncio.to_thread(digest_of_files) != digest:
-        return set()  # a file changed while it was read: the next check reads all of it
+        return set()  # a file changed while it was read: the next check reads again
     live.digest = digest
     results = _reject(problems) if found is None else _apply(live, found)
     for result in results:
@@ -104,7 +105,7 @@ async def _keep_checking[S: ServiceSettings](live: Live[S], sleep: Callable[[flo
 
 
 def _read[S: ServiceSettings](live: Live[S]) -> tuple[S | None, tuple[str, ...]]:
-    """The settings that the layers give now, or their problems."""
+    """The settings in the configuration layers now, or the problems of these settings."""
     try:
         return live.read(), ()
     except ConfigurationError as error:

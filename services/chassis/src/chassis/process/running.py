@@ -26,10 +26,10 @@ config_info = Gauge("config_info", "1 for the configuration this process runs wi
 
 @contextmanager
 def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> Iterator[Mapping[str, str]]:
-    """Set up logging and tracing for a process. Yields the content of `/info`, which follows the settings.
+    """Set up logging and tracing for a process. Yields the content of `/info`, which is updated when settings change.
 
-    The block is the whole work of the process. If it raises an error, that is logged as the last line, and the process
-    ends with exit code 1.
+    The block contains all work of the process. If it raises an error, the last log line reports the error, and the
+    process ends with exit code 1.
     """
     settings = live.current
     info = {
@@ -53,7 +53,7 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
     try:
         yield info
     except Exception as error:
-        # The message of our own errors is sufficient. Any other error needs its traceback.
+        # The message of a `HoldfastError` is sufficient. Any other error needs its traceback.
         reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
         log.critical("process_failed", reason=reasons, exc_info=None if isinstance(error, HoldfastError) else error)
         raise SystemExit(1) from error
@@ -62,13 +62,13 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
 
 
 START_SECONDS = 60.0
-"""The time to set up logging and tracing, before the event loop starts."""
+"""The time limit for the set-up of logging and tracing, before the event loop starts."""
 
 
 def run_process[S: ServiceSettings](
     live: Live[S], *, version: str, role: str, main: Callable[[Mapping[str, str], Ending], Coroutine[Any, Any, None]]
 ) -> None:
-    """Run `main(info, ending)` on an event loop, under a watchdog. Soon after its end the process ends in any case."""
+    """Run `main(info, ending)` under a watchdog. After `main` has ended, the process ends within `EXIT_SECONDS`."""
 
     async def watched(info: Mapping[str, str]) -> None:
         async with watchdog.watching(live.current.jobs.loop_limit):
@@ -87,19 +87,19 @@ def run_process[S: ServiceSettings](
 
 
 COLLECT_AFTER = 10_000
-"""New objects after which the garbage collector runs. Two dozen concurrent requests or jobs create 2,000 (Python's
-default), and reference counting frees nearly all of them soon."""
+"""The garbage collector runs after this many new objects. Two dozen concurrent requests or jobs create 2,000 objects,
+which is Python's default, and reference counting soon frees nearly all of them."""
 
 
 def freeze_start_up() -> None:
-    """Exclude all present objects from garbage collection: those of the start live as long as the process."""
+    """Exclude all current objects from garbage collection: objects of the start live as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
 def _causes(error: Exception) -> list[Exception]:
-    """The errors themselves, without the exception groups that task groups put around them."""
+    """The errors without the exception groups that task groups put around them."""
     if isinstance(error, ExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
     return [error]

@@ -1,4 +1,5 @@
-"""An HTTP server. An API process has two of them, the public port and the management port; a worker has the latter.
+"""An HTTP server. An API process has two: one for the public port and one for the management port. A worker has only
+the latter.
 
 uvicorn's own signal handling is disabled, because the composition root stops the servers and the work in order.
 """
@@ -17,19 +18,19 @@ from chassis.process.http_protocol import HttpProtocol
 
 log = get_logger(__name__)
 
-ARRIVAL_SECONDS = 0.1  # enough for the request of an accepted connection to arrive, on a busy loop too
+ARRIVAL_SECONDS = 0.1  # enough for the request of an accepted connection to arrive, even if the loop is busy
 LAST_WORDS_SECONDS = 0.5
-"""The time of a request that is cut off to roll back and answer, while its database and Redis are still open."""
-_DRAIN_POLL_SECONDS = 0.02  # uvicorn waits 0.1 s, and would delay the end of a process that has drained
+"""The time that a cancelled request has to roll back and to answer. The database and Redis are still open meanwhile."""
+_DRAIN_POLL_SECONDS = 0.02  # uvicorn polls every 0.1 s, which would delay the end of a drained process
 KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that the proxy closes an idle connection first
 
 
 class ServeError(HoldfastError):
-    """The server could not start: the port is taken, or the resources of the process failed to open."""
+    """The server could not start (the port is taken, or a resource of the process failed to open), or it has ended."""
 
 
 class Server(uvicorn.Server):
-    """Serves `app` on host and port. The host `*` is every IPv4 and IPv6 address of the machine.
+    """Serves `app` on host and port. The host `*` stands for every IPv4 and IPv6 address of the machine.
 
     When the server stops, requests under way have `drain_timeout` seconds. Slower ones are cancelled, and counted in
     `cut_off`. `trusted_proxies` are networks of proxies that append the address of their caller to X-Forwarded-For. The
@@ -49,7 +50,8 @@ class Server(uvicorn.Server):
                 http=HttpProtocol,
                 # A request to upgrade gets a normal answer, even if a WebSocket library is installed.
                 ws="none",
-                # X-Forwarded-For is read from these networks only. Without networks, uvicorn need not look for it.
+                # X-Forwarded-For is read from these networks only. Without networks, uvicorn does not look for the
+                # header.
                 proxy_headers=bool(trusted_proxies),
                 forwarded_allow_ips=list(trusted_proxies),
                 # With "auto", uvicorn goes on serving if the application's resources fail to open.
@@ -73,13 +75,15 @@ class Server(uvicorn.Server):
 
     def send_clients_away(self) -> None:
         """From now on every answer closes its connection, so that the client's next request reaches another process."""
-        for headers in (self.config.encoded_headers, self.server_state.default_headers):  # of later and current answers
+        # uvicorn copies the first list into the second once a second.
+        for headers in (self.config.encoded_headers, self.server_state.default_headers):
             headers.append((b"connection", b"close"))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port at once, and idle connections after `ARRIVAL_SECONDS`; then drain.
+        """Close the port at once, and idle connections after `ARRIVAL_SECONDS`. Then drain.
 
-        uvicorn's own method closes connections whose request is just arriving, and does not count what it cuts off.
+        uvicorn's own method closes connections whose request is just arriving, and does not count the requests it cuts
+        off.
         """
         del sockets  # uvicorn passes sockets only if it did not open them itself
         for server in self.servers:
@@ -129,7 +133,7 @@ class Server(uvicorn.Server):
         try:
             await self.serve()
         except SystemExit as error:
-            # uvicorn would exit if the port is taken; this process may have to close its other server first.
+            # uvicorn exits the process if the port is taken, but this process may have to close its other server first.
             raise ServeError(f"cannot serve on {self.config.host}:{self.config.port}: port taken?") from error
         except Exception:
             if self.started and not self.should_exit:

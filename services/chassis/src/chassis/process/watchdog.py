@@ -1,8 +1,9 @@
 """A watchdog for the event loop: if the loop is blocked for too long, the process prints every stack and ends.
 
 Code that blocks the loop stops everything else in the process: heartbeats, probes and signals. Without a liveness
-probe, such a process would stay. Python's `faulthandler` ends it from a thread that does not need the interpreter's
-lock, so even code that never releases that lock, such as a slow regular expression, cannot prevent the end.
+probe, such a process would hang indefinitely. Python's `faulthandler` ends the process from a thread that does not need
+the interpreter's lock. So even code that never releases that lock, such as a slow regular expression, cannot prevent
+the end.
 """
 
 import asyncio
@@ -13,15 +14,15 @@ from contextlib import asynccontextmanager
 from chassis.process.background import supervised
 
 TURNS = 4
-"""How often the timer is reset within the limit."""
+"""The number of times that the timer is reset within the limit."""
 
 
 @asynccontextmanager
 async def watching(limit: float) -> AsyncIterator[None]:
     """While the block runs, end the process if its event loop is blocked for `limit` seconds.
 
-    The stack of every thread is then on standard error, and the exit code is 1. The timer stays set after the block, so
-    the process has at most `limit` seconds to end.
+    The process then writes the stack of every thread to standard error, and its exit code is 1. The timer stays set
+    after the block, so the process has at most `limit` seconds to end.
     """
 
     async def beat() -> None:
@@ -34,5 +35,5 @@ async def watching(limit: float) -> AsyncIterator[None]:
 
 
 def set_timer(limit: float) -> None:
-    """End the process in `limit` seconds, unless this function is called again before."""
+    """End the process in `limit` seconds, unless this function is called again before then."""
     faulthandler.dump_traceback_later(limit, exit=True)

@@ -1,8 +1,9 @@
-"""Traces: W3C trace context in and out, and spans whose sampling is decided before their attributes are built.
+"""Traces: W3C trace context is read and passed on, and a span's attributes are built only if the span is sampled.
 
-`traceparent` is the header of https://www.w3.org/TR/trace-context/ ("00-<32 hex>-<16 hex>-<2 hex>"). It travels in
-HTTP headers, in the job table, in outbox rows and in stream entries, so that one order is one trace. Names, kinds and
-attributes follow https://opentelemetry.io/docs/specs/semconv/; docs/reference/tracing.md lists the spans.
+`traceparent` is the header of https://www.w3.org/TR/trace-context/ ("00-<32 hex>-<16 hex>-<2 hex>"). It travels in HTTP
+headers, in the job table, in outbox rows and in stream entries, so that all steps of an order are one trace. The names,
+kinds and attributes of spans follow https://opentelemetry.io/docs/specs/semconv/; docs/reference/tracing.md lists the
+spans.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -31,8 +32,7 @@ __all__ = [
 _MAX_REASON_LENGTH = 500  # characters; the whole message and the traceback are in the log, under the same trace id
 
 LIMITS = SpanLimits(max_events=0)
-"""No events: an exception's would carry its message and traceback past redaction; both are in the log, without secrets.
-"""
+"""Spans have no events: an exception's event would contain its message and traceback unredacted. The log has both."""
 
 _tracer = trace.get_tracer("holdfast")
 _sampler = Sampler(1.0)  # replaced by `configure_tracing`
@@ -44,7 +44,7 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     Trace ids exist even without a collector, because logs and answers carry them. Without a collector no trace that
     begins here is recorded, and no span is exported.
     """
-    global _sampler  # noqa: PLW0603  as the provider is, below
+    global _sampler  # noqa: PLW0603  the tracer provider is global, too
     endpoint = settings.telemetry.otlp_endpoint
     _sampler = Sampler(settings.trace_sample_ratio if endpoint else 0.0)
     provider = TracerProvider(
@@ -62,7 +62,7 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     trace.set_tracer_provider(provider)
     if endpoint is None:
         return provider.shutdown
-    # Imported only here: the exporter takes 6 MB, which a process without a collector saves.
+    # Imported only here: the exporter takes 6 MB of memory, which a process without a collector does not need.
     from chassis.telemetry.export import export_to  # noqa: PLC0415
 
     return export_to(endpoint, provider)
@@ -76,10 +76,10 @@ def span(
     traceparent: str | None = None,
     attributes: Callable[[], Mapping[str, str | int]] | None = None,
 ) -> Iterator[Span]:
-    """Run the block inside a span; `traceparent` continues a trace that came from outside.
+    """Run the block inside a span. `traceparent` continues a trace from another process.
 
-    `attributes` is called only when the span is recorded: building them costs more than the span. An error that leaves
-    the block marks the span as failed.
+    `attributes` is called only if the span is recorded, because the attributes cost more than the span. An error that
+    leaves the block marks the span as failed.
     """
     outer = traceparent or otel_traceparent.current.get()
     parent = otel_traceparent.read(outer, is_remote=traceparent is not None) if outer else INVALID_SPAN_CONTEXT
@@ -100,7 +100,7 @@ def span(
 
 
 def _redact(current: Span) -> None:
-    """Take secrets out of the attributes, whichever code has set them."""
+    """Redact secrets in the attributes, whichever code has set them."""
     if isinstance(current, ReadableSpan) and current.is_recording():
         attributes = dict(current.attributes or {})
         if (shown := redact_fields(attributes)) != attributes:
@@ -116,5 +116,5 @@ def record_failure(current: Span, error: Exception) -> None:
 
 
 def current_traceparent() -> str | None:
-    """The `traceparent` of the current span, to send along or store; None outside any trace."""
+    """The `traceparent` of the current span, to send or to store. None outside any trace."""
     return otel_traceparent.current.get()

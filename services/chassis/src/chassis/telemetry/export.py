@@ -1,7 +1,8 @@
 """Sends spans to a collector in the background. A collector that is down delays no request and is logged once a minute.
 
-Ended spans wait in a queue of 2,048 (the SDK's default; the oldest are dropped) and go out every 5 s, or as soon as 512
-are there. Spans that cannot be sent are dropped and counted: no function depends on traces.
+Ended spans wait in a queue of up to 2,048 (the SDK's default), which drops the oldest ones when it is full. They are
+sent every 5 s, or as soon as 512 wait. Spans that cannot be sent are dropped and counted, because no function depends
+on traces.
 """
 
 import logging
@@ -20,14 +21,15 @@ log = get_logger(__name__)
 spans_exported = Counter("trace_spans_exported", "Spans given to the exporter; result: sent, lost.", ["result"])
 
 EXPORT_TIMEOUT = 2.0
-"""Seconds for one batch, its retries included."""
+"""The time limit of one batch with its retries, in seconds."""
 STOP_TIMEOUT = 2.0
-"""Seconds after the stop in which batches may still begin. With the last batch, a process waits for 4 s at its end."""
+"""After the stop, further batches may begin for this many seconds. With the last batch, a process waits for up to 4 s
+at its end."""
 SECONDS_BETWEEN_LINES = 60.0
 
 
 def export_to(endpoint: str, provider: TracerProvider) -> Callable[[], None]:
-    """Send the provider's spans to the OTLP/HTTP collector at this base URL. Returns a function that stops it."""
+    """Send the provider's spans to the OTLP/HTTP collector at `endpoint`. Returns a function that stops the export."""
     # The exporter would log each retry and each batch; `BoundedExporter` logs one line a minute instead.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     url = f"{endpoint.rstrip('/')}/v1/traces"
@@ -42,7 +44,10 @@ def export_to(endpoint: str, provider: TracerProvider) -> Callable[[], None]:
 
 
 class BoundedExporter(SpanExporter):
-    """Passes batches on to `inner`. Logs lost spans once a minute. Begins no batch after the time of `stop_after`."""
+    """Passes batches on to `inner`, and logs lost spans once a minute.
+
+    After the time that `stop_after` sets, it drops batches instead.
+    """
 
     def __init__(self, inner: SpanExporter, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._inner = inner

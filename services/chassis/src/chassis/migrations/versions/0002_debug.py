@@ -1,4 +1,4 @@
-"""Jobs and events store the header that turned DEBUG on, as they store their trace."""
+"""Jobs and events store the header that turned DEBUG on, beside their `traceparent`."""
 
 from alembic import op
 
@@ -9,7 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a default PostgreSQL does not rewrite the table, and code that does not know the column goes on working.
+    # The column may be NULL. So PostgreSQL does not rewrite the table, and code that does not know the column still
+    # works.
     op.execute("ALTER TABLE job ADD COLUMN debug text")
     op.execute("ALTER TABLE outbox ADD COLUMN debug text")
 

@@ -1,4 +1,4 @@
-"""A stream that Redis lost is published again from a stored position; dead events can be replayed."""
+"""The relay stores its position in a stream that it publishes again, and dead events can be replayed."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a default PostgreSQL does not rewrite the tables, and code that does not know the columns goes on working.
+    # The columns may be NULL. So PostgreSQL does not rewrite the tables, and code that does not know them still works.
     op.execute("ALTER TABLE stream_position ADD COLUMN repeat_after bigint")
     op.execute("ALTER TABLE dead_event ADD COLUMN replay_at timestamptz")
     op.execute("CREATE INDEX dead_event_replay ON dead_event (consumer, id) WHERE replay_at IS NOT NULL")

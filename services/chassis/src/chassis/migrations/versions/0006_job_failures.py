@@ -1,4 +1,4 @@
-"""Failed attempts at jobs are stored in a table of their own, since a completed job's row is deleted."""
+"""A separate table stores failed attempts at jobs, since a completed job's row is deleted."""
 
 from alembic import op
 
@@ -7,9 +7,9 @@ down_revision = "chassis_0005"
 branch_labels = None
 depends_on = None
 
-# The statement that ends a failed attempt also inserts its row here, so jobs that succeed cost nothing more. The table
-# has no index but its key, since only operators read it, and no reference to the job, which could make that statement
-# fail.
+# The statement that ends a failed attempt also inserts its row here, so a job without failures costs nothing more. The
+# primary key is the only index, since only operators read the table. A foreign key to the job could make that statement
+# fail, so there is none.
 _JOB_FAILURE = """
 CREATE TABLE job_failure (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -15,10 +15,11 @@ _BEFORE = {
     "job_dead": "job (queue, name, id) WHERE status = 'dead'",
 }
 _AFTER = {
-    # Suspects are claimed apart from other jobs, so one index can hold both kinds, apart from each other.
+    # A claim takes either suspects or other jobs, so one index with the column `is_suspect` serves both.
     "job_claim": "job (queue, is_suspect, priority DESC, run_at, id) WHERE status = 'ready'",
     "job_due": "job (queue, is_suspect, run_at, id) WHERE status = 'ready'",
-    # Few jobs run at once, so their leases need no order. A heartbeat then changes no indexed column.
+    # Few jobs run at once, so an expired lease is found without an index on `lease_until`. Without that index, a
+    # heartbeat changes no indexed column.
     "job_unready": "job (status, queue, name, id) WHERE status <> 'ready'",
 }
 

@@ -1,4 +1,4 @@
-"""The database's id as an installation, by which Redis recognises it, and the term of its relay's leader."""
+"""The id of this installation, which is also stored in Redis, and the term of the relay's leader."""
 
 from alembic import op
 

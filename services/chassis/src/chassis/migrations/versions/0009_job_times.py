@@ -11,7 +11,8 @@ depends_on = None
 def upgrade() -> None:
     # True for a suspect that lost another lease while other jobs ran beside it.
     op.execute("ALTER TABLE job ADD COLUMN runs_alone boolean NOT NULL DEFAULT false")
-    # When run_at, lease_until and deadline were written. A time in the future shows that the clock was set back since.
+    # The time at which run_at, lease_until and deadline were written. If it is in the future, the clock was set back
+    # since.
     op.execute("ALTER TABLE job ADD COLUMN written_at timestamptz NOT NULL DEFAULT now()")
 
 
