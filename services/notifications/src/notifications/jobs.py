@@ -46,7 +46,7 @@ class DeliveryTools:
 
 
 async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload: SendMail) -> None:
-    """Protocol, row 14b: hand the mail to the mail server, then record that.
+    """Protocol, row 14b: hand the mail to the mail server, then record the result.
 
     If the process dies in between, the retry sends a second copy with the same Message-ID. SMTP has no idempotency key
     that would prevent this.

@@ -42,7 +42,7 @@ class Layer:
 
 
 def read_layers(settings_type: type[ServiceSettings], options: Sequence[str]) -> list[Layer]:
-    """The layers above the defaults, lowest first."""
+    """All layers except the defaults. A later layer in the list takes precedence."""
     dotenv, problems = _dotenv()
     locations = _locations()
     local = _variables_layer(".env", settings_type, dotenv)

@@ -99,7 +99,9 @@ def _redact_other(value: Any) -> Any:
 
 
 def redact_fields(fields: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The mapping without secrets. One loop with few calls, because every line has some twenty fields."""
+    """The mapping without secrets. The function is one loop with few calls, for speed: every line has about twenty
+    fields.
+    """
     shown = {}
     for key, item in fields.items():
         name, hides = _check_cached_name(key) if type(key) is str and len(key) <= _MAX_CACHED else _check_name(key)

@@ -91,7 +91,9 @@ async def read_mail(session: Session, mail_id: UUID) -> Mail:
 
 
 async def has_earlier_pending(session: Session, mail: Mail) -> bool:
-    """Whether an earlier mail of the same order is still pending. Customers get an order's mails in order."""
+    """Whether an earlier mail of the same order is still pending. Customers get the mails of an order in the order of
+    its events.
+    """
     if mail.version is None:  # a notice belongs to no order
         return False
     earlier = select(Mail.id).where(

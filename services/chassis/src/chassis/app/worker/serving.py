@@ -50,7 +50,7 @@ async def serve_stages(
 ) -> None:
     """Run the parts and the management port until SIGTERM or SIGINT, then stop them; the port stops last.
 
-    Returns within `shutdown.drain_timeout` and `GRACE_SECONDS` after the signal, or raises as `run_stages` does.
+    Returns at most `shutdown.drain_timeout` plus `GRACE_SECONDS` after the signal, or raises as `run_stages` does.
     """
     loop = asyncio.get_running_loop()
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"left": work_left(loop)})

@@ -76,7 +76,7 @@ class ServiceSettings(Ruled, BaseSettings):
             "database.pool_size",
             "or reads that bypass the cache leave no connection for writes",
         ),
-        # The consumer and the scheduler of a worker take connections of the same pool.
+        # The 2 connections are for the worker's consumer and scheduler, which use the same pool as its jobs.
         Rule(
             "jobs.concurrency + 2",
             "≤",

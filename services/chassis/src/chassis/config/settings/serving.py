@@ -168,8 +168,8 @@ class ShutdownSettings(Group):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        # 12 s: chassis.app.worker.stages.GRACE_SECONDS twice, to hand jobs back and to close the management port, and
-        # EXPORT_TIMEOUT of chassis.telemetry.export for the last spans.
+        # The 12 s are GRACE_SECONDS of chassis.app.worker.stages twice, to hand jobs back and to close the management
+        # port, and EXPORT_TIMEOUT of chassis.telemetry.export, for the last spans.
         Rule(
             "readiness_delay + drain_timeout + 12",
             "≤",
