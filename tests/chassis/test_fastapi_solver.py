@@ -229,6 +229,22 @@ async def test_an_answer_is_the_one_that_fastapi_gives(path: str, asked: dict[st
     assert (ours.status_code, ours.content, ours.headers) == (theirs.status_code, theirs.content, theirs.headers)
 
 
+async def test_a_dependency_runs_once_for_a_request_that_is_invalid_beside_it() -> None:
+    calls: list[str] = []
+
+    async def spend() -> None:
+        calls.append("spent")
+
+    router = Router()
+
+    @router.post("/spend", public=True)
+    async def of_spending(_: Annotated[None, Depends(spend)], key: Annotated[str, Header(alias="Key")]) -> Response:
+        return Response(key)
+
+    assert (await ask([*router.routes], "/spend")).is_client_error
+    assert calls == ["spent"]
+
+
 @pytest.fixture
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The routes that FastAPI has solved."""

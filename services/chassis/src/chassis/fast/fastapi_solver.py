@@ -36,7 +36,7 @@ _SHAPES = ("include", "exclude", "exclude_unset", "exclude_defaults", "exclude_n
 """Options of a route (`response_model_…`) that this module does not support."""
 
 
-class _NotRightError(Exception):
+class _InvalidError(Exception):
     """The request is invalid or unusual, so FastAPI has to handle it."""
 
 
@@ -54,12 +54,12 @@ def past_solver(route: APIRoute) -> ASGIApp:
             raise HTTPException(400) from error
         solving = _Solving(request, body)
         try:
-            values = await solving.values_of(route.dependant)
-        except _NotRightError:
-            await usual(scope, _given_first(body, receive), send)
+            solving.read(route.dependant)
+        except _InvalidError:
+            await usual(scope, _body_first(body, receive), send)
             return
-        found = await route.endpoint(**values)
-        response = found if isinstance(found, Response) else await _written(found, route, solving.response)
+        result = await route.endpoint(**await solving.arguments_of(route.dependant))
+        response = result if isinstance(result, Response) else await _serialized(result, route, solving.response)
         await response(scope, receive, send)
 
     return answer
@@ -80,99 +80,113 @@ def _is_known(route: APIRoute) -> bool:
     )
 
 
-def _can_be_read(asked: Dependant, route: APIRoute) -> bool:
-    has_known_fields = {field.name for field in fields(asked) if getattr(asked, field.name)} <= _READ | _DESCRIBES
-    has_one_body = all(one is route.body_field and type(one.field_info) is Body for one in asked.body_params)
+def _can_be_read(dependant: Dependant, route: APIRoute) -> bool:
+    has_known_fields = {
+        field.name for field in fields(dependant) if getattr(dependant, field.name)
+    } <= _READ | _DESCRIBES
+    has_one_body = all(one is route.body_field and type(one.field_info) is Body for one in dependant.body_params)
     return (
-        has_known_fields
+        names <= _READ | _DESCRIBES
         and has_one_body
-        and asked.use_cache
-        and iscoroutinefunction(asked.call)
-        and all(_can_be_read(needed, route) for needed in asked.dependencies)
+        and dependant.use_cache
+        and iscoroutinefunction(dependant.call)
+        and all(_can_be_read(needed, route) for needed in dependant.dependencies)
     )
 
 
 class _Solving:
-    """One request, and the results of the dependencies that have been called for it so far."""
+    """One request: the values that its handler and their dependencies read from it, and the dependencies' results.
 
-    __slots__ = ("_body", "_made", "_request", "response")
+    All values are read before the first dependency is called. So FastAPI gets an invalid request with no dependency
+    called yet, and each of them runs once.
+    """
+
+    __slots__ = ("_body", "_request", "_results", "_values", "response")
 
     def __init__(self, request: Request, body: bytes) -> None:
         self._request = request
         self._body = body
-        self._made: dict[object, Any] = {}
+        self._values: dict[object, dict[str, Any]] = {}
+        self._results: dict[object, Any] = {}
         self.response: Response | None = None
 
-    async def values_of(self, asked: Dependant) -> dict[str, Any]:
-        """The arguments that `asked` needs, by name. Raises `_NotRightError` if one is missing or invalid."""
+    def read(self, dependant: Dependant) -> None:
+        """Read what the function of `dependant`, and each of its dependencies, takes from the request.
+
+        Raises `_InvalidError` if a value is missing or invalid.
+        """
         values: dict[str, Any] = {}
+        self._values[dependant.call] = values
         request = self._request
-        for needed in asked.dependencies:
-            made = await self._made_by(needed)
-            if needed.name is not None:
-                values[needed.name] = made
-        for field in asked.path_params:
-            values[field.name] = _right(*field.validate(request.path_params.get(field.alias), {}, loc=("path",)))
-        if asked.query_params:
-            values |= _right(*request_params_to_args(asked.query_params, request.query_params))
-        if asked.header_params:
-            values |= _right(*request_params_to_args(asked.header_params, request.headers))
-        for field in asked.body_params:
-            values[field.name] = _right(*field.validate(self._parsed(), {}, loc=("body",)))
-        if asked.request_param_name:
-            values[asked.request_param_name] = request
-        if asked.response_param_name:
+        for needed in dependant.dependencies:
+            if needed.call not in self._values:
+                self.read(needed)
+        for field in dependant.path_params:
+            values[field.name] = _valid(*field.validate(request.path_params.get(field.alias), {}, loc=("path",)))
+        if dependant.query_params:
+            values |= _valid(*request_params_to_args(dependant.query_params, request.query_params))
+        if dependant.header_params:
+            values |= _valid(*request_params_to_args(dependant.header_params, request.headers))
+        for field in dependant.body_params:
+            values[field.name] = _valid(*field.validate(self._parsed(), {}, loc=("body",)))
+        if dependant.request_param_name:
+            values[dependant.request_param_name] = request
+        if dependant.response_param_name:
             if self.response is None:
                 self.response = Response(status_code=0)  # 0: the handler has not set a status
                 del self.response.headers["content-length"]
-            values[asked.response_param_name] = self.response
-        return values
+            values[dependant.response_param_name] = self.response
 
-    async def _made_by(self, needed: Dependant) -> Any:
-        call = needed.call
-        if call not in self._made:
-            assert call is not None  # noqa: S101  tells the type checker that every dependency has a function
-            self._made[call] = await call(**await self.values_of(needed))
-        return self._made[call]
+    async def arguments_of(self, dependant: Dependant) -> dict[str, Any]:
+        """All arguments of the function of `dependant`, by name. Calls each of its dependencies once."""
+        arguments = self._values[dependant.call]
+        for needed in dependant.dependencies:
+            call = needed.call
+            if call not in self._results:
+                assert call is not None  # noqa: S101  tells the type checker that every dependency has a function
+                self._results[call] = await call(**await self.arguments_of(needed))
+            if needed.name is not None:
+                arguments[needed.name] = self._results[call]
+        return arguments
 
     def _parsed(self) -> Any:
         if self._request.headers.get("content-type") != "application/json":
-            raise _NotRightError
+            raise _InvalidError
         try:
             return json.loads(self._body)
         except (ValueError, RecursionError) as error:
-            raise _NotRightError from error
+            raise _InvalidError from error
 
 
-def _right(values: Any, errors: Any) -> Any:
+def _valid(values: Any, errors: Any) -> Any:
     if errors or values is None:
-        raise _NotRightError
+        raise _InvalidError
     return values
 
 
-async def _written(found: Any, route: APIRoute, said: Response | None) -> Response:
-    """The model as FastAPI serialises it, with the status and the headers that the handler set on `said`."""
+async def _serialized(model: Any, route: APIRoute, injected: Response | None) -> Response:
+    """The model as FastAPI serialises it, with the status and the headers that the handler set on `injected`."""
     content = await serialize_response(
-        field=route.response_field, response_content=found, by_alias=route.response_model_by_alias, dump_json=True
+        field=route.response_field, response_content=model, by_alias=route.response_model_by_alias, dump_json=True
     )
-    status = (said and said.status_code) or route.status_code or 200
+    status = (injected and injected.status_code) or route.status_code or 200
     response = Response(content, status, media_type="application/json")
     if not is_body_allowed_for_status_code(status):
         response.body = b""
-    if said is not None:
-        response.raw_headers.extend(said.raw_headers)
+    if injected is not None:
+        response.raw_headers.extend(injected.raw_headers)
     return response
 
 
-def _given_first(body: bytes, receive: Receive) -> Receive:
+def _body_first(body: bytes, receive: Receive) -> Receive:
     """A `receive` that first returns the body, which was already read from the original `receive`."""
-    is_given = False
+    is_returned = False
 
-    async def given_first() -> Message:
-        nonlocal is_given
-        if is_given:
+    async def body_first() -> Message:
+        nonlocal is_returned
+        if is_returned:
             return await receive()
-        is_given = True
+        is_returned = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return given_first
+    return body_first

@@ -87,14 +87,14 @@ def pool_budget(shares: Mapping[str, Share], *, reserve: int, others: int = 0) -
 
 def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: int = 0) -> Budget:
     """The budget that one service's settings describe."""
-    told = settings.budget
+    replicas = settings.budget
     share = Share(
         pool=settings.pool_size + settings.max_overflow,
-        api_replicas=told.api_replicas,
-        worker_replicas=told.worker_replicas,
-        generations=told.generations,
+        api_replicas=replicas.api_replicas,
+        worker_replicas=replicas.worker_replicas,
+        generations=replicas.generations,
     )
-    return pool_budget({service: share}, others=told.others, reserve=max(told.reserve, least_reserve))
+    return pool_budget({service: share}, others=replicas.others, reserve=max(replicas.reserve, least_reserve))
 
 
 async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:

@@ -36,7 +36,7 @@ class Checkouts:
         self._overdue_after = overdue_after
         self._open: dict[Checkout, None] = {}  # the oldest first
         self._timer: asyncio.TimerHandle | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._use_seconds = metrics.use_seconds.labels(pool)
         self._overdue = metrics.overdue.labels(pool)
 
@@ -57,11 +57,11 @@ class Checkouts:
         del self._open[checkout]
         self._use_seconds.observe(now - checkout.taken_at)
 
-    def is_news(self, checkout: "Checkout") -> bool:
+    def is_first_report(self, checkout: "Checkout") -> bool:
         """Whether the line of code that took the connection has not been logged before."""
-        is_news = checkout.taken_by not in self._told
-        self._told.add(checkout.taken_by)
-        return is_news
+        is_first_report = checkout.taken_by not in self._reported
+        self._reported.add(checkout.taken_by)
+        return is_first_report
 
     def _look_again_in(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
@@ -75,8 +75,8 @@ class Checkouts:
             if age < self._overdue_after:
                 self._look_again_in(self._overdue_after - age)
                 return
-            if not checkout.is_told:
-                checkout.is_told = True
+            if not checkout.is_reported:
+                checkout.is_reported = True
                 self._overdue.inc()
                 log.warning("connection_overdue", pool=self.pool, seconds=round(age, 1), **checkout.where())
         if self._open:
@@ -86,12 +86,12 @@ class Checkouts:
 class Checkout:
     """One connection while a task holds it. The tasks that this task starts count as holders, too."""
 
-    __slots__ = ("_caller", "_checkouts", "_outer", "is_open", "is_told", "taken_at", "task")
+    __slots__ = ("_caller", "_checkouts", "_outer", "is_open", "is_reported", "taken_at", "task")
 
     def __init__(self, checkouts: Checkouts) -> None:
         self._checkouts = checkouts
         self.is_open = True
-        self.is_told = False
+        self.is_reported = False
 
     def __enter__(self) -> Self:
         caller = inspect.currentframe()
@@ -132,7 +132,7 @@ class Checkout:
         metrics.held_calls.labels(pool, dependency).inc()
         if self._checkouts.refuse_calls:
             raise ConnectionHeld(f"{dependency} was to be called while {self.taken_by} holds a connection of {pool}")
-        if self._checkouts.is_news(self):
+        if self._checkouts.is_first_report(self):
             log.warning("connection_held_across_call", pool=pool, dependency=dependency, **self.where())
 
 

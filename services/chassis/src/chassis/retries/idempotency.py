@@ -81,7 +81,7 @@ async def find_answer(session: Session, key: IdempotencyKey) -> StoredAnswer | N
     if found["fingerprint"] != key.fingerprint:
         raise ApiError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
     if not found["body"]:
-        raise ApiError(ErrorCode.NOT_FOUND, "What was made with this Idempotency-Key has been deleted since.")
+        raise ApiError(ErrorCode.NOT_FOUND, "The resource that this Idempotency-Key created has been deleted.")
     return StoredAnswer(found["status"], found["body"])
 
 
