@@ -81,9 +81,7 @@ def _is_known(route: APIRoute) -> bool:
 
 
 def _can_be_read(dependant: Dependant, route: APIRoute) -> bool:
-    has_known_fields = {
-        field.name for field in fields(dependant) if getattr(dependant, field.name)
-    } <= _READ | _DESCRIBES
+    names = {field.name for field in fields(dependant) if getattr(dependant, field.name)}
     has_one_body = all(one is route.body_field and type(one.field_info) is Body for one in dependant.body_params)
     return (
         names <= _READ | _DESCRIBES
