@@ -54,7 +54,7 @@ class Consumer:
     the given session, makes no network call, and raises `Undeliverable` for an event that can never succeed. After any
     other exception the transaction rolls back, and the event is delivered again after a growing pause. After
     `max_deliveries` failures the event is dead. Until it is handled or dead, later events of its aggregate wait. Events
-    of other aggregates do not. A delivery that fails because the database is unreachable or busy is not counted.
+    of other aggregates do not wait. A delivery that fails because the database is unreachable or busy is not counted.
 
     Another consumer may take over an entry that was neither tried nor acknowledged for `claim_after` seconds. `random`
     draws the jitter of the pauses.
@@ -150,7 +150,8 @@ class Consumer:
     async def _process(self, entries: Sequence[Entry]) -> None:
         """Deliver new entries in order.
 
-        Redis counted an attempt of each entry when it was read. If it is not delivered, the attempt is taken back.
+        Redis counted an attempt of each entry when it was read. If an entry is not delivered, its attempt is taken
+        back.
         """
         left: list[Entry] = []
         untried = deque(entries)
@@ -170,7 +171,7 @@ class Consumer:
     def _must_wait(self, entry: Entry, received: Received[Event]) -> bool:
         """Whether the entry waits for an earlier event of its aggregate.
 
-        Once this consumer stops while any event waits, all other entries wait too. Another consumer of the group then
+        If an event waits when this consumer stops, all other entries wait, too. Another consumer of the group then
         takes them over.
         """
         is_behind = (entry.stream, received.aggregate_id) in self._waiting
@@ -219,7 +220,7 @@ class Consumer:
                     "retention": self._settings.inbox_retention,
                     "count": _PRUNE_ROWS,
                 }
-                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # else prune again soon
+                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # else more may have expired
                     self._pruned_at = now
 
     async def _replay(self) -> None:

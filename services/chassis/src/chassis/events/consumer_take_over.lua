@@ -7,7 +7,7 @@
 -- ARGV[5] the idle milliseconds after which a consumer without entries is removed
 --
 -- Returns {number of entries taken over, number of trimmed entries}. XAUTOCLAIM drops trimmed entries from the group.
--- The script then deletes the epoch, so that the relay publishes their events again.
+-- If there are any, the script deletes the epoch, so that the relay publishes the events of these entries again.
 
 local claimed = redis.call(
     'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0-0', 'COUNT', ARGV[4], 'JUSTID'

@@ -42,8 +42,8 @@ class Entry:
     """A stream entry, or a dead event that is being replayed. `dead_id` is the dead event's number, and None for a
     stream entry.
 
-    `deliveries` counts the delivery attempts, including the current one once it has begun. An entry that a process read
-    just before it died has an attempt, too.
+    `deliveries` counts the delivery attempts, including the current one once it has begun. A read counts as an attempt,
+    even if the process ends before it delivers the entry.
     """
 
     stream: str

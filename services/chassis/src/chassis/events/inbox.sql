@@ -2,8 +2,8 @@
 -- handler's effects.
 
 -- name: receive
--- Record that this consumer has received the event. Returns no row if it had received the event before. If another
--- transaction is handling the event, this statement waits for the end of that transaction.
+-- Record that this consumer has received the event. Returns no row if this consumer had received the event before. If
+-- another transaction is handling the event, this statement waits for the end of that transaction.
 INSERT INTO inbox (consumer, event_id) VALUES (:consumer, :event_id) ON CONFLICT DO NOTHING RETURNING event_id;
 
 -- name: hold

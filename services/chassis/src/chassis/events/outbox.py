@@ -51,7 +51,7 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     options: ClassVar[EventOptions]
 
-    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the envelope's name
+    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  `type` is the field's name in the envelope
         if type is not None:
             cls.options = EventOptions(type, **options)
 

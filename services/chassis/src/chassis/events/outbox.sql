@@ -10,8 +10,8 @@ VALUES (
 );
 
 -- name: tie_to_silence
--- Make the server end this session after $1 milliseconds without a statement. The process is then suspended, or its
--- host has disappeared. The end of the session frees the leader's lock.
+-- Make the server end this session after $1 milliseconds without a statement. After this time the relay's process must
+-- be suspended, or its host must have disappeared. The end of the session frees the leader's lock.
 SELECT set_config('idle_session_timeout', $1, false);
 
 -- name: lead
@@ -32,8 +32,8 @@ UPDATE installation SET relay_term = greatest(relay_term, $1);
 
 -- name: positions
 -- The position of each stream: the last entry that Redis must have. A stream with rows but without a position is new.
--- The statement looks for new streams in 1,000 unpublished rows, which bounds the cost. It finds any other new stream
--- after those rows are published.
+-- The statement looks for new streams in 1,000 unpublished rows, which bounds the cost. If a new stream has no event in
+-- these rows, the statement finds it after they are published.
 SELECT COALESCE(p.stream, o.stream) AS stream, p.epoch::text AS epoch, p.last_id, p.repeat_after
 FROM stream_position p
 FULL JOIN (

@@ -62,7 +62,7 @@ class _Position:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """The stream's last id, the number of events published, and the group that holds them back, or ''."""
+    """The stream's last id, the number of published events, and the group that holds further events back, or ''."""
 
     last_id: str
     count: int
@@ -258,7 +258,7 @@ class Relay:
 
 
 def _repeat_after(position: _Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:
-    """The last seq that the relay has published again. None if it is not doing so, or has finished."""
+    """The last seq that the relay has published again. None if it does not repeat the stream, or is at its end."""
     if position.repeat_after is None or is_over:
         return None
     return int(done[-1]["seq"]) if done else position.repeat_after

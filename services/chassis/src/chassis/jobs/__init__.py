@@ -8,9 +8,9 @@ exactly once.
 A service imports the names in `__all__`, and `schedules` for recurring work. Read in this order:
 
 1. `payload`, `enqueueing`, `running_job`: a job as a service sees it. `live_jobs` lets a sweep avoid duplicate jobs.
-2. `jobs.sql`: every statement, with its reason.
+2. `jobs.sql`: every statement, with an explanation.
 3. `decisions`, then `runner`: how a worker claims, runs and ends jobs. The runner's parts are `claims` (what to claim
-   next), `runs` (claimed jobs), `executor` (one attempt), `completion`, `leases` (the heartbeat) and
+   next), `runs` (claimed jobs), `executor` (one attempt), `completion` (finished jobs), `leases` (the heartbeat) and
    `tending` (expired leases, measurements).
 4. `dead_letters` and `routes`: functions for operators. `backlog` refuses work above a limit, and `schedules` runs
    recurring work.

@@ -1,6 +1,6 @@
 """A bounded backlog: above its limit, an API refuses new work, and a Retry-After says when to try again.
 
-An unbounded queue accepts work that its workers can only do late. A count of the waiting jobs for each request would
+An unbounded queue accepts more work than its workers can do in time. A count of the waiting jobs for each request would
 cost too much. So one request a second counts them, up to the limit, and the other requests use its result.
 """
 
@@ -40,7 +40,7 @@ class Backlog:
     shrinks_by: float = 0.0
 
     def then(self, jobs: int, *, at: float, limit: int) -> "Backlog":
-        """The backlog after another count. It is full at `limit`, and until it is below `RESUME_SHARE` of `limit`."""
+        """The backlog after another count. It is full from `limit` on, until it is below `RESUME_SHARE` of `limit`."""
         threshold = RESUME_SHARE * limit if self.is_full else limit
         return Backlog(jobs, at, jobs >= threshold, (self.jobs - jobs) / max(at - self.at, MEASURE_SECONDS))
 

@@ -32,7 +32,7 @@ class Completions[Run: Leased]:
         return is_ended
 
     def take(self) -> dict[Run, asyncio.Future[bool]]:
-        """All jobs that wait, for a turn. Pass them to `settle` after the turn, or to `put_back` if the turn fails."""
+        """All waiting jobs, for a turn. The caller passes them to `settle`, or to `put_back` if the turn fails."""
         taken, self._waiting = self._waiting, {}
         return taken
 
@@ -41,7 +41,7 @@ class Completions[Run: Leased]:
         self._waiting = taken | self._waiting
 
     def give_up(self, now: float) -> None:
-        """Settle the waiting jobs whose lease has expired as lost: another worker may run them by now."""
+        """Report waiting jobs with an expired lease as lost, because another worker may run them by now."""
         waiting = self.take()
         self._waiting = {run: is_ended for run, is_ended in waiting.items() if now < run.lease_until}
         for run in waiting.keys() - self._waiting.keys():

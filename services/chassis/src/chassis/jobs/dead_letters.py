@@ -44,7 +44,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStats:
-    """The number of jobs of one queue, name and status. `oldest_age` is the seconds since the oldest was due."""
+    """The number of jobs of one queue, name and status. `oldest_age`: seconds since the oldest of them was due."""
 
     queue: str
     name: str
@@ -55,7 +55,7 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Selects dead letters by the job's name, by the queue, and by a part of the reason. None matches every value."""
+    """Selects dead letters by job name, queue, and a part of the reason. A field that is None selects all of them."""
 
     name: str | None = None
     queue: str | None = None
@@ -130,7 +130,7 @@ async def replay(
 
 async def stats(session: Session) -> list[JobStats]:
     """One entry for each combination of queue, job name and status that has jobs."""
-    return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  documented
+    return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  SQLAlchemy documents `_mapping`
 
 
 async def work_left(session: Session, *, queue: str | None = None) -> WorkLeft:

@@ -53,7 +53,7 @@ def job_row(
 
 
 def wakeup_channel(queue: str) -> str:
-    """The PostgreSQL channel that notifies the workers of a queue of a new job."""
+    """The PostgreSQL channel on which the workers of a queue are notified of new jobs."""
     return f"jobs_{queue}"
 
 

@@ -154,7 +154,7 @@ class Executor:
             try:
                 async with self._database.driver() as connection:
                     is_ours = await DRIVER_STATEMENTS[decision.statement].fetch(connection, **values)
-            except Exception as failure:  # noqa: BLE001  `_tolerate` raises it again unless it is transient
+            except Exception as failure:  # noqa: BLE001  `_tolerate` raises the error again unless it is transient
                 self._tolerate(failure)
             else:
                 return decision.outcome if is_ours else "lease_lost"

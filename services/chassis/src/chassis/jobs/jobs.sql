@@ -39,9 +39,10 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 --
 -- The claim counts the attempt. If the end of the job counted it, a job that kills its process would never use up its
 -- attempts. The claim also clears the deduplication key. So another job with the same key may be enqueued while this
--- one runs, and a retry of this one cannot collide with it. A claim takes either suspects (:suspects) or other jobs,
--- and either the suspects that run alone (:alone) or the other suspects. Delayed jobs of a high priority do not slow a
--- claim, since PostgreSQL 18 skips from one priority to the next in the index.
+-- one runs, and a retry of this one cannot collide with it. A suspect is a job whose lease expired: it may have killed
+-- its process. A claim takes either suspects (:suspects) or other jobs, and either the suspects that run alone (:alone)
+-- or the other suspects. Delayed jobs of a high priority do not slow a claim, since PostgreSQL 18 skips from one
+-- priority to the next in the index.
 --
 -- The count and the finished jobs are in sub-selects, which hide their numbers from the planner. So one plan serves
 -- every turn, and PostgreSQL does not plan each turn again. For a hidden LIMIT, the planner expects a tenth of the
@@ -164,7 +165,7 @@ WHERE job.id = held.id AND job.attempt = held.attempt AND status = 'running'
 RETURNING job.id;
 
 -- name: reap
--- Make jobs of any queue whose lease has expired ready again. Another job of the same process may have ended the
+-- Make the jobs of all queues ready again whose lease has expired. Another job of the same process may have ended the
 -- process, so at first the attempt does not count: the statement raises `max_attempts`. After the first lost lease the
 -- job is a suspect, and a worker runs one suspect at a time. After the second lost lease the job runs alone. If the job
 -- loses its lease while it runs alone, the attempt counts, and after the last attempt the job is dead. So a job never

@@ -34,7 +34,7 @@ class JobPayload(BaseModel):
 
     The options are class keywords: `class RequestPayment(JobPayload, job="request_payment", unique=("order_id",))`.
 
-    Jobs that wait in the queue must stay readable. A change of the fields that would make them invalid needs a new
+    Jobs that wait in the queue must stay readable. A change of the fields that makes waiting jobs invalid needs a new
     `version`. The class and the handler of the old version stay until no job of that version is left. A job whose
     version has no handler becomes a dead letter with that reason.
     """
@@ -52,5 +52,5 @@ class JobPayload(BaseModel):
 
     @property
     def unique_key(self) -> str | None:
-        """The deduplication key: at most one job per name and key waits. None allows any number."""
+        """The deduplication key: at most one job of this name and key waits. None allows duplicates."""
         return ":".join(str(getattr(self, name)) for name in self.options.unique) or None

@@ -34,7 +34,7 @@ from chassis.process.background import Group
 log = get_logger(__name__)
 
 OLDEST_EVERY = 4
-"""One claim in this number takes the jobs that have been due longest, whatever their priority. So a quarter of the
+"""One claim in `OLDEST_EVERY` takes the jobs that have been due longest, whatever their priority. So a quarter of the
 claims ignores priorities, and no priority can starve another."""
 _CANCELLATION_SECONDS = 2.0
 """The time that a cancelled handler has to clean up. A handler that takes longer is harmless, since its fencing token
@@ -85,7 +85,7 @@ class JobRunner:
         self._pick_up_seconds = pick_up_seconds.labels(self._queue)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Run jobs until `stopping` is set. Then give them `drain_timeout` seconds to end, and hand back the others."""
+        """Run jobs until `stopping` is set. Then wait `drain_timeout` seconds for them, and hand back the others."""
         async with Group() as tasks:
             heartbeat = tasks.start(
                 partial(self._every, self._settings.lease / 3, self._leases.extend), name="heartbeat"
@@ -119,7 +119,7 @@ class JobRunner:
         """
         try:
             yield
-        except Exception as error:  # noqa: BLE001  `_tolerate` raises it again unless it is transient
+        except Exception as error:  # noqa: BLE001  `_tolerate` raises the error again unless it is transient
             self._tolerate(error)
 
     def _tolerate(self, error: Exception) -> None:
@@ -142,7 +142,7 @@ class JobRunner:
             try:
                 async with self._database.driver() as connection:
                     await self._take_turns_while_busy(connection, stopping, tasks)
-            except Exception as error:  # noqa: BLE001  `_tolerate` raises it again unless it is transient
+            except Exception as error:  # noqa: BLE001  `_tolerate` raises the error again unless it is transient
                 self._tolerate(error)
                 self._completions.give_up(time.monotonic())
                 await asyncio.sleep(RETRY_SECONDS)
@@ -153,7 +153,7 @@ class JobRunner:
     async def _take_turns_while_busy(
         self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
     ) -> None:
-        """Take turns on this connection. Free it after `HOLD_SECONDS` without work."""
+        """Take turns on this connection. Return after `HOLD_SECONDS` without work, which frees the connection."""
         self._claims.may_be_more = True
         while not stopping.is_set():
             if self._woken.is_set():

@@ -34,8 +34,8 @@ type Missed = Literal["skip", "once", "catch_up"]
 """The rule for runs that no process made in time: skip them, make one run for all of them, or make each of them."""
 
 ON_TIME = timedelta(minutes=1)
-"""A run that starts up to this late still counts as made in time, since a roll-out takes no longer. If half of `every`
-is less, half of `every` is the limit."""
+"""A run that starts up to this late still counts as made in time, since a roll-out takes no longer. For a schedule with
+a short interval, the limit is half of `every`."""
 CHECK_SECONDS = 60.0
 """The longest time between two checks of a schedule. If a process dies during a daily run, another process notices
 within this time."""
@@ -48,7 +48,7 @@ _MOVE = text("UPDATE schedule SET next_at = :next_at WHERE name = :name")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """`run(session)` every `every` seconds, each time in a new transaction.
+    """Recurring work: `run(session)` is called every `every` seconds, each time in a new transaction.
 
     `run` writes only in this transaction, and makes no network call.
 

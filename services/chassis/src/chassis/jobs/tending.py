@@ -30,8 +30,8 @@ MEMORY_SECONDS = 30.0
 """The time constant of the smoothed rate. It spans several measurements, so that one batch hardly changes the rate."""
 
 SET_BACK_SECONDS = 30.0
-"""The time between two corrections of times that were written before the clock was set back. It is the longest that
-such a job waits for its correction."""
+"""The time between two corrections of times that were written before the clock was set back. A job waits no longer than
+this for its correction."""
 
 
 class DrainEstimate:

@@ -59,7 +59,7 @@ async def supervised(
 ) -> AsyncIterator[None]:
     """Keep `work()` running while the block runs. The end of the block cancels the work and waits for it.
 
-    `work` must not return: that counts as a failure. After a failure it starts again, after a pause that grows with
+    `work` must not return: a return counts as a failure. After a failure it starts again, after a pause that grows with
     each failure in a row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
     """
     failures.labels(name)  # exposes a 0, so that the first failure is an increase

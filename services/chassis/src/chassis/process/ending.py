@@ -131,6 +131,6 @@ def exit_now(code: int) -> None:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Replace the handlers directly. In between, Python's default handler could raise KeyboardInterrupt anywhere."""
+    """Replace the signal handlers without restoring Python's default, which could raise KeyboardInterrupt anywhere."""
     for number in _SIGNALS:
         signal.signal(number, handler)

@@ -38,7 +38,7 @@ KiB at 6 KiB/s), and until the rest of a body has arrived after its answer was s
 _PIECE_BYTES = 4_096
 """The number of bytes that are parsed at once. They may contain 200 requests, which can exceed `MAX_PIPELINED`."""
 _SEPARATORS = 4  # bytes of each header line beside name and value: a colon, a space, CR and LF
-_MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # the rest of the request's line, and white space
+_MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # 1,024 for white space and the rest of the request's line
 """The largest number of bytes that may arrive without completing a head or a piece of a body. Trailers and chunk
 extensions are examples."""
 _VERSIONS = frozenset({"1.1", "1.0"})
@@ -273,13 +273,13 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer the requests before the invalid one. Then send `error`, and close the connection."""
         unread: RequestResponseCycle | None = self.cycle if self._is_reading_body else None
         if unread is not None and unread is not self._current:
-            self.pipeline.popleft()  # it has not started: it waits for earlier ones
+            self.pipeline.popleft()  # this request has not started: it waits for earlier ones
             unread, self._is_held = None, self._is_held and bool(self.pipeline)
         is_answering = self._current is not None and not self._current.response_complete
         if unread is None and (is_answering or self.pipeline):
             self._refusal = error
             return
-        if unread is None or not unread.response_started:  # else the client reads it as part of the answer
+        if unread is None or not unread.response_started:  # else it would be part of the answer
             self._write(error)
         if unread is not None:
             self._disconnect(unread)

@@ -153,13 +153,13 @@ def respond(scope: Scope, error: ApiError) -> Response:
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101  registered for this type only
+    assert isinstance(error, ApiError)  # noqa: S101  the handler is registered for this type only
     return respond(request.scope, error)
 
 
 async def on_framework_error(request: Request, error: Exception) -> Response:
     """The answer to an error of the framework, such as a 404, in the same envelope as on the public port."""
-    assert isinstance(error, HTTPException)  # noqa: S101  registered for this type only
+    assert isinstance(error, HTTPException)  # noqa: S101  the handler is registered for this type only
     response = respond(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
     response.headers.update(error.headers or {})
     return response

@@ -29,8 +29,8 @@ def management_app(
 ) -> Starlette:
     """The application of the management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
 
-    Requests from outside are never routed to it. `ManagementGuard` checks the Host of every request, with `hosts` as
-    additional names, and the `token` of every change.
+    Requests from outside the cluster are never routed to this application. `ManagementGuard` checks the Host of every
+    request, with `hosts` as additional names, and the `token` of every change.
     """
     started_at = time.time()
 

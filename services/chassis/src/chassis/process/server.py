@@ -80,7 +80,7 @@ class Server(uvicorn.Server):
             headers.append((b"connection", b"close"))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port at once, and idle connections after `ARRIVAL_SECONDS`. Then drain.
+        """Close the port at once, and idle connections after `ARRIVAL_SECONDS`. Then drain the requests.
 
         uvicorn's own method closes connections whose request is just arriving, and does not count the requests it cuts
         off.
@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
             connection.shutdown()
         try:
             async with asyncio.timeout(self._drain_timeout):
-                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  uvicorn has no event for it
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  uvicorn has no event to wait for
                     await asyncio.sleep(_DRAIN_POLL_SECONDS)
         except TimeoutError:
             self.cut_off = self.requests
