@@ -121,10 +121,7 @@ class Cache[T]:
         Raises RedisError or TimeoutError when Redis fails; a background task then retries until Redis confirms.
         """
         self._begin_invalidation(key)
-        try:
-            await self._pending.apply(key)
-        finally:
-            self._near.forget(key)  # again, for reads that began before the invalidation was pending
+        await self._pending.apply(key)
 
     def invalidate_soon(self, key: str) -> None:
         """`invalidate` without waiting, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
