@@ -41,10 +41,10 @@ FULL JOIN (
 ) o ON o.stream = p.stream;
 
 -- name: next
--- The next $2 events of stream $1 in the order of `seq`, each as its envelope. While the relay publishes the stream
--- again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement returns the
--- unpublished events. A published event of an aggregate was committed before its unpublished events, whatever their
--- seq, so the events of an aggregate are published in order.
+-- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). While the relay publishes the
+-- stream again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement
+-- returns the unpublished events. A published event of an aggregate was committed before its unpublished events,
+-- whatever their seq, so the events of an aggregate are published in order.
 --
 -- The expression `stream || ''` makes PostgreSQL use the primary key, even before the table has statistics. With the
 -- index that begins with `stream`, PostgreSQL would read all rows of the stream.

@@ -37,7 +37,7 @@ class Completions[Run: Leased]:
         return taken
 
     def put_back(self, taken: dict[Run, asyncio.Future[bool]]) -> None:
-        """Let these jobs wait for the next turn, because this one has failed."""
+        """Let these jobs wait for the next turn, because their turn has failed."""
         self._waiting = taken | self._waiting
 
     def give_up(self, now: float) -> None:

@@ -1,4 +1,7 @@
-"""The job runner of a worker: claims jobs, runs them, ends them, and hands back the unfinished ones when it stops."""
+"""The job runner of a worker: claims jobs, runs them, ends them, and hands back the unfinished ones when it stops.
+
+The runner works in turns. A turn is one statement that commits the end of finished jobs and claims new ones.
+"""
 
 import asyncio
 import math
