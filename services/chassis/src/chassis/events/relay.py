@@ -4,9 +4,9 @@ A crash between the two steps repeats events rather than losing them. Redis may 
 was emptied or restored from an older snapshot. Consumers (`chassis.events.consumer`) notice when entries were trimmed
 before they had read them. In both cases, the relay publishes again every event that is still stored in the outbox.
 
-A stream's epoch is an id that PostgreSQL and Redis both store. If Redis has lost the epoch, or a consumer has deleted it
-because entries were missing, the relay begins a new epoch and publishes the stream again. A leader's term is a number
-that rises with each leader.
+A stream's epoch is an id that PostgreSQL and Redis both store. If Redis has lost the epoch, or a consumer has deleted
+it because entries were missing, the relay begins a new epoch and publishes the stream again. A leader's term is a
+number that rises with each leader.
 
 The statements are in `outbox.sql`, and the script that publishes is `outbox.lua`.
 """
