@@ -1,7 +1,8 @@
 """Draws sentences from the docstrings and comments of the chassis and the services: `python docs/sentences.py`.
 
 A reader who has not seen the project reads them: at least 97 of 100 must be clear at the first reading. The same seed
-draws the same sentences from the same tree. `--count 0` prints all of them, in the order of the files.
+draws the same sentences from the same tree. `--count 0` prints all of them, in the order of the files. `--context 8`
+prints each with the eight lines before and after it, as a reader of the file sees it.
 """
 # ruff: noqa: INP001  a script beside the pages, not a package
 
@@ -143,15 +144,24 @@ def _starts(paragraph: list[Line]) -> Iterator[tuple[int, int]]:
         position += len(line.text) + 1
 
 
+def _surroundings(sentence: Sentence, count: int) -> str:
+    lines = (PROJECT / sentence.path).read_text(encoding="utf-8").splitlines()
+    around = lines[max(0, sentence.line - 1 - count) : sentence.line + count]
+    return "".join(f"     | {line}\n" for line in around) + "\n"
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Draw sentences from the docstrings and comments of the services.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=100, help="How many; 0 for all.")
+    parser.add_argument("--context", type=int, default=0, help="Lines of the file to print before and after each.")
     options = parser.parse_args(arguments)
     found = all_sentences(PROJECT)
     chosen = drawn(found, count=options.count, seed=options.seed) if options.count else found
     for number, sentence in enumerate(chosen, start=1):
         sys.stdout.write(f"{number:3}. {sentence}\n")
+        if options.context:
+            sys.stdout.write(_surroundings(sentence, options.context))
 
 
 if __name__ == "__main__":

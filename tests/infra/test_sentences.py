@@ -95,3 +95,16 @@ def test_a_sentence_is_printed_with_its_number_and_a_line_that_holds_its_first_w
         place, _, text = line.partition(". ")[2].partition("  ")
         path, _, number = place.partition(":")
         assert text.split()[0] in (PROJECT / path).read_text().splitlines()[int(number) - 1]
+
+
+def test_with_context_a_sentence_is_printed_with_the_lines_around_it() -> None:
+    printed = subprocess.run(
+        [sys.executable, PROJECT / "docs" / "sentences.py", "--seed", "7", "--count", "1", "--context", "2"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    path, _, number = printed[0].partition(". ")[2].partition("  ")[0].partition(":")
+    lines = (PROJECT / path).read_text().splitlines()
+    around = lines[max(0, int(number) - 3) : int(number) + 2]
+    assert printed[1:] == [*(f"     | {line}" for line in around), ""]
