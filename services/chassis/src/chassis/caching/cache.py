@@ -1,12 +1,13 @@
-"""The cache that a service uses. A read tries the process's memory, then Redis, and then loads from the origin.
+"""`Cache`, through which a service reads and invalidates cached values. A read tries the process's memory, then Redis,
+and then loads from the origin.
 
 read ─ invalidation pending ▶ one load in this process, which bypasses Redis
-     ─ near ────▶ value, read by this process less than `near_ttl` ago
-     ─ fresh ───▶ value; near its end one reader of many renews it in the background (XFetch)
-     ─ stale ───▶ value, and one load in the background
-     ─ expired ─▶ one load; the old value if that fails
+     ─ near ────▶ the value in this process's memory, if this process read the value less than `near_ttl` ago
+     ─ fresh ───▶ the value from Redis; shortly before its TTL ends, one of many readers renews it in the background
+     ─ stale ───▶ the old value from Redis, and one load in the background
+     ─ expired ─▶ one load; if the load fails, the old value from Redis
      ─ absent from Redis ▶ one load in this process (a flight), and one among all processes (the key's lease)
-     ─ Redis fails ▶ one load in this process, few at once, and nothing is stored
+     ─ Redis fails ▶ one load per key in this process, few keys at once; the loaded values are not stored in Redis
 """
 
 import asyncio
@@ -35,16 +36,18 @@ log = get_logger(__name__)
 
 
 class Cache[T]:
-    """A cache for values of one kind. `name` is unique in this Redis, so it starts with the service's name.
+    """A cache for values of type T. `name` must be unique in this Redis, so start `name` with the service's name.
 
-    A loader returns None when the origin has no value; the cache stores this for `negative_ttl`. Several readers share
-    a load, so the load may outlive the request that started it. A loader opens its own connection, with a time-out.
+    A loader returns None when the origin has no value; the cache stores this absence for `negative_ttl`. Several
+    readers share a load, so the load may outlive the request that started the load. A loader therefore opens a separate
+    database connection, with a time-out, and does not use the request's connection.
 
-    Entries carry the fingerprint of T's schema: releases whose schemas differ do not read each other's values. The
-    time-out of `redis` bounds each command to Redis.
+    Redis stores each entry under the fingerprint of T's schema, so releases whose schemas differ do not read each
+    other's values. The time-out of the client `redis` bounds each command to Redis.
 
-    With a `near_ttl` (seconds), the process caches values in its memory for that time. An invalidation by another
-    process may take effect here up to `near_ttl` later. Readers share the decoded value and must not change it.
+    With a `near_ttl` (seconds), the process caches values in its memory for `near_ttl`. After another process
+    invalidates a key, this process may return the old value for up to `near_ttl`. Readers share one decoded object per
+    value and must not change the object.
 
     `random` is uniform on [0, 1); `clock` returns Unix time.
     """
@@ -72,7 +75,8 @@ class Cache[T]:
         self._loading = Loading(
             name, adapter, settings, store=self._store, metrics=self._metrics, random=random, clock=clock
         )
-        # A load under way may still store an old value until its lease expires.
+        # A load that is under way at the invalidation may store the old value until the load's lease expires. So Redis
+        # may have an old value for the longest time that it stores an entry, plus the duration of a lease.
         retention = settings.ttl + settings.stale_if_error + settings.lock_ttl
         self._pending = PendingInvalidations(self._store.delete, retention=retention)
         self._invalidations: set[asyncio.Task[None]] = set()
@@ -82,17 +86,17 @@ class Cache[T]:
     @overload
     async def get_or_load(self, key: str, loader: Loader[T]) -> T | None: ...
     async def get_or_load(self, key: str, loader: Loader[T]) -> T | None:
-        """The value of `key`, from the cache or from `loader`; None when there is none.
+        """The value of `key`, from the cache or from `loader`; None when the origin has no value.
 
-        If a reader is cancelled, its load goes on for the other readers. Raises the loader's error, and `ApiError`
-        OVERLOADED when Redis fails and no load can start in time.
+        If a reader is cancelled, its load continues for the other readers. Raises the loader's error, and `ApiError`
+        OVERLOADED when Redis fails and too many loads are under way to start another one within `wait_timeout`.
         """
         payload = await self.get_or_load_json(key, loader)
         try:
             return self._decode(payload)
         except ValidationError:
             # T rejects this stored value, although T's schema is still the same: a validator of T has become stricter.
-            # Load the value again.
+            # So the cache drops the stored value and loads the value again.
             self._metrics.count_error()
             await self._invalidate_or_warn(key)
             return self._decode(await self.get_or_load_json(key, loader))
@@ -102,7 +106,7 @@ class Cache[T]:
     @overload
     async def get_or_load_json(self, key: str, loader: Loader[T]) -> Json[T] | None: ...
     async def get_or_load_json(self, key: str, loader: Loader[T]) -> Json[T] | None:
-        """`get_or_load` without decoding: the value's stored JSON, for a caller that sends it on unchanged."""
+        """The stored JSON of the value, for a caller that sends the JSON on unchanged; otherwise like `get_or_load`."""
         entry = None if key in self._pending else self._near.get(key)
         if entry is not None:
             self._metrics.count_hit("negative" if entry.payload == ABSENT else "hit", entry, now=self._clock())
@@ -114,32 +118,35 @@ class Cache[T]:
         return None if entry.payload == ABSENT else entry.payload
 
     async def invalidate(self, key: str) -> None:
-        """Drop the value of `key`, and refuse to store values whose loads have already begun. Call it after the commit.
+        """Drop the value of `key`, and refuse to store values whose loads have already begun. Call `invalidate` after
+        the commit that changes the origin.
 
-        From now on this process returns no older value. Other processes may return an older value until Redis confirms
-        the invalidation.
-        Raises RedisError or TimeoutError when Redis fails; a background task then retries until Redis confirms.
+        As soon as `invalidate` begins, this process returns no older value. Other processes may return an older value
+        until Redis confirms the invalidation, and for `near_ttl` after that.
+        Raises RedisError or TimeoutError when Redis fails; a background task then repeats the invalidation until Redis
+        confirms it.
         """
         self._begin_invalidation(key)
         await self._pending.apply(key)
 
     def invalidate_soon(self, key: str) -> None:
-        """`invalidate` without waiting, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
-        # Begin now and not when the task first runs, so that no later reader in this process gets the old value.
+        """Invalidate `key` in the background, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
+        # The task runs later. The invalidation begins here already, so no later reader in this process gets the old
+        # value.
         self._begin_invalidation(key)
         task = asyncio.create_task(self._invalidate_or_warn(key))
         self._invalidations.add(task)
         task.add_done_callback(self._invalidations.discard)
 
     async def invalidated(self) -> None:
-        """Wait for the invalidations that have begun. A client that gets its answer after this wait never reads the old
-        value, unless Redis failed.
+        """Wait for the invalidations that have begun. When a request handler waits here before it answers, its client
+        never reads the old value afterwards, unless Redis failed or another process has the value in its memory.
         """
         if self._invalidations:
             await asyncio.wait(self._invalidations)
 
     async def close(self) -> None:
-        """Finish the invalidations and cancel the loads. Call it before Redis and the database are closed."""
+        """Finish the invalidations and cancel the loads. Call `close` before Redis and the database are closed."""
         await self.invalidated()
         await self._pending.close()
         await self._flights.close()
@@ -153,7 +160,7 @@ class Cache[T]:
         except STORE_ERRORS:
             self._metrics.count_error()
             return await self._share_bypass(key, loader, began)
-        if key in self._pending:  # invalidated during the read, so the entry may be the old one
+        if key in self._pending:  # the key was invalidated during the read, so the entry may have the old value
             return await self._share_bypass(key, loader, began)
         now = self._clock()
         freshness = freshness_of(entry, self._settings, now=now, draw=1 - self._random())
@@ -172,12 +179,12 @@ class Cache[T]:
         return await self._flights.share(key, partial(self._loading.bypass, loader), began=began)
 
     async def _revalidate(self, key: str, loader: Loader[T], expired: Entry, began: float) -> Entry:
-        """A new value, or the expired one when the origin fails or takes too long."""
+        """A new entry, or the `expired` entry when the origin fails or takes longer than `wait_timeout`."""
         try:
             async with asyncio.timeout(self._settings.wait_timeout):
                 load = partial(self._loading.load, key, loader, expired)
                 entry = await self._flights.share(key, load, began=began)
-        except Exception:  # noqa: BLE001  the load has logged the error, and an old value is better than no value
+        except Exception:  # noqa: BLE001  the load logged the error; an old value is better than none
             self._metrics.count_hit("stale", expired, now=self._clock())
             return expired
         self._metrics.count_miss(key, "miss")
@@ -185,7 +192,7 @@ class Cache[T]:
 
     def _begin_invalidation(self, key: str) -> None:
         self._pending.add(key)
-        # A reader that begins from now on must not join a load that began before the change.
+        # A reader that begins after this invalidation must not join a load that began before the origin changed.
         self._flights.forget(key)
         self._near.forget(key)
 
@@ -201,6 +208,9 @@ class Cache[T]:
 
 
 def _fingerprint(adapter: TypeAdapter[Any]) -> str:
-    """A fingerprint (eight characters) of the schema of stored values. It changes with each field, type and limit."""
+    """A fingerprint (eight characters) of the schema of stored values.
+
+    Each change of a field, a type or a limit in the schema changes the fingerprint.
+    """
     schema = adapter.json_schema(mode="serialization")
     return blake2b(json.dumps(schema, sort_keys=True).encode(), digest_size=4).hexdigest()

@@ -1,14 +1,15 @@
--- Frees a lease and stores an entry, if the caller passes one. Does both only if the caller holds the lease.
--- An invalidation deletes the lease together with the entries, so a load that began before the invalidation finds its
--- token gone and stores nothing. This must be one script: between a GET of the token and a write of the entry an
--- invalidation could arrive.
+-- This script frees a lease and, if the caller passes an entry, stores the entry. If the caller does not hold the
+-- lease, the script changes nothing. An invalidation deletes the lease together with the entries, so a load that began
+-- before the invalidation no longer finds its token and stores nothing. The check and the write are one script, because
+-- an invalidation could arrive between two separate commands.
 --
 -- KEYS[1]  the entries of one cached key: a hash with a field per schema
 -- KEYS[2]  the key's lease
 -- ARGV[1]  the holder's token
 -- ARGV[2]  the field of the holder's schema
--- ARGV[3]  the entry to store; empty: only free the lease
--- ARGV[4]  the expiry in milliseconds; 0: keep the expiry of the replaced entry, or store nothing if it is gone
+-- ARGV[3]  the entry to store; if this is empty, the script only frees the lease
+-- ARGV[4]  the expiry of the entry in milliseconds; with 0, the script replaces a stored entry and leaves the expiry as
+--          it is, and stores nothing if no entry is stored
 -- Returns  1 if the token held the lease, else 0
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
@@ -24,7 +25,8 @@ if ARGV[4] == '0' then
   end
   return 1
 end
--- During a rollout the old and the new release share the hash. A third field belongs to a release that is gone.
+-- During a rollout the old and the new release each have one field in this hash. If the hash has more than two fields,
+-- some belong to releases that no longer run, so the script deletes all fields.
 if redis.call('HLEN', KEYS[1]) > 2 then
   redis.call('DEL', KEYS[1])
 end

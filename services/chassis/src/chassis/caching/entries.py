@@ -1,9 +1,10 @@
-"""A cached value with its times, and how fresh it is at a moment. This module does no I/O.
+"""A cached value with its times, and the rules by which the value is fresh, stale or expired. This module does no I/O.
 
     loaded ──── ttl, randomly shortened ────▶ fresh_until ── stale_while_revalidate ──▶ ── stale_if_error ──▶ gone
        hit, or early near the end                           stale                       expired
 
-The entry of an absent value ("the origin has none") lives only until `fresh_until`, after `negative_ttl`.
+The cache also stores that the origin has no value. Such an entry is never stale: the cache drops this entry at
+`fresh_until`, at most `negative_ttl` after the load.
 """
 
 import math
@@ -12,20 +13,25 @@ from typing import Literal, NamedTuple
 from chassis.config.settings import CacheSettings
 
 ABSENT = b"absent"
-"""Stored when the origin has no value. It is not valid JSON, so no value can equal it."""
+"""The payload that the cache stores when the origin has no value. No value equals it, because it is not valid JSON."""
 
 type Json[T] = bytes
-"""A T in JSON, as the cache stores it."""
+"""The JSON of a value of type T, as the cache stores the value."""
 type Freshness = Literal["hit", "early", "negative", "stale", "expired", "miss"]
-"""`early`: still fresh, but this reader renews it in the background. `negative`: a fresh entry of an absent value."""
+"""How a reader may use an entry.
+
+`hit`: the entry is fresh. `early`: the entry is fresh, and this reader renews the entry in the background. `negative`:
+a fresh entry says that the origin has no value. `stale`: the reader gets the old value, and a load runs in the
+background. `expired`: the reader gets the old value only if a load fails. `miss`: the reader has to wait for a load.
+"""
 
 
 class Entry(NamedTuple):
-    """A value's JSON, or ABSENT. Times are Unix times, by the clock of the process that loaded the value."""
+    """A value's JSON (or `ABSENT`) with its times, which are Unix times of the process that loaded the value."""
 
     payload: bytes
-    loaded_at: float  # when the load ended
-    delta: float  # seconds that the load took
+    loaded_at: float  # the time at which the load ended
+    delta: float  # the duration of the load in seconds
     fresh_until: float
 
     def pack(self) -> bytes:
@@ -43,26 +49,26 @@ class Entry(NamedTuple):
             return None
 
     def age(self, now: float) -> float:
-        """Seconds since the load began. The cached value is behind the origin by at most that much."""
+        """Seconds since the load began. A change of the origin that the value does not contain is at most this old."""
         return max(0.0, now - self.loaded_at + self.delta)
 
 
 def new_entry(payload: bytes, settings: CacheSettings, *, now: float, delta: float, draw: float) -> Entry:
-    """An entry that is fresh for its TTL, shortened by the jitter times `draw` (0 to 1).
+    """An entry that is fresh for its TTL, shortened by the share `ttl_jitter` times the random `draw` (0 to 1).
 
-    The jitter only shortens the time, so a value is never fresh for longer than its TTL.
+    The jitter can only shorten this time, so a value is never fresh for longer than its TTL.
     """
     ttl = settings.negative_ttl if payload == ABSENT else settings.ttl
     return Entry(payload, now, delta, now + ttl * (1 - settings.ttl_jitter * draw))
 
 
 def retention_of(entry: Entry, settings: CacheSettings) -> float:
-    """Seconds for which Redis stores the entry. The entry of an absent value is dropped when it is no longer fresh."""
+    """Seconds for which Redis stores the entry. Redis stores an `ABSENT` entry only as long as the entry is fresh."""
     return entry.fresh_until - entry.loaded_at + (0 if entry.payload == ABSENT else settings.stale_if_error)
 
 
 def freshness_of(entry: Entry | None, settings: CacheSettings, *, now: float, draw: float) -> Freshness:
-    """How fresh an entry is for a reader with this random `draw` (0 < draw ≤ 1)."""
+    """The freshness of an entry at the time `now`. The random `draw` (0 < draw ≤ 1) decides about an early renewal."""
     if entry is None:
         return "miss"
     if now < entry.fresh_until:
@@ -75,7 +81,9 @@ def freshness_of(entry: Entry | None, settings: CacheSettings, *, now: float, dr
 
 
 def is_renewed_early(entry: Entry, beta: float, *, now: float, draw: float) -> bool:
-    """XFetch: renew if now − δ·β·ln(draw) ≥ expiry. About one of many readers renews, one load's duration early.
+    """XFetch: a reader renews an entry early if now − δ·β·ln(draw) ≥ expiry, where δ is the duration of the load.
+
+    With β = 1, about one reader of many renews the entry, about one load's duration before the entry expires.
 
     Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
     """

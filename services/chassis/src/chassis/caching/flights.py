@@ -11,8 +11,8 @@ from chassis.caching.entries import Entry
 class Loaded(NamedTuple):
     """The result of a load.
 
-    A reader that began at `covers` (monotonic seconds) or earlier may use the result: the load has seen every
-    invalidation that was complete at that time.
+    `covers` is a monotonic time in seconds: the entry contains every change that was invalidated before `covers`. So a
+    reader may use the entry if the reader began at `covers` or earlier.
     """
 
     entry: Entry
@@ -23,17 +23,17 @@ type Load = Callable[[], Coroutine[None, None, Loaded]]
 
 
 class Flights:
-    """The loads by key. A load runs to its end even if its reader is cancelled, because others may wait for it."""
+    """The loads by key. A load continues when its reader is cancelled, because other readers may wait for the load."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, asyncio.Task[Loaded]] = {}  # the loads that readers may still join
         self._tasks: set[asyncio.Task[Loaded]] = set()
 
     async def share(self, key: str, load: Load, *, began: float) -> Entry:
-        """The entry from the load under way for `key`. Starts `load` if there is none. Raises the load's error.
+        """Wait for the load of `key` that is under way, or start `load` if no load is under way, and return its entry.
 
-        `began` is the time at which the reader began. If the load may have missed an invalidation before that time, the
-        reader joins the next load.
+        `began` is the time at which the reader began. If the load may have missed an invalidation before `began`, the
+        reader waits for the next load. Raises the load's error.
         """
         while True:
             loaded = await asyncio.shield(self.start(key, load))
@@ -41,10 +41,11 @@ class Flights:
                 return loaded.entry
 
     def start(self, key: str, load: Load) -> asyncio.Task[Loaded]:
-        """The load under way for `key`; starts `load` if there is none."""
+        """The task of the load of `key` that is under way. Starts `load` if no load is under way."""
         flight = self._by_key.get(key)
-        # A finished load stays in `_by_key` until the event loop's next turn. Awaiting a finished load does not yield
-        # to the loop, so `share` would join it again and again, and the next turn would never come.
+        # A finished load stays in `_by_key` until the event loop runs the callback `_landed`. Awaiting a finished load
+        # does not yield to the event loop. If `share` joined a finished load, it would therefore join that load again
+        # and again, and the event loop could never run `_landed`.
         if flight is None or flight.done():
             flight = self._by_key[key] = asyncio.create_task(load())
             self._tasks.add(flight)
@@ -52,7 +53,7 @@ class Flights:
         return flight
 
     def forget(self, key: str) -> None:
-        """Prevent further readers from joining the load of `key`."""
+        """Prevent further readers from joining the load of `key` that is under way."""
         self._by_key.pop(key, None)
 
     async def close(self) -> None:
@@ -67,4 +68,4 @@ class Flights:
         if self._by_key.get(key) is flight:
             del self._by_key[key]
         if not flight.cancelled():
-            flight.exception()  # marks an error as retrieved; otherwise asyncio logs it if no reader is left
+            flight.exception()  # without this call, asyncio logs an error that no reader awaits

@@ -1,5 +1,5 @@
-"""Loads from the origin. A lease in Redis lets one process load a key for all processes. While Redis fails, a process
-loads its keys itself, a few at once.
+"""Loads from the origin. A lease in Redis lets one process load a key for all processes. While Redis fails, each
+process loads the keys that its readers need, at most `bypass_concurrency` keys at once.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from chassis.retries import deadlines
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.02
-"""Pause between reads of a key that another process loads. The pause is about as long as a load."""
+"""Pause between two looks at a key in Redis while another process loads the key. A load takes about this long."""
 
 type Loader[T] = Callable[[], Awaitable[T | None]]
 
@@ -51,9 +51,11 @@ class Loading[T]:
         self._bypass_slots = asyncio.Semaphore(settings.bypass_concurrency)
 
     async def load(self, key: str, loader: Loader[T], expired: Entry | None = None) -> Loaded:
-        """Take the lease, load the value and store it. If another process holds the lease, wait for its entry.
+        """Take the lease, load the value and store the value. If another process holds the lease, wait until that
+        process has stored its entry.
 
-        `expired` is the old entry, if there is one. After `wait_timeout`, or when Redis fails, load without the lease.
+        `expired` is the entry that is too old to use, or None if Redis has no entry. If the wait for another process
+        exceeds `wait_timeout`, or if Redis fails, this process loads without the lease.
         """
         token, deadline = uuid4().hex, time.monotonic() + self._settings.wait_timeout
         while time.monotonic() < deadline:
@@ -73,7 +75,9 @@ class Loading[T]:
         return await self.bypass(loader)
 
     async def refresh(self, key: str, loader: Loader[T], seen: Entry) -> Loaded:
-        """Load in the background; readers get the old entry `seen`. Does nothing if another process loads the key."""
+        """Load in the background, while readers get the old entry `seen`. Does nothing if another process loads the
+        key.
+        """
         token = uuid4().hex
         try:
             is_ours, entry = await self._store.take_lease(key, token, seconds=self._settings.lock_ttl)
@@ -87,8 +91,10 @@ class Loading[T]:
         return Loaded(seen, covers=-math.inf)
 
     async def bypass(self, loader: Loader[T]) -> Loaded:
-        """Load without Redis, a few values at once. The limit protects the origin, whose capacity is planned for the
-        load behind a working cache.
+        """Load without Redis, at most `bypass_concurrency` values at once.
+
+        This limit protects the origin: while the cache works, most reads do not reach the origin, so the origin has no
+        capacity for all reads.
         """
         try:
             async with asyncio.timeout(self._settings.wait_timeout):
@@ -116,12 +122,14 @@ class Loading[T]:
             raise
         ended = time.monotonic()
         is_stored = await self._end_lease(key, token, entry, seconds=retention_of(entry, self._settings))
-        # A stored entry proves that no invalidation came during the load. So a reader that began before the load ended
-        # may use the entry.
+        # Redis stores the entry only if no invalidation came during the load. So if the entry is stored, every reader
+        # that began before the end of the load may use the entry.
         return Loaded(entry, covers=ended if is_stored else began)
 
     async def _mark_stale(self, key: str, token: str, seen: Entry | None, error: Exception) -> None:
-        """Make the old value stale, so that readers get it at once and do not wait for the failing origin."""
+        """Store the old entry `seen` as stale: readers then get its value at once and do not wait for the failing
+        origin.
+        """
         if seen is None:
             await self._end_lease(key, token)
             return
@@ -130,7 +138,7 @@ class Loading[T]:
 
     async def _recompute(self, loader: Loader[T]) -> Entry:
         started = time.perf_counter()
-        # Several readers wait for this load, so the deadline of the reader that started it does not apply.
+        # Several readers wait for this load, so the deadline of the one reader that started the load does not apply.
         with recompute_seconds.labels(self._name).time(), deadlines.lifted():
             value = await loader()
         payload = ABSENT if value is None else self._adapter.dump_json(value)
@@ -141,6 +149,6 @@ class Loading[T]:
         try:
             return await self._store.end_lease(key, token, entry, seconds=seconds)
         except STORE_ERRORS:
-            # The readers still get the value, and the lease expires by itself.
+            # Redis failed. The readers still get the value that was loaded, and the lease expires by itself.
             self._metrics.count_error()
             return False

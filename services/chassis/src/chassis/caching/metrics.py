@@ -1,4 +1,4 @@
-"""The metrics and the log line of a cache's reads, and their fields in the canonical log line."""
+"""The metrics and the DEBUG log line of a cache's reads, and the reads' fields in the request's canonical log line."""
 
 from typing import Literal
 
@@ -51,13 +51,15 @@ class CacheMetrics:
             add_to_canonical_line(cache_hits=1)
 
     def count_miss(self, key: str, result: Literal["miss", "bypass"]) -> None:
-        """Count a read that needs a load, with Redis (`miss`) or without Redis (`bypass`)."""
+        """Count a read that needs a load. The load stores its value in Redis (`miss`) or bypasses Redis (`bypass`)."""
         self._count(result)
         add_to_canonical_line(cache_misses=1)
         log.debug("cache_missed", cache=self._name, key=key, result=result)
 
     def count_error(self) -> None:
-        """Count a failure of Redis, or a stored value that cannot be read. The read itself is counted as well."""
+        """Count a failure of Redis, or a stored value that cannot be read. `count_hit` or `count_miss` counts the read
+        itself.
+        """
         self._count("error")
 
     def _count(self, result: Result) -> None:

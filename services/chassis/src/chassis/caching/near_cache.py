@@ -9,24 +9,26 @@ from weakref import WeakValueDictionary
 from chassis.caching.entries import Entry
 
 MAX_KEYS = 1_000
-"""A cache with more keys drops the oldest one. Entries of a kilobyte then take a megabyte in all."""
+"""The largest number of entries in memory: entries of a kilobyte each take a megabyte in all. With one entry more, the
+cache drops the entry that `put` stored the longest time ago.
+"""
 
 
 class _Generation:
-    """Marks the reads of a key that began between two `forget` calls: these reads share one object of this class."""
+    """Marks the reads of a key that began between two calls of `forget`. These reads share one `_Generation` object."""
 
     __slots__ = ("__weakref__",)
 
 
 class Reading(NamedTuple):
-    """A read under way: its key's generation, and when it began (monotonic seconds)."""
+    """A read under way: the generation of the key, and the time at which the read began (monotonic seconds)."""
 
     generation: _Generation
     began: float
 
 
 class NearCache:
-    """Caches each entry for `ttl` seconds after its read began. With a `ttl` of 0 it caches nothing.
+    """Caches each entry until `ttl` seconds after the read of the entry began. With a `ttl` of 0, caches no entries.
 
     A process cannot invalidate the memory of another process. Use this cache only for values that may be out of date by
     `ttl` seconds.
@@ -36,7 +38,8 @@ class NearCache:
         self._ttl = ttl
         self._clock = clock
         self._entries: OrderedDict[str, tuple[Entry, float]] = OrderedDict()
-        # Only `Reading` objects refer to a generation, so a generation disappears with its last reading.
+        # This dictionary holds weak references. Only `Reading` objects hold strong references to a generation, so
+        # Python removes a generation from this dictionary together with its last `Reading`.
         self._generations: WeakValueDictionary[str, _Generation] = WeakValueDictionary()
 
     def get(self, key: str) -> Entry | None:
@@ -45,11 +48,11 @@ class NearCache:
         return entry if self._clock() < until else None
 
     def begin(self, key: str) -> Reading:
-        """Call this before a read, and pass its result to `put` together with the entry."""
+        """A `Reading`, to make before a read of `key` and to pass to `put` together with the entry."""
         return Reading(self._generations.setdefault(key, _Generation()), self._clock())
 
     def put(self, key: str, entry: Entry, reading: Reading) -> None:
-        """Cache the entry. If `forget` was called after the reading began, drop the entry: it may be out of date."""
+        """Cache the entry, unless `forget` was called after `reading` began: the entry may then be out of date."""
         if not self._ttl or self._generations.get(key) is not reading.generation:
             return
         self._entries[key] = entry, reading.began + self._ttl
@@ -58,6 +61,6 @@ class NearCache:
             self._entries.popitem(last=False)
 
     def forget(self, key: str) -> None:
-        """Drop the entry, and refuse the entries of all reads that are under way."""
+        """Drop the entry of `key`. `put` then refuses the entries of all reads of `key` that are under way."""
         self._entries.pop(key, None)
         self._generations.pop(key, None)

@@ -1,4 +1,6 @@
-"""Invalidations that Redis has not confirmed yet. Until then, this process reads these keys from the origin."""
+"""Invalidations that Redis has not confirmed yet. Until Redis confirms the invalidation of a key, this process reads
+the key from the origin.
+"""
 
 import asyncio
 import time
@@ -10,13 +12,15 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 RETRY_SECONDS = 0.2
-"""Pause between tries while Redis fails. Another process may read the old value for this time after Redis recovers."""
+"""Pause between two tries to delete a key while Redis fails. After Redis recovers, another process may read the old
+value until the next try.
+"""
 
 
 class PendingInvalidations:
     """The invalidated keys that `delete` has not deleted from Redis yet, each with the time of its latest invalidation.
 
-    After `retention` seconds a key is dropped, because the old value has then expired in Redis.
+    A key stays here for at most `retention` seconds, because the old value has then expired in Redis.
     """
 
     def __init__(self, delete: Callable[[str], Awaitable[None]], *, retention: float) -> None:
@@ -29,11 +33,13 @@ class PendingInvalidations:
         return key in self._since
 
     def add(self, key: str) -> None:
-        """Mark the key as pending until an `apply` succeeds."""
+        """Mark the key as pending, until a call of `apply` has deleted the key from Redis."""
         self._since[key] = time.monotonic()
 
     async def apply(self, key: str) -> None:
-        """Delete a pending key from Redis. Raises the error of `delete`; a background task then retries."""
+        """Delete a pending key from Redis. If `delete` fails, raises its error, and a background task repeats the
+        deletion.
+        """
         since = self._since[key]
         try:
             await self._delete(key)
@@ -41,7 +47,8 @@ class PendingInvalidations:
             if self._task is None:
                 self._task = asyncio.create_task(self._apply_all())
             raise
-        # If the key was invalidated again, it stays pending, because this delete may have run before the newer commit.
+        # If the key was invalidated again during this deletion, the key stays pending, because the deletion may have
+        # run before the newer commit.
         if self._since.get(key) is since:
             del self._since[key]
 

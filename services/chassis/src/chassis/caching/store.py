@@ -1,4 +1,4 @@
-"""A cache's commands on Redis. Each method is one round trip, bounded by the client's time-out."""
+"""The commands that a cache sends to Redis. Each method makes one round trip, bounded by the time-out of the client."""
 
 from importlib import resources
 from typing import Any
@@ -10,14 +10,15 @@ from chassis.caching.entries import Entry
 from chassis.pooling import names_of
 
 STORE_ERRORS = (RedisError, TimeoutError)
-"""The errors that every method may raise."""
+"""The errors that every method of `Store` may raise."""
 
 
 class Store:
-    """Entries and leases by key. An entry is a field of the key's hash; the lease is a second key beside the hash.
+    """The entries and leases of a cache in Redis. For each cached key, Redis has a hash with a field per entry, and a
+    second Redis key, which is the lease.
 
-    Each schema has its own field, so releases with different schemas do not read each other's entries. All fields are
-    in one hash, so an invalidation by one release also deletes the other release's entry.
+    Each schema of the value has a field of the hash, so releases with different schemas do not read each other's
+    entries. All fields are in one hash, so an invalidation by one release also deletes the other release's entry.
     """
 
     def __init__(self, redis: Redis, *, name: str, field: str) -> None:
@@ -35,7 +36,9 @@ class Store:
         return Entry.unpack(packed)
 
     async def take_lease(self, key: str, token: str, *, seconds: float) -> tuple[bool, Entry | None]:
-        """Take the lease for `token` if it is free. Returns whether it was free, and the stored entry."""
+        """Take the lease of `key` for `token` if the lease is free. Returns whether the lease was free, and the entry
+        that Redis stores (or None).
+        """
         entries, lease = self._keys(key)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(lease, token, nx=True, px=round(1000 * seconds))
@@ -44,9 +47,10 @@ class Store:
         return bool(is_ours), Entry.unpack(packed)
 
     async def end_lease(self, key: str, token: str, entry: Entry | None = None, *, seconds: float = 0) -> bool:
-        """Store the entry for `seconds` and free the lease, both only if `token` still holds the lease.
+        """If `token` still holds the lease, store the entry for `seconds` and free the lease. Returns whether `token`
+        held the lease.
 
-        With 0 seconds, the entry keeps the expiry of the one that it replaces. Returns whether `token` held the lease.
+        With 0 seconds, the new entry keeps the expiry of the entry that it replaces.
         """
         # The expiry is at least a millisecond, because 0 means "keep the expiry of the replaced entry".
         expiry_ms = max(1, round(1000 * seconds)) if seconds else 0

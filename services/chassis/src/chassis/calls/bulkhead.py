@@ -1,4 +1,4 @@
-"""Bulkhead: a limit on concurrent calls to one dependency, so that a slow one cannot take up the whole process.
+"""Bulkhead: a limit on concurrent calls to one dependency, so that a slow dependency cannot block the process.
 
 A call beyond the limit is refused at once and does not queue: a queue in front of a slow dependency only adds waiting.
 """
@@ -11,7 +11,7 @@ in_flight_calls = Gauge("bulkhead_in_flight", "Calls under way.", ["dependency"]
 
 
 class Bulkhead:
-    """Wrap each call in `with bulkhead:`. Entering it raises `BulkheadFull` when `limit` calls are under way."""
+    """Wrap each call in `with bulkhead:`. Entering the block raises `BulkheadFull` when `limit` calls are under way."""
 
     def __init__(self, dependency: str, *, limit: int) -> None:
         self.dependency = dependency

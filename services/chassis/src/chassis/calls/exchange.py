@@ -19,8 +19,9 @@ from chassis.telemetry import current_traceparent
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# This is below uvicorn's default of 5 s, so that the client closes an idle connection first. If the server closes the
-# connection while the client sends a request, the client cannot know whether the request ran.
+# The client closes a connection that has been idle for this time. A server with uvicorn's default would close the
+# connection later, after 5 s. If the server closed the connection while the client sends a request, the client could
+# not know whether the request ran.
 _KEEPALIVE_SECONDS = 4.0
 
 
@@ -35,7 +36,7 @@ class Request:
 
 
 class Exchange:
-    """A pool of connections to one dependency. `send` makes a single attempt."""
+    """A pool of connections to one dependency. `send` sends a request once and does not retry."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Exchange:
         self._authorization = authorization
         self._is_external = is_external
         self._base_url = settings.base_url.rstrip("/")
-        # `send` bounds the whole attempt. This bounds only the wait for a connection.
+        # This time-out bounds only the wait for a connection. `send` bounds the whole attempt.
         self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout)
         self._session = aiohttp.ClientSession(
             connector=MeasuredConnector(
@@ -65,10 +66,13 @@ class Exchange:
         await self._session.close()
 
     async def send(self, request: Request) -> Response:
-        """The 2xx answer to one attempt, within its time-out and the deadline. Raises `DependencyError`."""
+        """Send the request once, and return the 2xx answer. Raises a `DependencyError` for any other answer, and when
+        no answer arrives before the attempt's time-out or the deadline.
+        """
         seconds = min(self._settings.attempt_timeout, deadlines.remaining())
         try:
-            # aiohttp's read time-out restarts with each read, so a server that sends a byte at a time never exceeds it.
+            # aiohttp's read time-out restarts with each read, so it would not stop a server that sends one byte at a
+            # time. `asyncio.timeout` bounds the whole attempt.
             async with asyncio.timeout(seconds):
                 response = await self._exchange(request, seconds)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
@@ -110,7 +114,9 @@ class Exchange:
             return Response(self._name, answer.status, await self._read(answer), answer.headers)
 
     def _propagated_headers(self, seconds: float) -> dict[str, str]:
-        """Headers with the time left, and with the id and the trace of the request that caused this call."""
+        """Headers with the time left until the deadline, and with the id and the trace of the request that caused this
+        call.
+        """
         headers = {deadlines.HEADER: deadlines.to_header(seconds)}
         if request_id := request_id_var.get():
             headers["X-Request-ID"] = request_id
@@ -125,7 +131,8 @@ class Exchange:
         async for chunk in answer.content.iter_any():
             body += chunk
             if len(body) > self._settings.max_response_bytes:
-                # The error leaves the `async with` block, which closes the connection and drops the rest of the body.
+                # The error leaves the `async with` block in `_exchange`. The end of this block closes the connection,
+                # so the rest of the body is not read.
                 reason = f"the answer is larger than {self._settings.max_response_bytes} bytes"
                 raise DependencyFailed(self._name, reason, status=answer.status)
         return bytes(body)
@@ -140,8 +147,9 @@ async def _send_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating GET, PUT and DELETE by itself after a lost connection.
 
-    Such a repetition would be a second layer of retries outside the budget. It could also misreport the outcome: if
-    aiohttp's second try were refused, the caller would read "refused" although the first try may have run.
+    aiohttp's repetition would be a second layer of retries, which the retry budget does not count. The repetition could
+    also misreport the outcome: if the second try were refused, the caller would get an error that says "the call did
+    not run", although the first try may have run.
     """
     try:
         return await handler(request)

@@ -1,10 +1,11 @@
-"""Outbound HTTP: one client per dependency. It combines the patterns around a call, in this order:
+"""Outbound HTTP: one client per dependency. The client puts these patterns around a call, in this order:
 
     fallback( retry( breaker( bulkhead( timeout( call )))))
 
-From the inside: the time-out ends one attempt. The bulkhead counts attempts, not the waits between them. The breaker
-counts each attempt: a time-out is a failure, a full bulkhead is not. An open breaker takes no slot of the bulkhead. The
-retry stops at an open breaker. The fallback runs when all attempts have failed.
+The time-out bounds one attempt. The bulkhead limits the attempts that are under way; a call that waits for its next
+attempt takes no slot of the bulkhead. The breaker counts the outcome of each attempt: a time-out is a failure, a full
+bulkhead is not. An attempt that an open breaker refuses takes no slot of the bulkhead. The retry makes no further
+attempt when the breaker is open. The fallback runs when all attempts have failed.
 """
 
 import time
@@ -49,11 +50,12 @@ class _Hooks:
 
 
 class HttpDependency:
-    """One dependency over HTTP. A composition root makes it inside the running loop and closes it after draining.
+    """The client of one dependency over HTTP.
 
-    `authorization` returns the Authorization header of each attempt. `is_external` marks a dependency of another
-    company: it gets our trace id, but not the header that would switch on DEBUG logs. `resolver` replaces the system's
-    name resolution.
+    The code that assembles a process creates the client inside the running event loop, and closes the client after the
+    process has drained. `authorization` returns the Authorization header of each attempt. `is_external` marks a
+    dependency of another company: the client sends our trace id to this dependency, but not the header that switches on
+    DEBUG logs in our services. `resolver` replaces the system's name resolution.
     """
 
     def __init__(
@@ -98,12 +100,12 @@ class HttpDependency:
 
         - `operation` names the call in metrics; each operation has its own breaker.
         - `idempotent` declares that a repetition is safe, by nature or by an Idempotency-Key in `headers`.
-        - `retrying` lets this layer repeat the call. Leave it off inside a job, which is itself repeated.
-        - `before_attempt(n)` runs before attempt n is sent; if it raises, attempt n is not sent.
-        - `on_not_run(n)` runs after attempt n if that attempt certainly had no effect.
-        - `fallback` answers in place of a dependency that failed. It does not run after a 4xx.
+        - `retrying` lets the client repeat the call. A job does not pass `retrying`, because the whole job is repeated.
+        - `before_attempt(n)` runs before attempt n is sent; if `before_attempt` raises, attempt n is not sent.
+        - `on_not_run(n)` runs after attempt n if attempt n certainly had no effect.
+        - `fallback` returns an answer in place of a dependency that failed. After a 4xx, the fallback does not run.
 
-        Raises `DeadlineExceeded` when no time is left to begin, and otherwise a `DependencyError`:
+        Raises `DeadlineExceeded` when the deadline passed before the call began, and otherwise a `DependencyError`:
         `DependencyUnavailable` (the call did not run), `DependencyTimeout` or `DependencyFailed` (it may have run), or
         `DependencyRejected` (a 4xx).
         """
@@ -134,7 +136,7 @@ class HttpDependency:
             return replace(await fallback(error), degraded=True)
 
     async def _guarded(self, request: Request, hooks: _Hooks, attempt: int) -> Response:
-        """One attempt inside breaker and bulkhead, with its hooks."""
+        """Make one attempt inside the breaker and the bulkhead, and call the attempt's hooks."""
         begun = False
         breaker = self._breakers.get(self.name, request.operation, self._settings.breaker)
         try:
@@ -152,7 +154,7 @@ class HttpDependency:
             put_on_canonical_line(breaker_state=breaker.state)
 
     async def _measured(self, request: Request) -> Response:
-        """One attempt with its span, metrics and log line. After the deadline no request is sent."""
+        """Make one attempt, and record its span, metrics and log line. Sends no request after the deadline."""
         deadlines.check(f"calling {self.name}")
         started = time.perf_counter()
         status, error_type = "", ""

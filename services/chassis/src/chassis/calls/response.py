@@ -23,7 +23,7 @@ class Response:
     degraded: bool = False
 
     def json(self) -> object:
-        """The parsed body. Raises `DependencyFailed` when it is not JSON."""
+        """The parsed body. Raises `DependencyFailed` when the body is not JSON."""
         try:
             parsed: object = orjson.loads(self.body)
         except orjson.JSONDecodeError as error:
@@ -39,7 +39,7 @@ class Response:
 
 
 def accept(response: Response, *, now: float) -> Response:
-    """The response if its status is 2xx; raises the matching `DependencyError` otherwise. `now` is Unix time.
+    """The response if its status is 2xx; raises the matching `DependencyError` for other statuses. `now` is Unix time.
 
     A redirect is not followed and counts as a failure.
     """

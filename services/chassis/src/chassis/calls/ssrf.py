@@ -3,8 +3,8 @@
 A customer's URL may point into our network: at a database, at another pod's management port, or at the cloud's metadata
 service, which hands out credentials (server-side request forgery, OWASP A10:2021). A name that is harmless at
 registration may resolve to another address later. So the address is checked twice. `check_url` and `check_addresses`
-run at registration and can tell the customer the reason. `guarded_socket` runs at every connection and checks the
-address to which the client connects, no matter which name, redirect or DNS answer led there.
+run at registration, so the customer gets the reason of a refusal. `guarded_socket` runs at every connection and checks
+the address to which the client connects, no matter which name, redirect or DNS answer led to the address.
 """
 
 import asyncio
@@ -20,33 +20,42 @@ from chassis.config.settings import EgressSettings
 from chassis.errors import HoldfastError
 
 RESOLVE_SECONDS = 2.0
-"""Limit for one name lookup, because a caller waits for it. The system's resolver would try for half a minute."""
+"""Time limit for one name lookup, because a caller waits for the addresses. Without this limit, the system's resolver
+would try for half a minute.
+"""
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _BRACKETED = re.compile(r"\[[^\[\]]*\](:\d*)?")
-"""An IPv6 address as the host, with or without a port. Python before 3.13.4 also accepts text between address and
-port."""
-_PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
-"""Printable ASCII without spaces and backslashes. URL parsers read these two differently, so the HTTP client might
-connect to another host than the one that was checked.
+"""An IPv6 address in brackets as a URL's host, with or without a port. `urlsplit` of Python before 3.13.4 also accepts
+text between the address and the port, so `check_url` compares the host with this pattern.
 """
-# The range from which the IANA assigns public addresses. The loopback, private, link-local and multicast ranges are
-# outside this range. So are the ranges that wrap an IPv4 address: mapped (::ffff:0:0/96), translated
+_PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
+"""Printable ASCII without spaces and backslashes. URL parsers disagree about spaces and backslashes, so the HTTP client
+might connect to a different host than the host that `check_url` found.
+"""
+# The IANA assigns all public IPv6 addresses from this range. The loopback, private, link-local and multicast ranges are
+# outside it. The ranges whose addresses contain an IPv4 address are outside it, too: mapped (::ffff:0:0/96), translated
 # (::ffff:0:0:0/96), compatible (::/96) and NAT64 (64:ff9b::/96).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-# These ranges look public, but no host has an address in them: protocol assignments (Teredo and ORCHID; 192.0.0.9 and
-# .10 lead to our own gateway), the 6to4 relays, and the newer documentation range, which Python has known since 3.13.1.
-# They omit 6to4 itself, 2002::/16, because Python does not count it as global.
+# Python's `is_global` is true for some addresses in these ranges, but no customer's host has such an address.
+# 192.0.0.0/24 and 2001::/23 are for protocols such as Teredo, and 192.0.0.9 and 192.0.0.10 lead to our own gateway.
+# 192.88.99.0/24 is for 6to4 relays. 3fff::/20 is for documentation, which Python before 3.13.1 does not know. This list
+# does not need 2002::/16, the 6to4 addresses, because `is_global` is false for them.
 _SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
-"""The third group of 32 bits in an ISATAP address, in any network. The fourth group is an IPv4 address (RFC 5214)."""
+"""Bits 64 to 95 of an ISATAP address, in any network, are one of these numbers. Its last 32 bits are an IPv4 address
+(RFC 5214).
+"""
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
-"""Azure's metadata service has a public address. The addresses of other clouds' services are link-local, private or
-shared."""
+"""Azure's metadata service has this public address. Other clouds' metadata services have addresses that are not public,
+so `_kind` refuses them anyway.
+"""
 
 type Address = IPv4Address | IPv6Address
 type Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Returns the addresses of a host (name, port). Raises OSError when the host has no address."""
+"""A function that returns the addresses of a host, from the host's name and the port. It raises OSError when the host
+has no address.
+"""
 type AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """An item of `socket.getaddrinfo`: family, type, protocol, canonical name, socket address."""
 
@@ -54,7 +63,7 @@ NO_PUBLIC_ADDRESS = "its host has no public address"
 
 
 class DestinationRefused(HoldfastError):
-    """No request may go to this destination. The message is for us; a customer reads `Destination.public_reason`."""
+    """No request may go to this destination. The message is for our log; customers read `Destination.public_reason`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +72,10 @@ class Destination:
     port: int
 
     def public_reason(self, refused: DestinationRefused) -> str:
-        """The reason in words that the customer may read.
+        """The reason of a refusal, without details that the customer must not read.
 
-        Every host name gets the same reason. With precise reasons, a customer could find out which names exist in our
-        network and where they lead.
+        The reason is the same for every host name. From precise reasons, a customer could learn which names exist in
+        our network and to which addresses these names resolve.
         """
         try:
             ip_address(self.host)
@@ -76,7 +85,7 @@ class Destination:
 
 
 def check_url(url: str, settings: EgressSettings) -> Destination:
-    """The host and port in the URL. Raises `DestinationRefused` if the text alone rules them out."""
+    """The host and port in the URL. Raises `DestinationRefused` if the text of the URL is reason enough."""
     if not _PLAIN.fullmatch(url):
         raise DestinationRefused("it has characters that a URL cannot have")
     try:
@@ -132,7 +141,10 @@ async def check_addresses(destination: Destination, settings: EgressSettings, *,
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses that the system's resolver returns for a host. It resolves an IPv4 address in any notation, too."""
+    """The addresses that the system's resolver returns for a host.
+
+    The resolver also accepts an IPv4 address in any notation (such as 0x7f.1) as the host.
+    """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
@@ -141,9 +153,9 @@ def guarded_socket(settings: EgressSettings) -> Callable[[AddressInfo], socket.s
     """A socket factory for `aiohttp.TCPConnector(socket_factory=…, happy_eyeballs_delay=None)`.
 
     aiohttp calls the factory with the address to which it is about to connect. For an address that is not allowed, the
-    factory raises `DestinationRefused` and makes no socket, so a name cannot resolve differently between check and
-    connection. With a `happy_eyeballs_delay`, aiohttp would try several addresses at once and hide the exception among
-    others.
+    factory raises `DestinationRefused` and makes no socket. The factory checks the very address of the connection, so
+    it does not matter if the name has resolved to other addresses before. With a `happy_eyeballs_delay`, aiohttp would
+    try several addresses at once and hide `DestinationRefused` among the errors of the other addresses.
     """
 
     def make(info: AddressInfo) -> socket.socket:
