@@ -1,4 +1,6 @@
-"""The pools that an API and a worker both open when they start. They close in the reverse order."""
+"""The connection pools that an API and a worker both open when they start. The pools are closed in the reverse
+order.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +21,8 @@ from chassis.process.background import supervised
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """`health` is a pool of one connection for health checks, which therefore never wait for requests or jobs.
+    """`health` is a pool of one connection for health checks, which therefore never wait for a connection that requests
+    or jobs use.
 
     `wakeups` notifies workers when a transaction of `database` commits.
     """
@@ -33,7 +36,8 @@ class Pools:
 async def open_pools[S: ServiceSettings](
     live: Live[S], *, role: Literal["api", "worker"], pool: str, redis: Redis
 ) -> AsyncIterator[Pools]:
-    """Open the pools, compare the number of connections with PostgreSQL's limit, and claim the prefix of Redis' keys.
+    """Open the pools, compare the number of connections with PostgreSQL's limit, and claim the prefix of the service's
+    keys in Redis for this installation.
 
     `pool` is the label of `database` in metrics. `redis` is closed with the pools. Raises `ForeignPrefix` when the
     prefix belongs to another installation.

@@ -1,15 +1,15 @@
-"""API keys of clients: the service's database stores their hashes, and each API process holds all of them in memory.
+"""API keys of clients: the service's database stores their hashes, and each API process holds all hashes in memory.
 
     hf_<12 characters: its prefix, which is public>_<43 characters: 256 random bits>
 
-A process reads all valid keys at start-up and again every `auth.key_refresh` seconds. No request causes a query, so a
+A process reads all valid keys at start-up and again every `auth.key_refresh` seconds. A request causes no query, so a
 flood of unknown keys does not reach the database. A revoked key works until the next read. While the database cannot be
 read, the keys stay valid for `auth.key_grace`. After that every request with a key gets a 503, because the key may have
 been revoked.
 
 The stored hash is an HMAC. Its secret, the pepper, is a setting and not in the database, so a reader of the table
-cannot check whether a given key is in it. Each row names its pepper, so that a pepper can be replaced one key at a
-time.
+cannot check whether a given key is in the table. Each row has the fingerprint of its pepper, so that keys under an old
+and a new pepper are valid at the same time, while an operator replaces the old pepper.
 """
 
 import asyncio
@@ -38,16 +38,16 @@ from chassis.process.background import supervised
 log = get_logger(__name__)
 
 MARK = "hf_"
-"""The start of every key. Secret scanners recognise a key in a repository or a log by it."""
+"""Every key starts with this text, so that secret scanners recognise a key in a repository or a log."""
 MAX_KEYS = 10_000
-"""The largest number of valid keys of one service. Each process holds all of them in memory: 10,000 keys take 7 MB, and
-reading them takes 20 ms.
+"""The largest number of valid keys of one service. Each process holds all valid keys in memory: 10,000 keys take 7 MB,
+and reading them takes 20 ms.
 """
 
 _KEY = re.compile(r"hf_([a-z0-9]{12})_[A-Za-z0-9]{43}")
 _PREFIX = slice(3, 15)  # the position of the prefix in a key
 _PREFIX_LETTERS = string.ascii_lowercase + string.digits
-_SECRET_LETTERS = string.ascii_letters + string.digits  # 43 of them are 256 bits; a double click selects them all
+_SECRET_LETTERS = string.ascii_letters + string.digits  # 43 of these are 256 bits; a double click selects a whole key
 STATEMENTS = {name: text(sql) for name, sql in load_statements("api_keys.sql", package="chassis.auth").items()}
 
 key_age = Gauge("api_keys_age_seconds", "Seconds since this process last read the valid API keys.")
@@ -55,7 +55,9 @@ key_age = Gauge("api_keys_age_seconds", "Seconds since this process last read th
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as the database stores it. `expires` is in seconds of Unix time, infinite for a key without an end."""
+    """A key as the database stores it. `expires` is a Unix time in seconds, or infinity for a key that does not
+    expire.
+    """
 
     prefix: str
     hash: bytes
@@ -66,8 +68,8 @@ class ApiKey:
 
 
 _NO_KEY = ApiKey("", secrets.token_bytes(32), "", "", frozenset(), math.inf)
-"""A key with an unknown prefix is compared with this one and never matches it. The comparison takes as long as for a
-key with a wrong secret, so the time does not reveal which prefixes exist.
+"""A key with an unknown prefix is compared with this placeholder and never matches. The comparison takes as long as for
+a key with a wrong secret, so the time does not reveal which prefixes exist.
 """
 _NO_PEPPER = secrets.token_bytes(32)
 
@@ -88,7 +90,8 @@ def prefix_of(key: str) -> str:
 
 def hash_key(key: str, pepper: bytes) -> bytes:
     """HMAC-SHA-256 of the whole key, as UTF-8, under the pepper."""
-    # `hmac.digest` would release the GIL, which the log's writer may then take: 50 µs instead of 5.
+    # `hmac.digest` would release the GIL, and the thread that writes the log may then take the GIL: a call would take
+    # 50 µs instead of 5.
     return hmac.new(pepper, key.encode(), "sha256").digest()
 
 
@@ -100,8 +103,8 @@ def peppers_of(settings: AuthSettings) -> dict[str, bytes]:
 
 
 def matches(key: str, known: ApiKey, peppers: Mapping[str, bytes]) -> bool:
-    """Whether `known` was stored for `key`. The comparison takes the same time for every result, even if the pepper was
-    removed.
+    """Whether `known` was stored for `key`. The comparison takes the same time for every result, even if the pepper of
+    `known` was removed from the settings.
     """
     return hmac.compare_digest(hash_key(key, peppers.get(known.pepper, _NO_PEPPER)), known.hash)
 
@@ -134,7 +137,7 @@ class ApiKeys:
         key_age.set_function(lambda: self._clock() - self._read_at)
 
     def find(self, key: str) -> ApiKey | None:
-        """The stored key that matches; None for an invalid key.
+        """The stored key that matches `key`, or None if `key` is invalid.
 
         Raises `ApiError` (503) when the database was last read more than `auth.key_grace` ago.
         """
@@ -148,7 +151,9 @@ class ApiKeys:
         return known if matches(key, known, self._peppers) and known.expires > self._now() else None
 
     async def refresh(self) -> None:
-        """Read the valid keys. If the database fails, the process goes on with the keys that it read before."""
+        """Read the valid keys. If the database is unavailable, the process continues with the keys that it read
+        before.
+        """
         try:
             async with self._database.read() as session:
                 rows = (await session.execute(STATEMENTS["valid"])).all()
@@ -169,7 +174,7 @@ class ApiKeys:
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
-        """Read the keys now, and every `auth.key_refresh` seconds while the block runs."""
+        """Read the keys now, and every `auth.key_refresh` seconds while the `with` block runs."""
         await self.refresh()
         async with supervised(self._refresh_repeatedly, name="api-keys"):
             yield
@@ -181,14 +186,14 @@ class ApiKeys:
 
 
 def key_from(row: Any) -> ApiKey:
-    """The key of a row of `api_key`."""
+    """The `ApiKey` of one row of the table `api_key`."""
     expires = row.expires_at.timestamp() if row.expires_at else math.inf
     return ApiKey(row.prefix, row.hash, row.pepper, row.principal, frozenset(row.scopes), expires)
 
 
 def _log_changes(before: Mapping[str, ApiKey], after: Mapping[str, ApiKey]) -> None:
-    """Log each added and each removed key. The log is an audit trail of the table, even of changes without the command
-    line.
+    """Log each added and each removed key. This way the log records all changes of the table, including changes that
+    were not made with the command line.
     """
     for event, found, other in (("api_key_added", after, before), ("api_key_removed", before, after)):
         for key in (known for prefix, known in found.items() if prefix not in other):

@@ -35,9 +35,10 @@ class Authenticator:
         self._tokens = TokenVerifier(current, audience=service)
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """The caller whose credentials are in this header.
+        """The caller whose credentials are in this Authorization header.
 
-        Raises `ApiError`: 401 for a header that is absent or invalid, 503 while no key can be checked.
+        Raises `ApiError`: 401 for a header that is absent or invalid, 503 when the API keys have not been read for too
+        long.
         """
         scheme, _, given = (authorization or "").partition(" ")
         credential = given.strip()

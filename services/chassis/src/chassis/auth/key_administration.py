@@ -1,4 +1,4 @@
-"""Administration of API keys: an operator stores, lists and revokes them, in the role that owns the schema."""
+"""Administration of API keys: an operator stores, lists and revokes them, in the database role that owns the schema."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ type Registered = Literal["added", "brought up to date", "unchanged", "revoked, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedKey:
-    """A key without its hash. `pepper` is the fingerprint of the pepper that the hash was made with."""
+    """A stored key without its hash. `pepper` is the fingerprint of the pepper that the hash was made with."""
 
     prefix: str
     pepper: str
@@ -34,8 +34,8 @@ async def add_key(
     peppers: Mapping[str, bytes],
     days: int | None = None,
 ) -> bool:
-    """Store a key, which expires after `days`, or never. Returns False when a key with the same prefix is stored
-    already.
+    """Store a key. It expires after `days` days, or never if `days` is None. Returns False when a key with the same
+    prefix is stored already.
 
     Raises `HoldfastError` when there are `MAX_KEYS` valid keys already.
     """
@@ -48,10 +48,10 @@ async def add_key(
 async def register_key(
     session: Session, key: str, *, principal: str, scopes: Sequence[str], peppers: Mapping[str, bytes]
 ) -> Registered:
-    """Store a key that was made elsewhere. If it is stored already, it gets these scopes and a hash under the newest
-    pepper.
+    """Store a key that was made elsewhere. If the key is stored already, it gets these scopes and a new hash with the
+    newest pepper.
 
-    Raises `HoldfastError` when its prefix belongs to another key or to another principal.
+    Raises `HoldfastError` when the key's prefix belongs to another key or to another principal.
     """
     if await add_key(session, key, principal=principal, scopes=scopes, peppers=peppers):
         return "added"
@@ -72,12 +72,12 @@ async def register_key(
 
 
 async def list_keys(session: Session) -> list[ListedKey]:
-    """All keys, the oldest first; revoked and expired ones too."""
+    """All keys, the oldest first, including revoked and expired keys."""
     return [ListedKey(**row._mapping) for row in await session.execute(STATEMENTS["listed"])]  # noqa: SLF001  public API
 
 
 async def revoke_key(session: Session, prefix: str) -> tuple[str, datetime] | None:
-    """Revoke a key. Returns its principal and the time of its first revocation, or None for an unknown prefix."""
+    """Revoke a key. Returns the principal and the time of the first revocation, or None for an unknown prefix."""
     row = (await session.execute(STATEMENTS["revoke"], {"prefix": prefix})).one_or_none()
     return (row.principal, row.revoked_at) if row else None
 

@@ -1,9 +1,10 @@
-"""Tokens between services. A caller signs each token for one callee, and it is valid for a minute.
+"""Tokens with which services call each other. The calling service signs each token for one callee, and a token is valid
+for a minute.
 
 A token is a JSON Web Token (RFC 7519), signed by HS256 with a secret that only the two services have; `kid` names the
-secret. It contains the caller (`iss`), the callee (`aud`), and the times at which it was issued and expires (`iat`,
-`exp`). The caller's scopes are a setting of the callee. The callee may accept several secrets of one caller, so that a
-secret can be replaced without a gap.
+secret. A token contains the caller (`iss`), the callee (`aud`), and the times at which the token was issued and expires
+(`iat`, `exp`). A setting of the callee lists the caller's scopes. The callee may accept several secrets of one caller,
+so that a secret can be replaced without refused calls.
 """
 
 import time
@@ -18,15 +19,19 @@ from chassis.config.settings import AuthSettings
 LIFETIME_SECONDS = 60
 """Lifetime of a token: far longer than a call's time-outs, and too short for a stolen token to be of much use."""
 RENEWED_AFTER_SECONDS = 30
-"""A caller sends a token for half of its lifetime. The other half allows for slow calls and for clocks that differ."""
+"""A caller sends a token only during the first half of its lifetime. The other half allows for slow calls and for
+clocks that differ.
+"""
 LEEWAY_SECONDS = 5
 """The tolerated difference between the clocks of caller and callee."""
-_MAX_LENGTH = 1024  # our tokens have 250 characters
+_MAX_LENGTH = 1024  # characters; our own tokens have 250
 _ALGORITHM = "HS256"
 
 
 class TokenSource:
-    """Signs the tokens of `issuer` for `audience`. `secret` returns the secret that is valid now."""
+    """Signs tokens of the service `issuer` for the service `audience`. `secret` returns the secret that is valid
+    now.
+    """
 
     def __init__(
         self,
@@ -53,7 +58,7 @@ class TokenSource:
 
 
 def sign(claims: Mapping[str, object], secret: SecretStr, *, now: int) -> str:
-    """A token with these claims, made now (Unix time in seconds)."""
+    """A signed token with these claims. `now` is the Unix time in seconds at which the token is issued."""
     return jwt.encode(
         {**claims, "iat": now, "exp": now + LIFETIME_SECONDS},
         secret.get_secret_value(),
@@ -63,7 +68,7 @@ def sign(claims: Mapping[str, object], secret: SecretStr, *, now: int) -> str:
 
 
 class TokenVerifier:
-    """Checks the tokens of calls to `audience`. `current` returns the settings that are valid now."""
+    """Checks the tokens of calls to the service `audience`. `current` returns the settings that are valid now."""
 
     def __init__(self, current: Callable[[], AuthSettings], *, audience: str) -> None:
         self._current = current

@@ -24,7 +24,7 @@ from chassis.rate_limiting import default_policy
 SCHEME = "key"
 """The name of the security scheme in the OpenAPI document: an API key or a service token, sent as `Bearer`."""
 _PRINCIPAL = "holdfast.principal"
-"""The key under which a request's ASGI scope has the principal."""
+"""A request's ASGI scope holds the principal under this key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Access:
     cost: int
 
     def described(self) -> dict[str, Any]:
-        """The fields that the route's operation gets in the OpenAPI document."""
+        """The OpenAPI fields that describe the scope and the cost in the route's operation."""
         return {"security": [{SCHEME: [self.scope]}], "x-rate-limit-cost": self.cost}
 
     async def check(self, request: Request) -> None:
@@ -61,7 +61,7 @@ async def _authenticated(request: Request) -> Principal:
 
 
 def caller_of(request: Request) -> Principal:
-    """The caller. The route's `access` must have admitted the request."""
+    """The authenticated caller. `Access.check` must have put the caller into the request's scope before."""
     principal: Principal = request.scope[_PRINCIPAL]
     return principal
 
@@ -71,4 +71,4 @@ async def _caller(request: Request) -> Principal:
 
 
 Caller = Annotated[Principal, Depends(_caller)]
-"""A route's parameter: the caller. The route must declare `access`."""
+"""The type of a handler's parameter that receives the authenticated caller. The route must declare `access`."""

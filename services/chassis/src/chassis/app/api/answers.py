@@ -1,7 +1,7 @@
-"""The types that a handler may return: a model, `Json[Model]` from a cache, or `StoredAnswer[Model]`, which is stored
-under an idempotency key.
+"""The types that a handler may return: a model, `Json[Model]`, which is the JSON of a model from a cache, or
+`StoredAnswer[Model]`, which is stored under an idempotency key.
 
-For each of them the OpenAPI document shows the model.
+For each of these types the OpenAPI document shows the schema of the model.
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,6 @@
-"""A FastAPI application with one middleware around its routes, `RequestContext`, instead of the framework's seven."""
+"""A FastAPI application with one middleware around its routes, `RequestContext`, instead of FastAPI's own
+middleware.
+"""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -33,7 +35,7 @@ def build_app[S: ServiceSettings](
     """The application of a service, with its routes.
 
     The application calls `open_resources` when the process starts, with the settings and the resources that every API
-    has. Routes get the object that it yields through `opened`.
+    has. Routes get the object that `open_resources` yields through `chassis.app.api.opened`.
     """
 
     @asynccontextmanager
@@ -63,27 +65,27 @@ class Application(FastAPI):
     Middleware that a service adds runs inside `RequestContext`. `add_exception_handler` has no effect:
     `error_rendering` decides how an error is answered.
 
-    Requests read the resources of the process from attributes of this object. They would be slower to read from
-    `app.state`, which implements attribute access in Python.
+    Requests read the resources of the process from attributes of this object. Attributes of `app.state` would be slower
+    to read, because its class implements attribute access in Python.
     """
 
     resources: ApiResources
-    """The application sets it at start-up."""
+    """The resources that every API has. The application sets this attribute at start-up."""
     opened: object = None
     """The object that the service's `OpenResources` yielded at start-up."""
     misconfigured: ConfigurationError | None = None
-    """The error that ended start-up, if the configuration caused it."""
+    """The configuration error that ended start-up; None if there was none."""
 
     def __init__(self, current: Callable[[], HttpSettings], *, routers: Sequence[Router] = (), **options: Any) -> None:
-        # A path with a wrong trailing slash gets a 404. FastAPI's redirect would repeat the request's Host header,
-        # which a caller can forge.
+        # With `redirect_slashes=False` a path with a wrong trailing slash gets a 404. A redirect would contain the
+        # request's Host header, which a caller can forge.
         super().__init__(redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
         self.router.default = _answer_no_route
         document = Router()
         document.get("/openapi.json", public=True, criticality="sheddable", include_in_schema=False)(_answer_document)
-        # FastAPI's `include_router` would match each request twice. The route of the OpenAPI document is used least, so
-        # it comes last.
+        # The routes are added without FastAPI's `include_router`, which would match each request twice. Routes are
+        # tried in this order. The route of the OpenAPI document is used least, so it comes last.
         self.router.routes[:] = [route for router in (*routers, document) for route in router.routes]
         self.health = Health()
         self.load_shedder = LoadShedder(current)
@@ -111,8 +113,8 @@ class Application(FastAPI):
 
 
 async def _answer_no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 404 for a path that no route has. Callers need no key for this answer, so the rate limit of their address
-    applies.
+    """Answer 404 for a path that no route has. Callers need no key for this answer, so each answer counts against the
+    rate limit of the caller's IP address.
     """
     if scope["type"] == "http":
         await spend_as_stranger(Request(scope, receive, send))
@@ -120,7 +122,9 @@ async def _answer_no_route(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _answer_document(request: Request) -> Response:
-    """Answer with the OpenAPI document. Callers need no key for it, so the rate limit of their address applies."""
+    """Answer with the OpenAPI document. Callers need no key for the document, so each answer counts against the rate
+    limit of the caller's IP address.
+    """
     await spend_as_stranger(request)
     app: Application = request.app
     return Response(orjson.dumps(app.openapi()), media_type="application/json")

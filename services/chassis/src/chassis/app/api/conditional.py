@@ -1,7 +1,7 @@
 """Conditional reads: an answer carries an ETag, a hash of its bytes. A caller that sends the current ETag gets a 304
 without a body.
 
-RFC 9110, sections 8.8.3 (ETag), 13.1.2 (If-None-Match) and 15.4.5 (304).
+This module implements RFC 9110, sections 8.8.3 (ETag), 13.1.2 (If-None-Match) and 15.4.5 (304).
 """
 
 import re
@@ -15,12 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app.api.middleware import Exchange
 
-# A cache may store the answer and must revalidate it before each use. Without Cache-Control, browsers guess a lifetime.
+# A cache may store the answer and must revalidate it before each use. Without Cache-Control, a browser guesses how long
+# it may use a stored answer.
 _CACHE_CONTROL = "private, no-cache"
 _NOT_MODIFIED = 304
 
-# One entity tag, weak or strong. Any character except quotes and control characters may be inside the quotes (RFC 9110,
-# section 8.8.3).
+# This pattern matches one entity tag, weak or strong. Any character except quotes and control characters may be inside
+# the quotes (RFC 9110, section 8.8.3).
 _TAG = re.compile(r'(?:W/)?("[!\x23-\x7e\x80-\xff]*")')
 
 _ETAG_HEADER = {"description": "Changes whenever the body does.", "required": True, "schema": {"type": "string"}}
@@ -41,18 +42,18 @@ IF_NONE_MATCH: dict[str, Any] = {
         }
     ]
 }
-"""The OpenAPI parameter `If-None-Match` of a route with `conditional=True`. No value is invalid: a text that is not a
-tag matches no answer.
+"""The OpenAPI parameter `If-None-Match` of a route with `conditional=True`. Every value is accepted: a text that is not
+an entity tag matches no answer.
 """
 
 
 def etag(body: bytes) -> str:
-    """A strong entity tag: different bytes have different tags."""
+    """A strong entity tag, which is a hash of the body: different bodies have different tags."""
     return f'"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
 def has_current(if_none_match: Iterable[str], tag: str) -> bool:
-    """Whether the caller's If-None-Match headers name `tag`. A pure function.
+    """Whether the caller's If-None-Match headers contain `tag`. A pure function.
 
     `*` matches any tag. RFC 9110 prescribes a weak comparison for this header, so a tag that a proxy marked as weak
     (`W/`) still matches.
@@ -62,7 +63,7 @@ def has_current(if_none_match: Iterable[str], tag: str) -> bool:
 
 
 class ConditionalJson(Response):
-    """The JSON `body` with its ETag, or 304 when the caller's If-None-Match names it."""
+    """An answer with the JSON `body` and its ETag, or a 304 when the caller's If-None-Match contains this ETag."""
 
     def __init__(self, body: bytes) -> None:
         self._tag = etag(body)

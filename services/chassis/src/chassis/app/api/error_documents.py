@@ -36,7 +36,7 @@ KEYED = (
     ErrorCode.IDEMPOTENCY_KEY_IN_PROGRESS,
     ErrorCode.IDEMPOTENCY_KEY_REUSED,
 )
-"""The further codes of routes that take an idempotency key."""
+"""The additional error codes of routes that require an idempotency key."""
 _WITH_KEY = (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED)
 
 _RETRY_AFTER = {
@@ -82,8 +82,8 @@ class Problem(BaseModel):
 
 
 def documented(*codes: ErrorCode, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI responses of a route that may answer with these errors, besides those that every route may answer
-    with.
+    """The OpenAPI responses of a route that may answer with the errors `codes`. The errors that every route may answer
+    with are added.
     """
     by_status: dict[int, list[ErrorCode]] = {}
     for code in (*_ALWAYS, *(_WITH_KEY if needs_key else ()), *codes):
@@ -106,7 +106,9 @@ def _response(codes: Iterable[ErrorCode]) -> dict[str, Any]:
 
 
 def describe_errors(document: dict[str, Any]) -> None:
-    """Add the schema `Problem`, to which the responses of `documented` refer."""
+    """Add the schema `Problem` to the OpenAPI document: the responses that `documented` returns refer to this
+    schema.
+    """
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs")
     document["components"]["schemas"].setdefault("Problem", schema)

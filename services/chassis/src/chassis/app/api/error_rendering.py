@@ -1,4 +1,6 @@
-"""Error answers: in our JSON envelope, or as RFC 9457 when the caller's Accept header prefers it."""
+"""Error answers: in our JSON envelope, or in the format of RFC 9457 when the caller's Accept header prefers this
+format.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -24,9 +26,9 @@ log = get_logger(__name__)
 
 api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code", "route"])
 
-_MAX_SHOWN = 100  # characters of an invalid value, or of a field's name, that an answer repeats
-_MAX_DETAILS = 100  # bounds the answer, so that a small request cannot cause a large one
-_MAX_MESSAGE = 300  # characters; our own messages are shorter, but a message of Pydantic may quote the value
+_MAX_SHOWN = 100  # an answer repeats at most this many characters of an invalid value or of a field's name
+_MAX_DETAILS = 100  # the limit bounds the answer, so that a small request cannot cause a large answer
+_MAX_MESSAGE = 300  # in characters; our own messages are shorter, but a message of Pydantic may quote a long value
 _NEVER_QUOTES_VALUE = frozenset(
     {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
 )
@@ -35,15 +37,17 @@ _METHOD_NOT_ALLOWED = 405
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 DOCUMENTATION_KEY = "holdfast.documentation_url"
-"""The key under which a request's ASGI scope has the URL of the errors page."""
+"""A request's ASGI scope holds the URL of the errors page under this key."""
 
 
 EXPECTED = (ApiError, RequestValidationError, HTTPException)
-"""Exceptions that a route or the framework raises to answer with an error. Any other exception is a failure."""
+"""Exceptions that a route or the framework raises to answer with an error. Any other exception is unexpected: it is
+logged, and the caller gets a 500.
+"""
 
 
 def answer_to(scope: Scope, error: ApiError | RequestValidationError | HTTPException) -> Response:
-    """The answer for an exception of `EXPECTED`."""
+    """The error answer for an exception of one of the types in `EXPECTED`."""
     if isinstance(error, ApiError):
         if error.code.value.status >= 500:  # noqa: PLR2004
             log.warning("request_not_served", code=error.code.name, reason=str(error))
@@ -59,8 +63,8 @@ def answer_to(scope: Scope, error: ApiError | RequestValidationError | HTTPExcep
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that the routes of this path have. FastAPI itself would name only the methods of the first of these
-    routes.
+    """The methods that the routes of the request's path accept, for the Allow header. FastAPI itself would name only
+    the methods of the first route with this path.
     """
     return [
         method
@@ -70,7 +74,7 @@ def _allowed(request: Request) -> list[str]:
 
 
 def render(scope: Scope, error: ApiError) -> Response:
-    """The answer, in the form that the caller's Accept header prefers."""
+    """The error answer, in the format that the caller's Accept header prefers."""
     route = getattr(scope.get("route"), "path", "unmatched")
     api_errors.labels(error.code.name, route).inc()
     put_on_canonical_line(error_code=error.code.name)
@@ -90,15 +94,17 @@ def render(scope: Scope, error: ApiError) -> Response:
 
 
 def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
-    """The detail with shortened texts, and without the value if its field, or one that contains it, may be secret."""
+    """The detail with shortened texts. The value is omitted if its field, or a field that contains this field, may be
+    secret.
+    """
     is_hidden = detail.received is None or _is_hidden(detail.field, marked)
     received = None if is_hidden else shown_back(detail.received or "", _MAX_SHOWN)
     return ErrorDetail(shown_back(detail.field, _MAX_SHOWN), shown_back(detail.message, _MAX_MESSAGE), received)
 
 
 def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
-    """Whether the value of `field` may be secret. The caller made up a name that is longer than any of ours. It counts
-    as secret, and `is_sensitive` is not called for it, because that function caches each name.
+    """Whether the value of `field` may be secret. A name that is longer than the names of our fields was made up by the
+    caller. Its value counts as secret without a call of `is_sensitive`, because that function caches each name.
     """
     return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
 
@@ -106,8 +112,8 @@ def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
 def marked_fields(app: FastAPI) -> AbstractSet[str]:
     """The names of the fields that any schema of this application marks as `writeOnly`, OpenAPI's mark of a secret.
 
-    If one schema marks a name, answers omit the values of this name for all schemas: it is better to omit a harmless
-    value than to repeat a password. The first call generates the document and takes a tenth of a second.
+    If one schema marks a field, answers omit the values of all fields with this name: it is better to omit a harmless
+    value than to repeat a password. The first call generates the OpenAPI document and takes a tenth of a second.
     """
     found: AbstractSet[str] | None = getattr(app.state, "write_only", None)
     if found is None:
@@ -133,15 +139,17 @@ def _named(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_marked(schema: Mapping[str, Any]) -> bool:
-    """Whether the schema is `writeOnly`, or its list items or one of its `anyOf` alternatives are. Pydantic generates
-    an `anyOf` for `SecretStr | None`.
+    """Whether the schema itself, the schema of its list items, or one of its `anyOf` alternatives is `writeOnly`.
+    Pydantic generates an `anyOf` for `SecretStr | None`.
     """
     inner = [one for one in (*schema.get("anyOf", ()), schema.get("items")) if isinstance(one, Mapping)]
     return schema.get("writeOnly") is True or any(_is_marked(one) for one in inner)
 
 
 def _from_validation(request: Request, problems: Sequence[Any]) -> ApiError:
-    """One error for all problems that Pydantic found. A body that is not valid JSON is a malformed request."""
+    """One error for all problems that Pydantic found. A body that is not valid JSON gets the error
+    MALFORMED_REQUEST.
+    """
     if any(problem["loc"] == ("header", idempotency.HEADER) for problem in problems):
         return ApiError(ErrorCode.IDEMPOTENCY_KEY_MISSING)
     if any(problem["type"] == "json_invalid" for problem in problems):
@@ -161,15 +169,15 @@ def _is_json(content_type: str) -> bool:
 
 
 def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
-    """The detail for one of Pydantic's problems.
+    """The error detail for one problem that Pydantic found.
 
-    The detail omits the value of a header (it may carry credentials), of an unknown field (it may be a misspelt
-    `pasword`), and a value that is an object or the whole body.
+    The detail omits three kinds of values: the value of a header, which may hold credentials; the value of an unknown
+    field, because `pasword` may be a misspelt `password`; and a value that is an object or the whole body.
     """
     location, *path = problem["loc"]
     field = ".".join(str(part) for part in path) or str(location)
     is_secret = location == "header" or _is_hidden(field, marked)
-    # A message of another type may quote the value: the message for a wrong union tag does.
+    # Pydantic's messages for other types of problems may quote the value, as the message for a wrong union tag does.
     message = problem["msg"] if not is_secret or problem["type"] in _NEVER_QUOTES_VALUE else "This value is not valid."
     is_ours = bool(path) and problem["type"] != "extra_forbidden"
     is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)

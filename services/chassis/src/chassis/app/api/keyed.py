@@ -1,4 +1,6 @@
-"""The idempotency key as a route's parameter. `chassis.retries.idempotency` stores the answers."""
+"""The idempotency key as a route's parameter. `chassis.retries.idempotency` stores the answer to the first request with
+a key.
+"""
 
 from typing import Annotated
 
@@ -20,13 +22,13 @@ _IdempotencyHeader = Annotated[
 
 
 async def keyed(request: Request, header: _IdempotencyHeader) -> IdempotencyKey:
-    """The caller's key, with a fingerprint of the request."""
+    """The caller's idempotency key, with a fingerprint of the request."""
     return idempotency_key(
         caller_of(request).id, header, method=request.method, path=request.scope["path"], body=await request.body()
     )
 
 
 Keyed = Annotated[IdempotencyKey, Depends(keyed)]
-"""A route's parameter: the key that the caller must send. The OpenAPI document then lists the errors of idempotency
-keys for the route.
+"""The type of a handler's parameter that receives the idempotency key, which the caller must send. For a route with
+such a parameter, the OpenAPI document lists the errors of idempotency keys.
 """

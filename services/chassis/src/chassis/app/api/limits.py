@@ -1,4 +1,4 @@
-"""Rate limits of requests: a request takes units from the limit of a key, such as a principal, or is refused."""
+"""Rate limits of requests: a request takes units from the limit of a key, such as the principal's id, or is refused."""
 
 from ipaddress import IPv4Address, IPv6Network, ip_address
 
@@ -13,27 +13,27 @@ _IPV6_PREFIX = 64
 
 
 def limits_of(request: Request) -> RateLimitSettings:
-    """The limits that are valid now."""
+    """The settings of the rate limits that are valid now."""
     return _limiter_of(request).current()
 
 
 async def spend_as_stranger(request: Request) -> None:
     """Take one unit from the limit of the caller's address, or raise `RateLimited`.
 
-    This limits the answers that need no valid key: to a wrong key, to an unknown path or method, and the OpenAPI
-    document. Requests with a valid key take nothing from the limit of their address, so other callers at the same
-    address cannot block them.
+    This limit covers the requests for which a caller needs no valid API key: requests with a wrong key, requests of an
+    unknown path or method, and requests of the OpenAPI document. Requests with a valid key take nothing from the limit
+    of their address, so other callers at the same address cannot block them.
     """
     policy = Policy.of("unauthenticated", limits_of(request).unauthenticated)
     await spend(request, f"ip:{network_of(request.client.host if request.client else '')}", policy)
 
 
 def network_of(host: str) -> str:
-    """An IPv4 address itself, or the /64 network of an IPv6 address, because one customer usually has a whole /64."""
+    """The IPv4 address itself, or the /64 network of an IPv6 address, because one customer usually has a whole /64."""
     try:
         address = ip_address(host)
     except ValueError:
-        return "unknown"  # a malformed address from a proxy, or a socket without addresses; all of them share one limit
+        return "unknown"  # a proxy sent a malformed address, or the socket has none; all such callers share one limit
     if isinstance(address, IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or IPv6Network((address, _IPV6_PREFIX), strict=False))
@@ -43,7 +43,8 @@ async def spend(request: Request, key: str, policy: Policy, *, cost: int = 1) ->
     """Take `cost` units from the limit of `key` under `policy`, or raise `RateLimited`. The answer's RateLimit headers
     say how many units are left.
 
-    A route may call this for several policies, one after the other. The headers then name each policy.
+    A route may call this function for several policies, one after the other. The RateLimit headers then name each
+    policy.
     """
     decision = await _limiter_of(request).check(key, policy, cost=cost)
     if not policy.dark_launch:

@@ -3,8 +3,8 @@
     in flight  0 ─────────────── sheddable_share ──────── default_share ──── max_concurrent_requests
     admitted     any request                    not sheddable       critical only            none
 
-A request without a slot is refused at once: a queue in front of a busy process only adds waiting time. The classes of
-criticality are Google's: https://sre.google/sre-book/handling-overload/.
+A request that gets no slot is refused at once: a queue in front of a busy process only adds waiting time. The classes
+of criticality come from Google's book on site reliability: https://sre.google/sre-book/handling-overload/.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ type Criticality = Literal["critical", "default", "sheddable"]
 
 load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 for criticality in get_args(Criticality.__value__):
-    load_shed.labels(criticality)  # exported as 0 now, because `rate()` needs a sample before the first refusal
+    load_shed.labels(criticality)  # the counter starts at 0, because `rate()` needs a sample before the first refusal
 
 
 def has_slot(in_flight: int, criticality: Criticality, limits: HttpSettings) -> bool:
-    """Whether a process with `in_flight` requests admits one more of this class. An idle process admits a request of
-    any class.
+    """Whether a process with `in_flight` requests admits one more request of this class. An idle process admits a
+    request of any class.
     """
     share = 1.0
     if criticality != "critical":
@@ -33,7 +33,7 @@ def has_slot(in_flight: int, criticality: Criticality, limits: HttpSettings) -> 
 
 
 class LoadShedder:
-    """Counts the requests of one process; `current` returns the limits that are valid now."""
+    """Counts the requests that one process is answering. `current` returns the limits that are valid now."""
 
     def __init__(self, current: Callable[[], HttpSettings]) -> None:
         self._current = current
@@ -47,8 +47,8 @@ class LoadShedder:
 
 
 class Slot:
-    """Capacity for one request. The `with` block takes it on entry, and releases it at the end unless `release` did so
-    before.
+    """Capacity for one request. A `with` block takes the slot on entry, and releases the slot on exit unless `release`
+    was called before.
     """
 
     __slots__ = ("_criticality", "_is_taken", "_limits", "_shedder")
@@ -71,8 +71,8 @@ class Slot:
         self.release()
 
     def release(self) -> None:
-        """The middleware calls this when the answer begins: the work is done then, so a client that reads slowly holds
-        no slot.
+        """Free the slot. The middleware calls this function when the answer begins: the work is done by then, so a
+        client that reads the answer slowly holds no slot.
         """
         if self._is_taken:
             self._is_taken = False

@@ -33,15 +33,16 @@ request_seconds = Histogram(
     "http_server_request_duration_seconds",
     "Duration of requests.",
     ["method", "route", "status"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # as OpenTelemetry advises
+    # OpenTelemetry recommends these boundaries.
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )
 _request_seconds = remembered(request_seconds)
 active_requests = Gauge("http_server_active_requests", "Requests being answered.")
 
-_MAX_PATH = 256  # characters of a path that are recorded: no route is longer, and redaction takes time
+_MAX_PATH = 256  # logs and spans have at most this many characters of a path: no route is longer; redaction takes time
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
-_LEFT_UNREAD = frozenset({408, 413})  # the connection is closed after these, so the rest of the body is not read
+_LEFT_UNREAD = frozenset({408, 413})  # the connection is closed after these answers, so the rest of a body is not read
 _DEADLINE = deadlines.HEADER.lower().encode()
 _DEBUG = debugging.HEADER.lower().encode()
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -65,7 +66,7 @@ class RequestContext:
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
         exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
-        request_id_var.set(exchange.request_id)  # each request runs in its own task, so the variable is not shared
+        request_id_var.set(exchange.request_id)  # requests do not share this context variable, since each has a task
         with (
             deadlines.deadline(deadlines.from_header(headers.get(_DEADLINE), self._settings.default_deadline)),
             debugging_for(headers.get(_DEBUG)),
@@ -95,7 +96,7 @@ class RequestContext:
                 await self._app(scope, exchange.receive, exchange.send)
             except EXPECTED as error:
                 if exchange.status is not None:
-                    raise  # an answer has begun, so no other can be sent
+                    raise  # an answer has begun, so an error answer cannot be sent
                 await answer_to(scope, error)(scope, exchange.receive, exchange.send)
         except Exception:
             # An unexpected error is logged once, here, and the answer contains none of its details.
@@ -111,7 +112,7 @@ class RequestContext:
     def _record(exchange: "Exchange", fields: Mapping[str, Any]) -> None:
         seconds = time.perf_counter() - exchange.started
         route = exchange.route
-        status = exchange.status or 499  # the caller went away before there was an answer
+        status = exchange.status or 499  # 499: the caller disconnected before an answer began
         _request_seconds(exchange.method, route, status).observe(seconds)
         log.info(
             "request_completed",
@@ -125,7 +126,8 @@ class RequestContext:
 
 
 class Exchange:
-    """One request and its answer. It bounds the body's size, records the status and adds `headers` to the answer.
+    """One request and its answer. The exchange bounds the size of the request's body, records the answer's status, and
+    adds `headers` to the answer.
 
     `asked` maps the name of each request header, in lower case, to its first value.
     """
@@ -141,7 +143,7 @@ class Exchange:
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
-        self.method = method if method in _METHODS else "_OTHER"  # bounds the values of the label
+        self.method = method if method in _METHODS else "_OTHER"  # this bounds the number of label values
         self.headers: dict[str, str] = {}
         self.slot: Slot | None = None
         self.status: int | None = None
@@ -155,8 +157,8 @@ class Exchange:
 
     @property
     def route(self) -> str:
-        """The route's path template, which bounds the number of label values in metrics. All requests without a route
-        share one label.
+        """The route's path template, which bounds the number of label values in metrics. All requests that match no
+        route share one value.
         """
         return getattr(self._scope.get("route"), "path", "unmatched")
 
@@ -172,10 +174,10 @@ class Exchange:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408) from None  # without a time limit, a slow body would hold its slot
+            raise HTTPException(408) from None  # a body that arrives slowly must not hold a slot longer
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
-            # This must be Starlette's exception: FastAPI turns any other exception that is raised here into a 400.
+            # The exception must be Starlette's: FastAPI turns any other exception that is raised here into a 400.
             raise HTTPException(413)
         return message
 

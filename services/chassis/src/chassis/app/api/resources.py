@@ -1,6 +1,7 @@
 """The resources of an API: those that every API opens when it starts, and those that a service adds for its routes.
 
-A service declares its own resources in its `routes.py`. `Given` is the type of a route's parameter:
+A service declares its own resources in its `routes.py`. In this example, a handler receives them through a parameter of
+the type `Given`:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Resources:
@@ -36,12 +37,13 @@ class ApiResources:
     rate_limiter: RateLimiter
     authenticator: Authenticator
     checks: Mapping[str, Check]
-    """Health checks by name. While one fails, the process is not ready."""
+    """Health checks by name. While a check fails, the process is not ready."""
 
 
 type OpenResources[S: ServiceSettings] = Callable[[Live[S], ApiResources], AbstractAsyncContextManager[object]]
-"""A service's composition root: it opens what the routes need when the process starts, and closes it after the last
-request."""
+"""A service's composition root: it opens the resources of the routes when the process starts, and closes them after the
+last request.
+"""
 
 
 @asynccontextmanager
@@ -51,7 +53,7 @@ async def open_nothing_more[S: ServiceSettings](_: Live[S], base: ApiResources) 
 
 
 def opened[R](kind: type[R]) -> Callable[[Request], Awaitable[R]]:
-    """A dependency for routes: the object of this type that the service's `OpenResources` yielded."""
+    """A FastAPI dependency that returns the object that the service's `OpenResources` yielded, of the type `kind`."""
 
     async def find(request: Request) -> R:
         found: object = request.app.opened
@@ -64,7 +66,7 @@ def opened[R](kind: type[R]) -> Callable[[Request], Awaitable[R]]:
 
 @asynccontextmanager
 async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator[ApiResources]:
-    """Open the pools, the API keys and the rate limiter."""
+    """Open the pools, read the API keys, and make the rate limiter and the authenticator."""
     settings = live.current
     redis = create_shared_redis(settings.redis, timeout=settings.redis.timeout)
     async with open_pools(live, role="api", pool="requests", redis=redis) as pools:
@@ -77,6 +79,6 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
                 redis=redis,
                 rate_limiter=RateLimiter(redis, lambda: live.current.rate_limit, namespace=settings.service_name),
                 authenticator=Authenticator(keys, lambda: live.current.auth, service=settings.service_name),
-                # Redis is not checked: an API answers requests without it.
+                # There is no check of Redis, because an API answers requests without Redis.
                 checks={"database": pools.health.ping},
             )

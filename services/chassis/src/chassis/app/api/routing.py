@@ -1,4 +1,5 @@
-"""Routes. Each one declares its callers' scope, the cost of a call, its criticality, and the errors it may answer with.
+"""The routes of an API. Each route declares the scope that its callers need, the cost of a call, its criticality, and
+the errors that it may answer with.
 
     router = Router(prefix="/v1")
 
@@ -6,7 +7,8 @@
     @router.get("/status", public=True)
 
 A route with neither `access` nor `public=True` raises `UndeclaredRoute` when its module is imported. The OpenAPI
-document is generated from these declarations. The process refuses a request before it reads the body.
+document is generated from these declarations. A request that its route does not allow is refused before the process
+reads its body.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +43,7 @@ class UndeclaredRoute(HoldfastError):
 
 
 class Declaration(TypedDict, total=False):
-    """The declaration of a route. `access` or `public` is required."""
+    """The declaration of a route. Either `access` or `public` is required."""
 
     access: str
     """The scope that callers need. A caller without a valid key or token gets a 401, and a caller without the scope a
@@ -52,23 +54,23 @@ class Declaration(TypedDict, total=False):
     cost: int
     """The units that a call takes from its caller's rate limit, by default 1. A caller over its limit gets a 429."""
     criticality: Criticality
-    """`critical` is for money, or for an event that a customer waits for. `sheddable` is for a view that can be
-    requested again. An overloaded process refuses `sheddable` routes first, then `default` ones, and `critical` ones
-    last.
+    """A route is `critical` if it moves money or receives an event that a customer waits for. A route is `sheddable` if
+    it returns a view that a client can request again later. An overloaded process refuses `sheddable` routes first,
+    then `default` ones, and `critical` ones last.
     """
     errors: Sequence[ErrorCode]
     """The error codes of this route. The codes that all routes share, and those of `Keyed`, are added automatically."""
     conditional: bool
-    """True when the answer, a `Json`, has an ETag. A caller that has the current body then gets a 304 without one."""
+    """True when the answer, a `Json`, has an ETag. A caller that sends the current ETag gets a 304 without a body."""
     status_code: int
-    """The status of the usual answer, by default 200."""
+    """The status of an answer that is not an error; the default is 200."""
     response_model: type[Any]
-    """The model of the body, for a handler that returns a `Response`."""
+    """The model of the answer's body, for a handler that returns a `Response`."""
     responses: Mapping[int | str, dict[str, Any]]
     """Further answers that are not errors, as OpenAPI responses by status."""
     dependencies: Sequence[Depends]
     include_in_schema: bool
-    """Whether the document shows the route, by default True."""
+    """Whether the OpenAPI document shows the route; the default is True."""
     openapi_extra: dict[str, Any]
     """Fields of the OpenAPI operation that FastAPI cannot derive, such as the schema of a raw body."""
 
@@ -77,7 +79,7 @@ class Route(APIRoute):
     """A route that takes a slot of the load shedder and authenticates the caller before it reads the body."""
 
     access: Access | None
-    """None if the route is public."""
+    """The scope that callers need and the cost of a call; None if the route is public."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         scope: str | None = options.pop("access", None)
@@ -106,13 +108,13 @@ class Route(APIRoute):
         )
         # The operation's id is the function's name, so that generated clients have readable method names.
         super().__init__(path, endpoint, **options | {"generate_unique_id_function": lambda route: route.name})
-        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's dependencies need it; `Application` has none
+        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's dependencies need it, and `Application` lacks it
         self.app = past_solver(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         if scope["method"] not in (self.methods or ()):
-            await spend_as_stranger(request)  # no key has been checked yet
+            await spend_as_stranger(request)  # no key has been checked yet, so the limit of the address applies
             raise HTTPException(405)
         load_shedder: LoadShedder = scope["app"].load_shedder
         exchange = Exchange.of(scope)
@@ -124,7 +126,7 @@ class Route(APIRoute):
 
 
 class Router:
-    """A service declares its routes on a `Router` and passes it to `build_app`."""
+    """A service declares its routes on a `Router` and passes the router to `build_app`."""
 
     def __init__(self, *, prefix: str = "") -> None:
         self.routes: list[Route] = []
@@ -154,7 +156,7 @@ class Router:
 
 
 def _errors_of_needs(path: str, endpoint: Callable[..., Any]) -> Sequence[ErrorCode]:
-    """The errors that follow from the parameters of a route's handler."""
+    """The errors that a route may answer with because its handler has an idempotency key as a parameter."""
     is_keyed = any(need.call is keyed for need in _all_needs(get_dependant(path=path, call=endpoint)))
     return KEYED if is_keyed else ()
 
@@ -172,7 +174,9 @@ def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> No
 
 
 def refuse_undeclared(routes: Sequence[BaseRoute]) -> None:
-    """Raise `UndeclaredRoute` for a route that no `Router` declared: callers would need no key for it."""
+    """Raise `UndeclaredRoute` for a route that was not declared on a `Router`: callers would need no key for such a
+    route.
+    """
     for route in routes:
         if not isinstance(route, Route):
             raise UndeclaredRoute(f"{getattr(route, 'path', route)}: declare it on a `chassis.app.api.Router`")

@@ -19,7 +19,9 @@ log = get_logger(__name__)
 
 
 def run_api[S: ServiceSettings](live: Live[S], app: Application) -> None:
-    """Serve `app` and its management port until SIGTERM or SIGINT, then drain. Returns when everything is closed."""
+    """Serve `app` and its management port until SIGTERM or SIGINT, then drain. Returns when both ports and all
+    resources are closed.
+    """
     run_process(live, version=app.version, role="api", main=partial(_serve, live, app))
 
 
@@ -28,7 +30,7 @@ async def _serve[S: ServiceSettings](live: Live[S], app: Application, info: Mapp
         await _serve_until_stopped(live, app, info, ending)
     except ServeError:
         if app.misconfigured is not None:
-            raise app.misconfigured from None  # `ServeError` says only that the server did not start
+            raise app.misconfigured from None  # a `ServeError` does not contain the reason
         raise
 
 
@@ -56,7 +58,7 @@ async def _serve_until_stopped[S: ServiceSettings](
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
-    error_rendering.marked_fields(app)  # takes 0.1 s; otherwise the first invalid request would delay others
+    error_rendering.marked_fields(app)  # this takes 0.1 s; later the first invalid request would delay other requests
     async with management.running(stopping), public.running(stopping), reloading(live):
         freeze_start_up()
         app.health.mark_started()

@@ -1,7 +1,7 @@
-"""The command of a service: `orders api | worker | migrate | config explain | jobs … | …`, a container's entry point.
+"""The command of a service, the entry point of its containers: `orders api | worker | migrate | config explain | …`.
 
-Read `command` first: it puts the command together. Each of `config`, `jobs`, `events` and `api_keys` has one group of
-commands; `operator` has what they share.
+Read `command` first: it builds the command from its parts. Each of `config`, `jobs`, `events` and `api_keys` has one
+group of commands; `operator` has the functions that these commands share.
 """
 
 from chassis.app.cli.command import EXIT_CONFIGURATION, build_cli

@@ -24,8 +24,8 @@ Scopes = Annotated[list[str], typer.Option("--scope", help="A permission of the 
 _PRINCIPAL: TypeAdapter[str] = TypeAdapter(PrincipalName)
 
 
-def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # noqa: C901  a function for each command
-    """The commands for one service. All but `list` need the role that owns the schema, as `migrate` does."""
+def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # noqa: C901  one function per command
+    """The `api-keys` commands of one service. All except `list` connect as the database role that owns the schema."""
     app = typer.Typer(help="Make, list and revoke the API keys of clients.", no_args_is_help=True)
 
     def run[T](options: Options, use: Callable[[Session], Awaitable[T]], *, as_owner: bool = True) -> T:
@@ -44,7 +44,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
         ] = None,
         options: Options = None,
     ) -> None:
-        """Make a key and print it. It cannot be printed again."""
+        """Make a key and print it. The key cannot be printed again."""
         _check(settings_type, [principal], scopes)
         key = new_key()
         add = partial(
@@ -57,10 +57,10 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
 
     @app.command()
     def register(folder: Path, scopes: Scopes, options: Options = None) -> None:
-        """Register the keys in FOLDER; the name of each file is the principal. Safe to repeat.
+        """Register the keys in FOLDER. Each file contains one key, and the name of the file is the principal.
 
-        This is for keys that another service or the installation's scripts made. A key that is registered already gets
-        these scopes, and a hash under the newest pepper.
+        The command is for keys that another service or the installation's scripts made. It is safe to repeat: a key
+        that is registered already gets these scopes, and a new hash with the newest pepper.
         """
         keys = _read_keys(folder)
         _check(settings_type, list(keys), scopes)
@@ -80,12 +80,12 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
 
     @app.command("list")
     def list_keys(options: Options = None) -> None:
-        """List all keys, the oldest first, revoked ones too. The secret part of a key is never printed."""
+        """List all keys, the oldest first, including revoked keys. The secret part of a key is never printed."""
         list_lines(map(_line, run(options, key_administration.list_keys, as_owner=False)), what="keys")
 
     @app.command()
     def revoke(prefix: str, options: Options = None) -> None:
-        """Revoke the key with this prefix. Within seconds every process refuses it."""
+        """Revoke the key with this prefix. Every process refuses the key within seconds."""
         found = run(options, partial(key_administration.revoke_key, prefix=prefix))
         if found is None:
             raise HoldfastError(f"there is no key {prefix}")
@@ -115,7 +115,9 @@ def _check(settings_type: type[ServiceSettings], principals: Sequence[str], scop
 
 
 def _read_keys(folder: Path) -> dict[str, str]:
-    """The keys by principal. Files that start with a dot are skipped: Kubernetes puts some into a mounted folder."""
+    """The key of each principal. Files whose names start with a dot are skipped, because Kubernetes puts such files
+    into a mounted folder.
+    """
     try:
         files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
         keys = {path.name: path.read_text("ascii").strip() for path in files}

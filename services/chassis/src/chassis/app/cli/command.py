@@ -1,7 +1,7 @@
-"""The whole command of a service.
+"""The command of a service with all its subcommands.
 
-A service names the functions for `api` and `worker` as text. Each is imported only when its command runs, so `orders
-migrate` does not load a web framework, and `orders api` does not load Alembic.
+A service names the functions for `api` and `worker` as text. Each function is imported only when its subcommand runs,
+so `orders migrate` does not load a web framework, and `orders api` does not load Alembic.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from chassis.config.settings import ServiceSettings
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 
-EXIT_CONFIGURATION = 2  # as for a wrong option: a restart would fail again
+EXIT_CONFIGURATION = 2  # the code of a wrong option, too: a restart would fail again
 
 
 def build_cli[S: ServiceSettings](
@@ -37,7 +37,7 @@ def build_cli[S: ServiceSettings](
     migrations: Path,
     groups: Mapping[str, typer.Typer] = MappingProxyType({}),
 ) -> Callable[[], None]:
-    """Returns the function that runs the service's command. The service names it in `[project.scripts]`.
+    """Returns the function that runs the service's command. The service names this function in `[project.scripts]`.
 
     `api` and `worker` name functions (`"orders.api:run"`), which are called with the live settings. `migrations` is the
     folder of the service's Alembic revisions. `groups` are further groups of commands, by name.
@@ -62,8 +62,8 @@ def build_cli[S: ServiceSettings](
 
     @app.command()
     def migrate(timeout: Timeout = 0.0, options: Options = None) -> None:
-        """Bring the database's schema up to date. Waits for a database that does not answer yet."""
-        from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only these two need Alembic
+        """Bring the database's schema up to date. Waits while the database does not answer yet."""
+        from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  few commands need Alembic
 
         settings = config.load_database(settings_type, options or ())
         asyncio.run(run_migrations(settings, migrations, timeout_seconds=timeout, tell=typer.echo))
@@ -81,7 +81,7 @@ def build_cli[S: ServiceSettings](
         seconds: Annotated[int, typer.Option(min=1, max=debugging.MAX_SECONDS, help="How long it is valid.")] = 60,
         options: Options = None,
     ) -> None:
-        """Print the header that turns DEBUG on for a request, for curl -H."""
+        """Print a header for curl -H: requests with this header are logged at the level DEBUG."""
         key = config.load_log(settings_type, options or ()).debug_key
         if key is None:
             raise HoldfastError("there is no log.debug_key to sign it with")
@@ -99,8 +99,8 @@ def build_cli[S: ServiceSettings](
 
 def _run(app: typer.Typer) -> None:
     """Run the command. A `HoldfastError` is printed as one line, without a traceback."""
-    # The first process of a container ignores SIGTERM unless it has a handler. The API and the worker later replace
-    # this handler by their own.
+    # The first process of a container ignores SIGTERM unless the process has a handler for it. The API and the worker
+    # later replace this handler by another one.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()

@@ -1,4 +1,4 @@
-"""`orders config …`: the settings of this service, and the layers that they came from."""
+"""`orders config …`: an operator prints the settings of a service, and the layer that each setting came from."""
 
 import json
 from typing import Annotated
@@ -12,7 +12,7 @@ from chassis.pooling.budget import service_budget
 
 
 def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
-    """The commands for one service."""
+    """The `config` commands of one service."""
     app = typer.Typer(help="Print the configuration.", no_args_is_help=True)
 
     @app.callback()
@@ -25,7 +25,7 @@ def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         *,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by the settings' names.")] = False,
     ) -> None:
-        """Print every setting, the layer that it came from, and the layers that this layer overrides."""
+        """Print every setting, the layer that its value came from, and the layers whose values are overridden."""
         explained = config.explain(settings_type, options or ())
         if as_json:
             found = {one.name: {"value": one.value, "layer": one.layer, "shadowed": one.shadowed} for one in explained}

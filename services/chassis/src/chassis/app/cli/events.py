@@ -13,7 +13,7 @@ from chassis.events import dead_events
 
 
 def event_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
-    """The commands for one service."""
+    """The `events` commands of one service."""
     app = typer.Typer(help="List and replay events that this service could not handle.", no_args_is_help=True)
     run = runner_of(settings_type)
 
@@ -49,7 +49,7 @@ def _add_event_replay(app: typer.Typer, run: Run) -> None:
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
         options: Options = None,
     ) -> None:
-        """Have the worker handle dead events again, within seconds."""
+        """Return dead events to the worker, which handles them again within seconds."""
         if (number is None) != every:
             raise HoldfastError("say which one: a NUMBER, or --all")
         replayed = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))

@@ -15,7 +15,7 @@ from chassis.errors import HoldfastError
 from chassis.jobs import dead_letters
 from chassis.pooling import Database
 
-_DRAIN_LOOK_SECONDS = 0.5  # between counts of the work that is left; each count reads rows
+_DRAIN_LOOK_SECONDS = 0.5  # seconds between two counts of the work that is left; each count reads rows
 
 Filters = Annotated[
     list[str] | None,
@@ -26,7 +26,7 @@ Filters = Annotated[
 
 
 def job_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
-    """The commands for one service."""
+    """The `jobs` commands of one service."""
     app = typer.Typer(help="List jobs, replay dead letters, and wait for queues.", no_args_is_help=True)
     run = runner_of(settings_type)
 

@@ -1,4 +1,4 @@
-"""Functions that the operator's commands share: options, the transaction, lists, and the audit line."""
+"""Functions that the operator's commands share: options, the transaction, lists, and the audit line of a change."""
 
 import asyncio
 import getpass
@@ -29,7 +29,7 @@ class Run(Protocol):
 
 
 def runner_of(settings_type: type[ServiceSettings]) -> Run:
-    """The `Run` of a service. It connects with the database role of the running service, not with the role that owns
+    """The `Run` of a service, which connects with the database role of the running service, not with the role that owns
     the schema.
     """
 
@@ -51,15 +51,17 @@ async def in_transaction[T](settings: DatabaseSettings, use: Callable[[Session],
 
 
 def audit(event: str, **fields: object) -> None:
-    """Write a line of JSON with the change and the user who made it to standard error. Standard output is for the
-    result of the command.
+    """Write one line of JSON to standard error: the change, and the user who made the change. Standard output is for
+    the result of the command.
     """
     line = {"event": event, "by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **fields}
     sys.stderr.write(json.dumps(line) + "\n")
 
 
 def list_lines(lines: Iterable[str], *, what: str) -> None:
-    """Print each line. If there are no lines, write that to standard error, so that a script reads an empty output."""
+    """Print each line. If there are no lines, write a message to standard error, so that a script reads an empty
+    standard output.
+    """
     is_empty = True
     for line in lines:
         is_empty = False
@@ -69,5 +71,5 @@ def list_lines(lines: Iterable[str], *, what: str) -> None:
 
 
 def numbered(ids: Sequence[object]) -> str:
-    """The number of ids and the ids, such as `2: 7, 9`. Without ids, it is `0`."""
+    """A text with the number of ids and the ids, such as `2: 7, 9`. The text is `0` if there are no ids."""
     return f"{len(ids)}: {', '.join(map(str, ids))}" if ids else "0"

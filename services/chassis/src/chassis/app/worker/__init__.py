@@ -1,7 +1,8 @@
-"""The worker process of a service: its jobs, its event consumer, its schedules and its relay, side by side.
+"""The worker process of a service. It runs its parts side by side: job runners, an event consumer, schedules and a
+relay.
 
-Read `serving` first: how the process starts and stops. Then `resources`: a service's composition root makes its parts
-from them. `stages` runs the parts and stops them in order.
+Read `serving` first: how the process starts and stops. Then `resources`, from which a service's composition root makes
+the parts. `stages` runs the parts and stops them in order.
 """
 
 from chassis.app.worker.resources import WorkerResources

@@ -1,4 +1,6 @@
-"""The resources that every worker opens when it starts, and the parts that a composition root makes from them."""
+"""The resources that every worker opens when it starts, and the parts (job runners, consumer, scheduler, relay) that a
+composition root makes from these resources.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -50,7 +52,7 @@ class WorkerResources:
         """Runs the jobs of `queue`, at most `concurrency` at once; the settings `jobs.queue` and `jobs.concurrency` are
         the defaults. The job runner ignores handlers for jobs of other queues.
 
-        A second job runner, for another queue, has slots of its own.
+        The limit holds for each job runner: jobs of another queue, which has another job runner, do not count.
         """
         jobs = self.settings.jobs
         queue = queue or jobs.queue
@@ -63,7 +65,7 @@ class WorkerResources:
         ).run
 
     def consumer(self, streams: Sequence[str], handlers: Mapping[type[Event], EventHandler]) -> Part:
-        """Consumes these event streams. The consumer group has the name of this service."""
+        """Consumes these event streams. The consumer group in Redis has the name of this service."""
         return Consumer(
             self.streams,
             self.database,
@@ -74,10 +76,11 @@ class WorkerResources:
         ).run
 
     def scheduler(self, schedules: Sequence[Schedule] = ()) -> Part:
-        """Runs these schedules and those of every service, which prune dead letters and the records of failed attempts.
+        """Runs these schedules, and two schedules that every service has: they prune dead letters and the records of
+        failed job attempts.
 
-        If several processes have the same schedule, only one of them runs it each time. The records of failed attempts
-        are retained as long as published events.
+        If several processes have the same schedule, only one of them runs it each time. The records of failed job
+        attempts are retained as long as published events.
         """
         prune_dead = partial(dead_letters.prune, retention=self.settings.jobs.dead_retention)
         prune_failures = partial(dead_letters.prune_failures, retention=self.settings.outbox.retention)
@@ -88,7 +91,7 @@ class WorkerResources:
         return Scheduler(self.database, [*schedules, *pruning]).run
 
     def relay(self) -> Part:
-        """Publishes this service's outbox."""
+        """Publishes the events in this service's outbox."""
         return Relay(
             self.settings.database,
             self.streams,
@@ -102,7 +105,7 @@ class WorkerResources:
 
 @asynccontextmanager
 async def open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator[WorkerResources]:
-    """Open the pools, and the connections for event streams."""
+    """Open the pools, and the Redis connections for event streams."""
     settings = live.current
     redis = create_redis(settings.redis, timeout=settings.redis.timeout)
     async with (

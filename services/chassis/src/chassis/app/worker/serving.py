@@ -20,11 +20,11 @@ from chassis.process.running import freeze_start_up, run_process
 from chassis.process.server import Server
 
 type OpenParts[S: ServiceSettings] = Callable[[Live[S], WorkerResources], AbstractAsyncContextManager[Stages]]
-"""A service's composition root: it yields the parts of the worker, by stages."""
+"""A service's composition root: it yields the parts of the worker, grouped into stages."""
 
 
 def run_worker[S: ServiceSettings](live: Live[S], *, version: str, open_parts: OpenParts[S]) -> None:
-    """Run a worker process until SIGTERM or SIGINT, then drain. Returns when everything is closed."""
+    """Run a worker process until SIGTERM or SIGINT, then drain. Returns when the port and all resources are closed."""
 
     async def main(info: Mapping[str, str], ending: Ending) -> None:
         async with (
@@ -50,7 +50,8 @@ async def serve_stages(
 ) -> None:
     """Run the parts and the management port until SIGTERM or SIGINT, then stop them; the port stops last.
 
-    Returns at most `shutdown.drain_timeout` plus `GRACE_SECONDS` after the signal, or raises as `run_stages` does.
+    Returns within `shutdown.drain_timeout` plus `GRACE_SECONDS` after the signal, or raises the exceptions of
+    `run_stages`.
     """
     loop = asyncio.get_running_loop()
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"left": work_left(loop)})

@@ -1,7 +1,7 @@
 """The parts of a worker: they run side by side, and stop stage by stage.
 
-The first stage has the parts that write events. The last stage has the relay, which still publishes the events that the
-last jobs wrote.
+The first stage has the parts that write events. The last stage has the relay, so that the relay can publish the events
+that the last jobs wrote.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ from chassis.process.ending import DrainTimedOut
 log = get_logger(__name__)
 
 type Part = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
-"""`JobRunner.run`, `Consumer.run`, `Scheduler.run` or `Relay.run`. A part works until the event is set. Then it
-finishes the work that it has begun, and returns.
+"""`JobRunner.run`, `Consumer.run`, `Scheduler.run` or `Relay.run`. A part works until its `asyncio.Event` is set. Then
+the part finishes the work that it has begun, and returns.
 """
 
 type Stages = Sequence[Sequence[Part]]
 """The parts in the order in which they stop: `[[jobs.run, consumer.run], [relay.run]]`."""
 
 GRACE_SECONDS = 5.0
-"""A worker may take these seconds beyond the drain time-out, to return unfinished jobs to their queue and to publish
-the last events.
+"""After the drain time-out, a worker has this many seconds to return unfinished jobs to their queue and to publish the
+last events.
 """
 
 _PART, _JOB = "part-", "job-"
-"""The prefixes of the names of asyncio tasks: of parts, and of the jobs that the job runner runs."""
+"""The names of asyncio tasks start with these prefixes: `part-` for a part, `job-` for a job that a job runner runs."""
 
 
 class PartEnded(HoldfastError):
-    """A part of the worker returned before it was stopped."""
+    """A part of the worker returned before the worker stopped it."""
 
 
 async def run_stages(
@@ -48,9 +48,9 @@ async def run_stages(
 ) -> None:
     """Start every part. Once `stopping` is set, stop one stage after the other, within `drain_timeout` seconds in all.
 
-    Raises `DrainTimedOut`, which names the parts and jobs that still run, when that time is over. When a part fails,
-    calls `on_failed`, cancels the other parts and raises an `ExceptionGroup`. The process then ends and Kubernetes
-    restarts it, so it never goes on without one of its parts.
+    Raises `DrainTimedOut`, which names the parts and jobs that still run, when `drain_timeout` seconds are over. When a
+    part fails, calls `on_failed`, cancels the other parts and raises an `ExceptionGroup`. The process then ends and
+    Kubernetes restarts it, so a worker never runs without one of its parts.
     """
     async with Group() as tasks:
         started = [_start(stage, tasks, on_failed) for stage in stages]
@@ -68,7 +68,7 @@ async def run_stages(
         except TimeoutError:
             left = work_left(asyncio.get_running_loop())
         if left:
-            log.error("worker_drain_timed_out", left=left)  # before the exit, which a part may block
+            log.error("worker_drain_timed_out", left=left)  # logged before the exit, because a part may block the exit
             raise DrainTimedOut(f"left after {drain_timeout:g} s: {', '.join(left)}")
     log.info("worker_stopped")
 
@@ -97,6 +97,6 @@ def _name(part: Part) -> str:
 
 
 def work_left(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """The parts and jobs that still run, by the names of their tasks. Any thread may call it."""
+    """The names of the asyncio tasks of parts and jobs that still run. Any thread may call this function."""
     names = (task.get_name() for task in asyncio.all_tasks(loop))
     return sorted(name for name in names if name.startswith((_PART, _JOB)))
