@@ -1,12 +1,13 @@
 """Webhooks: verify the ones that we receive, and sign and repeat the ones that we send.
 
-Receiving: a verifier proves who sent a webhook, and that its body is unchanged and recent. It reads the raw body before
-any parser does. It is a function `(headers, body, secrets, *, now) -> VerifiedWebhook` that raises `InvalidSignature`;
-`VERIFIERS` has one per format. A signature with any of the `secrets` is valid, so a secret can be rotated without
-losing an event. `now` is Unix time in seconds. A timestamp is refused if it differs from `now` by more than
-`TOLERANCE_SECONDS`.
+Receiving: a verifier proves who sent a webhook, and that its body is unchanged and recent. A verifier gets the raw
+body, before any parser reads the body. Each verifier is a function `(headers, body, secrets, *, now) ->
+VerifiedWebhook` that raises `InvalidSignature`; `VERIFIERS` has one per format. A signature with any of the `secrets`
+is valid, so a secret can be rotated without losing an event. `now` is Unix time in seconds. A timestamp is refused if
+it differs from `now` by more than `TOLERANCE_SECONDS`.
 
-Sending: `sign` makes the headers of one attempt, and `decide_delivery` decides the next step after its answer.
+Sending: `sign` makes the headers of one attempt, and `decide_delivery` decides the next step after the receiver's
+answer.
 """
 
 import base64
@@ -46,7 +47,9 @@ type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_la
 type ProcessedResult = Literal["published", "unknown_type", "unreadable"]
 
 TOLERANCE_SECONDS = 300
-"""The tolerance in Standard Webhooks' and Stripe's libraries. It allows for clocks that differ and bounds replays."""
+"""The tolerance in Standard Webhooks' and Stripe's libraries. The tolerance allows for clocks that differ, and bounds
+the time in which an attacker can replay a webhook.
+"""
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
 _MINIMUM_KEY_BYTES = 24  # Standard Webhooks prescribes 192 to 512 bits
@@ -56,7 +59,8 @@ _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")
 _TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")  # no leading zero, so that the number's text equals the signed text
 
 type Headers = Sequence[tuple[str, str]]
-"""Pairs, as in Starlette's `request.headers.items()`. A mapping would hide a header that came twice."""
+"""Pairs of name and value, as in Starlette's `request.headers.items()`. A mapping would hide a header that came twice.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def verify(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float)
 
 
 def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:
-    """The verifier for Stripe: https://docs.stripe.com/webhooks#verify-manually. The id is in the body."""
+    """The verifier for Stripe: https://docs.stripe.com/webhooks#verify-manually. Stripe sends the id in the body."""
     parts = [part.strip().partition("=") for part in _header(headers, "stripe-signature").split(",")]
     times = [value for key, _, value in parts if key == "t"]
     if len(times) != 1:
@@ -106,8 +110,8 @@ def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
 def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  the format has no time
     """The verifier for GitHub: https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries.
 
-    GitHub signs neither the id nor a time. The receiver's table of ids stops a repetition by GitHub. It does not stop
-    an attacker who replays a webhook, because the attacker can change the id.
+    GitHub signs neither the id nor a time. The receiver's table of ids stops a repetition by GitHub. The table does not
+    stop an attacker who replays a webhook, because the attacker can change the id.
     """
     _require_match(
         [_header(headers, "x-hub-signature-256")],
@@ -122,7 +126,8 @@ VERIFIERS: Mapping[str, Verifier] = {"standard": verify, "stripe": verify_stripe
 def sign(
     secret: str, webhook_id: str, timestamp: int, body: bytes, *, old_secrets: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The three Standard Webhooks headers of one attempt. The id is the same in all attempts; `timestamp` is not.
+    """The three Standard Webhooks headers of one attempt. All attempts of a webhook have the same id, and each has its
+    own `timestamp`.
 
     Each of the `old_secrets` adds a signature, so a receiver can switch to the new secret at any time.
     """
@@ -137,14 +142,16 @@ def sign(
 
 
 type AttemptResult = Literal["delivered", "gone", "failed", "timeout", "unreachable", "refused"]
-"""`delivered`: a 2xx. `gone`: a 410. `failed`: another answer, or the connection broke. `timeout`: no answer in time.
-`unreachable`: no connection. `refused`: `chassis.calls.ssrf` does not allow the address.
+"""`delivered`: the answer was a 2xx. `gone`: the answer was a 410. `failed`: the answer had another status, or the
+connection broke. `timeout`: no answer came in time. `unreachable`: no connection could be opened. `refused`:
+`chassis.calls.ssrf` does not allow the address.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptAnswer:
-    """The result of one attempt: `status` if an HTTP answer came, `reason` unless the webhook was delivered.
+    """The result of one attempt. `status` is None if no HTTP answer came, and `reason` is None if the webhook was
+    delivered.
 
     `retry_after` is in seconds.
     """
@@ -169,8 +176,9 @@ def decide_delivery(
     """The decision after the answer to `attempt` (1, 2, …).
 
     A 2xx ends the delivery, and a 410 disables the endpoint. After any other answer the delivery waits for its next
-    attempt, or is dead after its last one. `schedule` has the seconds between attempts. Each wait varies by the share
-    `jitter`, so deliveries that failed together do not come back together. A Retry-After can only lengthen the wait.
+    attempt, or is dead if this attempt was the last one. `schedule` has the seconds between attempts. Each wait varies
+    by the share `jitter`, so deliveries that failed together do not come back together. A Retry-After can only lengthen
+    the wait.
     """
     if answer.result == "delivered":
         return DeliveryDecision("delivered")
@@ -185,7 +193,7 @@ def decide_delivery(
 def has_failed_for_long(failing_since: datetime | None, *, now: datetime, disable_after: float) -> bool:
     """Whether an endpoint has to be disabled, because all attempts have failed for at least `disable_after` seconds.
 
-    Call it after a failed attempt. An endpoint without new events gets no attempts, so it is never disabled.
+    Call this function after a failed attempt. An endpoint without new events gets no attempts, so it is never disabled.
     """
     return failing_since is not None and (now - failing_since).total_seconds() >= disable_after
 
@@ -193,8 +201,8 @@ def has_failed_for_long(failing_since: datetime | None, *, now: datetime, disabl
 def signing_key(secret: str) -> bytes:
     """The key in a Standard Webhooks secret (`whsec_` and base64 of at least 24 bytes).
 
-    Raises ValueError for anything else; its message does not contain the secret. Call it at start-up, so that a wrong
-    secret stops the process at once and does not fail the first webhook.
+    Raises ValueError for anything else; its message does not contain the secret. Call this function at start-up, so
+    that a wrong secret stops the process at once and does not fail the first webhook.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
@@ -225,7 +233,9 @@ def _hmac(key: bytes, content: bytes) -> bytes:
 
 
 def _header(headers: Headers, name: str) -> str:
-    """The header's only value. With two values, we might verify one while another program reads the other."""
+    """The header's only value. With two values, this verifier might check one of them while another program reads the
+    other.
+    """
     values = [value for key, value in headers if key.lower() == name]
     if not values:
         raise InvalidSignature(f"{name} is missing")
@@ -241,7 +251,7 @@ def _valid_id(text: str) -> str:
 
 
 def _id_in(body: bytes) -> str:
-    """The id inside Stripe's event. Call it only after the signature is verified."""
+    """The id inside Stripe's event. Call this function only after the signature is verified."""
     try:
         return _valid_id(_Event.model_validate_json(body).id)
     except ValidationError:

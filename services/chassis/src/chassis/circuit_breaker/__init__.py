@@ -1,11 +1,11 @@
 """Circuit breaker: stop calling a dependency that is failing, and try again with a few calls at a time.
 
 Each operation of a dependency has its own breaker: a provider whose refunds hang may still accept charges. An operator
-may overrule a breaker for a limited time through the management port.
+may overrule a breaker for a limited time through the management port, for example to force it open.
 
-Read in this order: `outcomes` (how a call counts), `state_machine` (the decisions), `breaker` (what wraps a call),
-`registry` (one breaker per operation), `routes` (the management port). `chassis.calls.http_client` wraps each attempt
-in a breaker, so a service rarely uses one itself.
+Read in this order: `outcomes` (how a call counts), `state_machine` (the decisions), `breaker` (the context manager
+around a call), `registry` (one breaker per operation), `routes` (the management port). `chassis.calls.http_client`
+wraps each attempt in a breaker, so a service rarely uses a breaker directly.
 """
 
 from chassis.circuit_breaker.breaker import BreakerSnapshot, CircuitBreaker

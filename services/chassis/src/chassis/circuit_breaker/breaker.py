@@ -68,11 +68,13 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """The state after the latest call. An open breaker turns half-open only when the next call comes."""
+        """The state after the latest call. After its open time a breaker stays open until the next call, which turns it
+        half-open.
+        """
         return self._machine.state
 
     def set_mode(self, mode: Mode, *, seconds: float) -> None:
-        """Overrule the breaker for `seconds`. `automatic` ends an earlier overruling at once."""
+        """Set a mode that overrules the breaker's state for `seconds`. The mode `automatic` ends an earlier mode."""
         now = self._clock()
         self._machine.set_mode(mode, until=now + seconds, now=now)
         self._publish()
@@ -138,7 +140,9 @@ class CircuitBreaker:
 
 
 class Permit:
-    """One admitted call. Its outcome is counted however the block ends, even if it is cancelled."""
+    """One admitted call. The breaker counts the outcome of the call however the block ends, even if the block is
+    cancelled.
+    """
 
     __slots__ = ("_breaker", "_call", "_clock", "_started")
 
@@ -152,7 +156,7 @@ class Permit:
         return self
 
     def restart(self) -> None:
-        """Measure the call's duration from now on, without the time that the caller spent on preparing it."""
+        """Measure the call's duration from now on, so that the time for preparing the call does not count."""
         self._started = self._clock()
 
     def __exit__(

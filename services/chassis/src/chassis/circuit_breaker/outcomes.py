@@ -18,11 +18,11 @@ type CallOutcome = Literal["success", "failure", "cut_short", "ignored"]
 
 
 def outcome_of(error: BaseException | None) -> CallOutcome:
-    """The outcome of a call that ended with `error`. The `error` is None if the call ended with an answer.
+    """The outcome of a call that ended with `error`. The `error` is None if the call succeeded.
 
-    A 4xx counts as a success, because a healthy dependency sends it. A 429 is ignored, because it only asks for fewer
-    calls. A full bulkhead, a cancellation and errors from elsewhere are ignored, because the dependency did not cause
-    them.
+    A 4xx answer counts as a success, because the dependency works and refuses only this request. A 429 answer is
+    ignored, because a dependency that asks for fewer calls has not failed. A full bulkhead, a cancellation and every
+    other error are ignored, because the dependency did not cause them.
     """
     match error:
         case None | DependencyRejected():

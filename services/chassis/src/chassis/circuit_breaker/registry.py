@@ -9,7 +9,9 @@ from chassis.config.settings import BreakerSettings
 
 
 class BreakerRegistry:
-    """One breaker per dependency and operation. The composition root makes it; the management port lists it."""
+    """One breaker per dependency and operation. The composition root creates this registry, and the management port
+    lists its breakers.
+    """
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, random: Callable[[], float] = default_random
@@ -19,7 +21,7 @@ class BreakerRegistry:
         self._breakers: dict[tuple[str, str], CircuitBreaker] = {}
 
     def get(self, dependency: str, operation: str, settings: BreakerSettings) -> CircuitBreaker:
-        """The breaker of this operation. The first call makes it, with `settings`."""
+        """The breaker of this operation. The first call for an operation creates its breaker, with `settings`."""
         key = (dependency, operation)
         if key not in self._breakers:
             self._breakers[key] = CircuitBreaker(

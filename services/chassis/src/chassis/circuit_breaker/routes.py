@@ -19,11 +19,15 @@ from chassis.logging import put_on_canonical_line
 from chassis.process.management import parse_body, shown
 
 MAX_SECONDS = 86_400.0
-"""A day: `observe_only` needs a day's traffic to be useful. A change that must last longer belongs in the settings."""
+"""The longest time of a change is one day: the mode `observe_only` is useful only if it sees a day's traffic. A change
+that must last longer belongs in the settings.
+"""
 
 
 class BreakerMode(BaseModel):
-    """The mode of one breaker, for `seconds`. `automatic` takes effect at once and ignores `seconds`."""
+    """The mode that an operator sets for one breaker, for `seconds`. The mode `automatic` has no end and ignores
+    `seconds`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +41,7 @@ def routes(breakers: BreakerRegistry) -> list[BaseRoute]:
     """The routes that a worker adds to its management port."""
 
     class Breakers(HTTPEndpoint):
-        """Both methods share a route, so the Allow header of a 405 names both."""
+        """GET and PUT share one route, so that the Allow header of a 405 answer names both methods."""
 
         async def get(self, _request: Request) -> Response:
             return JSONResponse([asdict(found) for found in breakers.snapshot()])

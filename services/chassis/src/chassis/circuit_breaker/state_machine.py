@@ -17,17 +17,22 @@ from chassis.config.settings import BreakerSettings
 
 type State = Literal["closed", "open", "half_open"]
 type Mode = Literal["automatic", "forced_open", "disabled", "observe_only"]
-"""`automatic`: the state decides. An operator may set another mode: `forced_open` refuses every call, `disabled`
-admits every call and counts none, `observe_only` counts every call and refuses none.
+"""In the mode `automatic` the breaker's state decides whether a call may start. An operator may set another mode:
+`forced_open` refuses every call, `disabled` admits every call and counts none, `observe_only` counts every call and
+refuses none.
 """
 
 _TRIAL_SECONDS = 1.0
-"""Suggested pause while the half-open breaker's trial calls are under way: about the duration of one call."""
+"""The pause that a refused caller is advised to make while a half-open breaker's trial calls are under way. It is about
+the duration of one call.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The call may start. Its outcome counts only if the machine is still in this `term`, and never if that is None."""
+    """The call may start. A term is the time between two changes of state. The call's outcome counts only if the call
+    ends in the same `term` in which it started, and never if `term` is None.
+    """
 
     term: int | None
 
@@ -44,8 +49,8 @@ class StateMachine:
 
     `now` is in seconds of any monotonic clock. `random` (uniform on [0, 1)) varies the open time.
 
-    Every admitted call ends with one call of `settle`. Each change of state begins a new term. The outcome of a call
-    from an earlier term is dropped: it says nothing about the present state.
+    After each admitted call, the caller calls `settle` once. Each change of state begins a new term. The outcome of a
+    call that started in an earlier term is dropped, because that call says nothing about the present state.
     """
 
     def __init__(self, settings: BreakerSettings, random: Callable[[], float]) -> None:
@@ -62,7 +67,9 @@ class StateMachine:
         self.mode: Mode = "automatic"
 
     def set_mode(self, mode: Mode, *, until: float, now: float) -> None:
-        """Set the mode until `until`. When `forced_open` ends, the breaker is half-open, as after any open time."""
+        """Set the mode, which ends at the time `until`. When `forced_open` ends, the breaker is half-open, as after any
+        open time.
+        """
         if self.mode == "forced_open":
             self._open_until = now
         if mode == "forced_open":
@@ -75,7 +82,9 @@ class StateMachine:
         self._mode_until = math.inf if mode == "automatic" else until
 
     def mode_seconds_left(self, now: float) -> float:
-        """Seconds until the mode is automatic again; infinite if it is now. Ends a mode whose time is over."""
+        """Seconds until the mode is automatic again; infinite if the mode is automatic. This call ends a mode whose
+        time is over.
+        """
         if now >= self._mode_until:
             self.set_mode("automatic", until=math.inf, now=now)
         return self._mode_until - now
@@ -93,25 +102,29 @@ class StateMachine:
         if self.state == "open" and now >= self._open_until:
             self._enter("half_open")
         if self.state == "open":
-            # An operator may force the breaker open for hours and end that early, so the pause has a cap.
+            # An operator may force the breaker open for hours and then end this mode early. So the pause that a refused
+            # caller gets has a cap.
             longest = self._settings.max_open_seconds * (1 + self._settings.open_jitter)
             return Refused(min(self._open_until - now, longest))
         if self.state == "half_open":
-            # Calls in flight count as well: if only successes did, every concurrent caller would be admitted.
+            # Trial calls in flight count as well. If only successful calls counted, every concurrent caller would be
+            # admitted.
             if self._in_flight + self._succeeded >= self._settings.half_open_calls:
                 return Refused(_TRIAL_SECONDS)
             self._in_flight += 1
         return Admitted(self._term)
 
     def settle(self, call: Admitted, outcome: CallOutcome, *, duration: float, now: float) -> None:
-        """Count the outcome of an admitted call. An `ignored` trial call only makes way for another trial call."""
+        """Count the outcome of an admitted call. After a trial call with the outcome `ignored`, the state stays, and
+        another trial call may start.
+        """
         if call.term != self._term:
             return
         slow = duration >= self._settings.slow_call_duration
         if outcome == "cut_short":
-            # The caller's deadline ended this call. If it counted as a failure, callers with short deadlines would open
-            # the breaker of a healthy dependency. If it were always ignored, a dependency that hangs would go
-            # unnoticed. So it counts only if it was already slow.
+            # The caller's deadline ended this call. If such a call counted as a failure, callers with short deadlines
+            # would open the breaker of a healthy dependency. If such calls were always ignored, a dependency that hangs
+            # would go unnoticed. So the call counts only if it was already slow.
             outcome = "success" if slow else "ignored"
         if self.state == "half_open":
             self._settle_trial(outcome, slow=slow, now=now)
@@ -141,7 +154,8 @@ class StateMachine:
 
     def _open(self, now: float) -> None:
         settings = self._settings
-        # The exponent is bounded because a float overflows at 2**1024; the cap is reached long before.
+        # The exponent has a bound, because a float overflows at 2**1024. `max_open_seconds` is reached long before the
+        # bound.
         seconds = min(settings.max_open_seconds, settings.open_seconds * 2.0 ** min(self._times_opened, 30))
         self._open_until = now + seconds * (1 + settings.open_jitter * (2 * self._random() - 1))
         self._times_opened += 1

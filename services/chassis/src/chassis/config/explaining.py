@@ -1,4 +1,4 @@
-"""Explaining: each setting's value and origin, with secrets as fingerprints, and whether two configurations differ."""
+"""Shows each setting's value and origin, with a fingerprint for each secret, and compares two configurations."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -41,13 +41,15 @@ def config_hash(settings: ServiceSettings) -> str:
 
 
 def differences(old: ServiceSettings, new: ServiceSettings) -> list[str]:
-    """The dotted names of the settings that differ."""
+    """The dotted names of the settings whose values in `old` and `new` differ."""
     before = dict(_flatten(old))
     return [name for name, value in _flatten(new) if value != before[name]]
 
 
 def fingerprint(secret: SecretStr) -> str:
-    """A short hash of a secret. It shows whether two processes have the same secret, without the secret itself."""
+    """A short hash of a secret. Operators compare the hashes of two processes to see whether both have the same secret.
+    The hash does not reveal the secret.
+    """
     return f"secret:{hashlib.sha256(secret.get_secret_value().encode()).hexdigest()[:8]}"
 
 

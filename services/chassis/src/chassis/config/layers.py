@@ -1,7 +1,7 @@
 """The layers of configuration: files, variables and options are read here, each with the problems found in it.
 
-pydantic-settings parses the layers whose values are text. On its own it would ignore an unknown variable, and report
-only the first unreadable value. This module reports all unknown names and all unreadable values.
+pydantic-settings parses the layers whose values are text. pydantic-settings itself ignores an unknown variable, and
+reports only the first unreadable value. This module reports all unknown names and all unreadable values.
 """
 
 import difflib
@@ -57,7 +57,9 @@ def read_layers(settings_type: type[ServiceSettings], options: Sequence[str]) ->
 
 
 def digest_of_files() -> str:
-    """A digest of the files of all layers. It changes when a file is written, replaced by a link, added or removed."""
+    """A digest of the files of all layers. The digest changes when a file is written, replaced by a link, added or
+    removed.
+    """
     locations = _locations()
     secrets = Path(locations["HOLDFAST_SECRETS_DIR"])
     files = [Path(".env"), Path(locations["HOLDFAST_COMMON_FILE"]), Path(locations["HOLDFAST_SERVICE_FILE"])]
@@ -81,7 +83,7 @@ def _dotenv() -> tuple[dict[str, str], list[str]]:
         return {}, [f".env cannot be read: {type(error).__name__}"]
     if broken := [line.original.line for line in parse_stream(StringIO(text)) if line.error]:
         return {}, [f".env, line {number}: must be name=value" for number in broken]
-    found = dotenv_values(stream=StringIO(text))  # this call skips broken lines, so they are reported above
+    found = dotenv_values(stream=StringIO(text))  # `dotenv_values` skips broken lines, so the code above reports them
     return {name: text for name, text in found.items() if text is not None and _is_ours(name)}, []
 
 
@@ -106,17 +108,18 @@ def _secret_files(directory: Path) -> list[Path]:
 
 
 def _file_layer(name: str, location: str, path: str) -> Layer:
-    """The layer of a YAML file. The file may be missing at its default location, but not at a configured one."""
+    """The layer of a YAML file. A missing file is a problem at a configured location, but not at the default one."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Layer(name, {}, _missing(location, path))
     except yaml.MarkedYAMLError as error:
-        # The whole message would quote the file, which may hold secrets.
+        # The parser's whole message would quote the file, which may hold secrets. So the problem has only the line and
+        # the reason.
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return Layer(name, {}, [f"{location}: {path}, line {line}: {error.problem}"])
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        # ValueError: the text is not UTF-8, or has an invalid date or number, such as 2026-13-01.
+        # A ValueError means that the text is not UTF-8, or has an invalid date or number, such as 2026-13-01.
         return Layer(name, {}, [f"{location}: {path} cannot be read: {type(error).__name__}"])
     if values is None:
         return Layer(name, {}, [])
@@ -160,10 +163,11 @@ def _text_layer(
     *,
     spell: Callable[[str], str],
 ) -> Layer:
-    """A layer whose values are text. `given` maps the location of a value to its name and text.
+    """A layer whose values are text. `given` maps the location of a value, such as a file's path, to the value's name
+    and text.
 
-    The name is spelt as in a variable, without the prefix. Lists, objects and whole groups may be given as JSON.
-    `spell` turns a dotted name into the spelling of this layer, for messages.
+    Each name is spelt as in an environment variable, without the prefix `HOLDFAST_`. Lists, objects and whole groups
+    may be given as JSON. `spell` turns a dotted name into the spelling of this layer, which error messages use.
     """
     settings = settings_of(settings_type)
     known = known_names(settings)
@@ -181,8 +185,8 @@ def _text_layer(
 
 
 class _TextSource(EnvSettingsSource):
-    """Parses `env_vars`, which may come from any layer of text. Invalid JSON stays text, so that the later validation
-    reports it with the setting's name.
+    """Parses `env_vars`, which contains the values of one layer as text. Invalid JSON stays text, so that the later
+    validation reports it with the setting's name.
     """
 
     env_vars: dict[str, str | None]
@@ -220,12 +224,12 @@ def variable(name: str) -> str:
 
 
 def flat(name: str) -> str:
-    """`http.port` → `http__port`."""
+    """The name with `__` for each dot, as in variables and secret files: `http.port` → `http__port`."""
     return name.replace(".", "__")
 
 
 def is_given(name: str, names: Iterable[str]) -> bool:
-    """Whether one of the dotted `names` is this setting or a part of it."""
+    """Whether one of the dotted `names` is the setting `name` or a part of that setting."""
     return any(given == name or given.startswith(f"{name}.") for given in names)
 
 

@@ -13,7 +13,7 @@ from chassis.config.settings import ServiceSettings
 class Live[S: ServiceSettings]:
     """The settings of this process now. `current` is an immutable snapshot; a reload replaces it by another one.
 
-    Code that has to follow a setting that may be reloaded reads it from `current` each time it acts.
+    A reload may change a setting. Code that needs the newest value reads the setting from `current` before each use.
     """
 
     def __init__(self, settings: S, *, read: Callable[[], S] | None = None, digest: str = "") -> None:
@@ -36,7 +36,9 @@ class Live[S: ServiceSettings]:
         return self._current.database.passwords
 
     def read(self) -> S:
-        """Read the layers again, without a change to `current`. Raises `ConfigurationError` as `load` does."""
+        """Read the layers again, and return their settings. `current` does not change. Raises `ConfigurationError` as
+        `load` does.
+        """
         return self._read() if self._read else self._current
 
     def replace(self, settings: S) -> None:
@@ -46,12 +48,12 @@ class Live[S: ServiceSettings]:
             watcher(settings)
 
     def watch(self, watcher: Callable[[S], None]) -> None:
-        """Call `watcher` now and after each change, for code that cannot read `current` each time it acts."""
+        """Call `watcher` now and after each reload, for code that cannot read `current` before each use."""
         self._watchers.append(watcher)
         watcher(self._current)
 
 
 def load_live[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()) -> Live[S]:
     """The settings as `load` returns them, for a process that reads them again while it runs."""
-    digest = digest_of_files()  # before the load, so that the next check notices a change during it
+    digest = digest_of_files()  # before the load, so that the next check notices a change during the load
     return Live(load(settings_type, options), read=lambda: load(settings_type, options), digest=digest)

@@ -20,7 +20,9 @@ def load[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()
 
 
 def load_database(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> DatabaseSettings:
-    """Only the `database` group of a service. A command that loads it needs no other secret of the service."""
+    """Only the `database` group of a service. A command that loads only this group needs no other secret of the
+    service.
+    """
     return validate(DatabaseSettings, settings_type, read_layers(settings_type, options), "database")
 
 
@@ -46,7 +48,8 @@ def validate[M: Ruled](
     for layer in layers:
         merged = merge(merged, layer.values)
     try:
-        # `model_validate` also takes a group that was wrongly given as text, and reports it as a problem.
+        # A group may wrongly be given as text. `model_validate` reports that as a problem; a constructor call would
+        # raise a TypeError.
         validated = model.model_validate(merged.get(group) or {}) if group else model(**merged)
     except ValidationError as error:
         problems += problems_of(error, model, settings_type, merged, layers, group)

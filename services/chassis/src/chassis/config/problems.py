@@ -35,8 +35,9 @@ def problems_of(
 
 
 def _causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """The problems that are not consequences of others. Broken rules are omitted, because `_broken_rules` reports them.
-    A list that is too short is omitted if one of its entries is invalid, because Pydantic does not count that entry.
+    """The problems that are not consequences of other problems. Broken rules are omitted, because `_broken_rules`
+    reports them. The problem that a list is too short is omitted if an entry of the list is invalid, because Pydantic
+    does not count an invalid entry.
     """
     return [
         problem
@@ -64,7 +65,7 @@ def _describe(
         case _:
             message = problem["msg"].removeprefix("Value error, ")
     if name not in settings and problem["type"] != "extra_forbidden":
-        return [f"{variable(name)}__…: {rest}{message}"]  # a check of a group, whose values may have several origins
+        return [f"{variable(name)}__…: {rest}{message}"]  # the values of a group may come from several layers
     return [f"{variable(name)}: {rest}{message}{_origin(name, layers)}"]
 
 
@@ -86,12 +87,15 @@ def _split(location: Sequence[str | int], settings: Mapping[str, FieldInfo]) -> 
 def _broken_rules(
     rules: Sequence[Rule], settings_type: type[ServiceSettings], merged: Mapping[str, Any], layers: Sequence[Layer]
 ) -> list[str]:
-    """A line for each broken rule. A rule is checked even when settings that it does not mention are wrong."""
+    """A line for each broken rule. A rule is checked if all settings that it mentions are valid, even when other
+    settings are not.
+    """
     values = dict(_valid_values(settings_type, merged))
     broken = []
     for rule in rules:
         if all(name in values for name in rule.names) and not rule.holds(values.__getitem__):
-            # The line names the first setting that a layer gives: it is the one to fix, rather than a default.
+            # The line names the first setting of the rule that a layer gives, because an operator can fix that setting.
+            # A default is part of the code.
             named = next((name for name in rule.names if _origin(name, layers)), rule.names[0])
             shown = ", ".join(f"{name} = {values[name]}" for name in rule.names)
             broken.append(f"{variable(named)}: {rule} ({shown}){_origin(named, layers)}")

@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 def answer(
     error: ApiError, *, request_id: str, accept: Iterable[str] = (), documentation: str = DOCUMENTATION_URL
 ) -> Answer:
-    """The answer to `error`. A pure function. `accept` has the request's Accept headers."""
+    """The answer to `error`, from a pure function. `accept` contains the values of the request's Accept headers."""
     spec, link = error.code.value, error.code.documentation_url(documentation)
     facts = {"code": error.code.name, "retryable": spec.retryable}
     details = [
@@ -45,7 +45,7 @@ def answer(
 
 
 def wants_problem(accept: Iterable[str]) -> bool:
-    """Whether Accept (RFC 9110, 12.5.1) names RFC 9457's type with at least the weight of plain JSON."""
+    """Whether the Accept header (RFC 9110, 12.5.1) gives `application/problem+json` at least the weight of JSON."""
     weights = dict(sorted(_weights(accept), key=lambda found: found[1]))
     plain = next((weights[kind] for kind in ("application/json", "application/*", "*/*") if kind in weights), 0.0)
     return weights.get(PROBLEM_JSON, 0.0) >= max(plain, 0.001)
@@ -60,8 +60,8 @@ def _weights(accept: Iterable[str]) -> Iterator[tuple[str, float]]:
 
 
 _MAX_ACCEPT = 2048
-"""The characters of Accept that are parsed; the rest is ignored. A browser sends a tenth of that, and 64 KiB would take
-50 ms.
+"""The largest number of characters of the Accept header that are parsed; the rest is ignored. A browser sends a tenth
+of this number, and parsing 64 KiB would take 50 ms.
 """
 # The quantifiers are possessive, and an unclosed quote extends to the end, so the pattern reads each character once.
 _BETWEEN_COMMAS = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.?)*+"?)++', re.DOTALL)

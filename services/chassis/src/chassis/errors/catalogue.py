@@ -1,4 +1,4 @@
-"""The catalogue of API errors. Each error answer of every service has a code from here."""
+"""The catalogue of API errors. Each error answer of every service has a code from this catalogue."""
 
 from dataclasses import dataclass
 from enum import Enum, unique
@@ -148,7 +148,9 @@ class ErrorCode(Enum):
 
     @classmethod
     def of_status(cls, status: int) -> "ErrorCode":
-        """The catalogue's first code with this status, for errors that a framework raises with a status alone."""
+        """The catalogue's first code with this status, for errors that a framework raises with a status and without a
+        code.
+        """
         return next((code for code in cls if code.value.status == status), cls.INTERNAL_ERROR)
 
     def documentation_url(self, page: str = DOCUMENTATION_URL) -> str:
@@ -158,7 +160,9 @@ class ErrorCode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """One problem of one field. `field` is a dotted path. `received` is None for a sensitive field."""
+    """One problem of one field. `field` is a dotted path. `received` is the value that the caller sent, or None for a
+    sensitive field.
+    """
 
     field: str
     message: str

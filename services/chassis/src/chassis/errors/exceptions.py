@@ -5,7 +5,7 @@ HoldfastError
 ├── IllegalTransition         a state machine refused a move
 ├── PermanentJobError         no further attempt can help this job: it becomes a dead letter
 ├── LeaseLost                 a worker tries to finish a job whose lease it has lost
-└── ApiError                  the caller gets it as an answer, with a code of the catalogue
+└── ApiError                  the caller gets this error as an answer, with a code of the catalogue
     ├── RateLimited           429
     ├── PoolExhausted         503: no connection became free within the pool's time-out
     │   ├── DatabaseUnreachable   503: the database cannot be used now
@@ -13,11 +13,11 @@ HoldfastError
     ├── DeadlineExceeded      504: the caller's deadline has passed
     ├── InvalidSignature      401: a webhook without a valid signature of its sender
     └── DependencyError       a call to a dependency failed; `outcome` says whether the call can have run
-        ├── DependencyUnavailable   the call has not run: refused, or answered 429
+        ├── DependencyUnavailable   the call has not run: it was refused, or answered with 429
         │   ├── BreakerOpen
         │   └── BulkheadFull
-        ├── DependencyTimeout       it may have run: no answer in time
-        ├── DependencyFailed        it may have run: 5xx, connection reset, unreadable answer
+        ├── DependencyTimeout       the call may have run: no answer in time
+        ├── DependencyFailed        the call may have run: 5xx, connection reset, unreadable answer
         └── DependencyRejected      answered with a 4xx: the calling code decides what that means
 """
 
@@ -35,7 +35,9 @@ class HoldfastError(Exception):
 
 
 class ConfigurationError(HoldfastError):
-    """The configuration is not valid. `problems` has one line for each thing to fix, which names its variable."""
+    """The configuration is not valid. `problems` has one line for each thing to fix, and each line names the variable
+    to change.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -54,13 +56,16 @@ class PermanentJobError(HoldfastError):
 
 
 class LeaseLost(HoldfastError):
-    """The job's lease ran out, and another worker may own the job now: this run must not commit anything."""
+    """The job's lease ran out, and another worker may own the job now. So the worker that lost the lease must not
+    commit anything.
+    """
 
 
 class ApiError(HoldfastError):
     """An error that the caller gets as an answer, with a code of the catalogue.
 
-    `retry_after`, in seconds and rounded up, becomes the Retry-After header. None means the catalogue's default.
+    `retry_after` is in seconds. Rounded up, it becomes the answer's Retry-After header. If `retry_after` is None, the
+    header has the default of the catalogue.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class ApiError(HoldfastError):
 
 
 class RateLimited(ApiError):
-    """The caller has used up its limit. It may try again after `retry_after` seconds."""
+    """The caller has used up its limit. The caller may try again after `retry_after` seconds."""
 
     def __init__(self, *, retry_after: float) -> None:
         super().__init__(ErrorCode.RATE_LIMITED, retry_after=retry_after)
@@ -88,7 +93,8 @@ class RateLimited(ApiError):
 class PoolExhausted(ApiError):
     """No connection became free within the pool's time-out (seconds).
 
-    `str()` names the pool and the reason, for the log. The caller reads `message`, which names neither.
+    `str()` names the pool and the reason, for the log. The caller reads `message`, which contains neither the pool nor
+    the reason.
     """
 
     def __init__(self, pool: str, timeout: float) -> None:
@@ -110,7 +116,7 @@ class DatabaseUnreachable(PoolExhausted):
 class DatabaseBusy(PoolExhausted):
     """The server ended a statement that waited too long for a lock, took too long, or met a deadlock.
 
-    Nothing was committed.
+    The statement's transaction was not committed.
     """
 
     def __init__(self, pool: str, reason: str) -> None:
@@ -119,7 +125,7 @@ class DatabaseBusy(PoolExhausted):
 
 
 class DeadlineExceeded(ApiError):
-    """The caller's deadline has passed. No further work was started."""
+    """The caller's deadline has passed. The step that comes after the deadline was not started."""
 
     def __init__(self, what: str) -> None:
         super().__init__(ErrorCode.DEADLINE_EXCEEDED, f"The deadline passed before {what}.")
@@ -128,7 +134,7 @@ class DeadlineExceeded(ApiError):
 class InvalidSignature(ApiError):
     """The webhook is not authentic: its signature is wrong, missing or malformed, or its time is out of tolerance.
 
-    `problem` is the kind of problem, and a metric's label. The sender reads `reason`.
+    `problem` is the kind of problem, which is also the label of a metric. `reason` is the text that the sender reads.
     """
 
     def __init__(self, reason: str, *, problem: SignatureProblem = "malformed") -> None:
@@ -139,8 +145,9 @@ class InvalidSignature(ApiError):
 class DependencyError(ApiError):
     """A call to `dependency` did not succeed.
 
-    `outcome` is "not_run" (the call has had no effect), "unknown" (it may have an effect, now or later) or "answered".
-    `status` is the HTTP status if there was an answer, and `body` has its raw bytes.
+    `outcome` is "not_run" (the call has had no effect), "unknown" (the call may have an effect, now or later) or
+    "answered" (the dependency refused the call with a 4xx). `status` is the HTTP status of the answer, or None without
+    an answer. `body` has the answer's raw bytes.
     """
 
     def __init__(
@@ -179,7 +186,7 @@ class DependencyUnavailable(DependencyError):
 
 
 class BreakerOpen(DependencyUnavailable):
-    """The circuit breaker refused the call. It lets a trial call through after `retry_after` seconds."""
+    """The circuit breaker refused the call. The breaker admits a trial call after `retry_after` seconds."""
 
     def __init__(self, dependency: str, *, retry_after: float) -> None:
         super().__init__(dependency, "circuit breaker is open", retry_after=retry_after)
@@ -225,7 +232,9 @@ class DependencyFailed(DependencyError):
 
 
 class DependencyRejected(DependencyError):
-    """The dependency answered with a 4xx other than 429. `status` and `body` give its reason."""
+    """The dependency answered with a 4xx other than 429. `status` and `body` are those of this answer, which states the
+    reason.
+    """
 
     def __init__(self, dependency: str, status: int, body: bytes) -> None:
         super().__init__(

@@ -1,14 +1,14 @@
 """Logging: JSON lines on stdout with the ids of the request, one canonical line per request or job, and no secrets.
 
-The levels are a contract. DEBUG is for a developer who looks into one problem. INFO is one line per significant
-business event. WARNING is a recovered or degraded operation. ERROR is a failed operation that lost something. CRITICAL
-means that the process cannot go on. An expected 4xx is never an ERROR. Event names are constant and in the past tense,
-and values are fields: `log.info("order_placed", order_id=order.id)`.
+Each level has one meaning in all services. DEBUG is for a developer who looks into one problem. INFO is one line per
+significant business event. WARNING is a recovered or degraded operation. ERROR is a failed operation that lost
+something. CRITICAL means that the process cannot go on. An expected 4xx is never an ERROR. Event names are constant and
+in the past tense, and values are fields: `log.info("order_placed", order_id=order.id)`.
 
 Read `pipeline` first: every line goes through it. `levels` and `debugging` decide whether a line is enabled, `repeats`
-holds back repeated warnings, `request_ids` has the request's id, `redaction` removes secrets, `rendering` makes bytes,
-and `writer` queues and writes them. `canonical` collects the fields of canonical lines. The logger and the bound fields
-are in `chassis.fast.structlog_logger`.
+holds back repeated warnings, `request_ids` has the request's id, `redaction` removes secrets, `rendering` turns a line
+into bytes, and `writer` queues the bytes and writes them to stdout. `canonical` collects the fields of canonical lines.
+The logger and the bound fields are in `chassis.fast.structlog_logger`.
 """
 
 from chassis.fast.structlog_logger import Logger, bind, bind_to_task

@@ -1,4 +1,5 @@
-"""The canonical line: one per request, job and event. Its fields are collected while the work runs.
+"""The canonical line: one log line that sums up a request, a job or an event. The fields of this line are collected
+while the work runs.
 
 Source: https://stripe.com/blog/canonical-log-lines.
 """
@@ -9,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 CANONICAL_EVENTS = frozenset({"request_completed", "job_finished", "event_processed"})
-"""The names of canonical lines. They are never suppressed, so that they can be counted."""
+"""The names of canonical lines. Canonical lines are never suppressed as repetitions, so that they can be counted."""
 
 _canonical: ContextVar[dict[str, Any] | None] = ContextVar("canonical_line", default=None)
 _standing: dict[str, Any] = {}

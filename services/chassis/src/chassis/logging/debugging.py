@@ -1,4 +1,5 @@
-"""DEBUG for one request: a signed header that travels with it, through calls, jobs and events, until it expires.
+"""DEBUG for one request: a signed header travels with the request through calls, jobs and events, until the header
+expires.
 
 The header is `X-Holdfast-Debug: <Unix second at which it expires>.<HMAC-SHA256 of that second, in hex>`. Each service
 checks the signature. A wrong or expired header has no effect, so a caller without the key cannot make a service write
@@ -17,7 +18,9 @@ from prometheus_client import Counter
 HEADER = "X-Holdfast-Debug"
 
 MAX_SECONDS = 900
-"""The longest validity of a header. It is limited, because proxies may log the header."""
+"""The longest validity of a header. The validity is short, because proxies may log the header, and a reader of such a
+log could send the header again.
+"""
 
 _MAX_LENGTH = 10 + 1 + 64
 
@@ -51,7 +54,7 @@ def check_header(value: str, key: str | None, *, now: float) -> HeaderCheck:
 
 
 def current_header() -> str | None:
-    """The header of the current request, to send it along or store it. None if there is no valid one."""
+    """The header of the current request, to send it along or store it. None if the request has no valid header."""
     return _header.get()
 
 
@@ -63,7 +66,9 @@ class DebugRequests:
         self._clock = clock
 
     def scope(self, value: str | None) -> AbstractContextManager[None]:
-        """Write DEBUG lines inside the block if `value` is a valid header. None means that there is no header."""
+        """Write DEBUG lines inside the block if `value` is a valid header. `value` is None if the request has no
+        header.
+        """
         if value is None:
             return nullcontext()
         result = check_header(value, self._key, now=self._clock())

@@ -1,8 +1,8 @@
-"""Levels: one for the process, and different ones for single loggers for a limited time.
+"""Log levels: one level for the process, and temporary levels for single loggers.
 
 The standard library's loggers hold the levels. Each of our loggers has the level of the standard logger with the same
-name, and inherits it in the same way: a level of `chassis` also applies to `chassis.retries`. The levels of libraries'
-loggers can be changed as well.
+name, and inherits a level from its parent in the same way: a level of `chassis` also applies to `chassis.retries`. An
+operator can change the levels of libraries' loggers as well.
 """
 
 import asyncio
@@ -21,10 +21,14 @@ MAX_SECONDS = 3600
 """The longest time of a temporary change. A longer change belongs in the configuration, which everyone can read."""
 
 _MAX_CHANGES = 50
-"""The largest number of temporary changes at one time. The limit bounds the number of timers."""
+"""The largest number of temporary changes at one time. Each change needs a timer, so this limit bounds the number of
+timers.
+"""
 
 _AUDIT = ("chassis.process.management", "chassis.logging")
-"""Loggers that record changes. Their level cannot be changed, so that no change goes unrecorded."""
+"""The loggers that record operators' changes. The level of these loggers cannot be changed, so that every change is
+recorded.
+"""
 
 
 class Timer(Protocol):
@@ -41,7 +45,9 @@ class Timers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LevelChange:
-    """A logger whose level is changed for a time. It returns to `original`; NOTSET means the level of its parent."""
+    """A logger whose level is changed for a time. After that time the logger gets the level `original` again. NOTSET
+    means that a logger inherits the level of its parent.
+    """
 
     logger: str
     level: str
@@ -60,7 +66,9 @@ class CannotChange(HoldfastError):
 
 
 class Levels:
-    """The levels of this process. A change reverts after its time, and then `on_reverted(logger, level)` is called."""
+    """The levels of this process. A temporary change ends after its time, and then `on_reverted(logger, level)` is
+    called with the original level.
+    """
 
     def __init__(self, base: int, *, on_reverted: Callable[[str, str], None]) -> None:
         self._on_reverted = on_reverted
@@ -85,10 +93,10 @@ class Levels:
             logging.getLogger().setLevel(number)
 
     def change(self, name: str, level: Level, *, seconds: float, timers: Timers | None = None) -> LevelChange:
-        """Set the logger's level for `seconds` (by default on the running loop's clock).
+        """Set the level of the logger `name` for `seconds`; `timers` is by default the running event loop.
 
-        A further change of the same logger restarts its time. At the end the logger still gets its original level.
-        Raises `CannotChange`.
+        A second change of the same logger restarts the time. At the end the logger still gets its original level.
+        Raises `CannotChange` for an unknown or protected logger, and if too many levels are changed already.
         """
         timers = timers or asyncio.get_running_loop()
         logger = _known(name)

@@ -1,7 +1,7 @@
 """The pipeline that every line of a process takes, from a logger to the queue of the writer.
 
-A logger only checks whether its level is enabled. The pipeline holds back repeated warnings, redacts the line, adds the
-ids and the identity of the process, and renders it.
+A logger only checks whether the level of a line is enabled. The pipeline holds back repeated warnings, redacts the
+line, adds the ids and the identity of the process, and renders it.
 """
 
 import atexit
@@ -60,15 +60,15 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    # The canonical line has more fields than uvicorn's access log.
+    # uvicorn's access log is disabled, because the canonical line of a request has more fields.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
 
 def flush_logs(seconds: float = FLUSH_SECONDS) -> bool:
-    """Wait until every line so far is written, for `seconds` at most. Returns whether they are. A process calls it at
-    its end.
+    """Wait until all lines logged so far are written, for `seconds` at most. Returns whether all of them are written. A
+    process calls this function at its end.
     """
     return _pipeline.writer is None or _pipeline.writer.flush(seconds)
 
@@ -102,7 +102,9 @@ def _write(level: str, name: str, fields: Line) -> None:
 
 
 class _Pipeline:
-    """The state of logging. Before `configure_logging`, lines go to stderr, for the user of a command."""
+    """The state of this process's logging. Before `configure_logging`, lines go to stderr, where the user of a command
+    reads them.
+    """
 
     def __init__(self) -> None:
         self.writer: LineWriter | None = None
@@ -126,18 +128,20 @@ class _Pipeline:
         atexit.register(self.end)
 
     def end(self) -> None:
-        """Log the number of suppressed warnings, and write the waiting lines. Later lines are dropped."""
+        """Log the number of suppressed warnings, and write the waiting lines. Lines that come later are dropped."""
         if self.writer is not None:
             for (name, event), count in self.repeats.pending().items():
                 log.warning("repeats_suppressed", source=name, repeated=event, suppressed=count)
             self.writer.close(FLUSH_SECONDS)
 
     def write(self, level: str, fields: Line) -> None:
-        """Write a line with these fields, without secrets, and with its request, trace, process, severity and time."""
+        """Remove secrets from the fields, add the ids of request and trace, the process, the severity and the time, and
+        write the line.
+        """
         if "exc_info" in fields:
             fields = dict(structlog.processors.format_exc_info(None, level, fields))
         line = redact_fields(fields)
-        # The following fields hold no secrets: they are our own, or were checked when they came in.
+        # The fields below need no redaction: this process sets them, or checked them when the request arrived.
         if request_id := request_id_var.get():
             line["request_id"] = request_id
         line.update(self._identity)
@@ -170,7 +174,7 @@ class _LibraryHandler(logging.Handler):
             self.handleError(record)
 
 
-log = get_logger("chassis.logging")  # `levels` protects this name
+log = get_logger("chassis.logging")  # `levels._AUDIT` has this name: the logger's level cannot be changed
 
 
 def _note_dropped(count: int) -> None:

@@ -10,9 +10,9 @@ from uuid import UUID
 REDACTED = "[redacted]"
 
 MAX_TEXT = 16_384
-"""Characters of one value that are written. A traceback has a tenth of that; container runtimes cut lines at 16 KiB.
-The limit also bounds the time to redact a text from outside."""
-_BEHIND_CUT = 1024  # characters behind the limit that are still redacted: more than a password in a URL has
+"""The largest number of characters of one value that are written. A usual traceback has a tenth of this number, and
+container runtimes cut lines at 16 KiB. The limit also bounds the time for the redaction of a caller's text."""
+_BEHIND_CUT = 1024  # secrets are searched in so many more characters: more than a password in a URL has
 _TAIL = 4096  # characters from the end that a shortened text keeps, because a traceback names its error there
 
 # Names of fields whose values are never written, as `is_sensitive` spells them: in lower case, with underscores.
@@ -33,12 +33,13 @@ _SECRET_PATTERNS = (
     re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]++)*+"),  # a JSON object in base64: a JSON Web Token, or a part of one
 )
 _EMAIL = re.compile(r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]++@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++")
-# password=…, "api_key": "…" and secret: …, as in a connection string, a query or a quoted body.
+# Matches password=…, "api_key": "…" and secret: …, which occur in a connection string, a query or a quoted body.
 _NAMED_SECRET = re.compile(
     r"(?i)((?:password|passwd|passphrase|secret|token|api[_-]?key|authorization|cookie)"
     r"""(?:["']?\s{0,8}=\s{0,8}|["']\s{0,8}:\s{0,8}|:\s{1,8})["']?)(?!\[redacted\])[^\s"',;&})]++"""
 )
-# Groups of digits, as on a card, without a letter beside them. A UUID matches as a whole, and is left as it is.
+# Matches groups of digits, as on a payment card, without a letter beside them. A UUID matches as a whole, so that its
+# digits are not taken for a card number.
 _DIGITS = re.compile(
     r"(?i:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})"
     r"|(?<![^\W_])(?=(?:[ -]?[0-9]){13})(?P<run>[0-9]{3,}+(?![^\W_])(?:[ -][0-9]{3,}+(?![^\W_]))*+)"
@@ -59,18 +60,18 @@ time in milliseconds, as in the ids of a stream, is never taken for a card numbe
 or with 2 from 2033 on.
 """
 _MOST_CARD_DIGITS = 19
-_MOST_CARD_GROUPS = 6  # each group has three digits or more
-_DOUBLED = str.maketrans("0123456789", "0246813579")  # the digit times 2, minus 9 if that is above 9
+_MOST_CARD_GROUPS = 6  # 19 digits in groups of three or more
+_DOUBLED = str.maketrans("0123456789", "0246813579")  # maps a digit to its double, minus 9 if the double is above 9
 _MANY_DIGITS = re.compile("[0-9][0-9 -]{12}")
 _LONG_HEX = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}")
 _KEY_LENGTH = 64
 _MAX_CACHED = 128
-"""The longest text whose check is cached. With longer texts from callers the cache could grow to a quarter of a
-gigabyte.
+"""The longest text whose check is cached. If longer texts from callers were cached, the cache could grow to a quarter
+of a gigabyte.
 """
 _SMALLEST_CARD_NUMBER = 10**12
 _PLAIN = frozenset({type(None), bool, float})
-"""Types of values that need no redaction. This lookup takes a fifth of the time of `isinstance`."""
+"""Types of values that need no redaction. A look-up in this set takes a fifth of the time of `isinstance`."""
 
 
 def redact(value: Any) -> Any:
@@ -128,8 +129,8 @@ def shown_back(text: str, limit: int) -> str:
     """A caller's text in a form that an answer may quote: without secrets and half surrogate pairs, at most `limit`
     long.
 
-    The text is cut before it is redacted, so that a long text takes no more time. The cut is a little behind the limit,
-    because a pattern may not recognise a secret that is cut in two.
+    The text is cut before it is redacted, so that a long text takes no more time. The cut is `_BEHIND_CUT` characters
+    after the limit, because a pattern may not recognise a secret that is cut in two.
     """
     shown = str(redact(text[: limit + _BEHIND_CUT]))
     if len(text) > limit + _BEHIND_CUT:
@@ -172,10 +173,10 @@ def _redact_text(text: str) -> str:
 
 
 def _may_hold_secret(text: str) -> bool:
-    """Whether any of the patterns can match: each pattern needs one of these characters or words, and most texts
-    contain none.
+    """Whether any of the patterns for secrets can match. Each pattern needs one of the characters or words below, and
+    most texts contain none of them.
 
-    A single pattern for all of them would take three times as long.
+    A single regular expression for all these characters and words would take three times as long.
     """
     return (
         "@" in text
@@ -192,7 +193,7 @@ def _may_hold_secret(text: str) -> bool:
     )
 
 
-_may_hold_secret_cached = lru_cache(maxsize=4096)(_may_hold_secret)  # many lines have the same routes and names of jobs
+_may_hold_secret_cached = lru_cache(maxsize=4096)(_may_hold_secret)  # many lines repeat the same routes and job names
 
 
 def _redact_cards(match: re.Match[str]) -> str:

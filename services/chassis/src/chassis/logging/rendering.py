@@ -1,4 +1,6 @@
-"""A line as bytes: JSON for machines, or text for people. No input can start a new line or control a terminal."""
+"""A line as bytes: JSON for machines, or text for people. Text from a caller can neither start a new line of the log
+nor control a terminal.
+"""
 
 import json
 import re
@@ -17,13 +19,14 @@ _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 def to_json(line: Line) -> bytes:
     """One JSON object and its newline."""
-    # `default` is needed for asyncpg's subclass of UUID. orjson escapes newlines and control characters.
+    # `default=str` converts asyncpg's subclass of UUID, which orjson does not convert itself. orjson escapes newlines
+    # and control characters.
     for option in (orjson.OPT_APPEND_NEWLINE, orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS):
         try:
             text = orjson.dumps(line, default=str, option=option)
             break
         except TypeError:
-            continue  # OPT_NON_STR_KEYS doubles the time, and few mappings have keys that are not text
+            continue  # few mappings need OPT_NON_STR_KEYS, which doubles the time
     else:
         # orjson refuses half a surrogate pair and an integer above 64 bits. `json` is slower, but writes both.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"

@@ -16,7 +16,7 @@ suppressed_events = Counter("log_events_suppressed", "Warnings not written becau
 
 suppressed_events.labels("warning")
 
-_MAX_KEYS = 1000  # a library may put values into its messages; our events have a few dozen names
+_MAX_KEYS = 1000  # for libraries, whose messages may contain values; this project has only a few dozen event names
 
 
 @dataclass(slots=True)
@@ -56,7 +56,9 @@ class Repeats:
             return suppressed
 
     def pending(self) -> dict[tuple[str, str], int]:
-        """The number of suppressed lines that no line has reported yet, by key. They count as reported from now on."""
+        """The number of suppressed lines that no later line has reported yet, by key. This call resets these numbers to
+        0.
+        """
         with self._lock:
             counts = {key: window.suppressed for key, window in self._windows.items() if window.suppressed}
             for key in counts:

@@ -7,7 +7,9 @@ from contextvars import ContextVar
 from chassis.logging.redaction import redact
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The request's id, which a caller can quote. It is in the answer, on every line and in calls to other services."""
+"""The request's id, which a caller can quote. The id is in the answer, on every log line of the request and in its
+calls to other services.
+"""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -16,5 +18,5 @@ def request_id_from(header: str) -> str:
     """The caller's request id if it has only letters, digits and `._-`, or else a new id. Ids are logged, so other text
     is not accepted.
     """
-    is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number has only such characters, too
+    is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number matches, too
     return header if is_plain else uuid.uuid4().hex

@@ -1,7 +1,8 @@
-"""The writer: lines wait in a bounded queue, and a thread writes them. A slow reader cannot block the event loop.
+"""The writer: lines wait in a bounded queue, and a thread writes them. So a slow reader of the log cannot block the
+event loop.
 
-A line that finds the queue full is dropped and counted. A process that is killed loses the lines in the queue: those of
-a fraction of a second, if the reader keeps up. A process that ends in any other way writes them first.
+If the queue is full, a new line is dropped and counted. A process that is killed loses the lines in the queue: those of
+a fraction of a second, if the reader keeps up. A process that ends in any other way writes the queued lines first.
 """
 
 import os
@@ -27,8 +28,8 @@ dropped last.
 _SEVERE = frozenset({"error", "critical"})
 _MAX_BATCH_BYTES = 65_536  # the capacity of a pipe, which takes a larger batch only in pieces
 _COALESCE_SECONDS = 0.05
-"""The thread collects lines for this long and writes them together. If it woke for each line, it would take the GIL
-from the event loop each time, which would cost a request more than the rest of logging.
+"""The thread collects lines for this time and writes them together. If the thread woke for each line, it would take the
+GIL from the event loop each time. That would cost a request more time than the rest of logging.
 """
 
 type Write = Callable[[bytes], object]
@@ -63,7 +64,7 @@ class LineWriter:
         self._bytes = 0  # bytes of the lines that wait or are being written
         self._dropped = 0
         self._is_closing = False
-        self._is_urgent = False  # `flush` waits for the lines in the queue
+        self._is_urgent = False  # if True, `flush` waits, and the thread writes at once, without collecting more lines
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -84,14 +85,14 @@ class LineWriter:
                 self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all lines are written, for `seconds` at most. Returns whether they are."""
+        """Wait until all lines are written, for `seconds` at most. Returns whether all of them are written."""
         with self._changed:
             self._is_urgent = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._bytes == 0, seconds)
 
     def close(self, seconds: float) -> None:
-        """Write the waiting lines, for `seconds` at most, and end the thread. Later lines are dropped."""
+        """Write the waiting lines, for `seconds` at most, and end the thread. Lines that come later are dropped."""
         self.flush(seconds)
         with self._changed:
             self._is_closing = True
@@ -110,7 +111,7 @@ class LineWriter:
                     return
                 self._write_out(batch)
             except MemoryError:
-                time.sleep(_COALESCE_SECONDS)  # there may be memory again for the next lines
+                time.sleep(_COALESCE_SECONDS)  # the thread goes on: there may be enough memory for later lines
 
     def _write_out(self, batch: _Batch) -> None:
         is_written = False

@@ -59,10 +59,10 @@ async def supervised(
 ) -> AsyncIterator[None]:
     """Keep `work()` running while the block runs. The end of the block cancels the work and waits for it.
 
-    `work` must not return: a return counts as a failure. After a failure it starts again, after a pause that grows with
-    each failure in a row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
+    `work` must not return: a return counts as a failure. After a failure the work starts again, after a pause that
+    grows with each failure in a row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
     """
-    failures.labels(name)  # exposes a 0, so that the first failure is an increase
+    failures.labels(name)  # exports a 0, so that an alert sees the first failure as an increase
     task = asyncio.create_task(_keep_going(work, name, is_outage, sleep), name=name)
     try:
         yield
@@ -77,7 +77,7 @@ async def _keep_going(work: Work, name: str, is_outage: Callable[[Exception], bo
         began = time.monotonic()
         error = await _failure_of(work)
         in_a_row = 1 if time.monotonic() - began > RECOVERED_SECONDS else in_a_row + 1
-        pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  the pause is no secret
+        pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  a pause needs no cryptographic random numbers
         with suppress(Exception):  # an error while logging, such as a lack of memory, must not end the task
             _note(name, error, outage=is_outage(error), again_in=pause)
         await sleep(pause)

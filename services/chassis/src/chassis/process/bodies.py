@@ -1,4 +1,6 @@
-"""Checks of headers about a request's body, for the public and the management port, before the body arrives."""
+"""Checks of the headers that describe a request's body. The public and the management port run these checks before the
+body arrives.
+"""
 
 from collections.abc import Mapping
 
@@ -9,11 +11,11 @@ _IDENTITY = frozenset({"", "identity"})
 
 
 def check_encoding(headers: Mapping[bytes, str]) -> None:
-    """Raise `ApiError` (415) for an encoded body. `headers` contains the headers in `DECLARES_BODY`."""
+    """Raise `ApiError` (415) for an encoded body. `headers` has the request's headers that `DECLARES_BODY` names."""
     if headers.get(b"content-encoding", "").strip().lower() not in _IDENTITY:
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Send the body without a Content-Encoding.")
 
 
 def declares_more(headers: Mapping[bytes, str], max_bytes: int) -> bool:
-    """Whether Content-Length is more than `max_bytes`. `headers` contains the headers in `DECLARES_BODY`."""
+    """Whether Content-Length is above `max_bytes`. `headers` has the request's headers that `DECLARES_BODY` names."""
     return int(headers.get(b"content-length", "0")) > max_bytes

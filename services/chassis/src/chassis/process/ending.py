@@ -49,7 +49,9 @@ class _End:
 
 
 class Ending:
-    """Ends this process after a signal or a failure. It is created before anything else, on the main thread."""
+    """Ends this process after a signal or a failure. A process creates this object before anything else, on its main
+    thread.
+    """
 
     def __init__(self) -> None:
         self._ends: SimpleQueue[_End] = SimpleQueue()  # this queue's `put` is safe inside a signal handler
@@ -67,7 +69,8 @@ class Ending:
     def stop_signal(self, *, seconds: float, left: WorkLeft) -> "Stopping":
         """An event that the next signal sets. The process then has `seconds` to end.
 
-        After that time, or at a second signal, the process ends at once, with exit code 1 and `left()` in its log.
+        After that time, or at a second signal, the process ends at once, with exit code 1. Its last log line then has
+        the fields that `left()` returns.
         """
         loop = asyncio.get_running_loop()
         reason = f"not done {seconds:g} s after it began to stop"

@@ -32,7 +32,9 @@ class Health:
         self.is_draining = True
 
     async def problems(self) -> dict[str, str]:
-        """The reasons why this process is not ready, by the name of the dependency. Empty if it is ready."""
+        """The reasons why this process is not ready, by the name of the dependency. The result is empty if the process
+        is ready.
+        """
         if not self.is_started:
             return {"process": "still starting"}
         if self.is_draining:

@@ -36,14 +36,14 @@ HEAD_SECONDS = 10.0
 KiB at 6 KiB/s), and until the rest of a body has arrived after its answer was sent."""
 
 _PIECE_BYTES = 4_096
-"""The number of bytes that are parsed at once. They may contain 200 requests, which can exceed `MAX_PIPELINED`."""
+"""The number of bytes that are parsed at once: up to 200 requests, which is more than `MAX_PIPELINED`."""
 _SEPARATORS = 4  # bytes of each header line beside name and value: a colon, a space, CR and LF
 _MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # 1,024 for white space and the rest of the request's line
-"""The largest number of bytes that may arrive without completing a head or a piece of a body. Trailers and chunk
-extensions are examples."""
+"""The largest number of bytes, such as trailers and chunk extensions, that may arrive without completing a head or a
+piece of a body."""
 _VERSIONS = frozenset({"1.1", "1.0"})
 _ONCE = (b"host", b"authorization", b"idempotency-key", b"content-type", b"content-encoding", b"x-request-timeout-ms")
-"""Headers that may occur only once. If one occurs twice, two servers could understand the request differently."""
+"""Headers that may occur only once. If such a header occurs twice, two servers could read different values."""
 _NOTHING = memoryview(b"")
 _UNREADABLE = "Invalid HTTP request received."
 
@@ -77,12 +77,12 @@ class _Flow(FlowControl):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on llhttp, the parser of Node.js, with the limits that both of them lack.
+    """uvicorn's protocol on llhttp, the parser of Node.js, with limits that neither uvicorn nor llhttp has.
 
     llhttp neither bounds a head nor requires Host. uvicorn waits without a limit for the first request of a connection,
-    for the rest of a head, for the rest of a body after its answer, and for a client to read its answers. An attacker
-    with a few thousand sockets could use up all file descriptors. uvicorn's other parser, h11, is written in Python. It
-    costs 50 µs more per request, as much CPU time as all work of the chassis on that request.
+    for the rest of a head, for the rest of a body after its answer, and for a client to read its answers. With such
+    waits, a few thousand sockets of an attacker could use up all file descriptors. uvicorn's other parser, h11, is
+    written in Python. With h11 a request costs 50 µs more, as much CPU time as all work of the chassis on a request.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -149,7 +149,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 head = self._head_without_offer()
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # uvicorn sets it, too
                 self.parser.feed_data(head)
                 data = data[upgrade.args[0] :]
             else:
@@ -181,7 +181,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_reading_head, self._is_reading_body = False, True
         self._unfinished_bytes = 0
         super().on_headers_complete()
-        self.headers = []  # the trailers are collected here, and ignored
+        self.headers = []  # the parser adds trailers to this list, which is not read
 
     def _check_head(self) -> None:
         """Raise `HeadRefused` for a head that is too large, or that two servers could understand differently."""
@@ -250,12 +250,12 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Start the work on a request, once the client has read the earlier answers.
 
-        So a client that reads nothing causes at most one answer beyond `MAX_UNSENT_BYTES`, and no further work.
+        So a client that does not read causes at most one answer beyond `MAX_UNSENT_BYTES`, and no further work.
         """
         if self.flow.write_paused:
             self._is_held = True
             self.flow.pause_reading()
-            self.pipeline.append((cycle, app))  # `resume_writing` takes the right end first
+            self.pipeline.append((cycle, app))  # `resume_writing` starts the request at the right end first
         else:
             self._current = cycle
             super()._start_asgi_task(cycle, app)
@@ -279,7 +279,7 @@ class HttpProtocol(HttpToolsProtocol):
         if unread is None and (is_answering or self.pipeline):
             self._refusal = error
             return
-        if unread is None or not unread.response_started:  # else it would be part of the answer
+        if unread is None or not unread.response_started:  # else `error` would become a part of the answer
             self._write(error)
         if unread is not None:
             self._disconnect(unread)

@@ -10,23 +10,24 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 MAX_UNSENT_BYTES = 65_536
-"""The largest number of bytes of a connection's answers that may wait until the client reads them. Above that, the
-connection's next request is not started, and a streamed answer pauses. Where possible, the kernel's buffer is limited
-to the same size. Otherwise it takes 4 MiB of the pod's memory."""
+"""The largest number of bytes of a connection's answers that may wait until the client reads them. Above this number,
+the connection's next request is not started, and a streamed answer pauses. Where the system allows it, the kernel's
+buffer gets the same limit. Without a limit, the buffer may take 4 MiB of the pod's memory."""
 WRITE_SECONDS = 10.0
 """The time within which a client has to read some of the waiting bytes. The kernel reports progress in steps of 32 KiB,
 so the slowest client that is served reads 3 KiB/s."""
 
-_UNSENT_IN_KERNEL: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # exists on Linux and macOS
-_AT_ONCE = struct.pack("ii", 1, 0)  # on close, discard the kernel's buffer: by default it is sent for minutes
+_UNSENT_IN_KERNEL: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # only Linux and macOS have this option
+_AT_ONCE = struct.pack("ii", 1, 0)  # on close, the kernel discards its buffer, which it would else send for minutes
 
 
 class Gathering:
     """A transport that gathers writes and sends them together, once per turn of the event loop.
 
-    uvicorn writes the head and the body of an answer one after the other, each with a system call. Such a call also
-    wakes the reader, and costs as much CPU time as the match of a route. The connection is aborted if the client reads
-    nothing for `WRITE_SECONDS` while more than `MAX_UNSENT_BYTES` wait, or while the connection is being closed.
+    uvicorn writes the head and the body of an answer one after the other, each with a system call. Each such call also
+    wakes the reader, and takes as much CPU time as finding the route of a request. The connection is aborted if the
+    client reads nothing for `WRITE_SECONDS` while more than `MAX_UNSENT_BYTES` wait, or while the connection is being
+    closed.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -48,7 +49,9 @@ class Gathering:
         self._pieces.append(data)
 
     def flush(self) -> None:
-        """Send the gathered bytes. If the client does not read them, this calls the protocol's `pause_writing`."""
+        """Send the gathered bytes. If the client does not read the bytes, the transport calls the protocol's
+        `pause_writing`.
+        """
         if self._pieces and not self._transport.is_closing():
             gathered = b"".join(self._pieces)
             self._written += len(gathered)

@@ -30,7 +30,7 @@ class LogLevel(BaseModel):
 
 
 class LogLevels(HTTPEndpoint):
-    """One endpoint for both methods, so that the Allow header of a 405 names both."""
+    """One endpoint serves GET and PUT, so that the Allow header of a 405 answer names both methods."""
 
     async def get(self, _request: Request) -> Response:
         return JSONResponse({"level": levels().base, "changes": [asdict(change) for change in levels().changes()]})

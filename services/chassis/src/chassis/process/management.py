@@ -1,8 +1,8 @@
 """The guard of the management port, and the functions that its endpoints use to read requests and answer errors.
 
-Every client inside the cluster may read. A change needs `Authorization: Bearer <management.token>`, and is logged. The
-HTTP method decides: GET, HEAD and OPTIONS read, and every other method is a change. So a new endpoint is guarded by
-default.
+Every client inside the cluster may send requests that only read. A change needs `Authorization: Bearer
+<management.token>`, and is logged. The HTTP method decides: GET, HEAD and OPTIONS read, and every other method is a
+change. So a new endpoint is guarded by default.
 """
 
 import hmac
@@ -34,17 +34,17 @@ _MAX_BODY_BYTES = 1024
 _MAX_SHOWN = 100  # an answer quotes at most this many characters of an invalid value
 _OTHER_HOST = "This port does not answer to the name in Host: use its address, or add the name to management.hosts."
 _REQUEST_ID_KEY = "holdfast.request_id"
-"""The key of the request id in the ASGI scope. The framework handles unexpected errors outside the guard, and needs the
-id there."""
+"""The key of the request id in the ASGI scope. The framework handles unexpected errors outside the guard, where
+`request_id_var` is not set."""
 
 
 class ManagementGuard:
     """ASGI middleware around the management application.
 
-    It answers 403 if the Host is a name that a web page may have (`chassis.process.management_hosts`). It answers a
-    change with 401 if the token is missing or wrong, and with 403 if no token is configured. An endpoint describes its
-    change with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`. These fields are on the
-    `management_changed` line, beside the method, path, status and client.
+    The guard answers 403 if the Host header is a name that a web page may have: see `chassis.process.management_hosts`.
+    The guard answers a change with 401 if the token is missing or wrong, and with 403 if no token is configured. An
+    endpoint describes its change with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`. These fields
+    are on the `management_changed` line, beside the method, path, status and client.
     """
 
     def __init__(self, app: ASGIApp, *, token: Token, hosts: Hosts) -> None:
@@ -77,7 +77,7 @@ class ManagementGuard:
             log.warning("management_refused", **about, code=refusal.code.name)
             await respond(scope, refusal)(scope, receive, send)
             return
-        status = 500  # for an endpoint that fails before its answer starts
+        status = 500  # logged if an endpoint fails before its answer starts
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -90,7 +90,7 @@ class ManagementGuard:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                # All operators share one token, so the log has its fingerprint instead of an operator's name.
+                # All operators share one token, so the log has the token's fingerprint instead of an operator's name.
                 log.info("management_changed", **about, status=status, by=fingerprint(token), **changed)
 
 
@@ -135,7 +135,7 @@ async def parse_body[M: BaseModel](request: Request, model: type[M]) -> M:
 
 
 def shown(value: object) -> str | None:
-    """The text of an invalid value, as an answer may quote it. None for an object or a list."""
+    """The text of an invalid value, as an answer may quote it. The result is None for an object or a list."""
     if not isinstance(value, str | int | float):
         return None
     return shown_back(str(value), _MAX_SHOWN)

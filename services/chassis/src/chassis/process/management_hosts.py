@@ -17,14 +17,14 @@ _NOT_PUBLIC = (".localhost", ".internal", ".svc", ".cluster.local")
 
 
 def is_allowed(host: str, more: Collection[str] = ()) -> bool:
-    """Whether a request with this Host header is answered. `more` has additional names. `.example.com` stands for all
-    names below it.
+    """Whether a request with this Host header is answered. `more` has additional names. In `more`, `.example.com`
+    stands for all names below `example.com`.
 
     A pure function, except that it reads the machine's name. No browser sends a request without Host, so "" is allowed.
     """
     name = _name_of(host)
     return (
-        "." not in name  # cannot be registered: a Service in the same namespace, a container, localhost
+        "." not in name  # such a name cannot be registered: it is a Service of this namespace, a container or localhost
         or name.endswith(_NOT_PUBLIC)
         or _is_address(name)
         or name == socket.gethostname().lower()

@@ -36,7 +36,7 @@ reloads = Counter(
     ["result"],
 )
 for result in get_args(Result.__value__):
-    reloads.labels(result)  # exposes a 0, so that the first reload is an increase
+    reloads.labels(result)  # exports a 0, so that an alert sees the first reload as an increase
 
 
 def allow_list(settings_type: type[ServiceSettings]) -> set[str]:
@@ -55,9 +55,8 @@ def _login(settings: DatabaseSettings) -> tuple[str, int, str]:
 def take_over[S: ServiceSettings](current: S, found: S) -> S:
     """The current settings, with the allow-list's values taken from `found`. The result is validated as a whole.
 
-    If the login itself changes, which needs a restart, its new passwords wait for the restart, too. Raises
-    `ConfigurationError` if the result breaks a rule between a setting of the allow-list and one that waits for a
-    restart.
+    A change of the login (host, port or user) needs a restart, and then the new passwords wait for the restart, too.
+    Raises `ConfigurationError` if the result breaks a rule between a new value and a setting that waits for a restart.
     """
     values, new = current.model_dump(), found.model_dump()
     waiting = _PASSWORDS if _login(current.database) != _login(found.database) else frozenset()
@@ -81,7 +80,7 @@ async def reload[S: ServiceSettings](live: Live[S]) -> set[Result]:
         return set()
     found, problems = await asyncio.to_thread(_read, live)
     if await asyncio.to_thread(digest_of_files) != digest:
-        return set()  # a file changed while it was read: the next check reads again
+        return set()  # a file changed during the read: the next check reads all files again
     live.digest = digest
     results = _reject(problems) if found is None else _apply(live, found)
     for result in results:

@@ -53,7 +53,8 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
     try:
         yield info
     except Exception as error:
-        # The message of a `HoldfastError` is sufficient. Any other error needs its traceback.
+        # The message of a `HoldfastError` explains the failure without a traceback. Any other error is logged with its
+        # traceback.
         reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in _causes(error))
         log.critical("process_failed", reason=reasons, exc_info=None if isinstance(error, HoldfastError) else error)
         raise SystemExit(1) from error
@@ -87,8 +88,8 @@ def run_process[S: ServiceSettings](
 
 
 COLLECT_AFTER = 10_000
-"""The garbage collector runs after this many new objects. Two dozen concurrent requests or jobs create 2,000 objects,
-which is Python's default, and reference counting soon frees nearly all of them."""
+"""The garbage collector runs after this many new objects. Python's default is 2,000 objects, which two dozen concurrent
+requests or jobs create. Reference counting soon frees nearly all of them, so the collector would find little."""
 
 
 def freeze_start_up() -> None:

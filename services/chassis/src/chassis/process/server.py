@@ -1,5 +1,5 @@
 """An HTTP server. An API process has two: one for the public port and one for the management port. A worker has only
-the latter.
+the server for the management port.
 
 uvicorn's own signal handling is disabled, because the composition root stops the servers and the work in order.
 """
@@ -26,7 +26,9 @@ KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that the proxy 
 
 
 class ServeError(HoldfastError):
-    """The server could not start (the port is taken, or a resource of the process failed to open), or it has ended."""
+    """The server could not start (the port is taken, or a resource of the process failed to open), or it has ended by
+    itself.
+    """
 
 
 class Server(uvicorn.Server):
@@ -54,7 +56,8 @@ class Server(uvicorn.Server):
                 # header.
                 proxy_headers=bool(trusted_proxies),
                 forwarded_allow_ips=list(trusted_proxies),
-                # With "auto", uvicorn goes on serving if the application's resources fail to open.
+                # With lifespan="auto", uvicorn would serve requests even if the application fails to open its
+                # resources.
                 lifespan="on",
                 server_header=False,
                 date_header=False,
@@ -75,7 +78,7 @@ class Server(uvicorn.Server):
 
     def send_clients_away(self) -> None:
         """From now on every answer closes its connection, so that the client's next request reaches another process."""
-        # uvicorn copies the first list into the second once a second.
+        # uvicorn copies the first list into the second only once a second, so this method changes both lists.
         for headers in (self.config.encoded_headers, self.server_state.default_headers):
             headers.append((b"connection", b"close"))
 

@@ -2,8 +2,8 @@
 
 Code that blocks the loop stops everything else in the process: heartbeats, probes and signals. Without a liveness
 probe, such a process would hang indefinitely. Python's `faulthandler` ends the process from a thread that does not need
-the interpreter's lock. So even code that never releases that lock, such as a slow regular expression, cannot prevent
-the end.
+the interpreter's lock. So even code that never releases the interpreter's lock, such as a slow regular expression,
+cannot prevent the end.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ async def watching(limit: float) -> AsyncIterator[None]:
     """While the block runs, end the process if its event loop is blocked for `limit` seconds.
 
     The process then writes the stack of every thread to standard error, and its exit code is 1. The timer stays set
-    after the block, so the process has at most `limit` seconds to end.
+    after the block, so the process must end within `limit` seconds after the block.
     """
 
     async def beat() -> None:

@@ -1,9 +1,9 @@
-"""Rate limiting: GCRA, decided in one Redis call on Redis' clock. While Redis fails, each process allows its share of a
-limit.
+"""Rate limiting with GCRA, the generic cell rate algorithm. One Redis call makes each decision, on Redis' clock. While
+Redis fails, each process allows its share of a limit.
 
-Read `gcra` first: it makes the decision and is a pure function. Then read `policies`, which defines the limits and the
-fields of an answer about them. Then read `limiter`: it decides in Redis with `gcra.lua`, and in this process while
-Redis fails.
+Read `gcra` first: its function `decide` makes the decision without I/O. Then read `policies`, which defines the limits
+and the fields of an answer about them. Then read `limiter`: the limiter decides in Redis with `gcra.lua`, and in this
+process while Redis fails.
 """
 
 from chassis.rate_limiting.gcra import MICROSECONDS, Decision, decide

@@ -1,12 +1,12 @@
--- One GCRA decision in one call, so that concurrent callers never decide on the same state. It computes the same as
--- decide() in gcra.py, in the same integers: a Lua number is exact below 2^53, and microseconds since 1970 stay below
--- that until the year 2255.
+-- Redis runs this script as one step, so that two concurrent decisions never start from the same state. The script
+-- computes the same as decide() in gcra.py, in the same integers: a Lua number is exact below 2^53, and microseconds
+-- since 1970 stay below 2^53 until the year 2255.
 --
 -- KEYS[1]  theoretical arrival time (TAT) of one key under one policy, microseconds
 -- ARGV[1]  interval: microseconds after which one unit of cost is available again
 -- ARGV[2]  burst: units of cost that may be spent at once
 -- ARGV[3]  cost: units of this request, 1 to burst
--- ARGV[4]  now, microseconds, for tests only. By default Redis' clock decides, which all callers share
+-- ARGV[4]  now, microseconds, for tests only. By default the script reads Redis' clock, which all callers share
 -- Returns  {allowed 0 or 1, TAT, now}
 
 local interval, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -20,15 +20,16 @@ local capacity = burst * interval
 -- A stored value that is not a number counts as missing. Otherwise this script would raise an error, which the caller
 -- would take for a failure of Redis.
 local stored = tonumber(redis.call('GET', KEYS[1])) or 0
--- If the TAT is later than now + capacity, the clock stepped back or the limit was lowered: drop the excess.
+-- If the TAT is later than now + capacity, the clock stepped back or the limit was lowered. Then the excess, which is
+-- the time beyond now + capacity, is dropped.
 local tat = math.min(math.max(stored, now), now + capacity)
 
 local allowed = tat + cost * interval - now <= capacity
 if allowed then
   tat = tat + cost * interval
 end
--- A refusal writes only when it dropped an excess. Without the write each later call would drop the excess again, and
--- the caller would have to wait until the old TAT.
+-- A refused request changes the stored TAT only if an excess was dropped. If the lower TAT was not stored, each later
+-- call would drop the excess again, and the caller would have to wait until the old TAT.
 if tat ~= stored then
   -- A TAT in the past means the same as no TAT, so the key may expire at that time. EX takes whole seconds, so one
   -- second is added.

@@ -1,8 +1,8 @@
 """GCRA, the generic cell rate algorithm, as a pure function.
 
-It stores one number per key, the theoretical arrival time (TAT): the time at which the whole burst is available again.
-In any span Δ it admits at most burst + ⌊rate × Δ⌋ units of cost. A limiter with fixed windows may admit twice its limit
-around the boundary of two windows.
+GCRA stores one number per key (a caller), the theoretical arrival time (TAT): the time at which the whole burst is
+available again. In any time span Δ, GCRA admits at most burst + ⌊rate × Δ⌋ units of cost. A limiter with fixed windows
+may admit twice its limit around the boundary of two windows.
 
 Times are integers in microseconds, so that `decide` and `gcra.lua` agree exactly.
 """
@@ -34,7 +34,8 @@ def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decisio
     """
     interval = microseconds_per_unit(rate)
     capacity = burst * interval
-    # If the TAT is later than now + capacity, the clock stepped back or the limit was lowered: drop the excess.
+    # If the TAT is later than now + capacity, the clock stepped back or the limit was lowered. Then the excess, which
+    # is the time beyond now + capacity, is dropped.
     tat = min(max(tat, now), now + capacity)
     allowed = tat + cost * interval - now <= capacity
     if allowed:
@@ -44,13 +45,15 @@ def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decisio
 
 @lru_cache(maxsize=256)  # rates are settings, so there are few
 def microseconds_per_unit(rate: float) -> int:
-    """The time after which one unit is available again, rounded up so that the rate is never exceeded."""
+    """The microseconds after which one unit is available again, rounded up so that the rate is never exceeded."""
     numerator, denominator = rate.as_integer_ratio()
     return -(-MICROSECONDS * denominator // numerator)
 
 
 def describe(allowed: bool, tat: int, now: int, *, interval: int, burst: int, cost: int) -> Decision:  # noqa: FBT001
-    """The `Decision` with the `tat` that it leaves behind; `interval` is in microseconds per unit of cost."""
+    """The `Decision` about a request. `tat` is the TAT after the decision, and `interval` the microseconds per unit of
+    cost.
+    """
     free = burst * interval - (tat - now)
     return Decision(
         allowed=allowed,

@@ -59,9 +59,9 @@ class RateLimiter:
     async def check(self, key: str, policy: Policy, *, cost: int = 1) -> Decision:
         """Take `cost` units from the burst of `key` under `policy`, if the burst still has them.
 
-        A failure of Redis raises no error, because this process then decides alone.
-        A key is a principal's id, or a kind and a name, such as `ip:192.0.2.1`. A `cost` above the burst counts as the
-        whole burst, since it could never be allowed otherwise. A policy with `dark_launch` allows everything.
+        A failure of Redis raises no error, because this process then decides alone. A key is a principal's id, or a
+        kind and a name, such as `ip:192.0.2.1`. A `cost` above the burst counts as the whole burst, since it could
+        never be allowed otherwise. Under a policy with `dark_launch` every request is allowed.
         """
         decision, backend = await self._decide(f"{policy.name}:{policy.tier}:{key}", policy, cost)
         outcome = "allowed" if decision.allowed else "refused"
@@ -113,8 +113,8 @@ class RateLimiter:
 
 
 class LocalLimiter:
-    """GCRA in this process's memory. Beyond `max_keys` it drops the least recently used key, which has a full burst
-    when it comes back.
+    """GCRA in this process's memory. Beyond `max_keys` the limiter drops the least recently used key, whose caller then
+    has a full burst again.
     """
 
     def __init__(self, *, max_keys: int, clock: Callable[[], float]) -> None:
@@ -123,7 +123,9 @@ class LocalLimiter:
         self._clock = clock
 
     def check(self, key: str, policy: Policy, *, cost: int) -> Decision:
-        """Decide with `decide` on the stored TAT of `key`. A `cost` above the burst counts as the whole burst."""
+        """Call `decide` with the stored TAT of `key`, and store the new TAT. A `cost` above the burst counts as the
+        whole burst.
+        """
         decision = decide(
             self._tats.get(key, 0),
             int(self._clock() * MICROSECONDS),

@@ -50,7 +50,8 @@ def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> 
 
 
 def add_fields(fields: MutableMapping[str, str], decision: Decision, policy: Policy) -> None:
-    """Add the decision to an answer's `fields`: RateLimit-Policy and RateLimit, and Retry-After when it was refused.
+    """Add the decision to an answer's `fields`: RateLimit-Policy and RateLimit, and Retry-After if the request was
+    refused.
 
     When several policies apply, each adds an item, with its name, to the same two fields. Times are in whole seconds.
     The items are those of https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/: q is the quota, w the

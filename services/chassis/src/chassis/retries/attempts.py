@@ -88,5 +88,6 @@ def _record_failure(dependency: str, attempt: int, error: DependencyError, decis
         log.warning("dependency_attempt_failed", **fields, retry_in_seconds=round(decision.seconds, 3))
         return
     retry_stopped.labels(dependency, decision.reason).inc()
-    # The error is raised. The code that handles it logs it at the level that fits.
+    # `retry` raises this error, and the code that catches the error logs it at the level that fits. So this line is
+    # DEBUG.
     log.debug("dependency_attempt_failed", **fields, stopped_by=decision.reason)

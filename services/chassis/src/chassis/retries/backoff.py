@@ -7,11 +7,12 @@ from email.utils import parsedate_to_datetime
 _DAY = 86_400.0
 
 _MAX_EXPONENT = 32
-"""2³² times any base is above every cap. An unbounded exponent would overflow a float."""
+"""The largest exponent: 2³² times any base delay is above every cap, and a much larger exponent would overflow a float.
+"""
 
 
 def full_jitter(n: int, *, base: float, cap: float, random: Callable[[], float]) -> float:
-    """Seconds before retry n = 0, 1, …: U(0, min(cap, base·2ⁿ)).
+    """Seconds before retry n = 0, 1, …: a random number between 0 and min(cap, base·2ⁿ).
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """

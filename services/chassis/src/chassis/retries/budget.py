@@ -11,8 +11,8 @@ class RetryBudget:
     """A token bucket per dependency that bounds retries to a share of the calls.
 
     Each call earns `budget_ratio` tokens, and each retry spends one. The bucket holds at most `budget_floor` tokens, so
-    a quiet hour does not save up tokens for a retry storm. The bucket also refills within `budget_refill_seconds`, so a
-    service with few calls can retry as well.
+    a quiet hour does not save up tokens for a retry storm. Without any calls, an empty bucket refills within
+    `budget_refill_seconds`, so a service with few calls can retry as well.
     """
 
     def __init__(self, dependency: str, policy: RetrySettings) -> None:
@@ -28,7 +28,7 @@ class RetryBudget:
         self.balance = self._refilled(now) + self._ratio
 
     def spend(self, now: float) -> bool:
-        """Take one token. Returns False, and takes none, if less than one is left."""
+        """Take one token. If less than one token is left, takes no token and returns False."""
         balance = self._refilled(now)
         affordable = balance >= 1
         self.balance = balance - affordable

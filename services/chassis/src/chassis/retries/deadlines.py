@@ -1,9 +1,10 @@
 """Deadlines: the time left for a request, across every process that works on it.
 
-A deadline arrives with a request and is never extended. The process checks it before each expensive step and sends it
-with each call. A header carries it as the *remaining* time in milliseconds, like gRPC's `grpc-timeout` and Envoy's
-`x-envoy-expected-rq-timeout-ms`. An absolute time would be wrong by the difference between two clocks. A remaining time
-is wrong only by the time on the wire. Inside a process a deadline is an instant of the monotonic clock.
+A deadline arrives with a request and is never extended. Each process checks the deadline before each expensive step and
+sends the deadline with each call. A header carries the deadline as the *remaining* time in milliseconds, like gRPC's
+`grpc-timeout` and Envoy's `x-envoy-expected-rq-timeout-ms`. An absolute time would be wrong by the difference between
+two clocks. A remaining time is wrong only by the time on the wire. Inside a process a deadline is an instant of the
+monotonic clock.
 """
 
 import math

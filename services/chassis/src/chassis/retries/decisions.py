@@ -8,8 +8,8 @@ from chassis.config.settings import RetrySettings
 from chassis.errors import BreakerOpen, BulkheadFull, DependencyError
 from chassis.retries.backoff import full_jitter
 
-# 408, 429 and the gateway's 502, 503, 504: the server did not do the work, or a later attempt may succeed.
-# A 500 is a defect of the server, and a repetition would fail in the same way.
+# The statuses after which a later attempt may succeed: 408, 429, and 502, 503 and 504 of a gateway. A 500 is a defect
+# of the server, and a repetition would fail in the same way.
 RETRYABLE_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 type StopReason = Literal["not_retryable", "attempts", "deadline", "budget"]
@@ -53,11 +53,12 @@ def decide(
 
 
 def is_retryable(error: DependencyError, *, idempotent: bool) -> bool:
-    """Whether a repetition can help and cannot harm.
+    """Whether another attempt can succeed and cannot have a second effect.
 
     An attempt that certainly did not run may always be repeated. An attempt that may have run is repeated only if the
     call is idempotent, and only after a transport error, a time-out (neither has a status) or a retryable status. An
-    attempt that this process refused is never repeated: the open breaker or the full bulkhead exists to shed that load.
+    attempt that this process refused is never repeated, because the open breaker or the full bulkhead has to reduce the
+    load.
     """
     if was_refused_here(error):
         return False

@@ -1,9 +1,9 @@
 """Idempotency keys: a request repeated with its key gets the first answer, byte for byte, and has no second effect.
 
-The answer is stored in the transaction of the effect, so neither exists without the other. An advisory lock, held until
-the transaction ends, serialises requests with the same key. Without the lock, a second request would not see the row of
-the first before the first commits. Only the answer of a request that had its effect is stored: after an error the key
-is free again.
+The answer is stored in the transaction of the effect, so the answer is stored exactly if the effect is committed. An
+advisory lock, held until the transaction ends, serialises requests with the same key. Without the lock, a second
+request would not see the row of the first before the first commits. Only the answer of a request that had its effect is
+stored: after an error the key is free again.
 """
 
 import hashlib
@@ -67,8 +67,8 @@ def fingerprint(method: str, path: str, body: bytes) -> bytes:
 
 
 async def find_answer(session: Session, key: IdempotencyKey) -> StoredAnswer | None:
-    """The answer that is stored for this key, or None. After None, this transaction holds the key until it ends, and
-    has to call `store_answer` before it commits.
+    """The answer that is stored for this key, or None. If the result is None, this transaction holds the key until its
+    end, and the caller has to call `store_answer` before the commit.
 
     Raises `ApiError`: 409 while another request holds the key, 422 when the key was used for a different request, 404
     when its answer was withdrawn.
@@ -110,12 +110,12 @@ def _in_progress() -> ApiError:
 async def withdraw_answers(session: Session, *, client: str, about: str) -> None:
     """Erase the client's stored answers that contain the text `about`, such as the id of a deleted resource.
 
-    Their keys stay in use: a repeated request has no second effect and gets a 404.
+    The keys of these answers stay in use: a repeated request has no second effect and gets a 404.
     """
     await session.fetch(STATEMENTS["withdraw"], client=client, about=about)
 
 
 async def prune(session: Session, *, retention: float) -> None:
-    """Delete answers older than `retention` seconds. Their keys may then be used for other requests."""
+    """Delete answers older than `retention` seconds. The keys of deleted answers may be used for other requests."""
     while len(await session.fetch(STATEMENTS["prune"], retention=retention, batch=_PRUNE_BATCH)) == _PRUNE_BATCH:
         continue

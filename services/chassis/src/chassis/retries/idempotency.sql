@@ -2,7 +2,8 @@
 
 -- name: find
 -- Hold :key of :client until the transaction ends, and look for its record. The lock and the look-up share a snapshot,
--- so the look-up misses a record that another transaction commits between the two. The primary key then refuses ours.
+-- so the look-up misses a record that another transaction commits between the two. In that case the primary key refuses
+-- the record that this request inserts.
 SELECT pg_try_advisory_xact_lock(hashtextextended(:client || chr(31) || :key, 0)) AS is_held,
     record.fingerprint, record.status, record.body
 FROM (VALUES (1)) AS always LEFT JOIN idempotency_record AS record ON record.client = :client AND record.key = :key;
@@ -13,7 +14,7 @@ INSERT INTO idempotency_record (client, key, fingerprint, status, body)
 VALUES (:client, :key, :fingerprint, :status, :body);
 
 -- name: withdraw
--- Empty the answers of :client that contain the text :about. Their keys stay in use.
+-- Empty the answers of :client that contain the text :about. The keys of these answers stay in use.
 UPDATE idempotency_record SET body = ''
 WHERE client = :client AND position(convert_to(CAST(:about AS text), 'UTF8') IN body) > 0;
 

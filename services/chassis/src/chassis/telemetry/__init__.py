@@ -1,9 +1,9 @@
 """Traces: W3C trace context is read and passed on, and a span's attributes are built only if the span is sampled.
 
-`traceparent` is the header of https://www.w3.org/TR/trace-context/ ("00-<32 hex>-<16 hex>-<2 hex>"). It travels in HTTP
-headers, in the job table, in outbox rows and in stream entries, so that all steps of an order are one trace. The names,
-kinds and attributes of spans follow https://opentelemetry.io/docs/specs/semconv/; docs/reference/tracing.md lists the
-spans.
+`traceparent` is the header of https://www.w3.org/TR/trace-context/ ("00-<32 hex>-<16 hex>-<2 hex>"). `traceparent`
+travels in HTTP headers, in the job table, in outbox rows and in stream entries, so that all steps of an order are one
+trace. The names, kinds and attributes of spans follow https://opentelemetry.io/docs/specs/semconv/;
+docs/reference/tracing.md lists the spans.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,14 +32,17 @@ __all__ = [
 _MAX_REASON_LENGTH = 500  # characters; the whole message and the traceback are in the log, under the same trace id
 
 LIMITS = SpanLimits(max_events=0)
-"""Spans have no events: an exception's event would contain its message and traceback unredacted. The log has both."""
+"""Spans have no events: an exception's event would contain its message and traceback unredacted. The log has both,
+redacted.
+"""
 
 _tracer = trace.get_tracer("holdfast")
 _sampler = Sampler(1.0)  # replaced by `configure_tracing`
 
 
 def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: str) -> Callable[[], None]:
-    """Install the tracer. Returns a function that flushes and stops it within seconds, even if the collector hangs.
+    """Install the tracer. Returns a function that sends the last spans and stops the tracer within seconds, even if the
+    collector hangs.
 
     Trace ids exist even without a collector, because logs and answers carry them. Without a collector no trace that
     begins here is recorded, and no span is exported.
@@ -108,7 +111,9 @@ def _redact(current: Span) -> None:
 
 
 def record_failure(current: Span, error: Exception) -> None:
-    """Mark the span as failed, with a reason without secrets. The traceback is in the log, under the same trace id."""
+    """Mark the span as failed, with the error as its reason, from which secrets are removed. The traceback is in the
+    log, under the same trace id.
+    """
     if current.is_recording():
         current.set_attribute("error.type", type(error).__name__)
         reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
@@ -116,5 +121,5 @@ def record_failure(current: Span, error: Exception) -> None:
 
 
 def current_traceparent() -> str | None:
-    """The `traceparent` of the current span, to send or to store. None outside any trace."""
+    """The `traceparent` of the current span, to send or to store. The result is None outside a trace."""
     return otel_traceparent.current.get()

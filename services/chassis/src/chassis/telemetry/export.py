@@ -1,8 +1,8 @@
 """Sends spans to a collector in the background. A collector that is down delays no request and is logged once a minute.
 
-Ended spans wait in a queue of up to 2,048 (the SDK's default), which drops the oldest ones when it is full. They are
-sent every 5 s, or as soon as 512 wait. Spans that cannot be sent are dropped and counted, because no function depends
-on traces.
+Ended spans wait in a queue of up to 2,048 (the SDK's default), which drops the oldest ones when it is full. The waiting
+spans are sent every 5 s, or as soon as 512 wait. Spans that cannot be sent are dropped and counted, because no function
+depends on traces.
 """
 
 import logging
@@ -23,8 +23,8 @@ spans_exported = Counter("trace_spans_exported", "Spans given to the exporter; r
 EXPORT_TIMEOUT = 2.0
 """The time limit of one batch with its retries, in seconds."""
 STOP_TIMEOUT = 2.0
-"""After the stop, further batches may begin for this many seconds. With the last batch, a process waits for up to 4 s
-at its end."""
+"""When the export stops, further batches may begin for this many seconds. With the time of the last batch, a process
+waits for up to 4 s at its end."""
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -46,7 +46,7 @@ def export_to(endpoint: str, provider: TracerProvider) -> Callable[[], None]:
 class BoundedExporter(SpanExporter):
     """Passes batches on to `inner`, and logs lost spans once a minute.
 
-    After the time that `stop_after` sets, it drops batches instead.
+    After the time that `stop_after` sets, the exporter drops batches instead.
     """
 
     def __init__(self, inner: SpanExporter, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -12,7 +12,9 @@ type Scope = Annotated[str, Field(max_length=63, pattern=r"^[a-z][a-z-]*:[a-z][a
 
 
 class AuthSettings(Group):
-    """The callers of a service. Clients have keys, which are stored in the database. Services sign tokens."""
+    """The callers of a service. Clients send API keys, whose hashes are stored in the database. Other services of the
+    platform send signed tokens.
+    """
 
     peppers: tuple[Annotated[SecretStr, Field(min_length=32, max_length=256)], ...] = Field(
         (),

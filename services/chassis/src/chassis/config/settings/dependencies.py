@@ -40,7 +40,9 @@ class RetrySettings(Group):
 
 
 class BreakerSettings(Group):
-    """The defaults suit a dependency that an order waits for. `docs/patterns/circuit_breaker.md` has other presets."""
+    """The circuit breaker of a dependency. The defaults suit a dependency whose answer an order waits for.
+    `docs/patterns/circuit_breaker.md` has other presets.
+    """
 
     failure_rate: float = Field(
         0.5, gt=0, le=1, description="Share of failed calls in the window that opens the breaker."
@@ -116,13 +118,13 @@ class DependencySettings(Group):
 
 
 class ExternalDependencySettings(DependencySettings):
-    """A service of another company."""
+    """A dependency that another company operates."""
 
     api_key: Secret = Field(description="API key for the dependency, sent as `Authorization: Bearer`.")
 
 
 class ServiceDependencySettings(DependencySettings):
-    """A service of this platform."""
+    """A dependency that is another service of this platform."""
 
     token_secret: ServiceSecret = Field(
         description="Secret that signs this service's tokens for the dependency. The dependency has the same secret "
@@ -132,7 +134,7 @@ class ServiceDependencySettings(DependencySettings):
 
 
 class EgressSettings(Group):
-    """The addresses to which requests may go if a customer chose the address."""
+    """Limits on requests to addresses that a customer chose, such as webhook endpoints."""
 
     allow_insecure: bool = Field(False, description="Whether plain http is allowed, for development and tests.")
     allowed_ports: tuple[Port, ...] = Field(

@@ -14,30 +14,34 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 type Timeout = Annotated[float, Field(gt=0, le=60)]
-"""Seconds that a request or job waits for one thing. At most a minute, because no caller waits longer; a value such as
-5000 is probably meant as milliseconds.
+"""Seconds that a request or job waits for one thing. The upper limit is a minute, because no caller waits longer. A
+value such as 5000 is probably meant as milliseconds.
 """
 type Seconds = Annotated[float, Field(gt=0, le=3600)]
-"""Seconds of a recurring interval or a lease, an hour at most: a longer one would hide a fault for a day."""
+"""Seconds of a recurring interval or a lease. The upper limit is an hour, so that no fault is hidden for a day."""
 type Period = Annotated[float, Field(gt=0, le=31_622_400)]
-"""Seconds that data is retained, a year at most: older data belongs in an archive."""
+"""Seconds that data is retained. The upper limit is a year, because older data belongs in an archive."""
 type Port = Annotated[int, Field(ge=1, le=65_535)]
 type Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9_.:-]+$")]
 """A host name (DNS allows 253 characters) or an IP address."""
 type ListenHost = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^(\*|[A-Za-z0-9_.:-]+)$")]
 """A `Host`, or `*` for every IPv4 and IPv6 address of the machine."""
 type Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")]
-"""A URL without user and password, because those belong in a secret file. It has at most 2048 characters, which every
-proxy accepts.
+"""A URL without user and password, because those belong in a secret file. A URL has at most 2048 characters, because
+every proxy accepts that length.
 """
 type Identifier = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[^\s\x00-\x1f]+$")]
-"""The name of a PostgreSQL object. PostgreSQL truncates a longer name to 63 bytes, so it could mean another object."""
+"""The name of a PostgreSQL object. PostgreSQL truncates a longer name to 63 bytes, and the truncated name could refer
+to another object.
+"""
 type Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
 """A secret that is not empty. A value above 4 KiB probably comes from the wrong file, because no usual key is that
 long.
 """
 type ServiceSecret = Annotated[SecretStr, Field(min_length=32, max_length=256)]
-"""A secret that two services sign tokens with. It has at least 32 characters: 128 random bits in hex."""
+"""A secret that two services share: one signs tokens with it, and the other verifies them. The minimum of 32 characters
+is 128 random bits in hex.
+"""
 
 RELOADED: Final[JsonDict] = {"reloaded": True}
 """Marks a setting whose new value takes effect while the process runs. Every other setting needs a restart."""
@@ -46,7 +50,7 @@ RELOADED: Final[JsonDict] = {"reloaded": True}
 class Rule(NamedTuple):
     """A relation between settings of one group: `left` is below (<), at most (≤) or different from (≠) `right`.
 
-    A side is the dotted name of a setting inside the group, or a sum of settings and numbers: `"drain_timeout + 5"`.
+    Each side is the dotted name of a setting inside the group, or a sum of settings and numbers: `"drain_timeout + 5"`.
     """
 
     left: str
@@ -60,9 +64,7 @@ class Rule(NamedTuple):
         return tuple(term for term in (*self.left.split(" + "), *self.right.split(" + ")) if not _is_number(term))
 
     def within(self, prefix: str) -> "Rule":
-        """The same rule with `prefix`, which ends with a dot, before each name: the names as seen from outside the
-        group.
-        """
+        """The same rule for the model that contains the group: `prefix`, such as `http.`, is put before each name."""
         return self._replace(left=_prefixed(self.left, prefix), right=_prefixed(self.right, prefix))
 
     def holds(self, value_of: Callable[[str], float]) -> bool:
@@ -118,6 +120,8 @@ def _value_of(model: BaseModel, name: str) -> Any:
 
 
 class Group(Ruled):
-    """A group of settings. It is immutable and refuses unknown names; its errors do not quote values."""
+    """A group of settings. A group is immutable and refuses unknown names. Its validation errors do not quote values,
+    which may be secrets.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

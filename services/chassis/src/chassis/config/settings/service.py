@@ -32,7 +32,9 @@ class ServiceSettings(Ruled, BaseSettings):
     )
     service_name: ClassVar[str]
     scopes: ClassVar[frozenset[str]] = frozenset()
-    """The scopes that this service knows. A key or a caller with another scope is refused as a mistake."""
+    """The scopes that this service knows. An API key or a calling service with any other scope is refused, because such
+    a scope is a mistake.
+    """
 
     environment: Literal["dev", "test", "prod"] = Field(
         "dev",
@@ -101,7 +103,9 @@ class ServiceSettings(Ruled, BaseSettings):
 
     @property
     def trace_sample_ratio(self) -> float:
-        """The share of new traces that is recorded. In production a tenth is enough to see where time goes."""
+        """The share of new traces that is recorded. In production a tenth of the traces is enough to see where time is
+        spent.
+        """
         if self.telemetry.sample_ratio is not None:
             return self.telemetry.sample_ratio
         return 0.1 if self.environment == "prod" else 1.0
@@ -115,6 +119,8 @@ class ServiceSettings(Ruled, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the values passed in. `chassis.config.layers` reads the layers, and knows each value's origin."""
+        """Use only the values that the constructor gets. `chassis.config.layers` has read the layers already, and
+        records the origin of each value.
+        """
         del cls, settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)

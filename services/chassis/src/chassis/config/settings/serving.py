@@ -168,8 +168,9 @@ class ShutdownSettings(Group):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        # The 12 s are GRACE_SECONDS of chassis.app.worker.stages twice, to hand jobs back and to close the management
-        # port, and EXPORT_TIMEOUT of chassis.telemetry.export, for the last spans.
+        # The 12 s are the sum of three times: GRACE_SECONDS of chassis.app.worker.stages to hand jobs back,
+        # GRACE_SECONDS again to close the management port, and EXPORT_TIMEOUT of chassis.telemetry.export for the last
+        # spans.
         Rule(
             "readiness_delay + drain_timeout + 12",
             "≤",
@@ -196,7 +197,7 @@ class TelemetrySettings(Group):
 
 
 class ReloadSettings(Group):
-    """The process reads its mounted files again while it runs."""
+    """How often a running process checks whether its mounted configuration files have changed."""
 
     interval: Timeout = Field(
         2.0,

@@ -118,7 +118,9 @@ class DatabaseSettings(Group):
     rules: ClassVar[tuple[Rule, ...]] = (Rule("lock_timeout", "<", "statement_timeout", "or it never takes effect"),)
 
     def as_owner(self) -> Self:
-        """The same database, as the role that owns the schema. Raises `ConfigurationError` if it has no login."""
+        """The settings of the same database with the login of the role that owns the schema. Raises
+        `ConfigurationError` if the user or the password of that role is not configured.
+        """
         if self.migration_user is None or self.migration_password is None:
             names = ("MIGRATION_USER", "MIGRATION_PASSWORD")
             raise ConfigurationError([f"HOLDFAST_DATABASE__{name} is needed for this" for name in names])
