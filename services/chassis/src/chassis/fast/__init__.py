@@ -1,5 +1,5 @@
 """Code that exists only for speed. Each file is named for the code that it replaces.
 
-docs/reference/performance.md lists the CPU time that each file saves and the modules that use it. Read
-`fastapi_solver` first, since it saves most.
+docs/reference/performance.md lists the CPU time that each file saves and the modules that use the file. Read
+`fastapi_solver` first, since this file saves the most CPU time.
 """

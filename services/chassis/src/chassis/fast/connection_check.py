@@ -13,11 +13,11 @@ from chassis.fast.idle_connections import TRUSTED_SECONDS, USED_AT
 
 
 def try_before_use(engine: Engine, *, seconds: float) -> None:
-    """Check each connection before the pool hands it out, and replace a broken one.
+    """Make the pool of `engine` check each connection before it hands the connection out, and replace a broken one.
 
-    The driver notices when the server closes a connection. It does not notice when a router drops the connection or
-    the server's machine fails. So a connection that was idle for more than `TRUSTED_SECONDS` has to answer a query
-    within `seconds`.
+    The driver (asyncpg) notices when the server closes a connection. The driver does not notice when a router drops the
+    connection or the server's machine fails. So a connection that was idle for more than `TRUSTED_SECONDS` has to
+    answer a query within `seconds`.
     """
 
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:
@@ -34,5 +34,6 @@ def try_before_use(engine: Engine, *, seconds: float) -> None:
 
 
 async def _ask(connection: asyncpg.Connection, *, seconds: float) -> None:
-    # Without parameters, the driver uses the simple protocol: it prepares no statement, so one round trip is enough.
+    # For a query without parameters, the driver uses PostgreSQL's simple protocol: the driver prepares no statement, so
+    # the query takes only one round trip.
     await connection.execute("SELECT 1", timeout=seconds)

@@ -1,8 +1,9 @@
-"""Replaces FastAPI's `solve_dependencies` for valid requests.
+"""Replaces FastAPI's `solve_dependencies`, which computes the arguments of a handler, for valid requests.
 
-FastAPI takes longer to compute a handler's arguments than a read from the cache takes. `past_solver` computes the
-arguments of a valid request with FastAPI's own validators, and skips the rest of FastAPI's work. An invalid request
-still goes to FastAPI, which writes the error messages. So does every request to a route that `_is_known` refuses.
+FastAPI needs more time for the arguments of a handler than the handler needs for a read from the cache. `past_solver`
+computes the arguments of a valid request with FastAPI's own validators, and skips the rest of FastAPI's work. FastAPI
+still handles an invalid request, because FastAPI writes the error messages. FastAPI also handles every request to a
+route that `_is_known` refuses.
 """
 
 import json
@@ -31,17 +32,17 @@ _READ = {
     "response_param_name",
 }
 _DESCRIBES = {"name", "call", "path", "use_cache", "scope"}
-"""Fields of a `Dependant` that describe it and need no value from the request."""
+"""The fields of FastAPI's `Dependant` that only describe the dependant and need no value from the request."""
 _SHAPES = ("include", "exclude", "exclude_unset", "exclude_defaults", "exclude_none")
-"""Options of a route (`response_model_…`) that this module does not support."""
+"""The options of a route, named `response_model_…` in FastAPI, that this module does not support."""
 
 
 class _InvalidError(Exception):
-    """The request is invalid or unusual, so FastAPI has to handle it."""
+    """FastAPI has to handle the request, because a value is invalid or missing or this module cannot read the body."""
 
 
 def past_solver(route: APIRoute) -> ASGIApp:
-    """An ASGI app that replaces `route.app`: it sends the same answers and uses less CPU time."""
+    """An ASGI app that replaces `route.app`: the app sends the same answers as `route.app` and uses less CPU time."""
     usual = route.app
     if not _is_known(route):
         return usual
@@ -68,8 +69,9 @@ def past_solver(route: APIRoute) -> ASGIApp:
 def _is_known(route: APIRoute) -> bool:
     """Whether this module can handle the route.
 
-    The route may take parameters from the path, the query, the headers and one JSON body. It may take the request, the
-    response, and the results of dependencies that are coroutine functions. It must return a model or a `Response`.
+    The route's handler may take parameters from the path, the query, the headers and one JSON body. The handler may
+    take the request, the response, and the results of dependencies that are coroutine functions. The handler must
+    return a model or a `Response`.
     """
     returns_response = signature(route.endpoint).return_annotation is Response
     return (
@@ -93,10 +95,11 @@ def _can_be_read(dependant: Dependant, route: APIRoute) -> bool:
 
 
 class _Solving:
-    """One request: the values that its handler and their dependencies read from it, and the dependencies' results.
+    """One request: the values that the handler and its dependencies take from the request, and the dependencies'
+    results.
 
-    All values are read before the first dependency is called. So FastAPI gets an invalid request with no dependency
-    called yet, and each of them runs once.
+    `_Solving` reads all values before it calls the first dependency. So when FastAPI gets an invalid request and calls
+    the dependencies, `_Solving` has called none of them, and each dependency runs once.
     """
 
     __slots__ = ("_body", "_request", "_results", "_values", "response")
@@ -109,9 +112,10 @@ class _Solving:
         self.response: Response | None = None
 
     def read(self, dependant: Dependant) -> None:
-        """Read what the function of `dependant`, and each of its dependencies, takes from the request.
+        """Read from the request all values that the function of `dependant`, and its dependencies, take as arguments.
 
-        Raises `_InvalidError` if a value is missing or invalid.
+        A `Dependant` is FastAPI's description of a handler or of a dependency. Raises `_InvalidError` if a value is
+        missing or invalid.
         """
         values: dict[str, Any] = {}
         self._values[dependant.call] = values
@@ -131,12 +135,12 @@ class _Solving:
             values[dependant.request_param_name] = request
         if dependant.response_param_name:
             if self.response is None:
-                self.response = Response(status_code=0)  # 0: the handler has not set a status
+                self.response = Response(status_code=0)  # 0 means that the handler has not set a status
                 del self.response.headers["content-length"]
             values[dependant.response_param_name] = self.response
 
     async def arguments_of(self, dependant: Dependant) -> dict[str, Any]:
-        """All arguments of the function of `dependant`, by name. Calls each of its dependencies once."""
+        """All arguments of the function of `dependant`, by name. Calls each dependency of this function once."""
         arguments = self._values[dependant.call]
         for needed in dependant.dependencies:
             call = needed.call
@@ -163,7 +167,11 @@ def _valid(values: Any, errors: Any) -> Any:
 
 
 async def _serialized(model: Any, route: APIRoute, injected: Response | None) -> Response:
-    """The model as FastAPI serialises it, with the status and the headers that the handler set on `injected`."""
+    """The answer with the model as FastAPI serialises it.
+
+    `injected` is the response that the handler took as an argument: the answer has the status and the headers that the
+    handler set on `injected`.
+    """
     content = await serialize_response(
         field=route.response_field, response_content=model, by_alias=route.response_model_by_alias, dump_json=True
     )
@@ -177,7 +185,7 @@ async def _serialized(model: Any, route: APIRoute, injected: Response | None) ->
 
 
 def _body_first(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that first returns the body, which was already read from the original `receive`."""
+    """A function that replaces `receive` and first returns the `body`, which was already read from `receive`."""
     is_returned = False
 
     async def body_first() -> Message:

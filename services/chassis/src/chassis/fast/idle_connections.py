@@ -1,8 +1,9 @@
-"""Replaces SQLAlchemy's checkout and return of a connection for most transactions, because both start a greenlet.
+"""Replaces SQLAlchemy's checkout and return of a connection for most transactions: each of them starts a greenlet,
+which costs CPU time.
 
-Between two transactions, a connection stays checked out of SQLAlchemy's pool, so the pool's limit still holds. A
-connection that has been out for `RETURN_SECONDS` goes back to the pool before its next use. The pool then checks that
-the server still answers and that the connection is not too old.
+Between two transactions, a connection stays checked out of SQLAlchemy's pool, so the pool still counts the connection
+against its limit. A connection that has been checked out for `RETURN_SECONDS` goes back to the pool before its next
+use. The pool then checks that the server still answers and that the connection is not too old.
 """
 
 import time
@@ -15,17 +16,23 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 TRUSTED_SECONDS = 0.5
-"""For this time after its last use, a connection is not checked, so a busy pool sends no checks. HikariCP does the
-same."""
+"""For this time after the last use of a connection, the next use needs no check that the server still answers. So a
+busy pool sends no checks. HikariCP has the same rule.
+"""
 USED_AT = "chassis.used_at"
 """The key under which a connection's `info` holds the time of its last use."""
 RETURN_SECONDS = 1.0
-"""In this time a busy connection runs about a hundred transactions, so the pool's checks cost little."""
+"""After this time a connection goes back to SQLAlchemy's pool, which checks it. A busy connection runs about a hundred
+transactions in this time, so the checks cost little.
+"""
 
 
 @dataclass(slots=True)
 class Borrowed:
-    """One connection as three objects: the pool's, SQLAlchemy's and the driver's. Times are in monotonic seconds."""
+    """One connection as three objects: that of the pool, that of SQLAlchemy and that of the driver (asyncpg).
+
+    Times are in monotonic seconds.
+    """
 
     pooled: PoolProxiedConnection
     connection: AsyncConnection
@@ -41,7 +48,7 @@ class Borrowed:
 
 
 class IdleConnections:
-    """The idle connections of one engine. The connection that was used last is at the end of the list.
+    """The idle connections of one SQLAlchemy engine, in the order of their last use.
 
     A connection that the pool handed out `return_after` seconds ago or earlier goes back to the pool before its next
     use.
@@ -56,7 +63,10 @@ class IdleConnections:
         return len(self._idle)
 
     async def take(self) -> Borrowed:
-        """A connection for one transaction; the caller passes it to `keep` afterwards. Raises the pool's errors."""
+        """A connection for one transaction. The caller passes the connection to `keep` after the transaction.
+
+        Raises the errors of SQLAlchemy's pool.
+        """
         while self._idle:
             borrowed = self._idle.pop()
             if borrowed.is_good(time.monotonic(), return_after=self._return_after):
@@ -70,7 +80,7 @@ class IdleConnections:
         return Borrowed(pooled, connection, driver, taken_at=now, used_at=now)
 
     async def keep(self, borrowed: Borrowed) -> None:
-        """Store the connection for the next transaction. If it is closed, return it to the pool, which replaces it."""
+        """Store the connection for the next transaction. A closed connection goes to the pool, which replaces it."""
         if borrowed.driver.is_closed():
             await _give_back(borrowed)
         else:

@@ -10,10 +10,10 @@ _PARAMETER = re.compile(r"\$(\d+)")
 
 @lru_cache(maxsize=128)
 def in_one_statement(statements: Sequence[tuple[str, int]]) -> str:
-    """One statement that runs all `statements`. It takes the parameters of all of them, in the same order.
+    """One SQL statement that runs all `statements`. It takes the parameters of all `statements`, in the same order.
 
-    Each item is an INSERT with placeholders `$1`, `$2`, …, and its number of parameters: `("INSERT … VALUES ($1)", 1)`.
-    An INSERT does not see the rows that the other INSERTs add.
+    Each item of `statements` is an INSERT with placeholders `$1`, `$2`, …, and the number of the INSERT's parameters,
+    such as `("INSERT … VALUES ($1)", 1)`. An INSERT does not see the rows that the other INSERTs add.
     """
     before = itertools.accumulate((parameters for _, parameters in statements), initial=0)
     *others, last = [_shifted(sql, by) for (sql, _), by in zip(statements, before, strict=False)]
@@ -24,5 +24,5 @@ def in_one_statement(statements: Sequence[tuple[str, int]]) -> str:
 
 
 def _shifted(sql: str, by: int) -> str:
-    """The statement with `by` added to the number of each placeholder: with 2, `$1` becomes `$3`."""
+    """The statement with `by` added to the number of each placeholder: if `by` is 2, `$1` becomes `$3`."""
     return _PARAMETER.sub(lambda found: f"${int(found[1]) + by}", sql)

@@ -1,6 +1,8 @@
-"""Replaces OpenTelemetry's sampler, so that an unrecorded span costs little. Production records one trace in ten.
+"""Replaces OpenTelemetry's sampler, so that a span that is not recorded costs little CPU time. In production, only one
+trace in ten is recorded.
 
-The SDK looks up the parent before it calls its sampler, and it builds a span object whatever the sampler decides.
+OpenTelemetry's SDK looks up the parent span before it calls its sampler, and builds a span object even if the sampler
+decides not to record the span.
 """
 
 import random
@@ -23,13 +25,17 @@ _ids = RandomIdGenerator()
 
 
 class Sampler:
-    """Records a share (0 to 1) of the traces that begin in this process, and each span whose parent is recorded."""
+    """Decides which spans are recorded: each span whose parent is recorded, and the given share (0 to 1) of the traces
+    that begin in this process.
+    """
 
     def __init__(self, share: float) -> None:
         self._share = share
 
     def start(self, tracer: Tracer, name: str, parent: SpanContext, kind: SpanKind) -> tuple[Span, str]:
-        """A new span and its `traceparent`. It is a child of `parent`; an invalid `parent` starts a new trace."""
+        """A new span, which is a child of `parent`, and its `traceparent` header. If `parent` is invalid, a new trace
+        begins.
+        """
         is_inside = parent.is_valid
         if parent.trace_flags.sampled if is_inside else random.random() < self._share:  # noqa: S311  not a secret
             span = tracer.start_span(name, context=set_span_in_context(NonRecordingSpan(parent)), kind=kind)
@@ -40,7 +46,9 @@ class Sampler:
 
 
 class _Unrecorded(NonRecordingSpan):
-    """A single object that stands for every unrecorded span. It parses its context from the current `traceparent`."""
+    """A span that is not recorded. One object of this class stands for all such spans: `get_span_context` reads the ids
+    from the current `traceparent`.
+    """
 
     def get_span_context(self) -> SpanContext:
         return otel_traceparent.read(otel_traceparent.current.get() or "", is_remote=False)

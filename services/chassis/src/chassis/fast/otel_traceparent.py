@@ -1,7 +1,7 @@
 """Replaces OpenTelemetry's propagator and its context: a span's `traceparent` header is formatted only once.
 
-Each log line, job, event and call needs the ids of the current trace and span. With OpenTelemetry, each of them
-searches the context and formats the header again. Here each of them reads one context variable.
+Each log line, job, event and outbound call needs the ids of the current trace and span. OpenTelemetry would search its
+context and format the header for each log line, job, event and call. With this module, they read one context variable.
 """
 
 import re
@@ -12,15 +12,16 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 current: ContextVar[str | None] = ContextVar("traceparent", default=None)
-"""The `traceparent` of the current span; None outside any trace."""
+"""The `traceparent` header of the current span, or None outside a trace."""
 
 _propagator = TraceContextTextMapPropagator()
 _VERSION_00 = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def read(traceparent: str, *, is_remote: bool) -> SpanContext:
-    """The parsed header, or an invalid `SpanContext` if it is malformed. OpenTelemetry parses the later versions of the
-    header.
+    """The parsed header, or an invalid `SpanContext` if the header is malformed.
+
+    This function parses version 00 of the header. OpenTelemetry's propagator parses later versions.
     """
     if found := _VERSION_00.fullmatch(traceparent):
         return SpanContext(int(found[1], 16), int(found[2], 16), is_remote, TraceFlags(int(found[3], 16)))
@@ -28,5 +29,5 @@ def read(traceparent: str, *, is_remote: bool) -> SpanContext:
 
 
 def write(trace_id: int, span_id: int, flags: int) -> str:
-    """The header in the format of OpenTelemetry's propagator."""
+    """The `traceparent` header with these ids, in the format of OpenTelemetry's propagator."""
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"

@@ -1,6 +1,7 @@
-"""Replaces prometheus-client's look-up of a metric's child by its labels. The look-up takes longer than the increment.
+"""Replaces prometheus-client's look-up of a metric's child by label values. The look-up takes longer than the increment
+of the child.
 
-Use it only for metrics whose labels have few values, because it caches every combination.
+Use this module only for metrics whose labels have few values, because the cache grows with each combination of values.
 """
 
 from collections.abc import Callable
@@ -10,5 +11,5 @@ from prometheus_client.metrics import MetricWrapperBase
 
 
 def remembered[M: MetricWrapperBase](metric: M) -> Callable[..., M]:
-    """`metric.labels` with a cache of its results."""
+    """A function like `metric.labels` that caches the child for each combination of label values."""
     return cache(metric.labels)

@@ -1,7 +1,8 @@
 """Replaces redis-py's pool for short commands: many callers share one connection, and one write sends their commands.
 
 With redis-py's pool, each command costs a checkout, two system calls, several wake-ups of its task and three time-outs.
-A busy process has many commands in flight at the same time. On one connection they share system calls and a time-out.
+A busy process has many commands in flight at the same time. On one connection, these commands share the system calls
+and one time-out.
 """
 
 import asyncio
@@ -23,10 +24,11 @@ _NOTHING = object()
 class SharedRedis(Redis):
     """A client for short commands. Do not send a blocking command: all later commands would wait for its answer.
 
-    Each caller gets its own answer or error. Cancelling one caller does not affect the others. When the connection
-    breaks, or an answer takes longer than `timeout` (seconds), all waiting commands fail, and the next command opens a
-    new connection. A pipeline takes a connection from `pool`, which this client closes in the end. A caller waits for
-    the shared connection only while it is being opened; `observe_wait` receives the seconds of that wait.
+    Each caller gets the answer to its command, or an error. Cancelling one caller does not affect the other callers.
+    When the connection breaks, or an answer takes longer than `timeout` (seconds), all waiting commands fail, and the
+    next command opens a new connection. A pipeline does not use the shared connection: it takes a connection from
+    `pool`, which `aclose` closes. A caller waits for the shared connection only while the connection is being opened;
+    `observe_wait` is called with the seconds of this wait.
     """
 
     def __init__(self, pool: ConnectionPool, *, observe_wait: Callable[[float], object], timeout: float) -> None:
@@ -45,26 +47,26 @@ class SharedRedis(Redis):
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         packed = _pack(command)
         if self._link is None or self._link.is_closed:
-            async with asyncio.timeout(self._timeout):  # one limit for the opening and the answer together
+            async with asyncio.timeout(self._timeout):  # bounds the opening and the answer together
                 answer = await (await self._opened()).ask(packed)
         else:
-            # `_Link` has one timer for all callers, because an `asyncio.timeout` for each of them would cost 10 µs.
+            # `_Link` has one timer for all callers, because an `asyncio.timeout` for each caller would cost 10 µs.
             answer = await self._link.ask(packed)
-        options.pop("keys", None)  # redis-py passes them for its client-side cache, which is not used here
+        options.pop("keys", None)  # redis-py passes `keys` for its client-side cache, which we do not use
         shape = self.response_callbacks.get(command[0])
         return shape(answer, **options) if shape else answer
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
         if self._opening is not None:
-            await asyncio.wait([self._opening])  # otherwise the new connection would stay open
+            await asyncio.wait([self._opening])  # without this wait, the new connection would stay open
         if self._link is not None:
             await self._link.close()
         await super().aclose(close_connection_pool)
 
     async def _opened(self) -> "_Link":
-        """The connection, from one attempt that all waiting callers share.
+        """Open the connection, and return it. All callers that wait for the connection share one attempt to open it.
 
-        The attempt may outlive the request that started it, so its task does not copy that request's context.
+        The attempt may outlive the request that started it, so the attempt's task does not copy the request's context.
         """
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), context=Context())
@@ -95,7 +97,7 @@ class SharedRedis(Redis):
                 try:
                     await link.ask(_pack(hello))
                 except BaseException:
-                    transport.abort()  # otherwise the connection would stay open
+                    transport.abort()  # without this call, the connection would stay open
                     raise
         except TimeoutError as error:
             raise RedisTimeoutError("Redis did not accept the connection in time") from error
@@ -105,7 +107,7 @@ class SharedRedis(Redis):
 
 
 class _Link(asyncio.Protocol):
-    """One connection. Redis answers the commands in the order in which they were sent."""
+    """One connection to Redis, which answers commands in the order in which they were sent."""
 
     def __init__(self, timeout: float) -> None:
         self.is_closed = False
@@ -117,7 +119,7 @@ class _Link(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     def ask(self, packed: bytes) -> asyncio.Future[Any]:
-        """Send the command with the next write. Returns a future for its answer."""
+        """Send the command with the next write. Returns a future for the command's answer."""
         answer = self._loop.create_future()
         if not self._unsent:
             self._loop.call_soon(self._send)
@@ -138,7 +140,7 @@ class _Link(asyncio.Protocol):
         while (found := self._reader.gets()) is not _NOTHING:
             _, answer = self._waiting.popleft()
             if answer.done():
-                continue  # the caller was cancelled
+                continue  # the caller was cancelled, so the answer is dropped
             if isinstance(found, ResponseError):
                 answer.set_exception(found)
             else:
@@ -148,7 +150,7 @@ class _Link(asyncio.Protocol):
         self._fail(RedisConnectionError(f"the connection to Redis was lost: {exc or 'closed by Redis'}"))
 
     def _send(self) -> None:
-        """Send all unsent commands in one write, without those whose callers were cancelled."""
+        """Send all unsent commands in one write, except the commands whose callers were cancelled."""
         unsent, self._unsent = [one for one in self._unsent if not one[1].done()], []
         if self.is_closed:
             for _, answer in unsent:
@@ -161,8 +163,10 @@ class _Link(asyncio.Protocol):
             self._watch = self._loop.call_later(self._timeout, self._look)
 
     def _look(self) -> None:
-        """Close the connection if the oldest command had no answer in time. A later command is never overdue sooner, so
-        one timer is enough.
+        """Close the connection if the oldest command has waited for its answer for `timeout` seconds.
+
+        One timer for the oldest command is enough, because all commands have the same time-out and later commands are
+        due later.
         """
         self._watch = None
         if not self._waiting:
@@ -185,9 +189,9 @@ class _Link(asyncio.Protocol):
 
 
 def _pack(command: tuple[Any, ...]) -> bytes:
-    """The command in Redis' wire format; redis-py's own function takes three times as long.
+    """The command in Redis' wire format. redis-py's function for this purpose takes three times as long.
 
-    A name of two words, such as "CONFIG GET", is sent as two arguments.
+    If a command's name has two words, such as "CONFIG GET", each word is sent as an argument.
     """
     name, *arguments = command
     try:

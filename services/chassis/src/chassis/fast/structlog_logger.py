@@ -1,7 +1,7 @@
 """Replaces structlog's loggers and its context variables.
 
-For each line, structlog copies the logger's fields, calls a dozen processors and searches all context variables for
-bound fields. Here a line is one call of `write`, and one context variable holds all bound fields.
+For each log line, structlog copies the logger's fields, calls a dozen processors and searches all context variables for
+bound fields. This logger calls one function, `write`, for each line, and one context variable holds all bound fields.
 """
 
 import logging
@@ -12,14 +12,16 @@ from types import MappingProxyType
 from typing import Any
 
 type Write = Callable[[str, str, dict[str, Any]], None]
-"""Called with the level, the logger's name, and the fields of the line."""
+"""A function that writes a log line. Its arguments are the level, the logger's name and the fields of the line."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound_fields", default=_NOTHING)
 
 
 class Logger:
-    """Writes log lines: `log.info("order_placed", amount=5)`. Each call reads the logger's level, which may change."""
+    """Writes log lines: `log.info("order_placed", amount=5)`. Each call reads the logger's level, because an
+    operator may change the level.
+    """
 
     __slots__ = ("_is_debugging", "_levels", "_name", "_write")
 
@@ -27,7 +29,7 @@ class Logger:
         self._name = name
         self._write = write
         self._is_debugging = is_debugging
-        self._levels = logging.getLogger(name)  # registers the name, so that its level can be set before its first line
+        self._levels = logging.getLogger(name)  # registers the name, so that an operator can set its level
 
     def debug(self, event: str, **fields: Any) -> None:
         if self._levels.isEnabledFor(logging.DEBUG) or self._is_debugging():
@@ -68,5 +70,5 @@ def bind(**fields: Any) -> Iterator[None]:
 
 
 def bind_to_task(**fields: Any) -> None:
-    """Add the fields to each later line of this task, and to the lines of the tasks that it starts."""
+    """Add the fields to each later line of this task, and to the lines of the tasks that this task starts later."""
     _bound.set({**_bound.get(), **fields})

@@ -1,7 +1,8 @@
 """Connection pooling: a process has one pool per purpose, each limit is explicit, and an exhausted pool fails fast.
 
-A request or job takes a connection late, gives it back early and never holds it across an outbound call. It takes the
-connection with `Database.transaction()` or `Database.read()`. `Database.driver()` is for a worker's loops.
+A request or job takes a connection late, gives the connection back early and never holds a connection during an
+outbound call. Requests and jobs take a connection with `Database.transaction()` or `Database.read()`.
+`Database.driver()` is for a worker's loops.
 """
 
 from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held

@@ -1,6 +1,7 @@
 """The connection budget: all processes together must not open more connections than the server allows.
 
-The Helm chart computes the same sum before it is installed (`templates/_connections.tpl`). A test compares the two.
+The Helm chart computes the same sum before the chart is installed (`templates/_connections.tpl`). A test compares the
+chart's sum with the sum of this module.
 """
 
 from collections.abc import Mapping
@@ -20,8 +21,9 @@ log = get_logger(__name__)
 type Role = Literal["api", "worker"]
 
 BESIDE_THE_POOL: Mapping[Role, int] = {"api": 2, "worker": 3}
-"""Connections outside the pool: one for health checks, one for wake-ups, and in a worker one for the relay. The worker
-of notifications has no relay, but it is counted as if it had one."""
+"""Connections outside the pool: one for health checks, one for wake-ups, and in a worker one for the relay. The budget
+also counts a relay's connection for the worker of notifications, which has no relay.
+"""
 
 _LIMITS = text(
     "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
@@ -31,9 +33,10 @@ _LIMITS = text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The processes of one service.
+    """The processes of one service, which share the server's connections with the other services' processes.
 
-    `generations` is 2 if, in a rollout, old processes may still drain when the last new process starts.
+    `pool` is the number of connections in one process's pool. `generations` is 2 if, during a rollout, old processes
+    still drain when the last new process starts; otherwise 1.
     """
 
     pool: int
@@ -55,7 +58,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The sum of all connections: `total` is the number, and `str()` shows its terms."""
+    """The sum of all connections that may be open: `total` is the sum, and `str()` shows the terms of the sum."""
 
     shares: Mapping[str, Share]
     others: int
@@ -72,7 +75,7 @@ class Budget:
 
 
 def process_connections(role: Role, pool: int) -> int:
-    """The maximum number of connections of one process. `pool` is its pool_size + max_overflow."""
+    """The maximum number of connections of one process. `pool` is the process's pool_size + max_overflow."""
     return pool + BESIDE_THE_POOL[role]
 
 
@@ -80,7 +83,8 @@ def pool_budget(shares: Mapping[str, Share], *, reserve: int, others: int = 0) -
     """The budget: Σ generations × replicas × (pool_size + max_overflow + connections outside the pool) + one migration
     per service + `others` + `reserve`.
 
-    Other programs open the `others`. The `reserve` is for superusers and for people who investigate a problem.
+    `others` is the number of connections that other programs open. `reserve` is the number of connections for
+    superusers and for people who investigate a problem.
     """
     return Budget(shares=shares, others=others, reserve=reserve)
 
@@ -100,8 +104,8 @@ def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: i
 async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:
     """Log a warning if the budget exceeds the server's limit, now and after each change of the settings.
 
-    It only warns, because the limit belongs to another system and may have changed. A pod that restarts at night must
-    not stay down because of connections that no process has opened.
+    The process starts even if the budget exceeds the limit. An operator of the database may have lowered the limit, and
+    a pod that restarts at night must not stay down because of connections that no process has opened.
     """
     try:
         async with database.read() as session:

@@ -1,8 +1,8 @@
-"""Checkouts: which line of code holds a connection, and since when.
+"""Checkouts: a checkout is the time for which one line of code holds a connection.
 
-Two mistakes empty a pool without any error: a connection held during an outbound call, and a connection that is not
-given back. This module finds both for less than a microsecond per checkout. It records the line that took the
-connection and its task, and builds a stack only for a log line.
+Two mistakes empty a pool without any error: code holds a connection during an outbound call, or code never gives a
+connection back. This module finds both mistakes and costs less than a microsecond per checkout: it records only the
+line of code and the task that took the connection. It collects the task's stack only when it writes a log line.
 """
 
 import asyncio
@@ -20,28 +20,30 @@ log = get_logger(__name__)
 _BETWEEN = frozenset({__name__, "chassis.pooling.database", "contextlib"})
 """The modules whose frames lie between a caller's `async with` and `Checkout.__enter__`."""
 _MAX_STACK = 40
-"""The maximum number of frames in a log line. A request's stack, frameworks included, has about half as many."""
+"""The maximum number of frames in a log line. A request's stack, frameworks included, has about 20 frames."""
 
 
 class ConnectionHeld(HoldfastError):
-    """An outbound call was refused, because a block around it holds a connection. Make the call outside the block."""
+    """An outbound call was refused, because a block around the call holds a connection. Make the call outside the
+    block.
+    """
 
 
 class Checkouts:
-    """The connections of one pool that are in use."""
+    """The open checkouts of one pool: one per connection that is in use."""
 
     def __init__(self, pool: str, *, overdue_after: float, refuse_calls: bool) -> None:
         self.pool = pool
         self.refuse_calls = refuse_calls
         self._overdue_after = overdue_after
-        self._open: dict[Checkout, None] = {}  # the oldest first
+        self._open: dict[Checkout, None] = {}  # in the order of their starts, the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._reported: set[str] = set()
         self._use_seconds = metrics.use_seconds.labels(pool)
         self._overdue = metrics.overdue.labels(pool)
 
     def checkout(self) -> "Checkout":
-        """A context manager around the time for which one connection is held."""
+        """A context manager: a connection is held while the block runs."""
         return Checkout(self)
 
     def close(self) -> None:
@@ -58,7 +60,7 @@ class Checkouts:
         self._use_seconds.observe(now - checkout.taken_at)
 
     def is_first_report(self, checkout: "Checkout") -> bool:
-        """Whether the line of code that took the connection has not been logged before."""
+        """Whether this call is the first one for the line of code that took the connection."""
         is_first_report = checkout.taken_by not in self._reported
         self._reported.add(checkout.taken_by)
         return is_first_report
@@ -67,7 +69,10 @@ class Checkouts:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Log each overdue checkout once. One timer is enough, because a later checkout is never overdue sooner."""
+        """Log each overdue checkout once.
+
+        One timer for the oldest checkout is enough, because a checkout becomes overdue later than every older checkout.
+        """
         now = time.perf_counter()
         self._timer = None
         for checkout in self._open:
@@ -84,7 +89,7 @@ class Checkouts:
 
 
 class Checkout:
-    """One connection while a task holds it. The tasks that this task starts count as holders, too."""
+    """One connection while a task holds the connection. The tasks that this task starts count as holders, too."""
 
     __slots__ = ("_caller", "_checkouts", "_outer", "is_open", "is_reported", "taken_at", "task")
 
@@ -97,7 +102,8 @@ class Checkout:
         caller = inspect.currentframe()
         while caller is not None and caller.f_globals["__name__"] in _BETWEEN:
             caller = caller.f_back
-        # This stores the code and the line, because a stored frame would keep its variables alive.
+        # `_caller` has the code and the line instead of the frame, because a stored frame would keep its variables
+        # alive.
         self._caller = caller and (caller.f_code, caller.f_lineno)
         self.task = asyncio.current_task()
         self._outer = _newest_open()
@@ -118,16 +124,18 @@ class Checkout:
     @property
     def taken_by(self) -> str:
         if self._caller is None:
-            return "unknown"  # this implementation of Python has no frames
+            return "unknown"  # this implementation of Python does not provide stack frames
         code, line = self._caller
         return f"{code.co_filename}:{line} in {code.co_qualname}"
 
     def where(self) -> dict[str, Any]:
-        """The line that took the connection, and the lines at which its task waits now, the outermost first."""
+        """Fields of a log line: the line that took the connection, and the lines at which the task that took it waits
+        now, the outermost line first.
+        """
         return {"taken_by": self.taken_by, "waits_at": _awaited(self.task) if self.task else []}
 
     def called_across(self, dependency: str) -> None:
-        """Count the call, then refuse it or log it."""
+        """Count the outbound call to `dependency`, and then refuse the call or log it."""
         pool = self._checkouts.pool
         metrics.held_calls.labels(pool, dependency).inc()
         if self._checkouts.refuse_calls:
@@ -140,10 +148,12 @@ _newest: ContextVar[Checkout | None] = ContextVar("chassis_checkout", default=No
 
 
 def check_nothing_held(dependency: str) -> None:
-    """Check that neither this task nor a task that started it holds a connection. Run it before calling `dependency`.
+    """Check, before a call to `dependency`, that neither this task nor a task that started this task holds a
+    connection.
 
-    If a connection is held, counts the call, and then refuses or logs it. With `database.held_calls: refuse`, raises
-    `ConnectionHeld`. Otherwise logs one line for each line of code that took such a connection.
+    If one of them holds a connection, counts the call. Then, with `database.held_calls: refuse`, raises
+    `ConnectionHeld`. With another setting, writes a log line, but only once for each line of code that takes
+    connections.
     """
     if checkout := _newest_open():
         checkout.called_across(dependency)
@@ -152,7 +162,8 @@ def check_nothing_held(dependency: str) -> None:
 def _newest_open() -> Checkout | None:
     """The newest checkout that is still open, or None.
 
-    A task inherits the checkouts of the task that started it, and may outlive them.
+    A task inherits the checkouts of the task that started it. A checkout may end while the task that inherited it runs,
+    so the newest checkout may be closed.
     """
     checkout = _newest.get()
     while checkout is not None and not checkout.is_open:
@@ -161,7 +172,7 @@ def _newest_open() -> Checkout | None:
 
 
 def _awaited(task: asyncio.Task[Any]) -> list[str]:
-    """The lines at which a suspended task waits: in its own coroutine, in the coroutine that this one awaits, …"""
+    """The lines at which a suspended task waits: in the task's coroutine, in the coroutine that it awaits, etc."""
     found: list[str] = []
     awaited: Any = task.get_coro()
     while awaited is not None and len(found) < _MAX_STACK:

@@ -9,5 +9,5 @@ COLUMN_TYPES = {datetime: DateTime(timezone=True), int: BigInteger, str: Text}
 
 
 def is_bigint(number: int) -> bool:
-    """Whether the number fits into PostgreSQL's bigint. The driver raises an error for a number that does not fit."""
+    """Whether the number fits into PostgreSQL's bigint. The driver raises an error for a number that is too large."""
     return -(2**63) <= number < 2**63

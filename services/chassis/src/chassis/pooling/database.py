@@ -23,15 +23,15 @@ from chassis.pooling.session import NOTIFY, Session, call_back, in_transaction
 
 log = get_logger(__name__)
 
-# While a connection is opened, SQLAlchemy does not wrap the driver's errors. If the connection breaks at once,
-# SQLAlchemy raises InvalidRequestError.
+# The errors that SQLAlchemy or the driver may raise while SQLAlchemy opens a connection. SQLAlchemy does not wrap the
+# driver's errors then. If the new connection breaks at once, SQLAlchemy raises InvalidRequestError.
 _CONNECT_ERRORS = (
     OSError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     DBAPIError,
-    EmulatedDBAPIException,  # SQLAlchemy's inner wrapper of the driver's errors; only statements add the outer one
+    EmulatedDBAPIException,  # SQLAlchemy's inner wrapper; only a statement's errors have an outer one
     InvalidRequestError,
 )
 
@@ -42,16 +42,21 @@ _FROM_THE_DATABASE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""A bare `TimeoutError` or `OSError` inside a block is not from the database: those have become `ConnectionLost`."""
+"""The errors in a caller's block that come from the database. `TimeoutError` and `OSError` are not in this list: a
+session turns the database's own time-outs and `OSError`s into `ConnectionLost`, so others come from other code in the
+block.
+"""
 
 
 class Database:
-    """One engine with its pool. A composition root makes it, and closes it after all its users have ended.
+    """One SQLAlchemy engine with its pool of connections.
 
-    `pool` is its name in metrics and errors. Separate pools keep health checks and jobs from starving requests.
-    `notify` (`chassis.pooling.wakeup.Wakeups.notify`) wakes the processes that wait for the rows of a committed
-    transaction. `passwords` is called for each new connection and returns the current passwords, so that an operator
-    can replace them. Without `passwords`, a connection uses the passwords in `settings`.
+    The code that assembles a process creates the `Database`, and closes it after all code that uses it has ended.
+    `pool` is the name of the pool in metrics and errors. With separate pools, health checks and jobs cannot take the
+    connections that requests need. `notify` (`chassis.pooling.wakeup.Wakeups.notify`) wakes the processes that wait for
+    the rows of a committed transaction. `passwords` is called for each new connection and returns the current
+    passwords, so that an operator can replace a password while the process runs. Without `passwords`, a connection uses
+    the passwords in `settings`.
     """
 
     def __init__(
@@ -76,7 +81,8 @@ class Database:
             pool, overdue_after=settings.overdue_after, refuse_calls=settings.held_calls == "refuse"
         )
         self._idle = IdleConnections(self._engine, return_after=min(RETURN_SECONDS, settings.pool_recycle))
-        # Callers queue here in order, so SQLAlchemy's pool never has to block a caller.
+        # Callers wait in order for a slot of this semaphore. It has a slot per connection, so SQLAlchemy's pool never
+        # has to block a caller.
         self._slots = asyncio.Semaphore(settings.pool_size + settings.max_overflow)
         self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
@@ -93,10 +99,10 @@ class Database:
     async def transaction(self) -> AsyncIterator[Session]:
         """A session whose work commits when the block ends and rolls back when the block raises.
 
-        After the commit, the callbacks of `after_commit` run. Raises `PoolExhausted` when no connection is free in
-        time, or one of its subclasses. `DatabaseUnreachable` means an outage; an outage during the COMMIT leaves open
-        whether the work was committed. `DatabaseBusy` means that a statement timed out or met a deadlock, and that
-        nothing was committed.
+        After the commit, the callbacks of `after_commit` run. Raises `PoolExhausted` when no connection becomes free
+        within `pool_timeout`, or one of the two subclasses of `PoolExhausted`. `DatabaseUnreachable` means an outage:
+        if the outage came during the COMMIT, the work may or may not be committed. `DatabaseBusy` means that a
+        statement timed out or met a deadlock; the work was not committed.
         """
         async with self._session() as session, in_transaction(session):
             yield session
@@ -112,9 +118,9 @@ class Database:
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection of the driver (asyncpg), for a worker's loops. Each statement runs in a separate transaction.
 
-        Raises the same errors as `transaction` when no connection is available. Errors of statements are not wrapped.
-        The connection is not recorded as a checkout, because the jobs that a loop starts inside the block would inherit
-        the checkout.
+        Raises the same errors as `transaction` when no connection is available. A statement raises the driver's own
+        errors. `Checkouts` does not record this use of a connection: the jobs that a loop starts inside the block would
+        inherit the checkout, and `check_nothing_held` would report their outbound calls.
         """
         async with self._borrowed() as borrowed:
             is_fit = False
@@ -126,7 +132,7 @@ class Database:
                 raise
             finally:
                 if not is_fit or borrowed.driver.is_in_transaction():
-                    borrowed.driver.terminate()  # otherwise the next caller would get it in this state
+                    borrowed.driver.terminate()  # the next caller must not get a connection in this state
 
     async def ping(self) -> None:
         """Raise an error unless the database answers."""
@@ -147,11 +153,11 @@ class Database:
                 with _outages_named(self.pool), self._checkouts.checkout():
                     yield session
             finally:
-                session.sync_session.close()  # the connection is in autocommit mode, so this sends nothing
+                session.sync_session.close()  # sends no ROLLBACK, because the connection is in autocommit mode
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Borrowed]:
-        """A connection for the block. After the block another caller may get it, unless it was closed."""
+        """A connection for the block. After the block, another caller may get this connection if it is still open."""
         since = await self._take_slot()
         try:
             borrowed = await self._connect(self._idle.take(), since=since)
@@ -163,9 +169,9 @@ class Database:
             self._slots.release()
 
     async def _take_slot(self) -> float:
-        """Take a slot; there is one slot per connection. Returns the `perf_counter` time at which the wait began."""
+        """Wait for a slot; each connection has one slot. Returns the `perf_counter` time at which the wait began."""
         since = time.perf_counter()
-        if not self._slots.locked():  # the usual case needs no timer
+        if not self._slots.locked():  # a slot is free, so the wait needs no time-out
             await self._slots.acquire()
             return since
         self._pending += 1
@@ -184,7 +190,7 @@ class Database:
         self._pending += 1
         try:
             return await opening
-        except PoolTimeout as error:  # possible, since a cancelled caller may free its slot before its connection
+        except PoolTimeout as error:  # a cancelled caller may free its slot before its connection
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
         except _CONNECT_ERRORS as error:
@@ -207,7 +213,9 @@ def open_health_pool(settings: DatabaseSettings, *, application_name: str, passw
 
 @contextmanager
 def _outages_named(pool: str) -> Iterator[None]:
-    """Turns the errors of an outage into `DatabaseUnreachable`, and those of a busy database into `DatabaseBusy`."""
+    """Turns an error that means an outage into `DatabaseUnreachable`, and an error of a busy database into
+    `DatabaseBusy`.
+    """
     try:
         yield
     except _FROM_THE_DATABASE as error:
@@ -217,6 +225,7 @@ def _outages_named(pool: str) -> Iterator[None]:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         if failure is Failure.OUTAGE:
             raise DatabaseUnreachable(pool, reason) from error
-        # The caller can only try again. An operator can act on the log line, which says that a statement was too slow.
+        # The caller gets an error that only says "try again". The log line tells an operator that a statement was too
+        # slow.
         log.warning("statement_timed_out", pool=pool, reason=reason)
         raise DatabaseBusy(pool, reason) from error

@@ -21,14 +21,14 @@ from chassis.pooling.failures import ConnectionLost, is_session_over
 log = get_logger(__name__)
 
 type Passwords = Callable[[], Sequence[SecretStr]]
-"""Returns the passwords that may be valid now, at least one, with the most likely one first."""
+"""A function that returns the passwords that the server may accept now: at least one, and the most likely one first."""
 
 _STARTED = "chassis.started"
 _OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
 
 
 def create_engine(settings: DatabaseSettings, *, pool: str, application_name: str, passwords: Passwords) -> AsyncEngine:
-    """An engine with its pool. A new connection uses the passwords that are valid when it is opened."""
+    """An SQLAlchemy engine with its pool. The pool calls `passwords` each time it opens a connection."""
     engine = create_async_engine(
         URL.create(
             "postgresql+asyncpg",
@@ -42,15 +42,16 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
         pool_recycle=int(settings.pool_recycle),
-        # The pool hands out the connection that was used last. Surplus connections stay idle, so the server or a
-        # router may close them.
+        # The pool hands out the idle connection that was used last. So surplus connections are never used, and the
+        # server or a router may close them without harm.
         pool_use_lifo=True,
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",  # `chassis.pooling.session.in_transaction` sends BEGIN and COMMIT
         connect_args={
             "async_creator_fn": partial(_open_measured, pool, passwords),
             "timeout": settings.connect_timeout,
-            # The server ends a slow statement. This time-out ends the wait for a server that no longer answers.
+            # After `statement_timeout` the server ends a slow statement. `command_timeout` is a second longer and ends
+            # the wait for a server that no longer answers.
             "command_timeout": settings.statement_timeout + 1,
             "server_settings": {
                 "application_name": application_name,
@@ -69,16 +70,17 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
 async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Connection:
     """Open a connection with the first password that the server accepts. The `arguments` go to `asyncpg.connect`.
 
-    During a password rotation the server first accepts the old password and later the new one. A process tries both,
-    so it can connect at any time.
+    During a password rotation the server first accepts the old password and later the new one. A process tries both
+    passwords, so it can connect at any time of the rotation.
     """
     *earlier, last = passwords()
     for password in earlier:
         try:
             return await asyncpg.connect(password=password.get_secret_value(), **arguments)
         except asyncpg.InvalidPasswordError:
-            # This is expected for about a minute of a rotation. If an operator forgets the last step of the rotation,
-            # each new connection takes two attempts.
+            # The server refuses the first password for about a minute of a rotation. If an operator forgets the last
+            # step of the rotation, the server refuses this password indefinitely, and each new connection takes two
+            # attempts.
             log.warning("database_password_refused", user=arguments.get("user"))
     return await asyncpg.connect(password=last.get_secret_value(), **arguments)
 
@@ -116,8 +118,9 @@ def _time_statements(engine: Engine) -> None:
         finish(context.connection, context.statement or "", state or type(error).__name__)
         if context.connection is None or context.connection.invalidated or not is_session_over(error):
             return None
-        # The driver may not report the connection as closed yet. After the driver's own time-out the server may be in a
-        # transaction that SQLAlchemy does not know of. `terminate` does not wait for the server; `close` would.
+        # The session is over, although the driver may not report the connection as closed yet. After a time-out of the
+        # driver, the server may be in a transaction that SQLAlchemy does not know of. So the connection must be closed.
+        # `terminate` closes it without waiting for the server; `close` would wait.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
         assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  for the type checker
@@ -131,7 +134,7 @@ def _time_statements(engine: Engine) -> None:
 
 @lru_cache(maxsize=1024)
 def _operation(statement: str) -> str:
-    """The first word of the statement, or `_OTHER` when it is not one of the few known words."""
+    """The first word of the statement, or `_OTHER` when this word is not in `_OPERATIONS`."""
     word = statement.split(None, 1)[0].upper() if statement else ""
     return word if word in _OPERATIONS else "_OTHER"
 

@@ -1,7 +1,7 @@
 """Classifies every error of the database: an outage, a busy database, or a bug in our code.
 
-All code that talks to the database decides by `failure_of`, so a request, a job, the relay and a consumer treat a full
-disk alike.
+All code that uses the database classifies its errors with `failure_of`. So a request, a job, the relay and a consumer
+react to the same error, such as a full disk, in the same way.
 """
 
 from enum import StrEnum
@@ -17,11 +17,13 @@ class Failure(StrEnum):
     """The kind of a database error, which decides whether the caller tries again."""
 
     OUTAGE = "outage"
-    """The database cannot be used now. Try again later. A commit that was under way may have succeeded."""
+    """The database cannot be used now; a later attempt may succeed. If the error came during a COMMIT, the transaction
+    may be committed.
+    """
     BUSY = "busy"
-    """The database has too much to do at once. Try again later. The transaction was rolled back."""
+    """The database has too much to do at once; a later attempt may succeed. The transaction was rolled back."""
     BUG = "bug"
-    """A repetition would fail in the same way."""
+    """Our code or its input is wrong, so a repetition would fail in the same way."""
 
 
 class ConnectionLost(Exception):
@@ -32,24 +34,28 @@ _OUTAGE_CLASSES = frozenset({"08", "53", "57", "58"})
 """SQLSTATE classes: 08 is a failed connection, 53 means that the server has no disk, memory or connections left, 57 is
 an operator's intervention, and 58 is an error of the operating system."""
 _OUTAGES = (
-    asyncpg.ReadOnlySQLTransactionError,  # from a standby, or with an operator's `default_transaction_read_only`
-    asyncpg.InvalidCachedStatementError,  # prepared before a migration; the driver prepares it again at its next use
+    asyncpg.ReadOnlySQLTransactionError,  # the server is a standby, or an operator has made it read-only
+    asyncpg.InvalidCachedStatementError,  # a migration made the prepared statement invalid; the driver prepares it anew
 )
 _BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a transaction that conflicts with another one
 _BUSY_STATES = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
 """The SQLSTATEs with which the server ends a statement after `lock_timeout` or `statement_timeout`."""
 _SESSION_ENDS = frozenset({"FATAL", "PANIC"})
 _SERVER_GOES = "57P"
-"""The SQLSTATEs with this prefix end a session: an administrator ended it, the server crashed, or it is starting up."""
+"""An error whose SQLSTATE has this prefix ends the session: an administrator ended the session, or the server has
+crashed or is starting.
+"""
 _TRANSPORT_CLOSED = "the handler is closed"
-"""uvloop raises a RuntimeError with this ending for a write to a connection whose reset it has not noticed yet."""
+"""uvloop raises a RuntimeError whose text ends with these words when code writes to a connection that the other side
+has reset.
+"""
 
 
 def failure_of(error: BaseException) -> Failure:
     """The kind of `error`, which the driver, SQLAlchemy, the operating system or `Database` raised.
 
-    An exception group has the kind of its worst member. Pass only errors of a block that uses the database: a time-out
-    or an `OSError` from elsewhere would count as an outage of the database.
+    The kind of an exception group is that of its worst member: a bug is worse than an outage, and an outage is worse
+    than a busy database. Pass only errors that come from the database: any time-out or `OSError` counts as an outage.
     """
     match error:
         case BaseExceptionGroup():
@@ -72,7 +78,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_session_over(error: BaseException) -> bool:
-    """Whether the connection cannot be used after `error`, even if the driver does not report it as closed yet."""
+    """Whether the connection cannot be used after `error`. The driver may not report the connection as closed yet."""
     error = _unwrapped(error)
     if isinstance(error, asyncpg.PostgresError):
         return _ends_session(error)
@@ -80,12 +86,15 @@ def is_session_over(error: BaseException) -> bool:
 
 
 def is_transport_closed(error: RuntimeError) -> bool:
-    """Whether uvloop refused to write to a connection that was reset. asyncio's own loop ignores such a write."""
+    """Whether `error` is uvloop's refusal to write to a connection that the other side has reset.
+
+    asyncio's own event loop raises no error for such a write.
+    """
     return str(error).endswith(_TRANSPORT_CLOSED)
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """The driver's error, without the two exceptions in which SQLAlchemy wraps it."""
+    """The driver's error inside `error`, which SQLAlchemy may have wrapped in up to two exceptions."""
     if isinstance(error, DBAPIError):
         error = error.orig or error
     return (error.__cause__ or error) if isinstance(error, EmulatedDBAPIException) else error
@@ -95,9 +104,9 @@ def _of_driver(error: BaseException) -> Failure:
     match error:
         case asyncpg.PostgresError():
             return _of_server(error)
-        case asyncpg.InternalClientError():  # raised when the server goes away between two steps of the driver
+        case asyncpg.InternalClientError():  # the server went away between two steps of the driver
             return Failure.OUTAGE
-        case OSError():  # TimeoutError is a subclass
+        case OSError():  # this includes TimeoutError, a subclass of OSError
             return Failure.OUTAGE
         case asyncpg.InterfaceError() if "is closed" in str(error):
             return Failure.OUTAGE
@@ -119,7 +128,8 @@ def _of_server(error: asyncpg.PostgresError) -> Failure:
 def _ends_session(error: asyncpg.PostgresError) -> bool:
     """Whether the server ends the session with this error.
 
-    `severity` is in the server's language, so `severity_en` is better, but some poolers leave it out.
+    `severity_en` is always in English, but some connection poolers leave `severity_en` out of the error. The function
+    then uses `severity`, which may be in another language.
     """
     if isinstance(error, asyncpg.PostgresConnectionError) or (error.sqlstate or "").startswith(_SERVER_GOES):
         return True

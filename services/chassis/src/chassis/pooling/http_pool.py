@@ -1,4 +1,4 @@
-"""The pool of an HTTP client: one per dependency, bounded and measured."""
+"""The connection pool of an HTTP client. Each dependency has its own pool, with a limit and with metrics."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ class MeasuredConnector(aiohttp.TCPConnector):
         self,
         req: aiohttp.ClientRequest,
         traces: "list[Trace]",
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's signature
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp defines this signature
     ) -> "Connection":
         started = time.perf_counter()
         try:

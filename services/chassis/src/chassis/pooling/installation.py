@@ -1,10 +1,11 @@
 """One installation per prefix in Redis: a second installation with the same prefix is refused.
 
-The database of a service has an id. For each service, Redis stores the id of the database that owns the prefix. If the
-prefix has no owner, the first process that writes makes its database the owner. After Redis has lost its data, running
-processes write their database's id again: relays and consumers with each batch, and every process every
-`CLAIM_EVERY_SECONDS`. A restored database has the same id as before. A copy of a database also has the same id, so this
-check does not notice the copy: give the copy another prefix.
+All keys of an installation in Redis begin with its prefix, which is a setting. The database of each service has an id,
+and Redis stores, for each service, the id of the database that owns the prefix. If the prefix has no owner, the first
+process that claims the prefix makes its database the owner. After Redis has lost its data, running processes write
+their database's id to Redis again: relays and consumers with each batch, and every process every `CLAIM_EVERY_SECONDS`.
+A database that is restored from a backup has the same id as before. A copy of a database has the id of the original, so
+this check does not distinguish the copy from the original: give the copy's installation another prefix.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ CLAIM_EVERY_SECONDS = 5.0
 
 _MAKE = text(
     "INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING"
-)  # a migration inserts the row, but the table may have been emptied since
+)  # a migration has inserted the row, but an operator may have emptied the table
 _READ = text("SELECT id::text FROM installation")
 
 
@@ -51,7 +52,7 @@ async def installation_id(database: Database) -> str:
 async def claim(redis: Redis, installation: str, *, service: str) -> None:
     """Make `installation` the owner of the prefix if the prefix has none.
 
-    Raises `ForeignPrefix` when another installation owns it, and the errors of Redis.
+    Raises `ForeignPrefix` when another installation owns the prefix, and the errors of Redis.
     """
     names = names_of(redis)
     key = names.owner(service)
@@ -61,7 +62,10 @@ async def claim(redis: Redis, installation: str, *, service: str) -> None:
 
 
 async def claim_at_start(redis: Redis, database: Database, *, service: str) -> None:
-    """Claim the prefix, or raise `ForeignPrefix`. While Redis or the database is down, `keep_claim` claims it later."""
+    """Claim the prefix, and raise `ForeignPrefix` if another installation owns it.
+
+    If Redis or the database is down, the process starts without the claim, and `keep_claim` claims the prefix later.
+    """
     try:
         await claim(redis, await installation_id(database), service=service)
     except (RedisError, TimeoutError, PoolExhausted) as error:
@@ -69,9 +73,10 @@ async def claim_at_start(redis: Redis, database: Database, *, service: str) -> N
 
 
 async def keep_claim(redis: Redis, database: Database, *, service: str) -> None:
-    """Claim the prefix periodically. When it belongs to another installation, stop the process as SIGTERM does.
+    """Claim the prefix periodically. When the prefix belongs to another installation, stop the process as SIGTERM does.
 
-    After a restart, `claim_at_start` raises `ForeignPrefix` with the reason.
+    When Kubernetes restarts the process, `claim_at_start` raises `ForeignPrefix` and so says why the process cannot
+    run.
     """
     while True:
         await asyncio.sleep(CLAIM_EVERY_SECONDS)
@@ -80,6 +85,6 @@ async def keep_claim(redis: Redis, database: Database, *, service: str) -> None:
         except ForeignPrefix as error:
             log.critical("redis_prefix_foreign", reason=str(error))
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.Event().wait()  # wait while the process drains: a second signal would end it at once
+            await asyncio.Event().wait()  # a second SIGTERM would end the process before it has drained
         except (RedisError, TimeoutError, PoolExhausted) as error:
             log.info("redis_prefix_unclaimed", reason=str(error))

@@ -1,8 +1,9 @@
-"""The metrics of pools: OpenTelemetry's `db.client.*` in Prometheus' spelling. The label `pool` is a pool's name."""
+"""The metrics of pools: OpenTelemetry's `db.client.*` in Prometheus' spelling. The label `pool` is the pool's name."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# From the time to take an idle connection up to the largest pool_timeout that the settings allow.
+# The smallest bucket is the time to take an idle connection. The largest bucket is the largest pool_timeout that the
+# settings allow.
 _WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
 _DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)  # the buckets that OpenTelemetry recommends
 

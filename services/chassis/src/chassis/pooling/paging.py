@@ -1,7 +1,8 @@
 """Conditions and paged queries whose cost does not depend on the planner's statistics of a table.
 
-Before the first ANALYZE of a table, the planner guesses how many rows it has. A connection that prepared a plan for a
-small table keeps this plan when the table is large. So PostgreSQL can execute each query here in only one way.
+Before the first ANALYZE of a table, PostgreSQL's planner guesses how many rows the table has. A connection that
+prepared a plan for a small table uses this plan even when the table has become large. So a query could have a slow
+plan. Each query of this module is written so that the planner has only one plan to choose.
 """
 
 from uuid import UUID
@@ -13,9 +14,10 @@ _LAST = UUID(int=2**128 - 1)
 
 
 def belongs_to(owner: InstrumentedAttribute[str], value: str) -> ColumnElement[bool]:
-    """The condition that a row has this owner, for a query that finds the row by its id.
+    """The condition `owner = value`, for a query that finds one row by its id and checks the row's owner.
 
-    The planner cannot use an index on the owner for this expression, so it never reads all rows of the owner.
+    The condition is written as `owner || '' = value`. The planner cannot use an index on the owner for this expression,
+    so it uses the index on the id and never reads all rows of the owner.
     """
     return owner.concat("") == value
 
@@ -28,10 +30,11 @@ def newest_of[Row: DeclarativeBase](
     before: UUID | None,
     limit: int,
 ) -> Select[Row]:
-    """A query for the newest `limit` rows of an owner with ids below `before`. It needs an index on (owner, id).
+    """A query for the newest `limit` rows of an owner with ids below `before`. The table needs an index on (owner, id).
 
-    The query compares and sorts by (owner, id), so no other index has its order. The inner query may continue into the
-    rows of the preceding owner, and the outer query removes them. PostgreSQL also reads the rows that `which` excludes.
+    The query compares and sorts by (owner, id), so the planner can only use the index on (owner, id). The inner query
+    reads this index backwards and may reach rows of the preceding owner; the outer query removes these rows. PostgreSQL
+    also reads the rows that the conditions `which` exclude.
     """
     columns = row.__table__.columns
     owner_id, row_id = columns[owner.key], columns["id"]

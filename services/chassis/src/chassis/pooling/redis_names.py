@@ -1,4 +1,5 @@
-"""The names of all keys of an installation in Redis. They begin with its prefix, so installations can share a Redis.
+"""The names of all keys of an installation in Redis. All keys begin with the installation's prefix, so several
+installations can share a Redis.
 
 These are the keys:
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RedisNames:
-    """The names of keys. All begin with `prefix`, which is the setting `redis.prefix`."""
+    """The names of keys. All names begin with `prefix`, which is the setting `redis.prefix`."""
 
     prefix: str
 
@@ -24,15 +25,19 @@ class RedisNames:
         return f"{self.prefix}:{stream}"
 
     def epoch(self, stream: str) -> str:
-        """The key of the stream's epoch. If Redis loses this key, the relay publishes the retained events again."""
+        """The key of the stream's epoch, an id that PostgreSQL stores, too. If Redis loses this key, the relay
+        publishes the retained events again.
+        """
         return f"{self.prefix}:{stream}:epoch"
 
     def term(self, stream: str) -> str:
-        """The key that holds the term of the last leader that published to the stream."""
+        """The key that holds the term (a number that grows with each new leader) of the last leader that published."""
         return f"{self.prefix}:{stream}:term"
 
     def cached(self, cache: str, key: str) -> tuple[str, str]:
-        """The keys of a value's entries and of its lease. The braces keep both on the same node of a Redis cluster."""
+        """The key of a cached value's entries, and the key of its lease. A Redis cluster stores both keys on the same
+        node, because both contain the same text in braces.
+        """
         entries = f"{self.prefix}:{{cache:{cache}:{key}}}"
         return entries, f"{entries}:lease"
 

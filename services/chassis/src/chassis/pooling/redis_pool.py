@@ -1,7 +1,7 @@
-"""The pool of a Redis client: bounded, measured, and without retries of its own.
+"""The connection pool of a Redis client, with a limit and with metrics. The client does not retry.
 
-A redis-py client retries ten times if it creates its pool itself, and never if it receives a pool. Here each client
-receives a pool, so that only the caller decides about retries.
+A redis-py client retries a failed command ten times if the client creates its pool itself, and never if the client
+receives a pool. Here each client receives a pool, so that only the caller decides about retries.
 """
 
 import time
@@ -37,7 +37,7 @@ def create_shared_redis(settings: RedisSettings, *, timeout: float, pool: str = 
 def names_of(redis: Redis) -> RedisNames:
     """The names of the client's keys, which begin with the prefix from the client's settings."""
     pool = redis.connection_pool
-    assert isinstance(pool, _MeasuredPool)  # noqa: S101  without names, keys would have no prefix
+    assert isinstance(pool, _MeasuredPool)  # noqa: S101  only this pool has the prefix of the keys
     return pool.names
 
 
@@ -57,11 +57,11 @@ def _create_pool(settings: RedisSettings, *, timeout: float, pool: str) -> "_Mea
 
 
 class _Connection(Connection):
-    """A connection that raises an `OSError` after a reset, on every event loop. redis-py handles this error: it closes
-    the connection and raises its own error.
+    """A connection on which a write raises an `OSError` if the server has reset the connection. redis-py handles an
+    `OSError`: redis-py closes the connection and raises its `ConnectionError`.
 
-    On asyncio's loop a write after a reset has no effect, and the next read fails. On uvloop the write raises a
-    RuntimeError, which redis-py does not handle.
+    On uvloop, redis-py's own connection would raise a RuntimeError, which redis-py does not handle. On asyncio's loop a
+    write after a reset has no effect, and the next read raises an `OSError`.
     """
 
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
@@ -92,13 +92,13 @@ class _MeasuredPool(BlockingConnectionPool):
         return len(self._in_use_connections)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> AbstractConnection:
-        del command_name, keys, options  # deprecated in redis-py, and no longer passed
+        del command_name, keys, options  # redis-py has deprecated these arguments and no longer passes them
         started = time.perf_counter()
         self.pending += 1
         try:
             connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
         except RedisConnectionError:
-            if not self.can_get_connection():  # otherwise the pool had capacity, but connecting failed
+            if not self.can_get_connection():  # a pool with capacity left raises this error when it cannot connect
                 self._timeouts.inc()
             raise
         else:

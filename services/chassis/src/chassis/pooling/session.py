@@ -1,7 +1,7 @@
 """SQLAlchemy's session, extended so that it also runs prepared statements of the driver (asyncpg).
 
 A service uses SQLAlchemy for models and queries. A statement that most requests run goes directly to the driver, which
-prepares it once per connection. Both use the same connection and the same transaction.
+prepares the statement once per connection. SQLAlchemy and the driver use the same connection and the same transaction.
 """
 
 import time
@@ -25,16 +25,17 @@ NOTIFY = "chassis.notify"
 """The key under which a session's `info` holds the `notify` function of its `Database`."""
 _AFTER_COMMIT = "chassis.after_commit"
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""A ROLLBACK's errors that are dropped, so that the caller gets the block's own error. After such an error the
-connection is closed, so the server rolls back by itself."""
+"""When a block raises and its ROLLBACK then raises one of these errors, the ROLLBACK's error is dropped, so that the
+caller gets the block's error. The ROLLBACK's error closes the connection, so the server rolls the transaction back.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A row to insert: the statement that inserts it, and the statement's values.
 
-    `taken` maps the name of a unique constraint to the error to raise when another row already has that key. The
-    channel `wakes` is notified after the commit.
+    `taken` maps the name of a unique constraint to a function, which makes the error to raise when another row already
+    has this row's key. After the commit, a NOTIFY on the channel `wakes` wakes the processes that wait for the row.
     """
 
     statement: DriverStatement
@@ -53,15 +54,15 @@ class Session(AsyncSession):
     async def fetch(self, statement: DriverStatement, **values: object) -> list[asyncpg.Record]:
         """Run a prepared statement and return its rows.
 
-        Raises `ConnectionLost` when the server goes away, and otherwise the driver's errors, unwrapped.
+        Raises `ConnectionLost` when the server goes away. All other errors are those of the driver (asyncpg).
         """
         return await self._measured(statement.sql, statement.fetch(self.driver, **values))
 
     async def insert(self, *rows: Row) -> int:
         """Insert these rows in one round trip, and return how many rows the last statement added.
 
-        A row's statement does not see the rows of the others. Raises the matching error of a row's `taken`, and
-        otherwise the errors of `fetch`.
+        The statement of one row does not see the other rows. If a unique constraint in a row's `taken` is violated,
+        raises the error for this constraint. Otherwise raises the same errors as `fetch`.
         """
         sql, values = inserting(*rows)
         try:
@@ -80,10 +81,11 @@ class Session(AsyncSession):
     async def _measured[T](self, sql: str, running: Coroutine[Any, Any, T]) -> T:
         """Run and measure a statement.
 
-        After an error that leaves the connection in an unknown state, closes it and raises `ConnectionLost`.
+        After an error that leaves the connection in an unknown state, closes the connection and raises
+        `ConnectionLost`.
         """
         if self.in_nested_transaction():
-            await self.connection()  # sends SAVEPOINT, which SQLAlchemy delays until it uses the connection itself
+            await self.connection()  # makes SQLAlchemy send the SAVEPOINT before the driver sends `sql`
         started, error_type = time.perf_counter(), ""
         try:
             return await running
@@ -104,9 +106,9 @@ def inserting(*rows: Row) -> tuple[str, list[object]]:
 
 
 def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
-    """Call `callback` once the session's transaction has committed. After a rollback it is not called.
+    """Call `callback` after the session's transaction has committed. After a rollback, `callback` is not called.
 
-    A callback that is passed twice runs once. It must not block or raise.
+    A callback that is passed to `after_commit` twice runs once. A callback must not block or raise.
     """
     callbacks: list[Callable[[], object]] = session.info.setdefault(_AFTER_COMMIT, [])
     if callback not in callbacks:
@@ -114,12 +116,12 @@ def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
 
 
 def log_after_commit(session: AsyncSession, write: Callable[..., object], event: str, **fields: object) -> None:
-    """Call `write(event, **fields)` after the commit, so that no line reports a change that was rolled back."""
+    """Call `write(event, **fields)` after the commit, so that no log line reports a change that was rolled back."""
     after_commit(session, partial(write, event, **fields))
 
 
 def wake_after_commit(session: AsyncSession, channel: str) -> None:
-    """Notify `channel` once the session's transaction has committed.
+    """Send a NOTIFY on `channel` after the session's transaction has committed.
 
     Does nothing if the session's `Database` has no `notify`: the waiting process then finds the row by polling.
     """
@@ -137,16 +139,16 @@ def call_back(session: AsyncSession) -> None:
 async def in_transaction(session: Session) -> AsyncIterator[None]:
     """A transaction that commits when the block ends and rolls back when the block raises.
 
-    Raises `ConnectionLost` when the server goes away or does not answer. Afterwards the connection is either outside
-    any transaction or closed. It is closed when BEGIN, COMMIT or ROLLBACK was interrupted, because the driver cannot
-    know whether the server is still in a transaction. SQLAlchemy sees a connection in autocommit mode, so only this
-    function begins and ends transactions.
+    Raises `ConnectionLost` when the server goes away or does not answer. After the block, the connection is either
+    outside any transaction or closed. If BEGIN, COMMIT or ROLLBACK was interrupted, this function closes the
+    connection, because the driver cannot know whether the server is still in a transaction. For SQLAlchemy the
+    connection is in autocommit mode, so SQLAlchemy sends no BEGIN, COMMIT or ROLLBACK; only this function sends them.
     """
     await _run(session.driver, "BEGIN")
     try:
         yield
-        if session.in_transaction():  # the block used SQLAlchemy
-            await session.commit()  # sends pending changes; in autocommit mode it sends no COMMIT
+        if session.in_transaction():  # true if the block used SQLAlchemy, and not only the driver
+            await session.commit()  # sends pending INSERTs and UPDATEs; in autocommit mode it sends no COMMIT
     except BaseException:
         if not session.driver.is_closed():
             with suppress(*_ROLLBACK_ERRORS):

@@ -1,7 +1,7 @@
 """State machines as data: a mapping lists the legal moves, and every other move is refused.
 
-A move in the database is a compare-and-set: `UPDATE … WHERE id = … AND status IN (machine.sources(target))`. When no
-row matches, another process has already changed the status: read the row again and decide anew.
+In the database, a move is a compare-and-set: `UPDATE … WHERE id = … AND status IN (machine.sources(target))`. When this
+UPDATE changes no row, another process has already changed the status, so read the row again and decide anew.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,20 +11,20 @@ from chassis.errors import IllegalTransition
 
 
 class StateMachine[S: StrEnum]:
-    """`moves` maps each state to those that may follow it; a state without an entry is final."""
+    """Legal moves: `moves` maps each state to the states that may follow. A state that is not in `moves` is final."""
 
     def __init__(self, name: str, moves: Mapping[S, Iterable[S]]) -> None:
         self.name = name
         self.moves = {source: frozenset(targets) for source, targets in moves.items()}
 
     def sources(self, target: S) -> frozenset[S]:
-        """The states from which `target` may be reached."""
+        """The states that `target` may follow directly."""
         return frozenset(source for source, targets in self.moves.items() if target in targets)
 
     def is_final(self, state: S) -> bool:
         return not self.moves.get(state)
 
     def check(self, source: S, target: S) -> None:
-        """Raise `IllegalTransition` unless `source` may be followed by `target`."""
+        """Raise `IllegalTransition` unless `target` may follow `source` directly."""
         if target not in self.moves.get(source, ()):
             raise IllegalTransition(self.name, source, target)

@@ -1,7 +1,8 @@
 """Wake-ups: PostgreSQL's NOTIFY wakes a process that waits for a row, within milliseconds of the row's commit.
 
-NOTIFY is sent after the commit and never inside the transaction. PostgreSQL serialises the commits of transactions that
-notify, which costs 88 % of the throughput on a disk with 2 ms per fsync. A wake-up may be lost, so a waiter also polls.
+A process sends NOTIFY after the commit and never inside the transaction. PostgreSQL serialises the commits of
+transactions that contain a NOTIFY; on a disk with 2 ms per fsync, this costs 88 % of the throughput. A wake-up may be
+lost, so a process that waits for a row also polls.
 """
 
 import asyncio
@@ -15,19 +16,21 @@ from chassis.pooling import Passwords, is_transient, open_connection
 from chassis.process.background import supervised
 
 COALESCE_SECONDS = 0.005
-"""A process sends at most one notification per channel in this time, however many transactions commit."""
+"""A process sends at most one notification per channel in this time, even if many transactions commit."""
 LAST_WORDS_SECONDS = 1.0
-"""The time that an ending process has to send its last notifications. A server that is up needs less."""
+"""The time limit for the last notifications of a process that ends. A database that is up needs less time."""
 HOLD_SECONDS = 0.2
-"""A worker's loop returns its connection after this time without work. A checkout costs as much as ten jobs, so a short
-pause between two bursts of work should not cause a checkout."""
+"""A worker's loop returns its connection to the pool after this time without work. To take a connection from the pool
+costs as much as ten jobs, so the loop should not return its connection in a short pause between two bursts of work.
+"""
 
 
 class Wakeups:
-    """Sends and receives notifications on a separate connection, and opens a new one when that connection is lost.
+    """Sends and receives notifications on a connection outside the pool, and replaces the connection when it is lost.
 
-    Until the new connection is open, the process finds rows by polling, which is slower, and stays ready. A
-    composition root enters `async with Wakeups(settings, application_name=...)` around the pool that uses it.
+    Until the new connection is open, the process finds rows by polling, which is slower; `/readyz` still succeeds. The
+    code that assembles a process enters `async with Wakeups(settings, application_name=...)` before it opens the
+    `Database` to which it passes `Wakeups.notify`.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class Wakeups:
         self._has_work.set()
 
     def subscribe(self, channel: str) -> asyncio.Event:
-        """An event that is set at each wake-up on the channel. The waiter clears it before it reads the rows."""
+        """An event that is set at each wake-up on the channel. The caller must clear the event before it reads the
+        rows.
+        """
         event = asyncio.Event()
         self._waiting.setdefault(channel, []).append(event)
         self._has_work.set()
@@ -59,7 +64,7 @@ class Wakeups:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Send the pending notifications, which belong to the process' last commits, then close the connection."""
+        """Send the notifications of the process's last commits, and then close the connection."""
         await self._running.aclose()
         if self._connection is not None and not self._connection.is_closed():
             try:
@@ -74,7 +79,7 @@ class Wakeups:
     async def _serve(self) -> None:
         """Send and receive notifications until the connection is lost, then raise an error."""
         if self._connection is not None:
-            self._connection.terminate()  # the old connection may be open although it has failed
+            self._connection.terminate()  # after a failure, the old connection may still be open
         self._connection = connection = await connect(
             self._settings, application_name=self._application_name, passwords=self._passwords
         )
@@ -85,7 +90,7 @@ class Wakeups:
             for channel in self._waiting.keys() - listening:
                 await connection.add_listener(channel, self._heard)
                 listening.add(channel)
-                self._wake(channel)  # for rows that were committed before this connection listened
+                self._wake(channel)  # a row may have been committed before this connection listened
             await self._send(connection)
             await asyncio.sleep(COALESCE_SECONDS)
             await self._has_work.wait()
@@ -96,10 +101,11 @@ class Wakeups:
             return
         pending, self._pending = self._pending, set()
         try:
-            # NOTIFY in one message of the simple protocol takes half the time of `pg_notify` with parameters.
+            # This message has no parameters, so the driver uses PostgreSQL's simple protocol. `SELECT pg_notify($1,
+            # $2)` would take twice as long.
             await connection.execute("; ".join(f"NOTIFY {_quoted(channel)}" for channel in pending))
         except BaseException:
-            self._pending |= pending  # the next connection sends them again; a second wake-up does no harm
+            self._pending |= pending  # the next connection sends these again; a second wake-up does no harm
             raise
 
     def _heard(self, _connection: object, _pid: int, channel: str, _payload: object) -> None:
@@ -115,12 +121,12 @@ def _quoted(channel: str) -> str:
 
 
 async def wait_or_poll(event: asyncio.Event, *, interval: float) -> None:
-    """Return when the event is set, or after `interval` seconds, since a wake-up may have been lost."""
+    """Wait until the event is set, but at most `interval` seconds: a wake-up may be lost, so the caller also polls."""
     await is_set_within(event, interval)
 
 
 async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event is set within `seconds`. Returns as soon as the event is set."""
+    """Wait until the event is set, but at most `seconds`. Returns whether the event is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
