@@ -1,12 +1,13 @@
-"""Events between services: stored with the change that they report, delivered at least once, handled once.
+"""Events between services. An event commits with the change that it reports, and has its effect in each consumer once.
 
-A service imports the names in `__all__`. Read in this order:
+A service imports the names in `__all__`. Read the modules in this order:
 
-1. `outbox` with `outbox.sql`: an event commits with its change. `relay` with `outbox.lua` copies it to a Redis stream.
-2. `inbox` with `inbox.sql`: the functions and statements by which an event has its effect only once.
-3. `consumer`, then its parts: `group` with `consumer_*.lua` (the consumer group in Redis) and `delivery` (one
-   delivery).
-4. `dead_events`: functions for operators.
+1. `outbox` with `outbox.sql` stores an event in the transaction of the change that it reports. `relay` with
+   `outbox.lua` copies the stored events to Redis streams.
+2. `inbox` with `inbox.sql` stores the ids of received events, so that a second delivery of an event has no effect.
+3. `consumer` reads the streams. Its parts are `group` with `consumer_*.lua` (the consumer group in Redis) and
+   `delivery` (the delivery of one event).
+4. `dead_events` lets an operator read and replay the events that a consumer could not handle.
 """
 
 from chassis.events.inbox import Kinds, Received, Undeliverable, in_order

@@ -1,14 +1,14 @@
 """Consumes event streams: each event has its effect once, and no event is dropped silently.
 
-Redis may deliver an event more than once. So the transaction of the handler's effects also inserts a row with the
-event's id into the inbox, and the consumer acknowledges the stream entry after the commit. A second delivery finds the
-row and does nothing. An event that cannot be handled is stored in the table `dead_event` with the reason. An operator
-can replay it from there (`chassis.events.dead_events`).
+Redis may deliver an event more than once. So the transaction that commits the handler's effects also inserts the
+event's id into the table `inbox`. The consumer acknowledges the stream entry after the commit. A second delivery of the
+event finds the id in the table and does nothing. An event that cannot be handled is stored in the table `dead_event`
+with the reason. An operator can replay a dead event (`chassis.events.dead_events`).
 
-Events of one aggregate may reach handlers out of order, since several consumers of a group work at the same time. A
-handler that needs the order calls `chassis.events.inbox.in_order`, or compares versions.
+Events of one aggregate (for example, one order) may reach handlers out of order, since several consumers of a group
+work at the same time. A handler that needs the order calls `chassis.events.inbox.in_order`, or compares versions.
 
-This module decides which entry is delivered when. `chassis.events.delivery` delivers one entry, and
+This module decides when each stream entry is delivered. `chassis.events.delivery` delivers one entry, and
 `chassis.events.group` sends the commands of the consumer group to Redis. Handlers call the functions of
 `chassis.events.inbox`.
 """
@@ -48,16 +48,18 @@ _MAX_PAUSE_SECONDS = 30.0
 
 
 class Consumer:
-    """One consumer of a group: it reads `streams` and calls `await handler(session, received)` for one event at a time.
+    """Reads `streams` as one consumer of a Redis consumer group, and calls a handler for one event at a time.
 
-    `handlers` maps payload types to handlers. Events of other types are acknowledged and skipped. A handler uses only
-    the given session, makes no network call, and raises `Undeliverable` for an event that can never succeed. After any
-    other exception the transaction rolls back, and the event is delivered again after a growing pause. After
-    `max_deliveries` failures the event is dead. Until it is handled or dead, later events of its aggregate wait. Events
-    of other aggregates do not wait. A delivery that fails because the database is unreachable or busy is not counted.
+    `handlers` maps payload types to handlers, each called as `await handler(session, received)`. Events of other types
+    are acknowledged and skipped. A handler uses only the given session, makes no network call, and raises
+    `Undeliverable` for an event that can never succeed. After any other exception the transaction rolls back, and the
+    event is delivered again after a growing pause. After `max_deliveries` failed deliveries the event is dead: it is
+    stored in the table `dead_event` and not delivered again. A delivery that fails because the database is unreachable
+    or busy does not count as a failed delivery. Until an event is handled or dead, later events of the same aggregate
+    wait, and events of other aggregates are delivered.
 
-    Another consumer may take over an entry that was neither tried nor acknowledged for `claim_after` seconds. `random`
-    draws the jitter of the pauses.
+    Another consumer may take over an entry that this consumer has neither tried nor acknowledged for `claim_after`
+    seconds. `random` returns a number from 0 to 1, which determines the length of a pause.
     """
 
     def __init__(
@@ -88,14 +90,14 @@ class Consumer:
         self._claim_after = claim_after
         self._random = random
         self._failures = 0
-        self._retry_at: float | None = 0.0  # the time of the next retry of pending entries
-        self._waiting: set[tuple[str, str]] = set()  # (stream, id) of aggregates whose events wait for a retry
-        self._replay_again: list[int] = []  # dead events whose replay was postponed
+        self._retry_at: float | None = 0.0  # when to retry pending entries (monotonic); None if no entry waits
+        self._waiting: set[tuple[str, str]] = set()  # (stream, aggregate id) of events that wait
+        self._replay_again: list[int] = []  # ids of dead events whose replay was postponed
         self._stopping = asyncio.Event()
         self._tended_at = self._pruned_at = float("-inf")
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consume until `stopping` is set, then finish the batch. In an outage, pause and try again."""
+        """Consume events until `stopping` is set, then finish the current batch. In an outage, pause and try again."""
         self._stopping = stopping
         while not stopping.is_set():
             try:
@@ -116,7 +118,8 @@ class Consumer:
             if self._retry_at is not None and time.monotonic() >= self._retry_at:
                 await self._retry_pending()
             elif self._retry_at is not None and len(self._waiting) >= self._settings.batch:
-                # So many aggregates wait for a retry that most new entries would probably have to wait as well.
+                # Many aggregates wait for a retry, so most new entries would probably have to wait, too. The consumer
+                # reads no new entries until the retry.
                 await wait_or_poll(stopping, interval=self._retry_at - time.monotonic())
             else:
                 await self._process(await self._group.read_new(block=self._settings.poll_interval))
@@ -124,9 +127,9 @@ class Consumer:
     async def _retry_pending(self) -> None:
         """Retry, one by one, the entries that this consumer has read and not acknowledged.
 
-        An entry with many attempts may have ended the previous process. Such entries come last: if one ends this
-        process too, the other entries have been tried before. If the database is unreachable, the ping raises an error
-        before any attempt is counted.
+        An entry with many attempts may have killed the previous process, so such entries are tried last. If such an
+        entry kills this process too, all other entries have been tried before. The first step pings the database: in an
+        outage, the ping raises an error, so that no attempt is counted.
         """
         await self._database.ping()
         self._retry_at = None
@@ -139,7 +142,7 @@ class Consumer:
         self._plan()
 
     async def _in_retry_order(self, entries: Sequence[Entry]) -> list[tuple[Entry, Received[Event]]]:
-        """The entries that have a handler: aggregates with the fewest attempts first, each one in order."""
+        """The events that have a handler: the aggregate with the fewest attempts first, its events in order."""
         aggregates: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
             if not await self._deliveries.is_spent(entry) and (received := await self._deliveries.read(entry)):
@@ -150,8 +153,8 @@ class Consumer:
     async def _process(self, entries: Sequence[Entry]) -> None:
         """Deliver new entries in order.
 
-        Redis counted an attempt of each entry when it was read. If an entry is not delivered, its attempt is taken
-        back.
+        Redis counts a delivery attempt of an entry when the entry is read. If this method does not deliver an entry, it
+        subtracts the attempt again.
         """
         left: list[Entry] = []
         untried = deque(entries)
@@ -169,10 +172,10 @@ class Consumer:
         self._plan()
 
     def _must_wait(self, entry: Entry, received: Received[Event]) -> bool:
-        """Whether the entry waits for an earlier event of its aggregate.
+        """Whether the entry has to wait for a later retry.
 
-        If an event waits when this consumer stops, all other entries wait, too. Another consumer of the group then
-        takes them over.
+        An entry waits if an earlier event of its aggregate waits. While this consumer stops, one waiting event makes
+        all further entries wait. Another consumer of the group then takes the waiting entries over.
         """
         is_behind = (entry.stream, received.aggregate_id) in self._waiting
         return is_behind or (bool(self._waiting) and self._stopping.is_set())
@@ -183,22 +186,26 @@ class Consumer:
             self._waiting.add((entry.stream, received.aggregate_id))
         if outcome == "postponed":
             await self._group.take_back([entry])
-            await self._database.ping()  # raises an error in an outage, but not if the database is only busy
+            # In an outage, the ping raises an error. If the database is only busy, the consumer continues.
+            await self._database.ping()
 
     def _plan(self) -> None:
-        """Set the time of the next retry, if any entry waits for one."""
+        """Set the time of the next retry, if any entry waits for a retry."""
         if not self._waiting:
             self._failures = 0
         elif self._retry_at is None:
             self._retry_at = time.monotonic() + self._pause()
 
     def _pause(self) -> float:
-        """Seconds until the next attempt: backoff with full jitter, which grows with each failure in a row."""
+        """Seconds until the next attempt: a random backoff, whose upper limit grows with each failure in a row."""
         self._failures += 1
         return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._random)
 
     async def _tend(self) -> None:
-        """Every `claim_after` / 5 seconds, take over idle entries, replay dead events, measure, and prune the inbox."""
+        """Take over idle entries, replay dead events, set the gauges, and prune the inbox.
+
+        The method does this every `claim_after` / 5 seconds, and returns at once if it is called earlier.
+        """
         now = time.monotonic()
         if now - self._tended_at < self._claim_after / 5:
             return
@@ -220,14 +227,15 @@ class Consumer:
                     "retention": self._settings.inbox_retention,
                     "count": _PRUNE_ROWS,
                 }
-                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:  # else more may have expired
+                # If the statement deletes `_PRUNE_ROWS` ids, more may have expired, and the next call deletes them.
+                if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:
                     self._pruned_at = now
 
     async def _replay(self) -> None:
-        """Replay the dead events whose replay was requested. Each has one attempt, and is dead again if that fails.
+        """Replay the dead events whose replay was requested. An event has one attempt, and is dead again if it fails.
 
-        A request is deleted before its event is replayed, so an event that ends the process does so only once. Only one
-        request is deleted at a time, so the end of the process loses no other request.
+        A request is deleted before its event is replayed, so an event that kills the process does so only once. The
+        method deletes the requests one at a time, so the other requests survive when the process is killed.
         """
         for _ in range(self._settings.batch):
             async with self._database.transaction() as session:
@@ -245,4 +253,4 @@ class Consumer:
             if received is not None and await self._deliveries.deliver(entry, received) == "postponed":
                 self._replay_again.append(row.id)
                 return
-        self._tended_at = float("-inf")  # there may be more requests, so the next call of `_tend` does not wait
+        self._tended_at = float("-inf")  # more requests may exist, so the next call of `_tend` does not wait

@@ -1,17 +1,18 @@
--- Read the entries that a group has not read yet, and count those that were trimmed before the group could read them.
--- One script does both, because the trimmed entries can no longer be counted after the group has read further.
+-- Read the entries that a group has not read yet, and count the entries that were trimmed before the group could read
+-- them. One script does both, because the trimmed entries can no longer be counted after the group has read further.
 --
--- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the installation that owns the prefix of our keys
--- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] the largest number of entries, ARGV[4] our installation
+-- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the id of the database that owns our key prefix
+-- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] the largest number of entries, ARGV[4] the id of our database
 --
 -- Returns one of these lists:
--- - {'foreign', owner}: The prefix belongs to another installation.
--- - {entries, last id, missed}: `last id` is the last entry that the group had read before, and `missed` is the number
---   of trimmed entries.
+-- - {'foreign', owner}: The key prefix belongs to another database, `owner`. The script has read no entry.
+-- - {entries, last id, missed}: The new entries, the id of the last entry that the group had read before them, and the
+--   number of trimmed entries.
 --
--- If entries were missed, the script deletes the epoch, so that the relay publishes again every event that is still
--- stored in the outbox. It also counts the missed entries as read, so that each loss is reported once. The script does
--- not notice entries that XDEL deleted.
+-- A stream's epoch is an id that Redis and the relay's database both store. If entries were trimmed, the script deletes
+-- the epoch in Redis. The relay notices that, and publishes every event again that is still stored in the outbox. The
+-- script also counts the trimmed entries as read, so that each loss is reported once. The script does not notice
+-- entries that the command XDEL deleted.
 
 local owner = redis.call('GET', KEYS[3])
 if owner and owner ~= ARGV[4] then

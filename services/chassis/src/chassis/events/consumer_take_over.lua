@@ -1,13 +1,14 @@
 -- Take over the entries that a group's consumers have read and then left idle without an acknowledgement. Also remove
--- consumers that ended long ago.
+-- consumers that have no entries and have been idle for long.
 --
 -- KEYS[1] the stream, KEYS[2] the stream's epoch
 -- ARGV[1] the group, ARGV[2] the consumer,
 -- ARGV[3] the idle milliseconds after which an entry is taken over, ARGV[4] the largest number of entries,
 -- ARGV[5] the idle milliseconds after which a consumer without entries is removed
 --
--- Returns {number of entries taken over, number of trimmed entries}. XAUTOCLAIM drops trimmed entries from the group.
--- If there are any, the script deletes the epoch, so that the relay publishes the events of these entries again.
+-- Returns {number of entries taken over, number of trimmed entries}. The command XAUTOCLAIM removes entries from the
+-- group that were trimmed from the stream. If XAUTOCLAIM has removed any entry, the script deletes the stream's epoch,
+-- so that the relay publishes the stored events again.
 
 local claimed = redis.call(
     'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0-0', 'COUNT', ARGV[4], 'JUSTID'

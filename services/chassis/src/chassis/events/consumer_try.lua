@@ -1,10 +1,11 @@
--- Change the delivery count that Redis stores for each entry of this consumer by ARGV[3]: 1 counts an attempt, and -1
--- takes one back. XREADGROUP and XCLAIM count every entry that they return, even if it is not tried afterwards.
+-- Add ARGV[3] to the delivery count that Redis stores for each of the given entries: 1 adds an attempt, and -1
+-- subtracts one. A correction is necessary because the command XREADGROUP counts an attempt of every entry that it
+-- returns, even if the consumer then does not deliver the entry.
 --
 -- KEYS[1] the stream
 -- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] 1 or -1, ARGV[4...] ids
 --
--- Returns the new count of each entry, or -1 for an entry that is no longer pending for this consumer.
+-- Returns the new count of each entry, or -1 for an entry that is acknowledged or that another consumer has taken over.
 
 local counts = {}
 for index = 4, #ARGV do

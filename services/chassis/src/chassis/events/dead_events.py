@@ -1,7 +1,8 @@
-"""Dead events: events that a consumer could not handle. An operator can read them and request a replay.
+"""Dead events: events that a consumer could not handle. An operator can read dead events and request their replay.
 
-The command line calls these functions and passes them a session. `replay` only records a request. The consumer that
-could not handle the event replays it within seconds, in a new transaction and without Redis.
+The command line calls the functions of this module and passes a database session. `replay` only stores a request. The
+consumer that could not handle the event finds the request within seconds, and calls the handler again in a new
+transaction. Redis has no part in a replay.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ async def list_dead(session: Session, *, count: int = 100) -> list[DeadEvent]:
 
 
 async def show(session: Session, event_number: int) -> DeadEvent | None:
-    """One dead event; None if its replay succeeded or it never existed."""
+    """The dead event, or None if its replay has succeeded or no such event existed."""
     if not is_bigint(event_number):
         return None
     row = (await session.execute(STATEMENTS["show_dead"], {"id": event_number})).one_or_none()
@@ -47,9 +48,9 @@ async def show(session: Session, event_number: int) -> DeadEvent | None:
 async def replay(
     session: Session, *, event_number: int | None = None, stream: str | None = None, dry_run: bool = False
 ) -> Sequence[int]:
-    """Request the replay of one dead event (`event_number`), of all of a `stream`, or of all. Returns their numbers.
+    """Request the replay of one dead event (`event_number`), of all dead events of a `stream`, or of all dead events.
 
-    A dry run returns the numbers and changes nothing.
+    Returns the numbers of the selected dead events. A dry run returns the numbers and requests no replay.
     """
     if event_number is not None and not is_bigint(event_number):
         return ()

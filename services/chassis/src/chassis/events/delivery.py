@@ -1,8 +1,9 @@
-"""One delivery of an event: the handler's effects and the event's inbox row commit in one transaction. Then the entry
+"""Delivers one event: the handler's effects and the event's inbox row commit in one transaction. Then the stream entry
 is settled.
 
-An acknowledgement settles the entry. A dead event is stored in the table `dead_event` before that. An entry that is not
-settled stays pending and is delivered again. `chassis.events.consumer` decides which entry is delivered when.
+To settle an entry means to acknowledge it to Redis, so that it is not delivered again. A dead event is stored in the
+table `dead_event` before the acknowledgement. An entry that is not settled stays pending and is delivered again.
+`chassis.events.consumer` decides when each entry is delivered.
 """
 
 import time
@@ -30,18 +31,18 @@ process_seconds = Histogram(
 )
 
 type Outcome = Literal["handled", "seen", "skipped", "failed", "postponed", "dead"]
-# A handler's payload has the type that is the handler's key in the mapping. Python's types cannot express that, so the
-# payload is Any.
+# A service passes a mapping from payload classes to handlers. Python's type system cannot express that a handler takes
+# an instance of the class to which it is mapped, so the payload's type is Any.
 type Handler = Callable[[Session, Received[Any]], Awaitable[None]]
 
 _MAX_REASON_LENGTH = 2000
 
 
 class Deliveries:
-    """Delivers events to the `handlers` of a group. An event that fails `max_deliveries` times is dead.
+    """Delivers events to the `handlers` of a group. An event whose delivery fails `max_deliveries` times is dead.
 
-    A delivery that fails because the database is unreachable or busy is `postponed`. The event did not cause such a
-    failure, so the attempt is not counted.
+    A delivery that fails because the database is unreachable or busy has the outcome `postponed`. The event did not
+    cause such a failure, so the attempt is not counted.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Deliveries:
         self._max_deliveries = max_deliveries
 
     async def read(self, entry: Entry) -> Received[Event] | None:
-        """The event of an entry. If it is unreadable or has no handler, settle the entry and return None."""
+        """The event of an entry. If the event is unreadable or has no handler, settle the entry and return None."""
         try:
             received = self._kinds.parse(self._group.name, entry.text)
         except Undeliverable as error:
@@ -70,10 +71,10 @@ class Deliveries:
         return received
 
     async def is_spent(self, entry: Entry) -> bool:
-        """Whether a pending entry has used up its delivery attempts. If so, this method settles it as dead.
+        """Whether a pending entry has used up its delivery attempts. If so, the method settles the entry as dead.
 
-        `deliver` settles an event whose last attempt fails. If such an entry is still pending, the attempts did not
-        fail but ended the process.
+        `deliver` settles an entry when its last attempt fails. So if an entry without remaining attempts is still
+        pending, the process ended during its attempts.
         """
         if entry.deliveries < self._max_deliveries:
             return False

@@ -1,7 +1,8 @@
-"""A consumer group in Redis: one of its consumers reads entries, acknowledges them, and takes over those of others.
+"""One consumer of a Redis consumer group reads entries, acknowledges them, and takes over entries of other consumers.
 
-This module also notices entries that Redis trimmed before the group had read or acknowledged them. It then deletes the
-stream's epoch, so that the relay publishes all stored events again. The scripts are `consumer_*.lua`.
+This module also notices entries that Redis trimmed before the group had read or acknowledged them. The module then
+deletes the stream's epoch, an id that Redis and the relay's database both store. The relay notices the missing epoch
+and publishes all stored events again. The scripts are `consumer_*.lua`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -33,8 +34,8 @@ _READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
 _TRY = Path(__file__).with_name("consumer_try.lua").read_text("utf-8")
 _TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
 _GONE_AFTER_MS = 3_600_000
-"""A consumer without entries that sends no command for an hour is removed from the group. No process pauses for that
-long and then continues, and a new pod has a new name."""
+"""A consumer without entries that sends no command for an hour is removed from the group. Its process has ended,
+because no process pauses for an hour and then continues. A new pod uses a new consumer name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,8 @@ class Entry:
     """A stream entry, or a dead event that is being replayed. `dead_id` is the dead event's number, and None for a
     stream entry.
 
-    `deliveries` counts the delivery attempts, including the current one once it has begun. A read counts as an attempt,
-    even if the process ends before it delivers the entry.
+    `deliveries` is the number of delivery attempts, including the current attempt. Redis counts an attempt when an
+    entry is read, even if the process ends before it delivers the entry.
     """
 
     stream: str
@@ -54,7 +55,9 @@ class Entry:
 
 
 class ConsumerGroup:
-    """The group `name` of `streams`, used by `consumer`. One read returns up to `batch` entries of each stream."""
+    """The consumer group `name` on each of `streams`. This process is its member `consumer`. One read returns up to
+    `batch` entries of each stream.
+    """
 
     def __init__(self, redis: Redis, *, name: str, consumer: str, streams: Sequence[str], batch: int) -> None:
         self.streams = streams
@@ -70,10 +73,10 @@ class ConsumerGroup:
         self._take_over_script = redis.register_script(_TAKE_OVER)
 
     async def create(self, installation: str) -> None:
-        """Create the group on each stream, unless it exists.
+        """Create the group on each stream, unless the group exists.
 
-        A new group starts at the stream's beginning. If Redis lost the group, the new one reads every entry again, and
-        the inbox recognises events that were handled before. If the stream's first entries were trimmed, the group
+        A new group starts at the stream's beginning. If Redis lost the group, the new group reads every entry again,
+        and the inbox recognises events that were handled before. If the stream's first entries were trimmed, the group
         reports them as missed, and the relay publishes all stored events again.
         """
         self._installation = installation
@@ -87,8 +90,10 @@ class ConsumerGroup:
                     raise
 
     async def read_new(self, *, block: float) -> list[Entry]:
-        """Entries that no consumer of the group has read. If there are none, wait up to `block` seconds for one, and
-        return an empty list.
+        """Entries that no consumer of the group has read.
+
+        If no such entry exists, the method waits up to `block` seconds for a new entry and then returns an empty list.
+        The next call reads the new entry.
         """
         found: list[Entry] = []
         read_before: dict[Any, Any] = {}
@@ -106,12 +111,13 @@ class ConsumerGroup:
             read_before[key] = last_id
             found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
         if not found:
-            # XREAD does not use the group. It only waits, and the script of the next call reads the entry.
+            # This XREAD only waits for a new entry. It does not read for the group, so the next call's script reads the
+            # entry.
             await self._redis.xread(read_before, count=1, block=round(block * 1000))
         return found
 
     async def pending(self, stream: str) -> AsyncIterator[list[Entry]]:
-        """The entries that this consumer has read and not acknowledged, in batches. This counts no delivery attempt."""
+        """Batches of entries that this consumer has read and not acknowledged. No delivery attempt is counted."""
         key, start = self._names.stream(stream), "-"
         while True:
             page: Any = await self._redis.xpending_range(
@@ -134,7 +140,7 @@ class ConsumerGroup:
         return replace(entry, deliveries=count) if count > 0 else None
 
     async def take_back(self, entries: Sequence[Entry]) -> None:
-        """Subtract an attempt from each entry's count: it was not tried, or the event did not cause the failure."""
+        """Subtract an attempt from each entry's count, because the entry was not tried or did not cause the failure."""
         for _, found in groupby(entries, key=lambda entry: entry.stream):
             await self._count(list(found), -1)
 
@@ -147,7 +153,7 @@ class ConsumerGroup:
         await self._redis.xack(self._names.stream(entry.stream), self.name, entry.id)
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
-        """Take over entries that were idle for `silent_for` seconds. Returns their number."""
+        """Take over entries that were idle for `silent_for` seconds. Returns the number of these entries."""
         taken, missing = await self._take_over_script(
             keys=[self._names.stream(stream), self._names.epoch(stream)],
             args=[self.name, self._consumer, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
@@ -162,16 +168,16 @@ class ConsumerGroup:
                 consumer_pending.labels(stream, self.name).set(group["pending"])
 
     async def leave(self) -> None:
-        """Remove this consumer from the group, unless it has pending entries: Redis would remove those, too."""
+        """Remove this consumer from the group, unless it has pending entries, which Redis would remove as well."""
         for key in map(self._names.stream, self.streams):
             if not await self._redis.xpending_range(key, self.name, "-", "+", 1, consumername=self._consumer):
                 await self._redis.xgroup_delconsumer(key, self.name, self._consumer)
 
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
-        """Acknowledge pending entries that are no longer in the stream, and make the relay publish them again."""
+        """Acknowledge pending entries that were trimmed, and make the relay publish their events again."""
         if ids:
-            # The epoch is deleted first. After a crash between the two commands, the entries are still pending and are
-            # found again.
+            # The epoch is deleted first. After a crash between the two commands, the entries are still pending, so a
+            # consumer finds them again.
             await self._redis.delete(self._names.epoch(stream))
             await self._redis.xack(self._names.stream(stream), self.name, *ids)
             self._report_missed(stream, len(ids))
@@ -189,7 +195,8 @@ def _entries(
         Entry(
             stream=stream,
             id=entry_id.decode(),
-            # An entry may hold any bytes. PostgreSQL must be able to store the text as a dead event, and rejects a NUL.
+            # An entry may hold any bytes. PostgreSQL stores the text of a dead event but rejects a NUL, so each NUL is
+            # replaced.
             text=fields.get(b"event", b"").decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"),
             deliveries=deliveries.get(entry_id, 1),
         )
@@ -199,5 +206,5 @@ def _entries(
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The fields of an entry by name. A script returns them as one list of names and values."""
+    """The fields of an entry by name. A script returns the fields as one list of alternating names and values."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

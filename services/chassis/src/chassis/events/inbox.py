@@ -1,4 +1,5 @@
-"""Inbox: an event that is delivered again has no second effect, and an event that arrives too early waits for its turn.
+"""Inbox: an event that is delivered again has no second effect, and an event that is too early waits for earlier
+events.
 
 A service's event handlers use this module. `chassis.events.consumer` reads the events from the streams and calls the
 handlers. The statements are in `inbox.sql`.
@@ -25,11 +26,13 @@ STATEMENTS = {name: text(sql) for name, sql in load_statements("inbox.sql", pack
 
 
 class Undeliverable(HoldfastError):
-    """No delivery of this event can succeed. The event becomes dead, with this message as the reason."""
+    """No delivery of this event can succeed. The event becomes dead, and the message of this error is stored as the
+    reason.
+    """
 
 
 class _Envelope(BaseModel):
-    """An event as the relay publishes it. Its payload is not validated yet."""
+    """An event as the relay publishes it, with a payload that is not validated yet."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -67,7 +70,7 @@ class Kinds[E: Event]:
         self._types = {type_name for type_name, _ in self._kinds}
 
     def parse(self, consumer: str, event: str) -> Received[E] | None:
-        """The event, or None if this consumer does not read its type. Raises `Undeliverable` for an invalid event."""
+        """The event, or None if this consumer does not read this type. Raises `Undeliverable` for an invalid event."""
         try:
             envelope = _Envelope.model_validate_json(event)
             if envelope.type not in self._types:
@@ -100,12 +103,12 @@ async def in_order[E: Event](
 ) -> list[Received[E]]:
     """The events to apply now, in order. `last_version` is the version of the aggregate's last applied event.
 
-    If `received` is the next event, the list contains it and the held events that follow it without a gap. If it
-    arrived too early (a version before it is missing), it is stored as held, and the list is empty. If its version was
-    applied before, the list is empty.
+    If `received` is the next event, the list contains it and the held events that follow it without a gap. If an
+    earlier version is missing, `received` is stored in the inbox as a held event, and the list is empty. If the version
+    of `received` was applied before, the list is empty, too.
 
-    The caller has locked its row of the aggregate. In the same transaction, the caller stores the version of the last
-    event that it applied.
+    Before the call, the caller locks the row of the aggregate in the service's table. In the same transaction, the
+    caller stores the version of the last event that it has applied.
     """
     if received.aggregate_version > last_version + 1:
         await _hold(session, received)

@@ -1,5 +1,5 @@
--- The statements of the inbox and of dead events. `receive`, `hold`, `held` and `release` run in the transaction of the
--- handler's effects.
+-- The statements of the inbox and of dead events. `receive`, `hold`, `held` and `release` run in the transaction that
+-- commits the handler's effects.
 
 -- name: receive
 -- Record that this consumer has received the event. Returns no row if this consumer had received the event before. If
@@ -7,13 +7,13 @@
 INSERT INTO inbox (consumer, event_id) VALUES (:consumer, :event_id) ON CONFLICT DO NOTHING RETURNING event_id;
 
 -- name: hold
--- Mark an event that arrived too early as held, and store its content.
+-- Mark an event as held, because an earlier event of its aggregate is missing, and store the held event's content.
 UPDATE inbox
 SET status = 'held', aggregate_id = :aggregate_id, aggregate_version = :aggregate_version, event = CAST(:event AS jsonb)
 WHERE consumer = :consumer AND event_id = :event_id;
 
 -- name: held
--- The held events of an aggregate, in order.
+-- The held events of an aggregate, in the order of their versions.
 SELECT event_id, aggregate_version, event::text AS event
 FROM inbox
 WHERE consumer = :consumer AND aggregate_id = :aggregate_id AND status = 'held'
@@ -26,8 +26,8 @@ SET status = 'handled', aggregate_id = NULL, aggregate_version = NULL, event = N
 WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS uuid[]));
 
 -- name: bury
--- Store the text of an event that this consumer cannot handle, with the reason. If the event is dead already (it was
--- replayed or published again), it keeps its number.
+-- Store the text of an event that this consumer cannot handle, with the reason. If the table contains the event
+-- already, because it was replayed or published again, the event keeps its number.
 WITH known AS (
     UPDATE dead_event SET reason = :reason, died_at = now(), replay_at = NULL
     WHERE consumer = :consumer AND event = :event
@@ -45,8 +45,8 @@ FROM dead_event ORDER BY id LIMIT :count;
 SELECT id, consumer, stream, entry_id, event, reason, died_at, replay_at FROM dead_event WHERE id = :id;
 
 -- name: find_dead
--- The numbers of dead events: of one (:id), of all of a stream, or of all. They include events whose replay was already
--- requested.
+-- The numbers of dead events: one event (:id), all events of a stream (:stream), or all events. The result includes
+-- events whose replay was requested before.
 SELECT id FROM dead_event
 WHERE (CAST(:id AS bigint) IS NULL OR id = :id) AND (CAST(:stream AS text) IS NULL OR stream = :stream)
 ORDER BY id;
@@ -55,7 +55,8 @@ ORDER BY id;
 UPDATE dead_event SET replay_at = now() WHERE id = ANY (CAST(:ids AS bigint[]));
 
 -- name: take_replayable
--- Take the first dead event whose replay was requested. The statement clears the request, so the event is tried once.
+-- Take the first dead event whose replay was requested. The statement clears the request, so the event is replayed only
+-- once.
 UPDATE dead_event SET replay_at = NULL
 WHERE id = ANY (ARRAY(
     SELECT id FROM dead_event

@@ -1,21 +1,22 @@
 -- Publish events to a stream, if Redis still has the entries that this outbox published before, and if no later leader
--- has published.
+-- (a relay that took over from the caller) has published.
 --
 -- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the term of the stream's latest leader,
--- KEYS[4] the installation that owns the prefix of our keys
--- ARGV[1] the epoch that the relay expects, ARGV[2] the last entry id that the relay knows ('': begin the epoch)
--- ARGV[3] the relay's term (a later leader has a higher one), ARGV[4] the approximate length to trim the stream to
--- ARGV[5] the relay's installation, ARGV[6...] the events
+-- KEYS[4] the id of the database that owns our key prefix
+-- ARGV[1] the epoch that the relay expects, ARGV[2] the id of the last entry that Redis must have ('': a new epoch
+-- begins)
+-- ARGV[3] the relay's term (a later leader has a higher term), ARGV[4] the approximate length to trim the stream to
+-- ARGV[5] the id of the relay's database, ARGV[6...] the events
 --
 -- Returns one of these lists:
--- - {'published', last id, number of published events, group}: Not all events were published if the slowest group is so
---   far behind that more entries would trim entries that it has not read. `group` is then the name of that group,
---   else ''.
--- - {'foreign', owner}: The prefix belongs to another installation.
--- - {'deposed', term}: A later leader, of this higher term, has published.
--- - {'forgotten'}: Redis has lost entries. Either the epoch is another one or missing (Redis was emptied, or a consumer
---   missed entries), or the stream's last id is lower than ARGV[2] (an older snapshot was restored, or a failover lost
---   the last writes).
+-- - {'published', last id, number of published events, group}: The script has published all events, or has stopped
+--   because a further entry would trim an entry that the slowest group has not read. `group` is the name of this
+--   slowest group if the script has stopped, and '' otherwise.
+-- - {'foreign', owner}: The key prefix belongs to another database, `owner`.
+-- - {'deposed', term}: A later leader, which has the higher term `term`, has published.
+-- - {'forgotten'}: Redis has lost entries. Either the stream's epoch is missing or differs from ARGV[1] (Redis was
+--   emptied, or a consumer missed entries), or the stream's last id is lower than ARGV[2] (an older snapshot was
+--   restored, or a failover lost the last writes).
 
 local function last_generated_id()
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])

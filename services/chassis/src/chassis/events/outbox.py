@@ -1,7 +1,8 @@
 """Outbox: an event is stored in the transaction of the change that it reports, and published after the commit.
 
 An event is published at least once, so a consumer may receive it again. A service stores events with `publish`. One
-relay per database (`chassis.events.relay`) copies them to Redis Streams. The statements are in `outbox.sql`.
+relay per database (`chassis.events.relay`) copies the stored events to Redis Streams. The statements are in
+`outbox.sql`.
 """
 
 from contextlib import AbstractContextManager
@@ -59,7 +60,7 @@ class Event(BaseModel):
 async def publish(
     session: Session, event: Event, *, stream: str, aggregate_id: UUID | str, aggregate_version: int
 ) -> None:
-    """Add the event to the session's transaction. It is published if and only if the transaction commits.
+    """Add the event to the session's transaction. The relay publishes the event if the transaction commits.
 
     `aggregate_version` counts the events of this aggregate from 1, without gaps. The caller determines it while it
     holds the lock of the aggregate's row. Raises `UniqueViolationError` for a version that was published before.

@@ -10,8 +10,9 @@ VALUES (
 );
 
 -- name: tie_to_silence
--- Make the server end this session after $1 milliseconds without a statement. After this time the relay's process must
--- be suspended, or its host must have disappeared. The end of the session frees the leader's lock.
+-- Make PostgreSQL end this session after $1 milliseconds without a statement. A working relay sends statements more
+-- often, so a silent relay's process is suspended, or its host has disappeared. The end of the session frees the
+-- leader's lock.
 SELECT set_config('idle_session_timeout', $1, false);
 
 -- name: lead
@@ -19,21 +20,24 @@ SELECT set_config('idle_session_timeout', $1, false);
 SELECT pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
 
 -- name: next_term
--- Take the next term for the leader that holds the lock, one higher than its predecessor's. Returns the term and the id
--- of this installation. The term is a column and not a sequence, because the run-time role may not raise a sequence.
+-- Take the term of the new leader, which has the lock: one more than the term of the leader before it. Returns the term
+-- and the id of this database. The term is a column and not a sequence, because `raise_term` sets the term, and the
+-- run-time role may not set a sequence.
 INSERT INTO installation (relay_term) VALUES (1)
 ON CONFLICT (is_only) DO UPDATE SET relay_term = installation.relay_term + 1
 RETURNING relay_term, id::text;
 
 -- name: raise_term
--- Raise the term to $1, so that the next leader takes a higher one. Redis stores the higher term $1 although there is
--- no later leader: this database was restored from a backup, or an earlier release took the term from a clock.
+-- Increase the stored term to $1, so that the next leader takes a higher term than $1. Redis stores the term $1
+-- although this database has not counted that far: the database was restored from a backup, or an earlier release took
+-- the term from a clock.
 UPDATE installation SET relay_term = greatest(relay_term, $1);
 
 -- name: positions
--- The position of each stream: the last entry that Redis must have. A stream with rows but without a position is new.
--- The statement looks for new streams in 1,000 unpublished rows, which bounds the cost. If a new stream has no event in
--- these rows, the statement finds it after they are published.
+-- The position of each stream, which contains the id of the last entry that Redis must have. A stream that has events
+-- but no position is new, and its epoch is NULL. The statement looks for new streams in 1,000 unpublished rows, which
+-- bounds the cost. If a new stream has no event in these rows, the statement finds the stream after these rows are
+-- published.
 SELECT COALESCE(p.stream, o.stream) AS stream, p.epoch::text AS epoch, p.last_id, p.repeat_after
 FROM stream_position p
 FULL JOIN (
@@ -43,11 +47,12 @@ FULL JOIN (
 -- name: next
 -- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). While the relay publishes the
 -- stream again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement
--- returns the unpublished events. A published event of an aggregate was committed before its unpublished events,
--- whatever their seq, so the events of an aggregate are published in order.
+-- returns the unpublished events. So all published events go out before the unpublished events. This keeps the order
+-- within an aggregate: the lock of the aggregate's row makes its events commit one after the other, so its published
+-- events are older than its unpublished events.
 --
--- The expression `stream || ''` makes PostgreSQL use the primary key, even before the table has statistics. With the
--- index that begins with `stream`, PostgreSQL would read all rows of the stream.
+-- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`, with which it would
+-- read all rows of the stream. PostgreSQL then uses the primary key, even before the table has statistics.
 WITH following AS (
     (
         SELECT * FROM outbox
@@ -70,16 +75,17 @@ ORDER BY seq;
 
 -- name: mark
 -- Mark rows $2 of stream $1 as published. Also store the id that Redis gave the last entry ($3) and, while the relay
--- publishes the stream again, the seq of the last row that it has published ($4). A row that is published again keeps
--- its first `published_at`: the retention of the row, and of its id in the inbox, begins at that time.
+-- publishes the stream again, the seq of the last row that was published again ($4). A row that is published again
+-- keeps its first `published_at`, which decides when the row is deleted. Otherwise the row could outlive its id in a
+-- consumer's inbox, and the consumer would handle the event a second time.
 WITH marked AS (
     UPDATE outbox SET published_at = now() WHERE seq = ANY ($2::bigint[]) AND published_at IS NULL
 )
 UPDATE stream_position SET last_id = $3, repeat_after = $4 WHERE stream = $1;
 
 -- name: restart
--- Begin epoch $2 of stream $1, because Redis has lost the stream or never had it. The relay publishes every stored row
--- in the new epoch.
+-- Begin the new epoch $2 of stream $1, because Redis has lost entries of the stream or never had the stream. The relay
+-- then publishes every stored row of the stream.
 INSERT INTO stream_position (stream, epoch, last_id, repeat_after) VALUES ($1, $2::uuid, '', 0)
 ON CONFLICT (stream) DO UPDATE
 SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.repeat_after;

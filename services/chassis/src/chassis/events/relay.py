@@ -1,12 +1,13 @@
-"""The relay: it publishes the outbox of one database to Redis Streams, and marks the published events afterwards.
+"""The relay publishes the outbox of one database to Redis Streams, and marks the published events afterwards.
 
-A crash between the two steps repeats events rather than losing them. Redis may lose data. The relay notices when Redis
-was emptied or restored from an older snapshot. Consumers (`chassis.events.consumer`) notice when entries were trimmed
-before they had read them. In both cases, the relay publishes again every event that is still stored in the outbox.
+After a crash between these two steps, the relay publishes the unmarked events again, so no event is lost. Redis may
+lose data. The relay notices when Redis was emptied or restored from an older snapshot. Consumers
+(`chassis.events.consumer`) notice when Redis trimmed entries that the consumers had not read yet. In both cases, the
+relay publishes again every event that is still stored in the outbox.
 
 A stream's epoch is an id that PostgreSQL and Redis both store. If Redis has lost the epoch, or a consumer has deleted
-it because entries were missing, the relay begins a new epoch and publishes the stream again. A leader's term is a
-number that rises with each leader.
+the epoch because entries were missing, the relay begins a new epoch and publishes the stream again. The leader is the
+one relay that publishes, while the other relays of the database wait. Each new leader gets a higher number, its term.
 
 The statements are in `outbox.sql`, and the script that publishes is `outbox.lua`.
 """
@@ -37,8 +38,8 @@ log = get_logger(__name__)
 
 published = Counter("outbox_published", "Events published, repeated ones included.", ["stream"])
 republished = Counter("outbox_republished", "Events that go out again because Redis forgot their stream.", ["stream"])
-# A gauge with a label exposes no value until the label is set. So a process without a relay exposes none of these
-# gauges, where a 0 would look like a lost leader.
+# A gauge with a label exposes no value until its label is set. So a process without a relay exposes no value for these
+# gauges. A value of 0 would look like a lost leader.
 lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.", ["database"])
 unpublished = Gauge("outbox_unpublished", "Events that wait to be published.", ["database"])
 is_leader = Gauge(
@@ -51,12 +52,15 @@ is_held_back = Gauge(
 _SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
-"""The largest number of rows that one statement deletes, which takes about 50 ms."""
+"""The largest number of rows that one statement deletes. To delete so many rows takes about 50 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Position:
-    """A stream's last entry that Redis must have, and the last seq that the relay has published again."""
+    """How far the relay has published a stream. `last_id` is the id of the last entry that Redis must have.
+
+    While the relay publishes the stream again, `repeat_after` is the seq of the last row that it has published again.
+    """
 
     stream: str
     epoch: str
@@ -74,7 +78,7 @@ class _Sent:
 
 
 class _Deposed(HoldfastError):
-    """A leader of a higher `term` has published: it took over while this leader was cut off or suspended."""
+    """A later leader, which has a higher `term`, took over and published while this leader was cut off or suspended."""
 
     def __init__(self, stream: str, term: int) -> None:
         super().__init__(f"a leader of term {term} has published to {stream}")
@@ -84,11 +88,11 @@ class _Deposed(HoldfastError):
 class Relay:
     """Publishes the outbox of one database. An advisory lock elects one leader among the processes that run a relay.
 
-    A relay takes the lock, reads events and marks them on one connection. So a relay that loses the lock can no longer
-    read or mark events. When a leader is killed, another relay takes over within `poll_interval`. When the leader's
-    process is suspended or its host disappears, the takeover happens `leader_timeout` later. If the old leader then
-    continues, Redis refuses its events, since the new leader has published under a higher term. The database counts the
-    terms, so leadership does not depend on a clock.
+    A relay takes the lock, reads events and marks events on one connection. So a relay that loses the lock can no
+    longer read or mark events. When a leader is killed, another relay takes over within `poll_interval`. When the
+    leader's process is suspended or its host disappears, another relay takes over after `leader_timeout`. If the old
+    leader then continues, the script in Redis refuses its events, because the new leader has published with a higher
+    term. The database counts the terms, so leadership does not depend on a clock.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class Relay:
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Publish events until `stopping` is set. Then publish the events that were committed before, and return."""
+        """Publish events until `stopping` is set. Then publish the events that are already committed, and return."""
         async with Group() as tasks:
             wake = tasks.start(partial(self._wake_when, stopping), name="wake")
             while not stopping.is_set():
@@ -148,14 +152,14 @@ class Relay:
             log.info("outbox_leadership_taken", term=self._term)
             await self._relay_until(connection, stopping)
         except _Deposed as error:
-            # If there is a later leader, the server has ended this session, and the statement fails. If the statement
-            # succeeds, this session still holds the lock, so there is no other leader. The term in the database is then
-            # too low.
+            # Redis has stored a higher term. If a later leader took over, PostgreSQL has ended this session, and the
+            # next statement fails. If the statement succeeds, this session still holds the lock, so there is no later
+            # leader: the term in the database was too low, and the statement increases it.
             await connection.execute(STATEMENTS["raise_term"], error.term)
             raise
         finally:
             for gauge in (self._is_leader, self._lag_seconds, self._unpublished):
-                gauge.set(0)  # only the leader reports other values
+                gauge.set(0)  # only the leader reports a value other than 0
             is_held_back.clear()
             await _close(connection)
 
@@ -176,7 +180,8 @@ class Relay:
     async def _relay_once(self, connection: asyncpg.Connection) -> bool:
         """Publish one batch of each stream. Returns whether any stream may have more events.
 
-        Streams without new events are checked too: Redis may have lost entries that consumers have not read yet.
+        The method also checks streams without new events, because Redis may have lost entries that consumers have not
+        read yet.
         """
         is_full = False
         for row in await connection.fetch(STATEMENTS["positions"]):
@@ -234,7 +239,7 @@ class Relay:
                 raise ForeignPrefix(names.prefix, owner, answer[1].decode())
 
     async def _restart(self, connection: asyncpg.Connection, stream: str) -> _Position:
-        """Begin a new epoch in PostgreSQL. The first batch writes it to Redis."""
+        """Begin a new epoch of the stream in PostgreSQL. The first batch of the epoch writes the epoch to Redis."""
         epoch = str(uuid4())
         await connection.execute(STATEMENTS["restart"], stream, epoch)
         return _Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
@@ -257,12 +262,16 @@ class Relay:
             self._unpublished.set(lag["events"])
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
             count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)
-            if count < _PRUNE_ROWS:  # otherwise the next round deletes more
+            # If the statement deletes `_PRUNE_ROWS` rows, more may have expired, and the next round deletes them.
+            if count < _PRUNE_ROWS:
                 self._pruned_at = now
 
 
 def _repeat_after(position: _Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:
-    """The last seq that the relay has published again. None if it does not repeat the stream, or is at its end."""
+    """The seq of the last row that the relay has published again.
+
+    None if the relay is not publishing the stream again, or has reached the end of the stream.
+    """
     if position.repeat_after is None or is_over:
         return None
     return int(done[-1]["seq"]) if done else position.repeat_after

@@ -35,6 +35,6 @@ class RunningJob:
         self.is_complete = True
 
 
-# A handler's payload has the type that is the handler's key in the mapping. Python's types cannot express that, so the
-# payload is Any.
+# A service passes a mapping from payload classes to handlers. Python's type system cannot express that a handler takes
+# an instance of the class to which it is mapped, so the payload's type is Any.
 type Handler = Callable[[RunningJob, Any], Awaitable[None]]
