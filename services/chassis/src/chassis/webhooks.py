@@ -1,4 +1,4 @@
-"""Webhooks: verify the ones that we receive, and sign and repeat the ones that we send.
+"""Webhooks: a service verifies the webhooks that it receives, and signs and repeats the webhooks that it sends.
 
 Receiving: a verifier proves who sent a webhook, and that its body is unchanged and recent. A verifier gets the raw
 body, before any parser reads the body. Each verifier is a function `(headers, body, secrets, *, now) ->
@@ -43,7 +43,7 @@ webhook_endpoints_disabled = Counter(
 )
 
 type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_large", "too_slow", "failed"]
-"""`failed`: an error kept us from storing the webhook, so its sender will repeat it."""
+"""`failed`: an error prevented the storing of the webhook, so the sender will repeat the webhook."""
 type ProcessedResult = Literal["published", "unknown_type", "unreadable"]
 
 TOLERANCE_SECONDS = 300
@@ -67,8 +67,8 @@ type Headers = Sequence[tuple[str, str]]
 class VerifiedWebhook:
     """A webhook with a valid signature.
 
-    `id` is the sender's id for the webhook, the same in all attempts. `timestamp` is the time of this attempt in Unix
-    seconds; None if the format has no timestamp.
+    `id` is the sender's id of the webhook, which is the same in all attempts. `timestamp` is the time of this attempt
+    in Unix seconds; None if the format has no timestamp.
     """
 
     id: str
@@ -193,7 +193,8 @@ def decide_delivery(
 def has_failed_for_long(failing_since: datetime | None, *, now: datetime, disable_after: float) -> bool:
     """Whether an endpoint has to be disabled, because all attempts have failed for at least `disable_after` seconds.
 
-    Call this function after a failed attempt. An endpoint without new events gets no attempts, so it is never disabled.
+    Call this function after a failed attempt. An endpoint without new events gets no attempts, so such an endpoint is
+    never disabled.
     """
     return failing_since is not None and (now - failing_since).total_seconds() >= disable_after
 
@@ -201,8 +202,8 @@ def has_failed_for_long(failing_since: datetime | None, *, now: datetime, disabl
 def signing_key(secret: str) -> bytes:
     """The key in a Standard Webhooks secret (`whsec_` and base64 of at least 24 bytes).
 
-    Raises ValueError for anything else; its message does not contain the secret. Call this function at start-up, so
-    that a wrong secret stops the process at once and does not fail the first webhook.
+    Raises ValueError for any other text. The error's message does not contain the secret. Call this function at
+    start-up, so that a wrong secret stops the process at once and does not fail the first webhook.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)

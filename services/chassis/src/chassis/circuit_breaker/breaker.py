@@ -31,7 +31,7 @@ _MODE_NUMBER: dict[Mode, int] = {"automatic": 0, "forced_open": 1, "disabled": 2
 
 @dataclass(frozen=True, slots=True)
 class BreakerSnapshot:
-    """One breaker as the management port lists it."""
+    """The facts about one breaker that the management port lists."""
 
     dependency: str
     operation: str

@@ -1,4 +1,4 @@
-"""How a call ended, as the breaker counts it. This module does no I/O."""
+"""The outcomes of a call that the breaker distinguishes. This module does no I/O."""
 
 from typing import Literal
 

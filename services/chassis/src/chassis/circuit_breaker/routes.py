@@ -1,4 +1,5 @@
-"""`/breakers` on a worker's management port: list the breakers, and overrule one for a limited time.
+"""`/breakers` on a worker's management port: an operator lists the breakers, and overrules one breaker for a limited
+time.
 
 The management port's guard checks the token and logs each change. A change affects this process only: each replica has
 its own breakers.

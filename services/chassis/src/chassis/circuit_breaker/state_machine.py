@@ -1,4 +1,5 @@
-"""The breaker's decisions: whether a call may start, and what its outcome changes. This module does no I/O.
+"""The breaker's decisions: whether a call may start, and how the outcome of the call changes the state. This module
+does no I/O.
 
 closed ──failure rate or slow-call rate reached──▶ open ──open time over──▶ half_open
    ▲                                                 ▲                          │
@@ -23,15 +24,15 @@ refuses none.
 """
 
 _TRIAL_SECONDS = 1.0
-"""The pause that a refused caller is advised to make while a half-open breaker's trial calls are under way. It is about
-the duration of one call.
+"""The pause that a refused caller is advised to make while a half-open breaker's trial calls are under way: about the
+duration of one call.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """The call may start. A term is the time between two changes of state. The call's outcome counts only if the call
-    ends in the same `term` in which it started, and never if `term` is None.
+    ends in the same `term` in which it started, and never if `term` is None, as in the mode `disabled`.
     """
 
     term: int | None

@@ -1,4 +1,5 @@
-"""The layers of configuration: files, variables and options are read here, each with the problems found in it.
+"""The layers of configuration: this module reads files, variables and options, and collects the problems that each of
+them has.
 
 pydantic-settings parses the layers whose values are text. pydantic-settings itself ignores an unknown variable, and
 reports only the first unreadable value. This module reports all unknown names and all unreadable values.
@@ -77,7 +78,7 @@ def _dotenv() -> tuple[dict[str, str], list[str]]:
     """The `HOLDFAST_…` variables in `.env`, and the problems of that file."""
     try:
         text = Path(".env").read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError):  # a directory named .env may be a virtual environment
+    except (FileNotFoundError, IsADirectoryError):  # no error: a directory named .env may be a virtual environment
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f".env cannot be read: {type(error).__name__}"]
@@ -99,8 +100,8 @@ def _locations() -> dict[str, str]:
 
 
 def _secret_files(directory: Path) -> list[Path]:
-    """The files of the directory, one per setting. Names with a leading dot are omitted, because Kubernetes adds such
-    files.
+    """The files of the directory, one per setting. Files with a leading dot in their name are omitted, because
+    Kubernetes adds such files to a mounted secret.
     """
     if not directory.is_dir():
         return []
@@ -186,7 +187,7 @@ def _text_layer(
 
 class _TextSource(EnvSettingsSource):
     """Parses `env_vars`, which contains the values of one layer as text. Invalid JSON stays text, so that the later
-    validation reports it with the setting's name.
+    validation reports the text with the setting's name.
     """
 
     env_vars: dict[str, str | None]
@@ -234,7 +235,9 @@ def is_given(name: str, names: Iterable[str]) -> bool:
 
 
 def known_names(settings: Mapping[str, FieldInfo]) -> dict[str, str]:
-    """The dotted names of all settings and groups (a group may be given as JSON), by their spelling in a variable."""
+    """The dotted names of all settings and groups, by their spelling in a variable. A variable may give a group as
+    JSON.
+    """
     parts = [name.split(".") for name in settings]
     return {"__".join(part[:n]): ".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
 

@@ -11,7 +11,8 @@ from chassis.config.settings import ServiceSettings
 
 
 class Live[S: ServiceSettings]:
-    """The settings of this process now. `current` is an immutable snapshot; a reload replaces it by another one.
+    """The settings of this process now. `current` is an immutable snapshot; a reload replaces this snapshot by another
+    one.
 
     A reload may change a setting. Code that needs the newest value reads the setting from `current` before each use.
     """
@@ -32,7 +33,7 @@ class Live[S: ServiceSettings]:
         return config_hash(self._current)
 
     def passwords(self) -> Sequence[SecretStr]:
-        """The database passwords that may be valid now. A new connection tries them in this order."""
+        """The database passwords that may be valid now. A new connection tries these passwords in this order."""
         return self._current.database.passwords
 
     def read(self) -> S:
@@ -54,6 +55,6 @@ class Live[S: ServiceSettings]:
 
 
 def load_live[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()) -> Live[S]:
-    """The settings as `load` returns them, for a process that reads them again while it runs."""
+    """The settings as `load` returns them, for a process that reads its settings again while it runs."""
     digest = digest_of_files()  # before the load, so that the next check notices a change during the load
     return Live(load(settings_type, options), read=lambda: load(settings_type, options), digest=digest)

@@ -103,7 +103,7 @@ def _broken_rules(
 
 
 def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The name and value of each setting that is valid on its own. A setting that no layer gives has its default."""
+    """The name and value of each setting with a valid value. A setting that no layer gives has its default."""
     validators = _validators(settings_type)
     for name, field in settings_of(settings_type).items():
         given: Any = merged
@@ -117,7 +117,7 @@ def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> 
             yield name, validators[name].validate_python(given)
 
 
-@lru_cache(maxsize=8)  # validators are slow to build, and each check for a reload needs them while a file is invalid
+@lru_cache(maxsize=8)  # cached: validators are slow to build, and while a file is invalid, each reload needs them
 def _validators(settings_type: type[BaseModel]) -> Mapping[str, TypeAdapter[Any]]:
     """A validator for each single setting, by its dotted name."""
     return {

@@ -1,8 +1,8 @@
 """Errors: the exceptions that code raises, and the answers that callers get for them.
 
 Read `exceptions` first: its docstring draws the tree of all exceptions. `catalogue` has every code of an error answer.
-`answers` builds the answer to one `ApiError`; `chassis.app.api` sends, logs and counts it. `fields` has types of
-request fields that several services validate in the same way.
+`answers` builds the answer to one `ApiError`; `chassis.app.api` sends, logs and counts this answer. `fields` has types
+of request fields that several services validate in the same way.
 """
 
 from chassis.errors.catalogue import DOCUMENTATION_URL, ErrorCode, ErrorDetail, ErrorSpec

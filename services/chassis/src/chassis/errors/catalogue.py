@@ -10,7 +10,7 @@ DOCUMENTATION_URL = "https://github.com/holdfast-platform/holdfast/blob/main/doc
 class ErrorSpec:
     """One kind of error: its HTTP status, the message that a caller reads, and what the caller can do.
 
-    `retry_after` is the default of the Retry-After header, in seconds. None means that a retry does not help.
+    `retry_after` is the default of the Retry-After header, in seconds. `retry_after` is None if a retry does not help.
     """
 
     status: int

@@ -64,8 +64,8 @@ class LeaseLost(HoldfastError):
 class ApiError(HoldfastError):
     """An error that the caller gets as an answer, with a code of the catalogue.
 
-    `retry_after` is in seconds. Rounded up, it becomes the answer's Retry-After header. If `retry_after` is None, the
-    header has the default of the catalogue.
+    `retry_after` is in seconds. The answer's Retry-After header has this number, rounded up. If `retry_after` is None,
+    the header has the default of the catalogue.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class BulkheadFull(DependencyUnavailable):
 class DependencyTimeout(DependencyError):
     """There was no answer within the time-out (seconds). The call may have run, or may run later.
 
-    `cut_short` means that the caller's deadline ended the attempt before its usual time-out.
+    `cut_short` is True if the caller's deadline ended the attempt before the usual time-out.
     """
 
     def __init__(self, dependency: str, timeout: float, *, cut_short: bool = False) -> None:

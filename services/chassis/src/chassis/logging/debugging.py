@@ -54,7 +54,9 @@ def check_header(value: str, key: str | None, *, now: float) -> HeaderCheck:
 
 
 def current_header() -> str | None:
-    """The header of the current request, to send it along or store it. None if the request has no valid header."""
+    """The header of the current request, to send it along or store it. The result is None if the request has no valid
+    header.
+    """
     return _header.get()
 
 

@@ -140,7 +140,7 @@ class Levels:
 
 
 def _known(name: str) -> logging.Logger:
-    """The existing logger of this name. Raises `CannotChange` for a protected name, and for an unknown one, for which
+    """The existing logger of this name. Raises `CannotChange` for a protected name, and for an unknown name, for which
     the standard library would create a new logger.
     """
     if name in _AUDIT:

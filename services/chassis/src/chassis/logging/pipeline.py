@@ -1,7 +1,7 @@
 """The pipeline that every line of a process takes, from a logger to the queue of the writer.
 
-A logger only checks whether the level of a line is enabled. The pipeline holds back repeated warnings, redacts the
-line, adds the ids and the identity of the process, and renders it.
+A logger only checks whether the level of a line is enabled. The pipeline holds back repeated warnings, redacts a line,
+adds ids and the identity of the process, and renders the line.
 """
 
 import atexit
@@ -39,7 +39,7 @@ this is less than a pod's grace period.
 _SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}
 _events_of = {name: log_events.labels(name) for name in _SEVERITY}
 _NEVER_SUPPRESSED = CANONICAL_EVENTS | {"repeats_suppressed", "log_events_dropped"}
-"""Events whose lines are never suppressed, because they are counted in the log."""
+"""Events whose lines are never suppressed, because readers of the log count these lines."""
 _LEVELS = {name: logging.getLevelNamesMapping()[name.upper()] for name in _SEVERITY}
 
 
@@ -84,8 +84,8 @@ def debugging_for(header: str | None) -> AbstractContextManager[None]:
 
 
 def debug_header() -> str | None:
-    """The header that turned DEBUG on for the current work, to send with calls or store with jobs. None if DEBUG was
-    not turned on.
+    """The header that turned DEBUG on for the current work, to send with calls or store with jobs. The result is None
+    if DEBUG was not turned on.
     """
     return debugging.current_header()
 
@@ -159,7 +159,9 @@ class _Pipeline:
 
 
 class _LibraryHandler(logging.Handler):
-    """Passes a library's record through the pipeline, so that it gets the same ids, redaction and format."""
+    """Passes a library's record through the pipeline, so that the record gets the same ids, redaction and format as
+    this project's lines.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.INFO and not _pipeline.levels.is_changed(record.name):

@@ -12,8 +12,8 @@ REDACTED = "[redacted]"
 MAX_TEXT = 16_384
 """The largest number of characters of one value that are written. A usual traceback has a tenth of this number, and
 container runtimes cut lines at 16 KiB. The limit also bounds the time for the redaction of a caller's text."""
-_BEHIND_CUT = 1024  # secrets are searched in so many more characters: more than a password in a URL has
-_TAIL = 4096  # characters from the end that a shortened text keeps, because a traceback names its error there
+_BEHIND_CUT = 1024  # so many characters after a cut are redacted, too: a password in a URL is shorter
+_TAIL = 4096  # a shortened text keeps so many characters of its end, where a traceback names its error
 
 # Names of fields whose values are never written, as `is_sensitive` spells them: in lower case, with underscores.
 _SENSITIVE_NAME = re.compile(
@@ -129,7 +129,7 @@ def shown_back(text: str, limit: int) -> str:
     """A caller's text in a form that an answer may quote: without secrets and half surrogate pairs, at most `limit`
     long.
 
-    The text is cut before it is redacted, so that a long text takes no more time. The cut is `_BEHIND_CUT` characters
+    The text is cut before the redaction, so that a long text takes no more time. The cut is `_BEHIND_CUT` characters
     after the limit, because a pattern may not recognise a secret that is cut in two.
     """
     shown = str(redact(text[: limit + _BEHIND_CUT]))
@@ -213,8 +213,8 @@ def _redact_cards(match: re.Match[str]) -> str:
 
 
 def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
-    """The end of the longest card number that begins with the first of these groups, or 0 if no card number begins
-    there.
+    """The end of the longest card number that begins with the first of these groups, or 0 if no card number begins with
+    that group.
     """
     lengths = _CARD_LENGTHS.get(run[groups[0][0]], range(0))
     found, digits = 0, ""

@@ -28,7 +28,7 @@ def to_json(line: Line) -> bytes:
         except TypeError:
             continue  # few mappings need OPT_NON_STR_KEYS, which doubles the time
     else:
-        # orjson refuses half a surrogate pair and an integer above 64 bits. `json` is slower, but writes both.
+        # orjson refuses half a surrogate pair and an integer above 64 bits. The slower module `json` writes both.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
     if text.isascii() and b"\x7f" not in text:
         return text

@@ -1,8 +1,9 @@
 """Repeats: in each time window only the first few lines of the same warning are written. Further lines are only
 counted.
 
-In an outage every request logs the same warning. Other levels are never held back: an INFO line is a business event, an
-ERROR means that something was lost, and DEBUG was turned on by a developer.
+In an outage every request logs the same warning, and the first few of these lines are enough to see the problem. Other
+levels are never held back: an INFO line is a business event, an ERROR means that something was lost, and DEBUG was
+turned on by a developer.
 """
 
 import threading
@@ -37,7 +38,9 @@ class Repeats:
         self._lock = threading.Lock()
 
     def admit(self, key: tuple[str, str]) -> int | None:
-        """The number of lines suppressed since the last admitted one. None if this line is suppressed, too."""
+        """The number of lines that were suppressed since the last admitted line, or None if this line is suppressed,
+        too.
+        """
         now = self._clock()
         with self._lock:
             window = self._windows.get(key)

@@ -19,14 +19,14 @@ from prometheus_client import Counter
 dropped_events = Counter("log_events_dropped", "Lines lost because the queue was full or stdout closed.", ["level"])
 
 for _level in ("debug", "info", "warning", "error", "critical"):
-    dropped_events.labels(_level)  # exports each counter as 0 from the start, so that an alert sees its first increase
+    dropped_events.labels(_level)  # exports each counter as 0 from the start, so that an alert sees the first increase
 
 _SHARE_OF_LESSER_LINES = 0.9
 """The share of the queue that lines below ERROR may fill. The rest is reserved for ERROR and CRITICAL, which are
 dropped last.
 """
 _SEVERE = frozenset({"error", "critical"})
-_MAX_BATCH_BYTES = 65_536  # the capacity of a pipe, which takes a larger batch only in pieces
+_MAX_BATCH_BYTES = 65_536  # the capacity of a pipe: the thread would write a larger batch in several pieces
 _COALESCE_SECONDS = 0.05
 """The thread collects lines for this time and writes them together. If the thread woke for each line, it would take the
 GIL from the event loop each time. That would cost a request more time than the rest of logging.
@@ -69,7 +69,7 @@ class LineWriter:
         self._thread.start()
 
     def put(self, line: bytes, level: str) -> None:
-        """Queue the line, or drop it if the queue is full. This never waits for the reader of the log."""
+        """Queue the line, or drop it if the queue is full. This method never waits for the reader of the log."""
         with self._changed:
             if self._bytes + len(line) > self._limits[level in _SEVERE] or self._is_closing:
                 self._drop(level)
@@ -137,7 +137,9 @@ class LineWriter:
             self._on_recovered(dropped)
 
     def _next_batch(self) -> _Batch | None:
-        """The next batch of lines, which fits into a pipe. None if the writer is closed and all lines are written."""
+        """The next batch of lines, which fits into a pipe. The result is None if the writer is closed and all lines are
+        written.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._batches[0].lines or self._is_closing)
             self._changed.wait_for(self._is_due, _COALESCE_SECONDS)
@@ -165,7 +167,7 @@ def write_to(stream: TextIO) -> Write:
         while data:
             try:
                 data = data[os.write(descriptor, data) :]
-            except BlockingIOError:  # another process that shares the descriptor has made it non-blocking
+            except BlockingIOError:  # another process with the same descriptor has made the descriptor non-blocking
                 select.select([], [descriptor], [])
 
     return write

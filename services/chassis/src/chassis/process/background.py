@@ -32,7 +32,7 @@ type Sleep = Callable[[float], Awaitable[object]]
 
 
 class TaskEnded(HoldfastError):
-    """A background task returned, or cancelled itself, although it should work until it is stopped."""
+    """A background task returned, or cancelled itself, although the task should work until the process stops it."""
 
 
 _last_failures: dict[str, tuple[float, str]] = {}
@@ -78,7 +78,7 @@ async def _keep_going(work: Work, name: str, is_outage: Callable[[Exception], bo
         error = await _failure_of(work)
         in_a_row = 1 if time.monotonic() - began > RECOVERED_SECONDS else in_a_row + 1
         pause = pause_after(in_a_row, draw=random.random())  # noqa: S311  a pause needs no cryptographic random numbers
-        with suppress(Exception):  # an error while logging, such as a lack of memory, must not end the task
+        with suppress(Exception):  # an error of the logging, such as a lack of memory, must not end the task
             _note(name, error, outage=is_outage(error), again_in=pause)
         await sleep(pause)
 

@@ -1,4 +1,4 @@
-"""The end of a process: after a signal or a failure, it ends within a known time.
+"""The end of a process: after a signal or a failure, the process ends within a known time.
 
     starting   ── signal ─────────▶ it ends at once: no work is under way
     working    ── signal ─────────▶ it drains and ends within its limit; a second signal ends it at once
@@ -6,7 +6,7 @@
     closed     ───────────────────▶ it ends within `EXIT_SECONDS`
 
 A thread enforces these limits, because the event loop may be blocked. The thread runs from the start, because a process
-that is out of memory cannot start one. If code holds the interpreter's lock, this thread cannot run either; then
+that is out of memory cannot start a thread. If code holds the interpreter's lock, this thread cannot run either; then
 `chassis.process.watchdog` ends the process.
 """
 
@@ -89,7 +89,7 @@ class Ending:
         return stopping
 
     def leave(self) -> None:
-        """Give the process `EXIT_SECONDS` to end, after it has closed everything."""
+        """Give the process `EXIT_SECONDS` to end, after the process has closed everything."""
         self.exit_on_signals()
         self._ends.put(_End(time.monotonic() + EXIT_SECONDS, f"not gone {EXIT_SECONDS:g} s after it had closed"))
 

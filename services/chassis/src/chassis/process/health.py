@@ -1,9 +1,9 @@
 """Health: whether a process is alive, started, ready or draining.
 
-Liveness only needs a running event loop. It checks no dependency, because a restart of this process does not repair a
-database. Readiness checks the dependencies without which no request can be answered. `/readyz` also names background
-tasks that fail. Such tasks affect neither liveness nor readiness: they start again, and requests are answered without
-them.
+Liveness only needs a running event loop. The liveness probe checks no dependency, because a restart of this process
+does not repair a database. Readiness checks the dependencies without which no request can be answered. `/readyz` also
+names background tasks that fail. Such tasks affect neither liveness nor readiness: a failed task starts again, and the
+process answers requests without it.
 """
 
 import asyncio

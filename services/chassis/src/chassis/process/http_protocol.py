@@ -273,7 +273,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer the requests before the invalid one. Then send `error`, and close the connection."""
         unread: RequestResponseCycle | None = self.cycle if self._is_reading_body else None
         if unread is not None and unread is not self._current:
-            self.pipeline.popleft()  # this request has not started: it waits for earlier ones
+            self.pipeline.popleft()  # this request has not started: it waits for earlier requests
             unread, self._is_held = None, self._is_held and bool(self.pipeline)
         is_answering = self._current is not None and not self._current.response_complete
         if unread is None and (is_answering or self.pipeline):

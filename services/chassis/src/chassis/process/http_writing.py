@@ -22,7 +22,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)  # on close, the kernel discards its buffer, 
 
 
 class Gathering:
-    """A transport that gathers writes and sends them together, once per turn of the event loop.
+    """A transport that gathers writes and sends them together, once per iteration of the event loop.
 
     uvicorn writes the head and the body of an answer one after the other, each with a system call. Each such call also
     wakes the reader, and takes as much CPU time as finding the route of a request. The connection is aborted if the

@@ -1,4 +1,4 @@
-"""`/log-levels` on the management port: read the levels, and change one logger's level for a stated time.
+"""`/log-levels` on the management port: an operator reads the levels, and changes one logger's level for a stated time.
 
 `ManagementGuard` checks the token and logs each change.
 """

@@ -43,8 +43,8 @@ class ManagementGuard:
 
     The guard answers 403 if the Host header is a name that a web page may have: see `chassis.process.management_hosts`.
     The guard answers a change with 401 if the token is missing or wrong, and with 403 if no token is configured. An
-    endpoint describes its change with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`. These fields
-    are on the `management_changed` line, beside the method, path, status and client.
+    endpoint describes its change with `put_on_canonical_line(logger="chassis.retries", level="DEBUG")`. The log line
+    `management_changed` has these fields, beside the method, path, status and client.
     """
 
     def __init__(self, app: ASGIApp, *, token: Token, hosts: Hosts) -> None:
@@ -146,7 +146,9 @@ def _client(scope: Scope) -> str:
 
 
 def respond(scope: Scope, error: ApiError) -> Response:
-    """The answer to an error on this port. It does not use the public port's renderer, which a worker does not load."""
+    """The answer to an error on this port. This function does not use the public port's renderer, which a worker does
+    not load.
+    """
     request_id = scope.get(_REQUEST_ID_KEY) or uuid.uuid4().hex
     found = answer(error, accept=Headers(scope=scope).getlist("accept"), request_id=request_id)
     return Response(orjson.dumps(found.body), found.status, found.headers)

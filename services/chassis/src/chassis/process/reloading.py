@@ -5,9 +5,9 @@
                                             ─ valid ────▶ applied: settings of the allow-list get their new values
                                                           restart_needed: the others are logged by name, and wait
 
-Every `reload.interval` seconds the process compares the contents of the files. So it notices changes by an editor, by
-`mv`, and by the kubelet, which writes a new folder and replaces the link `..data`. The allow-list contains the settings
-that their models mark with `RELOADED`.
+Every `reload.interval` seconds the process compares the contents of the files. So the process notices changes by an
+editor, by `mv`, and by the kubelet, which writes a new folder and replaces the link `..data`. The allow-list contains
+the settings that their models mark with `RELOADED`.
 """
 
 import asyncio

@@ -28,8 +28,8 @@ config_info = Gauge("config_info", "1 for the configuration this process runs wi
 def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> Iterator[Mapping[str, str]]:
     """Set up logging and tracing for a process. Yields the content of `/info`, which is updated when settings change.
 
-    The block contains all work of the process. If it raises an error, the last log line reports the error, and the
-    process ends with exit code 1.
+    The block contains all work of the process. If the block raises an error, the last log line reports the error, and
+    the process ends with exit code 1.
     """
     settings = live.current
     info = {

@@ -1,7 +1,7 @@
-"""An HTTP server. An API process has two: one for the public port and one for the management port. A worker has only
+"""An HTTP server. An API process has one server for the public port and one for the management port. A worker has only
 the server for the management port.
 
-uvicorn's own signal handling is disabled, because the composition root stops the servers and the work in order.
+uvicorn's signal handling is disabled, because the composition root stops the servers and the work in order.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ class ServeError(HoldfastError):
 class Server(uvicorn.Server):
     """Serves `app` on host and port. The host `*` stands for every IPv4 and IPv6 address of the machine.
 
-    When the server stops, requests under way have `drain_timeout` seconds. Slower ones are cancelled, and counted in
-    `cut_off`. `trusted_proxies` are networks of proxies that append the address of their caller to X-Forwarded-For. The
-    client's address is the last one in that header outside these networks.
+    When the server stops, requests under way have `drain_timeout` seconds. Slower requests are cancelled, and counted
+    in `cut_off`. `trusted_proxies` are networks of proxies that append the address of their caller to X-Forwarded-For.
+    The client's address is the last one in that header outside these networks.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port at once, and idle connections after `ARRIVAL_SECONDS`. Then drain the requests.
 
-        uvicorn's own method closes connections whose request is just arriving, and does not count the requests it cuts
-        off.
+        uvicorn's own method closes connections whose request is just arriving, and does not count the requests that it
+        cuts off.
         """
-        del sockets  # uvicorn passes sockets only if it did not open them itself
+        del sockets  # uvicorn passes only sockets that it did not open itself
         for server in self.servers:
             server.close()
         await asyncio.sleep(ARRIVAL_SECONDS)
@@ -113,7 +113,7 @@ class Server(uvicorn.Server):
         """Serve while the block runs. The end of the block drains requests and closes the application.
 
         Raises `ServeError` if the server cannot start, or if it ended before the block did. The end of the server sets
-        `stopping`, so that the process does not go on without it.
+        `stopping`, so that the process does not go on without a server.
         """
         task = asyncio.create_task(self._serve_or_raise(stopping), name=f"server:{self.config.port}")
         try:

@@ -31,8 +31,8 @@ end
 -- A refused request changes the stored TAT only if an excess was dropped. If the lower TAT was not stored, each later
 -- call would drop the excess again, and the caller would have to wait until the old TAT.
 if tat ~= stored then
-  -- A TAT in the past means the same as no TAT, so the key may expire at that time. EX takes whole seconds, so one
-  -- second is added.
+  -- A TAT in the past means the same as no TAT, so the key may expire at that time. The option EX of SET takes whole
+  -- seconds, so one second is added.
   local seconds = math.ceil((tat - now) / 1000000) + 1
   redis.call('SET', KEYS[1], tat, 'EX', seconds)
 end

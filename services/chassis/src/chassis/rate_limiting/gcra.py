@@ -14,10 +14,10 @@ MICROSECONDS = 1_000_000
 
 
 class Decision(NamedTuple):
-    """Whether the request may run, and what its answer says about the limit.
+    """Whether the request may run, and the facts about the limit that the answer has.
 
-    `tat` is in microseconds of the clock that decided. `remaining` is in units of cost. `retry_after` (0 when allowed)
-    and `reset_after` (until the whole burst is available again) are in seconds.
+    `tat` is in microseconds of the clock that decided. `remaining` is in units of cost. `retry_after` (0 when the
+    request is allowed) and `reset_after` (until the whole burst is available again) are in seconds.
     """
 
     allowed: bool

@@ -54,7 +54,7 @@ class RateLimiter:
         self._namespace = namespace
         self._clock = clock
         self._local = LocalLimiter(max_keys=current().local_keys, clock=clock)
-        self._try_redis_at: float | None = None  # None while Redis answers
+        self._try_redis_at: float | None = None  # this attribute is None while Redis answers
 
     async def check(self, key: str, policy: Policy, *, cost: int = 1) -> Decision:
         """Take `cost` units from the burst of `key` under `policy`, if the burst still has them.

@@ -13,8 +13,8 @@ from chassis.rate_limiting.gcra import Decision
 class Policy:
     """A named limit for one tier: `rate` units a second, and a burst of at most `burst` units at once.
 
-    A header quotes the name, so it has only lower-case letters, digits, hyphens and underscores. With `dark_launch` the
-    policy's decisions are counted, but they refuse no request and add no field to an answer.
+    A header quotes the name, so the name has only lower-case letters, digits, hyphens and underscores. With
+    `dark_launch` the policy's decisions are counted, but the decisions refuse no request and add no field to an answer.
     """
 
     name: str
@@ -34,7 +34,9 @@ class Policy:
         return math.ceil(self.burst / self.rate)
 
     def share(self, replicas: int) -> "Policy":
-        """The part of the limit that each of `replicas` processes may allow alone; its burst is at least one unit."""
+        """The part of the limit that each of `replicas` processes may allow alone; the burst of a share is at least one
+        unit.
+        """
         return replace(self, rate=self.rate / replicas, burst=max(1, self.burst // replicas))
 
 
@@ -44,7 +46,7 @@ def default_policy(settings: RateLimitSettings, *, tier: str) -> Policy:
     return _default_policy(tier, settings.rate_per_second * factor, settings.burst * factor, settings.dark_launch)
 
 
-@lru_cache(maxsize=256)  # there are few tiers
+@lru_cache(maxsize=256)  # the cache stays small, because there are few tiers
 def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> Policy:  # noqa: FBT001
     return Policy("default", tier, rate, max(1, round(burst)), dark_launch)
 
@@ -53,9 +55,9 @@ def add_fields(fields: MutableMapping[str, str], decision: Decision, policy: Pol
     """Add the decision to an answer's `fields`: RateLimit-Policy and RateLimit, and Retry-After if the request was
     refused.
 
-    When several policies apply, each adds an item, with its name, to the same two fields. Times are in whole seconds.
-    The items are those of https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/: q is the quota, w the
-    window, r the remaining quota, t the time until the quota is whole again.
+    When several policies apply, each policy adds an item, with the policy's name, to the same two fields. Times are in
+    whole seconds. The items are those of https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/: q is
+    the quota, w the window, r the remaining quota, t the time until the quota is whole again.
     """
     items = {
         "RateLimit-Policy": f'"{policy.name}";q={policy.burst};w={policy.window}',

@@ -1,11 +1,13 @@
-"""Retries: repeat a call only if it can succeed and may be repeated, after a random wait, within budget and deadline.
+"""Retries: a failed call is repeated only if another attempt can succeed and may run, after a random wait, within the
+budget and the deadline.
 
 Retry in one layer only: inside a job, which is itself rescheduled on failure, a call makes a single attempt
 (`max_attempts=1`).
 
 Read in this order: `decisions` (whether to repeat), `backoff` (how long to wait), `budget` (how many retries in all),
 `attempts` (the loop). `deadlines` holds the time left for a request and its calls; `idempotency` makes a repeated
-request safe. `chassis.calls.http_client` uses all of them, so a service touches only `deadlines` and `idempotency`.
+request safe. `chassis.calls.http_client` uses all these modules, so a service touches only `deadlines` and
+`idempotency`.
 """
 
 from chassis.retries.attempts import retry

@@ -1,4 +1,4 @@
-"""The loop of attempts around a call: it decides after each failure, spends the budget, waits, and counts."""
+"""The loop of attempts around a call: after each failure the loop decides, spends the budget, counts, and waits."""
 
 import asyncio
 import time
@@ -37,11 +37,11 @@ async def retry[T](
     random: Callable[[], float] = default_random,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Run `call(attempt)` for attempt = 1, 2, … until it succeeds or must not be repeated.
+    """Run `call(attempt)` for attempt = 1, 2, … until an attempt succeeds or the call must not be repeated.
 
     All attempts and waits together end with `policy.total_timeout` or with the caller's deadline, whichever comes
-    first. Raises the last error. If that error says that its attempt did not run, but an earlier attempt may have run,
-    raises the earlier error instead.
+    first. Raises the last error. If the last attempt certainly did not run, but an earlier attempt may have run, raises
+    the earlier attempt's error instead.
     """
     budget.earn(clock())
     uncertain: DependencyError | None = None

@@ -1,4 +1,4 @@
-"""How long to wait before another attempt. This module does no I/O."""
+"""The wait before another attempt. This module does no I/O."""
 
 from collections.abc import Callable
 from datetime import UTC
@@ -20,9 +20,9 @@ def full_jitter(n: int, *, base: float, cap: float, random: Callable[[], float])
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
-    """The seconds (0 to a day) that a Retry-After header asks for; None if the header is missing or unreadable.
+    """The seconds (0 to a day) that a Retry-After header asks for, or None if the header is missing or unreadable.
 
-    The header holds a number of seconds or an HTTP date; `now` is Unix time.
+    The header holds a number of seconds or an HTTP date. `now` is Unix time in seconds.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""The retry budget: it bounds the retries of all calls together. `max_attempts` bounds the retries of one call."""
+"""The retry budget bounds the retries of all calls together, whereas `max_attempts` bounds the retries of one call."""
 
 from prometheus_client import Gauge
 
@@ -10,8 +10,8 @@ retry_budget_balance = Gauge("retry_budget_balance", "Retries the budget would a
 class RetryBudget:
     """A token bucket per dependency that bounds retries to a share of the calls.
 
-    Each call earns `budget_ratio` tokens, and each retry spends one. The bucket holds at most `budget_floor` tokens, so
-    a quiet hour does not save up tokens for a retry storm. Without any calls, an empty bucket refills within
+    Each call earns `budget_ratio` tokens, and each retry spends one token. The bucket holds at most `budget_floor`
+    tokens, so a quiet hour does not save up tokens for a retry storm. Without any calls, an empty bucket refills within
     `budget_refill_seconds`, so a service with few calls can retry as well.
     """
 

@@ -3,8 +3,8 @@
 A deadline arrives with a request and is never extended. Each process checks the deadline before each expensive step and
 sends the deadline with each call. A header carries the deadline as the *remaining* time in milliseconds, like gRPC's
 `grpc-timeout` and Envoy's `x-envoy-expected-rq-timeout-ms`. An absolute time would be wrong by the difference between
-two clocks. A remaining time is wrong only by the time on the wire. Inside a process a deadline is an instant of the
-monotonic clock.
+the clocks of two machines. A remaining time is wrong only by the time that the request spends on the network. Inside a
+process a deadline is an instant of the monotonic clock.
 """
 
 import math
@@ -27,7 +27,7 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 def from_header(value: str | None, limit: float) -> float:
-    """The seconds that a caller grants with this header value, at most `limit`.
+    """The seconds that a caller grants with the header's `value`, at most `limit`.
 
     A missing or unreadable value (anything but ASCII digits) grants `limit`, so a mistake does not fail the request.
     """
@@ -57,7 +57,7 @@ def deadline(seconds: float, *, clock: Clock = time.monotonic) -> AbstractContex
 
 
 def lifted() -> AbstractContextManager[None]:
-    """Remove the deadline inside the block, for work that outlives the request that began it."""
+    """Remove the deadline inside the block, for work that goes on after the request that began the work."""
     return _until(math.inf)
 
 

@@ -1,4 +1,4 @@
-"""Whether a failed attempt is repeated, and when. This module does no I/O."""
+"""Decides whether and when a failed call is attempted again. This module does no I/O."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -111,8 +111,8 @@ def _redact(current: Span) -> None:
 
 
 def record_failure(current: Span, error: Exception) -> None:
-    """Mark the span as failed, with the error as its reason, from which secrets are removed. The traceback is in the
-    log, under the same trace id.
+    """Mark the span as failed. The reason is the text of `error` without secrets. The traceback is in the log, under
+    the same trace id.
     """
     if current.is_recording():
         current.set_attribute("error.type", type(error).__name__)

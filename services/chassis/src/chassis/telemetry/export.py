@@ -1,8 +1,8 @@
 """Sends spans to a collector in the background. A collector that is down delays no request and is logged once a minute.
 
-Ended spans wait in a queue of up to 2,048 (the SDK's default), which drops the oldest ones when it is full. The waiting
-spans are sent every 5 s, or as soon as 512 wait. Spans that cannot be sent are dropped and counted, because no function
-depends on traces.
+Ended spans wait in a queue of up to 2,048 (the SDK's default), which drops the oldest spans when the queue is full. The
+waiting spans are sent every 5 s, or as soon as 512 wait. Spans that cannot be sent are dropped and counted, because no
+function depends on traces.
 """
 
 import logging

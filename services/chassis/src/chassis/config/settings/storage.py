@@ -19,7 +19,9 @@ from chassis.errors import ConfigurationError
 
 
 class BudgetSettings(Group):
-    """The processes that share the database server. A check at start adds up their connections."""
+    """The processes that share the database server. A check at the start of a process adds up the connections of all
+    these processes.
+    """
 
     api_replicas: int = Field(
         1, ge=0, le=10_000, description="API processes of this service.", json_schema_extra=RELOADED
