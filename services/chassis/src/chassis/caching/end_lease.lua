@@ -4,9 +4,9 @@
 -- an invalidation could arrive between two separate commands.
 --
 -- KEYS[1]  the entries of one cached key: a hash with a field per schema
--- KEYS[2]  the key's lease
--- ARGV[1]  the holder's token
--- ARGV[2]  the field of the holder's schema
+-- KEYS[2]  the lease of this cached key
+-- ARGV[1]  the caller's token
+-- ARGV[2]  the field of the caller's schema
 -- ARGV[3]  the entry to store; if this is empty, the script only frees the lease
 -- ARGV[4]  the expiry of the entry in milliseconds; with 0, the script replaces a stored entry and leaves the expiry as
 --          it is, and stores nothing if no entry is stored

@@ -11,8 +11,8 @@ from chassis.caching.entries import Entry
 class Loaded(NamedTuple):
     """The result of a load.
 
-    `covers` is a monotonic time in seconds: the entry contains every change that was invalidated before `covers`. So a
-    reader may use the entry if the reader began at `covers` or earlier.
+    `covers` is a monotonic time in seconds: the entry contains every change whose invalidation was complete
+    before `covers`. So a reader may use the entry if the reader began at `covers` or earlier.
     """
 
     entry: Entry

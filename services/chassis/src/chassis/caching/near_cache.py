@@ -48,7 +48,7 @@ class NearCache:
         return entry if self._clock() < until else None
 
     def begin(self, key: str) -> Reading:
-        """A `Reading`, to make before a read of `key` and to pass to `put` together with the entry."""
+        """Call `begin` before a read of `key`, and pass the returned `Reading` to `put` together with the entry."""
         return Reading(self._generations.setdefault(key, _Generation()), self._clock())
 
     def put(self, key: str, entry: Entry, reading: Reading) -> None:

@@ -1,4 +1,4 @@
-"""Bulkhead: a limit on concurrent calls to one dependency, so that a slow dependency cannot block the process.
+"""Bulkhead: a limit on concurrent calls to one dependency, so that one slow dependency cannot exhaust the process.
 
 A call beyond the limit is refused at once and does not queue: a queue in front of a slow dependency only adds waiting.
 """

@@ -139,7 +139,7 @@ class Exchange:
 
 
 class _ConnectionLost(aiohttp.ClientError):
-    """The connection ended after the request may have been sent."""
+    """The connection was lost, and the request may have been sent before."""
 
 
 async def _send_once(

@@ -36,7 +36,8 @@ request_seconds = Histogram(
     "http_client_request_duration_seconds",
     "Duration of attempts; `status` is empty without an answer, `error_type` without a failure.",
     ["dependency", "operation", "status", "error_type"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),  # OpenTelemetry's advice
+    # OpenTelemetry recommends these buckets.
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )
 
 type AttemptHook = Callable[[int], Awaitable[None]]
@@ -100,7 +101,7 @@ class HttpDependency:
 
         - `operation` names the call in metrics; each operation has its own breaker.
         - `idempotent` declares that a repetition is safe, by nature or by an Idempotency-Key in `headers`.
-        - `retrying` lets the client repeat the call. A job does not pass `retrying`, because the whole job is repeated.
+        - `retrying` lets the client repeat the call. A job leaves `retrying` False, because the queue repeats the job.
         - `before_attempt(n)` runs before attempt n is sent; if `before_attempt` raises, attempt n is not sent.
         - `on_not_run(n)` runs after attempt n if attempt n certainly had no effect.
         - `fallback` returns an answer in place of a dependency that failed. After a 4xx, the fallback does not run.

@@ -39,8 +39,8 @@ might connect to a different host than the host that `check_url` found.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # Python's `is_global` is true for some addresses in these ranges, but no customer's host has such an address.
 # 192.0.0.0/24 and 2001::/23 are for protocols such as Teredo, and 192.0.0.9 and 192.0.0.10 lead to our own gateway.
-# 192.88.99.0/24 is for 6to4 relays. 3fff::/20 is for documentation, which Python before 3.13.1 does not know. This list
-# does not need 2002::/16, the 6to4 addresses, because `is_global` is false for them.
+# 192.88.99.0/24 is for 6to4 relays. 3fff::/20 is for documentation; Python before 3.13.1 does not know this range. This
+# list does not need 2002::/16, the 6to4 addresses, because `is_global` is false for them.
 _SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
 """Bits 64 to 95 of an ISATAP address, in any network, are one of these numbers. Its last 32 bits are an IPv4 address
@@ -85,7 +85,10 @@ class Destination:
 
 
 def check_url(url: str, settings: EgressSettings) -> Destination:
-    """The host and port in the URL. Raises `DestinationRefused` if the text of the URL is reason enough."""
+    """The host and port in the URL. Raises `DestinationRefused` if the URL itself is not allowed.
+
+    This function resolves no name, so it does not check to which address the host leads.
+    """
     if not _PLAIN.fullmatch(url):
         raise DestinationRefused("it has characters that a URL cannot have")
     try:
@@ -111,7 +114,7 @@ def check_address(text: str, settings: EgressSettings) -> None:
     """Raise `DestinationRefused` unless a request may go to this address."""
     try:
         address = ip_address(text)
-    except ValueError:  # a resolver returns text that only looks like an address, such as v1.fe80::1, unchanged
+    except ValueError:  # a resolver may return text that only looks like an address, such as v1.fe80::1
         raise DestinationRefused("its address cannot be read") from None
     if any(address in network for network in settings.refused_networks):
         raise DestinationRefused("its address is in a network that is refused here")
@@ -124,7 +127,8 @@ def check_address(text: str, settings: EgressSettings) -> None:
 async def check_addresses(destination: Destination, settings: EgressSettings, *, resolve: Resolve) -> None:
     """Raise `DestinationRefused` when the host has no address, or when any of its addresses is not allowed.
 
-    The error has the same reason in both cases, unless the host is itself an address.
+    For a host name, the error has the same reason in both cases, so a customer cannot learn which names exist in our
+    network. If the host is itself an address, the error has the precise reason.
     """
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
@@ -167,7 +171,7 @@ def guarded_socket(settings: EgressSettings) -> Callable[[AddressInfo], socket.s
 
 
 def _kind(address: Address) -> str | None:
-    """The kind of address, if requests to it are refused; None for a public address."""
+    """The kind of an address that is not public, in the words of the error, or None for a public address."""
     if address in _METADATA:
         return "a cloud's metadata service"
     for kind in ("unspecified", "loopback", "link_local", "multicast"):

@@ -20,7 +20,7 @@ TRUSTED_SECONDS = 0.5
 busy pool sends no checks. HikariCP has the same rule.
 """
 USED_AT = "chassis.used_at"
-"""The key under which a connection's `info` holds the time of its last use."""
+"""The key for the time of a connection's last use in `info`, SQLAlchemy's dictionary for data about a connection."""
 RETURN_SECONDS = 1.0
 """After this time a connection goes back to SQLAlchemy's pool, which checks it. A busy connection runs about a hundred
 transactions in this time, so the checks cost little.

@@ -1,7 +1,8 @@
 """Replaces OpenTelemetry's propagator and its context: a span's `traceparent` header is formatted only once.
 
 Each log line, job, event and outbound call needs the ids of the current trace and span. OpenTelemetry would search its
-context and format the header for each log line, job, event and call. With this module, they read one context variable.
+context and format the header for each log line, job, event and call. With this module, reading one context
+variable is enough.
 """
 
 import re

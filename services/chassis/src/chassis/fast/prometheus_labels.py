@@ -1,5 +1,5 @@
-"""Replaces prometheus-client's look-up of a metric's child by label values. The look-up takes longer than the increment
-of the child.
+"""Replaces prometheus-client's look-up of a metric's child, which is the metric for one combination of label values.
+The look-up takes longer than the increment of a counter.
 
 Use this module only for metrics whose labels have few values, because the cache grows with each combination of values.
 """

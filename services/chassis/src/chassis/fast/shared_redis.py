@@ -56,7 +56,7 @@ class SharedRedis(Redis):
         shape = self.response_callbacks.get(command[0])
         return shape(answer, **options) if shape else answer
 
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py defines this
         if self._opening is not None:
             await asyncio.wait([self._opening])  # without this wait, the new connection would stay open
         if self._link is not None:
@@ -66,7 +66,8 @@ class SharedRedis(Redis):
     async def _opened(self) -> "_Link":
         """Open the connection, and return it. All callers that wait for the connection share one attempt to open it.
 
-        The attempt may outlive the request that started it, so the attempt's task does not copy the request's context.
+        The attempt may outlive the request that started it, so the attempt's task does not copy the request's context,
+        which has the request's deadline and log fields.
         """
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), context=Context())

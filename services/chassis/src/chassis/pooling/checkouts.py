@@ -151,7 +151,7 @@ def check_nothing_held(dependency: str) -> None:
     """Check, before a call to `dependency`, that neither this task nor a task that started this task holds a
     connection.
 
-    If one of them holds a connection, counts the call. Then, with `database.held_calls: refuse`, raises
+    If one of these tasks holds a connection, counts the call. Then, with `database.held_calls: refuse`, raises
     `ConnectionHeld`. With another setting, writes a log line, but only once for each line of code that takes
     connections.
     """

@@ -81,8 +81,8 @@ class Database:
             pool, overdue_after=settings.overdue_after, refuse_calls=settings.held_calls == "refuse"
         )
         self._idle = IdleConnections(self._engine, return_after=min(RETURN_SECONDS, settings.pool_recycle))
-        # Callers wait in order for a slot of this semaphore. It has a slot per connection, so SQLAlchemy's pool never
-        # has to block a caller.
+        # Callers wait in order for a slot of this semaphore. The semaphore has a slot per connection, so SQLAlchemy's
+        # pool never has to block a caller.
         self._slots = asyncio.Semaphore(settings.pool_size + settings.max_overflow)
         self._pending = 0
         self._timeouts = metrics.timeouts.labels(pool)
@@ -132,7 +132,7 @@ class Database:
                 raise
             finally:
                 if not is_fit or borrowed.driver.is_in_transaction():
-                    borrowed.driver.terminate()  # the next caller must not get a connection in this state
+                    borrowed.driver.terminate()  # the next caller must not get a broken connection or an open transaction
 
     async def ping(self) -> None:
         """Raise an error unless the database answers."""
@@ -190,7 +190,8 @@ class Database:
         self._pending += 1
         try:
             return await opening
-        except PoolTimeout as error:  # a cancelled caller may free its slot before its connection
+        except PoolTimeout as error:
+            # A cancelled caller may free its slot before its connection. Then SQLAlchemy's pool is still full.
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
         except _CONNECT_ERRORS as error:

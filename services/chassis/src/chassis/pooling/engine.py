@@ -1,4 +1,4 @@
-"""The engine of one pool: it opens connections, sets up their sessions and times their statements."""
+"""The engine of one pool: it opens connections, sets up the connections' sessions and measures their statements."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -123,7 +123,7 @@ def _time_statements(engine: Engine) -> None:
         # `terminate` closes it without waiting for the server; `close` would wait.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
-        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  for the type checker
+        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker the driver
         driver_connection.terminate()
         return ConnectionLost(str(error) or type(error).__name__)
 

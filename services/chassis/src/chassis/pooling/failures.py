@@ -37,7 +37,7 @@ _OUTAGES = (
     asyncpg.ReadOnlySQLTransactionError,  # the server is a standby, or an operator has made it read-only
     asyncpg.InvalidCachedStatementError,  # a migration made the prepared statement invalid; the driver prepares it anew
 )
-_BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a transaction that conflicts with another one
+_BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a conflict between two transactions
 _BUSY_STATES = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
 """The SQLSTATEs with which the server ends a statement after `lock_timeout` or `statement_timeout`."""
 _SESSION_ENDS = frozenset({"FATAL", "PANIC"})

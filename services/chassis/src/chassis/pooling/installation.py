@@ -62,7 +62,7 @@ async def claim(redis: Redis, installation: str, *, service: str) -> None:
 
 
 async def claim_at_start(redis: Redis, database: Database, *, service: str) -> None:
-    """Claim the prefix, and raise `ForeignPrefix` if another installation owns it.
+    """Claim the prefix, and raise `ForeignPrefix` if another installation owns the prefix.
 
     If Redis or the database is down, the process starts without the claim, and `keep_claim` claims the prefix later.
     """
@@ -85,6 +85,6 @@ async def keep_claim(redis: Redis, database: Database, *, service: str) -> None:
         except ForeignPrefix as error:
             log.critical("redis_prefix_foreign", reason=str(error))
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.Event().wait()  # a second SIGTERM would end the process before it has drained
+            await asyncio.Event().wait()  # a second SIGTERM would end the process at once, without a drain
         except (RedisError, TimeoutError, PoolExhausted) as error:
             log.info("redis_prefix_unclaimed", reason=str(error))

@@ -22,7 +22,7 @@ from chassis.pooling.failures import ConnectionLost, is_session_over
 from chassis.pooling.statements import DriverStatement
 
 NOTIFY = "chassis.notify"
-"""The key under which a session's `info` holds the `notify` function of its `Database`."""
+"""The key for the `notify` function of the `Database` in `info`, SQLAlchemy's dictionary for data about a session."""
 _AFTER_COMMIT = "chassis.after_commit"
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
 """When a block raises and its ROLLBACK then raises one of these errors, the ROLLBACK's error is dropped, so that the

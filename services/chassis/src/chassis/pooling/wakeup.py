@@ -105,7 +105,7 @@ class Wakeups:
             # $2)` would take twice as long.
             await connection.execute("; ".join(f"NOTIFY {_quoted(channel)}" for channel in pending))
         except BaseException:
-            self._pending |= pending  # the next connection sends these again; a second wake-up does no harm
+            self._pending |= pending  # the next connection sends `pending`; a second wake-up does no harm
             raise
 
     def _heard(self, _connection: object, _pid: int, channel: str, _payload: object) -> None:
