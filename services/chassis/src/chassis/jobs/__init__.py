@@ -1,19 +1,21 @@
-"""Background jobs on PostgreSQL: enqueued in the caller's transaction, run at least once, completed by one worker.
+"""Background jobs on PostgreSQL: a job is enqueued in the caller's transaction, and runs until one worker completes it.
 
-A worker claims a job with a lease and extends the lease with a heartbeat. A claim counts the attempt, and the attempt's
-number is the fencing token. A worker that lost its lease has an old token, and cannot complete the job. Changes that a
-handler makes in the transaction of `RunningJob.complete_in` commit together with the job's end, so those effects happen
-exactly once.
+A worker claims a job with a lease, which reserves the job for some seconds, and extends the lease with a heartbeat.
+Each claim increases the job's attempt number, which is the fencing token. If a worker loses its lease and another
+worker claims the job, the first worker's token is out of date, and the first worker cannot complete the job. A job may
+run more than once. Changes that a handler makes in the transaction of `RunningJob.complete_in` commit together with the
+job's end, so these changes happen exactly once.
 
-A service imports the names in `__all__`, and `schedules` for recurring work. Read in this order:
+A service imports the names in `__all__`, and `schedules` for recurring work. Read the modules in this order:
 
-1. `payload`, `enqueueing`, `running_job`: a job as a service sees it. `live_jobs` lets a sweep avoid duplicate jobs.
-2. `jobs.sql`: every statement, with an explanation.
-3. `decisions`, then `runner`: how a worker claims, runs and ends jobs. The runner's parts are `claims` (what to claim
-   next), `runs` (claimed jobs), `executor` (one attempt), `completion` (finished jobs), `leases` (the heartbeat) and
-   `tending` (expired leases, measurements).
-4. `dead_letters` and `routes`: functions for operators. `backlog` refuses work above a limit, and `schedules` runs
-   recurring work.
+1. `payload`, `enqueueing` and `running_job` are the parts that a service uses. `live_jobs` lets a sweep (a periodic
+   search for stuck rows) avoid duplicate jobs.
+2. `jobs.sql` contains and explains every statement.
+3. `decisions` and `runner` show how a worker claims, runs and ends jobs. The runner's parts are `claims` (which jobs to
+   claim next), `runs` (claimed jobs), `executor` (one attempt), `completion` (finished jobs), `leases` (the heartbeat)
+   and `tending` (expired leases, measurements).
+4. `dead_letters` and `routes` are for operators. `backlog` refuses new work while too many jobs wait, and `schedules`
+   runs recurring work.
 """
 
 from chassis.jobs.enqueueing import enqueue, job_row

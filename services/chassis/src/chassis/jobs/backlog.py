@@ -1,7 +1,8 @@
-"""A bounded backlog: above its limit, an API refuses new work, and a Retry-After says when to try again.
+"""Bounds the backlog of jobs: while too many jobs wait, an API refuses new work with a Retry-After.
 
-An unbounded queue accepts more work than its workers can do in time. A count of the waiting jobs for each request would
-cost too much. So one request a second counts them, up to the limit, and the other requests use its result.
+A queue without a limit accepts more work than its workers can do in time. A count of the waiting jobs in each request
+would cost too much. So one request a second counts the waiting jobs, up to the limit, and the other requests use this
+count.
 """
 
 import math
@@ -21,18 +22,18 @@ refused = Counter("job_backlog_refused", "Requests refused because too many jobs
 
 RESUME_SHARE = 0.8
 """After the backlog has reached the limit, work is accepted again when the backlog is below this share of the limit.
-Without this gap, a full queue would accept and refuse requests in turn."""
+Without the gap between this share and the limit, a full queue would accept one request and refuse the next."""
 MEASURE_SECONDS = 1.0
-"""The time between two counts. At 200 orders a second, the backlog grows by up to 2 % of the default limit in that
-time."""
+"""The time between two counts. At 200 orders a second, the backlog grows between two counts by up to 2 % of the default
+limit."""
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
-"""The bounds of Retry-After. Within 5 seconds the backlog hardly changes, and an estimate of more than a minute is
-unreliable."""
+"""The shortest and the longest Retry-After. Within 5 seconds the backlog hardly changes, and an estimate of more than a
+minute is unreliable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The number of waiting `jobs` at the time `at` (monotonic, in seconds). `shrinks_by` is in jobs per second."""
+    """The number of waiting `jobs` at the time `at` (monotonic, in seconds), which shrinks by `shrinks_by` a second."""
 
     jobs: int
     at: float
@@ -40,7 +41,10 @@ class Backlog:
     shrinks_by: float = 0.0
 
     def then(self, jobs: int, *, at: float, limit: int) -> "Backlog":
-        """The backlog after another count. It is full from `limit` on, until it is below `RESUME_SHARE` of `limit`."""
+        """The backlog after another count, `jobs`.
+
+        The backlog becomes full at `limit`, and stays full until it is below `RESUME_SHARE` of `limit`.
+        """
         threshold = RESUME_SHARE * limit if self.is_full else limit
         return Backlog(jobs, at, jobs >= threshold, (self.jobs - jobs) / max(at - self.at, MEASURE_SECONDS))
 
@@ -77,7 +81,7 @@ class BacklogLimit:
             )
 
     async def _count(self) -> None:
-        self._is_counting = True  # concurrent requests do not wait, but use the last count
+        self._is_counting = True  # until this count ends, other requests use the count before it
         try:
             async with self._database.read() as session:
                 jobs = int(

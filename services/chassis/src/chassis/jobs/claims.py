@@ -1,6 +1,6 @@
-"""The state that decides a worker's claims: which jobs may be due, and which suspect runs.
+"""The state from which a worker decides its next claim: which jobs may be due, and which suspect runs.
 
-A suspect is a job whose lease expired.
+A suspect is a job whose lease expired: the job may have killed its process.
 """
 
 from collections.abc import Container, Sequence
@@ -11,11 +11,11 @@ from chassis.jobs.tending import SuspectsDue
 
 
 class Claims:
-    """Decides each claim of a worker with `concurrency` slots, and remembers what the claim returned."""
+    """Decides each claim of a worker with `concurrency` slots, and remembers which jobs the last claim has started."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._suspect: tuple[Run, Claim] | None = None  # the suspect that was started last, and its claim
+        self._suspect: tuple[Run, Claim] | None = None  # the last suspect that was started, with its claim
         self._is_others_turn = False
         self.may_be_more = True  # whether jobs other than suspects may be due
         self.suspects_due = SuspectsDue(beside_others=False, alone=False)
@@ -36,7 +36,7 @@ class Claims:
         )
 
     def note(self, claim: Claim, started: Sequence[Run]) -> None:
-        """Remember for the next claim which jobs this one has started."""
+        """Remember which jobs this claim has started, because the next claim depends on them."""
         self._is_others_turn = claim.suspects and bool(started)
         if not claim.suspects:
             self.may_be_more = len(started) == claim.count

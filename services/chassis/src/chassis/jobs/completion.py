@@ -1,6 +1,6 @@
-"""Finished jobs that wait for the worker's next turn: one statement that ends all of them and claims new jobs.
+"""Finished jobs that wait for the worker's next turn: a turn is one statement that ends these jobs and claims new ones.
 
-The task of each job waits too, so that a job is reported as completed only after its end has been committed.
+The asyncio task of each job waits as well, so that a job is reported as completed only after its end is committed.
 """
 
 import asyncio
@@ -27,12 +27,15 @@ class Completions[Run: Leased]:
         self._waiting: dict[Run, asyncio.Future[bool]] = {}
 
     def complete(self, run: Run) -> asyncio.Future[bool]:
-        """A future, which is True if the worker still owned the job when its end was committed."""
+        """A future, whose result is True if the worker still owned the job when the job's end was committed."""
         is_ended = self._waiting[run] = asyncio.get_running_loop().create_future()
         return is_ended
 
     def take(self) -> dict[Run, asyncio.Future[bool]]:
-        """All waiting jobs, for a turn. The caller passes them to `settle`, or to `put_back` if the turn fails."""
+        """Remove all waiting jobs and return them, so that a turn can end them.
+
+        The caller passes the jobs to `settle` after the turn, or to `put_back` if the turn fails.
+        """
         taken, self._waiting = self._waiting, {}
         return taken
 
@@ -49,11 +52,11 @@ class Completions[Run: Leased]:
 
 
 def settle[Run: Leased](taken: dict[Run, asyncio.Future[bool]], *, lost: Container[tuple[int, int]]) -> None:
-    """Report the result of a turn to the tasks that wait. `lost` has the tokens that were no longer valid."""
+    """Report the result of a turn to the tasks that wait. `lost` has the fencing tokens that are out of date."""
     for run, is_ended in taken.items():
         _settle(is_ended, is_ours=(run.job.id, run.job.attempt) not in lost)
 
 
 def _settle(is_ended: asyncio.Future[bool], *, is_ours: bool) -> None:
-    if not is_ended.done():  # the waiting task may have been cancelled
+    if not is_ended.done():  # a cancelled task has already cancelled this future
         is_ended.set_result(is_ours)

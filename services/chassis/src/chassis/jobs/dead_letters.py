@@ -1,6 +1,6 @@
-"""Dead letters: jobs that no worker retries. An operator reads them, and replays them or lets them expire.
+"""Dead letters: jobs that no worker retries. An operator reads dead letters, and replays them or lets them expire.
 
-The command line and the management port call these functions and pass them a session.
+The command line and the management port call the functions of this module and pass a database session.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStats:
-    """The number of jobs of one queue, name and status. `oldest_age`: seconds since the oldest of them was due."""
+    """The number of `jobs` of one queue, name and status. The oldest of these jobs was due `oldest_age` seconds ago."""
 
     queue: str
     name: str
@@ -55,7 +55,7 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Selects dead letters by job name, queue, and a part of the reason. A field that is None selects all of them."""
+    """Selects dead letters by job name, queue, and a part of the reason. A field that is None selects every value."""
 
     name: str | None = None
     queue: str | None = None
@@ -79,7 +79,8 @@ class Filter:
 class WorkLeft:
     """The numbers of jobs that are not dead, in one queue or in all queues.
 
-    The queue is drained when no job is due and none runs. Jobs that are due later, perhaps in a day, do not count.
+    The queue is drained when no job is due and none runs. A job that is due later does not keep the queue from being
+    drained, since it may be due only in a day.
     """
 
     due: int
@@ -98,7 +99,7 @@ async def list_dead(session: Session, *, which: Filter = Filter(), count: int = 
 
 
 async def show(session: Session, job_id: int) -> JobRecord | None:
-    """One job in any status; None when it has completed or never existed."""
+    """The job in any status, or None if the job has completed or never existed."""
     if not is_bigint(job_id):
         return None
     row = (await session.execute(STATEMENTS["show"], {"id": job_id})).one_or_none()
@@ -113,9 +114,9 @@ async def replay(
     attempts: int = 3,
     dry_run: bool = False,
 ) -> Sequence[int]:
-    """Make one dead letter (`job_id`) or all selected ones (`which`) ready again, and return their ids.
+    """Make one dead letter (`job_id`), or all that `which` selects, ready again. Returns the ids of these jobs.
 
-    Each gets `attempts` more attempts. A dry run returns the ids and changes nothing.
+    Each job gets `attempts` more attempts. A dry run returns the ids and changes no job.
     """
     if job_id is not None and not is_bigint(job_id):
         return ()
@@ -149,7 +150,10 @@ async def prune(session: Session, *, retention: float, count: int = 1000) -> Non
 
 
 async def prune_failures(session: Session, *, retention: float, count: int = 20_000) -> None:
-    """Delete up to `count` failed attempts older than `retention` seconds. An outage produces fewer in an hour."""
+    """Delete up to `count` records of failed attempts that are older than `retention` seconds.
+
+    The default `count` is more than an outage produces in an hour, and this function is called every hour.
+    """
     await session.execute(STATEMENTS["prune_failures"], {"retention": retention, "count": count})
 
 

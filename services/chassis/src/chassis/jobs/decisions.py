@@ -12,13 +12,17 @@ type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_bac
 
 _MAX_REASON_LENGTH = 2000
 MAX_GRANTED_ATTEMPT = 500
-"""Up to this attempt, a failure in an outage of the database gives the job one more attempt. At the longest default
-backoff, that lasts for about four hours. After that, a job that causes the outage itself becomes a dead letter."""
+"""An attempt that fails in an outage of the database does not count, if its number is lower than this. With the longest
+default backoff, a job makes so many attempts in about four hours. The limit makes a job that itself causes the outage a
+dead letter in the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim of up to `count` jobs: of `suspects` or of other jobs. `alone` selects the suspects that run alone."""
+    """A claim of up to `count` jobs, which takes either suspects (jobs whose lease expired) or other jobs.
+
+    `alone` selects the suspects that may run only while no other job runs in the process.
+    """
 
     count: int
     suspects: bool = False
@@ -40,14 +44,14 @@ class Due:
 def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | None, is_others_turn: bool) -> Claim:
     """The next claim, or `NOTHING` if no further job may start now.
 
-    `unended` counts the claimed jobs that a crash would repeat: their end is not committed, and the claiming statement
-    does not commit it either. The claim asks for all free slots at once, since a round trip and a commit cost as much
-    for one job as for twenty.
+    `unended` is the number of claimed jobs whose end is not committed before or by the statement of this claim: after a
+    crash, these jobs run again. The claim asks for as many jobs as there are free slots, since a round trip and a
+    commit cost as much for one job as for twenty.
 
     A suspect is a job whose lease expired: it may have killed its process. `running` is the claim of the suspect that
-    runs now, or None. One suspect runs at a time, so a crash makes at most one job lose a second lease. That job then
-    waits until it can run alone in the process. After a suspect has started, `is_others_turn` is true, so that a worker
-    with a single slot alternates between suspects and other jobs.
+    runs now, or None. Only one suspect runs at a time, so a crash makes at most one suspect lose a second lease. A
+    suspect that lost two leases waits until it can run alone in the process. `is_others_turn` is true after a suspect
+    has started, so that a worker with a single slot alternates between suspects and other jobs.
     """
     free = concurrency - unended
     others = Claim(free) if due.others else NOTHING
@@ -64,7 +68,7 @@ def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | N
 
 @dataclass(frozen=True, slots=True)
 class FailureDecision:
-    """How a failed attempt ends, and the statement that records this end."""
+    """The outcome of a failed attempt, and the statement of `jobs.sql` that records this outcome."""
 
     outcome: Outcome
     statement: Literal["retry", "bury"]
@@ -72,12 +76,13 @@ class FailureDecision:
 
 
 def decide_failure(job: RunningJob, error: Exception, delay: Callable[[], float]) -> FailureDecision:
-    """Decide whether the job is retried or dead.
+    """Decide whether the job is retried or becomes a dead letter.
 
-    `delay()` returns the backoff in seconds. A Retry-After can only lengthen it.
+    `delay()` returns the backoff in seconds. If the error has a longer Retry-After, the retry waits for the Retry-After
+    instead.
 
-    An attempt that fails because the service's database is unreachable does not use up one of the job's attempts. If
-    the database is busy, the attempt counts, since the job's own statement may be the one that takes too long.
+    An attempt that fails because the service's database is unreachable does not use up one of the job's attempts. An
+    attempt that fails because the database is busy counts, since a slow statement of the job may be the cause.
     """
     reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
     granted = int(isinstance(error, DatabaseUnreachable) and job.attempt < MAX_GRANTED_ATTEMPT)

@@ -19,11 +19,12 @@ async def enqueue(
 ) -> bool:
     """Add the job to the session's transaction: the job exists if and only if the transaction commits.
 
-    The job becomes due after `delay` seconds. No attempt starts later than `deadline` seconds from now. An attempt's
-    outbound calls have the time until then as their deadline.
+    The job becomes due after `delay` seconds. No attempt starts later than `deadline` seconds from now. The outbound
+    calls of an attempt get the rest of this time as their deadline.
 
-    Returns False when a job of this name with the same deduplication key (`unique_key`, or else the payload's) already
-    waits. A running job does not count, since it may have read older state.
+    Returns False, without a new job, if a job with this name and deduplication key already waits. The key is
+    `unique_key`, or the payload's key if `unique_key` is None. A running job with the same key does not prevent the new
+    job, since the running job may have read its data before the caller's change.
     """
     return await session.insert(job_row(payload, unique_key=unique_key, delay=delay, deadline=deadline)) > 0
 

@@ -1,4 +1,4 @@
-"""One attempt at a job: its payload is parsed, its handler runs within its time limit, and its end is recorded."""
+"""Makes one attempt at a job: parses the payload, runs the handler within its time limit, and records the outcome."""
 
 import asyncio
 import time
@@ -27,8 +27,8 @@ log = get_logger(__name__)
 _processed, _duration_seconds = remembered(processed), remembered(duration_seconds)
 
 RETRY_SECONDS = 0.2
-"""The pause before a statement is tried again in an outage of the database. Many tries fit into a lease. After the
-lease, another worker may own the job."""
+"""The pause before a statement is tried again in an outage of the database. The pause is short, so that many tries fit
+into a lease: once the lease has expired, another worker may own the job."""
 
 
 class Executor:
@@ -57,7 +57,8 @@ class Executor:
         self._tolerate = tolerate
         self._random = random
         self.is_draining = False
-        """True once the worker stops. From then on, a failure that cannot be recorded at once is not tried again."""
+        """True once the worker stops. If the statement that records a failed attempt then fails, it is not tried
+        again."""
 
     async def execute(self, run: Run) -> Outcome:
         """Make the attempt, record its end, and write its span, its metrics and its log line."""
@@ -147,7 +148,7 @@ class Executor:
             raise PermanentJobError(f"its payload is not a {kind.__name__}: {error}") from error
 
     async def _fail(self, run: Run, error: Exception) -> Outcome:
-        """Record the failure. In an outage, try again until the lease expires or the worker stops."""
+        """Record the failed attempt. In an outage, try this again until the lease expires or the worker stops."""
         decision = decide_failure(run.job, error, lambda: self._backoff(run))
         values = {"id": run.job.id, "attempt": run.job.attempt, **decision.values}
         while True:

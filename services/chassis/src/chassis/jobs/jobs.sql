@@ -1,13 +1,13 @@
--- The job queue's statements. A job's attempt number is its fencing token: a statement that completes, extends or fails
--- a job names the attempt that claimed it, and finds no row once another worker has claimed the job.
+-- The job queue's statements. A job's attempt number is its fencing token. A worker passes the number of its claim to
+-- each statement that ends a job or extends a lease. The statement finds no row if another worker has claimed the job.
 --
 -- A statement that changes a limited number of rows picks them with `= ANY (ARRAY(SELECT …))`, here and elsewhere.
--- PostgreSQL evaluates the array once. With a sub-select after IN, it would plan a join. If the table was empty when it
--- was last analysed, PostgreSQL evaluates the join's inner side for each row. FOR UPDATE SKIP LOCKED then finds other
+-- PostgreSQL evaluates the array once. With a sub-select after IN, PostgreSQL would plan a join. If the table was empty
+-- at its last ANALYZE, PostgreSQL evaluates the join's inner side for each row. FOR UPDATE SKIP LOCKED then finds other
 -- rows each time, and the statement changes more rows than its limit.
 
 -- name: enqueue
--- Add a job without a deduplication key. `enqueue_unique` takes about 200 µs, 40 of them for the check for a duplicate.
+-- Add a job without a deduplication key, which saves 40 of the 200 µs of `enqueue_unique`: its check for a duplicate.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, traceparent, debug
 )
@@ -32,23 +32,23 @@ VALUES (
 ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 
 -- name: turn
--- One turn of a worker. It deletes the worker's finished jobs (:ids, :attempts), and claims up to :count ready jobs for
+-- One turn of a worker: delete the worker's finished jobs (:ids, :attempts), and claim up to :count ready jobs for
 -- :lease seconds, the highest priority first. One statement does both, since a round trip and a commit cost as much as
--- the work on ten jobs. The result contains the claimed jobs. It also contains each finished job whose lease was lost,
--- with NULL as its name.
+-- the work on ten jobs. The result contains the claimed jobs, and each finished job whose lease was lost, with NULL as
+-- its name.
 --
--- The claim counts the attempt. If the end of the job counted it, a job that kills its process would never use up its
--- attempts. The claim also clears the deduplication key. So another job with the same key may be enqueued while this
--- one runs, and a retry of this one cannot collide with it. A suspect is a job whose lease expired: it may have killed
--- its process. A claim takes either suspects (:suspects) or other jobs, and either the suspects that run alone (:alone)
--- or the other suspects. Delayed jobs of a high priority do not slow a claim, since PostgreSQL 18 skips from one
--- priority to the next in the index.
+-- The claim increases the attempt number. If the end of an attempt increased it, a job that kills its process would
+-- never use up its attempts. The claim also clears the deduplication key. So another job with the same key may be
+-- enqueued while this job runs, and a retry of this job does not conflict with the other job. A suspect is a job whose
+-- lease expired: it may have killed its process. A claim takes either suspects (:suspects) or other jobs, and either
+-- the suspects that run alone (:alone) or the other suspects. Delayed jobs of a high priority do not slow a claim,
+-- since PostgreSQL 18 skips from one priority to the next in the index.
 --
--- The count and the finished jobs are in sub-selects, which hide their numbers from the planner. So one plan serves
--- every turn, and PostgreSQL does not plan each turn again. For a hidden LIMIT, the planner expects a tenth of the
--- rows. The claimed ids are therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the
--- whole table. The DELETE tests `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL
--- scan the index of all jobs that run or ran recently.
+-- Sub-selects hide the values of :count, :ids and :attempts from the planner. So PostgreSQL plans the statement once
+-- and not for each turn. For a LIMIT with a hidden value, the planner expects a tenth of the rows. The claimed ids are
+-- therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the whole table. The DELETE tests
+-- `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL scan the index of all jobs that
+-- run or ran recently.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -77,8 +77,8 @@ SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
 WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
 -- name: turn_oldest
--- `turn` in another order: the jobs that have been due longest come first, whatever their priority. A worker uses it
--- for one claim in four, so that no priority can starve another.
+-- `turn` in another order: the jobs that have been due longest come first, whatever their priority. A worker uses this
+-- statement for one claim in four, so that low priorities do not starve.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -113,7 +113,7 @@ DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RET
 -- name: heartbeat
 -- Extend a worker's leases to :lease seconds from now. Returns the jobs that the worker still owns. If a row is locked,
 -- another transaction is completing the job at this moment. The statement does not wait for that transaction, because
--- the other leases would be delayed. It skips the row, and returns the job as still owned.
+-- the other leases would be delayed. The statement skips the row, and returns the job as still owned.
 WITH held AS (
     SELECT job.id, job.attempt
     FROM job JOIN unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS mine (id, attempt) USING (id, attempt)
@@ -127,9 +127,9 @@ WITH held AS (
 SELECT id, attempt FROM held;
 
 -- name: retry
--- End a failed attempt: the job is ready again in :delay seconds. :granted is 1 for an attempt that does not count,
--- else 0. The attempt has ended without killing the worker, so the job is no longer a suspect. `job_failure` records
--- the failure, since the job's own row is deleted once the job succeeds.
+-- End a failed attempt: the job is ready again in :delay seconds. :granted is 1 if the attempt does not count, and
+-- otherwise 0. The attempt has not killed the process, so the job is no longer a suspect. `job_failure` records the
+-- failure, since the job's own row is deleted once the job succeeds.
 WITH failed AS (
     UPDATE job
     SET status = 'ready', is_suspect = false, runs_alone = false, max_attempts = max_attempts + :granted,
@@ -143,7 +143,7 @@ SELECT id, name, payload, attempt, last_error, run_at FROM failed
 RETURNING job_id;
 
 -- name: bury
--- Make the job a dead letter with the reason: no attempt is left, or no further attempt can succeed.
+-- Make the job a dead letter and store the reason. No attempt is left, or no further attempt can succeed.
 WITH buried AS (
     UPDATE job
     SET status = 'dead', last_error = :error, lease_until = NULL, worker = NULL
@@ -156,7 +156,8 @@ RETURNING job_id;
 
 -- name: hand_back
 -- Make the jobs of a worker ready again, because the worker stops or could not extend their leases. The attempt does
--- not count: the statement raises `max_attempts`. It does not lower `attempt`, because a fencing token may only grow.
+-- not count, so the statement increases `max_attempts`. The statement does not decrease `attempt`, because a fencing
+-- token may only grow.
 UPDATE job
 SET status = 'ready', max_attempts = max_attempts + 1, lease_until = NULL, worker = NULL,
     run_at = LEAST(run_at, now()), written_at = now()
@@ -165,11 +166,11 @@ WHERE job.id = held.id AND job.attempt = held.attempt AND status = 'running'
 RETURNING job.id;
 
 -- name: reap
--- Make the jobs of all queues ready again whose lease has expired. Another job of the same process may have ended the
--- process, so at first the attempt does not count: the statement raises `max_attempts`. After the first lost lease the
--- job is a suspect, and a worker runs one suspect at a time. After the second lost lease the job runs alone. If the job
--- loses its lease while it runs alone, the attempt counts, and after the last attempt the job is dead. So a job never
--- becomes a dead letter because of the jobs beside it.
+-- Make jobs with an expired lease ready again, in all queues. Another job of the same process may have killed the
+-- process, so at first the attempt does not count, and the statement increases `max_attempts`. After the first lost
+-- lease the job is a suspect, and a worker runs one suspect at a time. After the second lost lease the job runs alone.
+-- If the job loses its lease while it runs alone, the attempt counts, and after the last attempt the job is dead. So no
+-- job becomes a dead letter because of the jobs beside it.
 WITH expired AS (
     SELECT id FROM job WHERE status = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED
 ), reaped AS (
@@ -190,9 +191,9 @@ SELECT id, name, queue, attempt, status FROM reaped;
 
 -- name: set_back
 -- Correct the times of jobs after the database server's clock was set back. Otherwise jobs and leases would wait until
--- the clock catches up. A row whose `written_at` is in the future was written before the clock was set back. Its times
--- move back by as much as `written_at` is ahead. The statement reads all delayed jobs of the queue, so it does not run
--- with every `sample`.
+-- the clock catches up. A row whose `written_at` is in the future was written before the clock was set back. The row's
+-- times move back by as much as `written_at` is ahead. The statement reads all delayed jobs of the queue, so it runs
+-- less often than `sample`.
 WITH ahead AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at > now() AND written_at > now()
@@ -209,8 +210,7 @@ RETURNING id;
 -- name: sample
 -- The state of a queue: the number of due jobs (up to :limit), the age of the oldest of them in seconds, the number of
 -- dead letters, whether suspects are due that run beside other jobs, and whether suspects are due that run alone. The
--- index sorts by `is_suspect` first, so the statement finds the oldest suspect and the oldest other job, and takes the
--- older one.
+-- index sorts by `is_suspect` first, so the statement compares the oldest suspect with the oldest other job.
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM job
@@ -265,7 +265,7 @@ FROM job
 WHERE id = :id;
 
 -- name: find_replayable
--- The dead letters that a replay selects. They stay locked until the transaction ends.
+-- The dead letters that a replay selects. Their rows stay locked until the transaction ends.
 SELECT id FROM job
 WHERE status = 'dead' AND (CAST(:id AS bigint) IS NULL OR id = :id)
     AND (CAST(:name AS text) IS NULL OR name = :name) AND (CAST(:queue AS text) IS NULL OR queue = :queue)
@@ -274,8 +274,8 @@ ORDER BY id
 FOR UPDATE SKIP LOCKED;
 
 -- name: replay
--- Make dead letters ready with :attempts more attempts. The attempt number is the fencing token, so it does not start
--- again at 0.
+-- Make dead letters ready with :attempts more attempts. The attempt number is the fencing token, so the statement does
+-- not set it back to 0.
 UPDATE job
 SET status = 'ready', run_at = now(), written_at = now(), deadline = NULL, is_suspect = false, runs_alone = false,
     max_attempts = attempt + CAST(:attempts AS integer)

@@ -1,4 +1,4 @@
-"""The leases of a worker's jobs: a heartbeat extends them, and a stopping worker hands its jobs back."""
+"""The leases of a worker's jobs. A heartbeat extends the leases, and a worker that stops hands its jobs back."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ log = get_logger(__name__)
 
 
 class Leases:
-    """Extends the leases of `runs`, jobs of the queue that this worker has claimed. A lease lasts `lease` seconds."""
+    """Extends the leases of `runs`: the jobs that this worker has claimed. A lease lasts `lease` seconds."""
 
     def __init__(self, database: Database, *, queue: str, lease: float) -> None:
         self._database = database
@@ -22,7 +22,8 @@ class Leases:
         self._lease = lease
         self.runs: set[Run] = set()
         self.lost: set[Run] = set()
-        """Runs that ended without a lease. Their jobs are handed back, unless another worker has claimed them."""
+        """Runs that lost their lease before the job's end was committed. The next heartbeat hands their jobs back,
+        unless another worker has claimed them."""
 
     async def extend(self) -> None:
         """One heartbeat: extend every lease, and end the handlers of jobs that another worker may own by now."""

@@ -30,9 +30,10 @@ class JobOptions:
 
 
 class JobPayload(BaseModel):
-    """The data of a job. It holds ids rather than objects, since a job runs later and then reads the current state.
+    """The data of a job: ids rather than objects, since the job runs later and then reads the current state.
 
-    The options are class keywords: `class RequestPayment(JobPayload, job="request_payment", unique=("order_id",))`.
+    The job's options are keywords of the class:
+    `class RequestPayment(JobPayload, job="request_payment", unique=("order_id",))`.
 
     Jobs that wait in the queue must stay readable. A change of the fields that makes waiting jobs invalid needs a new
     `version`. The class and the handler of the old version stay until no job of that version is left. A job whose
@@ -52,5 +53,5 @@ class JobPayload(BaseModel):
 
     @property
     def unique_key(self) -> str | None:
-        """The deduplication key: at most one job of this name and key waits. None allows duplicates."""
+        """The deduplication key: at most one job with this name and key waits. If it is None, duplicates may wait."""
         return ":".join(str(getattr(self, name)) for name in self.options.unique) or None

@@ -1,8 +1,8 @@
-"""The routes for jobs on a worker's management port: the functions of the command line, with JSON answers.
+"""The routes for jobs on a worker's management port. They offer the functions of the command line, with JSON answers.
 
-Every client inside the cluster may read: `GET /jobs/stats`, `GET /jobs/left`, `GET /jobs/dead`, `GET /jobs/{id}`. A
-replay needs the management token, and the replayed ids are logged: `POST /jobs/{id}/replay`, and `POST /jobs/replay`
-with `all=true` and filters in its query.
+Every client inside the cluster may send `GET /jobs/stats`, `GET /jobs/left`, `GET /jobs/dead` and `GET /jobs/{id}`. A
+replay needs the management token, and the replayed ids are logged. `POST /jobs/{id}/replay` replays one dead letter,
+and `POST /jobs/replay` with `all=true` replays all dead letters that the filters in its query select.
 """
 
 import re
@@ -22,7 +22,7 @@ from chassis.logging import put_on_canonical_line
 from chassis.pooling import Database
 
 _LOGGED_IDS = 100
-"""The largest number of ids on the log line. The answer contains all of them."""
+"""The largest number of job ids on a replay's log line. The HTTP answer contains all ids."""
 _JOB_ID = re.compile(r"[0-9]{1,19}")
 _OWN_PARAMETERS = frozenset({"all", "dry_run"})
 
@@ -104,7 +104,7 @@ def _check_text(name: str, value: str) -> None:
 
 
 def _job_id(request: Request) -> int:
-    """The job's id in the path. Raises `ApiError` (404) for text that cannot be one."""
+    """The job's id in the path. Raises `ApiError` (404) for text that cannot be a job id."""
     text: str = request.path_params["job_id"]
     if not _JOB_ID.fullmatch(text):
         raise ApiError(ErrorCode.NOT_FOUND)

@@ -1,4 +1,4 @@
-"""The job runner of a worker: claims jobs, runs them, ends them, and hands back the unfinished ones when it stops.
+"""The job runner of a worker claims jobs, runs and ends them, and hands unfinished jobs back when it stops.
 
 The runner works in turns. A turn is one statement that commits the end of finished jobs and claims new ones.
 """
@@ -37,8 +37,8 @@ from chassis.process.background import Group
 log = get_logger(__name__)
 
 OLDEST_EVERY = 4
-"""One claim in `OLDEST_EVERY` takes the jobs that have been due longest, whatever their priority. So a quarter of the
-claims ignores priorities, and no priority can starve another."""
+"""One claim in `OLDEST_EVERY` takes the jobs that have been due longest, whatever their priority. So jobs of a low
+priority run, even if jobs of a high priority are always due."""
 _CANCELLATION_SECONDS = 2.0
 """The time that a cancelled handler has to clean up. A handler that takes longer is harmless, since its fencing token
 is no longer valid."""
@@ -49,12 +49,12 @@ class JobRunner:
 
     `handlers` maps payload types of this queue to `async def handler(job, payload)`. A handler that returns completes
     its job. A `PermanentJobError` makes the job a dead letter. After any other exception the job is retried with
-    backoff, and not before the `retry_after` of an `ApiError`. A handler must await often: a handler that blocks the
-    event loop stalls the heartbeat of every job beside it.
+    backoff. If the exception is an `ApiError` with a `retry_after`, the retry waits at least that long. A handler must
+    await often: a handler that blocks the event loop stalls the heartbeat of every job in the process.
 
     A job whose lease expired is a suspect: it may have killed its process. One suspect runs at a time, beside the other
-    jobs. A suspect that loses its lease again runs alone: the runner lets all other jobs end first, and starts none
-    until the suspect has ended.
+    jobs. A suspect that loses its lease again runs alone: the runner lets all other jobs end first, and starts no other
+    job until the suspect has ended.
     """
 
     def __init__(
@@ -88,7 +88,10 @@ class JobRunner:
         self._pick_up_seconds = pick_up_seconds.labels(self._queue)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Run jobs until `stopping` is set. Then wait `drain_timeout` seconds for them, and hand back the others."""
+        """Run jobs until `stopping` is set.
+
+        Then wait up to `drain_timeout` seconds until the running jobs end, and hand the unfinished jobs back.
+        """
         async with Group() as tasks:
             heartbeat = tasks.start(
                 partial(self._every, self._settings.lease / 3, self._leases.extend), name="heartbeat"
@@ -116,9 +119,9 @@ class JobRunner:
 
     @asynccontextmanager
     async def _tolerating_outages(self) -> AsyncIterator[None]:
-        """Log a transient error of the block and suppress it.
+        """Log a transient error that the `async with` block raises, and suppress the error.
 
-        Jobs wait in the database, and leases decide which worker continues them.
+        An outage loses no job: jobs wait in the database, and the leases decide which worker continues a job.
         """
         try:
             yield
@@ -156,7 +159,7 @@ class JobRunner:
     async def _take_turns_while_busy(
         self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
     ) -> None:
-        """Take turns on this connection. Return after `HOLD_SECONDS` without work, which frees the connection."""
+        """Take turns on this connection. Return after `HOLD_SECONDS` without work, and so free the connection."""
         self._claims.may_be_more = True
         while not stopping.is_set():
             if self._woken.is_set():
@@ -205,8 +208,8 @@ class JobRunner:
         if claim.count:
             self._claims.note(claim, started)
         try:
-            # Let the started jobs run first. The next turn then includes the jobs that end at once, and PostgreSQL
-            # executes it while this process writes the log lines of the finished jobs.
+            # Let the started jobs run before the finished jobs are reported. Jobs that end at once are then part of the
+            # next turn. PostgreSQL executes that turn while this process writes the log lines of the finished jobs.
             await asyncio.sleep(0)
         finally:
             settle(finished, lost={(row["id"], row["attempt"]) for row in rows if row["name"] is None})
@@ -228,19 +231,19 @@ class JobRunner:
             self._leases.lost.add(run)
 
     def _complete(self, run: Run) -> asyncio.Future[bool]:
-        """Let the next turn commit the job's end. The future is True if the worker still owned the job."""
+        """Let the next turn commit the job's end. The future's result is True if the worker still owned the job."""
         is_ended = self._completions.complete(run)
         self._woken.set()
         return is_ended
 
     def _free_slot(self, run: Run) -> None:
-        """Free the slot of a job, unless the turn that committed its end has already done so."""
+        """Free the slot of a job, unless the turn that committed the job's end has already freed the slot."""
         if run in self._runs:
             self._runs.discard(run)
             self._woken.set()
 
     async def _end_jobs(self, tasks: asyncio.TaskGroup) -> None:
-        """Commit the end of finished jobs until this task is cancelled. Jobs that still wait then count as lost."""
+        """Commit the end of finished jobs until this task is cancelled. Finished jobs that still wait count as lost."""
         try:
             await self._take_turns(asyncio.Event(), tasks)
         finally:

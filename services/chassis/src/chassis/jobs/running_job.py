@@ -21,10 +21,10 @@ class RunningJob:
     is_complete: bool = field(default=False, init=False)
 
     async def complete_in(self, session: Session) -> None:
-        """Complete the job in this transaction: its effects and its end commit together, exactly once.
+        """Complete the job in this transaction: the handler's effects and the job's end commit together, exactly once.
 
         The handler calls this method last, just before the commit. Raises `LeaseLost` when another worker may own the
-        job by now. The handler must not catch that error, so that the transaction rolls back.
+        job by now. The handler must not catch `LeaseLost`, so that the transaction rolls back.
         """
         self.is_finishing = True
         if await session.scalar(STATEMENTS["complete"], {"id": self.id, "attempt": self.attempt}) is None:

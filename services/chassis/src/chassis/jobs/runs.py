@@ -1,4 +1,4 @@
-"""The jobs that this process has claimed and not ended."""
+"""The jobs that this process has claimed and not ended yet."""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ type Ending = Literal["lease_lost", "handed_back"]
 class Run:
     """A claimed job with its lease and the task that runs its handler.
 
-    `lease_until` is a time on the monotonic clock. It is measured from just before the lease was requested, so it is
-    never later than the end of the lease in the database.
+    `lease_until` is a time on the monotonic clock. The worker computes this time before it requests the lease, so the
+    time is never later than the end of the lease in the database.
     """
 
     job: RunningJob
@@ -29,8 +29,8 @@ class Run:
     def end(self, reason: Ending) -> None:
         """Cancel the handler, unless it was cancelled before.
 
-        A handler that is committing its job's end is not cancelled: its statement checks the fencing token in the
-        database.
+        A handler that is committing the job's end is not cancelled, because its statement checks the fencing token in
+        the database.
         """
         if self.task is not None and self.ended_by is None and not self.job.is_finishing:
             self.ended_by = reason

@@ -1,8 +1,8 @@
-"""Schedules: recurring work that one process at a time does. A schedule has a rule for runs that were not made in time.
+"""Schedules: recurring work that one process at a time does. Each schedule has a rule for runs that were missed.
 
-Each schedule has a row, which all workers share and which holds the time of the next run. In one transaction, a worker
-locks the row, does the run if it is due, and stores the time of the next run. So a run happens once, however many
-workers there are. If a worker dies during a run, the run stays due.
+Each schedule has a row in the table `schedule`, with the time of the next run. All workers use the same row. In one
+transaction, a worker locks the row, makes the run if the run is due, and stores the time of the next run. So each run
+happens once, with any number of workers. If a worker dies during a run, the run stays due.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ type Missed = Literal["skip", "once", "catch_up"]
 """The rule for runs that no process made in time: skip them, make one run for all of them, or make each of them."""
 
 ON_TIME = timedelta(minutes=1)
-"""A run that starts up to this late still counts as made in time, since a roll-out takes no longer. For a schedule with
-a short interval, the limit is half of `every`."""
+"""A run that starts up to this much late still counts as made in time, since a roll-out delays a run by no more. For a
+schedule with a short interval, the limit is half of `every`."""
 CHECK_SECONDS = 60.0
 """The longest time between two checks of a schedule. If a process dies during a daily run, another process notices
 within this time."""
@@ -53,7 +53,7 @@ class Schedule:
     `run` writes only in this transaction, and makes no network call.
 
     `missed` is the rule for runs that no process made in time. The default, `once`, suits work that reads the current
-    state, where one run does all the work of the missed ones. `catch_up` makes the missed runs one after the other, but
+    state, where one run does all the work of the missed runs. `catch_up` makes the missed runs one after the other, but
     only the newest `catch_up_limit` of them.
     """
 
@@ -66,7 +66,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The result of a check: whether the schedule runs now, when it is due next, and how many runs are skipped."""
+    """The result of a check: whether the schedule runs now, when the next run is due, and how many runs are skipped."""
 
     is_due: bool
     next_at: datetime
@@ -76,15 +76,16 @@ class Plan:
 def plan(schedule: Schedule, *, next_at: datetime, now: datetime) -> Plan:
     """Decide whether a schedule runs now if its next run is due at `next_at`. This is a pure function.
 
-    Due times stay `every` apart, however late a run starts. A due time more than `every` ahead was written before the
-    clock was set back, or for a longer `every`. In both cases the run is due now.
+    Due times stay `every` seconds apart, even if a run starts late. If `next_at` is more than `every` seconds ahead, it
+    was stored before the clock was set back, or when the schedule's `every` was longer. In both cases the run is due
+    now.
     """
     every = timedelta(seconds=schedule.every)
     if next_at > now + every:
         return Plan(is_due=True, next_at=now + every)
     if now < next_at:
         return Plan(is_due=False, next_at=next_at)
-    behind = (now - next_at) // every  # the number of later due times that have passed, too
+    behind = (now - next_at) // every  # the number of due times after `next_at` that have passed
     newest = next_at + behind * every
     if schedule.missed == "catch_up":
         left_out = max(0, behind + 1 - schedule.catch_up_limit)
@@ -97,7 +98,8 @@ def plan(schedule: Schedule, *, next_at: datetime, now: datetime) -> Plan:
 class Scheduler:
     """Runs schedules in a worker. A schedule's row lock decides which of several workers runs it.
 
-    `random` returns a number from 0 to 1. A new schedule is first due after this fraction of `every`.
+    `random` returns a number from 0 to 1. The first run of a new schedule is due after this fraction of its interval,
+    `every`.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from chassis.pooling.statements import DriverStatement, load_statements
 _SQL = load_statements("jobs.sql", package="chassis.jobs")
 
 STATEMENTS = {name: text(sql) for name, sql in _SQL.items()}
-"""For SQLAlchemy's sessions: services, the command line and the management port execute these."""
+"""The statements for SQLAlchemy's sessions. Services, the command line and the management port execute them."""
 DRIVER_STATEMENTS = {name: DriverStatement.of(sql) for name, sql in _SQL.items()}
-"""For the driver's connection, which prepares each statement once: the runner and `enqueue` execute these."""
+"""The statements for the driver's connection, which prepares each statement once. The runner and `enqueue` execute
+them."""

@@ -1,4 +1,4 @@
-"""Maintenance that every worker does: it makes jobs with an expired lease ready again, and measures its queue."""
+"""The maintenance that every worker does: make jobs with an expired lease ready again, and measure its queue."""
 
 import math
 import time
@@ -25,19 +25,21 @@ dead_letters = Gauge("job_dead_letters", "Jobs that no worker runs again unless 
 leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
 
 COUNTED_JOBS = 100_000
-"""The depth is counted up to this number, by an index scan of 20 ms. A deeper queue would raise the same alert."""
+"""The depth of the queue is counted up to this number, by an index scan of 20 ms. A more exact count is not needed,
+since a queue of this depth has raised the alert long before."""
 MEMORY_SECONDS = 30.0
-"""The time constant of the smoothed rate. It spans several measurements, so that one batch hardly changes the rate."""
+"""The time constant that smooths the rate at which a queue shrinks. This time spans several measurements, so that one
+batch of jobs hardly changes the rate."""
 
 SET_BACK_SECONDS = 30.0
-"""The time between two corrections of times that were written before the clock was set back. A job waits no longer than
-this for its correction."""
+"""The seconds between two searches for jobs whose times were written before the clock was set back. A job waits no
+longer than this until its times are corrected."""
 
 
 class DrainEstimate:
     """Estimates the seconds until a queue is empty: the number of jobs divided by the rate at which it shrinks.
 
-    That rate (service rate μ − arrival rate λ) is smoothed over `MEMORY_SECONDS`.
+    The rate (service rate μ − arrival rate λ) is smoothed over `MEMORY_SECONDS`.
     """
 
     def __init__(self) -> None:
@@ -57,14 +59,17 @@ class DrainEstimate:
 
 
 class SuspectsDue(NamedTuple):
-    """Whether suspects (jobs whose lease expired) are due: suspects that run beside other jobs, or that run alone."""
+    """Whether suspects (jobs whose lease expired) are due.
+
+    `beside_others`: suspects that may run beside other jobs. `alone`: suspects that must run alone in the process.
+    """
 
     beside_others: bool
     alone: bool
 
 
 class Tending:
-    """Makes jobs of every queue ready again after their lease has expired, and measures `queue`."""
+    """Makes jobs with an expired lease ready again, in every queue, and measures the depth and delay of `queue`."""
 
     def __init__(self, database: Database, *, queue: str, lease: float) -> None:
         self._database = database
@@ -74,7 +79,7 @@ class Tending:
         self._reaps_from = self._sets_back_from = -math.inf
 
     async def tend(self) -> SuspectsDue:
-        """Do the maintenance once. Returns which suspects are due in the queue."""
+        """Do the maintenance once. Returns which kinds of suspects are due in the queue."""
         async with self._database.driver() as connection:
             sample = await self._tend(connection, time.monotonic())
         depth.labels(self._queue).set(sample["depth"])
@@ -84,10 +89,10 @@ class Tending:
         return SuspectsDue(beside_others=sample["has_suspects"], alone=sample["has_lone"])
 
     def note_outage(self) -> None:
-        """Do not make expired jobs ready again until a lease has passed since this outage.
+        """After an outage of the database, leave jobs with an expired lease alone for the length of a lease.
 
-        All leases expire in an outage. When it is over, the workers that are alive need this time to extend their
-        leases or to hand their jobs back.
+        In an outage, no worker can extend its leases, so all leases expire. After the outage, the workers that are
+        alive need this time to extend their leases or to hand their jobs back.
         """
         self._reaps_from = time.monotonic() + self._lease
 
