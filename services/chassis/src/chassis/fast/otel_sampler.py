@@ -37,7 +37,7 @@ class Sampler:
         begins.
         """
         is_inside = parent.is_valid
-        if parent.trace_flags.sampled if is_inside else random.random() < self._share:  # noqa: S311  not used as a secret
+        if parent.trace_flags.sampled if is_inside else random.random() < self._share:  # noqa: S311  not a secret
             span = tracer.start_span(name, context=set_span_in_context(NonRecordingSpan(parent)), kind=kind)
             context = span.get_span_context()
             return span, otel_traceparent.write(context.trace_id, context.span_id, context.trace_flags)

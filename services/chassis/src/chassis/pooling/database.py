@@ -132,7 +132,7 @@ class Database:
                 raise
             finally:
                 if not is_fit or borrowed.driver.is_in_transaction():
-                    borrowed.driver.terminate()  # the next caller must not get a broken connection or an open transaction
+                    borrowed.driver.terminate()  # the next caller must not get an open transaction
 
     async def ping(self) -> None:
         """Raise an error unless the database answers."""
