@@ -1,13 +1,14 @@
-"""The script that Alembic runs: it applies the revisions of every location.
+"""The script that Alembic runs: it applies the revisions of the chassis and of the service.
 
-It uses the connection that `chassis.migrations.upgrade` has opened.
+The script uses the connection that `chassis.migrations.upgrade` has opened.
 """
 
 from alembic import context
 
 context.configure(
     connection=context.config.attributes["connection"],
-    # Each revision has a separate transaction. So a revision may leave its transaction to build an index concurrently.
+    # Each revision has a separate transaction. So a revision may end its transaction early and build an index with
+    # CREATE INDEX CONCURRENTLY, which PostgreSQL refuses in a transaction.
     transaction_per_migration=True,
 )
 with context.begin_transaction():

@@ -1,4 +1,4 @@
-"""The revisions of the chassis and of a service, compared with those that are applied to a database."""
+"""Compares the revisions of the chassis and of a service with the revisions that a database has."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ _HERE = Path(__file__).parent
 
 
 def alembic_config(service_migrations: Iterable[Path], **attributes: object) -> Config:
-    """Alembic's configuration for the chassis' revisions and those of each folder. `env.py` reads `attributes`."""
+    """Alembic's configuration, with the revisions of the chassis and of each folder. `env.py` reads `attributes`."""
     config = Config(attributes=attributes)
     locations = [folder / "versions" for folder in (_HERE, *service_migrations)]
     config.set_main_option("script_location", str(_HERE))
@@ -26,8 +26,8 @@ def missing_heads(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
     missing = set(scripts.get_heads()) - reached
     if applied == known:
         return missing
-    # Newer code has migrated this database, perhaps beyond our heads. One of our heads is missing only if the database
-    # has an older revision of the same branch.
+    # The database has revisions that this code does not know, so newer code has migrated it, perhaps beyond our heads.
+    # A head of ours is missing only if the database has an older revision of the same branch.
     return {head for head in missing if known & _lineage(scripts, head)}
 
 

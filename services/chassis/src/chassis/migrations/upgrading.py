@@ -12,19 +12,19 @@ from chassis.config.settings import DatabaseSettings
 from chassis.migrations.revisions import alembic_config, missing_heads
 
 _ADVISORY_LOCK = 4_801_726_311
-"""An arbitrary number. Every process that migrates a database uses the same number."""
+"""The key of the advisory lock that lets one process at a time migrate a database. The number is arbitrary."""
 _LOCK_TIMEOUT_SECONDS = 5
-"""The longest time that a migration waits for the lock of a table. While it waits, all other statements on the table
-wait behind it."""
+"""The longest time that a migration waits for the lock of a table. While a migration waits, all later statements on the
+table wait behind it."""
 
 
 async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None:
     """Bring the database to the newest revision of the chassis and of each folder in `service_migrations`.
 
     A folder holds its revision files in `versions`. The upgrade runs as the role that owns the schema. It raises
-    `ConfigurationError` if the settings have no login for that role. Concurrent upgrades wait for one another. If no
-    revision is missing, the upgrade changes nothing. That includes older code on a database that newer code has
-    migrated.
+    `ConfigurationError` if the settings have no login for that role. Concurrent upgrades run one after the other. If
+    the database has all revisions of this code, the upgrade changes nothing. Older code also changes nothing in a
+    database that newer code has migrated.
     """
     engine = create_async_engine(
         _owner_url(settings),
@@ -34,8 +34,8 @@ async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None
     )
     try:
         async with engine.connect() as connection:
-            # The session holds this lock, because each revision commits a transaction. The lock ends with the
-            # connection.
+            # The lock belongs to the session and not to a transaction, because each revision commits its transaction.
+            # The end of the connection frees the lock.
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
             await connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'"))
             await connection.commit()
@@ -47,7 +47,7 @@ async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None
 def _upgrade(connection: Connection, service_migrations: tuple[Path, ...]) -> None:
     config = alembic_config(service_migrations, connection=connection)
     applied = set(MigrationContext.configure(connection).get_current_heads())
-    connection.rollback()  # each revision begins its own transaction
+    connection.rollback()  # ends the read's transaction, because each revision begins a transaction
     if missing_heads(ScriptDirectory.from_config(config), applied):
         command.upgrade(config, "heads")
 

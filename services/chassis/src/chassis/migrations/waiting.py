@@ -1,4 +1,4 @@
-"""Waiting for a database: until it can be reached, or until it has the revisions that this code needs."""
+"""Waits until a database can be reached, or until the database has the revisions that this code needs."""
 
 import asyncio
 import time
@@ -14,7 +14,8 @@ from chassis.migrations.revisions import alembic_config, missing_heads
 from chassis.migrations.upgrading import upgrade
 
 _POLL_SECONDS = 0.5
-"""The pause is short compared with the start of a process. A hundred waiting pods open 200 connections a second."""
+"""The pause between two checks. The pause is short compared with the start of a process, and long enough for the
+server: a hundred waiting pods open 200 connections a second."""
 _NOT_THERE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The driver's errors if the host name, server, role, database or table does not exist yet."""
 
@@ -46,10 +47,10 @@ async def wait_for_schema(
 ) -> None:
     """Return once the database has the newest revision of the chassis and of each folder, or a later one.
 
-    A revision that this code does not know comes from newer code, and is accepted: after a rollback the old code runs
-    on the new schema, and migrations are written for that. The function connects as the run-time role. It waits while
-    the database or its tables do not exist, and calls `tell` with each new reason. Raises `DatabaseNotReady` after
-    `timeout_seconds`.
+    A database with a revision that this code does not know was migrated by newer code. The function accepts such a
+    database: after a rollback, old code runs on the new schema, and each migration keeps old code working. The function
+    connects as the run-time role. It waits while the database or its tables do not exist, and calls `tell` with each
+    new reason. Raises `DatabaseNotReady` after `timeout_seconds`.
     """
     scripts = ScriptDirectory.from_config(alembic_config(service_migrations))
 
@@ -67,7 +68,7 @@ async def _wait(
     timeout_seconds: float,
     tell: Callable[[str], None],
 ) -> None:
-    """Call `check` until it returns no reason to wait."""
+    """Call `check`, which returns the reason to wait, until it returns an empty string."""
     address = f"{settings.name} at {settings.host}:{settings.port}"
     deadline = time.monotonic() + timeout_seconds
     last_reason = ""
@@ -75,7 +76,8 @@ async def _wait(
         try:
             reason = await check()
         except _NOT_THERE as error:
-            reason = " ".join(str(error).split()) or type(error).__name__  # one line; some time-out errors have no text
+            # The reason is one line of text. Some time-out errors have no text, so the type's name is the reason.
+            reason = " ".join(str(error).split()) or type(error).__name__
         if not reason:
             return
         if time.monotonic() + _POLL_SECONDS > deadline:

@@ -1,4 +1,4 @@
-"""The relay stores its position in a stream that it publishes again, and dead events can be replayed."""
+"""The relay stores how far it has published a stream again, and an operator can request the replay of a dead event."""
 
 from alembic import op
 

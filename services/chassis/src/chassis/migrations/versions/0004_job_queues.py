@@ -1,4 +1,4 @@
-"""An index of jobs by age, for claims that ignore priority, and the table of schedules."""
+"""Adds an index of jobs by age, for claims that ignore priority, and the table of schedules."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Clients' API keys and their scopes. The run-time role may read them and cannot change them."""
+"""A table of clients' API keys with their scopes. The run-time role may read the keys and cannot change them."""
 
 from alembic import op
 

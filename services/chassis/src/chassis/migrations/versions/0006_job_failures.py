@@ -7,9 +7,9 @@ down_revision = "chassis_0005"
 branch_labels = None
 depends_on = None
 
-# The statement that ends a failed attempt also inserts its row here, so a job without failures costs nothing more. The
-# primary key is the only index, since only operators read the table. A foreign key to the job could make that statement
-# fail, so there is none.
+# The statement that ends a failed attempt also inserts a row into this table, so a job that never fails costs nothing
+# more. The primary key is the only index, since only operators read the table. The table has no foreign key to the job,
+# because a foreign key could make the statement fail.
 _JOB_FAILURE = """
 CREATE TABLE job_failure (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

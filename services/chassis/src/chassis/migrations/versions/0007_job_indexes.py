@@ -15,11 +15,12 @@ _BEFORE = {
     "job_dead": "job (queue, name, id) WHERE status = 'dead'",
 }
 _AFTER = {
-    # A claim takes either suspects or other jobs, so one index with the column `is_suspect` serves both.
+    # A claim takes either suspects (jobs whose lease expired) or other jobs, so one index with the column `is_suspect`
+    # serves both kinds of claim.
     "job_claim": "job (queue, is_suspect, priority DESC, run_at, id) WHERE status = 'ready'",
     "job_due": "job (queue, is_suspect, run_at, id) WHERE status = 'ready'",
-    # Few jobs run at once, so an expired lease is found without an index on `lease_until`. Without that index, a
-    # heartbeat changes no indexed column.
+    # Few jobs run at once, so a statement finds expired leases without an index on `lease_until`. Without an index on
+    # `lease_until`, a heartbeat changes no indexed column.
     "job_unready": "job (status, queue, name, id) WHERE status <> 'ready'",
 }
 

@@ -1,4 +1,4 @@
-"""The id of this installation, which is also stored in Redis, and the term of the relay's leader."""
+"""A table with the id of this database, which Redis also stores, and the term (a number) of the relay that leads."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Jobs whose lease expired twice run alone, and each job stores when its other times were written."""
+"""Jobs whose lease expired twice run alone in a process, and each job stores when its other times were written."""
 
 from alembic import op
 
@@ -9,10 +9,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # True for a suspect that lost another lease while other jobs ran beside it.
+    # True for a suspect (a job whose lease expired) that lost a second lease while other jobs ran in the process.
     op.execute("ALTER TABLE job ADD COLUMN runs_alone boolean NOT NULL DEFAULT false")
-    # The time at which run_at, lease_until and deadline were written. If it is in the future, the clock was set back
-    # since.
+    # The time at which run_at, lease_until and deadline were written. If this time is in the future, the clock was set
+    # back after the write.
     op.execute("ALTER TABLE job ADD COLUMN written_at timestamptz NOT NULL DEFAULT now()")
 
 
