@@ -26,9 +26,10 @@ from pydantic import BaseModel, ValidationError
 
 from chassis.errors import InvalidSignature, SignatureProblem
 
-# Counted by the receiving service; `result` is a `ReceivedResult`.
+# The receiving service counts these webhooks. `result` is a `ReceivedResult`.
 webhook_received = Counter("webhook_received", "Webhooks received.", ["provider", "result"])
-# Counted by the receiving service's worker, which parses the body after the answer; `result` is a `ProcessedResult`.
+# The receiving service's worker counts these webhooks, whose bodies it parses after the answer. `result` is a
+# `ProcessedResult`.
 webhook_processed = Counter("webhook_processed", "Stored webhooks that were worked on.", ["provider", "result"])
 webhook_ack_duration = Histogram(
     "webhook_ack_duration_seconds",
@@ -36,7 +37,7 @@ webhook_ack_duration = Histogram(
     ["provider"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-# Counted by the sending service; `result` is an `AttemptResult`.
+# The sending service counts these attempts. `result` is an `AttemptResult`.
 webhook_delivery_attempts = Counter("webhook_delivery_attempts", "Attempts to deliver a webhook.", ["result"])
 webhook_endpoints_disabled = Counter(
     "webhook_endpoints_disabled", "Endpoints that were disabled by what they answered: gone, or failing.", ["reason"]
@@ -53,8 +54,8 @@ the time in which an attacker can replay a webhook.
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
 _MINIMUM_KEY_BYTES = 24  # Standard Webhooks prescribes 192 to 512 bits
-# Printable ASCII without the full stop: Standard Webhooks signs `id.timestamp.body`, and with a full stop in the id the
-# same signed text could be split in two ways.
+# An id is printable ASCII without the full stop, because Standard Webhooks signs `id.timestamp.body`, and with a full
+# stop in the id the same signed text could be split in two ways.
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")
 _TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")  # no leading zero, so that the number's text equals the signed text
 

@@ -88,7 +88,9 @@ class CircuitBreaker:
         )
 
     def permit(self) -> "Permit":
-        """A context manager around one call. Entering it raises `BreakerOpen` when the call may not start."""
+        """A context manager around one call. Entering the context manager raises `BreakerOpen` if the call may not
+        start.
+        """
         return Permit(self, self._clock)
 
     def admit(self) -> Admitted:

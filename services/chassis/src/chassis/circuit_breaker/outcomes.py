@@ -12,8 +12,8 @@ from chassis.errors import (
 )
 
 type CallOutcome = Literal["success", "failure", "cut_short", "ignored"]
-"""`cut_short`: the caller's deadline ended the call, which proves only that the dependency took at least that long.
-`ignored`: the call says nothing about the dependency's health.
+"""`cut_short`: the caller's deadline ended the call, which proves only that the dependency needs more time than the
+caller had left. `ignored`: the call says nothing about the dependency's health.
 """
 
 

@@ -103,13 +103,13 @@ class StateMachine:
         if self.state == "open" and now >= self._open_until:
             self._enter("half_open")
         if self.state == "open":
-            # An operator may force the breaker open for hours and then end this mode early. So the pause that a refused
-            # caller gets has a cap.
+            # An operator may force the breaker open for hours, and may end this mode early. So the pause that a refused
+            # caller gets has a cap, and the caller tries again soon after the early end.
             longest = self._settings.max_open_seconds * (1 + self._settings.open_jitter)
             return Refused(min(self._open_until - now, longest))
         if self.state == "half_open":
-            # Trial calls in flight count as well. If only successful calls counted, every concurrent caller would be
-            # admitted.
+            # Trial calls in flight count as well. If only successful calls counted, every caller would be admitted
+            # until the first trial call ends.
             if self._in_flight + self._succeeded >= self._settings.half_open_calls:
                 return Refused(_TRIAL_SECONDS)
             self._in_flight += 1

@@ -14,7 +14,9 @@ from chassis.config.settings import ServiceSettings
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One setting: its dotted name, its value as text, the layer that gave the value, and the layers it overrode."""
+    """One setting: its dotted name, its value as text, the layer that gave the value, and the earlier layers whose
+    values this layer replaced.
+    """
 
     name: str
     value: str

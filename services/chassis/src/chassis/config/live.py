@@ -22,7 +22,7 @@ class Live[S: ServiceSettings]:
         self._read = read
         self._watchers: list[Callable[[S], None]] = []
         self.digest = digest
-        """The digest of the files of all layers when they were last read."""
+        """The digest of the files of all layers at the time of the latest read."""
 
     @property
     def current(self) -> S:
@@ -43,7 +43,7 @@ class Live[S: ServiceSettings]:
         return self._read() if self._read else self._current
 
     def replace(self, settings: S) -> None:
-        """Make `settings` the current ones, and call every function that was passed to `watch`."""
+        """Make `settings` the current settings, and call every function that was passed to `watch`."""
         self._current = settings
         for watcher in self._watchers:
             watcher(settings)

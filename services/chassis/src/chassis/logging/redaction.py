@@ -122,7 +122,7 @@ def _check_name(key: Any) -> tuple[Any, bool]:
     return _redact_text(key) if isinstance(key, str) else key, is_sensitive(str(key))
 
 
-_check_cached_name = lru_cache(maxsize=1024)(_check_name)  # there are few names, and each check is slow
+_check_cached_name = lru_cache(maxsize=1024)(_check_name)  # field names are few, and each check is slow
 
 
 def shown_back(text: str, limit: int) -> str:
@@ -138,7 +138,7 @@ def shown_back(text: str, limit: int) -> str:
     return shown[:limit].encode(errors="backslashreplace").decode()
 
 
-@lru_cache(maxsize=1024)  # there are few names, and each check is slow
+@lru_cache(maxsize=1024)  # field names are few, and each check is slow
 def is_sensitive(name: str) -> bool:
     """Whether a field of this name holds a secret: a password, key, token or card number.
 

@@ -118,7 +118,9 @@ def _note(name: str, error: Exception, *, outage: bool, again_in: float) -> None
 
 
 def log_failure(logger: Logger, event: str, error: Exception, *, is_outage: bool, **fields: object) -> None:
-    """Log a failure of work that goes on: an outage as a warning, any other failure as an error with its traceback."""
+    """Log a failure after which the work continues: an outage as a warning, any other failure as an error with its
+    traceback.
+    """
     fields["error"] = f"{type(error).__name__}: {error}"
     if is_outage:
         logger.warning(event, **fields)

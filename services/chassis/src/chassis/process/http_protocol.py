@@ -27,10 +27,10 @@ MAX_HEAD_BYTES = 65_536
 MAX_URL_BYTES = 8_192
 """The largest size of a request's target. RFC 9110 recommends at least 8,000 bytes."""
 MAX_HEADERS = 100
-"""The largest number of a request's headers. A browser sends 20, and proxies add 10."""
+"""The largest number of a request's headers. A browser sends 20 headers, and proxies add 10."""
 MAX_PIPELINED = 32
-"""The largest number of requests of a connection that wait until earlier requests are answered. Further bytes are
-parsed later. No common client sends a request before it has the answer to the previous one."""
+"""The largest number of requests of a connection that wait until earlier requests are answered. Bytes of further
+requests are parsed later. No common client sends a request before the answer to its previous request."""
 HEAD_SECONDS = 10.0
 """The time limit of three waits: until a connection's first request begins, until a head that has begun is complete (64
 KiB at 6 KiB/s), and until the rest of a body has arrived after its answer was sent."""
@@ -140,8 +140,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _parse(self, data: memoryview) -> None:
         """Pass the bytes to the parser, and ignore a client's offer to upgrade to another protocol.
 
-        llhttp stops after the head of a request with an Upgrade header, and treats its body as the other protocol. So a
-        new parser parses the same head again, without that header.
+        llhttp stops after the head of a request with an Upgrade header, and treats the body as data of the other
+        protocol. So a new parser parses the same head again, without that header.
         """
         while data:
             try:
@@ -149,7 +149,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 head = self._head_without_offer()
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # uvicorn sets it, too
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # uvicorn sets this option, too
                 self.parser.feed_data(head)
                 data = data[upgrade.args[0] :]
             else:
@@ -232,7 +232,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.pipeline or self._unparsed:
             Context().run(
                 self._go_on
-            )  # an empty context: the next request must not inherit this one's deadline and caller
+            )  # an empty context: the next request must not inherit this request's deadline and caller
         else:
             self._go_on()
 

@@ -95,7 +95,7 @@ class ManagementGuard:
 
 
 def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr:
-    """The token, if the header contains it. Raises `ApiError` (401 or 403) otherwise."""
+    """The token, if the Authorization header contains the token. Raises `ApiError` (401 or 403) otherwise."""
     if token is None:
         raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured here: nothing can be changed.")
     scheme, _, given = (authorization or "").partition(" ")

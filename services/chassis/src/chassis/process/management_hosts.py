@@ -1,8 +1,8 @@
 """The values of Host that a management port accepts: only names that no web page can have.
 
 The owner of evil.example can let that name resolve to 127.0.0.1 or to a pod (DNS rebinding). A visitor's browser then
-sends requests of the web page to the port there, with `Host: evil.example`, and lets the page read the answers. Probes,
-Prometheus and operators use an address, a name inside the cluster or the machine's own name.
+sends the web page's requests to the management port at that address, with `Host: evil.example`, and lets the page read
+the answers. Probes, Prometheus and operators use an address, a name inside the cluster or the machine's own name.
 """
 
 import socket

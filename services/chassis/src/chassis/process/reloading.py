@@ -1,4 +1,5 @@
-"""Reloading: when a mounted file changes, the running process applies the settings that may change, or none of them.
+"""Reloading: when a mounted file changes, the running process applies the new values of all settings that may change,
+or of none.
 
     files unchanged ──▶ nothing happens
     files changed   ──▶ all layers are read ─ invalid ──▶ rejected: the last valid settings stay

@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
 
     When the server stops, requests under way have `drain_timeout` seconds. Slower requests are cancelled, and counted
     in `cut_off`. `trusted_proxies` are networks of proxies that append the address of their caller to X-Forwarded-For.
-    The client's address is the last one in that header outside these networks.
+    The client's address is the last address in X-Forwarded-For that is outside these networks.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from chassis.process.background import supervised
 
 TURNS = 4
-"""The number of times that the timer is reset within the limit."""
+"""A working event loop resets the timer this many times within the limit."""
 
 
 @asynccontextmanager

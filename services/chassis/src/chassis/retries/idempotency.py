@@ -1,9 +1,9 @@
 """Idempotency keys: a request repeated with its key gets the first answer, byte for byte, and has no second effect.
 
-The answer is stored in the transaction of the effect, so the answer is stored exactly if the effect is committed. An
-advisory lock, held until the transaction ends, serialises requests with the same key. Without the lock, a second
-request would not see the row of the first before the first commits. Only the answer of a request that had its effect is
-stored: after an error the key is free again.
+The answer is stored in the transaction of the effect, so the answer is stored if and only if the effect is committed.
+An advisory lock, held until the transaction ends, serialises requests with the same key. Without the lock, a second
+request would not see the first request's row before the first request commits. Only the answer of a request that had
+its effect is stored: after an error the key is free again.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
--- The statements of idempotency keys. All but `prune` run in the transaction of the request's effect.
+-- The statements of idempotency keys. All statements except `prune` run in the transaction of the request's effect.
 
 -- name: find
--- Hold :key of :client until the transaction ends, and look for its record. The lock and the look-up share a snapshot,
--- so the look-up misses a record that another transaction commits between the two. In that case the primary key refuses
--- the record that this request inserts.
+-- Lock :key of :client until the transaction ends, and look for the record of this key. The lock and the look-up share
+-- a snapshot, so the look-up misses a record that another transaction commits between the two. In that case the primary
+-- key refuses the record that this request inserts.
 SELECT pg_try_advisory_xact_lock(hashtextextended(:client || chr(31) || :key, 0)) AS is_held,
     record.fingerprint, record.status, record.body
 FROM (VALUES (1)) AS always LEFT JOIN idempotency_record AS record ON record.client = :client AND record.key = :key;

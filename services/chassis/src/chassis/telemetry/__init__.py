@@ -37,7 +37,7 @@ redacted.
 """
 
 _tracer = trace.get_tracer("holdfast")
-_sampler = Sampler(1.0)  # replaced by `configure_tracing`
+_sampler = Sampler(1.0)  # `configure_tracing` replaces this sampler
 
 
 def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: str) -> Callable[[], None]:
@@ -45,7 +45,7 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     collector hangs.
 
     Trace ids exist even without a collector, because logs and answers carry them. Without a collector no trace that
-    begins here is recorded, and no span is exported.
+    begins in this process is recorded, and no span is exported.
     """
     global _sampler  # noqa: PLW0603  the tracer provider is global, too
     endpoint = settings.telemetry.otlp_endpoint

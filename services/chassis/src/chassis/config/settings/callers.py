@@ -39,8 +39,8 @@ class AuthSettings(Group):
         Field(
             default_factory=dict,
             max_length=100,
-            description="JSON object: name of a calling service → the secrets that it may sign its tokens with. There "
-            "are several while one is being replaced.",
+            description="JSON object: name of a calling service → the secrets that it may sign its tokens with. A "
+            "service has several secrets while one of them is being replaced.",
             json_schema_extra=RELOADED,
         )
     )

@@ -30,7 +30,8 @@ class RetrySettings(Group):
         10.0,
         ge=0,
         le=1000,
-        description="Retries in the budget at rest, so that a quiet service may retry. A retry storm spends them once.",
+        description="Retries that a full budget holds without any calls, so that a quiet service may retry. A retry "
+        "storm can spend these retries only once.",
     )
     budget_refill_seconds: Seconds = Field(
         60.0, description="Seconds in which an empty budget refills to budget_floor without calls."
@@ -63,7 +64,7 @@ class BreakerSettings(Group):
     open_seconds: Seconds = Field(
         15.0,
         description="Seconds for which the breaker stays open before it lets trial calls through; most restarts are "
-        "over by then. Doubled after each failed trial.",
+        "over by then. The time doubles after each failed trial.",
     )
     max_open_seconds: Seconds = Field(60.0, description="Seconds; limit of the doubling of open_seconds.")
     open_jitter: float = Field(
@@ -77,8 +78,7 @@ class BreakerSettings(Group):
         1,
         ge=1,
         le=100,
-        description="Trial calls while the breaker is half-open, including those in flight. As many successes close "
-        "it.",
+        description="Trial calls that a half-open breaker admits. The breaker closes when all of them have succeeded.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -141,7 +141,7 @@ class EgressSettings(Group):
         (443,),
         min_length=1,
         max_length=16,
-        description="Ports that may be called. More of them would let a customer scan for open ports.",
+        description="Ports that may be called. More ports would let a customer scan for open ports.",
     )
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),

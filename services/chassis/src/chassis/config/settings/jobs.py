@@ -33,12 +33,13 @@ class JobSettings(Group):
         ge=1,
         le=100_000,
         description="With this many waiting jobs, an API refuses requests that would add jobs, until their number has "
-        "fallen to 80 % of it. An outage of a minute at 100 orders/s leaves fewer. The API counts the jobs once a "
-        "second, in 2 ms.",
+        "fallen to 80 % of it. An outage of a minute at 100 orders/s leaves fewer jobs. The API counts "
+        "the jobs once a second, in 2 ms.",
     )
     dead_retention: Period = Field(
         90 * 86_400.0,
-        description="Seconds that a dead letter is stored: a quarter of a year, in which operators look at each.",
+        description="Seconds that a dead letter is stored: a quarter of a year, in which operators look at each dead "
+        "letter.",
     )
     loop_limit: Seconds = Field(
         60.0,

@@ -47,7 +47,9 @@ class LogSettings(Group):
         le=10_000,
         description="Warnings of one name that are written per repeats_window. Further ones are only counted.",
     )
-    repeats_window: Seconds = Field(10.0, description="Seconds; 20 lines in 10 s are enough to notice a problem.")
+    repeats_window: Seconds = Field(
+        10.0, description="Seconds of the window of `repeats`. 20 lines in 10 s are enough to notice a problem."
+    )
 
 
 class HttpSettings(Group):
@@ -91,8 +93,8 @@ class HttpSettings(Group):
     )
     default_deadline: Timeout = Field(
         10.0,
-        description="Seconds that a request may take when its caller sends no deadline. It is above every time-out of "
-        "a call.",
+        description="Seconds that a request may take when its caller sends no deadline. The default is above every "
+        "time-out of a call to a dependency.",
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
@@ -191,8 +193,8 @@ class TelemetrySettings(Group):
         None,
         ge=0,
         le=1,
-        description="Share of new traces that is recorded, unless the caller has decided. None means 0.1 in prod and 1 "
-        "elsewhere.",
+        description="Share of new traces that is recorded. A trace that a caller sends is recorded if the caller "
+        "records it. None means 0.1 in prod and 1 elsewhere.",
     )
 
 

@@ -19,8 +19,8 @@ from chassis.errors import ConfigurationError
 
 
 class BudgetSettings(Group):
-    """The processes that share the database server. A check at the start of a process adds up the connections of all
-    these processes.
+    """The processes that share the database server. Each process compares the sum of their connections with the
+    server's limit, and logs a warning above the limit.
     """
 
     api_replicas: int = Field(
@@ -55,18 +55,18 @@ class BudgetSettings(Group):
 
 class DatabaseSettings(Group):
     host: Host = Field("127.0.0.1", description="Host of PostgreSQL.")
-    port: Port = Field(5432, description="Port of PostgreSQL; its usual one.")
+    port: Port = Field(5432, description="Port of PostgreSQL. The default is the usual port.")
     name: Identifier = Field(description="Name of the database. Each service has its own.")
     user: Identifier = Field(
         description="Role of a running process. It reads and writes rows, and cannot change the schema."
     )
     password: Secret = Field(
-        description="Password of `user`. Each new connection uses the current one.", json_schema_extra=RELOADED
+        description="Password of `user`. Each new connection uses the current password.", json_schema_extra=RELOADED
     )
     next_password: Secret | None = Field(
         None,
-        description="Password that is about to replace `password`. It is tried when `password` is refused, so that the "
-        "change in the database causes no failures.",
+        description="Password that is about to replace `password`. A new connection tries `next_password` when "
+        "`password` is refused, so that the change in the database causes no failures.",
         json_schema_extra=RELOADED,
     )
     migration_user: Identifier | None = Field(None, description="Role that owns the schema. Only `migrate` uses it.")
@@ -137,12 +137,12 @@ class DatabaseSettings(Group):
 
 class RedisSettings(Group):
     host: Host = Field("127.0.0.1", description="Host of Redis or Valkey.")
-    port: Port = Field(6379, description="Port of Redis; its usual one.")
+    port: Port = Field(6379, description="Port of Redis. The default is the usual port.")
     password: Secret | None = Field(None, description="Password of Redis. None if the server needs none.")
     prefix: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")] = Field(
         "holdfast",
         description="Start of the name of every key. Installations that share a Redis need different prefixes: a "
-        "second one with the same prefix is refused.",
+        "second installation with the same prefix is refused.",
     )
     timeout: Annotated[float, Field(gt=0, le=5)] = Field(
         0.05, description="Seconds for a command of the limiter or the cache, which then go on without Redis."
@@ -182,18 +182,19 @@ class CacheSettings(Group):
         ge=0,
         le=10,
         description="Seconds for which a process caches in its memory a value that it read from Redis. A value may be "
-        "that much older, and most reads of a popular key need no call to Redis. 0 disables it.",
+        "that much older, and most reads of a popular key need no call to Redis. 0 disables this cache.",
     )
     negative_ttl: Seconds = Field(
         5.0,
-        description="Seconds that a missing value is cached as missing. Short, since it may be created at any time.",
+        description="Seconds that a missing value is cached as missing. The time is short, since the value may be "
+        "created at any time.",
     )
     early_beta: float = Field(
         1.0,
         ge=0,
         le=10,
         description="How early a value is reloaded before its TTL ends, as a multiple of its load time (XFetch's β). "
-        "With 1, about one reader of a busy key reloads it early. With 0, none does.",
+        "With 1, about one reader of a busy key reloads it early. With 0, no reader does.",
     )
     lock_ttl: Timeout = Field(
         12.0,
