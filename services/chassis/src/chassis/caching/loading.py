@@ -22,7 +22,7 @@ from chassis.retries import deadlines
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.02
-"""Pause between two looks at a key in Redis while another process loads the key. A load takes about this long."""
+"""Pause between two looks at a key in Redis while another process loads the key: about the duration of a load."""
 
 type Loader[T] = Callable[[], Awaitable[T | None]]
 

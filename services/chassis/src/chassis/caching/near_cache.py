@@ -43,7 +43,7 @@ class NearCache:
         self._generations: WeakValueDictionary[str, _Generation] = WeakValueDictionary()
 
     def get(self, key: str) -> Entry | None:
-        """The entry of `key`, if its read began less than `ttl` seconds ago."""
+        """The entry of `key`, if the read that fetched the entry began less than `ttl` seconds ago."""
         entry, until = self._entries.get(key, (None, 0.0))
         return entry if self._clock() < until else None
 

@@ -76,7 +76,8 @@ class Exchange:
             async with asyncio.timeout(seconds):
                 response = await self._exchange(request, seconds)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            # The name look-up, the connection or TLS failed. Only these errors prove that no request was sent.
+            # The name look-up, the connection or TLS failed. Only these two aiohttp errors prove that no request was
+            # sent.
             raise DependencyUnavailable(self._name, "no connection") from error
         except TimeoutError as error:
             raise DependencyTimeout(self._name, seconds, cut_short=seconds < self._settings.attempt_timeout) from error

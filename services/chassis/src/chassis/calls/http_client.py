@@ -101,14 +101,14 @@ class HttpDependency:
 
         - `operation` names the call in metrics; each operation has its own breaker.
         - `idempotent` declares that a repetition is safe, by nature or by an Idempotency-Key in `headers`.
-        - `retrying` lets the client repeat the call. A job leaves `retrying` False, because the queue repeats the job.
+        - `retrying` lets the client repeat the call. A job needs no `retrying`, because the queue repeats the job.
         - `before_attempt(n)` runs before attempt n is sent; if `before_attempt` raises, attempt n is not sent.
         - `on_not_run(n)` runs after attempt n if attempt n certainly had no effect.
         - `fallback` returns an answer in place of a dependency that failed. After a 4xx, the fallback does not run.
 
         Raises `DeadlineExceeded` when the deadline passed before the call began, and otherwise a `DependencyError`:
-        `DependencyUnavailable` (the call did not run), `DependencyTimeout` or `DependencyFailed` (it may have run), or
-        `DependencyRejected` (a 4xx).
+        `DependencyUnavailable` (the call did not run), `DependencyTimeout` or `DependencyFailed` (the call may have
+        run), or `DependencyRejected` (a 4xx).
         """
         deadlines.check(f"calling {self.name}")
         check_nothing_held(self.name)

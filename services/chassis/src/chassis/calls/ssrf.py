@@ -34,17 +34,17 @@ _PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 might connect to a different host than the host that `check_url` found.
 """
 # The IANA assigns all public IPv6 addresses from this range. The loopback, private, link-local and multicast ranges are
-# outside it. The ranges whose addresses contain an IPv4 address are outside it, too: mapped (::ffff:0:0/96), translated
-# (::ffff:0:0:0/96), compatible (::/96) and NAT64 (64:ff9b::/96).
+# outside this range. The ranges whose addresses contain an IPv4 address are outside this range, too: mapped
+# (::ffff:0:0/96), translated (::ffff:0:0:0/96), compatible (::/96) and NAT64 (64:ff9b::/96).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-# Python's `is_global` is true for some addresses in these ranges, but no customer's host has such an address.
-# 192.0.0.0/24 and 2001::/23 are for protocols such as Teredo, and 192.0.0.9 and 192.0.0.10 lead to our own gateway.
-# 192.88.99.0/24 is for 6to4 relays. 3fff::/20 is for documentation; Python before 3.13.1 does not know this range. This
-# list does not need 2002::/16, the 6to4 addresses, because `is_global` is false for them.
+# Python's `is_global` is true for some addresses in the ranges of `_SPECIAL`, but no customer's host has such an
+# address. 192.0.0.0/24 and 2001::/23 are for protocols such as Teredo, and 192.0.0.9 and 192.0.0.10 lead to our own
+# gateway. 192.88.99.0/24 is for 6to4 relays. 3fff::/20 is for documentation; Python before 3.13.1 does not know this
+# range. This list does not need 2002::/16, the 6to4 addresses, because `is_global` is false for them.
 _SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
-"""Bits 64 to 95 of an ISATAP address, in any network, are one of these numbers. Its last 32 bits are an IPv4 address
-(RFC 5214).
+"""Bits 64 to 95 of an ISATAP address, in any network, are one of these numbers. The last 32 bits of such an address are
+an IPv4 address (RFC 5214).
 """
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
 """Azure's metadata service has this public address. Other clouds' metadata services have addresses that are not public,

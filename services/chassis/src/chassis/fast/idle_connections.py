@@ -1,5 +1,5 @@
-"""Replaces SQLAlchemy's checkout and return of a connection for most transactions: each of them starts a greenlet,
-which costs CPU time.
+"""Replaces SQLAlchemy's checkout and return of a connection for most transactions: the checkout and the return
+each start a greenlet, which costs CPU time.
 
 Between two transactions, a connection stays checked out of SQLAlchemy's pool, so the pool still counts the connection
 against its limit. A connection that has been checked out for `RETURN_SECONDS` goes back to the pool before its next

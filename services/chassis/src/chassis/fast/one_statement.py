@@ -10,7 +10,8 @@ _PARAMETER = re.compile(r"\$(\d+)")
 
 @lru_cache(maxsize=128)
 def in_one_statement(statements: Sequence[tuple[str, int]]) -> str:
-    """One SQL statement that runs all `statements`. It takes the parameters of all `statements`, in the same order.
+    """One SQL statement that runs all `statements`. The new statement takes the parameters of all `statements`, in the
+    same order.
 
     Each item of `statements` is an INSERT with placeholders `$1`, `$2`, …, and the number of the INSERT's parameters,
     such as `("INSERT … VALUES ($1)", 1)`. An INSERT does not see the rows that the other INSERTs add.

@@ -30,5 +30,5 @@ def read(traceparent: str, *, is_remote: bool) -> SpanContext:
 
 
 def write(trace_id: int, span_id: int, flags: int) -> str:
-    """The `traceparent` header with these ids, in the format of OpenTelemetry's propagator."""
+    """The `traceparent` header with the given ids, in the format of OpenTelemetry's propagator."""
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"

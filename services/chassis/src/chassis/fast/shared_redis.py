@@ -56,7 +56,7 @@ class SharedRedis(Redis):
         shape = self.response_callbacks.get(command[0])
         return shape(answer, **options) if shape else answer
 
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py defines this
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
         if self._opening is not None:
             await asyncio.wait([self._opening])  # without this wait, the new connection would stay open
         if self._link is not None:
@@ -190,7 +190,7 @@ class _Link(asyncio.Protocol):
 
 
 def _pack(command: tuple[Any, ...]) -> bytes:
-    """The command in Redis' wire format. redis-py's function for this purpose takes three times as long.
+    """The command in Redis' wire format. redis-py's packing function takes three times as long.
 
     If a command's name has two words, such as "CONFIG GET", each word is sent as an argument.
     """

@@ -2,7 +2,7 @@
 
 Two mistakes empty a pool without any error: code holds a connection during an outbound call, or code never gives a
 connection back. This module finds both mistakes and costs less than a microsecond per checkout: it records only the
-line of code and the task that took the connection. It collects the task's stack only when it writes a log line.
+line of code and the task that took the connection. The module collects the task's stack only when it writes a log line.
 """
 
 import asyncio
@@ -152,8 +152,8 @@ def check_nothing_held(dependency: str) -> None:
     connection.
 
     If one of these tasks holds a connection, counts the call. Then, with `database.held_calls: refuse`, raises
-    `ConnectionHeld`. With another setting, writes a log line, but only once for each line of code that takes
-    connections.
+    `ConnectionHeld`. With `database.held_calls: warn`, writes a log line, but only once for each line of
+    code that takes connections.
     """
     if checkout := _newest_open():
         checkout.called_across(dependency)

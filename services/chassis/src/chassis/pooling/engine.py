@@ -120,7 +120,7 @@ def _time_statements(engine: Engine) -> None:
             return None
         # The session is over, although the driver may not report the connection as closed yet. After a time-out of the
         # driver, the server may be in a transaction that SQLAlchemy does not know of. So the connection must be closed.
-        # `terminate` closes it without waiting for the server; `close` would wait.
+        # `terminate` closes the connection without waiting for the server; `close` would wait.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
         assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker the driver

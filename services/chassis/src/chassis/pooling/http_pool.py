@@ -1,4 +1,4 @@
-"""The connection pool of an HTTP client. Each dependency has its own pool, with a limit and with metrics."""
+"""The connection pool of an HTTP client. Each dependency has a separate pool, with a limit and with metrics."""
 
 import time
 from typing import TYPE_CHECKING, Any

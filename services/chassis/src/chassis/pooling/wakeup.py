@@ -29,8 +29,8 @@ class Wakeups:
     """Sends and receives notifications on a connection outside the pool, and replaces the connection when it is lost.
 
     Until the new connection is open, the process finds rows by polling, which is slower; `/readyz` still succeeds. The
-    code that assembles a process enters `async with Wakeups(settings, application_name=...)` before it opens the
-    `Database` to which it passes `Wakeups.notify`.
+    code that assembles a process enters `async with Wakeups(settings, application_name=...)` and then passes
+    `Wakeups.notify` to the `Database`.
     """
 
     def __init__(
