@@ -1,4 +1,4 @@
-"""Events between services. An event commits with the change that it reports, and has its effect in each consumer once.
+"""Events between services. An event commits with the change that it reports, and each consumer handles the event once.
 
 A service imports the names in `__all__`. Read the modules in this order:
 

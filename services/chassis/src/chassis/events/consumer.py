@@ -6,7 +6,8 @@ event finds the id in the table and does nothing. An event that cannot be handle
 with the reason. An operator can replay a dead event (`chassis.events.dead_events`).
 
 Events of one aggregate (for example, one order) may reach handlers out of order, since several consumers of a group
-work at the same time. A handler that needs the order calls `chassis.events.inbox.in_order`, or compares versions.
+work at the same time. A handler that needs the order calls `chassis.events.inbox.in_order`, or compares the versions of
+the events.
 
 This module decides when each stream entry is delivered. `chassis.events.delivery` delivers one entry, and
 `chassis.events.group` sends the commands of the consumer group to Redis. Handlers call the functions of
@@ -142,7 +143,10 @@ class Consumer:
         self._plan()
 
     async def _in_retry_order(self, entries: Sequence[Entry]) -> list[tuple[Entry, Received[Event]]]:
-        """The events that have a handler: the aggregate with the fewest attempts first, its events in order."""
+        """The events that have a handler, in the order in which they are retried.
+
+        The aggregate with the fewest attempts comes first. The events of one aggregate stay in order.
+        """
         aggregates: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
             if not await self._deliveries.is_spent(entry) and (received := await self._deliveries.read(entry)):
@@ -186,7 +190,7 @@ class Consumer:
             self._waiting.add((entry.stream, received.aggregate_id))
         if outcome == "postponed":
             await self._group.take_back([entry])
-            # In an outage, the ping raises an error. If the database is only busy, the consumer continues.
+            # In an outage, the ping raises an error. If the database is only busy, the ping succeeds.
             await self._database.ping()
 
     def _plan(self) -> None:
@@ -232,10 +236,11 @@ class Consumer:
                     self._pruned_at = now
 
     async def _replay(self) -> None:
-        """Replay the dead events whose replay was requested. An event has one attempt, and is dead again if it fails.
+        """Replay the dead events whose replay was requested.
 
-        A request is deleted before its event is replayed, so an event that kills the process does so only once. The
-        method deletes the requests one at a time, so the other requests survive when the process is killed.
+        Each event has one attempt, and is dead again if the attempt fails. The request is deleted before its event is
+        replayed, so an event that kills the process does so only once. The method deletes the requests one at a time,
+        so the other requests survive when the process is killed.
         """
         for _ in range(self._settings.batch):
             async with self._database.transaction() as session:

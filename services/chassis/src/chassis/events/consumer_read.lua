@@ -10,9 +10,9 @@
 --   number of trimmed entries.
 --
 -- A stream's epoch is an id that Redis and the relay's database both store. If entries were trimmed, the script deletes
--- the epoch in Redis. The relay notices that, and publishes every event again that is still stored in the outbox. The
--- script also counts the trimmed entries as read, so that each loss is reported once. The script does not notice
--- entries that the command XDEL deleted.
+-- the epoch in Redis. The relay notices the missing epoch, and publishes every event again that is still stored in the
+-- outbox. The script also counts the trimmed entries as read, so that each loss is reported once. The script does not
+-- notice entries that the command XDEL deleted.
 
 local owner = redis.call('GET', KEYS[3])
 if owner and owner ~= ARGV[4] then
@@ -39,7 +39,8 @@ if not group then
     return redis.error_reply('NOGROUP ' .. ARGV[1] .. ' of ' .. KEYS[1])
 end
 
--- The group's lag counts its unread entries. If the lag is higher than the stream's length, the difference was trimmed.
+-- The group's lag counts its unread entries. If the lag is higher than the stream's length, the difference is the
+-- number of trimmed entries.
 local missed = math.max(0, (group['lag'] or 0) - redis.call('XLEN', KEYS[1]))
 if missed > 0 then
     redis.call('DEL', KEYS[2])

@@ -6,9 +6,9 @@
 -- ARGV[3] the idle milliseconds after which an entry is taken over, ARGV[4] the largest number of entries,
 -- ARGV[5] the idle milliseconds after which a consumer without entries is removed
 --
--- Returns {number of entries taken over, number of trimmed entries}. The command XAUTOCLAIM removes entries from the
--- group that were trimmed from the stream. If XAUTOCLAIM has removed any entry, the script deletes the stream's epoch,
--- so that the relay publishes the stored events again.
+-- Returns {number of entries taken over, number of trimmed entries}. The command XAUTOCLAIM also removes those pending
+-- entries from the group that are no longer in the stream. If XAUTOCLAIM has removed an entry, the script deletes the
+-- stream's epoch, so that the relay publishes the stored events again.
 
 local claimed = redis.call(
     'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0-0', 'COUNT', ARGV[4], 'JUSTID'

@@ -34,7 +34,7 @@ class DeadEvent:
 async def list_dead(session: Session, *, count: int = 100) -> list[DeadEvent]:
     """The oldest `count` dead events."""
     rows = await session.execute(STATEMENTS["list_dead"], {"count": count})
-    return [DeadEvent(**row._mapping) for row in rows]  # noqa: SLF001  SQLAlchemy documents `_mapping`
+    return [DeadEvent(**row._mapping) for row in rows]  # noqa: SLF001  `_mapping` belongs to SQLAlchemy's documented interface
 
 
 async def show(session: Session, event_number: int) -> DeadEvent | None:
@@ -42,7 +42,7 @@ async def show(session: Session, event_number: int) -> DeadEvent | None:
     if not is_bigint(event_number):
         return None
     row = (await session.execute(STATEMENTS["show_dead"], {"id": event_number})).one_or_none()
-    return DeadEvent(**row._mapping) if row is not None else None  # noqa: SLF001  SQLAlchemy documents `_mapping`
+    return DeadEvent(**row._mapping) if row is not None else None  # noqa: SLF001  `_mapping` belongs to SQLAlchemy's documented interface
 
 
 async def replay(

@@ -74,7 +74,7 @@ class Deliveries:
         """Whether a pending entry has used up its delivery attempts. If so, the method settles the entry as dead.
 
         `deliver` settles an entry when its last attempt fails. So if an entry without remaining attempts is still
-        pending, the process ended during its attempts.
+        pending, the process ended during the last attempt.
         """
         if entry.deliveries < self._max_deliveries:
             return False

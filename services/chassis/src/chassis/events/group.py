@@ -55,8 +55,8 @@ class Entry:
 
 
 class ConsumerGroup:
-    """The consumer group `name` on each of `streams`. This process is its member `consumer`. One read returns up to
-    `batch` entries of each stream.
+    """The consumer group `name` on each of `streams`. In the group, this process has the name `consumer`. One read
+    returns up to `batch` entries of each stream.
     """
 
     def __init__(self, redis: Redis, *, name: str, consumer: str, streams: Sequence[str], batch: int) -> None:
@@ -153,7 +153,10 @@ class ConsumerGroup:
         await self._redis.xack(self._names.stream(entry.stream), self.name, entry.id)
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
-        """Take over entries that were idle for `silent_for` seconds. Returns the number of these entries."""
+        """Take over entries that no consumer has tried or acknowledged for `silent_for` seconds.
+
+        Returns the number of entries taken over.
+        """
         taken, missing = await self._take_over_script(
             keys=[self._names.stream(stream), self._names.epoch(stream)],
             args=[self.name, self._consumer, round(silent_for * 1000), self._batch, _GONE_AFTER_MS],
@@ -176,8 +179,8 @@ class ConsumerGroup:
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
         """Acknowledge pending entries that were trimmed, and make the relay publish their events again."""
         if ids:
-            # The epoch is deleted first. After a crash between the two commands, the entries are still pending, so a
-            # consumer finds them again.
+            # The epoch is deleted before the entries are acknowledged. After a crash between these two commands, the
+            # entries are still pending, so a consumer finds them again.
             await self._redis.delete(self._names.epoch(stream))
             await self._redis.xack(self._names.stream(stream), self.name, *ids)
             self._report_missed(stream, len(ids))

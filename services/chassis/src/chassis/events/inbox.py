@@ -103,9 +103,9 @@ async def in_order[E: Event](
 ) -> list[Received[E]]:
     """The events to apply now, in order. `last_version` is the version of the aggregate's last applied event.
 
-    If `received` is the next event, the list contains it and the held events that follow it without a gap. If an
-    earlier version is missing, `received` is stored in the inbox as a held event, and the list is empty. If the version
-    of `received` was applied before, the list is empty, too.
+    If an earlier version is missing, `received` is held (stored in the inbox until the earlier event arrives), and the
+    list is empty. If `received` is the next event, the list contains `received` and the held events that follow without
+    a gap. If the version of `received` was applied before, the list is empty, too.
 
     Before the call, the caller locks the row of the aggregate in the service's table. In the same transaction, the
     caller stores the version of the last event that it has applied.
@@ -137,7 +137,7 @@ async def _release[E: Event](session: Session, after: Received[E], kinds: Kinds[
         if row.aggregate_version != after.aggregate_version + 1 + len(released):
             break
         event = kinds.parse(after.consumer, row.event)
-        assert event is not None  # noqa: S101  only parsed events are held
+        assert event is not None  # noqa: S101  an event is parsed before it is held
         released.append(event)
     ids = [event.event_id for event in released]
     await session.execute(STATEMENTS["release"], {"consumer": after.consumer, "event_ids": ids})

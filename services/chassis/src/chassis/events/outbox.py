@@ -52,7 +52,7 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     options: ClassVar[EventOptions]
 
-    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  `type` is the field's name in the envelope
+    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the envelope's field is called `type`, too
         if type is not None:
             cls.options = EventOptions(type, **options)
 
@@ -62,8 +62,9 @@ async def publish(
 ) -> None:
     """Add the event to the session's transaction. The relay publishes the event if the transaction commits.
 
-    `aggregate_version` counts the events of this aggregate from 1, without gaps. The caller determines it while it
-    holds the lock of the aggregate's row. Raises `UniqueViolationError` for a version that was published before.
+    `aggregate_version` counts the events of this aggregate from 1, without gaps. The caller determines this number
+    while it holds the lock of the aggregate's row. Raises `UniqueViolationError` for a version that was published
+    before.
     """
     row = event_row(event, stream=stream, aggregate_id=aggregate_id, aggregate_version=aggregate_version)
     await session.insert(row)

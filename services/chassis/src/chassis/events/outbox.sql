@@ -1,5 +1,5 @@
--- The outbox's statements. `publish` runs in a service's transaction. The others run on the relay's connection, whose
--- session holds the lock that makes this relay the leader.
+-- The outbox's statements. `publish` runs in a service's transaction. The other statements run on the relay's
+-- connection, whose session holds the lock that makes this relay the leader.
 
 -- name: publish
 -- Store an event, in the transaction of the change that it reports.
@@ -47,9 +47,9 @@ FULL JOIN (
 -- name: next
 -- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). While the relay publishes the
 -- stream again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement
--- returns the unpublished events. So all published events go out before the unpublished events. This keeps the order
--- within an aggregate: the lock of the aggregate's row makes its events commit one after the other, so its published
--- events are older than its unpublished events.
+-- returns the unpublished events. So all published events go out before the unpublished events. This keeps the events
+-- of an aggregate in order: they commit one after the other, because each transaction locks the aggregate's row, so the
+-- published events of an aggregate are older than its unpublished events.
 --
 -- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`, with which it would
 -- read all rows of the stream. PostgreSQL then uses the primary key, even before the table has statistics.

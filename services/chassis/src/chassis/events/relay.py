@@ -70,7 +70,10 @@ class _Position:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """The stream's last id, the number of published events, and the group that holds further events back, or ''."""
+    """The stream's last id, and the number of published events.
+
+    `held_back_by` is the group whose unread entries keep the relay from publishing further events, or ''.
+    """
 
     last_id: str
     count: int
@@ -211,8 +214,8 @@ class Relay:
     async def _send(self, position: _Position, events: Sequence[str]) -> _Sent | None:
         """Publish the events. Returns None when Redis has lost entries of the stream.
 
-        Raises `_Deposed` if a later leader has published, and `ForeignPrefix` if another installation uses the same
-        keys.
+        Raises `_Deposed` if a later leader has published, and `ForeignPrefix` if another database uses the same key
+        prefix.
         """
         stream = position.stream
         arguments: list[str | int] = [

@@ -1,8 +1,8 @@
 """Bounds the backlog of jobs: while too many jobs wait, an API refuses new work with a Retry-After.
 
 A queue without a limit accepts more work than its workers can do in time. A count of the waiting jobs in each request
-would cost too much. So one request a second counts the waiting jobs, up to the limit, and the other requests use this
-count.
+would cost too much. So one request a second counts the waiting jobs, no further than the limit, and the other requests
+use this count.
 """
 
 import math

@@ -11,7 +11,7 @@ from chassis.jobs.running_job import RunningJob
 
 
 class Leased(Protocol):
-    """A job with its lease. `lease_until` is a time on the monotonic clock, and each heartbeat extends it."""
+    """A job with its lease. `lease_until` is a time on the monotonic clock. Each heartbeat sets a later time."""
 
     @property
     def job(self) -> RunningJob: ...
@@ -21,7 +21,7 @@ class Leased(Protocol):
 
 
 class Completions[Run: Leased]:
-    """The jobs of a worker whose handlers have returned and whose end is not committed yet."""
+    """A worker's jobs that wait for a turn: their handlers have returned, and their end is not committed yet."""
 
     def __init__(self) -> None:
         self._waiting: dict[Run, asyncio.Future[bool]] = {}
@@ -52,11 +52,11 @@ class Completions[Run: Leased]:
 
 
 def settle[Run: Leased](taken: dict[Run, asyncio.Future[bool]], *, lost: Container[tuple[int, int]]) -> None:
-    """Report the result of a turn to the tasks that wait. `lost` has the fencing tokens that are out of date."""
+    """Report the result of a turn to the tasks that wait. `lost` has the fencing tokens of jobs that were lost."""
     for run, is_ended in taken.items():
         _settle(is_ended, is_ours=(run.job.id, run.job.attempt) not in lost)
 
 
 def _settle(is_ended: asyncio.Future[bool], *, is_ours: bool) -> None:
-    if not is_ended.done():  # a cancelled task has already cancelled this future
+    if not is_ended.done():  # the future is done if the waiting task was cancelled
         is_ended.set_result(is_ours)

@@ -131,7 +131,7 @@ async def replay(
 
 async def stats(session: Session) -> list[JobStats]:
     """One entry for each combination of queue, job name and status that has jobs."""
-    return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  SQLAlchemy documents `_mapping`
+    return [JobStats(**row._mapping) for row in await session.execute(STATEMENTS["stats"])]  # noqa: SLF001  `_mapping` belongs to SQLAlchemy's documented interface
 
 
 async def work_left(session: Session, *, queue: str | None = None) -> WorkLeft:
@@ -158,4 +158,4 @@ async def prune_failures(session: Session, *, retention: float, count: int = 20_
 
 
 def _record(row: Row[Any]) -> JobRecord:
-    return JobRecord(**row._mapping)  # noqa: SLF001  SQLAlchemy documents `_mapping`
+    return JobRecord(**row._mapping)  # noqa: SLF001  `_mapping` belongs to SQLAlchemy's documented interface

@@ -109,7 +109,7 @@ class Executor:
             return run.ended_by, None
         except LeaseLost as lost:
             return "lease_lost", lost
-        except Exception as raised:  # noqa: BLE001  every error of a handler decides how its job ends
+        except Exception as raised:  # noqa: BLE001  every error of a handler decides how the job ends
             error = raised
         if run.job.is_complete:
             return "completed", error

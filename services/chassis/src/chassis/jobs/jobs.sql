@@ -1,10 +1,10 @@
 -- The job queue's statements. A job's attempt number is its fencing token. A worker passes the number of its claim to
 -- each statement that ends a job or extends a lease. The statement finds no row if another worker has claimed the job.
 --
--- A statement that changes a limited number of rows picks them with `= ANY (ARRAY(SELECT …))`, here and elsewhere.
--- PostgreSQL evaluates the array once. With a sub-select after IN, PostgreSQL would plan a join. If the table was empty
--- at its last ANALYZE, PostgreSQL evaluates the join's inner side for each row. FOR UPDATE SKIP LOCKED then finds other
--- rows each time, and the statement changes more rows than its limit.
+-- A statement that changes a limited number of rows selects the rows with `= ANY (ARRAY(SELECT …))`, here and
+-- elsewhere. PostgreSQL evaluates the array once. With a sub-select after IN, PostgreSQL would plan a join. If the
+-- table was empty at its last ANALYZE, PostgreSQL evaluates the join's inner side for each row. FOR UPDATE SKIP LOCKED
+-- then finds other rows each time, and the statement changes more rows than its limit.
 
 -- name: enqueue
 -- Add a job without a deduplication key, which saves 40 of the 200 µs of `enqueue_unique`: its check for a duplicate.
@@ -37,8 +37,8 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 -- the work on ten jobs. The result contains the claimed jobs, and each finished job whose lease was lost, with NULL as
 -- its name.
 --
--- The claim increases the attempt number. If the end of an attempt increased it, a job that kills its process would
--- never use up its attempts. The claim also clears the deduplication key. So another job with the same key may be
+-- The claim increases the attempt number. If the end of an attempt increased the number, a job that kills its process
+-- would never use up its attempts. The claim also clears the deduplication key. So another job with the same key may be
 -- enqueued while this job runs, and a retry of this job does not conflict with the other job. A suspect is a job whose
 -- lease expired: it may have killed its process. A claim takes either suspects (:suspects) or other jobs, and either
 -- the suspects that run alone (:alone) or the other suspects. Delayed jobs of a high priority do not slow a claim,

@@ -35,7 +35,8 @@ def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribu
             _JOB.c.name.in_([kind.options.name for kind in kinds]),
             or_(
                 _JOB.c.status.in_(["ready", "running"]),
-                # A dead letter with a `run_at` in the future is from before the clock was set back, and not live.
+                # A dead letter with a `run_at` in the future was written before the clock was set back. Such a dead
+                # letter is not live.
                 _JOB.c.run_at.between(func.now() - DEAD_PAUSE, func.now()),
             ),
             *(_JOB.c.payload[name].astext == cast(value, Text) for name, value in about.items()),

@@ -11,7 +11,7 @@ class JobOptions:
     """How a job runs. Times are in seconds. `backoff_base` and `backoff_cap` default to the worker's settings.
 
     Jobs of a higher `priority` run first, except that one claim in four takes the jobs that have been due longest.
-    `unique` names the payload's fields that make up its deduplication key.
+    `unique` names the fields of the payload that form the job's deduplication key.
     """
 
     name: str
@@ -53,5 +53,5 @@ class JobPayload(BaseModel):
 
     @property
     def unique_key(self) -> str | None:
-        """The deduplication key: at most one job with this name and key waits. If it is None, duplicates may wait."""
+        """The deduplication key: at most one job with this name and key waits. A key of None allows duplicates."""
         return ":".join(str(getattr(self, name)) for name in self.options.unique) or None

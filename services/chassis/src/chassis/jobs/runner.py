@@ -40,8 +40,8 @@ OLDEST_EVERY = 4
 """One claim in `OLDEST_EVERY` takes the jobs that have been due longest, whatever their priority. So jobs of a low
 priority run, even if jobs of a high priority are always due."""
 _CANCELLATION_SECONDS = 2.0
-"""The time that a cancelled handler has to clean up. A handler that takes longer is harmless, since its fencing token
-is no longer valid."""
+"""The seconds that a cancelled handler has to clean up. Then its job is handed back, so a handler that takes longer is
+harmless: its fencing token is no longer valid."""
 
 
 class JobRunner:
@@ -243,7 +243,7 @@ class JobRunner:
             self._woken.set()
 
     async def _end_jobs(self, tasks: asyncio.TaskGroup) -> None:
-        """Commit the end of finished jobs until this task is cancelled. Finished jobs that still wait count as lost."""
+        """Commit the end of finished jobs until this task is cancelled. Then report jobs that still wait as lost."""
         try:
             await self._take_turns(asyncio.Event(), tasks)
         finally:

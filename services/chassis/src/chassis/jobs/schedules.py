@@ -126,7 +126,7 @@ class Scheduler:
     async def _check(self, schedule: Schedule) -> float:
         """Run the schedule if it is due and no other process runs it. Returns the seconds until the next check.
 
-        A run that fails is rolled back and stays due: this process or another one tries again within `CHECK_SECONDS`.
+        A run that fails is rolled back and stays due: this or another process tries again within `CHECK_SECONDS`.
         """
         try:
             outcome, wait = await uncancelled(partial(self._attempt, schedule))

@@ -25,8 +25,8 @@ dead_letters = Gauge("job_dead_letters", "Jobs that no worker runs again unless 
 leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
 
 COUNTED_JOBS = 100_000
-"""The depth of the queue is counted up to this number, by an index scan of 20 ms. A more exact count is not needed,
-since a queue of this depth has raised the alert long before."""
+"""The depth of the queue is counted up to this number, by an index scan of 20 ms. A higher count would change nothing,
+since a deeper queue raises the same alert."""
 MEMORY_SECONDS = 30.0
 """The time constant that smooths the rate at which a queue shrinks. This time spans several measurements, so that one
 batch of jobs hardly changes the rate."""
@@ -37,7 +37,7 @@ longer than this until its times are corrected."""
 
 
 class DrainEstimate:
-    """Estimates the seconds until a queue is empty: the number of jobs divided by the rate at which it shrinks.
+    """Estimates the seconds until a queue is empty: the number of jobs divided by the rate at which the queue shrinks.
 
     The rate (service rate μ − arrival rate λ) is smoothed over `MEMORY_SECONDS`.
     """
