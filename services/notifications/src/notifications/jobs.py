@@ -46,7 +46,7 @@ class DeliveryTools:
 
 
 async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload: SendMail) -> None:
-    """Protocol, row 14b: hand the mail to the mail server, then record the result.
+    """Step 14b of an order (docs/reference/protocol.md): hand the mail to the mail server, then record the result.
 
     If the process dies in between, the retry sends a second copy with the same Message-ID. SMTP has no idempotency key
     that would prevent this.
@@ -73,7 +73,8 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
 
 
 async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: DeliverWebhook) -> None:
-    """Protocol, row 14b: make the attempt that is due at the endpoint, if any, then record its answer.
+    """Step 14b of an order (docs/reference/protocol.md): make the attempt that is due at the endpoint, if any, then
+    record its answer.
 
     An attempt at a suspect endpoint needs a suspect slot. If none is free, the delivery is postponed by
     `attempt_timeout`. An endpoint that does not answer therefore delays other customers only with its first failing

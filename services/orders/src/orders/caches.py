@@ -1,4 +1,6 @@
-"""The caches of orders. The API reads them and the worker invalidates them, so both build them here."""
+"""The caches of the orders service. The API reads the caches and the worker invalidates their entries, so both build
+the caches with these functions.
+"""
 
 from chassis.caching import Cache
 from pydantic import TypeAdapter
@@ -10,24 +12,26 @@ from orders.settings import OrdersSettings
 
 
 def catalogue(redis: Redis, settings: OrdersSettings) -> Cache[ProductList]:
-    """The whole catalogue under one key: it is small, and every order reads it."""
+    """A cache of the whole catalogue under one key: the catalogue is small, and every new order reads it."""
     return _cache(redis, settings, ProductList, "orders:catalogue", near_ttl=settings.cache.near_ttl)
 
 
 def products(redis: Redis, settings: OrdersSettings) -> Cache[ProductView]:
-    """Single products. The key is the product's id."""
+    """A cache of single products. The key of an entry is the product's id."""
     return _cache(redis, settings, ProductView, "orders:product", near_ttl=settings.cache.near_ttl)
 
 
 def orders(redis: Redis, settings: OrdersSettings) -> Cache[OrderView]:
-    """Orders. `order_key` makes the key of an entry. After each commit that changes an order, its entry is invalidated
-    in all processes.
+    """A cache of single orders. `order_key` makes the key of an entry. After each commit that changes an order, the
+    order's entry is invalidated in all processes.
     """
     return _cache(redis, settings, OrderView, "orders:order")
 
 
 def order_key(order: OrderRef) -> str:
-    """The key of an order. It contains the client, so that no client reads an entry of another."""
+    """The cache key of an order. The key contains the client's id, so that no client reads the entry of another
+    client.
+    """
     return f"{order.id}:{order.client_id}"
 
 

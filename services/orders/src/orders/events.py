@@ -1,4 +1,6 @@
-"""The events that orders consumes: events of payments, and its own events, on which it invalidates cached orders."""
+"""The handlers of the events that the orders service consumes: events of payments, and its own events. After each of
+its own events, the service invalidates the cached order.
+"""
 
 from functools import partial
 
@@ -15,7 +17,9 @@ from orders.use_cases import PaymentNews
 
 
 async def on_payment(cache: Cache[OrderView], session: Session, received: Received[PaymentEvent]) -> None:
-    """Protocol, row 11: apply the payment's new status to the order, and invalidate the cached order."""
+    """Step 11 of an order (docs/reference/protocol.md): apply the payment's new status to the order, and invalidate the
+    cached order.
+    """
     payment = received.payload
     news = PaymentNews(
         payment.payment_id, version=received.aggregate_version, status=payment.status, reason=payment.reason
@@ -29,8 +33,8 @@ async def on_payment(cache: Cache[OrderView], session: Session, received: Receiv
 
 
 async def on_order(cache: Cache[OrderView], session: Session, received: Received[OrderEvent]) -> None:
-    """Invalidate the cached order again. The process that changed the order may have died before it did so, or Redis
-    may not have answered.
+    """Invalidate the cached order again. The process that changed the order may have died before it invalidated the
+    cached order, or Redis may not have answered.
     """
     order = OrderRef(received.payload.order_id, received.payload.client_id)
     after_commit(session, partial(cache.invalidate_soon, order_key(order)))

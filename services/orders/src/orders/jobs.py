@@ -1,4 +1,6 @@
-"""The handlers of orders' jobs. A payload has only ids, so each handler reads the order's current state."""
+"""The handlers of the orders service's jobs. A job's payload has only ids, so each handler reads the order's current
+state.
+"""
 
 from collections.abc import Awaitable
 from functools import partial
@@ -18,7 +20,7 @@ from orders.payments_client import Payment, PaymentsClient
 from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
 
-CALL_DEADLINE = 5.0  # seconds, below the jobs' time limit: 2 for the call, the rest for queries
+CALL_DEADLINE = 5.0  # seconds for one call; the jobs' time limit of 10 s leaves the rest for queries
 
 _UNPROCESSABLE = 422
 
@@ -26,7 +28,9 @@ _UNPROCESSABLE = 422
 async def request_payment(
     database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: RequestPayment
 ) -> None:
-    """Protocol, row 2: request the order's payment, with one call per attempt. The job retries after a failure."""
+    """Step 2 of an order (docs/reference/protocol.md): request the order's payment from the payments service. Each
+    attempt of the job makes one call, and a failed job is retried.
+    """
     order = await _read(database, payload.order_id)
     if order.status != OrderStatus.PENDING:
         return
@@ -45,11 +49,11 @@ async def request_payment(
 async def settle_payment(
     database: Database, cache: Cache[OrderView], payments: PaymentsClient, job: RunningJob, payload: SettlePayment
 ) -> None:
-    """Protocol, row 12: request that payments cancels or refunds the payment. The answer or a later event reports that
-    this is done.
+    """Step 12 of an order (docs/reference/protocol.md): request that the payments service cancels or refunds the
+    payment. The answer, or a later event, reports that the payment is cancelled or refunded.
 
     This job invalidates the cached order again, because no event reports the move to `cancelling`. The API process that
-    made the move may have died before it invalidated the order, or Redis may not have answered.
+    made the move may have died before it invalidated the cached order, or Redis may not have answered.
     """
     order = await _read(database, payload.order_id)
     cache.invalidate_soon(order_key(OrderRef(order.id, order.client_id)))
@@ -74,8 +78,8 @@ async def _call(answer: Awaitable[Payment]) -> Payment:
             return await answer
         except DependencyRejected as error:
             if error.status == _UNPROCESSABLE:
-                # Payments refused the request as invalid. A retry cannot help, so an operator must look at the dead
-                # letter.
+                # The payments service refused the request as invalid. A retry would be refused, too, so the job becomes
+                # a dead letter, which an operator must examine.
                 raise PermanentJobError(str(error)) from error
             raise
 

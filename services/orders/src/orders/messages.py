@@ -1,4 +1,4 @@
-"""The typed payloads of orders' jobs and events, and of the events it consumes."""
+"""The typed payloads of the orders service's jobs and events, and of the events that it consumes."""
 
 from typing import Literal
 from uuid import UUID
@@ -11,20 +11,24 @@ PAYMENTS_STREAM = "events:payments"
 
 
 class RequestPayment(JobPayload, job="request_payment", unique=("order_id",), max_attempts=50, time_limit=10):
-    """Request the order's payment from payments. 50 attempts, up to a minute apart, outlast half an hour of outage."""
+    """Request the order's payment from the payments service. The job's 50 attempts, up to a minute apart, outlast an
+    outage of half an hour.
+    """
 
     order_id: UUID
 
 
 class SettlePayment(JobPayload, job="settle_payment", unique=("order_id",), max_attempts=50, time_limit=10):
-    """Request that payments cancels or refunds the payment of a cancelled order, so that its net amount is zero."""
+    """Request that the payments service cancels or refunds the payment of a cancelled order, so that the payment's net
+    amount is zero.
+    """
 
     order_id: UUID
 
 
 class OrderEvent(Event):
-    """The fields of all events of an order. Each event has the whole state of the order, so a consumer can apply a
-    later event even if it missed an earlier one.
+    """The fields that every event of an order has. Each event has the whole state of the order, so a consumer can apply
+    a later event even if it missed an earlier one.
     """
 
     order_id: UUID
@@ -46,7 +50,7 @@ class OrderCancelled(OrderEvent, type="order.cancelled"): ...
 
 
 class PaymentEvent(Event):
-    """The fields of a payment's events that orders reads. Other fields are ignored."""
+    """The fields that the orders service reads from the events of a payment. Other fields are ignored."""
 
     payment_id: UUID
     order_id: UUID

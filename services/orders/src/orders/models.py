@@ -1,4 +1,6 @@
-"""The tables of orders (products, orders and their lines), and the legal transitions of an order."""
+"""The tables of the orders service (products, orders, lines of orders), and the legal transitions of an order's
+status.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -13,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 class OrderStatus(StrEnum):
     """`cancelling`: the payment may still be captured, or is not refunded yet. `cancelled`: the client has paid
-    nothing, or got it back.
+    nothing, or has got the money back.
     """
 
     PENDING = "pending"
@@ -49,7 +51,7 @@ class Product(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
-    price: Mapped[int]  # minor units
+    price: Mapped[int]  # in minor units of the currency (cents)
     currency: Mapped[str]
 
 
@@ -61,16 +63,16 @@ class Order(Base):
     idempotency_key: Mapped[str]
     customer_email: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=OrderStatus.PENDING.value)
-    amount: Mapped[int]  # minor units
+    amount: Mapped[int]  # in minor units of the currency (cents)
     currency: Mapped[str]
     payment_method: Mapped[str]
     # The payment's id is created with the order, so that every call about the payment has the same id.
     payment_id: Mapped[UUID] = mapped_column(server_default=func.uuidv7())
-    # The version of the payment's status that was applied last. The order ignores an older status.
+    # The version of the payment's status that was applied last. A report of an older version is ignored.
     payment_version: Mapped[int] = mapped_column(server_default="0")
     paid_amount: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]
-    # The version of the event that was published last. It grows by one with each event, without gaps.
+    # The version of the order's event that was published last. The version increases by exactly one with each event.
     version: Mapped[int] = mapped_column(server_default="1")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -84,4 +86,4 @@ class OrderLine(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     product_id: Mapped[str] = mapped_column(ForeignKey("product.id"))
     quantity: Mapped[int]
-    unit_price: Mapped[int]  # minor units, when the order was placed
+    unit_price: Mapped[int]  # in minor units of the currency, when the order was placed

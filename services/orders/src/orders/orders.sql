@@ -1,7 +1,7 @@
--- The statements that most requests run: the driver prepares each of them once per connection.
+-- The statements that most requests run. The driver prepares each statement once per connection.
 
 -- name: place
--- Insert an order and its lines. Returns the order's columns that its client sees.
+-- Insert an order and its lines. Returns the columns of the order that its client sees.
 WITH placed AS (
     INSERT INTO orders (client_id, idempotency_key, customer_email, amount, currency, payment_method)
     VALUES (:client, :key, :customer_email, :amount, :currency, :payment_method)
@@ -15,9 +15,9 @@ WITH placed AS (
 SELECT * FROM placed;
 
 -- name: find
--- The order :order_id of the client :client. Returns one row for each of its lines, by position. `|| ''` prevents the
--- use of an index that begins with the client. As long as PostgreSQL has no statistics, it would choose such an index
--- and read all orders of the client.
+-- Find the order :order_id of the client :client. Returns one row for each line of the order, sorted by position. The
+-- expression `|| ''` prevents the use of an index that begins with the client. As long as PostgreSQL has no statistics
+-- of the table, it would choose such an index and read all orders of the client.
 SELECT o.id, o.status, o.amount, o.currency, o.reason, o.created_at, o.updated_at,
     l.product_id, l.quantity, l.unit_price
 FROM orders o JOIN order_line l ON l.order_id = o.id

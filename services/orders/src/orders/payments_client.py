@@ -1,4 +1,6 @@
-"""The client of the payments service. A run of a job makes one attempt, through a circuit breaker and a bulkhead."""
+"""The client of the payments service. A call makes one attempt, through a circuit breaker and a bulkhead. The job that
+makes the call does the retries.
+"""
 
 from typing import Literal
 from uuid import UUID
@@ -25,7 +27,7 @@ class PaymentsClient:
     async def request_payment(
         self, *, payment_id: UUID, order_id: UUID, amount: int, currency: str, payment_method: str
     ) -> Payment:
-        """Request the payment, or read it if it was requested before. `payment_id` is the idempotency key."""
+        """Request the payment, or read the payment if it was requested before. `payment_id` is the idempotency key."""
         response = await self._dependency.request(
             "POST",
             "/v1/payments",
@@ -42,7 +44,7 @@ class PaymentsClient:
         return response.parse(Payment)
 
     async def void_payment(self, *, payment_id: UUID, order_id: UUID, amount: int, currency: str) -> Payment:
-        """Cancel or refund the payment, whatever its state, even if it was never requested. Safe to repeat."""
+        """Cancel or refund the payment in any state, even if it was never requested. The call is safe to repeat."""
         response = await self._dependency.request(
             "POST",
             f"/v1/payments/{payment_id}/refund",

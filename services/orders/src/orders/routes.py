@@ -1,4 +1,4 @@
-"""The public API of orders. Each route states its access, its cost and its errors."""
+"""The public API of orders. Each route declares the scope that its callers need, its cost and its errors."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +22,8 @@ from orders.schemas import MAX_PAGE, OrderPage, OrderView, PlaceOrder, ProductLi
 CATALOGUE_KEY = "all"
 
 PLACE_ORDER_COST = 5
-"""The units that an order takes from the caller's rate limit. An order writes ten rows and starts a payment. A read
-costs 1, because it is at most one query.
+"""The units that a new order takes from the caller's rate limit: it writes ten rows and starts a payment. A read takes
+1 unit, because it runs at most one query.
 """
 
 router = Router(prefix="/v1")
@@ -31,7 +31,7 @@ router = Router(prefix="/v1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """The objects that the routes use; the composition root opens them."""
+    """The resources that the routes use, opened by the composition root in `api.py`."""
 
     database: Database
     catalogue: Cache[ProductList]
@@ -41,20 +41,20 @@ class Resources:
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
-# The ids of products have only characters that need no escape in a path. Any other id is refused before it reaches the
-# cache.
+# The ids of products have only characters that need no escape in a path. A request with any other id is refused before
+# it reads the cache.
 ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", examples=["rope"])]
 
 
 @router.get("/products", access="orders:read", criticality="sheddable", conditional=True)
 async def list_products(given: Given) -> Json[ProductList]:
-    """The catalogue. It is cached: a changed price can take a minute and a half to appear."""
+    """The catalogue of products. It is cached, so a changed price can take a minute and a half to appear."""
     return await given.catalogue.get_or_load_json(CATALOGUE_KEY, partial(_load_catalogue, given))
 
 
 @router.get("/products/{product_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
 async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
-    """One product of the catalogue. It is cached like the catalogue. The 404 for an unknown id is cached for some
+    """One product of the catalogue. It is cached like the catalogue. The 404 for an unknown id is cached for a few
     seconds.
     """
 
@@ -77,7 +77,9 @@ async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
     status_code=201,
 )
 async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> StoredAnswer[OrderView]:
-    """Place an order. It is `pending` until its payment is settled. A repeated key gets the first answer."""
+    """Place an order. The order is `pending` until its payment succeeds or fails. A request with a repeated key gets
+    the first answer.
+    """
     await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
@@ -99,7 +101,7 @@ async def list_orders(
 
 @router.get("/orders/{order_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
 async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderView]:
-    """One of the caller's orders. Another client's order is a 404, like an unknown one."""
+    """One of the caller's orders. The answer is a 404 for an order of another client, as for an unknown order."""
 
     async def load() -> OrderView | None:
         async with given.database.read() as session:
@@ -121,15 +123,15 @@ async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderV
     responses={200: {"model": OrderView, "description": "The order was cancelled before."}},
 )
 async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:
-    """Cancel an order, at any time. It is `cancelling` until its payment is cancelled or refunded, then `cancelled`.
-    Safe to repeat.
+    """Cancel an order, at any time. The order is `cancelling` until its payment is cancelled or refunded, then
+    `cancelled`. The request is safe to repeat.
     """
     deadlines.check("the order was cancelled")
     async with given.database.transaction() as session:
         order, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)
         key = order_key(OrderRef(order_id, caller.id))
         after_commit(session, partial(given.orders.invalidate_soon, key))
-    await given.orders.invalidated()  # otherwise the caller could still read the pending order
+    await given.orders.invalidated()  # after this, the caller can no longer read the order as `pending`
     response.status_code = 202 if is_new else 200
     return order
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from chassis.errors.fields import EmailAddress
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_LINES = 50  # keeps the body of the largest order under 8 KiB
+MAX_LINES = 50  # this keeps the body of the largest order under 8 KiB
 MAX_QUANTITY = 1000  # pieces in one line; a larger number is probably a typing error
 MAX_PAGE = 100
 
@@ -16,7 +16,7 @@ type Status = Literal["pending", "confirmed", "cancelling", "cancelled"]
 
 
 class Input(BaseModel):
-    """Input of a client. An unknown field is an error, so that a typo does not go unnoticed."""
+    """The input of a client. An unknown field is an error, so that a typo does not go unnoticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
@@ -32,7 +32,7 @@ class PlaceOrder(Input):
         EmailAddress,
         Field(
             examples=["ada@example.com"],
-            json_schema_extra={"writeOnly": True},  # errors do not repeat the value
+            json_schema_extra={"writeOnly": True},  # so errors do not repeat the value
         ),
     ]
     payment_method: Annotated[
@@ -43,7 +43,7 @@ class PlaceOrder(Input):
             pattern=r"^[A-Za-z0-9_]+$",
             description="The provider's token for a card, never its number.",
             examples=["pm_card_ok"],
-            json_schema_extra={"writeOnly": True},  # errors do not repeat the value
+            json_schema_extra={"writeOnly": True},  # so errors do not repeat the value
         ),
     ]
 

@@ -1,4 +1,6 @@
-"""The composition root of the worker process: its jobs, events and schedules, and the resources that they use."""
+"""The composition root of the worker process, which connects jobs, events and schedules with the resources that they
+use.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -72,8 +74,8 @@ async def _open_parts(live: Live[OrdersSettings], base: WorkerResources) -> Asyn
 
 
 def _schedules(settings: OrdersSettings, cache: Cache[OrderView]) -> list[Schedule]:
-    """The schedules cancel orders that wait too long, give a job to orders without one, and delete old answers to
-    idempotency keys.
+    """The schedules cancel orders that are pending for too long, enqueue jobs for open orders that have no job, and
+    delete old answers to idempotency keys.
     """
     sweeps = settings.sweeps
 

@@ -1,4 +1,4 @@
-"""The events that payments consumes: the provider's reports of charges and refunds."""
+"""The handlers of the events that the payments service consumes: the provider's reports of charges and refunds."""
 
 from typing import Literal
 from uuid import UUID
@@ -19,25 +19,29 @@ from payments.use_cases import ChargeReport, RefundReport
 
 
 async def on_charge_succeeded(session: Session, received: Received[ProviderChargeSucceeded]) -> None:
-    """Protocol, row 10: move the payment to `captured`, if its status allows it. The event may arrive before the
-    provider's answer to the charge.
+    """Step 10 of an order (docs/reference/protocol.md): move the payment to `captured`, if the payment's status allows
+    this move. The event may arrive before the provider's answer to the charge.
     """
     await _apply_charge(session, received.payload, "captured", None)
 
 
 async def on_charge_failed(session: Session, received: Received[ProviderChargeFailed]) -> None:
-    """Protocol, row 10: move the payment to `failed`, if its status allows it."""
+    """Step 10 of an order (docs/reference/protocol.md): move the payment to `failed`, if the payment's status allows
+    this move.
+    """
     charge = received.payload
     await _apply_charge(session, charge, "failed", charge.failure_code)
 
 
 async def on_refund_succeeded(session: Session, received: Received[ProviderRefundSucceeded]) -> None:
-    """Protocol, row 13: move the refund to `succeeded` and the payment to `refunded`."""
+    """Step 13 of an order (docs/reference/protocol.md): move the refund to `succeeded` and the payment to
+    `refunded`.
+    """
     await _apply_refund(session, received.payload, "succeeded", None)
 
 
 async def on_refund_failed(session: Session, received: Received[ProviderRefundFailed]) -> None:
-    """Protocol, row 13: move the refund to `failed` and request another refund."""
+    """Step 13 of an order (docs/reference/protocol.md): move the refund to `failed` and request another refund."""
     await _apply_refund(session, received.payload, "failed", received.payload.failure_code)
 
 
@@ -60,7 +64,9 @@ async def _apply_refund(
 async def _apply_charge(
     session: Session, charge: ProviderChargeEvent, status: Literal["captured", "failed"], reason: str | None
 ) -> None:
-    """Our reference identifies the charge, because this service may not know the provider's id yet."""
+    """Apply a report about a charge. Our own reference identifies the charge, because this service may not know the
+    provider's id of the charge yet.
+    """
     try:
         report = ChargeReport(
             UUID(charge.reference),

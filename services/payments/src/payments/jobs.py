@@ -1,4 +1,4 @@
-"""The handlers of payments' jobs."""
+"""The handlers of the payments service's jobs."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -18,7 +18,7 @@ from payments.use_cases import ChargeReport, RefundReport
 
 log = get_logger(__name__)
 
-CALL_DEADLINE = 10.0  # seconds, below the job's time limit: three attempts of 2 s and the waits between them
+CALL_DEADLINE = 10.0  # seconds: three attempts of 2 s and the waits between them; the jobs' time limit is 20 s
 
 _PAYMENT_REQUIRED = 402
 _UNPROCESSABLE = 422
@@ -26,8 +26,8 @@ _UNREADABLE = "unreadable_answer"
 
 
 async def charge_payment(database: Database, provider: ProviderClient, job: RunningJob, payload: ChargePayment) -> None:
-    """Protocol, rows 4 to 6: charge the payment at the provider within the deadline. The job retries if the outcome is
-    unknown.
+    """Steps 4 to 6 of an order (docs/reference/protocol.md): charge the payment at the provider within `CALL_DEADLINE`.
+    If the outcome is unknown, the job is retried.
     """
     async with database.read() as session:
         payment = await use_cases.read_payment(session, payload.payment_id)
@@ -46,13 +46,15 @@ async def charge_payment(database: Database, provider: ProviderClient, job: Runn
 async def reconcile_charge(
     database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileCharge
 ) -> None:
-    """Protocol, row 16: look the charge up at the provider, because no answer and no event has reported it."""
+    """Step 16 of an order (docs/reference/protocol.md): look the charge up at the provider, because no answer and no
+    event has reported it.
+    """
     with deadlines.deadline(CALL_DEADLINE):
         charges = await provider.find_charges(payload.payment_id)
     captured = [charge for charge in charges if charge.status == "captured"]
     if len(captured) > 1:
-        # The provider promises at most one charge per key. An operator must decide which one counts, and refund the
-        # other.
+        # The provider promises at most one charge per idempotency key, and has broken its promise. An operator must
+        # decide which charge counts, and refund the others.
         log.error("payment_charged_twice", payment_id=payload.payment_id, charges=[charge.id for charge in charges])
     async with database.transaction() as session:
         if charges:
@@ -63,7 +65,9 @@ async def reconcile_charge(
 
 
 async def make_refund(database: Database, provider: ProviderClient, job: RunningJob, payload: MakeRefund) -> None:
-    """Protocol, row 13: request the refund with its own key. The job retries an unknown outcome with the same key."""
+    """Step 13 of an order (docs/reference/protocol.md): request the refund from the provider, with the refund's own
+    idempotency key. If the outcome is unknown, the job is retried with the same key.
+    """
     async with database.read() as session:
         refund = await use_cases.refund_to_ask_for(session, payload.refund_id)
     if refund is None:
@@ -82,7 +86,9 @@ async def make_refund(database: Database, provider: ProviderClient, job: Running
 async def reconcile_refund(
     database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileRefund
 ) -> None:
-    """Protocol, row 16: look the refund up at the provider, because no answer and no event has reported it."""
+    """Step 16 of an order (docs/reference/protocol.md): look the refund up at the provider, because no answer and no
+    event has reported it.
+    """
     with deadlines.deadline(CALL_DEADLINE):
         refunds = await provider.find_refunds(payload.refund_id)
     async with database.transaction() as session:
@@ -116,7 +122,7 @@ def _refund_report(refund_id: UUID, refund: Refund) -> RefundReport:
 
 
 async def _charge(provider: ProviderClient, payment: Payment, attempts: "_Attempts") -> ChargeReport | None:
-    """Charge the payment. Returns None if its status changed before the charge began."""
+    """Charge the payment. Returns None if the payment was voided, or if its status changed, before the charge began."""
     if payment.payment_method is None:
         return None
     try:
@@ -145,8 +151,8 @@ def _refusal(error: DependencyRejected) -> str:
     if error.status == _UNPROCESSABLE and code not in {"idempotency_key_reused", _UNREADABLE}:
         return code
     if error.status == _UNPROCESSABLE:
-        # The provider has, or may have, another payload under this key. Only an operator can decide which charge is
-        # right.
+        # The provider has, or may have, another payload under this idempotency key. Only an operator can decide which
+        # charge is right.
         raise PermanentJobError(str(error)) from error
     raise error
 
@@ -159,12 +165,12 @@ def _error_code(body: bytes) -> str:
 
 
 class _MovedOnError(Exception):
-    """The payment's status changed meanwhile, and it must no longer be charged."""
+    """The payment's status changed before an attempt began, so the payment must no longer be charged."""
 
 
 @dataclass(slots=True)
 class _Attempts:
-    """The attempt rows of one run of the job, each committed before its POST.
+    """The rows of the charge attempts that one run of the job makes. Each row is committed before the attempt's POST.
 
     `_numbers` maps the number of an attempt in the retry loop to the number of its row.
     """
@@ -175,7 +181,7 @@ class _Attempts:
 
     @property
     def last(self) -> int:
-        """The number of the latest row. A row exists once the provider has answered."""
+        """The number of the latest row. Callers read this property after the provider has answered, so a row exists."""
         return max(self._numbers.values())
 
     async def begin(self, turn: int) -> None:

@@ -1,4 +1,4 @@
-"""The typed payloads of payments' jobs and events, and of the events it consumes."""
+"""The typed payloads of the payments service's jobs and events, and of the events that it consumes."""
 
 from typing import Literal
 from uuid import UUID
@@ -11,7 +11,9 @@ PROVIDER_STREAM = "events:webhook-ingest"
 
 
 class ChargePayment(JobPayload, job="charge_payment", unique=("payment_id",), max_attempts=50, time_limit=20):
-    """Charge the payment at the provider. 50 attempts, up to a minute apart, outlast half an hour of outage."""
+    """Charge the payment at the provider. The job's 50 attempts, up to a minute apart, outlast an outage of half an
+    hour.
+    """
 
     payment_id: UUID
 
@@ -23,21 +25,21 @@ class MakeRefund(JobPayload, job="make_refund", unique=("refund_id",), max_attem
 
 
 class ReconcileCharge(JobPayload, job="reconcile_charge", unique=("payment_id",), max_attempts=50, time_limit=20):
-    """Look the charge up at the provider. The job has as many attempts as the charge, so it outlasts an outage without
-    an operator.
+    """Look the charge up at the provider. The job has as many attempts as `ChargePayment`, so it outlasts an outage
+    without help from an operator.
     """
 
     payment_id: UUID
 
 
 class ReconcileRefund(JobPayload, job="reconcile_refund", unique=("refund_id",), max_attempts=50, time_limit=20):
-    """Look the refund up at the provider, with as many attempts."""
+    """Look the refund up at the provider. The job has as many attempts as `MakeRefund`."""
 
     refund_id: UUID
 
 
 class PaymentEvent(Event):
-    """The fields of all events of a payment."""
+    """The fields that every event of a payment has."""
 
     payment_id: UUID
     order_id: UUID
@@ -61,7 +63,7 @@ class PaymentRefunded(PaymentEvent, type="payment.refunded"):
 
 
 class ProviderChargeEvent(Event):
-    """A charge's state as the provider reported it. `reference` is our payment's id."""
+    """A charge's state as the provider reported it. `reference` is our id of the payment."""
 
     reference: str
     provider_id: str
@@ -78,7 +80,7 @@ class ProviderChargeFailed(ProviderChargeEvent, type="provider.charge.failed"):
 
 
 class ProviderRefundEvent(Event):
-    """A refund's state as the provider reported it. `reference` is our refund's id."""
+    """A refund's state as the provider reported it. `reference` is our id of the refund."""
 
     reference: str
     provider_id: str

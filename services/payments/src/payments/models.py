@@ -1,4 +1,6 @@
-"""The tables of payments (payments, charge attempts, refunds), and the legal transitions of a payment and a refund."""
+"""The tables of the payments service (payments, charge attempts, refunds), and the legal transitions of their
+statuses.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -29,11 +31,11 @@ PAYMENT = StateMachine(
     {
         PaymentStatus.CREATED: (PaymentStatus.SUBMITTING, PaymentStatus.CANCELED),
         PaymentStatus.SUBMITTING: (
-            PaymentStatus.CREATED,  # if no attempt has run
+            PaymentStatus.CREATED,  # allowed only if no attempt to charge has run
             PaymentStatus.SUBMITTED,
             PaymentStatus.CAPTURED,
             PaymentStatus.FAILED,
-            PaymentStatus.CANCELED,  # if no attempt is open
+            PaymentStatus.CANCELED,  # allowed only if no attempt to charge is open
         ),
         PaymentStatus.SUBMITTED: (PaymentStatus.CAPTURED, PaymentStatus.FAILED),
         PaymentStatus.CAPTURED: (PaymentStatus.REFUNDED,),
@@ -65,7 +67,9 @@ REFUND = StateMachine(
 
 
 class AttemptOutcome(StrEnum):
-    """`open`: the POST may have had an effect, or may still have one. `not_run`: the POST certainly has no effect."""
+    """`open`: the attempt's POST may have had an effect, or may still have an effect. `not_run`: the POST certainly has
+    no effect.
+    """
 
     OPEN = "open"
     NOT_RUN = "not_run"
@@ -78,29 +82,31 @@ class Base(DeclarativeBase):
 class Payment(Base):
     __tablename__ = "payment"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)  # orders creates the id together with the order
+    id: Mapped[UUID] = mapped_column(primary_key=True)  # the orders service creates this id together with the order
     order_id: Mapped[UUID] = mapped_column(unique=True)
-    amount: Mapped[int]  # minor units
+    amount: Mapped[int]  # in minor units of the currency (cents)
     currency: Mapped[str]
-    payment_method: Mapped[str | None]  # None if the payment was voided before it was requested
+    payment_method: Mapped[str | None]  # None if orders voided the payment before requesting it
     status: Mapped[str] = mapped_column(server_default=PaymentStatus.CREATED.value)
-    # True when orders has requested a net amount of zero. A later capture is then refunded automatically.
+    # True when the orders service has requested to bring the payment's net amount to zero. If the payment is captured
+    # afterwards, it is refunded automatically.
     void: Mapped[bool] = mapped_column(server_default="false")
     provider_charge_id: Mapped[str | None]
-    # The provider's version of the charge. A report of an older version is out of date.
+    # The newest version of the charge that the provider has reported. A report of an older version is out of date.
     charge_version: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]
-    # The version of the event that was published last; 0 before the first one.
+    # The version of the payment's event that was published last; 0 before the first event.
     version: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ChargeAttempt(Base):
-    """One POST to the provider. The row is committed before the POST, and each attempt of a retry loop has its own row.
+    """One POST of a charge to the provider. The row is committed before the POST, and each attempt of a retry loop has
+    its own row.
 
-    `answer` is the provider's status of the charge or the code of its refusal. It is None if the provider sent neither;
-    `ended_at` is then None, too, unless the POST certainly did not run.
+    `answer` is the status of the charge or the code of the refusal, as the provider sent it; None without an answer.
+    `ended_at` is the time at which the answer arrived, or at which it was certain that the POST did not run.
     """
 
     __tablename__ = "charge_attempt"
@@ -114,14 +120,16 @@ class ChargeAttempt(Base):
 
 
 class Refund(Base):
-    """One refund at the provider, with its own key. At most one refund of a payment is not `failed`."""
+    """One refund at the provider, with its own idempotency key. A payment has at most one refund that has not
+    failed.
+    """
 
     __tablename__ = "refund"
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
     payment_id: Mapped[UUID] = mapped_column(ForeignKey("payment.id"))
     n: Mapped[int]
-    amount: Mapped[int]  # minor units
+    amount: Mapped[int]  # in minor units of the currency (cents)
     status: Mapped[str] = mapped_column(server_default=RefundStatus.REQUESTED.value)
     provider_refund_id: Mapped[str | None]
     provider_version: Mapped[int] = mapped_column(server_default="0")

@@ -1,5 +1,5 @@
-"""The client of the payment provider. It retries failed calls, and all attempts to charge a payment have the same
-idempotency key.
+"""The client of the payment provider. The client retries failed calls, and all attempts to charge a payment have the
+same idempotency key.
 """
 
 from typing import Annotated, Literal
@@ -8,10 +8,10 @@ from uuid import UUID
 from chassis.calls.http_client import AttemptHook, HttpDependency, Response
 from pydantic import BaseModel, Field
 
-# PostgreSQL cannot store NUL in a text, and an id or a code never needs control characters.
+# This type refuses control characters: PostgreSQL cannot store NUL in a text, and an id or a code never needs them.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
-# The provider's count of an object's changes. It must fit into PostgreSQL's bigint.
+# The provider's count of an object's changes. The number must fit into PostgreSQL's bigint.
 type Version = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -31,7 +31,7 @@ class Problem(BaseModel):
 
 
 class Refusal(BaseModel):
-    """The provider's answer when it refuses."""
+    """The provider's answer when it refuses a request."""
 
     error: Problem
 
@@ -65,7 +65,8 @@ class ProviderClient:
         before_attempt: AttemptHook,
         on_not_run: AttemptHook,
     ) -> Charge:
-        """Charge `amount` (minor units). Repeated calls charge at most once, because `payment_id` is the key.
+        """Charge `amount` (minor units). Repeated calls charge at most once, because `payment_id` is the idempotency
+        key.
 
         `before_attempt` runs before each POST, and `on_not_run` after a POST that certainly did not reach the provider.
         """
@@ -93,7 +94,9 @@ class ProviderClient:
         return response.parse(_Found[Charge]).data
 
     async def refund(self, *, refund_id: UUID, payment_id: UUID, amount: int) -> Refund:
-        """Refund `amount` (minor units) of the payment's charge. Repeated calls refund once: `refund_id` is the key."""
+        """Refund `amount` (minor units) of the payment's charge. Repeated calls refund once, because `refund_id` is the
+        idempotency key.
+        """
         response = await self._dependency.request(
             "POST",
             "/refunds",
@@ -106,7 +109,7 @@ class ProviderClient:
         return response.parse(Refund)
 
     async def find_refunds(self, refund_id: UUID) -> list[Refund]:
-        """The refunds that the provider has for this refund id."""
+        """The refunds that the provider has for our refund with this id."""
         response = await self._ask("/refunds", "find_refunds", refund_id)
         return response.parse(_Found[Refund]).data
 

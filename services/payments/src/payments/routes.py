@@ -1,4 +1,4 @@
-"""The API of payments, for services."""
+"""The API of the payments service, which other services call."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,7 +19,7 @@ router = Router(prefix="/v1/payments")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """The objects that the routes use; the composition root opens them."""
+    """The resources that the routes use, opened by the composition root in `api.py`."""
 
     database: Database
     backlog: BacklogLimit
@@ -37,7 +37,9 @@ Given = Annotated[Resources, Depends(opened(Resources))]
     responses={200: {"model": PaymentView, "description": "The payment was requested before."}},
 )
 async def request_payment(body: RequestPayment, response: Response, given: Given) -> PaymentView:
-    """Record a payment; a job then charges it. Safe to repeat: `payment_id` is the key."""
+    """Record a payment, which a job then charges. The request is safe to repeat: `payment_id` is the idempotency
+    key.
+    """
     await given.backlog.check()
     deadlines.check("the payment was written")
     async with given.database.transaction() as session:
@@ -64,8 +66,8 @@ async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     status_code=202,
 )
 async def refund_payment(payment_id: UUID, body: VoidPayment, given: Given) -> PaymentView:
-    """Bring the payment's net amount to zero: cancel the payment before the charge, or refund it after the charge. Safe
-    to repeat.
+    """Bring the payment's net amount to zero: cancel the payment before the charge, or refund it after the charge. The
+    request is safe to repeat.
     """
     deadlines.check("the payment was voided")
     async with given.database.transaction() as session:

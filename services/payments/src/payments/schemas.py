@@ -1,4 +1,4 @@
-"""The public schemas of payments. Its callers are services, such as orders."""
+"""The public schemas of the payments service. Its callers are other services, such as orders."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RequestPayment(BaseModel):
-    """A payment to make. The caller chooses `payment_id`, which is the idempotency key: the request can be repeated."""
+    """A payment to make. The caller chooses `payment_id`, which is the idempotency key, so the request is safe to
+    repeat.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +25,9 @@ class RequestPayment(BaseModel):
 
 
 class VoidPayment(BaseModel):
-    """Bring a payment's net amount to zero, whatever its state, even before the payment was requested."""
+    """A request to bring a payment's net amount to zero. It is allowed in any state of the payment, even before the
+    payment was requested.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

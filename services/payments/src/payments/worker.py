@@ -1,4 +1,6 @@
-"""The composition root of the worker process: its jobs, events and schedules, and the resources that they use."""
+"""The composition root of the worker process, which connects jobs, events and schedules with the resources that they
+use.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,7 +68,7 @@ async def _open_parts(live: Live[PaymentsSettings], base: WorkerResources) -> As
 
 
 def _schedules(settings: PaymentsSettings) -> list[Schedule]:
-    """The schedule gives a job to open payments and refunds that have none."""
+    """The schedule enqueues jobs for open payments and refunds that have no job."""
     sweeps = settings.sweeps
     sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
     return [Schedule(name="sweep", every=sweeps.every, run=sweep)]

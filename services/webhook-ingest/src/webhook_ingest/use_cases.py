@@ -47,7 +47,9 @@ _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
 
 
 async def store_event(session: Session, *, provider: Provider, event_id: str, body: bytes) -> bool:
-    """Protocol, row 7: store the raw event and its job, unless they are stored. Returns whether the event is new."""
+    """Step 7 of an order (docs/reference/protocol.md): store the raw event and its job, unless they are stored. Returns
+    whether the event is new.
+    """
     row_id = await session.scalar(
         insert(ProviderEvent)
         .values(provider=provider.value, event_id=event_id, body=body)
@@ -61,8 +63,8 @@ async def store_event(session: Session, *, provider: Provider, event_id: str, bo
 
 
 async def publish_event(session: Session, row_id: UUID) -> str | None:
-    """Protocol, row 8: publish the stored event to the outbox. Returns the problem if the event cannot be read, or else
-    None.
+    """Step 8 of an order (docs/reference/protocol.md): publish the stored event to the outbox. Returns the problem if
+    the event cannot be read, or else None.
 
     An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After a fix of the
     code that reads events, an operator replays its job or redrives the event.

@@ -39,7 +39,9 @@ class _Body(BaseModel):
 async def write_deliveries(
     session: Session, event: OrderEvent, *, event_id: UUID, version: int, occurred_at: datetime
 ) -> None:
-    """Protocol, row 14: write a delivery, and its job, for each of the client's endpoints that wants this event."""
+    """Step 14 of an order (docs/reference/protocol.md): write a delivery, and its job, for each of the client's
+    endpoints that wants this event.
+    """
     listening = await session.scalars(
         select(WebhookEndpoint.id)
         .where(

@@ -40,7 +40,9 @@ async def last_version(session: Session, order_id: UUID) -> int:
 
 
 async def write_mail(session: Session, event: OrderEvent, *, event_id: UUID, version: int) -> None:
-    """Protocol, row 14: write the mail of an event and its job, and update the order's progress."""
+    """Step 14 of an order (docs/reference/protocol.md): write the mail of an event and its job, and update the order's
+    progress.
+    """
     subject, text = _WORDS[type(event)]
     total = f"{event.amount // 100}.{event.amount % 100:02} {event.currency}"
     reason = _REASONS.get(event.reason or "", _OTHER_REASON)

@@ -1,6 +1,7 @@
-"""The use cases of orders. Each runs in the caller's transaction and calls no other service.
+"""The use cases of the orders service. Each use case runs in the caller's transaction and calls no other service.
 
-`models.ORDER` defines the states and the legal moves, and docs/reference/protocol.md the steps. Read `placing` first.
+`models.ORDER` defines the states of an order and the legal moves. docs/reference/protocol.md describes the steps. Read
+`placing` first.
 """
 
 from orders.use_cases.cancelling import cancel_order, expire_orders

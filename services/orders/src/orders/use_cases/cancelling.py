@@ -19,8 +19,8 @@ log = get_logger(__name__)
 
 
 async def cancel_order(session: Session, order_id: UUID, *, client_id: str) -> tuple[OrderView, bool]:
-    """Protocol, row 12: move the order to `cancelling`, unless it is cancelled or cancelling already. Returns the order
-    and whether this call moved it.
+    """Step 12 of an order (docs/reference/protocol.md): move the order to `cancelling`, unless it is cancelled or
+    cancelling already. Returns the order and whether this call moved it.
 
     Raises `ApiError` (404) when this client has no such order.
     """
@@ -29,13 +29,14 @@ async def cancel_order(session: Session, order_id: UUID, *, client_id: str) -> t
         raise ApiError(ErrorCode.NOT_FOUND)
     is_new = await _begin_cancelling(session, Order.id == order_id, reason="requested") != []
     order = await find_order(session, order_id, client_id=client_id)
-    assert order is not None  # noqa: S101  orders are never deleted
+    assert order is not None  # noqa: S101  the order exists, since orders are never deleted
     return order, is_new
 
 
 async def expire_orders(session: Session, *, after: float, batch: int) -> list[OrderRef]:
-    """Protocol, row 12: cancel orders that have been pending for `after` seconds. Their payments may be under way, so
-    the orders become `cancelling` first, like orders that a client cancels.
+    """Step 12 of an order (docs/reference/protocol.md): cancel orders that have been pending for `after` seconds. The
+    payments of these orders may be under way, so the orders become `cancelling` first, like orders that a client
+    cancels.
     """
     too_old = (
         select(Order.id)

@@ -1,4 +1,4 @@
-"""Places an order: one transaction writes its rows, its first job, its first event and the stored answer."""
+"""Places an order: one transaction writes the order's rows, its first job, its first event and the stored answer."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ _PLACE = DriverStatement.of(load_statements("orders.sql", package="orders")["pla
 async def place_order(
     session: Session, command: PlaceOrder, *, key: IdempotencyKey, catalogue: ProductList
 ) -> StoredAnswer:
-    """Protocol, row 1: write the order, its first job, its first event, and the answer under the idempotency key.
+    """Step 1 of an order (docs/reference/protocol.md): write the order, its first job, its first event, and the answer
+    under the idempotency key.
 
     Returns a 201 with the order, or the first answer if the key was used before. Raises `ApiError`: 409 while the first
     request with the key is in progress; 422 for another request with the same key, an unknown product, two currencies,
@@ -76,8 +77,8 @@ async def _add(session: Session, command: PlaceOrder, priced: _Priced, key: Idem
 
 
 def _price(command: PlaceOrder, catalogue: ProductList) -> _Priced:
-    """Price the lines. Raises `ApiError` with each line whose product is not in the catalogue, with each line in
-    another currency than the first one, or if the sum is above `MAX_AMOUNT`.
+    """Price the lines of an order. Raises `ApiError`, which lists the wrong lines, if a product is not in the catalogue
+    or has another currency than the first line. Raises `ApiError` if the sum is above `MAX_AMOUNT`.
     """
     products = {product.id: product for product in catalogue.items}
     unknown = [

@@ -17,13 +17,13 @@ _FIND = DriverStatement.of(load_statements("orders.sql", package="orders")["find
 
 
 async def list_products(session: Session) -> ProductList:
-    """The whole catalogue, in the order of the products' ids."""
+    """The whole catalogue, sorted by the products' ids."""
     products = await session.scalars(select(Product).order_by(Product.id))
     return ProductList(items=[ProductView.model_validate(product, from_attributes=True) for product in products])
 
 
 async def find_product(session: Session, product_id: str) -> ProductView | None:
-    """One product of the catalogue; None when there is none."""
+    """The product with this id, or None when the catalogue has no such product."""
     product = await session.get(Product, product_id)
     return ProductView.model_validate(product, from_attributes=True) if product else None
 
@@ -49,7 +49,9 @@ async def list_orders(session: Session, *, client_id: str, limit: int, cursor: s
 
 
 async def read_order(session: Session, order_id: UUID) -> Order:
-    """The order that a job is about. It exists, because it was committed no later than the job."""
+    """The order to which a job belongs. The order exists, because it was committed together with the job or before the
+    job.
+    """
     return (await session.scalars(select(Order).where(Order.id == order_id))).one()
 
 

@@ -23,12 +23,12 @@ settle_seconds = Histogram(
     "order_settle_seconds",
     "Time from an order's placing until it was final, by what it became (confirmed, cancelled); no refund later on.",
     ["outcome"],
-    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600),  # the setting `pending_limit` is 900
+    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600),  # 900 is the setting `pending_limit`'s default
 )
 
 _FIRST_FINAL_VERSION = 2
-"""The version of the event with an order's first final state. Version 1 is `order.placed`, and 3 is the cancellation of
-a confirmed order.
+"""The version of the event that reports the first end of an order, confirmed or cancelled. Version 1 is `order.placed`,
+and version 3 is the cancellation of a confirmed order.
 """
 _UNPAID = frozenset({"failed", "canceled", "refunded"})
 _SETTLED = _UNPAID | {"captured"}
@@ -38,7 +38,9 @@ type PaymentStatus = Literal["created", "submitting", "submitted", "captured", "
 
 @dataclass(frozen=True, slots=True)
 class PaymentNews:
-    """A payment's status, from an event or an answer. `version` is 0 until payments has published its first event."""
+    """A payment's status, from an event or an answer. `version` is 0 until the payments service has published the first
+    event of the payment.
+    """
 
     payment_id: UUID
     version: int
@@ -47,8 +49,8 @@ class PaymentNews:
 
 
 def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> OrderStatus | None:
-    """The status to which this news of its payment moves the order, or None if the order does not move. A pure
-    function: `apply_payment` in the protocol.
+    """The status to which a new status of the payment moves the order, or None if the order does not move. This pure
+    function is the rule `apply_payment` of docs/reference/protocol.md.
     """
     if news.version <= seen:
         return None
@@ -59,7 +61,8 @@ def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> Order
 
 
 async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
-    """Protocol, row 11: record the payment's status and move the order. Returns the order, or None if nothing changed.
+    """Step 11 of an order (docs/reference/protocol.md): record the payment's status and move the order. Returns the
+    order, or None if nothing changed.
 
     Raises `LookupError` when no order has this payment.
     """
@@ -70,8 +73,8 @@ async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
         return None
     target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
-        # This cannot happen by the protocol. If it happens, the client paid for a cancelled order, and a job refunds
-        # the payment.
+        # By the protocol, a payment is never captured after its order was cancelled. If this happens, the client has
+        # paid for a cancelled order, and a job refunds the payment.
         log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
         await enqueue(session, SettlePayment(order_id=order.id))
     values = {

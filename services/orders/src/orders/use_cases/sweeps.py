@@ -1,4 +1,4 @@
-"""The sweep enqueues a job for each open order that has none."""
+"""The sweep enqueues a job for each open order that has no job."""
 
 from datetime import timedelta
 
@@ -11,11 +11,12 @@ from orders.models import Order, OrderStatus
 
 
 async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
-    """Protocol, row 15: enqueue a job for each open order that has not changed for `stale_after` seconds and has no
-    job. The order's state decides which job.
+    """Step 15 of an order (docs/reference/protocol.md): enqueue a job for each open order that has not changed for
+    `stale_after` seconds and has no job. A `pending` order gets the job that requests its payment, and a `cancelling`
+    order the job that cancels or refunds its payment.
 
-    Both kinds of job are safe to repeat at any time, because payments answers a repeated request with the payment's
-    current status.
+    Both kinds of jobs are safe to repeat at any time, because the payments service answers a repeated request with the
+    payment's current status.
     """
     stale = await session.execute(
         select(Order.id, Order.status)
@@ -24,7 +25,7 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
             Order.updated_at < func.now() - timedelta(seconds=stale_after),
             ~has_live_job((RequestPayment, SettlePayment), order_id=Order.id),
         )
-        .order_by(func.random())  # in a fixed order, orders that cannot move could fill every batch
+        .order_by(func.random())  # at random: in a fixed order, stuck orders could fill every batch
         .limit(batch)
     )
     for order in stale:

@@ -1,8 +1,8 @@
-"""The use cases of payments. Each runs in the caller's transaction and calls no other service.
+"""The use cases of the payments service. Each use case runs in the caller's transaction and calls no other service.
 
-`models` defines the states and the legal moves, and docs/reference/protocol.md the steps. Read `requests` first, then
-`charges` and `refunds`; `states` moves a payment and publishes the event. `sweeps` repairs lost jobs, and `windows` has
-the time limits of idempotency keys.
+`models` defines the states and the legal moves. docs/reference/protocol.md describes the steps. Read `requests` first,
+then `charges` and `refunds`; `states` moves a payment to its next status and publishes the event of the move. `sweeps`
+enqueues lost jobs again, and `windows` has the time limits of idempotency keys.
 """
 
 from payments.use_cases.charges import (

@@ -1,4 +1,6 @@
-"""Charges: a row is committed before each POST, and one function applies every report about a charge."""
+"""Charges: a row is committed before each POST to the provider, and one function applies every report about a
+charge.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,9 +21,11 @@ log = get_logger(__name__)
 
 
 async def begin_attempt(session: Session, payment_id: UUID) -> int | None:
-    """Protocol, row 4: move the payment to `submitting` and open a new attempt. Returns the attempt's number.
+    """Step 4 of an order (docs/reference/protocol.md): move the payment to `submitting` and write the row of a new
+    attempt. Returns the attempt's number.
 
-    Returns None when the payment's status no longer allows a charge, or when the provider may soon forget the key.
+    Returns None when the payment's status no longer allows a charge, or when the provider may soon forget the
+    idempotency key.
     """
     moved = await session.scalar(
         update(Payment)
@@ -43,8 +47,8 @@ async def begin_attempt(session: Session, payment_id: UUID) -> int | None:
 
 
 async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
-    """Protocol, row 6: close attempt `n`, which certainly did not run. If no other attempt is open, move the payment
-    back to `created`, or to `canceled` if it is to be voided.
+    """Step 6 of an order (docs/reference/protocol.md): close attempt `n`, which certainly did not run. If no other
+    attempt is open, move the payment back to `created`, or to `canceled` if the payment is marked as void.
     """
     payment = await lock(session, payment_id)
     assert payment is not None  # noqa: S101  the attempt's foreign key refers to it
@@ -63,8 +67,8 @@ async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
 
 
 async def attempt_answered(session: Session, payment_id: UUID, n: int, answer: str) -> None:
-    """Record the provider's answer to attempt `n`. No decision depends on it: it helps an operator who investigates an
-    order.
+    """Record the provider's answer to attempt `n`. No decision depends on the recorded answer: it helps an operator to
+    investigate an order.
     """
     await session.execute(
         update(ChargeAttempt)
@@ -76,7 +80,7 @@ async def attempt_answered(session: Session, payment_id: UUID, n: int, answer: s
 def has_open_attempt(
     payment_id: UUID | InstrumentedAttribute[UUID], *, older_than: timedelta | None = None
 ) -> ColumnElement[bool]:
-    """Whether a POST for this payment may have had an effect, or may still have one."""
+    """Whether a POST that charges this payment may have had an effect, or may still have an effect."""
     attempts = select(ChargeAttempt.n).where(
         ChargeAttempt.payment_id == payment_id, ChargeAttempt.outcome == AttemptOutcome.OPEN.value
     )
@@ -100,10 +104,11 @@ class ChargeReport:
 
 
 async def apply_charge_report(session: Session, report: ChargeReport) -> bool:
-    """Protocol, row 5: apply a report about a charge, from any source. Returns whether it changed the payment's state.
+    """Step 5 of an order (docs/reference/protocol.md): apply a report about a charge, from any source. Returns whether
+    the report changed the payment's state.
 
-    A late report only fills in the provider's id. A report is late when the payment has moved on, or when a newer
-    version of the charge is known. Raises `LookupError` when there is no such payment.
+    A report is late when the payment already has a later status, or when a newer version of the charge is known. A late
+    report only fills in the provider's id of the charge. Raises `LookupError` when there is no such payment.
     """
     target = {
         "accepted": PaymentStatus.SUBMITTED,
@@ -128,7 +133,7 @@ async def apply_charge_report(session: Session, report: ChargeReport) -> bool:
 
 def _newest(report: ChargeReport) -> ColumnElement[int]:
     """The higher of the stored and the reported version of the charge. If the provider breaks its promise and makes two
-    charges for a payment, only the first one's versions count.
+    charges for a payment, only the versions of the first charge count.
     """
     if report.object_version is None:
         return Payment.charge_version.expression
@@ -137,8 +142,8 @@ def _newest(report: ChargeReport) -> ColumnElement[int]:
 
 
 def _is_not_late(report: ChargeReport) -> ColumnElement[bool]:
-    """Whether the report's version is not older than the known one. An equal version is not late, because a report may
-    have stored its version without changing the status.
+    """Whether the report's version is the known version or a newer one. A report with the known version is not late,
+    because an earlier report may have stored this version without changing the status.
     """
     if report.object_version is None:
         return true()
@@ -150,8 +155,8 @@ def _is_of_its_charge(report: ChargeReport) -> ColumnElement[bool]:
 
 
 async def no_charge_found(session: Session, payment_id: UUID) -> bool:
-    """Protocol, row 16: apply the report that the provider has no charge for the payment. Returns whether this changed
-    the payment's status.
+    """Step 16 of an order (docs/reference/protocol.md): apply the report that the provider has no charge for the
+    payment. Returns whether the report changed the payment's status.
 
     The payment fails only if no POST can still arrive at the provider. If the provider accepted the charge before,
     money may have been taken, so an error is logged for an operator.

@@ -1,4 +1,5 @@
-"""Refunds: each try has its own row and its own key. At most one refund of a payment is open or has succeeded.
+"""Refunds: each attempt to refund a payment has its own row and its own idempotency key. At most one refund of a
+payment is open or has succeeded.
 
 A transaction that makes or moves a refund first locks the refund's payment, so these transactions run one at a time.
 """
@@ -19,11 +20,13 @@ from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 
 log = get_logger(__name__)
 
-MAX_REFUNDS = 3  # refunds per payment that may fail, each with its own key; after that an operator must decide
+MAX_REFUNDS = 3  # this many refunds of a payment may fail, each with its own key; then an operator must decide
 
 
 async def request_refund(session: Session, payment: Payment) -> None:
-    """Write a new refund and its job, unless a refund is open or has succeeded, or as many as allowed have failed."""
+    """Write a new refund and its job, unless a refund is open or has succeeded, or `MAX_REFUNDS` refunds have
+    failed.
+    """
     made = list(await session.scalars(select(Refund.status).where(Refund.payment_id == payment.id)))
     if any(status != RefundStatus.FAILED for status in made):
         return
@@ -33,7 +36,7 @@ async def request_refund(session: Session, payment: Payment) -> None:
     refund_id = await session.scalar(
         insert(Refund).values(payment_id=payment.id, n=len(made) + 1, amount=payment.amount).returning(Refund.id)
     )
-    assert refund_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    assert refund_id is not None  # noqa: S101  for the type checker: INSERT … RETURNING returns a row or raises
     await enqueue(session, MakeRefund(refund_id=refund_id))
     log_after_commit(
         session, log.info, "refund_requested", payment_id=payment.id, refund_id=refund_id, amount=payment.amount
@@ -41,8 +44,8 @@ async def request_refund(session: Session, payment: Payment) -> None:
 
 
 async def refund_to_ask_for(session: Session, refund_id: UUID) -> Refund | None:
-    """The refund that a job must request. None if its status has changed since, or if the provider may soon forget its
-    key.
+    """The refund that a job must request from the provider. Returns None if the refund's status has changed since the
+    job was enqueued, or if the provider may soon forget the refund's idempotency key.
     """
     return await session.scalar(
         select(Refund).where(
@@ -63,11 +66,12 @@ class RefundReport:
     status: Literal["accepted", "succeeded", "failed"]
     provider_refund_id: str | None = None
     reason: str | None = None
-    object_version: int | None = None  # the provider's count of the refund's changes; None if it was not sent
+    object_version: int | None = None  # the provider's count of the refund's changes; None if the provider sent none
 
 
 async def apply_refund_report(session: Session, report: RefundReport) -> bool:
-    """Protocol, row 13: apply a report about a refund. Returns whether it changed the refund's state.
+    """Step 13 of an order (docs/reference/protocol.md): apply a report about a refund. Returns whether the report
+    changed the refund's state.
 
     Raises `LookupError` when there is no such refund.
     """
@@ -113,10 +117,10 @@ async def apply_refund_report(session: Session, report: RefundReport) -> bool:
 
 
 async def no_refund_found(session: Session, refund_id: UUID) -> bool:
-    """Protocol, row 16: apply the report that the provider has no such refund. Returns whether this changed the
-    refund's status.
+    """Step 16 of an order (docs/reference/protocol.md): apply the report that the provider has no such refund. Returns
+    whether the report changed the refund's status.
 
-    The refund fails only if the provider never accepted it and no POST can still arrive at the provider.
+    The refund fails only if the provider never accepted the refund and no POST can still arrive at the provider.
     """
     payment = await _lock_payment_of(session, refund_id)
     refund = (

@@ -1,4 +1,4 @@
-"""Requests of other services: make a payment, or bring its net amount to zero."""
+"""Requests of other services: make a payment, or bring a payment's net amount to zero."""
 
 from uuid import UUID
 
@@ -19,9 +19,10 @@ log = get_logger(__name__)
 
 
 async def request_payment(session: Session, command: RequestPayment) -> tuple[PaymentView, bool]:
-    """Protocol, row 3: write the payment and its job, unless they exist. Returns the payment and whether it is new.
+    """Step 3 of an order (docs/reference/protocol.md): write the payment and its job, unless they exist. Returns the
+    payment and whether it is new.
 
-    Raises `ApiError` (409) when the order has another payment, or this payment another amount.
+    Raises `ApiError` (409) when the order has another payment, or when this payment has another amount.
     """
     inserted = await session.scalar(
         upsert(Payment)
@@ -56,11 +57,13 @@ async def find_payment(session: Session, payment_id: UUID) -> PaymentView | None
 
 
 async def void_payment(session: Session, payment_id: UUID, command: VoidPayment) -> PaymentView:
-    """Protocol, row 12b: bring the payment's net amount to zero. Safe to repeat.
+    """Step 12b of an order (docs/reference/protocol.md): bring the payment's net amount to zero. The call is safe to
+    repeat.
 
-    A payment that was not requested yet is stored as `canceled` (a tombstone), so that a late request for it charges
-    nothing. A payment whose charge may be under way is only marked as void. Its refund is requested once it is
-    captured. Raises `ApiError` (409) when the order has another payment, or this payment another amount.
+    A payment that was not requested yet is stored as `canceled` (a tombstone), so that a later request of this payment
+    charges nothing. A payment whose charge may be under way is only marked as void: its refund is requested once the
+    payment is captured. Raises `ApiError` (409) when the order has another payment, or when this payment has another
+    amount.
     """
     if (tombstone := await _bury(session, payment_id, command)) is not None:
         return _view(tombstone)

@@ -36,9 +36,10 @@ async def move(
     *conditions: ColumnElement[bool],
     **event_fields: object,
 ) -> Payment | None:
-    """Move the payment to `target` and publish the event of that state, if it has one.
+    """Move the payment to `target` and publish the event of this status, if there is such an event.
 
-    Returns None, and changes nothing, when the payment's state does not allow the move or a condition does not hold.
+    Returns None, and changes nothing, when the payment's status does not allow the move or when one of `conditions`
+    does not hold.
     """
     event = _EVENTS.get(target)
     payment = await session.scalar(
@@ -90,5 +91,5 @@ async def lock(session: Session, payment_id: UUID) -> Payment | None:
 
 
 async def read_payment(session: Session, payment_id: UUID) -> Payment:
-    """The payment that a job is about. It exists, because it was committed together with the job."""
+    """The payment to which a job belongs. The payment exists, because it was committed together with the job."""
     return (await session.scalars(select(Payment).where(Payment.id == payment_id))).one()

@@ -1,4 +1,4 @@
-"""Sweeps: enqueue a job for each open payment or refund that has none and has not changed for some time."""
+"""Sweeps: enqueue a job for each open payment or refund that has no job and has not changed for some time."""
 
 from datetime import timedelta
 
@@ -13,12 +13,13 @@ from payments.use_cases.windows import POST_WINDOW
 
 
 async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
-    """Protocol, rows 15 and 16: enqueue a job for up to `batch` payments, and as many refunds, that are open, have no
-    job and have not changed for `stale_after` seconds.
+    """Steps 15 and 16 of an order (docs/reference/protocol.md): enqueue jobs for open payments and refunds that have no
+    job and have not changed for `stale_after` seconds. One call enqueues jobs for at most `batch` payments and `batch`
+    refunds.
 
-    While the provider is sure to remember the idempotency key, the job repeats the POST with this key. After that a job
-    asks the provider for the outcome. The batch is random, because in a fixed order payments that cannot move could
-    fill every batch.
+    While the provider is sure to remember the idempotency key, the job repeats the POST with this key. After that time,
+    the job reads the outcome from the provider. The batch is chosen at random, because in a fixed order payments that
+    cannot move could fill every batch.
     """
     stale_since = func.now() - timedelta(seconds=stale_after)
     await _sweep_payments(session, is_stale=Payment.updated_at < stale_since, batch=batch)

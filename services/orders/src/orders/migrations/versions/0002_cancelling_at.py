@@ -1,4 +1,4 @@
-"""A column for the time at which an order's cancellation began. No event reports this time."""
+"""A column for the time at which an order's cancellation began. No event contains this time."""
 
 from alembic import op
 

@@ -27,8 +27,8 @@ CREATE TABLE refund (
 )
 """
 _INDEXES = (
-    # The index allows at most one refund of a payment that is under way or has succeeded, even if a refund is requested
-    # repeatedly.
+    # For each payment, the index allows at most one refund that is under way or has succeeded, even if a refund is
+    # requested repeatedly.
     "CREATE UNIQUE INDEX refund_one ON refund (payment_id) WHERE status <> 'failed'",
     "CREATE INDEX refund_open ON refund (updated_at) WHERE status IN ('requested', 'submitted')",
     "DROP INDEX payment_open",

@@ -1,4 +1,4 @@
-"""Columns for the end of a charge attempt and for the provider's answer."""
+"""Columns for the time at which a charge attempt ended, and for the provider's answer."""
 
 from alembic import op
 
