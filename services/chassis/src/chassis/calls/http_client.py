@@ -101,7 +101,7 @@ class HttpDependency:
 
         - `operation` names the call in metrics; each operation has its own breaker.
         - `idempotent` declares that a repetition is safe, by nature or by an Idempotency-Key in `headers`.
-        - `retrying` lets the client repeat the call. A job needs no `retrying`, because the queue repeats the job.
+        - `retrying` lets the client repeat the call. Most jobs leave it off, because the queue repeats the whole job.
         - `before_attempt(n)` runs before attempt n is sent; if `before_attempt` raises, attempt n is not sent.
         - `on_not_run(n)` runs after attempt n if attempt n certainly had no effect.
         - `fallback` returns an answer in place of a dependency that failed. After a 4xx, the fallback does not run.

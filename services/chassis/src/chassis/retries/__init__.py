@@ -1,8 +1,8 @@
 """Retries: a failed call is repeated only if another attempt can succeed and may run, after a random wait, within the
 budget and the deadline.
 
-Retry in one layer only: inside a job, which is itself rescheduled on failure, a call makes a single attempt
-(`max_attempts=1`).
+Retry in one layer only. The queue repeats a whole job, so a call inside a job makes a single attempt. Payments' calls
+to the provider are the exception: many failures of the provider are over sooner than a job's backoff.
 
 Read in this order: `decisions` (whether to repeat), `backoff` (how long to wait), `budget` (how many retries in all),
 `attempts` (the loop). `deadlines` holds the time left for a request and its calls; `idempotency` makes a repeated
