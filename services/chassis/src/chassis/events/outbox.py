@@ -43,7 +43,7 @@ class EventOptions:
 
 
 class Event(BaseModel):
-    """The payload of an event: `class OrderPlaced(Event, type="order.placed")`.
+    """The payload of an event. A service declares a payload as `class OrderPlaced(Event, type="order.placed")`.
 
     A consumer declares the fields that it reads and ignores all others, so a producer may add fields. Any other change
     of the fields needs a new `version`. A subclass without `type` is a base class for fields that several events share.

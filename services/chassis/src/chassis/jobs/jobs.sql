@@ -1,5 +1,5 @@
 -- The job queue's statements. A job's attempt number is its fencing token. A worker passes the number of its claim to
--- each statement that ends a job or extends a lease. The statement finds no row if another worker has claimed the job.
+-- each statement that ends a job or extends a lease. The statement finds no row once another worker has the job.
 --
 -- A statement that changes a limited number of rows selects the rows with `= ANY (ARRAY(SELECT …))`, here and
 -- elsewhere. PostgreSQL evaluates the array once. With a sub-select after IN, PostgreSQL would plan a join. If the

@@ -35,9 +35,9 @@ class JobPayload(BaseModel):
     The job's options are keywords of the class:
     `class RequestPayment(JobPayload, job="request_payment", unique=("order_id",))`.
 
-    Jobs that wait in the queue must stay readable. A change of the fields that makes waiting jobs invalid needs a new
-    `version`. The class and the handler of the old version stay until no job of that version is left. A job whose
-    version has no handler becomes a dead letter with that reason.
+    New code must be able to read the jobs that already wait in the queue. A change of the fields that makes waiting
+    jobs invalid needs a new `version`. The class and the handler of the old version stay until no job of that version
+    is left. A job whose version has no handler becomes a dead letter with that reason.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -10,7 +10,10 @@ _HERE = Path(__file__).parent
 
 
 def alembic_config(service_migrations: Iterable[Path], **attributes: object) -> Config:
-    """Alembic's configuration, with the revisions of the chassis and of each folder. `env.py` reads `attributes`."""
+    """Alembic's configuration, with the revisions of the chassis and of each folder.
+
+    `attributes` are values for `env.py`, such as the connection to the database.
+    """
     config = Config(attributes=attributes)
     locations = [folder / "versions" for folder in (_HERE, *service_migrations)]
     config.set_main_option("script_location", str(_HERE))
@@ -27,7 +30,8 @@ def missing_heads(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
     if applied == known:
         return missing
     # The database has revisions that this code does not know, so newer code has migrated it, perhaps beyond our heads.
-    # A head of ours is missing only if the database has an older revision of the same branch.
+    # So one of our heads is missing only if the database has an older revision of the same branch (the chassis'
+    # revisions, or a service's).
     return {head for head in missing if known & _lineage(scripts, head)}
 
 

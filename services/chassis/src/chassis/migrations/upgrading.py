@@ -34,8 +34,8 @@ async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None
     )
     try:
         async with engine.connect() as connection:
-            # The lock belongs to the session and not to a transaction, because each revision commits its transaction.
-            # The end of the connection frees the lock.
+            # The lock belongs to the session: each revision commits its transaction, which would free a transaction's
+            # lock. The end of the connection frees the lock.
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
             await connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'"))
             await connection.commit()
@@ -47,7 +47,7 @@ async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None
 def _upgrade(connection: Connection, service_migrations: tuple[Path, ...]) -> None:
     config = alembic_config(service_migrations, connection=connection)
     applied = set(MigrationContext.configure(connection).get_current_heads())
-    connection.rollback()  # ends the read's transaction, because each revision begins a transaction
+    connection.rollback()  # ends the query's transaction, because each revision begins a new transaction
     if missing_heads(ScriptDirectory.from_config(config), applied):
         command.upgrade(config, "heads")
 

@@ -7,9 +7,9 @@ down_revision = "chassis_0005"
 branch_labels = None
 depends_on = None
 
-# The statement that ends a failed attempt also inserts a row into this table, so a job that never fails costs nothing
-# more. The primary key is the only index, since only operators read the table. The table has no foreign key to the job,
-# because a foreign key could make the statement fail.
+# The statement that ends a failed attempt also inserts a row into this table, so the table costs nothing for a job that
+# does not fail. The primary key is the only index, since only operators read the table. The table has no foreign key to
+# the job, because a foreign key could make the statement fail.
 _JOB_FAILURE = """
 CREATE TABLE job_failure (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -20,7 +20,7 @@ _AFTER = {
     "job_claim": "job (queue, is_suspect, priority DESC, run_at, id) WHERE status = 'ready'",
     "job_due": "job (queue, is_suspect, run_at, id) WHERE status = 'ready'",
     # Few jobs run at once, so a statement finds expired leases without an index on `lease_until`. Without an index on
-    # `lease_until`, a heartbeat changes no indexed column.
+    # `lease_until`, a heartbeat changes no indexed column, which makes the heartbeat cheap.
     "job_unready": "job (status, queue, name, id) WHERE status <> 'ready'",
 }
 
