@@ -54,8 +54,8 @@ def check_header(value: str, key: str | None, *, now: float) -> HeaderCheck:
 
 
 def current_header() -> str | None:
-    """The header of the current request, to send it along or store it. The result is None if the request has no valid
-    header.
+    """The header of the current request, to send with calls or store with jobs. The result is None if the request has
+    no valid header.
     """
     return _header.get()
 

@@ -95,8 +95,8 @@ class Levels:
     def change(self, name: str, level: Level, *, seconds: float, timers: Timers | None = None) -> LevelChange:
         """Set the level of the logger `name` for `seconds`; `timers` is by default the running event loop.
 
-        A second change of the same logger restarts the time. At the end the logger still gets its original level.
-        Raises `CannotChange` for an unknown or protected logger, and if too many levels are changed already.
+        A second change of the same logger restarts the time. At the end the logger gets the level from before the first
+        change. Raises `CannotChange` for an unknown or protected logger, and if too many levels are changed already.
         """
         timers = timers or asyncio.get_running_loop()
         logger = _known(name)
@@ -111,7 +111,7 @@ class Levels:
         return LevelChange(name, level, logging.getLevelName(original), seconds)
 
     def revert(self, name: str) -> None:
-        """Give the logger its original level back now. Does nothing if its level was not changed."""
+        """Give the logger its original level back now. Does nothing if the logger's level was not changed."""
         change = self._changes.pop(name, None)
         if change is not None:
             change.timer.cancel()

@@ -31,8 +31,8 @@ from chassis.logging.writer import LineWriter, write_to
 log_events = Counter("log_events", "Log lines by level, including lines that were dropped later.", ["level"])
 
 FLUSH_SECONDS = 2.0
-"""The seconds that an ending process waits, at most, for its last log lines to be written. Together with the drain,
-this is less than a pod's grace period.
+"""The seconds that an ending process waits, at most, for its last log lines to be written. These seconds and the drain
+together are shorter than a pod's grace period.
 """
 
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber

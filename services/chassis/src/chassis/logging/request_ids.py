@@ -18,5 +18,5 @@ def request_id_from(header: str) -> str:
     """The caller's request id if it has only letters, digits and `._-`, or else a new id. Ids are logged, so other text
     is not accepted.
     """
-    is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number matches, too
+    is_plain = _REQUEST_ID.fullmatch(header) and redact(header) == header  # a card number matches the pattern, too
     return header if is_plain else uuid.uuid4().hex

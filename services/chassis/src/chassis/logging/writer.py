@@ -1,8 +1,9 @@
 """The writer: lines wait in a bounded queue, and a thread writes them. So a slow reader of the log cannot block the
 event loop.
 
-If the queue is full, a new line is dropped and counted. A process that is killed loses the lines in the queue: those of
-a fraction of a second, if the reader keeps up. A process that ends in any other way writes the queued lines first.
+If the queue is full, a new line is dropped and counted. A process that is killed loses the lines in the queue: these
+are the lines of a fraction of a second, if the reader of the log keeps up. A process that ends in any other way writes
+the queued lines first.
 """
 
 import os
@@ -29,7 +30,7 @@ _SEVERE = frozenset({"error", "critical"})
 _MAX_BATCH_BYTES = 65_536  # the capacity of a pipe: the thread would write a larger batch in several pieces
 _COALESCE_SECONDS = 0.05
 """The thread collects lines for this time and writes them together. If the thread woke for each line, it would take the
-GIL from the event loop each time. That would cost a request more time than the rest of logging.
+GIL from the event loop each time. These wake-ups would cost a request more time than the rest of logging does.
 """
 
 type Write = Callable[[bytes], object]
