@@ -1,4 +1,4 @@
-"""The events that notifications consumes: those of orders."""
+"""The handler of the events that the notifications service consumes: the events of orders."""
 
 from chassis.events import Kinds, Received, in_order
 from chassis.pooling import Session
@@ -13,9 +13,9 @@ _KINDS: Kinds[OrderEvent] = Kinds(ORDER_EVENTS)
 
 
 async def on_order(session: Session, received: Received[OrderEvent]) -> None:
-    """Step 14 of an order (docs/reference/protocol.md): write a mail for each event and a delivery for each endpoint,
-    in the order of the events' versions. The inbox stores an event that arrives too early until the earlier ones have
-    arrived.
+    """Step 14 of an order (docs/reference/protocol.md): write one mail for each event, and one webhook delivery for
+    each event and endpoint, in the order of the events' versions. The inbox stores an event that arrives too early
+    until the order's earlier events have arrived.
     """
     last_version = await use_cases.last_version(session, received.payload.order_id)
     for event in await in_order(session, received, _KINDS, last_version=last_version):

@@ -1,4 +1,4 @@
-"""The handlers of notifications' jobs."""
+"""The handlers of the notifications service's jobs."""
 
 import asyncio
 import time
@@ -24,17 +24,17 @@ from notifications.use_cases import attempts
 from notifications.use_cases.attempts import Attempt
 from notifications.webhook_sender import WebhookSender
 
-WAIT_FOR_EARLIER = 0.5  # seconds between checks for an earlier mail, which usually takes milliseconds
-RECORDING_SECONDS = 5.0  # the longest time from the end of an attempt until its answer is committed
+WAIT_FOR_EARLIER = 0.5  # seconds between two checks whether an earlier mail was sent, which usually takes milliseconds
+RECORDING_SECONDS = 5.0  # the longest time, in seconds, from the end of an attempt until its answer is committed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryTools:
-    """The objects that deliver webhooks. The composition root builds them.
+    """The objects with which jobs deliver webhooks. The composition root in `worker.py` builds these objects.
 
-    `suspect_slots` limits the attempts at endpoints whose latest attempt failed or was slow. `database_slots` limits
-    the deliveries that use a connection at once, because more deliveries may be under way than the pool has
-    connections.
+    `suspect_slots` limits the concurrent attempts at suspect endpoints, whose latest attempt failed or was slow.
+    `database_slots` limits the deliveries that use a database connection at the same time, because more deliveries may
+    be under way than the pool has connections.
     """
 
     database: Database
@@ -48,8 +48,8 @@ class DeliveryTools:
 async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload: SendMail) -> None:
     """Step 14b of an order (docs/reference/protocol.md): hand the mail to the mail server, then record the result.
 
-    If the process dies in between, the retry sends a second copy with the same Message-ID. SMTP has no idempotency key
-    that would prevent this.
+    If the process dies after the mail server has accepted the mail and before the result is recorded, the retry sends a
+    second copy with the same Message-ID. SMTP has no idempotency key that would prevent the copy.
     """
     async with database.read() as session:
         mail = await use_cases.read_mail(session, payload.mail_id)
@@ -57,7 +57,8 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
     if mail.status != MailStatus.PENDING:
         return
     if must_wait:
-        # The wait is not a failure, so a new job replaces this one, and no attempt is used up.
+        # This mail waits for an earlier one. The wait is not a failure, so a new job replaces this job, and no attempt
+        # is used up.
         async with database.transaction() as session:
             await enqueue(session, payload, delay=WAIT_FOR_EARLIER)
             await job.complete_in(session)
@@ -76,12 +77,12 @@ async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: Delive
     """Step 14b of an order (docs/reference/protocol.md): make the attempt that is due at the endpoint, if any, then
     record its answer.
 
-    An attempt at a suspect endpoint needs a suspect slot. If none is free, the delivery is postponed by
-    `attempt_timeout`. An endpoint that does not answer therefore delays other customers only with its first failing
-    attempt, before it is suspect.
+    An endpoint is suspect if its latest attempt failed or was slow. An attempt at a suspect endpoint needs one of
+    `suspect_slots`. If no slot is free, the delivery is postponed by `attempt_timeout`. An endpoint that does not
+    answer therefore delays the deliveries to other customers only with its first failing attempt, before it is suspect.
 
-    Each transaction waits for a database slot. Otherwise an attempt could be made and then find no free connection to
-    record it, and the webhook would be sent again.
+    Each transaction waits for one of `database_slots`. Otherwise there might be no free connection to record the answer
+    to an attempt, and the webhook would be sent again.
     """
     async with tools.database_slots, tools.database.read() as session:
         is_suspect = await attempts.is_suspect(session, payload.endpoint_id)
@@ -95,15 +96,17 @@ async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: Delive
 
 
 async def move_to_its_queue(database: Database, job: RunningJob, payload: MisplacedDelivery) -> None:
-    """Move a delivery that an older process put into the queue of mails, where it would delay the mails."""
+    """Move the job of a delivery to the queue of deliveries. A process of an older version put this job into the queue
+    of mails, where it would delay the mails.
+    """
     async with database.transaction() as session:
         await enqueue(session, DeliverWebhook(endpoint_id=payload.endpoint_id))
         await job.complete_in(session)
 
 
 async def _deliver(tools: DeliveryTools, job: RunningJob, endpoint_id: UUID) -> None:
-    """Begin an attempt, send the webhook, and record the answer. If the process dies in between, the delivery is
-    attempted again once the lease of this attempt has ended.
+    """Begin an attempt, send the webhook, and record the answer. If the process dies before the answer is recorded, the
+    delivery is attempted again after the lease of this attempt has ended.
     """
     settings = tools.settings
     async with tools.database_slots, tools.database.transaction() as session:

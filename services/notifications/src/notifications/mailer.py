@@ -20,7 +20,7 @@ _PERMANENT = range(500, 600)
 
 
 class MailRefused(HoldfastError):
-    """The mail server refuses this mail permanently; the message is its answer."""
+    """The mail server refuses this mail permanently. The text of the exception is the server's answer."""
 
 
 class Mailer:
@@ -36,7 +36,8 @@ class Mailer:
         """Send one mail with the Message-ID `<message_id@domain>`. Use the same id in all attempts, so that a mailbox
         can recognise copies.
 
-        Raises `MailRefused`, or a `DependencyError`; after the latter the mail must be sent again.
+        Raises `MailRefused` if the server refuses the mail permanently. Raises a `DependencyError` after any other
+        failure: the caller must then send the mail again.
         """
         check_nothing_held("mail server")
         message = EmailMessage()
@@ -75,7 +76,9 @@ class Mailer:
 
 
 def _address(recipient: str) -> Address:
-    """The recipient as one address. Raises `MailRefused` for any other text: no mail server could deliver to it."""
+    """The recipient's address. Raises `MailRefused` for a text that is not exactly one address, because no mail server
+    could deliver the mail.
+    """
     try:
         address = Address(addr_spec=recipient)
     except (HeaderParseError, ValueError, IndexError) as error:

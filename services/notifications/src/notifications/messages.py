@@ -1,4 +1,4 @@
-"""The typed payloads of notifications' jobs, and of the events it consumes."""
+"""The typed payloads of the notifications service's jobs, and of the events that it consumes."""
 
 from uuid import UUID
 
@@ -9,13 +9,17 @@ ORDERS_STREAM = "events:orders"
 
 
 class SendMail(JobPayload, job="send_mail", unique=("mail_id",), max_attempts=30, time_limit=25):
-    """Hand a mail to the mail server. 30 attempts, up to a minute apart, outlast a quarter of an hour of outage."""
+    """Hand a mail to the mail server. The job's 30 attempts, up to a minute apart, outlast an outage of a quarter of an
+    hour.
+    """
 
     mail_id: UUID
 
 
 WEBHOOKS_QUEUE = "webhooks"
-"""The queue of deliveries. The worker has separate slots for it, so that endpoints that do not answer delay no mail."""
+"""The queue of the jobs that deliver webhooks. The worker runs these jobs in separate slots, so that endpoints that do
+not answer delay no mail.
+"""
 
 
 class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, max_attempts=30, time_limit=30):
@@ -29,15 +33,15 @@ class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, ma
 
 
 class MisplacedDelivery(JobPayload, job="deliver_webhook", max_attempts=30):
-    """A `DeliverWebhook` in the queue of mails. Processes of the version before migration notifications_0003 enqueue it
-    there during a rolling update.
+    """A job `deliver_webhook` in the queue of mails. During a rolling update, processes of the version before migration
+    notifications_0003 still enqueue such jobs there.
     """
 
     endpoint_id: UUID
 
 
 class OrderEvent(Event):
-    """The fields of an order's events that notifications reads."""
+    """The fields that the notifications service reads from the events of an order."""
 
     order_id: UUID
     client_id: str

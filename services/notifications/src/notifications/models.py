@@ -1,4 +1,6 @@
-"""The tables of notifications (mails, webhook endpoints, deliveries, progress by order) and the legal transitions."""
+"""The tables of the notifications service (mails, webhook endpoints, deliveries, progress by order), and the legal
+transitions of their statuses.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class MailStatus(StrEnum):
-    """`dead`: the mail server refused the mail permanently. An operator may have it sent again."""
+    """`dead`: the mail server refused the mail permanently. An operator may send the mail again."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -31,7 +33,7 @@ MAIL = StateMachine(
 
 class DeliveryStatus(StrEnum):
     """`dead`: all attempts failed; a client may request a redelivery. `disabled`: the endpoint was disabled or deleted
-    first.
+    before the webhook was delivered.
     """
 
     PENDING = "pending"
@@ -56,7 +58,9 @@ class Base(DeclarativeBase):
 
 
 class OrderProgress(Base):
-    """The version of the order's event whose mail was written last. The next mail is for the version after this one."""
+    """The version of the order's event whose mail was written last. The order's next mail is for the event with the
+    next version.
+    """
 
     __tablename__ = "order_progress"
 
@@ -65,7 +69,9 @@ class OrderProgress(Base):
 
 
 class Mail(Base):
-    """A mail to a customer about an order's event, or a notice to a client, which has neither order nor version."""
+    """A mail to a customer about an order's event, or a notice to a client. A notice has neither an order nor a
+    version.
+    """
 
     __tablename__ = "mail"
 
@@ -85,7 +91,9 @@ class Mail(Base):
 
 
 class WebhookEndpoint(Base):
-    """A client's URL for events of its orders. A deleted endpoint's row stays, without secrets, for its deliveries."""
+    """A client's URL that receives the events of the client's orders. The row of a deleted endpoint stays, without
+    secrets, because its deliveries refer to this row.
+    """
 
     __tablename__ = "webhook_endpoint"
 
@@ -95,13 +103,13 @@ class WebhookEndpoint(Base):
     events: Mapped[list[str]] = mapped_column(ARRAY(Text))
     is_enabled: Mapped[bool] = mapped_column(server_default="true")
     disabled_reason: Mapped[str | None]
-    contact_email: Mapped[str | None]  # receives a mail when the endpoint is disabled
+    contact_email: Mapped[str | None]  # this address receives a mail when the endpoint is disabled
     # The time of the first failure since the latest success; None while attempts succeed.
     failing_since: Mapped[datetime | None]
-    # The latest attempt failed or was slow. The number of concurrent attempts at suspect endpoints is limited.
+    # True if the latest attempt failed or was slow. The number of concurrent attempts at suspect endpoints is limited.
     is_suspect: Mapped[bool] = mapped_column(server_default="false")
-    # The secrets are in plain text, because the worker signs with them, so a reader of this table could forge
-    # signatures. They are None once the endpoint is deleted.
+    # The secrets are stored in plain text, because the worker signs webhooks with them. So a reader of this table could
+    # forge signatures. The secrets are None once the endpoint is deleted.
     secret: Mapped[str | None]
     old_secret: Mapped[str | None]
     old_secret_until: Mapped[datetime | None]
@@ -111,7 +119,9 @@ class WebhookEndpoint(Base):
 
 
 class WebhookDelivery(Base):
-    """The delivery of one event to one endpoint. Its id is the header `webhook-id`, the same in all attempts."""
+    """The delivery of one event to one endpoint. The delivery's id is the value of the header `webhook-id`, which is
+    the same in all attempts.
+    """
 
     __tablename__ = "webhook_delivery"
 
@@ -124,10 +134,10 @@ class WebhookDelivery(Base):
     body: Mapped[str]
     traceparent: Mapped[str | None]
     status: Mapped[str] = mapped_column(server_default=DeliveryStatus.PENDING.value)
-    # The delivery's position in the endpoint's queue. A redelivery moves it to the end.
+    # The delivery's position in the endpoint's queue. A redelivery moves the delivery to the end of the queue.
     sequence: Mapped[int] = mapped_column(Identity())
     attempts: Mapped[int] = mapped_column(server_default="0")
-    # While an attempt is under way, this is the time after which the attempt counts as lost.
+    # The time from which the next attempt may begin. While an attempt is under way, it counts as lost after this time.
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_status: Mapped[int | None]
     reason: Mapped[str | None]

@@ -1,4 +1,4 @@
-"""The public API of notifications: mails, and customers' webhooks."""
+"""The public API of the notifications service: mails, and customers' webhooks."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -28,8 +28,8 @@ from notifications.settings import WebhookSettings
 from notifications.use_cases import deliveries, endpoints
 
 SET_URL_COST = 5
-"""The units that such a request takes from the caller's rate limit. It costs more than others, because our resolver
-looks up a host name that the caller chooses.
+"""The units that a request with an endpoint's URL takes from the caller's rate limit. Such a request costs more than
+others, because our resolver looks up a host name that the caller chooses.
 """
 
 router = Router(prefix="/v1")
@@ -37,7 +37,7 @@ router = Router(prefix="/v1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """The objects that the routes use; the composition root opens them."""
+    """The resources that the routes use, opened by the composition root in `api.py`."""
 
     database: Database
     webhooks: WebhookSettings
@@ -49,7 +49,7 @@ Given = Annotated[Resources, Depends(opened(Resources))]
 
 @router.get("/mails", access="mails:read", criticality="sheddable")
 async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: Given) -> MailList:
-    """The mails about one of the caller's orders, sent and pending."""
+    """All mails about one of the caller's orders, in any status."""
     async with given.database.read() as session:
         return await use_cases.list_mails(session, client_id=caller.id, order_id=order_id)
 
@@ -64,10 +64,12 @@ async def list_mails(order_id: Annotated[UUID, Query()], caller: Caller, given: 
 async def create_webhook_endpoint(
     body: CreateEndpoint, caller: Caller, given: Given, key: Keyed
 ) -> StoredAnswer[EndpointWithSecret]:
-    """Register an endpoint for the caller's orders. Only this answer contains the secret that signs its webhooks."""
+    """Register an endpoint for the caller's orders. Only this answer contains the secret with which webhooks to the
+    endpoint are signed.
+    """
     async with given.database.transaction() as session:
         answer = await find_answer(session, key)
-    if answer is not None:  # a repeated request gets its answer even if the host no longer resolves
+    if answer is not None:  # a repeated request gets the stored answer even if the host no longer resolves
         return answer
     await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
     limit = given.webhooks.max_endpoints
@@ -95,8 +97,8 @@ async def get_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) 
 async def update_webhook_endpoint(
     endpoint_id: UUID, body: UpdateEndpoint, caller: Caller, given: Given
 ) -> EndpointView:
-    """Change an endpoint. If you disable it, its pending deliveries are dropped, and later events make no deliveries
-    until you enable it.
+    """Change an endpoint. If you disable the endpoint, its pending deliveries are dropped, and later events make no
+    deliveries until you enable the endpoint again.
     """
     if body.url is not None:
         await endpoints.check_destination(body.url, given.webhooks.egress, resolve=given.resolve)
@@ -108,7 +110,7 @@ async def update_webhook_endpoint(
     "/webhook-endpoints/{endpoint_id}", access="webhooks:manage", errors=[ErrorCode.NOT_FOUND], status_code=204
 )
 async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Given) -> None:
-    """Delete an endpoint and its secrets. Its deliveries stay listed; the pending ones are not sent."""
+    """Delete an endpoint and its secrets. Its deliveries stay listed, but pending deliveries are not sent."""
     async with given.database.transaction() as session:
         await endpoints.delete_endpoint(session, endpoint_id, client_id=caller.id)
 
@@ -121,8 +123,8 @@ async def delete_webhook_endpoint(endpoint_id: UUID, caller: Caller, given: Give
 async def rotate_webhook_secret(
     endpoint_id: UUID, caller: Caller, given: Given, key: Keyed
 ) -> StoredAnswer[EndpointWithSecret]:
-    """Replace the secret. For a limited time both secrets sign each webhook: accept either signature, and later only
-    that of the new secret.
+    """Replace the secret of an endpoint. For a limited time each webhook is signed with both secrets. During this time
+    accept either signature, and afterwards only the signature of the new secret.
     """
     overlap = given.webhooks.secret_overlap
     async with given.database.transaction() as session:
@@ -159,6 +161,8 @@ async def get_delivery(delivery_id: UUID, caller: Caller, given: Given) -> Deliv
     status_code=202,
 )
 async def redeliver(delivery_id: UUID, caller: Caller, given: Given) -> DeliveryView:
-    """Send a dead delivery again, under the same webhook id, after the endpoint's pending ones. Safe to repeat."""
+    """Send a dead delivery again, under the same webhook id, after the endpoint's pending deliveries. The request is
+    safe to repeat.
+    """
     async with given.database.transaction() as session:
         return await deliveries.redeliver(session, delivery_id, client_id=caller.id)

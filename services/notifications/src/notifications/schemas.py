@@ -58,7 +58,7 @@ type ContactEmail = Annotated[
 
 
 class Input(BaseModel):
-    """Input of a client. An unknown field is an error, so that a typo does not go unnoticed."""
+    """The input of a client. An unknown field is an error, so that a typo does not go unnoticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -24,10 +24,13 @@ class SmtpSettings(Group):
     port: Port = Field(25, description="The mail server's port; 25 is for SMTP between servers.")
     sender: EmailAddress = Field(
         "orders@holdfast.example",
-        description="The From address. Every Message-ID ends with its domain. SMTP's limit is 254 characters.",
+        description="The From address. Every Message-ID ends with the domain of this address. SMTP's limit for an "
+        "address is 254 characters.",
     )
     timeout: Annotated[float, Field(gt=0, le=7)] = Field(
-        5.0, description="Seconds for one step with the mail server. A mail has four steps, and its job 30 seconds."
+        5.0,
+        description="Seconds for one step of a conversation with the mail server. A mail takes four steps, and its "
+        "job has 25 seconds.",
     )
 
 
@@ -49,14 +52,17 @@ class WebhookSettings(Group):
         description="Each wait varies by this share, so that deliveries do not all arrive at once when an outage ends.",
     )
     attempt_timeout: Annotated[float, Field(gt=0, le=20)] = Field(
-        15.0, description="Seconds until the answer's status line. Standard Webhooks advises 15 to 30; a job has 30."
+        15.0,
+        description="Seconds until the answer's status line must arrive. Standard Webhooks advises 15 to 30; the job "
+        "has 30.",
     )
     connect_timeout: Timeout = Field(5.0, description="Seconds to resolve the name, connect and agree on TLS.")
     concurrency: int = Field(
         32,
         ge=2,
         le=100,
-        description="Attempts that one worker makes at once. While an attempt waits, it holds no database connection.",
+        description="Attempts that one worker makes at once. While an attempt waits for its answer, it holds no "
+        "database connection.",
     )
     suspect_concurrency: int = Field(
         8,
@@ -72,15 +78,17 @@ class WebhookSettings(Group):
     )
     secret_overlap: Period = Field(
         86_400.0,
-        description="Seconds for which a replaced secret still signs: a day to bring the new one into service.",
+        description="Seconds for which webhooks are signed with a replaced secret, too. A client has this time to "
+        "change to the new secret.",
     )
     disable_after: Period = Field(
         432_000.0,
         description="Seconds for which every attempt at an endpoint must have failed before it is disabled and its "
-        "client gets a mail. In five days one delivery makes all its attempts, and the next one most of them.",
+        "client gets a mail. In five days one delivery makes all its attempts, and the next delivery makes most of "
+        "them.",
     )
     max_endpoints: int = Field(
-        10, ge=1, le=100, description="Endpoints of one client. Each event makes a delivery to each of them."
+        10, ge=1, le=100, description="The most endpoints of one client. Each event causes a delivery to each endpoint."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -90,7 +98,9 @@ class WebhookSettings(Group):
 
 
 class MailJobSettings(JobSettings):
-    """The jobs of the worker's queue, which send mails. Deliveries have a job runner with slots of its own."""
+    """The jobs of the worker's queue, which send mails. A second job runner, with separate slots, runs the jobs that
+    deliver webhooks.
+    """
 
     concurrency: int = Field(
         7,
@@ -113,8 +123,8 @@ class NotificationsSettings(ServiceSettings):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *ServiceSettings.rules,
-        # The 3 connections are for the consumer, the scheduler, and the job runner of deliveries. A delivery uses a
-        # connection for some milliseconds before and after its attempt, but not during the attempt.
+        # Besides the mails, the consumer, the scheduler, and the job runner of deliveries need one connection each. A
+        # delivery uses a connection for some milliseconds before and after its attempt, but not during the attempt.
         Rule(
             "jobs.concurrency + 3",
             "≤",

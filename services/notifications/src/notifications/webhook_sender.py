@@ -1,4 +1,6 @@
-"""One attempt to deliver a webhook: signed, to a public address, without following redirects, within its time-out."""
+"""Makes one attempt to deliver a webhook. The request is signed, goes only to a public address, follows no redirect,
+and has a time-out.
+"""
 
 import asyncio
 import time
@@ -18,7 +20,8 @@ _MAX_CONNECTIONS = 100  # the maximum of the setting `webhooks.concurrency`, so 
 
 
 class WebhookSender:
-    """Sends webhooks to customers. A composition root makes it inside the running loop and closes it after draining.
+    """Sends webhooks to customers. The composition root makes the sender inside the running event loop, and closes the
+    sender after draining.
 
     `resolver` replaces the system's name resolution.
     """
@@ -29,7 +32,7 @@ class WebhookSender:
             connector=MeasuredConnector(
                 "customers",
                 # Each delivery opens a new connection and resolves the name again. Deliveries to one customer are rare:
-                # by the next one, the host may have closed the connection or changed its address.
+                # before the next delivery, the host may close the connection or change its address.
                 force_close=True,
                 use_dns_cache=False,
                 limit=_MAX_CONNECTIONS,
@@ -47,8 +50,8 @@ class WebhookSender:
     async def send(
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
-        """Send one attempt. Returns an answer for any behaviour of the customer's server, and never raises because of
-        it.
+        """Make one attempt. Returns an `AttemptAnswer` for any behaviour of the customer's server, which therefore
+        cannot cause an exception.
         """
         check_nothing_held("customers")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)
@@ -70,7 +73,9 @@ class WebhookSender:
             return AttemptAnswer(result="failed", reason=f"no readable answer ({type(error).__name__})")
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> AttemptAnswer:
-        """Read only the status line and the headers. The body is not needed, and it could be endless."""
+        """Send the request, and read only the status line and the headers of the answer. The answer's body is not
+        needed, and it could be endless.
+        """
         async with self._session.post(
             url,
             data=body,

@@ -1,4 +1,6 @@
-"""The composition root of the worker process: its jobs, events and schedules, and the resources that they use."""
+"""The composition root of the worker process, which connects jobs, events and schedules with the resources that they
+use.
+"""
 
 import asyncio
 import random
@@ -56,7 +58,9 @@ async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) 
 
 
 def _schedules(settings: NotificationsSettings) -> list[Schedule]:
-    """The schedules give a job to mails and deliveries that have none, and delete old answers to idempotency keys."""
+    """The schedules enqueue jobs for pending mails and deliveries that have no job, and delete old answers to
+    idempotency keys.
+    """
     sweeps = settings.sweeps
     sweep = partial(use_cases.sweep, stale_after=sweeps.stale_after, batch=sweeps.batch)
     prune = partial(idempotency.prune, retention=settings.idempotency.retention)

@@ -22,7 +22,8 @@ class OrdersSettings(ServiceSettings):
     sweeps: SweepSettings = SweepSettings()
     pending_limit: Period = Field(
         900.0,
-        description="Seconds that an order may wait for its payment. Longer than a provider's usual outage.",
+        description="Seconds that an order may wait for its payment. The default is longer than a provider's usual "
+        "outage.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -1,4 +1,4 @@
-"""The composition root of the API process: its routes, and the resources that they use."""
+"""The composition root of the API process, which opens the resources that the routes use."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager

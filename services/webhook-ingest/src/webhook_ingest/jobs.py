@@ -9,7 +9,7 @@ from webhook_ingest.messages import PublishEvent
 
 
 async def publish_event(database: Database, job: RunningJob, payload: PublishEvent) -> None:
-    """Publish the event and complete the job in one transaction, so the effect happens exactly once.
+    """Publish the event and complete the job in one transaction, so the event is published exactly once.
 
     An event that we cannot parse is marked `dead`, and its job becomes a dead letter. A replay of the dead letter
     processes the event again.

@@ -15,7 +15,7 @@ class PublishEvent(JobPayload, job="publish_event", unique=("id",), max_attempts
 
 
 class ProviderObjectEvent(Event):
-    """The state of a charge or a refund at the provider. `reference` is the payment's or the refund's id."""
+    """The state of a charge or a refund at the provider. `reference` is our id of the payment or of the refund."""
 
     reference: str
     provider_id: str

@@ -1,4 +1,6 @@
-"""The table of webhook-ingest, which stores each provider event once with its raw body, and its legal transitions."""
+"""The table of webhook-ingest, which stores each provider event once with its raw body, and the legal transitions of an
+event's status.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -19,8 +21,8 @@ class Provider(StrEnum):
 
 
 class ProviderEventStatus(StrEnum):
-    """`ignored`: no handler exists for the event's type. The event stays stored, and an operator can redrive it once a
-    handler exists.
+    """`ignored`: no handler exists for the event's type. The event stays stored, and an operator can redrive it
+    (process it again) once a handler exists.
     """
 
     STORED = "stored"
@@ -54,7 +56,7 @@ class ProviderEvent(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.uuidv7())
     provider: Mapped[str]
-    event_id: Mapped[str]  # the provider's id; unique per provider
+    event_id: Mapped[str]  # the provider's id of the event; unique per provider
     body: Mapped[bytes]  # the bytes that the provider signed
     status: Mapped[str] = mapped_column(server_default=ProviderEventStatus.STORED.value)
     reason: Mapped[str | None]

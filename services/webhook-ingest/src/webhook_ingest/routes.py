@@ -1,4 +1,6 @@
-"""The public API of webhook-ingest, where providers post. They sign their requests, so they need no API key."""
+"""The public API of webhook-ingest, to which providers post webhooks. Providers sign their requests, so they need no
+API key.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,9 +34,9 @@ router = Router(prefix="/v1/webhooks")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """The objects that the routes use; the composition root opens them.
+    """The resources that the routes use, opened by the composition root in `api.py`.
 
-    `secrets` returns the secrets of each provider that are valid now. They may be rotated at any time.
+    `secrets` returns the secrets of each provider that are valid now. An operator may rotate the secrets at any time.
     """
 
     database: Database
@@ -55,10 +57,11 @@ ProviderName = Annotated[str, Path(json_schema_extra={"enum": [provider.value fo
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
 async def receive_webhook(provider: ProviderName, request: Request, given: Given) -> Received:
-    """Receive a webhook: verify the signature over its raw bytes, store it once and answer. A job processes it later.
+    """Receive a webhook: verify the signature over its raw bytes, store the webhook once and answer. A job processes
+    the webhook later.
 
-    `payment-provider` signs as Standard Webhooks defines; `stripe` and `github` use their own formats. A provider
-    without configured secrets is a 404.
+    `payment-provider` signs as Standard Webhooks defines; `stripe` and `github` use their own formats. The answer is a
+    404 for a provider without configured secrets.
     """
     started = time.perf_counter()
     secrets = given.secrets()
@@ -87,7 +90,9 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
 
 @contextmanager
 def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
-    """Count a webhook once: by the result that the block reports, or else by the error that ended the block."""
+    """Count a webhook once, with the result that the `with` block reports, or else with the error that ended the
+    block.
+    """
     results: list[ReceivedResult] = []
     try:
         yield results.append
@@ -99,5 +104,5 @@ def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
 
 
 def _configured(name: str, secrets: Mapping[Provider, Sequence[str]]) -> Provider | None:
-    """The provider of that name; None when no secrets are configured for it."""
+    """The provider with this name; None when no secrets are configured for the provider."""
     return next((provider for provider, valid in secrets.items() if provider == name and valid), None)

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-# PostgreSQL cannot store NUL in text or JSON, and an id or a code never needs control characters.
+# This type refuses control characters: PostgreSQL cannot store NUL in text or JSON, and an id or a code never needs
+# them.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 # A number that is not negative and fits into PostgreSQL's bigint, for amounts and versions.
@@ -12,13 +13,15 @@ type Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Received(BaseModel):
-    """The answer to a stored webhook. `duplicate` means that it was stored before; a sender need not act on that."""
+    """The answer to a stored webhook. `duplicate` means that the webhook was stored before; the sender need do nothing
+    then.
+    """
 
     status: Literal["accepted", "duplicate"]
 
 
 class ProviderObject(BaseModel):
-    """The charge or refund of an event; `reference` is our own id for it."""
+    """The charge or refund of an event. `reference` is our own id of the payment or refund."""
 
     id: Text
     reference: Text
@@ -28,8 +31,8 @@ class ProviderObject(BaseModel):
 
 
 class ProviderPayload(BaseModel):
-    """The type of any payment provider's event. This part is parsed first, because we know the shape of `data` for few
-    types only.
+    """The type of any payment provider's event. The type is parsed first, because the fields of `data` are known for
+    only a few types.
     """
 
     type: Text

@@ -15,13 +15,15 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
 type StandardSecret = Annotated[SecretStr, Field(max_length=256), AfterValidator(_is_signing_key)]
 
 _AT_MOST = 5
-"""The largest number of secrets of one provider. A signature is checked against each of them, and two are enough to
-replace a secret.
+"""The largest number of secrets of one provider. A signature is checked against each secret, and two secrets are enough
+to replace an old secret by a new one.
 """
 
 
 class WebhookSecretSettings(Group):
-    """The secrets of each provider. All of them are valid at once, so that one can be replaced without a gap."""
+    """The secrets of each provider. All secrets of a provider are valid at once, so that an operator can replace a
+    secret without refused webhooks.
+    """
 
     payment_provider: tuple[StandardSecret, ...] = Field(
         min_length=1,

@@ -37,7 +37,7 @@ class Redrivable(StrEnum):
     DEAD = ProviderEventStatus.DEAD.value
 
 
-# The payment provider's event types. No service consumes the other senders' events.
+# The payment provider's event types. No service consumes the events of the other providers.
 _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
     "charge.succeeded": ChargeSucceeded,
     "charge.failed": ChargeFailed,
@@ -47,8 +47,8 @@ _EVENTS: Mapping[str, type[ProviderObjectEvent]] = {
 
 
 async def store_event(session: Session, *, provider: Provider, event_id: str, body: bytes) -> bool:
-    """Step 7 of an order (docs/reference/protocol.md): store the raw event and its job, unless they are stored. Returns
-    whether the event is new.
+    """Step 7 of an order (docs/reference/protocol.md): store the raw event and its job, unless they are stored already.
+    Returns whether the event is new.
     """
     row_id = await session.scalar(
         insert(ProviderEvent)
@@ -67,7 +67,7 @@ async def publish_event(session: Session, row_id: UUID) -> str | None:
     the event cannot be read, or else None.
 
     An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After a fix of the
-    code that reads events, an operator replays its job or redrives the event.
+    code that reads events, an operator replays the job of the dead event or redrives the event.
     """
     stored = (await session.scalars(select(ProviderEvent).where(ProviderEvent.id == row_id).with_for_update())).one()
     if stored.status == ProviderEventStatus.DEAD:
@@ -94,8 +94,8 @@ async def publish_event(session: Session, row_id: UUID) -> str | None:
 async def redrive(
     session: Session, *, which: Redrivable, provider: Provider | None, dry_run: bool
 ) -> Sequence[tuple[str, str]]:
-    """Process all events of a status, or those of one provider, again from their stored bodies. Returns their providers
-    and ids. A dry run changes nothing.
+    """Process all events of a status, or only the events of one provider with this status, again from their stored
+    bodies. Returns the providers and ids of these events. A dry run changes nothing.
 
     Each event gets a new job. The dead letter of a dead event is deleted.
     """
@@ -119,7 +119,9 @@ def _count(session: Session, event: ProviderEvent, result: ProcessedResult) -> N
 
 
 def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
-    """The event to publish, or None for an unknown type. Raises `ValidationError` for a body that cannot be read."""
+    """The event to publish, or None for an event of an unknown type. Raises `ValidationError` for a body that cannot be
+    read.
+    """
     if stored.provider != Provider.PAYMENT_PROVIDER:
         return None
     kind = _EVENTS.get(ProviderPayload.model_validate_json(stored.body).type)

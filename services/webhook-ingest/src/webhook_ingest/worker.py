@@ -1,4 +1,4 @@
-"""The composition root of the worker process: its jobs, and the resources that they use."""
+"""The composition root of the worker process, which connects its jobs with the resources that they use."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

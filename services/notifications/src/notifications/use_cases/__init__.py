@@ -1,8 +1,9 @@
-"""The use cases of notifications. Each runs in the caller's transaction and calls no other service.
+"""The use cases of the notifications service. Each use case runs in the caller's transaction and calls no other
+service.
 
-Each event of an order makes a mail to the customer, and a webhook delivery for each endpoint of the client. The steps
-are those of docs/reference/protocol.md. Read `mails` first; for webhooks, read `endpoints`, `deliveries`,
-`delivery_queue` and `attempts`. `sweeps` repairs lost jobs, and `dead_mails` serves the command line.
+Each event of an order causes a mail to the customer, and a webhook delivery for each endpoint of the client.
+docs/reference/protocol.md describes the steps. Read `mails` first; for webhooks, read `endpoints`, `deliveries`,
+`delivery_queue` and `attempts`. `sweeps` enqueues lost jobs again, and `dead_mails` serves the command line.
 """
 
 from notifications.use_cases.dead_mails import list_dead_mails, resend_mails

@@ -20,7 +20,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """An attempt that is recorded as begun; `number` counts from 1."""
+    """An attempt that the database records as begun. `number` is 1 for the first attempt at a delivery."""
 
     delivery_id: UUID
     endpoint_id: UUID
@@ -33,21 +33,21 @@ class Attempt:
 
 
 async def begin_attempt(session: Session, endpoint_id: UUID, *, lease: float) -> Attempt | None:
-    """Record the attempt that is due at an endpoint, and return it; None when no delivery is due.
+    """Begin the attempt that is due at an endpoint: record it and return it. Returns None when no delivery is due.
 
-    For `lease` seconds no other attempt at this delivery begins. By the end of the lease the attempt has been recorded,
-    or it counts as lost.
+    For `lease` seconds no other attempt at this delivery begins. If the answer to the attempt is not recorded by the
+    end of the lease, the attempt counts as lost.
     """
     endpoint, now = await lock_queue(session, endpoint_id)
-    if not endpoint.is_enabled:  # these deliveries were written while the endpoint was being disabled
+    if not endpoint.is_enabled:  # deliveries may have been written while the endpoint was being disabled
         await endpoints.settle_pending(session, endpoint_id, "the endpoint is disabled")
         return None
     first = await session.scalar(first_pending(endpoint_id))
     if first is None:
         return None
     if first.next_attempt_at > now:
-        # Several jobs may find that the delivery is not due yet. Because of the unique key they enqueue only one later
-        # job.
+        # Several jobs may find that the delivery is not due yet. Because of the unique key, these jobs enqueue only one
+        # later job.
         await look_when_due(session, first, now, unique_key=str(endpoint_id))
         return None
     number = await session.scalar(
@@ -65,8 +65,8 @@ async def is_suspect(session: Session, endpoint_id: UUID) -> bool:
 
 
 async def postpone(session: Session, endpoint_id: UUID, *, delay: float) -> None:
-    """Enqueue a job that looks at the endpoint's queue in `delay` seconds. Because of the unique key there is one such
-    job, even if several jobs find no free slot.
+    """Enqueue a job that looks at the endpoint's queue in `delay` seconds. Because of the unique key, only one such job
+    waits, even if several jobs find no free slot.
     """
     await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id), unique_key=str(endpoint_id), delay=delay)
 
@@ -82,8 +82,8 @@ async def record_attempt(
 ) -> None:
     """Record the answer to an attempt, and enqueue a job for the delivery that is first in the queue now.
 
-    An endpoint that answered 410 is disabled, and so is one whose every attempt has failed for `disable_after` seconds.
-    If the delivery was settled in the meantime or has a later attempt, the answer is dropped.
+    An endpoint is disabled if it answered 410, or if all attempts at it have failed for `disable_after` seconds. If the
+    delivery is no longer pending, or if a later attempt at it has begun, the answer is dropped.
     """
     endpoint, now = await lock_queue(session, attempt.endpoint_id)
     if await _settle(session, attempt, answer, decision):
@@ -126,8 +126,8 @@ async def _update_endpoint(
     disable_after: float,
     now: datetime,
 ) -> None:
-    """Write whether the endpoint is suspect and since when it fails. Disable the endpoint if it answered 410 (gone) or
-    has failed for too long.
+    """Record whether the endpoint is suspect (its latest attempt failed or was slow), and the time since which all
+    attempts have failed. Disable the endpoint if it answered 410 (gone) or has failed for too long.
     """
     failing_since = None if answer.result == "delivered" else endpoint.failing_since or now
     if (endpoint.is_suspect, endpoint.failing_since) != (suspect, failing_since):
@@ -159,8 +159,8 @@ def _attempt(endpoint: WebhookEndpoint, delivery: WebhookDelivery, *, number: in
 
 
 def _log(attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> None:
-    # A dead delivery is logged as an error, because the customer loses an event. A disabled one is only a warning,
-    # because its endpoint wants no more deliveries.
+    # A dead delivery is logged as an error, because the customer loses an event. A disabled delivery is logged as a
+    # warning, because its endpoint accepts no more deliveries.
     write = {"delivered": log.info, "dead": log.error}.get(decision.state, log.warning)
     write(
         "webhook_attempted",

@@ -1,5 +1,5 @@
-"""Dead mails, for the command line. The mail server refused each of them permanently, and an operator may send it
-again.
+"""Functions of the command line for dead mails. The mail server has permanently refused a dead mail, and an operator
+may send such a mail again.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,8 @@ async def list_dead_mails(session: Session, *, count: int = 100) -> list[DeadMai
 
 
 async def resend_mails(session: Session, *, mail_id: UUID | None = None, dry_run: bool = False) -> Sequence[UUID]:
-    """Make one dead mail (`mail_id`), or all of them, pending again, each with a new job. Returns their ids.
+    """Make one dead mail (`mail_id`) or all dead mails pending again, each with a new job. Returns the ids of these
+    mails.
 
     Each mail keeps its Message-ID. A mail that is not dead stays unchanged, so repeating the command sends no second
     copy. A dry run returns the ids and changes nothing.

@@ -1,4 +1,4 @@
-"""Deliveries of webhooks: write them for each event, list them for a client, and repeat them on request."""
+"""Deliveries of webhooks: they are written for each event, listed for a client, and repeated at a client's request."""
 
 from datetime import datetime
 from uuid import UUID
@@ -28,7 +28,9 @@ class _Data(BaseModel):
 
 
 class _Body(BaseModel):
-    """The body that a customer gets: Standard Webhooks' payload, with the event's id and without mail addresses."""
+    """The body of a webhook to a customer: the payload of Standard Webhooks, with the event's id and without mail
+    addresses.
+    """
 
     id: UUID
     type: str
@@ -40,7 +42,7 @@ async def write_deliveries(
     session: Session, event: OrderEvent, *, event_id: UUID, version: int, occurred_at: datetime
 ) -> None:
     """Step 14 of an order (docs/reference/protocol.md): write a delivery, and its job, for each of the client's
-    endpoints that wants this event.
+    endpoints that subscribes to this event.
     """
     listening = await session.scalars(
         select(WebhookEndpoint.id)
@@ -65,8 +67,9 @@ async def write_deliveries(
                 traceparent=current_traceparent(),
             )
         )
-        # This job has no unique key. With one, a job that waits already would replace it, and a worker could claim that
-        # job just before this transaction commits and miss the delivery.
+        # This job has no unique key. With a unique key, no job would be enqueued if another job for the endpoint waits
+        # already. A worker could then claim the waiting job just before this transaction commits, and that job would
+        # miss the delivery.
         await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id))
 
 
@@ -91,15 +94,16 @@ async def list_deliveries(
 
 
 async def find_delivery(session: Session, delivery_id: UUID, *, client_id: str) -> DeliveryView:
-    """The delivery. Raises `ApiError` (404) if the client has no such delivery."""
+    """The delivery with this id. Raises `ApiError` (404) if the client has no such delivery."""
     return _view(await _own(session, delivery_id, client_id))
 
 
 async def redeliver(session: Session, delivery_id: UUID, *, client_id: str) -> DeliveryView:
-    """Put a dead delivery at the end of its endpoint's queue, with the same id and a full set of attempts.
+    """Put a dead delivery at the end of its endpoint's queue. The delivery keeps its id, and its attempts count from 0
+    again.
 
-    A pending delivery stays unchanged. Raises `ApiError`: 404, or 409 when the delivery is neither dead nor pending, or
-    when its endpoint is disabled.
+    A pending delivery stays unchanged. Raises `ApiError`: 404 if the client has no such delivery; 409 when the delivery
+    is neither dead nor pending, or when its endpoint is disabled.
     """
     found = await _own(session, delivery_id, client_id)
     endpoint, _ = await lock_queue(session, found.endpoint_id)

@@ -1,9 +1,9 @@
-"""The queue of one endpoint's deliveries. Only its first pending delivery may be sent.
+"""The queue of the deliveries to one endpoint. Only the first pending delivery of a queue may be sent.
 
-A transaction that changes a queue (begins an attempt, records one, settles or repeats a delivery) first locks the
-endpoint's row, so it sees the changes of the transactions before it. As long as a delivery is pending, a job exists
-that looks at its queue. It is the job enqueued with the delivery, the job enqueued after the previous attempt, or the
-job whose attempt is under way.
+A transaction that begins or records an attempt, or that settles or repeats a delivery, first locks the endpoint's row.
+So it sees the changes of all earlier transactions of this kind. As long as a delivery is pending, a job exists that
+looks at its queue. This job was enqueued together with the delivery or after the previous attempt, or it is the job
+whose attempt is under way.
 """
 
 from datetime import datetime
@@ -31,8 +31,8 @@ async def lock_queue(session: Session, endpoint_id: UUID) -> tuple[WebhookEndpoi
 
 
 def first_pending(endpoint_id: UUID) -> Select[WebhookDelivery]:
-    """The queue's first pending delivery. Only this one may be sent, so that customers get the events of an order in
-    order.
+    """A query of the first pending delivery in the endpoint's queue. Only this delivery may be sent, so that customers
+    get the events of an order in the order of their versions.
     """
     return (
         select(WebhookDelivery)
@@ -46,6 +46,6 @@ def first_pending(endpoint_id: UUID) -> Select[WebhookDelivery]:
 async def look_when_due(
     session: Session, first: WebhookDelivery, now: datetime, *, unique_key: str | None = None
 ) -> None:
-    """Enqueue a job that looks at the queue when its first delivery is due."""
+    """Enqueue a job that looks at the endpoint's queue when `first`, the first pending delivery, is due."""
     delay = max(0.0, (first.next_attempt_at - now).total_seconds())
     await enqueue(session, DeliverWebhook(endpoint_id=first.endpoint_id), unique_key=unique_key, delay=delay)

@@ -1,5 +1,5 @@
-"""Clients' webhook endpoints: create, change, rotate secrets, disable, delete. A client that names another client's
-endpoint gets a 404.
+"""Creates, changes, disables and deletes clients' webhook endpoints, and rotates their secrets. A client that names
+another client's endpoint gets a 404.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ from notifications.use_cases.mails import write_notice
 
 log = get_logger(__name__)
 
-# The URL's query may hold a secret of the endpoint's owner. The mail goes to that owner, so it shows the whole URL.
+# The URL's query may hold a secret of the endpoint's owner. The mail goes to this owner, so the mail shows the whole
+# URL.
 _NOTICE = """We no longer send webhooks to {url}.
 
 Why: {reason}
@@ -35,8 +36,8 @@ _LOCK_CLIENT = text("SELECT pg_advisory_xact_lock(hashtextextended('webhook_endp
 
 
 async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolve) -> None:
-    """Raise `ApiError` (422, with the reason) unless webhooks may go to this URL. Queries the DNS, so call it outside a
-    transaction.
+    """Raise `ApiError` (422, with the reason) unless webhooks may go to this URL. The function queries the DNS, so
+    callers must call it outside a transaction.
     """
     try:
         await check_addresses(check_url(url, egress), egress, resolve=resolve)
@@ -49,8 +50,8 @@ async def check_destination(url: str, egress: EgressSettings, *, resolve: Resolv
 async def create_endpoint(
     session: Session, command: CreateEndpoint, *, client_id: str, key: IdempotencyKey, max_endpoints: int
 ) -> StoredAnswer:
-    """The new endpoint with its secret; for a repeated key, the first answer. Raises `ApiError` (409) when the client
-    has as many endpoints as allowed.
+    """Create an endpoint. Returns an answer with the endpoint and its secret, or the first answer if the idempotency
+    key was used before. Raises `ApiError` (409) when the client has as many endpoints as allowed.
     """
     if (stored := await idempotency.find_answer(session, key)) is not None:
         return stored
@@ -76,27 +77,29 @@ async def create_endpoint(
 
 
 async def list_endpoints(session: Session, *, client_id: str) -> EndpointList:
-    """All endpoints of the client, oldest first. Their number has a limit, so there are no pages."""
+    """All endpoints of the client, oldest first. The list has no pages, because the number of a client's endpoints is
+    limited.
+    """
     endpoints = await session.scalars(_of_client(client_id).order_by(WebhookEndpoint.id))
     return EndpointList(items=[_view(endpoint) for endpoint in endpoints])
 
 
 async def find_endpoint(session: Session, endpoint_id: UUID, *, client_id: str) -> EndpointView:
-    """Raises `ApiError` (404)."""
+    """The endpoint with this id. Raises `ApiError` (404) if the client has no such endpoint."""
     return _view(await _own(session, _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)))
 
 
 async def update_endpoint(
     session: Session, endpoint_id: UUID, command: UpdateEndpoint, *, client_id: str
 ) -> EndpointView:
-    """Change the given fields. If this disables the endpoint, its pending deliveries become `disabled`. Raises
-    `ApiError` (404) for an unknown endpoint.
+    """Change the fields that `command` contains. If the change disables the endpoint, its pending deliveries become
+    `disabled`. Raises `ApiError` (404) for an unknown endpoint.
     """
     await _own_locked(session, endpoint_id, client_id)
     given = command.model_dump(exclude_none=True)
     if (enabled := given.pop("enabled", None)) is not None:
         given |= {"is_enabled": enabled, "disabled_reason": None}
-    if enabled or "url" in given:  # the endpoint starts again without failures
+    if enabled or "url" in given:  # earlier failures of the endpoint no longer count
         given |= {"failing_since": None, "is_suspect": False}
     endpoint = await _change(session, endpoint_id, given)
     if enabled is False:
@@ -105,8 +108,8 @@ async def update_endpoint(
 
 
 async def delete_endpoint(session: Session, endpoint_id: UUID, *, client_id: str) -> None:
-    """Erase the endpoint's secrets, its contact and the stored answers that contain them. Its pending deliveries are
-    disabled; all its deliveries stay listed.
+    """Delete an endpoint: erase its secrets, its contact's address, and the stored answers that contain a secret. Its
+    pending deliveries become `disabled`; all its deliveries stay listed.
 
     Raises `ApiError` (404) for an unknown endpoint.
     """
@@ -121,9 +124,10 @@ async def delete_endpoint(session: Session, endpoint_id: UUID, *, client_id: str
 async def rotate_secret(
     session: Session, endpoint_id: UUID, *, client_id: str, key: IdempotencyKey, overlap: float
 ) -> StoredAnswer:
-    """Replace the secret. For `overlap` seconds the replaced secret signs as well; an older one stops at once.
+    """Replace the endpoint's secret. For `overlap` seconds, webhooks are signed with the replaced secret, too. A secret
+    that was replaced earlier signs no more webhooks.
 
-    For a repeated key, returns the first answer. Raises `ApiError` (404) for an unknown endpoint.
+    Returns the first answer if the idempotency key was used before. Raises `ApiError` (404) for an unknown endpoint.
     """
     if (stored := await idempotency.find_answer(session, key)) is not None:
         return stored
@@ -138,8 +142,8 @@ async def rotate_secret(
 async def disable_endpoint(
     session: Session, endpoint: WebhookEndpoint, cause: Literal["gone", "failing"], reason: str
 ) -> None:
-    """Disable an endpoint that is gone or keeps failing, and mail the reason to its contact. Its client may enable it
-    again.
+    """Disable an endpoint that is gone or keeps failing, and mail the reason to its contact. The client may enable the
+    endpoint again.
     """
     await _change(session, endpoint.id, {"is_enabled": False, "disabled_reason": reason})
     await settle_pending(session, endpoint.id, reason)
@@ -166,7 +170,7 @@ async def disable_endpoint(
 
 
 async def settle_pending(session: Session, endpoint_id: UUID, reason: str) -> None:
-    """Set the pending deliveries to `disabled`. The caller holds the lock on the endpoint's row."""
+    """Set the endpoint's pending deliveries to `disabled`. The caller must hold the lock on the endpoint's row."""
     disabled = DeliveryStatus.DISABLED
     await session.execute(
         update(WebhookDelivery)
@@ -189,8 +193,8 @@ async def _own(session: Session, query: Select[WebhookEndpoint]) -> WebhookEndpo
 
 
 async def _own_locked(session: Session, endpoint_id: UUID, client_id: str) -> WebhookEndpoint:
-    """The endpoint, locked. The lock does not block inserts of deliveries, because their foreign key only needs the row
-    to exist.
+    """The client's endpoint, with a lock on its row. The lock does not block inserts of deliveries: it is `FOR NO KEY
+    UPDATE`, which allows the lock of their foreign key.
     """
     query = _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)
     return await _own(session, query.with_for_update(key_share=True))
@@ -210,8 +214,9 @@ async def _change(session: Session, endpoint_id: UUID, values: Mapping[str, Any]
 async def _answer_with_secret(
     session: Session, endpoint: WebhookEndpoint, key: IdempotencyKey, *, status: int
 ) -> StoredAnswer:
-    """The answer with the endpoint and its secret, which no other answer contains. It is stored under the idempotency
-    key until the endpoint is deleted, because the client may not have received it.
+    """The answer with the endpoint and its secret, which no other answer contains. The answer is stored under the
+    idempotency key, because a client that did not receive the answer may repeat the request. The deletion of the
+    endpoint also deletes the stored answer.
     """
     shown = EndpointWithSecret.model_validate(_view(endpoint).model_dump() | {"secret": endpoint.secret})
     answer = StoredAnswer(status, shown.model_dump_json().encode())

@@ -1,4 +1,6 @@
-"""Mails: one per event of an order, in the order of the events' versions. All attempts share one Message-ID."""
+"""Mails: one per event of an order, in the order of the events' versions. All attempts to send a mail have the same
+Message-ID.
+"""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -60,7 +62,7 @@ async def write_mail(session: Session, event: OrderEvent, *, event_id: UUID, ver
         )
         .returning(Mail.id)
     )
-    assert mail_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    assert mail_id is not None  # noqa: S101  for the type checker: INSERT … RETURNING returns a row or raises
     await enqueue(session, SendMail(mail_id=mail_id))
     await session.execute(
         update(OrderProgress).where(OrderProgress.order_id == event.order_id).values(last_version=version)
@@ -70,7 +72,7 @@ async def write_mail(session: Session, event: OrderEvent, *, event_id: UUID, ver
 async def write_notice(
     session: Session, *, client_id: str, recipient: str, event_type: str, subject: str, text: str
 ) -> None:
-    """Write a mail to a client about its own settings, such as an endpoint, and the mail's job."""
+    """Write a mail to a client about the client's own settings, such as a disabled endpoint, and the mail's job."""
     mail_id = await session.scalar(
         insert(Mail)
         .values(
@@ -83,18 +85,18 @@ async def write_notice(
         )
         .returning(Mail.id)
     )
-    assert mail_id is not None  # noqa: S101  INSERT … RETURNING gives a row or raises
+    assert mail_id is not None  # noqa: S101  for the type checker: INSERT … RETURNING returns a row or raises
     await enqueue(session, SendMail(mail_id=mail_id))
 
 
 async def read_mail(session: Session, mail_id: UUID) -> Mail:
-    """The mail that a job is about. It exists, because it was committed together with the job."""
+    """The mail to which a job belongs. The mail exists, because it was committed together with the job."""
     return (await session.scalars(select(Mail).where(Mail.id == mail_id))).one()
 
 
 async def has_earlier_pending(session: Session, mail: Mail) -> bool:
-    """Whether an earlier mail of the same order is still pending. Customers get the mails of an order in the order of
-    its events.
+    """Whether an earlier mail of the same order is still pending. Customers get the mails about an order in the order
+    of its events.
     """
     if mail.version is None:  # a notice belongs to no order
         return False
@@ -105,7 +107,7 @@ async def has_earlier_pending(session: Session, mail: Mail) -> bool:
 
 
 async def settle_mail(session: Session, mail_id: UUID, status: MailStatus, reason: str | None = None) -> None:
-    """Mark the mail as sent or dead. Does nothing if another worker has settled it already."""
+    """Mark the mail as sent or dead. Does nothing if another worker has marked the mail already."""
     settled = await session.scalar(
         update(Mail)
         .where(Mail.id == mail_id, Mail.status.in_(MAIL.sources(status)))
@@ -120,7 +122,7 @@ async def settle_mail(session: Session, mail_id: UUID, status: MailStatus, reaso
 
 
 async def list_mails(session: Session, *, client_id: str, order_id: UUID) -> MailList:
-    """The mails about one of the client's orders, by version. Empty for another client's order."""
+    """The mails about one of the client's orders, by version. The list is empty for an order of another client."""
     mails = await session.scalars(
         select(Mail).where(Mail.client_id == client_id, Mail.order_id == order_id).order_by(Mail.version)
     )

@@ -1,4 +1,4 @@
-"""Sweeps: enqueue a job for each pending mail or delivery that has none."""
+"""Sweeps: enqueue a job for each pending mail or delivery that has no job."""
 
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
             Mail.created_at < stale_since,
             ~has_live_job([SendMail], mail_id=Mail.id),
         )
-        .order_by(func.random())  # in a fixed order, mails that cannot be sent could fill every batch
+        .order_by(func.random())  # at random: in a fixed order, mails that cannot be sent could fill every batch
         .limit(batch)
     )
     for mail_id in mails:

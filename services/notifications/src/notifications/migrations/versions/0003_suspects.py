@@ -1,4 +1,6 @@
-"""A mark for endpoints whose latest attempt failed or was slow. The jobs of deliveries move to a separate queue."""
+"""A column that marks endpoints whose latest attempt failed or was slow. The jobs of deliveries move to a separate
+queue.
+"""
 
 from alembic import op
 

@@ -1,4 +1,6 @@
-"""Endpoints that fail for long are disabled, and their clients receive a mail, which belongs to no order."""
+"""Columns for endpoints that fail for long: such an endpoint is disabled, and its client receives a mail, which belongs
+to no order.
+"""
 
 from alembic import op
 
