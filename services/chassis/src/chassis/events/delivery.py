@@ -1,5 +1,5 @@
-"""Delivers one event: the handler's effects and the event's inbox row commit in one transaction. Then the stream entry
-is settled.
+"""Delivers one event: the handler's effects and the event's inbox row commit in one transaction. After the commit, the
+stream entry is settled.
 
 To settle an entry means to acknowledge it to Redis, so that it is not delivered again. A dead event is stored in the
 table `dead_event` before the acknowledgement. An entry that is not settled stays pending and is delivered again.
@@ -71,7 +71,7 @@ class Deliveries:
         return received
 
     async def is_spent(self, entry: Entry) -> bool:
-        """Whether a pending entry has used up its delivery attempts. If so, the method settles the entry as dead.
+        """Whether a pending entry has used up its delivery attempts. The method settles such an entry as dead.
 
         `deliver` settles an entry when its last attempt fails. So if an entry without remaining attempts is still
         pending, the process ended during the last attempt.
@@ -164,7 +164,7 @@ class Deliveries:
 
 
 def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:
-    """Write the delivery's canonical line, with a traceback unless the error is a `HoldfastError`."""
+    """Write the one log line of the delivery, with a traceback unless the error is a `HoldfastError`."""
     if error is None:
         log.info("event_processed", **fields)
     else:

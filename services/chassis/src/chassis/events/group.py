@@ -34,8 +34,8 @@ _READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
 _TRY = Path(__file__).with_name("consumer_try.lua").read_text("utf-8")
 _TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
 _GONE_AFTER_MS = 3_600_000
-"""A consumer without entries that sends no command for an hour is removed from the group. Its process has ended,
-because no process pauses for an hour and then continues. A new pod uses a new consumer name."""
+"""A consumer without entries that sends no command for an hour is removed from the group. The consumer's process has
+ended, because no process pauses for an hour and then continues. A new pod uses a new consumer name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +111,8 @@ class ConsumerGroup:
             read_before[key] = last_id
             found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
         if not found:
-            # This XREAD only waits for a new entry. It does not read for the group, so the next call's script reads the
-            # entry.
+            # This XREAD only waits for a new entry. This command does not read for the group, so the next call's script
+            # reads the entry.
             await self._redis.xread(read_before, count=1, block=round(block * 1000))
         return found
 

@@ -105,7 +105,7 @@ async def in_order[E: Event](
 
     If an earlier version is missing, `received` is held (stored in the inbox until the earlier event arrives), and the
     list is empty. If `received` is the next event, the list contains `received` and the held events that follow without
-    a gap. If the version of `received` was applied before, the list is empty, too.
+    a gap. If the version of `received` was applied before, the list is empty as well.
 
     Before the call, the caller locks the row of the aggregate in the service's table. In the same transaction, the
     caller stores the version of the last event that it has applied.

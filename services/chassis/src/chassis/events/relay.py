@@ -52,7 +52,7 @@ is_held_back = Gauge(
 _SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
-"""The largest number of rows that one statement deletes. To delete so many rows takes about 50 ms."""
+"""The largest number of rows that one statement deletes. The deletion of so many rows takes about 50 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,9 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Selects dead letters by job name, queue, and a part of the reason. A field that is None selects every value."""
+    """Selects dead letters by job name, by queue, and by a part of the reason. A field that is None selects every
+    value.
+    """
 
     name: str | None = None
     queue: str | None = None
@@ -135,7 +137,7 @@ async def stats(session: Session) -> list[JobStats]:
 
 
 async def work_left(session: Session, *, queue: str | None = None) -> WorkLeft:
-    """The work that is left in one queue, or in all queues."""
+    """The numbers of jobs that are not dead, in `queue` or in all queues."""
     row = (await session.execute(STATEMENTS["work_left"], {"queue": queue})).one()
     return WorkLeft(due=row.due, running=row.running, later=row.later)
 

@@ -176,7 +176,7 @@ class Executor:
 
 
 def _write_line(outcome: Outcome, error: Exception | None, fields: Mapping[str, Any]) -> None:
-    """Write the attempt's canonical line, with a traceback unless the error is a `HoldfastError`."""
+    """Write the one log line of the attempt, with a traceback unless the error is a `HoldfastError`."""
     if error is None:
         log.info("job_finished", **fields)
         return

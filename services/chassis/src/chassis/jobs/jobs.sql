@@ -3,8 +3,8 @@
 --
 -- A statement that changes a limited number of rows selects the rows with `= ANY (ARRAY(SELECT …))`, here and
 -- elsewhere. PostgreSQL evaluates the array once. With a sub-select after IN, PostgreSQL would plan a join. If the
--- table was empty at its last ANALYZE, PostgreSQL evaluates the join's inner side for each row. FOR UPDATE SKIP LOCKED
--- then finds other rows each time, and the statement changes more rows than its limit.
+-- table was empty at its last ANALYZE, PostgreSQL evaluates the join's inner side for each row. In each evaluation FOR
+-- UPDATE SKIP LOCKED finds other rows, so the statement changes more rows than its limit.
 
 -- name: enqueue
 -- Add a job without a deduplication key, which saves 40 of the 200 µs of `enqueue_unique`: its check for a duplicate.
@@ -33,9 +33,9 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 
 -- name: turn
 -- One turn of a worker: delete the worker's finished jobs (:ids, :attempts), and claim up to :count ready jobs for
--- :lease seconds, the highest priority first. One statement does both, since a round trip and a commit cost as much as
--- the work on ten jobs. The result contains the claimed jobs, and each finished job whose lease was lost, with NULL as
--- its name.
+-- :lease seconds, the highest priority first. One statement ends and claims jobs, since a round trip and a commit cost
+-- as much as the work on ten jobs. The result contains the claimed jobs, and each finished job whose lease was lost,
+-- with NULL as its name.
 --
 -- The claim increases the attempt number. If the end of an attempt increased the number, a job that kills its process
 -- would never use up its attempts. The claim also clears the deduplication key. So another job with the same key may be
@@ -190,10 +190,10 @@ WITH expired AS (
 SELECT id, name, queue, attempt, status FROM reaped;
 
 -- name: set_back
--- Correct the times of jobs after the database server's clock was set back. Otherwise jobs and leases would wait until
--- the clock catches up. A row whose `written_at` is in the future was written before the clock was set back. The row's
--- times move back by as much as `written_at` is ahead. The statement reads all delayed jobs of the queue, so it runs
--- less often than `sample`.
+-- Correct the times of jobs after the database server's clock was set back. Without this correction, jobs and leases
+-- would wait until the clock catches up. A row whose `written_at` is in the future was written before the clock was set
+-- back. The row's times move back by as much as `written_at` is ahead. The statement reads all delayed jobs of the
+-- queue, so it runs less often than `sample`.
 WITH ahead AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at > now() AND written_at > now()

@@ -146,8 +146,8 @@ class Scheduler:
         if row is None and await session.scalar(_IS_DEFINED, name):
             return "elsewhere", min(schedule.every, CHECK_SECONDS)
         if row is None:
-            # The first run has a random time in the first interval, so that schedules that start together do not run
-            # together.
+            # The first run has a random time in the first interval, so that new schedules do not all run at the same
+            # time.
             first = schedule.every * self._random()
             await session.execute(_DEFINE, {**name, "first": timedelta(seconds=first)})
             return "early", min(first, CHECK_SECONDS)

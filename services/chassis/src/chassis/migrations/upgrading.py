@@ -21,10 +21,10 @@ table wait behind it."""
 async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None:
     """Bring the database to the newest revision of the chassis and of each folder in `service_migrations`.
 
-    A folder holds its revision files in `versions`. The upgrade runs as the role that owns the schema. It raises
-    `ConfigurationError` if the settings have no login for that role. Concurrent upgrades run one after the other. If
-    the database has all revisions of this code, the upgrade changes nothing. Older code also changes nothing in a
-    database that newer code has migrated.
+    A folder holds its revision files in `versions`. The upgrade runs as the role that owns the schema. The upgrade
+    raises `ConfigurationError` if the settings have no login for that role. Concurrent upgrades run one after the
+    other. If the database has all revisions of this code, the upgrade changes nothing. Older code also changes nothing
+    in a database that newer code has migrated.
     """
     engine = create_async_engine(
         _owner_url(settings),

@@ -9,7 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The columns may be NULL. So PostgreSQL does not rewrite the tables, and code that does not know them still works.
+    # The columns may be NULL. So PostgreSQL does not rewrite the tables, and code that does not know the columns still
+    # works.
     op.execute("ALTER TABLE stream_position ADD COLUMN repeat_after bigint")
     op.execute("ALTER TABLE dead_event ADD COLUMN replay_at timestamptz")
     op.execute("CREATE INDEX dead_event_replay ON dead_event (consumer, id) WHERE replay_at IS NOT NULL")
