@@ -24,7 +24,7 @@ from notifications.use_cases import attempts
 from notifications.use_cases.attempts import Attempt
 from notifications.webhook_sender import WebhookSender
 
-WAIT_FOR_EARLIER = 0.5  # seconds between two checks whether an earlier mail was sent, which usually takes milliseconds
+WAIT_FOR_EARLIER = 0.5  # seconds between two checks whether an earlier mail was sent; a mail usually takes milliseconds
 RECORDING_SECONDS = 5.0  # the longest time, in seconds, from the end of an attempt until its answer is committed
 
 
@@ -57,8 +57,8 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
     if mail.status != MailStatus.PENDING:
         return
     if must_wait:
-        # This mail waits for an earlier one. The wait is not a failure, so a new job replaces this job, and no attempt
-        # is used up.
+        # This mail waits for an earlier mail of its order. The wait is not a failure, so a new job replaces this job,
+        # and no attempt is used up.
         async with database.transaction() as session:
             await enqueue(session, payload, delay=WAIT_FOR_EARLIER)
             await job.complete_in(session)

@@ -33,8 +33,8 @@ class Mailer:
         self._domain = settings.sender.rpartition("@")[2]
 
     async def send(self, *, message_id: str, recipient: str, subject: str, text: str) -> None:
-        """Send one mail with the Message-ID `<message_id@domain>`. Use the same id in all attempts, so that a mailbox
-        can recognise copies.
+        """Send one mail with the Message-ID `<message_id@domain>`. The caller uses the same id in all attempts, so that
+        a mailbox can recognise copies.
 
         Raises `MailRefused` if the server refuses the mail permanently. Raises a `DependencyError` after any other
         failure: the caller must then send the mail again.

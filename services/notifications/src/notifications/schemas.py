@@ -1,4 +1,4 @@
-"""The public schemas of notifications."""
+"""The public schemas of the notifications service."""
 
 from datetime import datetime
 from typing import Annotated, Literal

@@ -69,7 +69,7 @@ class WebhookSender:
             return AttemptAnswer(result="unreachable", reason=f"no connection ({type(error).__name__})")
         except TimeoutError:
             return AttemptAnswer(result="timeout", reason=f"no answer within {self._settings.attempt_timeout:g} s")
-        except (aiohttp.ClientError, ValueError) as error:  # ValueError: a URL or an answer that aiohttp cannot read
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: aiohttp cannot read the URL or answer
             return AttemptAnswer(result="failed", reason=f"no readable answer ({type(error).__name__})")
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> AttemptAnswer:
@@ -88,7 +88,7 @@ class WebhookSender:
 
 def _answer_of(response: aiohttp.ClientResponse) -> AttemptAnswer:
     status = response.status
-    if 200 <= status < 300:  # noqa: PLR2004  the end of the 2xx range
+    if 200 <= status < 300:  # noqa: PLR2004  300 is the end of the 2xx range
         return AttemptAnswer(result="delivered", status=status)
     return AttemptAnswer(
         result="gone" if status == _GONE else "failed",

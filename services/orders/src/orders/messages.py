@@ -28,7 +28,7 @@ class SettlePayment(JobPayload, job="settle_payment", unique=("order_id",), max_
 
 class OrderEvent(Event):
     """The fields that every event of an order has. Each event has the whole state of the order, so a consumer can apply
-    a later event even if it missed an earlier one.
+    a later event even if it has missed an earlier event.
     """
 
     order_id: UUID

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 
 class Payment(BaseModel):
-    """The payments service's answer. Fields that orders does not need are ignored."""
+    """The payments service's answer. Fields that the orders service does not need are ignored."""
 
     id: UUID
     status: Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]

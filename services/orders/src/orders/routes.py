@@ -22,8 +22,8 @@ from orders.schemas import MAX_PAGE, OrderPage, OrderView, PlaceOrder, ProductLi
 CATALOGUE_KEY = "all"
 
 PLACE_ORDER_COST = 5
-"""The units that a new order takes from the caller's rate limit: it writes ten rows and starts a payment. A read takes
-1 unit, because it runs at most one query.
+"""The units that the placing of an order takes from the caller's rate limit. A new order writes ten rows and starts a
+payment. A read takes 1 unit, because it runs at most one query.
 """
 
 router = Router(prefix="/v1")

@@ -8,7 +8,7 @@ from chassis.errors.fields import EmailAddress
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_LINES = 50  # this keeps the body of the largest order under 8 KiB
-MAX_QUANTITY = 1000  # pieces in one line; a larger number is probably a typing error
+MAX_QUANTITY = 1000  # pieces of a product in one line of an order; a larger number is probably a typing error
 MAX_PAGE = 100
 
 type Money = Annotated[int, Field(gt=0, description="Minor units (cents).")]
@@ -32,7 +32,7 @@ class PlaceOrder(Input):
         EmailAddress,
         Field(
             examples=["ada@example.com"],
-            json_schema_extra={"writeOnly": True},  # so errors do not repeat the value
+            json_schema_extra={"writeOnly": True},  # error answers omit the value
         ),
     ]
     payment_method: Annotated[
@@ -43,7 +43,7 @@ class PlaceOrder(Input):
             pattern=r"^[A-Za-z0-9_]+$",
             description="The provider's token for a card, never its number.",
             examples=["pm_card_ok"],
-            json_schema_extra={"writeOnly": True},  # so errors do not repeat the value
+            json_schema_extra={"writeOnly": True},  # error answers omit the value
         ),
     ]
 

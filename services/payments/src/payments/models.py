@@ -47,7 +47,9 @@ PAYMENT = StateMachine(
 
 
 class RefundStatus(StrEnum):
-    """`submitted`: the provider has accepted the refund. After `failed`, another refund with a new key is tried."""
+    """`submitted`: the provider has accepted the refund. After a refund has failed, another refund with a new
+    idempotency key is tried.
+    """
 
     REQUESTED = "requested"
     SUBMITTED = "submitted"

@@ -8,7 +8,8 @@ from uuid import UUID
 from chassis.calls.http_client import AttemptHook, HttpDependency, Response
 from pydantic import BaseModel, Field
 
-# This type refuses control characters: PostgreSQL cannot store NUL in a text, and an id or a code never needs them.
+# This type refuses control characters: PostgreSQL cannot store NUL in a text, and an id or a code never needs such
+# characters.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 # The provider's count of an object's changes. The number must fit into PostgreSQL's bigint.

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Provider(StrEnum):
-    """The providers that send webhooks. The value is the last part of the path to which the provider posts."""
+    """The providers that send webhooks. A provider's value is the last part of the path to which the provider posts."""
 
     PAYMENT_PROVIDER = "payment-provider"
     STRIPE = "stripe"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 # This type refuses control characters: PostgreSQL cannot store NUL in text or JSON, and an id or a code never needs
-# them.
+# such characters.
 type Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 # A number that is not negative and fits into PostgreSQL's bigint, for amounts and versions.
@@ -13,8 +13,8 @@ type Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Received(BaseModel):
-    """The answer to a stored webhook. `duplicate` means that the webhook was stored before; the sender need do nothing
-    then.
+    """The answer to a stored webhook. `duplicate` means that the webhook was stored before, so the sender need do
+    nothing.
     """
 
     status: Literal["accepted", "duplicate"]

@@ -64,7 +64,7 @@ async def store_event(session: Session, *, provider: Provider, event_id: str, bo
 
 async def publish_event(session: Session, row_id: UUID) -> str | None:
     """Step 8 of an order (docs/reference/protocol.md): publish the stored event to the outbox. Returns the problem if
-    the event cannot be read, or else None.
+    the event cannot be read, and None if it can be read.
 
     An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After a fix of the
     code that reads events, an operator replays the job of the dead event or redrives the event.

@@ -4,8 +4,8 @@
 
 A process reads all valid keys at start-up and again every `auth.key_refresh` seconds. A request causes no query, so a
 flood of unknown keys does not reach the database. A revoked key works until the next read. While the database cannot be
-read, the keys stay valid for `auth.key_grace`. After that every request with a key gets a 503, because the key may have
-been revoked.
+read, the keys stay valid for `auth.key_grace` seconds. After this time every request with a key gets a 503, because the
+key may have been revoked.
 
 The stored hash is an HMAC. Its secret, the pepper, is a setting and not in the database, so a reader of the table
 cannot check whether a given key is in the table. Each row has the fingerprint of its pepper, so that keys under an old
@@ -47,7 +47,7 @@ and reading them takes 20 ms.
 _KEY = re.compile(r"hf_([a-z0-9]{12})_[A-Za-z0-9]{43}")
 _PREFIX = slice(3, 15)  # the position of the prefix in a key
 _PREFIX_LETTERS = string.ascii_lowercase + string.digits
-_SECRET_LETTERS = string.ascii_letters + string.digits  # 43 of these are 256 bits; a double click selects a whole key
+_SECRET_LETTERS = string.ascii_letters + string.digits  # 43 letters are 256 bits; a double click selects a whole key
 STATEMENTS = {name: text(sql) for name, sql in load_statements("api_keys.sql", package="chassis.auth").items()}
 
 key_age = Gauge("api_keys_age_seconds", "Seconds since this process last read the valid API keys.")
@@ -139,7 +139,7 @@ class ApiKeys:
     def find(self, key: str) -> ApiKey | None:
         """The stored key that matches `key`, or None if `key` is invalid.
 
-        Raises `ApiError` (503) when the database was last read more than `auth.key_grace` ago.
+        Raises `ApiError` (503) when the database was last read more than `auth.key_grace` seconds ago.
         """
         settings = self._current()
         if settings is not self._settings:

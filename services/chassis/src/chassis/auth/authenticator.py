@@ -1,5 +1,5 @@
 """Turns the header `Authorization: Bearer …` into a principal with its scopes. Every 401 has the same message, so a
-caller cannot learn why a credential was refused.
+caller cannot find out why its credential was refused.
 """
 
 from collections.abc import Callable

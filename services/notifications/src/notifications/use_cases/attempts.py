@@ -1,4 +1,4 @@
-"""Attempts at webhook deliveries: one transaction begins an attempt, and another one records its answer."""
+"""Attempts at webhook deliveries: one transaction begins an attempt, and another transaction records its answer."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

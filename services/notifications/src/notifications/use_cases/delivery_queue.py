@@ -2,8 +2,8 @@
 
 A transaction that begins or records an attempt, or that settles or repeats a delivery, first locks the endpoint's row.
 So it sees the changes of all earlier transactions of this kind. As long as a delivery is pending, a job exists that
-looks at its queue. This job was enqueued together with the delivery or after the previous attempt, or it is the job
-whose attempt is under way.
+looks at the delivery's queue. This job was enqueued together with the delivery or after the previous attempt, or it is
+the job whose attempt is under way.
 """
 
 from datetime import datetime

@@ -23,7 +23,7 @@ from notifications.use_cases.mails import write_notice
 
 log = get_logger(__name__)
 
-# The URL's query may hold a secret of the endpoint's owner. The mail goes to this owner, so the mail shows the whole
+# The URL's query may hold a secret of the endpoint's owner. This mail goes to the owner, so the mail shows the whole
 # URL.
 _NOTICE = """We no longer send webhooks to {url}.
 

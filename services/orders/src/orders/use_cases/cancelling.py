@@ -45,7 +45,7 @@ async def expire_orders(session: Session, *, after: float, batch: int) -> list[O
         .limit(batch)
         .scalar_subquery()
     )
-    # PostgreSQL evaluates the array once. It might evaluate a subquery in `IN` again for each order.
+    # PostgreSQL evaluates this array once, but it might evaluate a subquery in `IN` again for each order.
     return await _begin_cancelling(
         session,
         Order.id == func.any(func.array(too_old)),

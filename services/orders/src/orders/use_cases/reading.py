@@ -29,7 +29,7 @@ async def find_product(session: Session, product_id: str) -> ProductView | None:
 
 
 async def find_order(session: Session, order_id: UUID, *, client_id: str) -> OrderView | None:
-    """The order, or None when this client has no such order."""
+    """The order with this id, or None when this client has no such order."""
     rows = await session.fetch(_FIND, order_id=order_id, client=client_id)
     if not rows:
         return None

@@ -27,8 +27,8 @@ settle_seconds = Histogram(
 )
 
 _FIRST_FINAL_VERSION = 2
-"""The version of the event that reports the first end of an order, confirmed or cancelled. Version 1 is `order.placed`,
-and version 3 is the cancellation of a confirmed order.
+"""The version of the event that confirms a pending order or cancels it. Version 1 is `order.placed`, and version 3 is
+the cancellation of a confirmed order.
 """
 _UNPAID = frozenset({"failed", "canceled", "refunded"})
 _SETTLED = _UNPAID | {"captured"}

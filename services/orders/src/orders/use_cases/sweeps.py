@@ -25,7 +25,7 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
             Order.updated_at < func.now() - timedelta(seconds=stale_after),
             ~has_live_job((RequestPayment, SettlePayment), order_id=Order.id),
         )
-        .order_by(func.random())  # at random: in a fixed order, stuck orders could fill every batch
+        .order_by(func.random())  # a random batch: in a fixed order, stuck orders could fill every batch
         .limit(batch)
     )
     for order in stale:

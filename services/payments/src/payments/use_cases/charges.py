@@ -51,7 +51,7 @@ async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
     attempt is open, move the payment back to `created`, or to `canceled` if the payment is marked as void.
     """
     payment = await lock(session, payment_id)
-    assert payment is not None  # noqa: S101  the attempt's foreign key refers to it
+    assert payment is not None  # noqa: S101  the attempt's row refers to the payment
     await session.execute(
         update(ChargeAttempt)
         .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)

@@ -51,7 +51,7 @@ async def refund_to_ask_for(session: Session, refund_id: UUID) -> Refund | None:
         select(Refund).where(
             Refund.id == refund_id,
             Refund.status == RefundStatus.REQUESTED.value,
-            # The first POST comes after the row's creation, so the provider remembers the key at least as long as
+            # The first POST is sent after the row's creation, so the provider remembers the key for at least the time
             # computed here.
             Refund.created_at > func.now() - POST_WINDOW,
         )

@@ -1,12 +1,12 @@
-"""Time limits of the provider's idempotency keys: how long we repeat a POST, and when "not found" proves that none
-arrived.
+"""Time limits of the provider's idempotency keys: how long we repeat a POST, and when the answer "not found" proves
+that no POST arrived.
 """
 
 from datetime import timedelta
 
-# The provider retains idempotency keys for at least 24 h. The last POST with a key begins 4 h before that, so that no
-# POST is still on its way when the provider forgets the key.
+# The provider retains idempotency keys for at least 24 h. The last POST with a key begins at least 4 h before that
+# time, so that no POST is still on its way when the provider forgets the key.
 POST_WINDOW = timedelta(hours=20)
-# After this time no POST with the key can arrive at the provider. Only then does "not found" prove that no POST
-# arrived.
+# When this time has passed since the first POST, no POST with the key can arrive at the provider any more. Only then
+# does the answer "not found" prove that no POST arrived.
 PROOF_AFTER = timedelta(hours=24)

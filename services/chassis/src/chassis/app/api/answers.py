@@ -17,8 +17,8 @@ from chassis.retries.idempotency import StoredAnswer
 
 
 def returns(endpoint: Callable[..., Any]) -> tuple[Any, Any]:
-    """`(Json, Model)` or `(StoredAnswer, Model)`, from the handler's return annotation; `(None, None)` for any other
-    annotation.
+    """The pair `(Json, Model)` or `(StoredAnswer, Model)`, read from the handler's return annotation. The pair is
+    `(None, None)` for any other annotation.
     """
     annotation = signature(endpoint).return_annotation
     kind = get_origin(annotation)

@@ -77,8 +77,8 @@ class Application(FastAPI):
     """The configuration error that ended start-up; None if there was none."""
 
     def __init__(self, current: Callable[[], HttpSettings], *, routers: Sequence[Router] = (), **options: Any) -> None:
-        # With `redirect_slashes=False` a path with a wrong trailing slash gets a 404. A redirect would contain the
-        # request's Host header, which a caller can forge.
+        # With `redirect_slashes=False` a path with a wrong trailing slash gets a 404. A redirect to the right path
+        # would contain the request's Host header, which a caller can forge.
         super().__init__(redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None, **options)
         self.router.route_class = Route
         self.router.default = _answer_no_route

@@ -1,8 +1,8 @@
-"""One ASGI middleware around every request. It sets the request's id, span, deadline and size limit, and records
-metrics and the canonical log line.
+"""One ASGI middleware around every request. The middleware sets the request's id, span, deadline and size limit, and
+records metrics and the canonical log line.
 
-It is one middleware, because all these concerns need the same facts (route, status, duration). It uses ASGI directly,
-because Starlette's BaseHTTPMiddleware alone costs more than all of this module.
+All these concerns share one middleware, because they need the same facts (route, status, duration). The middleware uses
+ASGI directly, because Starlette's BaseHTTPMiddleware alone costs more than all of this module.
 """
 
 import asyncio
@@ -143,7 +143,7 @@ class Exchange:
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
-        self.method = method if method in _METHODS else "_OTHER"  # this bounds the number of label values
+        self.method = method if method in _METHODS else "_OTHER"  # so metrics have few label values
         self.headers: dict[str, str] = {}
         self.slot: Slot | None = None
         self.status: int | None = None
@@ -174,7 +174,7 @@ class Exchange:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408) from None  # a body that arrives slowly must not hold a slot longer
+            raise HTTPException(408) from None  # a body that arrives slowly must not hold a slot any longer
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
             # The exception must be Starlette's: FastAPI turns any other exception that is raised here into a 400.
@@ -195,7 +195,7 @@ class Exchange:
 
 
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
-    """The span's attributes. They omit the query and the headers, which may hold secrets."""
+    """The span's attributes, without the query and the headers, which may hold secrets."""
     return {
         "http.request.method": exchange.method,
         "url.path": scope["path"][:_MAX_PATH],

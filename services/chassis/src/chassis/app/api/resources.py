@@ -1,7 +1,7 @@
 """The resources of an API: those that every API opens when it starts, and those that a service adds for its routes.
 
-A service declares its own resources in its `routes.py`. In this example, a handler receives them through a parameter of
-the type `Given`:
+A service declares its own resources in its `routes.py`. In this example, a handler receives these resources through a
+parameter of the type `Given`:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Resources:
@@ -30,7 +30,7 @@ from chassis.rate_limiting import RateLimiter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiResources:
-    """The resources of every API. `Application` limits and authenticates requests with them."""
+    """The resources of every API. `Application` uses the rate limiter and the authenticator for each request."""
 
     database: Database
     redis: Redis

@@ -59,7 +59,9 @@ class Declaration(TypedDict, total=False):
     then `default` ones, and `critical` ones last.
     """
     errors: Sequence[ErrorCode]
-    """The error codes of this route. The codes that all routes share, and those of `Keyed`, are added automatically."""
+    """The error codes of this route. The codes that all routes share, and the codes of a `Keyed` parameter, are added
+    automatically.
+    """
     conditional: bool
     """True when the answer, a `Json`, has an ETag. A caller that sends the current ETag gets a 304 without a body."""
     status_code: int
@@ -108,7 +110,7 @@ class Route(APIRoute):
         )
         # The operation's id is the function's name, so that generated clients have readable method names.
         super().__init__(path, endpoint, **options | {"generate_unique_id_function": lambda route: route.name})
-        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's dependencies need it, and `Application` lacks it
+        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's dependencies need this exit stack
         self.app = past_solver(self)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,6 @@
-"""The API process: it serves the application and the management port until it is stopped, then it drains."""
+"""The API process serves the application and the management port until SIGTERM or SIGINT. Then it drains: it finishes
+the requests that have begun.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -58,7 +60,7 @@ async def _serve_until_stopped[S: ServiceSettings](
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
-    error_rendering.marked_fields(app)  # this takes 0.1 s; later the first invalid request would delay other requests
+    error_rendering.marked_fields(app)  # this takes 0.1 s now, or else during the first invalid request
     async with management.running(stopping), public.running(stopping), reloading(live):
         freeze_start_up()
         app.health.mark_started()

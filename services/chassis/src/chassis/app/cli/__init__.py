@@ -1,4 +1,4 @@
-"""The command of a service, the entry point of its containers: `orders api | worker | migrate | config explain | …`.
+"""The command of a service, which its containers run: `orders api | worker | migrate | config explain | …`.
 
 Read `command` first: it builds the command from its parts. Each of `config`, `jobs`, `events` and `api_keys` has one
 group of commands; `operator` has the functions that these commands share.

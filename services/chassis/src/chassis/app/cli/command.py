@@ -26,7 +26,7 @@ from chassis.config.settings import ServiceSettings
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 
-EXIT_CONFIGURATION = 2  # the code of a wrong option, too: a restart would fail again
+EXIT_CONFIGURATION = 2  # the same exit code as for a wrong option, because a restart would fail again
 
 
 def build_cli[S: ServiceSettings](
@@ -63,7 +63,7 @@ def build_cli[S: ServiceSettings](
     @app.command()
     def migrate(timeout: Timeout = 0.0, options: Options = None) -> None:
         """Bring the database's schema up to date. Waits while the database does not answer yet."""
-        from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  few commands need Alembic
+        from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only migrations need Alembic
 
         settings = config.load_database(settings_type, options or ())
         asyncio.run(run_migrations(settings, migrations, timeout_seconds=timeout, tell=typer.echo))

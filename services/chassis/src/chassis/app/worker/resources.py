@@ -52,7 +52,7 @@ class WorkerResources:
         """Runs the jobs of `queue`, at most `concurrency` at once; the settings `jobs.queue` and `jobs.concurrency` are
         the defaults. The job runner ignores handlers for jobs of other queues.
 
-        The limit holds for each job runner: jobs of another queue, which has another job runner, do not count.
+        Another queue has a job runner of its own, whose jobs do not count against this limit.
         """
         jobs = self.settings.jobs
         queue = queue or jobs.queue

@@ -17,8 +17,8 @@ from chassis.process.ending import DrainTimedOut
 log = get_logger(__name__)
 
 type Part = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
-"""`JobRunner.run`, `Consumer.run`, `Scheduler.run` or `Relay.run`. A part works until its `asyncio.Event` is set. Then
-the part finishes the work that it has begun, and returns.
+"""A part of a worker is `JobRunner.run`, `Consumer.run`, `Scheduler.run` or `Relay.run`. A part works until the
+`asyncio.Event` that it receives is set. Then the part finishes the work that it has begun, and returns.
 """
 
 type Stages = Sequence[Sequence[Part]]

@@ -1,4 +1,6 @@
-"""Tables for mails, one for each event of an order, and for the version of each order's event that was mailed last."""
+"""A table of mails, with one mail for each event of an order, and a table with the version of each order's event that
+was mailed last.
+"""
 
 from alembic import op
 

@@ -9,7 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The column has no default, so PostgreSQL does not rewrite the table. It may be null, so older code still works.
+    # The column has no default, so PostgreSQL does not rewrite the table. The column may be null, so older code, which
+    # does not write it, still works.
     op.execute("ALTER TABLE orders ADD COLUMN cancelling_at timestamptz")
 
 

@@ -1,4 +1,6 @@
-"""A table for refunds, and columns that mark a payment as void and that reconciliation needs."""
+"""A table for refunds, a column that marks a payment as void, and indexes with which sweeps find open payments and
+refunds.
+"""
 
 from alembic import op
 

@@ -9,8 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The columns have no default, so PostgreSQL does not rewrite the table. They may be null, so older code still
-    # works.
+    # The columns have no default, so PostgreSQL does not rewrite the table. The columns may be null, so older code,
+    # which does not write them, still works.
     op.execute("ALTER TABLE charge_attempt ADD COLUMN ended_at timestamptz")
     op.execute("ALTER TABLE charge_attempt ADD COLUMN answer text")
 
