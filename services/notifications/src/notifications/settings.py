@@ -27,7 +27,7 @@ class SmtpSettings(Group):
         description="The From address. Every Message-ID ends with the domain of this address. SMTP's limit for an "
         "address is 254 characters.",
     )
-    timeout: Annotated[float, Field(gt=0, le=7)] = Field(
+    timeout: Annotated[float, Field(gt=0, le=6)] = Field(
         5.0,
         description="Seconds for one step of a conversation with the mail server. A mail takes four steps, and its "
         "job has 25 seconds.",
