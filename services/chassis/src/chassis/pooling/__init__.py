@@ -1,8 +1,8 @@
 """Connection pooling: a process has one pool per purpose, each limit is explicit, and an exhausted pool fails fast.
 
-A request or job takes a connection late, gives the connection back early and never holds a connection during an
-outbound call. Requests and jobs take a connection with `Database.transaction()` or `Database.read()`.
-`Database.driver()` is for a worker's loops.
+A request or job takes a connection only when its code needs one, gives the connection back as soon as possible, and
+never holds a connection during an outbound call. Requests and jobs take a connection with `Database.transaction()` or
+`Database.read()`. Only the job queue, which claims and ends jobs, takes a connection with `Database.driver()`.
 """
 
 from chassis.pooling.checkouts import ConnectionHeld, check_nothing_held

@@ -21,8 +21,9 @@ log = get_logger(__name__)
 type Role = Literal["api", "worker"]
 
 BESIDE_THE_POOL: Mapping[Role, int] = {"api": 2, "worker": 3}
-"""Connections outside the pool: one for health checks, one for wake-ups, and in a worker one for the relay. The budget
-also counts a relay's connection for the worker of notifications, which has no relay.
+"""The connections that a process opens beside its main pool: one for health checks, one for wake-ups, and in a worker
+one for the relay, which publishes events. The budget also counts a relay's connection for the worker of notifications,
+although this worker has no relay.
 """
 
 _LIMITS = text(
@@ -104,8 +105,8 @@ def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: i
 async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:
     """Log a warning if the budget exceeds the server's limit, now and after each change of the settings.
 
-    The process starts even if the budget exceeds the limit. An operator of the database may have lowered the limit, and
-    a pod that restarts at night must not stay down because of connections that no process has opened.
+    The process starts even if the budget exceeds the limit, because the processes may never open all connections that
+    the budget counts. If an operator has lowered the limit, a pod that restarts at night must still start.
     """
     try:
         async with database.read() as session:

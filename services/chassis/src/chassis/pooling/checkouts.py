@@ -1,4 +1,4 @@
-"""Checkouts: a checkout is the time for which one line of code holds a connection.
+"""Checkouts: a checkout is one use of a connection, from the moment code takes the connection until it is given back.
 
 Two mistakes empty a pool without any error: code holds a connection during an outbound call, or code never gives a
 connection back. This module finds both mistakes and costs less than a microsecond per checkout: it records only the
@@ -24,8 +24,8 @@ _MAX_STACK = 40
 
 
 class ConnectionHeld(HoldfastError):
-    """An outbound call was refused, because a block around the call holds a connection. Make the call outside the
-    block.
+    """An outbound call was refused, because an `async with` block around the call holds a connection. Make the call
+    outside the block.
     """
 
 
@@ -43,7 +43,7 @@ class Checkouts:
         self._overdue = metrics.overdue.labels(pool)
 
     def checkout(self) -> "Checkout":
-        """A context manager: a connection is held while the block runs."""
+        """A context manager that records that the code in its block holds a connection."""
         return Checkout(self)
 
     def close(self) -> None:
@@ -89,7 +89,9 @@ class Checkouts:
 
 
 class Checkout:
-    """One connection while a task holds the connection. The tasks that this task starts count as holders, too."""
+    """The use of one connection by a task. The tasks that this task starts inherit the checkout, so they count as users
+    of the connection, too.
+    """
 
     __slots__ = ("_caller", "_checkouts", "_outer", "is_open", "is_reported", "taken_at", "task")
 
@@ -102,8 +104,8 @@ class Checkout:
         caller = inspect.currentframe()
         while caller is not None and caller.f_globals["__name__"] in _BETWEEN:
             caller = caller.f_back
-        # `_caller` has the code and the line instead of the frame, because a stored frame would keep its variables
-        # alive.
+        # `_caller` has the code and the line instead of the frame, because a stored frame would keep the caller's local
+        # variables in memory.
         self._caller = caller and (caller.f_code, caller.f_lineno)
         self.task = asyncio.current_task()
         self._outer = _newest_open()
@@ -129,13 +131,13 @@ class Checkout:
         return f"{code.co_filename}:{line} in {code.co_qualname}"
 
     def where(self) -> dict[str, Any]:
-        """Fields of a log line: the line that took the connection, and the lines at which the task that took it waits
-        now, the outermost line first.
+        """Fields of a log line. `taken_by` is the line of code that took the connection. `waits_at` lists the lines of
+        code at which the task now waits, the outermost line first.
         """
         return {"taken_by": self.taken_by, "waits_at": _awaited(self.task) if self.task else []}
 
     def called_across(self, dependency: str) -> None:
-        """Count the outbound call to `dependency`, and then refuse the call or log it."""
+        """Count an outbound call that the task makes during this checkout. Then refuse the call or log it."""
         pool = self._checkouts.pool
         metrics.held_calls.labels(pool, dependency).inc()
         if self._checkouts.refuse_calls:
@@ -151,9 +153,9 @@ def check_nothing_held(dependency: str) -> None:
     """Check, before a call to `dependency`, that neither this task nor a task that started this task holds a
     connection.
 
-    If one of these tasks holds a connection, counts the call. Then, with `database.held_calls: refuse`, raises
-    `ConnectionHeld`. With `database.held_calls: warn`, writes a log line, but only once for each line of
-    code that takes connections.
+    If one of these tasks holds a connection, this function counts the call. Then, with `database.held_calls: refuse`,
+    the function raises `ConnectionHeld`. With `database.held_calls: warn`, the function writes a log line, but only
+    once for each line of code that takes connections.
     """
     if checkout := _newest_open():
         checkout.called_across(dependency)
@@ -162,8 +164,8 @@ def check_nothing_held(dependency: str) -> None:
 def _newest_open() -> Checkout | None:
     """The newest checkout that is still open, or None.
 
-    A task inherits the checkouts of the task that started it. A checkout may end while the task that inherited it runs,
-    so the newest checkout may be closed.
+    A task inherits the checkouts of the task that started it. The starting task may end a checkout while the started
+    task still runs, so the newest checkout of the started task may already be closed.
     """
     checkout = _newest.get()
     while checkout is not None and not checkout.is_open:
@@ -172,7 +174,9 @@ def _newest_open() -> Checkout | None:
 
 
 def _awaited(task: asyncio.Task[Any]) -> list[str]:
-    """The lines at which a suspended task waits: in the task's coroutine, in the coroutine that it awaits, etc."""
+    """The lines at which a suspended task waits. The first line is in the task's coroutine, the second line is in the
+    coroutine that the task's coroutine awaits, and so on.
+    """
     found: list[str] = []
     awaited: Any = task.get_coro()
     while awaited is not None and len(found) < _MAX_STACK:

@@ -23,15 +23,16 @@ from chassis.pooling.session import NOTIFY, Session, call_back, in_transaction
 
 log = get_logger(__name__)
 
-# The errors that SQLAlchemy or the driver may raise while SQLAlchemy opens a connection. SQLAlchemy does not wrap the
-# driver's errors then. If the new connection breaks at once, SQLAlchemy raises InvalidRequestError.
+# The errors that SQLAlchemy or the driver may raise while SQLAlchemy opens a connection. SQLAlchemy wraps the error of
+# a statement in EmulatedDBAPIException and then in DBAPIError. While SQLAlchemy opens a connection, a driver's error may
+# have no wrapper, or only the inner one. If the new connection breaks at once, SQLAlchemy raises InvalidRequestError.
 _CONNECT_ERRORS = (
     OSError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     DBAPIError,
-    EmulatedDBAPIException,  # SQLAlchemy's inner wrapper; only a statement's errors have an outer one
+    EmulatedDBAPIException,
     InvalidRequestError,
 )
 
@@ -42,19 +43,19 @@ _FROM_THE_DATABASE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""The errors in a caller's block that come from the database. `TimeoutError` and `OSError` are not in this list: a
-session turns the database's own time-outs and `OSError`s into `ConnectionLost`, so others come from other code in the
-block.
+"""The errors in a caller's block that come from the database. `TimeoutError` and `OSError` are not in this list. A
+session turns the time-outs and the `OSError`s of its connection into `ConnectionLost`, so a `TimeoutError` or `OSError`
+comes from other code in the block.
 """
 
 
 class Database:
     """One SQLAlchemy engine with its pool of connections.
 
-    The code that assembles a process creates the `Database`, and closes it after all code that uses it has ended.
-    `pool` is the name of the pool in metrics and errors. With separate pools, health checks and jobs cannot take the
-    connections that requests need. `notify` (`chassis.pooling.wakeup.Wakeups.notify`) wakes the processes that wait for
-    the rows of a committed transaction. `passwords` is called for each new connection and returns the current
+    The code that assembles a process creates the `Database`, and closes the `Database` after all code that uses it has
+    ended. `pool` is the name of the pool in metrics and errors. Health checks have a separate pool, so that they do not
+    compete with requests for connections. `notify` (`chassis.pooling.wakeup.Wakeups.notify`) wakes the processes that
+    wait for the rows of a committed transaction. `passwords` is called for each new connection and returns the current
     passwords, so that an operator can replace a password while the process runs. Without `passwords`, a connection uses
     the passwords in `settings`.
     """
@@ -100,7 +101,7 @@ class Database:
         """A session whose work commits when the block ends and rolls back when the block raises.
 
         After the commit, the callbacks of `after_commit` run. Raises `PoolExhausted` when no connection becomes free
-        within `pool_timeout`, or one of the two subclasses of `PoolExhausted`. `DatabaseUnreachable` means an outage:
+        within `pool_timeout`. Also raises the two subclasses of `PoolExhausted`: `DatabaseUnreachable` means an outage;
         if the outage came during the COMMIT, the work may or may not be committed. `DatabaseBusy` means that a
         statement timed out or met a deadlock; the work was not committed.
         """
@@ -116,11 +117,13 @@ class Database:
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of the driver (asyncpg), for a worker's loops. Each statement runs in a separate transaction.
+        """A connection of the driver (asyncpg) for the loops of the job queue, which claim and end jobs. Each statement
+        runs in a separate transaction.
 
         Raises the same errors as `transaction` when no connection is available. A statement raises the driver's own
-        errors. `Checkouts` does not record this use of a connection: the jobs that a loop starts inside the block would
-        inherit the checkout, and `check_nothing_held` would report their outbound calls.
+        errors. `Checkouts` does not record this use of a connection. If `Checkouts` recorded the use, the jobs that a
+        loop starts inside the block would inherit the checkout, and `check_nothing_held` would report the jobs'
+        outbound calls, although the jobs do not use the loop's connection.
         """
         async with self._borrowed() as borrowed:
             is_fit = False
@@ -191,7 +194,8 @@ class Database:
         try:
             return await opening
         except PoolTimeout as error:
-            # A cancelled caller may free its slot before its connection. Then SQLAlchemy's pool is still full.
+            # A cancelled caller may free its slot before SQLAlchemy's pool has the connection back. The next caller
+            # then has a slot, but the pool is still full.
             self._timeouts.inc()
             raise PoolExhausted(self.pool, self._timeout) from error
         except _CONNECT_ERRORS as error:

@@ -42,8 +42,8 @@ def create_engine(settings: DatabaseSettings, *, pool: str, application_name: st
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
         pool_recycle=int(settings.pool_recycle),
-        # The pool hands out the idle connection that was used last. So surplus connections are never used, and the
-        # server or a router may close them without harm.
+        # The pool hands out the idle connection that was used last. So the same few connections serve a low load. The
+        # other connections stay idle, and the server or a router may close them without harm.
         pool_use_lifo=True,
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",  # `chassis.pooling.session.in_transaction` sends BEGIN and COMMIT
@@ -78,9 +78,9 @@ async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Con
         try:
             return await asyncpg.connect(password=password.get_secret_value(), **arguments)
         except asyncpg.InvalidPasswordError:
-            # The server refuses the first password for about a minute of a rotation. If an operator forgets the last
-            # step of the rotation, the server refuses this password indefinitely, and each new connection takes two
-            # attempts.
+            # During a rotation, the server refuses the first password for about a minute. If an operator forgets the
+            # last step of the rotation, the server refuses this password indefinitely, and each new connection takes
+            # two attempts.
             log.warning("database_password_refused", user=arguments.get("user"))
     return await asyncpg.connect(password=last.get_secret_value(), **arguments)
 

@@ -1,7 +1,8 @@
 """Classifies every error of the database: an outage, a busy database, or a bug in our code.
 
-All code that uses the database classifies its errors with `failure_of`. So a request, a job, the relay and a consumer
-react to the same error, such as a full disk, in the same way.
+All code that uses the database classifies the database's errors with `failure_of`. So a request, a job, the relay
+(which publishes events) and a consumer (which handles events) react to the same error, such as a full disk, in the same
+way.
 """
 
 from enum import StrEnum
@@ -34,8 +35,11 @@ _OUTAGE_CLASSES = frozenset({"08", "53", "57", "58"})
 """SQLSTATE classes: 08 is a failed connection, 53 means that the server has no disk, memory or connections left, 57 is
 an operator's intervention, and 58 is an error of the operating system."""
 _OUTAGES = (
-    asyncpg.ReadOnlySQLTransactionError,  # the server is a standby, or an operator has made it read-only
-    asyncpg.InvalidCachedStatementError,  # a migration made the prepared statement invalid; the driver prepares it anew
+    # The server is a standby, or an operator has made the server read-only.
+    asyncpg.ReadOnlySQLTransactionError,
+    # A migration has made a prepared statement invalid. The driver prepares the statement again for the next attempt,
+    # so the next attempt succeeds.
+    asyncpg.InvalidCachedStatementError,
 )
 _BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a conflict between two transactions
 _BUSY_STATES = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
@@ -54,8 +58,9 @@ has reset.
 def failure_of(error: BaseException) -> Failure:
     """The kind of `error`, which the driver, SQLAlchemy, the operating system or `Database` raised.
 
-    The kind of an exception group is that of its worst member: a bug is worse than an outage, and an outage is worse
-    than a busy database. Pass only errors that come from the database: any time-out or `OSError` counts as an outage.
+    The kind of an exception group is the kind of its worst member: a bug is worse than an outage, and an outage is
+    worse than a busy database. Pass only errors that come from the database, because this function classifies every
+    time-out and every `OSError` as an outage.
     """
     match error:
         case BaseExceptionGroup():
@@ -104,9 +109,10 @@ def _of_driver(error: BaseException) -> Failure:
     match error:
         case asyncpg.PostgresError():
             return _of_server(error)
-        case asyncpg.InternalClientError():  # the server went away between two steps of the driver
+        case asyncpg.InternalClientError():
+            # The driver raises this error if the server closes the connection between two steps of the driver.
             return Failure.OUTAGE
-        case OSError():  # this includes TimeoutError, a subclass of OSError
+        case OSError():  # TimeoutError is a subclass of OSError
             return Failure.OUTAGE
         case asyncpg.InterfaceError() if "is closed" in str(error):
             return Failure.OUTAGE

@@ -25,9 +25,8 @@ log = get_logger(__name__)
 
 CLAIM_EVERY_SECONDS = 5.0
 
-_MAKE = text(
-    "INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING"
-)  # a migration has inserted the row, but an operator may have emptied the table
+# A migration has inserted the row. This statement inserts a new row if an operator has emptied the table.
+_MAKE = text("INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING")
 _READ = text("SELECT id::text FROM installation")
 
 
@@ -76,8 +75,8 @@ async def claim_at_start(redis: Redis, database: Database, *, service: str) -> N
 async def keep_claim(redis: Redis, database: Database, *, service: str) -> None:
     """Claim the prefix periodically. When the prefix belongs to another installation, stop the process as SIGTERM does.
 
-    When Kubernetes restarts the process, `claim_at_start` raises `ForeignPrefix` and so says why the process cannot
-    run.
+    When Kubernetes restarts the process, `claim_at_start` raises `ForeignPrefix`, whose message says why the process
+    cannot run.
     """
     while True:
         await asyncio.sleep(CLAIM_EVERY_SECONDS)
@@ -86,6 +85,8 @@ async def keep_claim(redis: Redis, database: Database, *, service: str) -> None:
         except ForeignPrefix as error:
             log.critical("redis_prefix_foreign", reason=str(error))
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.Event().wait()  # a second SIGTERM would end the process at once, without a drain
+            # Wait until this task is cancelled. The loop would otherwise raise a second SIGTERM, which would end the
+            # process at once, without a drain.
+            await asyncio.Event().wait()
         except (RedisError, TimeoutError, PoolExhausted) as error:
             log.info("redis_prefix_unclaimed", reason=str(error))

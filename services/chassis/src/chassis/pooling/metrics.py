@@ -2,8 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# The smallest bucket is the time to take an idle connection. The largest bucket is the largest pool_timeout that the
-# settings allow.
+# The smallest bucket is about the time that it takes to get an idle connection. The largest bucket is the largest
+# `pool_timeout` that the settings allow.
 _WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
 _DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)  # the buckets that OpenTelemetry recommends
 

@@ -1,8 +1,8 @@
 """Conditions and paged queries whose cost does not depend on the planner's statistics of a table.
 
-Before the first ANALYZE of a table, PostgreSQL's planner guesses how many rows the table has. A connection that
-prepared a plan for a small table uses this plan even when the table has become large. So a query could have a slow
-plan. Each query of this module is written so that the planner has only one plan to choose.
+PostgreSQL's planner may choose a slow plan for two reasons. Before the first ANALYZE of a table, the planner guesses
+how many rows the table has. A connection that prepared a plan for a small table uses this plan even when the table has
+become large. Each query of this module is therefore written so that the planner has only one plan to choose.
 """
 
 from uuid import UUID
@@ -34,7 +34,7 @@ def newest_of[Row: DeclarativeBase](
 
     The query compares and sorts by (owner, id), so the planner can only use the index on (owner, id). The inner query
     reads this index backwards and may reach rows of the preceding owner; the outer query removes these rows. PostgreSQL
-    also reads the rows that the conditions `which` exclude.
+    also reads the rows that the conditions `which` exclude, so the query takes longer if `which` excludes many rows.
     """
     columns = row.__table__.columns
     owner_id, row_id = columns[owner.key], columns["id"]

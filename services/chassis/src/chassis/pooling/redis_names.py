@@ -4,9 +4,11 @@ installations can share a Redis.
 These are the keys:
 
     <prefix>:owner:<service>                         the installation that the prefix belongs to
-    <prefix>:<stream>                                events, with `:epoch` and `:term` beside them
-    <prefix>:{cache:<cache>:<key>}                   cached entries, with `:lease` beside them
-    <prefix>:rate_limit:<service>:<policy>:<tier>:<key>
+    <prefix>:<stream>                                the events of a stream
+    <prefix>:<stream>:epoch, <prefix>:<stream>:term  the epoch and the term of a stream: see the methods below
+    <prefix>:{cache:<cache>:<key>}                   the entries of a cached value
+    <prefix>:{cache:<cache>:<key>}:lease             the lease of a cached value
+    <prefix>:rate_limit:<service>:<policy>:<tier>:<key>   the state of a caller's rate limit
 """
 
 from dataclasses import dataclass
@@ -25,13 +27,15 @@ class RedisNames:
         return f"{self.prefix}:{stream}"
 
     def epoch(self, stream: str) -> str:
-        """The key of the stream's epoch, an id that PostgreSQL stores, too. If Redis loses this key, the relay
-        publishes the retained events again.
+        """The key of the stream's epoch, an id that PostgreSQL stores, too. If this key is missing, Redis has lost its
+        data. The relay then publishes again all events that PostgreSQL retains.
         """
         return f"{self.prefix}:{stream}:epoch"
 
     def term(self, stream: str) -> str:
-        """The key that holds the term (a number that grows with each new leader) of the last leader that published."""
+        """The key of the term of the leader that published last. A leader is the one relay that publishes, and a term
+        is a number that grows with each new leader.
+        """
         return f"{self.prefix}:{stream}:term"
 
     def cached(self, cache: str, key: str) -> tuple[str, str]:

@@ -98,7 +98,8 @@ class _MeasuredPool(BlockingConnectionPool):
         try:
             connection: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
         except RedisConnectionError:
-            if not self.can_get_connection():  # a pool with capacity left raises this error when it cannot connect
+            # If the pool has capacity left, the error means that Redis cannot be reached, not that the wait timed out.
+            if not self.can_get_connection():
                 self._timeouts.inc()
             raise
         else:

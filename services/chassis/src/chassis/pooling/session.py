@@ -22,7 +22,9 @@ from chassis.pooling.failures import ConnectionLost, is_session_over
 from chassis.pooling.statements import DriverStatement
 
 NOTIFY = "chassis.notify"
-"""The key for the `notify` function of the `Database` in `info`, SQLAlchemy's dictionary for data about a session."""
+"""The key under which `Session.info`, SQLAlchemy's dictionary for data about a session, has the `notify` function of
+the `Database`.
+"""
 _AFTER_COMMIT = "chassis.after_commit"
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
 """When a block raises and its ROLLBACK then raises one of these errors, the ROLLBACK's error is dropped, so that the
@@ -62,7 +64,7 @@ class Session(AsyncSession):
         """Insert these rows in one round trip, and return how many rows the last statement added.
 
         The statement of one row does not see the other rows. If a unique constraint in a row's `taken` is violated,
-        raises the error for this constraint. Otherwise raises the same errors as `fetch`.
+        raises the error for this constraint. All other errors are the same as those of `fetch`.
         """
         sql, values = inserting(*rows)
         try:
@@ -148,7 +150,8 @@ async def in_transaction(session: Session) -> AsyncIterator[None]:
     try:
         yield
         if session.in_transaction():  # true if the block used SQLAlchemy, and not only the driver
-            await session.commit()  # sends pending INSERTs and UPDATEs; in autocommit mode it sends no COMMIT
+            # `commit` sends pending INSERTs and UPDATEs. In autocommit mode, `commit` sends no COMMIT.
+            await session.commit()
     except BaseException:
         if not session.driver.is_closed():
             with suppress(*_ROLLBACK_ERRORS):

@@ -1,8 +1,8 @@
 """Wake-ups: PostgreSQL's NOTIFY wakes a process that waits for a row, within milliseconds of the row's commit.
 
-A process sends NOTIFY after the commit and never inside the transaction. PostgreSQL serialises the commits of
-transactions that contain a NOTIFY; on a disk with 2 ms per fsync, this costs 88 % of the throughput. A wake-up may be
-lost, so a process that waits for a row also polls.
+A process sends NOTIFY after the commit and never inside the transaction, because PostgreSQL serialises the commits of
+transactions that contain a NOTIFY. On a disk with 2 ms per fsync, this serialisation costs 88 % of the throughput. A
+wake-up may be lost, so a process that waits for a row also polls.
 """
 
 import asyncio
@@ -18,10 +18,11 @@ from chassis.process.background import supervised
 COALESCE_SECONDS = 0.005
 """A process sends at most one notification per channel in this time, even if many transactions commit."""
 LAST_WORDS_SECONDS = 1.0
-"""The time limit for the last notifications of a process that ends. A database that is up needs less time."""
+"""The time limit for the last notifications of a process that ends. A database that works answers sooner."""
 HOLD_SECONDS = 0.2
-"""A worker's loop returns its connection to the pool after this time without work. To take a connection from the pool
-costs as much as ten jobs, so the loop should not return its connection in a short pause between two bursts of work.
+"""The loop that claims jobs returns its connection to the pool after this time without work. Taking a connection from
+the pool costs as much as running ten jobs, so the loop keeps its connection during a short pause between two bursts of
+jobs.
 """
 
 
@@ -51,8 +52,8 @@ class Wakeups:
         self._has_work.set()
 
     def subscribe(self, channel: str) -> asyncio.Event:
-        """An event that is set at each wake-up on the channel. The caller must clear the event before it reads the
-        rows.
+        """An event that is set at each wake-up on the channel. The caller must clear the event before it reads rows: if
+        the caller cleared the event afterwards, it could miss a row that was committed during the read.
         """
         event = asyncio.Event()
         self._waiting.setdefault(channel, []).append(event)
@@ -90,7 +91,8 @@ class Wakeups:
             for channel in self._waiting.keys() - listening:
                 await connection.add_listener(channel, self._heard)
                 listening.add(channel)
-                self._wake(channel)  # a row may have been committed before this connection listened
+                # A row may have been committed before this connection listened, so wake the waiting code once.
+                self._wake(channel)
             await self._send(connection)
             await asyncio.sleep(COALESCE_SECONDS)
             await self._has_work.wait()
@@ -105,7 +107,9 @@ class Wakeups:
             # $2)` would take twice as long.
             await connection.execute("; ".join(f"NOTIFY {_quoted(channel)}" for channel in pending))
         except BaseException:
-            self._pending |= pending  # the next connection sends `pending`; a second wake-up does no harm
+            # The server may or may not have received the notifications. The next connection sends all of them again,
+            # because a second wake-up does no harm.
+            self._pending |= pending
             raise
 
     def _heard(self, _connection: object, _pid: int, channel: str, _payload: object) -> None:
