@@ -2,9 +2,9 @@
 
 Receiving: a verifier proves who sent a webhook, and that its body is unchanged and recent. A verifier gets the raw
 body, before any parser reads the body. Each verifier is a function `(headers, body, secrets, *, now) ->
-VerifiedWebhook` that raises `InvalidSignature`; `VERIFIERS` has one per format. A signature with any of the `secrets`
-is valid, so a secret can be rotated without losing an event. `now` is Unix time in seconds. A timestamp is refused if
-it differs from `now` by more than `TOLERANCE_SECONDS`.
+VerifiedWebhook` that raises `InvalidSignature`; `VERIFIERS` has one verifier per format. A signature with any of the
+`secrets` is valid, so a secret can be rotated without losing an event. `now` is Unix time in seconds. A timestamp is
+refused if it differs from `now` by more than `TOLERANCE_SECONDS`.
 
 Sending: `sign` makes the headers of one attempt, and `decide_delivery` decides the next step after the receiver's
 answer.
@@ -48,8 +48,8 @@ type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_la
 type ProcessedResult = Literal["published", "unknown_type", "unreadable"]
 
 TOLERANCE_SECONDS = 300
-"""The tolerance in Standard Webhooks' and Stripe's libraries. The tolerance allows for clocks that differ, and bounds
-the time in which an attacker can replay a webhook.
+"""The same tolerance as in the libraries of Standard Webhooks and Stripe. The tolerance allows for clocks that differ,
+and bounds the time in which an attacker can replay a webhook.
 """
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
@@ -57,7 +57,8 @@ _MINIMUM_KEY_BYTES = 24  # Standard Webhooks prescribes 192 to 512 bits
 # An id is printable ASCII without the full stop, because Standard Webhooks signs `id.timestamp.body`, and with a full
 # stop in the id the same signed text could be split in two ways.
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")
-_TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")  # no leading zero, so that the number's text equals the signed text
+# A timestamp has no leading zero. So the text of the parsed number equals the text that the sender has signed.
+_TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")
 
 type Headers = Sequence[tuple[str, str]]
 """Pairs of name and value, as in Starlette's `request.headers.items()`. A mapping would hide a header that came twice.
@@ -276,6 +277,6 @@ def _timestamp(text: str, now: float) -> int:
 
 
 def _require_match(given: Iterable[str], expected: Sequence[str]) -> None:
-    """Raise `InvalidSignature` unless a given signature equals an expected one. The comparison takes constant time."""
+    """Raise `InvalidSignature` unless a given signature equals an expected signature. Compares in constant time."""
     if not any(hmac.compare_digest(ours.encode(), theirs.encode()) for theirs in given for ours in expected):
         raise InvalidSignature("no signature matches", problem="bad_signature")

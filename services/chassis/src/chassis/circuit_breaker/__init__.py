@@ -1,4 +1,4 @@
-"""Circuit breaker: stop calling a dependency that is failing, and try again with a few calls at a time.
+"""Circuit breaker: stops the calls to a dependency that fails, and after a pause lets a few trial calls through.
 
 Each operation of a dependency has its own breaker: a provider whose refunds hang may still accept charges. An operator
 may overrule a breaker for a limited time through the management port, for example to force it open.

@@ -68,8 +68,8 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """The state after the latest call. After its open time a breaker stays open until the next call, which turns it
-        half-open.
+        """The state after the latest call. When the open time is over, the state stays `open` until the next call,
+        which turns the breaker half-open.
         """
         return self._machine.state
 

@@ -20,8 +20,8 @@ from chassis.logging import put_on_canonical_line
 from chassis.process.management import parse_body, shown
 
 MAX_SECONDS = 86_400.0
-"""The longest time of a change is one day: the mode `observe_only` is useful only if it sees a day's traffic. A change
-that must last longer belongs in the settings.
+"""The longest time for which an operator can set a mode: one day, so that the mode `observe_only` can count the calls
+of a whole day. A change that must last longer belongs in the settings.
 """
 
 

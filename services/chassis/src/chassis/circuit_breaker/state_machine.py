@@ -1,10 +1,12 @@
 """The breaker's decisions: whether a call may start, and how the outcome of the call changes the state. This module
 does no I/O.
 
-closed ──failure rate or slow-call rate reached──▶ open ──open time over──▶ half_open
-   ▲                                                 ▲                          │
-   └────────all trial calls succeeded────────────────┼──────────────────────────┤
-                                                     └──one failed or was slow──┘
+The breaker changes its state as follows. A half-open breaker admits a few trial calls.
+
+closed ──failure rate or slow-call rate reached──▶ open ──the open time is over──▶ half_open
+   ▲                                                 ▲                                 │
+   └────────all trial calls succeeded────────────────┼─────────────────────────────────┤
+                                                     └──a trial call failed or is slow─┘
 """
 
 import math

@@ -206,7 +206,7 @@ class Consumer:
         return full_jitter(self._failures - 1, base=1.0, cap=_MAX_PAUSE_SECONDS, random=self._random)
 
     async def _tend(self) -> None:
-        """Take over idle entries, replay dead events, set the gauges, and prune the inbox.
+        """Take over entries that other consumers left idle, replay dead events, set the gauges, and prune the inbox.
 
         The method does this every `claim_after` / 5 seconds, and returns at once if it is called earlier.
         """

@@ -111,8 +111,8 @@ class ConsumerGroup:
             read_before[key] = last_id
             found += _entries(stream, ((entry_id, _pairs(fields)) for entry_id, fields in entries), {})
         if not found:
-            # This XREAD only waits for a new entry. This command does not read for the group, so the next call's script
-            # reads the entry.
+            # This XREAD only waits for a new entry. XREAD does not change the group's position, so the script of the
+            # next call still finds the entry unread.
             await self._redis.xread(read_before, count=1, block=round(block * 1000))
         return found
 

@@ -59,7 +59,8 @@ _PRUNE_ROWS = 10_000
 class _Position:
     """How far the relay has published a stream. `last_id` is the id of the last entry that Redis must have.
 
-    While the relay publishes the stream again, `repeat_after` is the seq of the last row that it has published again.
+    While the relay publishes the stream again, `repeat_after` is the `seq` of the last outbox row that the relay
+    has published again.
     """
 
     stream: str
@@ -91,11 +92,12 @@ class _Deposed(HoldfastError):
 class Relay:
     """Publishes the outbox of one database. An advisory lock elects one leader among the processes that run a relay.
 
-    A relay takes the lock, reads events and marks events on one connection. So a relay that loses the lock can no
-    longer read or mark events. When a leader is killed, another relay takes over within `poll_interval`. When the
-    leader's process is suspended or its host disappears, another relay takes over after `leader_timeout`. If the old
-    leader then continues, the script in Redis refuses its events, because the new leader has published with a higher
-    term. The database counts the terms, so leadership does not depend on a clock.
+    A relay takes the lock, reads events and marks events on one connection. PostgreSQL frees the lock only when this
+    connection ends. So a relay that has lost the lock can no longer read or mark events. When a leader is killed,
+    another relay takes over within `poll_interval`. When the leader's process is suspended or its host disappears,
+    another relay takes over after `leader_timeout`. If the old leader then continues, the script in Redis refuses its
+    events, because the new leader has published with a higher term. The database counts the terms, so leadership does
+    not depend on a clock.
     """
 
     def __init__(
@@ -271,9 +273,9 @@ class Relay:
 
 
 def _repeat_after(position: _Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:
-    """The seq of the last row that the relay has published again.
+    """The `seq` of the last outbox row that the relay has published again.
 
-    None if the relay is not publishing the stream again, or has reached the end of the stream.
+    The result is None if the relay is not publishing the stream again, or has published the last row again.
     """
     if position.repeat_after is None or is_over:
         return None

@@ -1,8 +1,8 @@
 """Bounds the backlog of jobs: while too many jobs wait, an API refuses new work with a Retry-After.
 
 A queue without a limit accepts more work than its workers can do in time. A count of the waiting jobs in each request
-would cost too much. So one request a second counts the waiting jobs, no further than the limit, and the other requests
-use this count.
+would cost too much. So one request a second counts the waiting jobs up to the limit, and the other requests use this
+count.
 """
 
 import math
@@ -33,7 +33,10 @@ minute is unreliable."""
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The number of waiting `jobs` at the time `at` (monotonic, in seconds), which shrinks by `shrinks_by` a second."""
+    """The number of waiting `jobs` that a count found at the time `at` (monotonic, in seconds).
+
+    Between the previous count and this count, the backlog shrank by `shrinks_by` jobs a second.
+    """
 
     jobs: int
     at: float
@@ -49,7 +52,7 @@ class Backlog:
         return Backlog(jobs, at, jobs >= threshold, (self.jobs - jobs) / max(at - self.at, MEASURE_SECONDS))
 
     def retry_after(self, limit: int) -> float:
-        """Seconds until work is accepted again, if the backlog continues to shrink at this rate."""
+        """Seconds until work is accepted again, if the backlog continues to shrink by `shrinks_by` jobs a second."""
         excess = self.jobs - RESUME_SHARE * limit
         seconds = excess / self.shrinks_by if self.shrinks_by > 0 else math.inf
         return min(max(seconds, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
@@ -81,7 +84,7 @@ class BacklogLimit:
             )
 
     async def _count(self) -> None:
-        self._is_counting = True  # until this count ends, other requests use the count before it
+        self._is_counting = True  # until this count ends, other requests use the previous count
         try:
             async with self._database.read() as session:
                 jobs = int(

@@ -27,7 +27,11 @@ class Completions[Run: Leased]:
         self._waiting: dict[Run, asyncio.Future[bool]] = {}
 
     def complete(self, run: Run) -> asyncio.Future[bool]:
-        """A future, whose result is True if the worker still owned the job when the job's end was committed."""
+        """Let the job wait for the next turn.
+
+        The result of the returned future is True if the worker still owned the job when the job's end was committed,
+        and False if the worker had lost the job's lease.
+        """
         is_ended = self._waiting[run] = asyncio.get_running_loop().create_future()
         return is_ended
 
@@ -52,7 +56,7 @@ class Completions[Run: Leased]:
 
 
 def settle[Run: Leased](taken: dict[Run, asyncio.Future[bool]], *, lost: Container[tuple[int, int]]) -> None:
-    """Report the result of a turn to the tasks that wait. `lost` has the fencing tokens of jobs that were lost."""
+    """Report the result of a turn to the jobs' tasks. `lost` has the fencing tokens of jobs whose lease was lost."""
     for run, is_ended in taken.items():
         _settle(is_ended, is_ours=(run.job.id, run.job.attempt) not in lost)
 

@@ -81,8 +81,8 @@ class Filter:
 class WorkLeft:
     """The numbers of jobs that are not dead, in one queue or in all queues.
 
-    The queue is drained when no job is due and none runs. A job that is due later does not keep the queue from being
-    drained, since it may be due only in a day.
+    The queue is drained when no job is due and no job runs. Jobs that are due later do not count, because a delayed job
+    may be due only in a day.
     """
 
     due: int
@@ -143,7 +143,7 @@ async def work_left(session: Session, *, queue: str | None = None) -> WorkLeft:
 
 
 async def prune(session: Session, *, retention: float, count: int = 1000) -> None:
-    """Delete dead letters that were due more than `retention` seconds ago, and log their number."""
+    """Delete up to `count` dead letters that were due more than `retention` seconds ago, and log their number."""
     pruned = (await session.execute(STATEMENTS["prune"], {"retention": retention, "count": count})).all()
     if pruned:
         log_after_commit(

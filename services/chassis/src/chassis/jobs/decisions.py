@@ -12,9 +12,9 @@ type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_bac
 
 _MAX_REASON_LENGTH = 2000
 MAX_GRANTED_ATTEMPT = 500
-"""An attempt with a lower number than this does not count if it fails in an outage of the database. With the default
-backoff, a job makes so many attempts in about four hours. Because of this limit, a job that itself causes the outage
-becomes a dead letter."""
+"""An attempt that fails in an outage of the database does not count towards `max_attempts`, if the attempt's number is
+below this limit. With the default backoff, a job reaches the limit after about four hours. The limit exists for a job
+that itself causes the outage: such a job becomes a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Due:
 def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | None, is_others_turn: bool) -> Claim:
     """The next claim, or `NOTHING` if no further job may start now.
 
-    `unended` is the number of claimed jobs that a crash would repeat: their end is not committed, and the statement of
-    this claim does not commit their end either. The claim asks for as many jobs as there are free slots, since a round
-    trip and a commit cost as much for one job as for twenty.
+    `unended` is the number of claimed jobs that a crash would repeat, because their end is not committed, and the
+    statement of this claim does not commit their end either. The claim asks for as many jobs as the worker has free
+    slots, since a round trip and a commit cost as much for one job as for twenty.
 
     A suspect is a job whose lease expired: it may have killed its process. `running` is the claim of the suspect that
     runs now, or None. Only one suspect runs at a time, so a crash makes at most one suspect lose a second lease. A

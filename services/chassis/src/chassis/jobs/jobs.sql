@@ -1,5 +1,6 @@
--- The job queue's statements. A job's attempt number is its fencing token. A worker passes the number of its claim to
--- each statement that ends a job or extends a lease. The statement finds no row once another worker has the job.
+-- The job queue's statements. A job's attempt number is its fencing token. A worker passes the attempt number of its
+-- claim to each statement that ends a job or extends a lease. Such a statement finds no row once another worker has
+-- claimed the job, because that claim has increased the number.
 --
 -- A statement that changes a limited number of rows selects the rows with `= ANY (ARRAY(SELECT …))`, here and
 -- elsewhere. PostgreSQL evaluates the array once. With a sub-select after IN, PostgreSQL would plan a join. If the
@@ -7,7 +8,8 @@
 -- UPDATE SKIP LOCKED finds other rows, so the statement changes more rows than its limit.
 
 -- name: enqueue
--- Add a job without a deduplication key, which saves 40 of the 200 µs of `enqueue_unique`: its check for a duplicate.
+-- Add a job without a deduplication key. The statement `enqueue_unique` takes 200 µs, of which its check for a
+-- duplicate takes 40 µs. This statement saves the check.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, traceparent, debug
 )
@@ -210,7 +212,8 @@ RETURNING id;
 -- name: sample
 -- The state of a queue: the number of due jobs (up to :limit), the age of the oldest of them in seconds, the number of
 -- dead letters, whether suspects are due that run beside other jobs, and whether suspects are due that run alone. The
--- index sorts by `is_suspect` first, so the statement compares the oldest suspect with the oldest other job.
+-- index sorts by `is_suspect` before `run_at`. So the statement looks up the oldest suspect and the oldest other job
+-- separately, and takes the older of the two.
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM job

@@ -1,4 +1,7 @@
-"""An SQL condition for sweeps: a sweep enqueues a job for a stuck order or payment only if none of its jobs is live."""
+"""An SQL condition for sweeps (periodic searches for stuck orders or payments).
+
+A sweep enqueues a new job for a stuck order only if no other job for this order is live.
+"""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -11,8 +14,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 from chassis.jobs.payload import JobPayload
 
 DEAD_PAUSE = timedelta(minutes=10)
-"""After a job has become a dead letter, sweeps enqueue no other job for the same ids during this time. So an operator
-finds a few dead letters rather than hundreds, and an order still gets a new job after its problem is solved."""
+"""After a job has become a dead letter, sweeps enqueue no other job for the same ids during this time. Without the
+pause, each sweep would add another dead letter for the same order. After the pause, the order gets a new job, which
+succeeds if the problem is solved by then."""
 
 _JOB = table(
     "job",
@@ -26,8 +30,9 @@ _JOB = table(
 def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
     """SQL condition: whether a job of one of these `kinds`, with the ids `about` in its payload, is live.
 
-    A job is live while it waits, backs off or runs, and for `DEAD_PAUSE` after it became a dead letter. The
-    deduplication key does not tell whether a job is live: a claim clears the key, so a job that backs off has none.
+    A job is live while it waits, backs off or runs. A dead letter is live until `DEAD_PAUSE` after its last attempt was
+    due. The deduplication key does not tell whether a job is live: a claim clears the key, so a job that backs off has
+    no key.
     """
     return (
         select(_JOB)
@@ -35,8 +40,8 @@ def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribu
             _JOB.c.name.in_([kind.options.name for kind in kinds]),
             or_(
                 _JOB.c.status.in_(["ready", "running"]),
-                # A dead letter with a `run_at` in the future was written before the clock was set back. Such a dead
-                # letter is not live.
+                # If the clock was set back, the `run_at` of a dead letter may be in the future. Such a dead letter is
+                # not live. Otherwise the dead letter would prevent new jobs until the clock catches up.
                 _JOB.c.run_at.between(func.now() - DEAD_PAUSE, func.now()),
             ),
             *(_JOB.c.payload[name].astext == cast(value, Text) for name, value in about.items()),

@@ -40,8 +40,8 @@ OLDEST_EVERY = 4
 """One claim in `OLDEST_EVERY` takes the jobs that have been due longest, whatever their priority. So jobs of a low
 priority run, even if jobs of a high priority are always due."""
 _CANCELLATION_SECONDS = 2.0
-"""The seconds that a cancelled handler has to clean up. Then its job is handed back, so a handler that takes longer is
-harmless: its fencing token is no longer valid."""
+"""The seconds that a cancelled handler has to clean up. Then the worker hands the handler's job back, which makes the
+handler's fencing token invalid. So a handler that takes longer cannot end the job."""
 
 
 class JobRunner:
@@ -159,7 +159,7 @@ class JobRunner:
     async def _take_turns_while_busy(
         self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
     ) -> None:
-        """Take turns on this connection. Return after `HOLD_SECONDS` without work, and so free the connection."""
+        """Take turns on this connection, and return after `HOLD_SECONDS` without work, which frees the connection."""
         self._claims.may_be_more = True
         while not stopping.is_set():
             if self._woken.is_set():
@@ -208,8 +208,9 @@ class JobRunner:
         if claim.count:
             self._claims.note(claim, started)
         try:
-            # Let the started jobs run before the finished jobs are reported. Jobs that end at once are then part of the
-            # next turn. PostgreSQL executes that turn while this process writes the log lines of the finished jobs.
+            # Let the started jobs run before the finished jobs are reported. If a started job finishes at once, the
+            # next turn ends this job. PostgreSQL executes the next turn while this process writes the log lines of the
+            # finished jobs.
             await asyncio.sleep(0)
         finally:
             settle(finished, lost={(row["id"], row["attempt"]) for row in rows if row["name"] is None})

@@ -11,7 +11,10 @@ from chassis.pooling import Session, after_commit
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class RunningJob:
-    """One attempt at a job. `attempt` counts from 1. `(id, attempt)` is the fencing token."""
+    """One attempt at a job. `attempt` counts from 1.
+
+    `(id, attempt)` is the fencing token. A statement that ends the job has an effect only with the job's latest token.
+    """
 
     id: int
     name: str

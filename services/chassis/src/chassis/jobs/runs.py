@@ -29,15 +29,15 @@ class Run:
     def end(self, reason: Ending) -> None:
         """Cancel the handler, unless it was cancelled before.
 
-        A handler that is committing the job's end is not cancelled, because its statement checks the fencing token in
-        the database.
+        A handler that is committing the job's end is not cancelled, because the statement that ends the job checks the
+        fencing token in the database.
         """
         if self.task is not None and self.ended_by is None and not self.job.is_finishing:
             self.ended_by = reason
             self.task.cancel()
 
     def give_up(self) -> None:
-        """Cancel a cancelled handler again if it is still cleaning up: a process that stops does not wait for it."""
+        """Cancel a cancelled handler again, because a process that stops does not wait for the handler's clean-up."""
         if self.task is not None and self.ended_by is not None:
             self.task.cancel()
 

@@ -35,7 +35,7 @@ type Missed = Literal["skip", "once", "catch_up"]
 
 ON_TIME = timedelta(minutes=1)
 """A run that starts up to this much late still counts as made in time, since a roll-out delays a run by no more. For a
-schedule with a short interval, the limit is half of `every`."""
+schedule with an interval below two minutes, the limit is half of the interval."""
 CHECK_SECONDS = 60.0
 """The longest time between two checks of a schedule. If a process dies during a daily run, another process notices
 within this time."""
@@ -96,7 +96,8 @@ def plan(schedule: Schedule, *, next_at: datetime, now: datetime) -> Plan:
 
 
 class Scheduler:
-    """Runs schedules in a worker. A schedule's row lock decides which of several workers runs it.
+    """Runs schedules in a worker. If several workers check a schedule, the worker that locks the schedule's row makes
+    the run.
 
     `random` returns a number from 0 to 1. The first run of a new schedule is due after this fraction of its interval,
     `every`.

@@ -1,4 +1,4 @@
-"""The maintenance that every worker does: make jobs with an expired lease ready again, and measure its queue."""
+"""The maintenance that every worker does: make jobs with an expired lease ready again, and measure a queue."""
 
 import math
 import time
@@ -89,7 +89,7 @@ class Tending:
         return SuspectsDue(beside_others=sample["has_suspects"], alone=sample["has_lone"])
 
     def note_outage(self) -> None:
-        """After an outage of the database, leave jobs with an expired lease alone for the length of a lease.
+        """Note an outage of the database: for the length of one lease, no job with an expired lease is made ready.
 
         In an outage, no worker can extend its leases, so all leases expire. After the outage, the workers that are
         alive need this time to extend their leases or to hand their jobs back.

@@ -29,9 +29,10 @@ def missing_heads(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
     missing = set(scripts.get_heads()) - reached
     if applied == known:
         return missing
-    # The database has revisions that this code does not know, so newer code has migrated it, perhaps beyond our heads.
-    # So one of our heads is missing only if the database has an older revision of the same branch (the chassis'
-    # revisions, or a service's).
+    # The database has revisions that this code does not know, so newer code has migrated the database. The chassis'
+    # revisions form one branch, and a service's revisions another. If the database's revision of a branch is unknown,
+    # the revision is newer than our head. So a head is missing only if the database has an older revision of its branch
+    # that this code knows.
     return {head for head in missing if known & _lineage(scripts, head)}
 
 

@@ -34,8 +34,9 @@ async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None
     )
     try:
         async with engine.connect() as connection:
-            # The lock belongs to the session: each revision commits its transaction, which would free a transaction's
-            # lock. The end of the connection frees the lock.
+            # This advisory lock belongs to the session, so the end of the connection frees the lock. A lock that
+            # belongs to a transaction would be free after the first revision, because each revision commits its
+            # transaction.
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
             await connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'"))
             await connection.commit()

@@ -1,13 +1,16 @@
-"""Retries: a failed call is repeated only if another attempt can succeed and may run, after a random wait, within the
-budget and the deadline.
+"""Retries: a failed call is repeated only if another attempt can succeed and cannot have a second effect.
 
-Retry in one layer only. The queue repeats a whole job, so a call inside a job makes a single attempt. Payments' calls
-to the provider are the exception: many failures of the provider are over sooner than a job's backoff.
+Before each repetition, the process waits for a random time. The retry budget bounds the number of repetitions, and the
+deadline bounds the time of all attempts.
+
+Retry in one layer only, because the attempts of several layers multiply. The job queue repeats a whole job, so a call
+inside a job makes a single attempt. Payments' calls to the payment provider are the exception: a job repeats such a
+call itself, because many failures of the provider are over sooner than a job's backoff.
 
 Read in this order: `decisions` (whether to repeat), `backoff` (how long to wait), `budget` (how many retries in all),
-`attempts` (the loop). `deadlines` holds the time left for a request and its calls; `idempotency` makes a repeated
-request safe. `chassis.calls.http_client` uses all these modules, so a service touches only `deadlines` and
-`idempotency`.
+`attempts` (the loop). `deadlines` holds the time left for a request and its calls, and `idempotency` makes a repeated
+request safe. A service uses only `deadlines` and `idempotency` directly. `chassis.calls.http_client` uses the other
+modules.
 """
 
 from chassis.retries.attempts import retry

@@ -1,4 +1,7 @@
-"""The loop of attempts around a call: after each failure the loop decides, spends the budget, counts, and waits."""
+"""The loop of attempts around a call.
+
+After a failed attempt, the loop decides whether to repeat the call, takes a token from the retry budget, and waits.
+"""
 
 import asyncio
 import time
@@ -40,8 +43,9 @@ async def retry[T](
     """Run `call(attempt)` for attempt = 1, 2, … until an attempt succeeds or the call must not be repeated.
 
     All attempts and waits together end with `policy.total_timeout` or with the caller's deadline, whichever comes
-    first. Raises the last error. If the last attempt certainly did not run, but an earlier attempt may have run, raises
-    the earlier attempt's error instead.
+    first. Raises the last error, with one exception. If the dependency certainly did not run the last attempt, but may
+    have run an earlier attempt, raises the earlier attempt's error. So the caller learns that the call may have had an
+    effect.
     """
     budget.earn(clock())
     uncertain: DependencyError | None = None

@@ -24,7 +24,7 @@ class RetryBudget:
         retry_budget_balance.labels(dependency).set_function(lambda: self.balance)
 
     def earn(self, now: float) -> None:
-        """Count a call's first attempt; `now` is in seconds of any monotonic clock."""
+        """Add the tokens that a new call earns. `now` is in seconds of any monotonic clock."""
         self.balance = self._refilled(now) + self._ratio
 
     def spend(self, now: float) -> bool:

@@ -29,7 +29,8 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 def from_header(value: str | None, limit: float) -> float:
     """The seconds that a caller grants with the header's `value`, at most `limit`.
 
-    A missing or unreadable value (anything but ASCII digits) grants `limit`, so a mistake does not fail the request.
+    A missing or unreadable value (anything but ASCII digits) grants `limit`, so a caller's mistake does not fail the
+    request.
     """
     if value is None or not (value.isascii() and value.isdigit()):
         return limit
@@ -52,12 +53,12 @@ def _until(instant: float) -> Iterator[None]:
 
 
 def deadline(seconds: float, *, clock: Clock = time.monotonic) -> AbstractContextManager[None]:
-    """Give the block at most `seconds`, counted from now. An outer deadline that is earlier stays in force."""
+    """Set the deadline of a `with` block to `seconds` from now. An outer deadline that is earlier stays in force."""
     return _until(min(_deadline.get(), clock() + seconds))
 
 
 def lifted() -> AbstractContextManager[None]:
-    """Remove the deadline inside the block, for work that goes on after the request that began the work."""
+    """Remove the deadline inside a `with` block, for work that goes on after the request that began the work."""
     return _until(math.inf)
 
 

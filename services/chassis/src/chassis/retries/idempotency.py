@@ -2,8 +2,8 @@
 
 The answer is stored in the transaction of the effect, so the answer is stored if and only if the effect is committed.
 An advisory lock, held until the transaction ends, serialises requests with the same key. Without the lock, a second
-request would not see the first request's row before the first request commits. Only the answer of a request that had
-its effect is stored: after an error the key is free again.
+request would begin the same work, because the first request's row is invisible until its commit. Only the answer of a
+request that had its effect is stored: after an error the key is free again.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 -- The statements of idempotency keys. All statements except `prune` run in the transaction of the request's effect.
 
 -- name: find
--- Lock :key of :client until the transaction ends, and look for the record of this key. The lock and the look-up share
--- a snapshot, so the look-up misses a record that another transaction commits between the two. In that case the primary
--- key refuses the record that this request inserts.
+-- Lock :key of :client until the transaction ends, and look for the record of this key. PostgreSQL takes the snapshot
+-- for the look-up before this statement takes the lock. If another request commits its record and frees the lock in
+-- between, the look-up misses the record. In that case the primary key refuses the record that this request inserts.
 SELECT pg_try_advisory_xact_lock(hashtextextended(:client || chr(31) || :key, 0)) AS is_held,
     record.fingerprint, record.status, record.body
 FROM (VALUES (1)) AS always LEFT JOIN idempotency_record AS record ON record.client = :client AND record.key = :key;
