@@ -32,8 +32,8 @@ def _mail_commands() -> typer.Typer:
     def resend(
         mail_id: Annotated[UUID | None, typer.Argument(metavar="[ID]")] = None,
         *,
-        every: Annotated[bool, typer.Option("--all", help="All dead mails.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
+        every: Annotated[bool, typer.Option("--all", help="Send all dead mails again.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the dead mails and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Send dead mails again, with the same Message-IDs."""

@@ -24,8 +24,10 @@ from notifications.use_cases import attempts
 from notifications.use_cases.attempts import Attempt
 from notifications.webhook_sender import WebhookSender
 
-WAIT_FOR_EARLIER = 0.5  # seconds between two checks whether an earlier mail was sent; a mail usually takes milliseconds
-RECORDING_SECONDS = 5.0  # the longest time, in seconds, from the end of an attempt until its answer is committed
+# Seconds between two checks whether an earlier mail of the same order was sent. Usually a mail is sent in milliseconds.
+WAIT_FOR_EARLIER = 0.5
+# The longest time from the end of an attempt until its answer is committed.
+RECORDING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

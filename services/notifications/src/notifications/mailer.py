@@ -1,7 +1,7 @@
 """Hands mails to an SMTP server.
 
-A mail that the server accepts (250) is sent. A permanent refusal (5xx) of the recipient or of the mail is final. After
-any other error the caller must send the mail again.
+A mail counts as sent when the server accepts it (250). A permanent refusal (5xx) of the recipient or of the mail is
+final. After any other error the caller must send the mail again.
 """
 
 from email.errors import HeaderParseError

@@ -137,7 +137,7 @@ class WebhookDelivery(Base):
     # The delivery's position in the endpoint's queue. A redelivery moves the delivery to the end of the queue.
     sequence: Mapped[int] = mapped_column(Identity())
     attempts: Mapped[int] = mapped_column(server_default="0")
-    # The time from which the next attempt may begin. While an attempt is under way, it counts as lost after this time.
+    # The time from which the next attempt may begin. An attempt that is still under way at this time counts as lost.
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_status: Mapped[int | None]
     reason: Mapped[str | None]

@@ -27,7 +27,7 @@ type EndpointUrl = Annotated[
     Field(
         min_length=1,
         max_length=2048,
-        description="https, at a public address, without user name and password.",
+        description="An https URL at a public address, without user name and password.",
         examples=["https://shop.example.com/webhooks"],
     ),
 ]
@@ -51,7 +51,7 @@ class MailList(BaseModel):
 type ContactEmail = Annotated[
     EmailAddress,
     Field(
-        description="The address that gets a mail when we disable the endpoint; null: no mail.",
+        description="The address that gets a mail when we disable the endpoint; null for no mail.",
         examples=["webhooks@shop.example.com"],
     ),
 ]
@@ -85,11 +85,11 @@ class EndpointView(BaseModel):
     events: list[EventType]
     enabled: bool
     disabled_reason: str | None = Field(
-        description="Why we disabled the endpoint; null if you did, or if it is enabled."
+        description="Why we disabled the endpoint; null if you disabled the endpoint, or if it is enabled."
     )
     failing_since: datetime | None = Field(
-        description="The time since which every attempt has failed; null after a success. After too long, we disable "
-        "the endpoint."
+        description="The time since which every attempt has failed; null after a success. If all attempts fail for too "
+        "long, we disable the endpoint."
     )
     contact_email: str | None
     created_at: datetime
@@ -97,7 +97,9 @@ class EndpointView(BaseModel):
 
 
 class EndpointWithSecret(EndpointView):
-    secret: str = Field(description="Verifies our signatures. Only this answer contains it.", examples=["whsec_…"])
+    secret: str = Field(
+        description="You verify our signatures with this secret. Only this answer contains it.", examples=["whsec_…"]
+    )
 
 
 class EndpointList(BaseModel):
@@ -105,17 +107,18 @@ class EndpointList(BaseModel):
 
 
 class DeliveryView(BaseModel):
-    id: UUID = Field(description="The `webhook-id` of every attempt.")
+    id: UUID = Field(description="The value of the header `webhook-id` in every attempt.")
     endpoint_id: UUID
     event_id: UUID
     event: EventType
     order_id: UUID
     status: Status
     attempts: int
-    last_status: int | None = Field(description="The HTTP status of the latest answer; null without one.")
+    last_status: int | None = Field(description="The HTTP status of the latest answer; null if no answer arrived.")
     reason: str | None = Field(description="Why the latest attempt failed; null otherwise.")
     next_attempt_at: datetime | None = Field(
-        description="The earliest time of the next attempt, which also waits for earlier deliveries; null once settled."
+        description="The earliest time of the next attempt, which also waits for earlier deliveries. Null unless the "
+        "delivery is pending."
     )
     created_at: datetime
     settled_at: datetime | None

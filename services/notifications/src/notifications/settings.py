@@ -53,8 +53,8 @@ class WebhookSettings(Group):
     )
     attempt_timeout: Annotated[float, Field(gt=0, le=20)] = Field(
         15.0,
-        description="Seconds until the answer's status line must arrive. Standard Webhooks advises 15 to 30; the job "
-        "has 30.",
+        description="Seconds until the answer's status line must arrive. Standard Webhooks advises 15 to 30. The job "
+        "that delivers the webhook has 30 seconds.",
     )
     connect_timeout: Timeout = Field(5.0, description="Seconds to resolve the name, connect and agree on TLS.")
     concurrency: int = Field(
@@ -68,13 +68,13 @@ class WebhookSettings(Group):
         8,
         ge=1,
         le=99,
-        description="Attempts at once to endpoints whose last attempt failed or was slow: a quarter of `concurrency`, "
-        "so that broken endpoints do not delay the others.",
+        description="Attempts that one worker makes at once at suspect endpoints, whose last attempt failed or was "
+        "slow. The default is a quarter of `concurrency`, so that broken endpoints do not delay the others.",
     )
     slow_after: Timeout = Field(
         3.0,
-        description="Seconds after which an endpoint is suspect even if it answers 2xx: ten times what a customer "
-        "needs.",
+        description="Seconds after which an answer counts as slow, so that its endpoint is suspect even if it answers "
+        "2xx. A customer usually needs a tenth of this time.",
     )
     secret_overlap: Period = Field(
         86_400.0,
@@ -98,7 +98,7 @@ class WebhookSettings(Group):
 
 
 class MailJobSettings(JobSettings):
-    """The jobs of the worker's queue, which send mails. A second job runner, with separate slots, runs the jobs that
+    """The settings of the job runner that sends mails. A second job runner, with separate slots, runs the jobs that
     deliver webhooks.
     """
 

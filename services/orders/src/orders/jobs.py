@@ -20,7 +20,8 @@ from orders.payments_client import Payment, PaymentsClient
 from orders.schemas import OrderView
 from orders.use_cases import PaymentNews
 
-CALL_DEADLINE = 5.0  # seconds for one call; the jobs' time limit of 10 s leaves the rest for queries
+# Seconds for one call to the payments service. The jobs' time limit is 10 s, so at least 5 s are left for queries.
+CALL_DEADLINE = 5.0
 
 _UNPROCESSABLE = 422
 

@@ -48,14 +48,14 @@ ProductId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", exa
 
 @router.get("/products", access="orders:read", criticality="sheddable", conditional=True)
 async def list_products(given: Given) -> Json[ProductList]:
-    """The catalogue of products. It is cached, so a changed price can take a minute and a half to appear."""
+    """The catalogue of products. The catalogue is cached, so a changed price can take a minute and a half to appear."""
     return await given.catalogue.get_or_load_json(CATALOGUE_KEY, partial(_load_catalogue, given))
 
 
 @router.get("/products/{product_id}", access="orders:read", conditional=True, errors=[ErrorCode.NOT_FOUND])
 async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
-    """One product of the catalogue. It is cached like the catalogue. The 404 for an unknown id is cached for a few
-    seconds.
+    """One product of the catalogue. The product is cached like the catalogue. The 404 for an unknown id is cached for a
+    few seconds.
     """
 
     async def load() -> ProductView | None:
@@ -77,8 +77,8 @@ async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
     status_code=201,
 )
 async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> StoredAnswer[OrderView]:
-    """Place an order. The order is `pending` until its payment succeeds or fails. A request with a repeated key gets
-    the first answer.
+    """Place an order. The order is `pending` until its payment succeeds or fails. A request with a repeated
+    idempotency key gets the first answer.
     """
     await given.backlog.check()
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
@@ -120,7 +120,7 @@ async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderV
     criticality="critical",
     errors=[ErrorCode.NOT_FOUND],
     status_code=202,
-    responses={200: {"model": OrderView, "description": "The order was cancelled before."}},
+    responses={200: {"model": OrderView, "description": "An earlier request cancelled the order."}},
 )
 async def cancel_order(order_id: UUID, response: Response, caller: Caller, given: Given) -> OrderView:
     """Cancel an order, at any time. The order is `cancelling` until its payment is cancelled or refunded, then
@@ -131,7 +131,8 @@ async def cancel_order(order_id: UUID, response: Response, caller: Caller, given
         order, is_new = await use_cases.cancel_order(session, order_id, client_id=caller.id)
         key = order_key(OrderRef(order_id, caller.id))
         after_commit(session, partial(given.orders.invalidate_soon, key))
-    await given.orders.invalidated()  # after this, the caller can no longer read the order as `pending`
+    # After this wait, the caller no longer reads the order's old status from the cache, unless Redis failed.
+    await given.orders.invalidated()
     response.status_code = 202 if is_new else 200
     return order
 

@@ -41,7 +41,7 @@ class PlaceOrder(Input):
             min_length=1,
             max_length=64,
             pattern=r"^[A-Za-z0-9_]+$",
-            description="The provider's token for a card, never its number.",
+            description="The provider's token for a card, never the card's number.",
             examples=["pm_card_ok"],
             json_schema_extra={"writeOnly": True},  # error answers omit the value
         ),
@@ -71,7 +71,7 @@ class OrderView(BaseModel):
     amount: Money
     currency: str
     lines: list[OrderLineView]
-    reason: str | None = Field(description="Why the order was cancelled; null otherwise.")
+    reason: str | None = Field(description="Why the order was cancelled; null for any other order.")
     created_at: datetime
     updated_at: datetime
 

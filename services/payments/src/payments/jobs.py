@@ -18,7 +18,8 @@ from payments.use_cases import ChargeReport, RefundReport
 
 log = get_logger(__name__)
 
-CALL_DEADLINE = 10.0  # seconds: three attempts of 2 s and the waits between them; the jobs' time limit is 20 s
+# Seconds for all attempts of one call: three attempts of 2 s and the waits between them. The jobs' time limit is 20 s.
+CALL_DEADLINE = 10.0
 
 _PAYMENT_REQUIRED = 402
 _UNPROCESSABLE = 422
@@ -47,7 +48,7 @@ async def reconcile_charge(
     database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileCharge
 ) -> None:
     """Step 16 of an order (docs/reference/protocol.md): look the charge up at the provider, because no answer and no
-    event has reported it.
+    event has reported whether the charge succeeded.
     """
     with deadlines.deadline(CALL_DEADLINE):
         charges = await provider.find_charges(payload.payment_id)
@@ -87,7 +88,7 @@ async def reconcile_refund(
     database: Database, provider: ProviderClient, job: RunningJob, payload: ReconcileRefund
 ) -> None:
     """Step 16 of an order (docs/reference/protocol.md): look the refund up at the provider, because no answer and no
-    event has reported it.
+    event has reported whether the refund succeeded.
     """
     with deadlines.deadline(CALL_DEADLINE):
         refunds = await provider.find_refunds(payload.refund_id)

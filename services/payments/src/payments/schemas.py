@@ -25,8 +25,8 @@ class RequestPayment(BaseModel):
 
 
 class VoidPayment(BaseModel):
-    """A request to bring a payment's net amount to zero. It is allowed in any state of the payment, even before the
-    payment was requested.
+    """A request to bring a payment's net amount to zero. The request is allowed in any state of the payment, even
+    before the payment was requested.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,5 +42,5 @@ class PaymentView(BaseModel):
     status: Literal["created", "submitting", "submitted", "captured", "failed", "canceled", "refunded"]
     amount: int
     currency: str
-    version: int = Field(description="Increases with each event of this payment; 0 before the first.")
-    reason: str | None = Field(description="Why the payment failed; null otherwise.")
+    version: int = Field(description="Increases with each event of this payment; 0 before the first event.")
+    reason: str | None = Field(description="Why the payment failed or was canceled; null otherwise.")

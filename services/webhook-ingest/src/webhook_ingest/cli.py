@@ -23,10 +23,10 @@ def _webhook_commands() -> typer.Typer:
 
     @app.command("redrive")
     def redrive_webhooks(
-        which: Annotated[Redrivable, typer.Argument(help="ignored: no handler for its type; dead: unreadable.")],
+        which: Annotated[Redrivable, typer.Argument(help="ignored: no code handles their type; dead: unreadable.")],
         *,
         provider: Annotated[Provider | None, typer.Option(help="Only webhooks of this provider.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the webhooks and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Process stored webhooks again, after a change of the code that reads them."""

@@ -34,13 +34,14 @@ class WebhookSecretSettings(Group):
     stripe: tuple[Secret, ...] = Field(
         (),
         max_length=_AT_MOST,
-        description="JSON list of the endpoint's secrets (`whsec_…`). While it is empty, Stripe's path answers 404.",
+        description="JSON list of the endpoint's secrets (`whsec_…`). While the list is empty, Stripe's path answers "
+        "404.",
         json_schema_extra=RELOADED,
     )
     github: tuple[Secret, ...] = Field(
         (),
         max_length=_AT_MOST,
-        description="JSON list of the webhook's secrets. While it is empty, GitHub's path answers 404.",
+        description="JSON list of the webhook's secrets. While the list is empty, GitHub's path answers 404.",
         json_schema_extra=RELOADED,
     )
 

@@ -1,6 +1,7 @@
 """API keys of clients: the service's database stores their hashes, and each API process holds all hashes in memory.
 
-    hf_<12 characters: its prefix, which is public>_<43 characters: 256 random bits>
+A key consists of `hf_`, a public prefix of 12 characters that identifies the key, `_`, and a secret part of 43
+characters (256 random bits).
 
 A process reads all valid keys at start-up and again every `auth.key_refresh` seconds. A request causes no query, so a
 flood of unknown keys does not reach the database. A revoked key works until the next read. While the database cannot be
@@ -47,7 +48,8 @@ and reading them takes 20 ms.
 _KEY = re.compile(r"hf_([a-z0-9]{12})_[A-Za-z0-9]{43}")
 _PREFIX = slice(3, 15)  # the position of the prefix in a key
 _PREFIX_LETTERS = string.ascii_lowercase + string.digits
-_SECRET_LETTERS = string.ascii_letters + string.digits  # 43 letters are 256 bits; a double click selects a whole key
+# The secret part has only letters and digits, so that a double click selects a whole key. 43 of them have 256 bits.
+_SECRET_LETTERS = string.ascii_letters + string.digits
 STATEMENTS = {name: text(sql) for name, sql in load_statements("api_keys.sql", package="chassis.auth").items()}
 
 key_age = Gauge("api_keys_age_seconds", "Seconds since this process last read the valid API keys.")
@@ -90,8 +92,8 @@ def prefix_of(key: str) -> str:
 
 def hash_key(key: str, pepper: bytes) -> bytes:
     """HMAC-SHA-256 of the whole key, as UTF-8, under the pepper."""
-    # `hmac.digest` would release the GIL, and the thread that writes the log may then take the GIL: a call would take
-    # 50 µs instead of 5.
+    # `hmac.digest` would release the GIL. The thread that writes the log might then take the GIL, and the call would
+    # take 50 µs instead of 5 µs.
     return hmac.new(pepper, key.encode(), "sha256").digest()
 
 

@@ -20,7 +20,7 @@ SELECT count(*) FROM api_key WHERE revoked_at IS NULL AND (expires_at IS NULL OR
 SELECT prefix, hash, pepper, principal, scopes, expires_at, revoked_at FROM api_key WHERE prefix = :prefix;
 
 -- name: bring_up_to_date
--- Replace the hash of a key by its hash under another pepper, and replace its scopes.
+-- Replace the hash of a key by its hash under another pepper, and replace the key's scopes.
 UPDATE api_key SET hash = :hash, pepper = :pepper, scopes = :scopes WHERE prefix = :prefix;
 
 -- name: listed

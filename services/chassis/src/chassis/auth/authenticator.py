@@ -37,8 +37,8 @@ class Authenticator:
     def authenticate(self, authorization: str | None) -> Principal:
         """The caller whose credentials are in this Authorization header.
 
-        Raises `ApiError`: 401 for a header that is absent or invalid, 503 when the API keys have not been read for too
-        long.
+        Raises `ApiError`: 401 for a header that is absent or invalid; 503 for an API key, when the keys were last read
+        more than `auth.key_grace` seconds ago.
         """
         scheme, _, given = (authorization or "").partition(" ")
         credential = given.strip()

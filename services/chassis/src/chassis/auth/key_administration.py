@@ -1,4 +1,6 @@
-"""Administration of API keys: an operator stores, lists and revokes them, in the database role that owns the schema."""
+"""Administration of API keys: an operator stores, lists and revokes keys. Only the database role that owns the schema
+may store and revoke them.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

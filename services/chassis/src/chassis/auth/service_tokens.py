@@ -1,10 +1,10 @@
 """Tokens with which services call each other. The calling service signs each token for one callee, and a token is valid
 for a minute.
 
-A token is a JSON Web Token (RFC 7519), signed by HS256 with a secret that only the two services have; `kid` names the
-secret. A token contains the caller (`iss`), the callee (`aud`), and the times at which the token was issued and expires
-(`iat`, `exp`). A setting of the callee lists the caller's scopes. The callee may accept several secrets of one caller,
-so that a secret can be replaced without refused calls.
+A token is a JSON Web Token (RFC 7519), signed by HS256 with a secret that only the two services have. The token's
+header `kid` has the fingerprint of the secret. A token contains the caller (`iss`), the callee (`aud`), and the times
+at which the token was issued and expires (`iat`, `exp`). A setting of the callee lists the caller's scopes. The callee
+may accept several secrets of one caller, so that a secret can be replaced without refused calls.
 """
 
 import time
@@ -24,7 +24,7 @@ clocks that differ.
 """
 LEEWAY_SECONDS = 5
 """The tolerated difference between the clocks of caller and callee."""
-_MAX_LENGTH = 1024  # characters; our own tokens have 250
+_MAX_LENGTH = 1024  # the most characters of a token; the tokens that services sign have 250
 _ALGORITHM = "HS256"
 
 

@@ -1,9 +1,9 @@
 """The queue of the deliveries to one endpoint. Only the first pending delivery of a queue may be sent.
 
 A transaction that begins or records an attempt, or that settles or repeats a delivery, first locks the endpoint's row.
-So it sees the changes of all earlier transactions of this kind. As long as a delivery is pending, a job exists that
-looks at the delivery's queue. This job was enqueued together with the delivery or after the previous attempt, or it is
-the job whose attempt is under way.
+So the transaction sees the changes of all earlier transactions of this kind. As long as a delivery is pending, a job
+exists that looks at the delivery's queue. This job was enqueued together with the delivery or after the previous
+attempt, or it is the job whose attempt is under way.
 """
 
 from datetime import datetime

@@ -22,7 +22,8 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
             Mail.created_at < stale_since,
             ~has_live_job([SendMail], mail_id=Mail.id),
         )
-        .order_by(func.random())  # a random batch: in a fixed order, mails that cannot be sent could fill every batch
+        # The batch is chosen at random, because in a fixed order mails that cannot be sent could fill every batch.
+        .order_by(func.random())
         .limit(batch)
     )
     for mail_id in mails:

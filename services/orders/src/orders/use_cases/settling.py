@@ -21,7 +21,7 @@ log = get_logger(__name__)
 
 settle_seconds = Histogram(
     "order_settle_seconds",
-    "Time from an order's placing until it was final, by what it became (confirmed, cancelled); no refund later on.",
+    "Seconds from the placing of an order until it was first confirmed or cancelled. Later refunds are not counted.",
     ["outcome"],
     buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600),  # 900 is the setting `pending_limit`'s default
 )
@@ -38,8 +38,8 @@ type PaymentStatus = Literal["created", "submitting", "submitted", "captured", "
 
 @dataclass(frozen=True, slots=True)
 class PaymentNews:
-    """A payment's status, from an event or an answer. `version` is 0 until the payments service has published the first
-    event of the payment.
+    """A payment's status, from an event or an answer of the payments service. `version` is 0 until the payments service
+    has published the first event of the payment.
     """
 
     payment_id: UUID

@@ -25,7 +25,8 @@ async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
             Order.updated_at < func.now() - timedelta(seconds=stale_after),
             ~has_live_job((RequestPayment, SettlePayment), order_id=Order.id),
         )
-        .order_by(func.random())  # a random batch: in a fixed order, stuck orders could fill every batch
+        # The batch is chosen at random, because in a fixed order the orders that cannot move could fill every batch.
+        .order_by(func.random())
         .limit(batch)
     )
     for order in stale:

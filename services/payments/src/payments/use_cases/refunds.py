@@ -20,7 +20,8 @@ from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 
 log = get_logger(__name__)
 
-MAX_REFUNDS = 3  # this many refunds of a payment may fail, each with its own key; then an operator must decide
+# After this many failed refunds of one payment, no further refund is requested, and an operator must decide.
+MAX_REFUNDS = 3
 
 
 async def request_refund(session: Session, payment: Payment) -> None:
@@ -51,8 +52,8 @@ async def refund_to_ask_for(session: Session, refund_id: UUID) -> Refund | None:
         select(Refund).where(
             Refund.id == refund_id,
             Refund.status == RefundStatus.REQUESTED.value,
-            # The first POST is sent after the row's creation, so the provider remembers the key for at least the time
-            # computed here.
+            # The first POST of the refund is sent after the row is created. So the provider still remembers the key
+            # while the row is younger than `POST_WINDOW`.
             Refund.created_at > func.now() - POST_WINDOW,
         )
     )

@@ -40,7 +40,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
         principal: Annotated[str, typer.Argument(help="The client that gets the key, such as acme.")],
         scopes: Scopes,
         days: Annotated[
-            int | None, typer.Option("--expires-in-days", min=1, max=3650, help="By default it does not expire.")
+            int | None, typer.Option("--expires-in-days", min=1, max=3650, help="By default the key does not expire.")
         ] = None,
         options: Options = None,
     ) -> None:
@@ -59,8 +59,8 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
     def register(folder: Path, scopes: Scopes, options: Options = None) -> None:
         """Register the keys in FOLDER. Each file contains one key, and the name of the file is the principal.
 
-        The command is for keys that another service or the installation's scripts made. It is safe to repeat: a key
-        that is registered already gets these scopes, and a new hash with the newest pepper.
+        Use this command for keys that another service or the installation's scripts made. The command is safe to
+        repeat: a key that is registered already gets these scopes, and a new hash with the newest of `auth.peppers`.
         """
         keys = _read_keys(folder)
         _check(settings_type, list(keys), scopes)

@@ -26,7 +26,8 @@ from chassis.config.settings import ServiceSettings
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 
-EXIT_CONFIGURATION = 2  # the same exit code as for a wrong option, because a restart would fail again
+# Typer exits with the same code for a wrong option. In both cases a restart would fail again.
+EXIT_CONFIGURATION = 2
 
 
 def build_cli[S: ServiceSettings](
@@ -39,8 +40,9 @@ def build_cli[S: ServiceSettings](
 ) -> Callable[[], None]:
     """Returns the function that runs the service's command. The service names this function in `[project.scripts]`.
 
-    `api` and `worker` name functions (`"orders.api:run"`), which are called with the live settings. `migrations` is the
-    folder of the service's Alembic revisions. `groups` are further groups of commands, by name.
+    `api` and `worker` name functions, such as `"orders.api:run"`. The subcommands call these functions with the
+    service's `Live` settings. `migrations` is the folder of the service's Alembic revisions. `groups` are further
+    groups of commands, by name.
     """
     app = typer.Typer(
         name=settings_type.service_name,
@@ -62,7 +64,7 @@ def build_cli[S: ServiceSettings](
 
     @app.command()
     def migrate(timeout: Timeout = 0.0, options: Options = None) -> None:
-        """Bring the database's schema up to date. Waits while the database does not answer yet."""
+        """Bring the database's schema up to date. The command first waits until the database accepts connections."""
         from chassis.migrations import migrate as run_migrations  # noqa: PLC0415  only migrations need Alembic
 
         settings = config.load_database(settings_type, options or ())
@@ -70,7 +72,7 @@ def build_cli[S: ServiceSettings](
 
     @app.command()
     def wait_for_schema(timeout: Timeout = 60.0, options: Options = None) -> None:
-        """Wait until the database has the schema that this code needs, or a newer one."""
+        """Wait until the database has the schema that this code needs, or a newer schema."""
         from chassis.migrations import wait_for_schema as wait  # noqa: PLC0415
 
         settings = config.load_database(settings_type, options or ())
@@ -78,7 +80,7 @@ def build_cli[S: ServiceSettings](
 
     @app.command("debug-header")
     def print_debug_header(
-        seconds: Annotated[int, typer.Option(min=1, max=debugging.MAX_SECONDS, help="How long it is valid.")] = 60,
+        seconds: Annotated[int, typer.Option(min=1, max=debugging.MAX_SECONDS, help="Its lifetime in seconds.")] = 60,
         options: Options = None,
     ) -> None:
         """Print a header for curl -H: requests with this header are logged at the level DEBUG."""
@@ -99,8 +101,8 @@ def build_cli[S: ServiceSettings](
 
 def _run(app: typer.Typer) -> None:
     """Run the command. A `HoldfastError` is printed as one line, without a traceback."""
-    # The first process of a container ignores SIGTERM unless the process has a handler for it. The API and the worker
-    # later replace this handler by another one.
+    # The first process of a container ignores SIGTERM unless the process has a handler for this signal. The API
+    # and the worker later install their own handlers.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()

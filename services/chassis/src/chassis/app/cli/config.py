@@ -23,7 +23,7 @@ def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
     def explain(
         options: Options = None,
         *,
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by the settings' names.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, keyed by setting.")] = False,
     ) -> None:
         """Print every setting, the layer that its value came from, and the layers whose values are overridden."""
         explained = config.explain(settings_type, options or ())

@@ -44,9 +44,9 @@ def _add_event_replay(app: typer.Typer, run: Run) -> None:
     def replay(
         number: Annotated[int | None, typer.Argument(metavar="[NUMBER]")] = None,
         *,
-        every: Annotated[bool, typer.Option("--all", help="All dead events.")] = False,
-        stream: Annotated[str | None, typer.Option(help="With --all: only those of this stream.")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
+        every: Annotated[bool, typer.Option("--all", help="Replay all dead events.")] = False,
+        stream: Annotated[str | None, typer.Option(help="With --all: only the events of this stream.")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the dead events and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Return dead events to the worker, which handles them again within seconds."""

@@ -15,12 +15,13 @@ from chassis.errors import HoldfastError
 from chassis.jobs import dead_letters
 from chassis.pooling import Database
 
-_DRAIN_LOOK_SECONDS = 0.5  # seconds between two counts of the work that is left; each count reads rows
+# Seconds between two counts of the jobs that are left. More frequent counts would load the database needlessly.
+_DRAIN_LOOK_SECONDS = 0.5
 
 Filters = Annotated[
     list[str] | None,
     typer.Option(
-        "--filter", metavar="NAME=VALUE", help="name=…, queue=… or error=… (a part of the reason). Repeatable."
+        "--filter", metavar="NAME=VALUE", help="name=…, queue=… or error=… (a part of the error). Repeatable."
     ),
 ]
 
@@ -42,7 +43,7 @@ def job_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
 
     @app.command()
     def show(job_id: int, options: Options = None) -> None:
-        """Show one job, whatever its state."""
+        """Show one job in any state."""
         _print_job(job_id, run(options, partial(dead_letters.show, job_id=job_id)))
 
     @app.command()
@@ -64,9 +65,9 @@ def _add_replay(app: typer.Typer, run: Run) -> None:
     def replay(
         job_id: Annotated[int | None, typer.Argument(metavar="[ID]")] = None,
         *,
-        every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+        every: Annotated[bool, typer.Option("--all", help="Replay all dead letters.")] = False,
         filters: Filters = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print them and change nothing.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the dead letters and change nothing.")] = False,
         options: Options = None,
     ) -> None:
         """Make dead letters ready to run again."""
@@ -85,7 +86,7 @@ def _add_drain(app: typer.Typer, settings_type: type[ServiceSettings]) -> None:
     @app.command()
     def drain(
         timeout: Timeout = 60.0,
-        queue: Annotated[str | None, typer.Option(help="Only this queue.")] = None,
+        queue: Annotated[str | None, typer.Option(help="Wait only for the jobs of this queue.")] = None,
         options: Options = None,
     ) -> None:
         """Wait until no job is due and no job runs. The command does not wait for jobs that are due later."""
@@ -97,7 +98,7 @@ def _add_drain(app: typer.Typer, settings_type: type[ServiceSettings]) -> None:
 
 
 async def _drained(settings: DatabaseSettings, *, queue: str | None, timeout_seconds: float) -> dead_letters.WorkLeft:
-    """Wait until the queue is drained or the time is over. Returns the work that is left."""
+    """Wait until no job of the queue is due or runs, or until the time is over. Returns the work that is left."""
     database = Database(settings, pool="cli", application_name="cli")
     deadline = time.monotonic() + timeout_seconds
     try:

@@ -1,4 +1,4 @@
-"""Functions that the operator's commands share: options, the transaction, lists, and the audit line of a change."""
+"""The operator's commands share these functions: they run a transaction, print lists, and log changes for an audit."""
 
 import asyncio
 import getpass
@@ -19,7 +19,7 @@ Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. http.port=8001. Repeatable.")
 ]
 
-Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait at most.")]
+Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="The longest time to wait.")]
 
 
 class Run(Protocol):

@@ -52,7 +52,7 @@ class WorkerResources:
         """Runs the jobs of `queue`, at most `concurrency` at once; the settings `jobs.queue` and `jobs.concurrency` are
         the defaults. The job runner ignores handlers for jobs of other queues.
 
-        Another queue has a job runner of its own, whose jobs do not count against this limit.
+        A worker that runs the jobs of two queues has two job runners. Each job runner has its own limit.
         """
         jobs = self.settings.jobs
         queue = queue or jobs.queue
@@ -79,8 +79,8 @@ class WorkerResources:
         """Runs these schedules, and two schedules that every service has: they prune dead letters and the records of
         failed job attempts.
 
-        If several processes have the same schedule, only one of them runs it each time. The records of failed job
-        attempts are retained as long as published events.
+        If several processes have the same schedule, only one of them runs it each time it is due. The records of failed
+        job attempts are retained as long as published events.
         """
         prune_dead = partial(dead_letters.prune, retention=self.settings.jobs.dead_retention)
         prune_failures = partial(dead_letters.prune_failures, retention=self.settings.outbox.retention)

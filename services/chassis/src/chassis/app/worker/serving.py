@@ -1,4 +1,6 @@
-"""The worker process: it opens its resources, runs the service's parts beside a management port, and drains."""
+"""The worker process opens its resources and runs the service's parts, beside a management port for health checks and
+metrics. After a stop signal, the process drains: the parts finish the work that they have begun.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -24,7 +26,9 @@ type OpenParts[S: ServiceSettings] = Callable[[Live[S], WorkerResources], Abstra
 
 
 def run_worker[S: ServiceSettings](live: Live[S], *, version: str, open_parts: OpenParts[S]) -> None:
-    """Run a worker process until SIGTERM or SIGINT, then drain. Returns when the port and all resources are closed."""
+    """Run a worker process until SIGTERM or SIGINT, then drain. Returns when the management port and all resources are
+    closed.
+    """
 
     async def main(info: Mapping[str, str], ending: Ending) -> None:
         async with (
@@ -48,7 +52,7 @@ def run_worker[S: ServiceSettings](live: Live[S], *, version: str, open_parts: O
 async def serve_stages(
     settings: ServiceSettings, *, ending: Ending, health: Health, management: ASGIApp, stages: Stages
 ) -> None:
-    """Run the parts and the management port until SIGTERM or SIGINT, then stop them; the port stops last.
+    """Run the parts and the management port until SIGTERM or SIGINT. Then stop the parts, and after them the port.
 
     Returns within `shutdown.drain_timeout` plus `GRACE_SECONDS` after the signal, or raises the exceptions of
     `run_stages`.

@@ -1,7 +1,7 @@
 """The parts of a worker: they run side by side, and stop stage by stage.
 
-The first stage has the parts that write events. The last stage has the relay, so that the relay can publish the events
-that the last jobs wrote.
+The first stage has the parts that write events. The last stage has the relay, which publishes events, so that the
+events of the last jobs are published before the worker ends.
 """
 
 import asyncio
@@ -68,7 +68,8 @@ async def run_stages(
         except TimeoutError:
             left = work_left(asyncio.get_running_loop())
         if left:
-            log.error("worker_drain_timed_out", left=left)  # logged before the exit, because a part may block the exit
+            # The line is written before the `async with` block ends, because the block's end waits for the parts.
+            log.error("worker_drain_timed_out", left=left)
             raise DrainTimedOut(f"left after {drain_timeout:g} s: {', '.join(left)}")
     log.info("worker_stopped")
 

@@ -1,5 +1,5 @@
-"""A table of mails, with one mail for each event of an order, and a table with the version of each order's event that
-was mailed last.
+"""A table of mails, with one mail for each event of an order. A second table records, for each order, the version of
+the event that was mailed last.
 """
 
 from alembic import op

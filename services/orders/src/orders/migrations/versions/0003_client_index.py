@@ -1,5 +1,5 @@
-"""An index of clients' orders with both columns ascending, so that one row comparison, `(client_id, id) < (…)`, finds a
-page of a client's orders.
+"""An index on the columns `client_id` and `id` of orders. Both columns ascend, so that one row comparison,
+`(client_id, id) < (…)`, finds a page of a client's orders.
 """
 
 from alembic import op

@@ -11,8 +11,10 @@ depends_on = None
 
 _PAYMENT = """
 ALTER TABLE payment
-    ADD COLUMN void boolean NOT NULL DEFAULT false,     -- the net must be zero
-    ALTER COLUMN payment_method DROP NOT NULL           -- a tombstone has none
+    -- True: the payment's net amount must become zero.
+    ADD COLUMN void boolean NOT NULL DEFAULT false,
+    -- The method is null if the payment was cancelled before it was requested.
+    ALTER COLUMN payment_method DROP NOT NULL
 """
 _REFUND = """
 CREATE TABLE refund (
