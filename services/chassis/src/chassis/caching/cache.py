@@ -1,13 +1,19 @@
 """`Cache`, through which a service reads and invalidates cached values. A read tries the process's memory, then Redis,
 and then loads from the origin.
 
-read ─ invalidation pending ▶ one load in this process, which bypasses Redis
-     ─ near ────▶ the value in this process's memory, if this process read the value less than `near_ttl` ago
-     ─ fresh ───▶ the value from Redis; shortly before its TTL ends, one of many readers renews it in the background
-     ─ stale ───▶ the old value from Redis, and one load in the background
-     ─ expired ─▶ one load; if the load fails, the old value from Redis
-     ─ absent from Redis ▶ one load in this process (a flight), and one among all processes (the key's lease)
-     ─ Redis fails ▶ one load per key in this process, few keys at once; the loaded values are not stored in Redis
+The first of these conditions that is true decides how a read gets the value:
+
+- Redis has not confirmed an invalidation of the key: the process loads the value and does not use Redis.
+- This process read the value less than `near_ttl` ago: the read returns the value in the process's memory.
+- Redis fails: the process loads the value and does not store the value in Redis. A key has one load at a time, and at
+  most `bypass_concurrency` loads run at once.
+- The value in Redis is fresh: the read returns this value. Shortly before the value's TTL ends, one of many readers
+  also renews the value in the background.
+- The value in Redis is stale: the read returns this old value, and one load runs in the background.
+- The value in Redis is expired: the read waits for a load. If the load fails or takes longer than `wait_timeout`, the
+  read returns the old value.
+- Redis has no value: the read waits for a load. Readers in this process share one load (a flight), and the key's lease
+  lets only one process load.
 """
 
 import asyncio
@@ -75,8 +81,9 @@ class Cache[T]:
         self._loading = Loading(
             name, adapter, settings, store=self._store, metrics=self._metrics, random=random, clock=clock
         )
-        # A load that is under way at the invalidation may store the old value until the load's lease expires. So Redis
-        # may have an old value for the longest time that it stores an entry, plus the duration of a lease.
+        # After an invalidation that fails, Redis may have an old value for at most `retention`: a load under way may
+        # store the old value until the load's lease expires, and Redis then stores this value for the longest time that
+        # an entry is stored.
         retention = settings.ttl + settings.stale_if_error + settings.lock_ttl
         self._pending = PendingInvalidations(self._store.delete, retention=retention)
         self._invalidations: set[asyncio.Task[None]] = set()
@@ -121,8 +128,8 @@ class Cache[T]:
         """Drop the value of `key`, and refuse to store values whose loads have already begun. Call `invalidate` after
         the commit that changes the origin.
 
-        As soon as `invalidate` begins, this process returns no older value. Other processes may return an older value
-        until Redis confirms the invalidation, and for `near_ttl` after that.
+        As soon as `invalidate` begins, this process no longer returns the old value. Other processes may return the old
+        value until Redis confirms the invalidation, and for `near_ttl` after the confirmation.
         Raises RedisError or TimeoutError when Redis fails; a background task then repeats the invalidation until Redis
         confirms it.
         """

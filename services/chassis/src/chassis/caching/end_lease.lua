@@ -5,12 +5,12 @@
 --
 -- KEYS[1]  the entries of one cached key: a hash with a field per schema
 -- KEYS[2]  the lease of this cached key
--- ARGV[1]  the caller's token
+-- ARGV[1]  the caller's token, which the lease contains while the caller holds the lease
 -- ARGV[2]  the field of the caller's schema
 -- ARGV[3]  the entry to store; with an empty ARGV[3], the script only frees the lease
 -- ARGV[4]  the expiry of the entry in milliseconds; with 0, the script replaces a stored entry and leaves the expiry as
 --          it is, and stores nothing if no entry is stored
--- Returns  1 if the token held the lease, else 0
+-- Returns  1 if the caller held the lease, else 0
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0

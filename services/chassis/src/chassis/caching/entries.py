@@ -1,7 +1,11 @@
 """A cached value with its times, and the rules by which the value is fresh, stale or expired. This module does no I/O.
 
-    loaded ──── ttl, randomly shortened ────▶ fresh_until ── stale_while_revalidate ──▶ ── stale_if_error ──▶ gone
-       hit, or early near the end                           stale                       expired
+The age of a value decides its `Freshness`:
+
+- From the load until `fresh_until`, the value is a `hit`, or `early` near the end. This time is the TTL, randomly
+  shortened.
+- From `fresh_until`, the value is `stale` for `stale_while_revalidate` seconds.
+- After that, the value is `expired` until `stale_if_error` seconds after `fresh_until`. Then Redis drops the value.
 
 The cache also stores that the origin has no value. Such an entry is never stale: the cache drops this entry at
 `fresh_until`, at most `negative_ttl` after the load.
@@ -13,7 +17,9 @@ from typing import Literal, NamedTuple
 from chassis.config.settings import CacheSettings
 
 ABSENT = b"absent"
-"""The payload that the cache stores when the origin has no value. No value equals it, because it is not valid JSON."""
+"""The payload that the cache stores when the origin has no value. This payload is not valid JSON, so no value has the
+same payload.
+"""
 
 type Json[T] = bytes
 """The JSON of a value of type T, as the cache stores the value."""
@@ -39,7 +45,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def unpack(cls, packed: bytes | None) -> "Entry | None":
-        """The entry in `packed`, or None if there is no entry or `pack` did not write these bytes."""
+        """The entry in `packed`, or None if `packed` is None or does not have the format that `pack` writes."""
         if packed is None:
             return None
         try:
@@ -49,7 +55,7 @@ class Entry(NamedTuple):
             return None
 
     def age(self, now: float) -> float:
-        """Seconds since the load began. A change of the origin that the value does not contain is at most this old."""
+        """Seconds since the load began. The value contains all changes of the origin that are older than this age."""
         return max(0.0, now - self.loaded_at + self.delta)
 
 
@@ -83,7 +89,7 @@ def freshness_of(entry: Entry | None, settings: CacheSettings, *, now: float, dr
 def is_renewed_early(entry: Entry, beta: float, *, now: float, draw: float) -> bool:
     """XFetch: a reader renews an entry early if now − δ·β·ln(draw) ≥ expiry, where δ is the duration of the load.
 
-    With β = 1, about one reader of many renews the entry, about one load's duration before the entry expires.
+    With β = 1, about one of many readers renews the entry, about one load's duration before the entry expires.
 
     Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
     """

@@ -11,8 +11,9 @@ from chassis.caching.entries import Entry
 class Loaded(NamedTuple):
     """The result of a load.
 
-    `covers` is a monotonic time in seconds: the entry contains every change whose invalidation was complete
-    before `covers`. So a reader may use the entry if the reader began at `covers` or earlier.
+    `covers` is a monotonic time in seconds: the entry contains every change whose invalidation was complete before
+    `covers`. A reader needs every change whose invalidation was complete before the reader began, so a reader may use
+    the entry if the reader began at `covers` or earlier.
     """
 
     entry: Entry
@@ -32,8 +33,8 @@ class Flights:
     async def share(self, key: str, load: Load, *, began: float) -> Entry:
         """Wait for the load of `key` that is under way, or start `load` if no load is under way, and return its entry.
 
-        `began` is the time at which the reader began. If the load may have missed an invalidation before `began`, the
-        reader waits for the next load. Raises the load's error.
+        `began` is the time at which the reader began. If a change was invalidated before `began`, but the load's entry
+        may not contain the change, the reader waits for the next load. Raises the load's error.
         """
         while True:
             loaded = await asyncio.shield(self.start(key, load))
@@ -43,9 +44,10 @@ class Flights:
     def start(self, key: str, load: Load) -> asyncio.Task[Loaded]:
         """The task of the load of `key` that is under way. Starts `load` if no load is under way."""
         flight = self._by_key.get(key)
-        # A finished load stays in `_by_key` until the event loop runs the callback `_landed`. Awaiting a finished load
-        # does not yield to the event loop. If `share` joined a finished load, it would therefore join that load again
-        # and again, and the event loop could never run `_landed`.
+        # A finished load stays in `_by_key` until the event loop runs the callback `_landed`, and awaiting a finished
+        # load does not yield to the event loop. Suppose that `share` joined a finished load whose entry is too old for
+        # the reader. Then the loop in `share` would join this load again and again, and the event loop could never run
+        # `_landed`.
         if flight is None or flight.done():
             flight = self._by_key[key] = asyncio.create_task(load())
             self._tasks.add(flight)
@@ -68,4 +70,4 @@ class Flights:
         if self._by_key.get(key) is flight:
             del self._by_key[key]
         if not flight.cancelled():
-            flight.exception()  # without this call, asyncio logs an error that no reader awaits
+            flight.exception()  # without this call, asyncio would log the error if no reader awaits the load

@@ -54,8 +54,8 @@ class Loading[T]:
         """Take the lease, load the value and store the value. If another process holds the lease, wait until that
         process has stored its entry.
 
-        `expired` is the entry that is too old to use, or None if Redis has no entry. If the wait for another process
-        exceeds `wait_timeout`, or if Redis fails, this process loads without the lease.
+        `expired` is the entry whose value readers get only if the load fails, or None if Redis has no such entry. If
+        the wait for another process exceeds `wait_timeout`, or if Redis fails, this process loads without the lease.
         """
         token, deadline = uuid4().hex, time.monotonic() + self._settings.wait_timeout
         while time.monotonic() < deadline:
@@ -75,8 +75,8 @@ class Loading[T]:
         return await self.bypass(loader)
 
     async def refresh(self, key: str, loader: Loader[T], seen: Entry) -> Loaded:
-        """Load in the background, while readers get the old entry `seen`. Does nothing if another process loads the
-        key.
+        """Load in the background, while readers get the old entry `seen`. Returns `seen` without a load if Redis fails,
+        if another process loads the key, or if Redis no longer stores `seen`.
         """
         token = uuid4().hex
         try:
@@ -122,8 +122,9 @@ class Loading[T]:
             raise
         ended = time.monotonic()
         is_stored = await self._end_lease(key, token, entry, seconds=retention_of(entry, self._settings))
-        # Redis stores the entry only if no invalidation came during the load. So if the entry is stored, every reader
-        # that began before the end of the load may use the entry.
+        # Redis stores the entry only if no invalidation came during the load. So a stored entry contains every change
+        # that was invalidated before the end of the load. If the entry is not stored, only the changes that were
+        # invalidated before the load began are certain to be in the entry.
         return Loaded(entry, covers=ended if is_stored else began)
 
     async def _mark_stale(self, key: str, token: str, seen: Entry | None, error: Exception) -> None:
@@ -149,6 +150,6 @@ class Loading[T]:
         try:
             return await self._store.end_lease(key, token, entry, seconds=seconds)
         except STORE_ERRORS:
-            # Redis failed. The readers still get the value that was loaded, and the lease expires by itself.
+            # The readers still get the loaded value although Redis failed, and the lease expires after `lock_ttl`.
             self._metrics.count_error()
             return False

@@ -9,13 +9,15 @@ from weakref import WeakValueDictionary
 from chassis.caching.entries import Entry
 
 MAX_KEYS = 1_000
-"""The largest number of entries in memory: entries of a kilobyte each take a megabyte in all. With one entry more, the
-cache drops the entry that `put` stored the longest time ago.
+"""The largest number of entries in memory. Entries of a kilobyte each take a megabyte in all. When the cache has more
+entries, it drops the entry that `put` stored the longest time ago.
 """
 
 
 class _Generation:
-    """Marks the reads of a key that began between two calls of `forget`. These reads share one `_Generation` object."""
+    """A mark for the reads of a key. All reads that begin between two calls of `forget` share one `_Generation` object,
+    so `put` finds out whether `forget` was called after a read began.
+    """
 
     __slots__ = ("__weakref__",)
 
@@ -28,7 +30,8 @@ class Reading(NamedTuple):
 
 
 class NearCache:
-    """Caches each entry until `ttl` seconds after the read of the entry began. With a `ttl` of 0, caches no entries.
+    """A cache that holds each entry until `ttl` seconds after the read that fetched the entry began. With a `ttl` of 0,
+    the cache holds no entries.
 
     A process cannot invalidate the memory of another process. Use this cache only for values that may be out of date by
     `ttl` seconds.

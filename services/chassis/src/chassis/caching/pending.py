@@ -20,7 +20,7 @@ value until the next try.
 class PendingInvalidations:
     """The invalidated keys that `delete` has not deleted from Redis yet, each with the time of its latest invalidation.
 
-    A key stays here for at most `retention` seconds, because the old value has then expired in Redis.
+    A key is pending for at most `retention` seconds. After this time, the old value has expired in Redis anyway.
     """
 
     def __init__(self, delete: Callable[[str], Awaitable[None]], *, retention: float) -> None:
@@ -33,12 +33,14 @@ class PendingInvalidations:
         return key in self._since
 
     def add(self, key: str) -> None:
-        """Mark the key as pending, until a call of `apply` has deleted the key from Redis."""
+        """Mark the key as pending. The key stays pending until `apply` has deleted the key from Redis."""
         self._since[key] = time.monotonic()
 
     async def apply(self, key: str) -> None:
-        """Delete a pending key from Redis. If `delete` fails, raises its error, and a background task repeats the
-        deletion.
+        """Delete a pending key from Redis.
+
+        If the deletion fails, this method raises the error and starts a background task, which repeats the deletion
+        until the deletion succeeds.
         """
         since = self._since[key]
         try:
@@ -47,8 +49,8 @@ class PendingInvalidations:
             if self._task is None:
                 self._task = asyncio.create_task(self._apply_all())
             raise
-        # If the key was invalidated again during this deletion, the key stays pending, because the deletion may have
-        # run before the newer commit.
+        # If the key was invalidated again during this deletion, the key stays pending: Redis may have run this deletion
+        # before the change behind the second invalidation was committed.
         if self._since.get(key) is since:
             del self._since[key]
 

@@ -14,11 +14,12 @@ STORE_ERRORS = (RedisError, TimeoutError)
 
 
 class Store:
-    """The entries and leases of a cache in Redis. For each cached key, Redis has a hash with a field per entry, and a
-    second Redis key, which is the lease.
+    """The entries and leases of a cache in Redis. For each cached key, Redis has two keys: a hash with the entries, and
+    the lease.
 
-    Each schema of the value has a field of the hash, so releases with different schemas do not read each other's
-    entries. All fields are in one hash, so an invalidation by one release also deletes the other release's entry.
+    During a rollout, two releases may run whose schemas of the value differ. The hash has one field for each schema, so
+    a release does not read the other release's entry. An invalidation deletes the whole hash and therefore also the
+    other release's entry.
     """
 
     def __init__(self, redis: Redis, *, name: str, field: str) -> None:
@@ -50,9 +51,9 @@ class Store:
         """If `token` still holds the lease, store the entry for `seconds` and free the lease. Returns whether `token`
         held the lease.
 
-        With 0 seconds, the new entry keeps the expiry of the entry that it replaces.
+        With 0 seconds, the entry only replaces a stored entry, and the expiry in Redis stays as it is.
         """
-        # The expiry is at least a millisecond, because 0 means "keep the expiry of the replaced entry".
+        # The expiry is at least a millisecond, because for the script 0 means that the expiry stays as it is.
         expiry_ms = max(1, round(1000 * seconds)) if seconds else 0
         arguments: list[Any] = [token, self._field, entry.pack() if entry else b"", expiry_ms]
         return bool(await self._end_lease(keys=self._keys(key), args=arguments))

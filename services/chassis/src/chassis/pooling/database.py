@@ -24,8 +24,9 @@ from chassis.pooling.session import NOTIFY, Session, call_back, in_transaction
 log = get_logger(__name__)
 
 # The errors that SQLAlchemy or the driver may raise while SQLAlchemy opens a connection. SQLAlchemy wraps the error of
-# a statement in EmulatedDBAPIException and then in DBAPIError. While SQLAlchemy opens a connection, a driver's error may
-# have no wrapper, or only the inner one. If the new connection breaks at once, SQLAlchemy raises InvalidRequestError.
+# a statement in EmulatedDBAPIException and then in DBAPIError. While SQLAlchemy opens a connection, a driver's error
+# may have no wrapper, or only the inner one. If the new connection breaks at once, SQLAlchemy raises
+# InvalidRequestError.
 _CONNECT_ERRORS = (
     OSError,
     asyncpg.PostgresError,
