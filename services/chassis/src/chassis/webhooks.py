@@ -28,7 +28,7 @@ from chassis.errors import InvalidSignature, SignatureProblem
 
 # The receiving service counts these webhooks. `result` is a `ReceivedResult`.
 webhook_received = Counter("webhook_received", "Webhooks received.", ["provider", "result"])
-# The receiving service's worker counts these webhooks, whose bodies it parses after the answer. `result` is a
+# The worker of the receiving service parses the bodies of stored webhooks, and counts these webhooks. `result` is a
 # `ProcessedResult`.
 webhook_processed = Counter("webhook_processed", "Stored webhooks that were worked on.", ["provider", "result"])
 webhook_ack_duration = Histogram(
@@ -112,8 +112,9 @@ def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
 def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  GitHub sends no time
     """The verifier for GitHub: https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries.
 
-    GitHub signs neither the id nor a time. The receiver's table of ids stops a repetition by GitHub. The table does not
-    stop an attacker who replays a webhook, because the attacker can change the id.
+    GitHub signs neither the id nor a time. The receiver stores the ids of received webhooks, so a webhook that GitHub
+    repeats has no second effect. The stored ids do not stop an attacker who replays a webhook, because the attacker can
+    change the id.
     """
     _require_match(
         [_header(headers, "x-hub-signature-256")],

@@ -1,7 +1,7 @@
 """Circuit breaker: stops the calls to a dependency that fails, and after a pause lets a few trial calls through.
 
-Each operation of a dependency has its own breaker: a provider whose refunds hang may still accept charges. An operator
-may overrule a breaker for a limited time through the management port, for example to force it open.
+Each operation of a dependency has its own breaker: a payment provider whose refunds hang may still accept charges. An
+operator may overrule a breaker for a limited time through the management port, for example to force it open.
 
 Read in this order: `outcomes` (how a call counts), `state_machine` (the decisions), `breaker` (the context manager
 around a call), `registry` (one breaker per operation), `routes` (the management port). `chassis.calls.http_client`

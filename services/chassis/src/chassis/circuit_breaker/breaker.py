@@ -142,7 +142,7 @@ class CircuitBreaker:
 
 
 class Permit:
-    """One admitted call. The breaker counts the outcome of the call however the block ends, even if the block is
+    """One admitted call. The breaker gets the outcome of the call even if the `with` block raises an error or is
     cancelled.
     """
 

@@ -26,8 +26,8 @@ refuses none.
 """
 
 _TRIAL_SECONDS = 1.0
-"""The pause that a refused caller is advised to make while a half-open breaker's trial calls are under way: about the
-duration of one call.
+"""The pause that a caller is advised to make if a half-open breaker refuses its call, because enough trial calls are
+under way. The pause is about the duration of one call.
 """
 
 
@@ -106,7 +106,8 @@ class StateMachine:
             self._enter("half_open")
         if self.state == "open":
             # An operator may force the breaker open for hours, and may end this mode early. So the pause that a refused
-            # caller gets has a cap, and the caller tries again soon after the early end.
+            # caller is advised to make has a cap. Without the cap, a caller would pause for hours despite the early
+            # end.
             longest = self._settings.max_open_seconds * (1 + self._settings.open_jitter)
             return Refused(min(self._open_until - now, longest))
         if self.state == "half_open":
@@ -127,7 +128,7 @@ class StateMachine:
         if outcome == "cut_short":
             # The caller's deadline ended this call. If such a call counted as a failure, callers with short deadlines
             # would open the breaker of a healthy dependency. If such calls were always ignored, a dependency that hangs
-            # would go unnoticed. So the call counts only if it was already slow.
+            # would go unnoticed. So such a call counts as slow if it was already slow, and is ignored otherwise.
             outcome = "success" if slow else "ignored"
         if self.state == "half_open":
             self._settle_trial(outcome, slow=slow, now=now)

@@ -57,8 +57,8 @@ class Executor:
         self._tolerate = tolerate
         self._random = random
         self.is_draining = False
-        """True once the worker stops. If the statement that records a failed attempt then fails, it is not tried
-        again."""
+        """True once the worker begins to stop. From then on, the statement that records a failed attempt is executed
+        only once, even if the statement fails."""
 
     async def execute(self, run: Run) -> Outcome:
         """Make the attempt, record its end, and write its span, its metrics and its log line."""
@@ -148,7 +148,7 @@ class Executor:
             raise PermanentJobError(f"its payload is not a {kind.__name__}: {error}") from error
 
     async def _fail(self, run: Run, error: Exception) -> Outcome:
-        """Record the failed attempt. In an outage, try this again until the lease expires or the worker stops."""
+        """Record the failed attempt. In an outage, repeat the statement until the lease expires or the worker stops."""
         decision = decide_failure(run.job, error, lambda: self._backoff(run))
         values = {"id": run.job.id, "attempt": run.job.attempt, **decision.values}
         while True:

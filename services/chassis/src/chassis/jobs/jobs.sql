@@ -195,7 +195,7 @@ SELECT id, name, queue, attempt, status FROM reaped;
 -- Correct the times of jobs after the database server's clock was set back. Without this correction, jobs and leases
 -- would wait until the clock catches up. A row whose `written_at` is in the future was written before the clock was set
 -- back. The row's times move back by as much as `written_at` is ahead. The statement reads all delayed jobs of the
--- queue, so it runs less often than `sample`.
+-- queue, so a worker executes it less often than `sample`.
 WITH ahead AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at > now() AND written_at > now()

@@ -66,7 +66,7 @@ class _Jobs:
         async with self._database.read() as session:
             found = await dead_letters.show(session, job_id)
         if found is None:
-            raise ApiError(ErrorCode.NOT_FOUND, "It has completed, or never existed.")
+            raise ApiError(ErrorCode.NOT_FOUND, "The job has completed, or never existed.")
         return _json(asdict(found))
 
     async def replay_one(self, request: Request) -> Response:
@@ -74,12 +74,12 @@ class _Jobs:
         async with self._database.transaction() as session:
             replayed = await dead_letters.replay(session, job_id=job_id)
         if not replayed:
-            raise ApiError(ErrorCode.NOT_FOUND, "It is not a dead letter.")
+            raise ApiError(ErrorCode.NOT_FOUND, "The job is not a dead letter.")
         return _replayed(replayed, dry_run=False)
 
     async def replay_all(self, request: Request) -> Response:
         if request.query_params.get("all") != "true":
-            raise _invalid("all", "Must be true: the replay is of every dead letter that the filters select.")
+            raise _invalid("all", "Must be true, because this route replays every dead letter that the filters select.")
         dry_run = request.query_params.get("dry_run", "false")
         if dry_run not in {"true", "false"}:
             raise _invalid("dry_run", "Must be true or false.")

@@ -16,14 +16,14 @@ CREATE TABLE job (
     payload jsonb NOT NULL,
     payload_version smallint NOT NULL,
     status text NOT NULL DEFAULT 'ready' CHECK (status IN ('ready', 'running', 'dead')),
-    attempt integer NOT NULL DEFAULT 0,         -- counted at claim; (id, attempt) is the fencing token
+    attempt integer NOT NULL DEFAULT 0,         -- each claim increases it; (id, attempt) is the fencing token
     max_attempts integer NOT NULL CHECK (max_attempts > 0),
     run_at timestamptz NOT NULL DEFAULT now(),
-    deadline timestamptz,                       -- no attempt starts after it
+    deadline timestamptz,                       -- no attempt starts after this time
     lease_until timestamptz,
     worker text,
-    is_suspect boolean NOT NULL DEFAULT false,  -- its lease expired: it may have killed its process
-    unique_key text,                            -- deduplication key; a claim clears it
+    is_suspect boolean NOT NULL DEFAULT false,  -- the job's lease expired: the job may have killed its process
+    unique_key text,                            -- the deduplication key, which a claim clears
     traceparent text,
     last_error text,
     created_at timestamptz NOT NULL DEFAULT now()
@@ -61,7 +61,7 @@ CREATE TABLE inbox (
     event_id uuid NOT NULL,
     received_at timestamptz NOT NULL DEFAULT now(),
     status text NOT NULL DEFAULT 'handled' CHECK (status IN ('handled', 'held')),
-    aggregate_id text,                          -- this and the next two are set while the event is held
+    aggregate_id text,                          -- set while the event is held, like the next two columns
     aggregate_version integer,
     event jsonb,
     PRIMARY KEY (consumer, event_id),
@@ -74,7 +74,7 @@ CREATE TABLE dead_event (
     consumer text NOT NULL,
     stream text NOT NULL,
     entry_id text NOT NULL,
-    event text NOT NULL,                        -- as it was read; it may not be JSON
+    event text NOT NULL,                        -- the text of the stream entry, which may not be JSON
     reason text NOT NULL,
     died_at timestamptz NOT NULL DEFAULT now()
 )

@@ -19,7 +19,7 @@ CREATE TABLE job_failure (
     attempt integer NOT NULL,
     error text NOT NULL,
     failed_at timestamptz NOT NULL DEFAULT now(),
-    retry_at timestamptz        -- NULL: the job is dead
+    retry_at timestamptz        -- NULL if the job became a dead letter
 )
 """
 
