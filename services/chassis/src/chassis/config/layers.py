@@ -1,5 +1,5 @@
-"""The layers of configuration: this module reads files, variables and options, and collects the problems that each of
-them has.
+"""The layers of configuration: this module reads files, variables and options, and collects the problems of each
+layer.
 
 pydantic-settings parses the layers whose values are text. pydantic-settings itself ignores an unknown variable, and
 reports only the first unreadable value. This module reports all unknown names and all unreadable values.

@@ -114,7 +114,7 @@ class DatabaseUnreachable(PoolExhausted):
 
 
 class DatabaseBusy(PoolExhausted):
-    """The server ended a statement that waited too long for a lock, took too long, or met a deadlock.
+    """The database server ended a statement that waited too long for a lock, took too long, or met a deadlock.
 
     The statement's transaction was not committed.
     """

@@ -12,7 +12,9 @@ REDACTED = "[redacted]"
 MAX_TEXT = 16_384
 """The largest number of characters of one value that are written. A usual traceback has a tenth of this number, and
 container runtimes cut lines at 16 KiB. The limit also bounds the time for the redaction of a caller's text."""
-_BEHIND_CUT = 1024  # redaction reads this many characters beyond a limit: a password in a URL is shorter
+_BEHIND_CUT = 1024
+"""Redaction reads this many characters beyond a limit. So redaction sees the whole of a secret that begins before the
+limit, such as a password in a URL, which is shorter than this number."""
 _TAIL = 4096  # a shortened text keeps so many characters of its end, where a traceback names its error
 
 # Names of fields whose values are never written, as `is_sensitive` spells them: in lower case, with underscores.

@@ -17,7 +17,9 @@ suppressed_events = Counter("log_events_suppressed", "Warnings not written becau
 
 suppressed_events.labels("warning")
 
-_MAX_KEYS = 1000  # for libraries, whose messages may contain values; this project has only a few dozen event names
+_MAX_KEYS = 1000
+"""The largest number of keys in memory. Messages of libraries may contain values, so the number of different messages
+has no other limit. This project itself has only a few dozen event names."""
 
 
 @dataclass(slots=True)

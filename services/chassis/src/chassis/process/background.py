@@ -1,8 +1,8 @@
-"""Background tasks. No task that is started with these functions ends unnoticed.
+"""Background tasks. No task that is started with these functions ends unnoticed. The end of a task has these effects:
 
 supervised(work) ── fails or returns ──▶ the failure is logged and counted, `/readyz` names the task for a while,
                                          and the work starts again after a pause
-Group.start()    ── fails ─────────────▶ the group fails too: for tasks that a process cannot work without
+Group.start()    ── fails ─────────────▶ the whole group fails, because the process needs each task of a group
 """
 
 import asyncio
@@ -24,8 +24,8 @@ failures = Counter("background_task_failures", "Times that a background task fai
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
 RECOVERED_SECONDS = 60.0
-"""A task that has worked for this long counts as recovered. This time is longer than the longest pause, and longer than
-the interval of a periodic task."""
+"""A task that has worked for this long counts as recovered. This time is longer than the longest pause and than the
+interval of any periodic task, so a task that fails in every interval does not count as recovered."""
 
 type Work = Callable[[], Coroutine[Any, Any, None]]
 type Sleep = Callable[[float], Awaitable[object]]

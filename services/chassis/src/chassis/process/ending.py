@@ -1,9 +1,12 @@
 """The end of a process: after a signal or a failure, the process ends within a known time.
 
-    starting   ── signal ─────────▶ it ends at once: no work is under way
-    working    ── signal ─────────▶ it drains and ends within its limit; a second signal ends it at once
-               ── a part fails ───▶ it ends within the same limit
-    closed     ───────────────────▶ it ends within `EXIT_SECONDS`
+A process is in one of three states. The state decides how the process ends:
+
+    starting   ── signal ─────────▶ the process ends at once, because no work is under way
+    working    ── signal ─────────▶ the process finishes its work, or hands it back, and ends within a time limit
+               ── second signal ──▶ the process ends at once
+               ── a part fails ───▶ the process ends within the same time limit
+    closed     ───────────────────▶ the process ends within `EXIT_SECONDS`
 
 A thread enforces these limits, because the event loop may be blocked. The thread runs from the start, because a process
 that is out of memory cannot start a thread. If code holds the interpreter's lock, this thread cannot run either; then
@@ -40,7 +43,9 @@ class DrainTimedOut(HoldfastError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class _End:
-    """A time (on the monotonic clock) at which the process ends. `left` is None if no work is under way."""
+    """A time (on the monotonic clock) at which the process ends. `left` returns the unfinished work, and is
+    None if no work is under way.
+    """
 
     at: float
     reason: str = field(compare=False)
@@ -134,6 +139,8 @@ def exit_now(code: int) -> None:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Replace the signal handlers without restoring Python's default, which could raise KeyboardInterrupt anywhere."""
+    """Replace the handlers of both signals. Python's default handler is never restored, because that handler
+    could raise KeyboardInterrupt anywhere.
+    """
     for number in _SIGNALS:
         signal.signal(number, handler)

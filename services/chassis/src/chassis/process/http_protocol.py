@@ -36,7 +36,8 @@ HEAD_SECONDS = 10.0
 KiB at 6 KiB/s), and until the rest of a body has arrived after its answer was sent."""
 
 _PIECE_BYTES = 4_096
-"""The number of bytes that are parsed at once: up to 200 requests, which is more than `MAX_PIPELINED`."""
+"""The number of bytes that are parsed at once. These bytes can contain 200 requests, so a connection may exceed
+`MAX_PIPELINED` by 200 requests."""
 _SEPARATORS = 4  # bytes of each header line beside name and value: a colon, a space, CR and LF
 _MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # 1,024 for white space and the rest of the request's line
 """The largest number of bytes, such as trailers and chunk extensions, that may arrive without completing a head or a
@@ -230,9 +231,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self.pipeline or self._unparsed:
-            Context().run(
-                self._go_on
-            )  # an empty context: the next request must not inherit this request's deadline and caller
+            # The context is empty, because the next request must not inherit this request's deadline and caller.
+            Context().run(self._go_on)
         else:
             self._go_on()
 
@@ -270,7 +270,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._late = None
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer the requests before the invalid one. Then send `error`, and close the connection."""
+        """Answer the requests that came before the invalid request. Then send `error`, and close the connection."""
         unread: RequestResponseCycle | None = self.cycle if self._is_reading_body else None
         if unread is not None and unread is not self._current:
             self.pipeline.popleft()  # this request has not started: it waits for earlier requests
@@ -279,7 +279,7 @@ class HttpProtocol(HttpToolsProtocol):
         if unread is None and (is_answering or self.pipeline):
             self._refusal = error
             return
-        if unread is None or not unread.response_started:  # else `error` would become a part of the answer
+        if unread is None or not unread.response_started:  # or `error` would become a part of a started answer
             self._write(error)
         if unread is not None:
             self._disconnect(unread)

@@ -18,7 +18,9 @@ WRITE_SECONDS = 10.0
 so the slowest client that is served reads 3 KiB/s."""
 
 _UNSENT_IN_KERNEL: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # only Linux and macOS have this option
-_AT_ONCE = struct.pack("ii", 1, 0)  # on close, the kernel discards its buffer, which it would else send for minutes
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""The value of SO_LINGER with which the kernel discards its buffer when the connection is closed. By default the kernel
+would try to send the buffer for minutes."""
 
 
 class Gathering:

@@ -35,7 +35,7 @@ _MAX_SHOWN = 100  # an answer quotes at most this many characters of an invalid 
 _OTHER_HOST = "This port does not answer to the name in Host: use its address, or add the name to management.hosts."
 _REQUEST_ID_KEY = "holdfast.request_id"
 """The key of the request id in the ASGI scope. The framework handles unexpected errors outside the guard, where
-`request_id_var` is not set."""
+`request_id_var` is not set. So the answer to such an error takes the request id from the scope."""
 
 
 class ManagementGuard:

@@ -1,10 +1,11 @@
 """Reloading: when a mounted file changes, the running process applies the new values of all settings that may change,
-or of none.
+or of none. A check of the mounted files has one of these results:
 
     files unchanged ──▶ nothing happens
     files changed   ──▶ all layers are read ─ invalid ──▶ rejected: the last valid settings stay
                                             ─ valid ────▶ applied: settings of the allow-list get their new values
-                                                          restart_needed: the others are logged by name, and wait
+                                                          restart_needed: other changed settings are logged by name, and
+                                                          keep their values until a restart
 
 Every `reload.interval` seconds the process compares the contents of the files. So the process notices changes by an
 editor, by `mv`, and by the kubelet, which writes a new folder and replaces the link `..data`. The allow-list contains

@@ -89,18 +89,19 @@ def run_process[S: ServiceSettings](
 
 COLLECT_AFTER = 10_000
 """The garbage collector runs after this many new objects. Python's default is 2,000 objects, which two dozen concurrent
-requests or jobs create. Reference counting soon frees nearly all of them, so the collector would find little."""
+requests or jobs create. Reference counting frees nearly all of these objects soon, so such frequent collections would
+find little."""
 
 
 def freeze_start_up() -> None:
-    """Exclude all current objects from garbage collection: objects of the start live as long as the process."""
+    """Exclude all current objects from garbage collection. Objects of start-up live as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
 def _causes(error: Exception) -> list[Exception]:
-    """The errors without the exception groups that task groups put around them."""
+    """The list of `error` alone, or of the errors inside `error` if a task group has raised an exception group."""
     if isinstance(error, ExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
     return [error]

@@ -1,7 +1,7 @@
 """An HTTP server. An API process has one server for the public port and one for the management port. A worker has only
 the server for the management port.
 
-uvicorn's signal handling is disabled, because the composition root stops the servers and the work in order.
+uvicorn's signal handling is disabled, because `chassis.app` stops the servers and the work in order.
 """
 
 import asyncio
@@ -22,7 +22,9 @@ ARRIVAL_SECONDS = 0.1  # enough for the request of an accepted connection to arr
 LAST_WORDS_SECONDS = 0.5
 """The time that a cancelled request has to roll back and to answer. The database and Redis are still open meanwhile."""
 _DRAIN_POLL_SECONDS = 0.02  # uvicorn polls every 0.1 s, which would delay the end of a drained process
-KEEP_ALIVE = 75  # seconds; above the 60 s of common proxies, so that the proxy closes an idle connection first
+KEEP_ALIVE = 75
+"""Seconds after which the server closes an idle connection. Common proxies close an idle connection after 60 s. The
+proxy must be first, because otherwise it could send a request on a connection that the server is just closing."""
 
 
 class ServeError(HoldfastError):
@@ -34,9 +36,10 @@ class ServeError(HoldfastError):
 class Server(uvicorn.Server):
     """Serves `app` on host and port. The host `*` stands for every IPv4 and IPv6 address of the machine.
 
-    When the server stops, requests under way have `drain_timeout` seconds. Slower requests are cancelled, and counted
-    in `cut_off`. `trusted_proxies` are networks of proxies that append the address of their caller to X-Forwarded-For.
-    The client's address is the last address in X-Forwarded-For that is outside these networks.
+    When the server stops, requests under way have `drain_timeout` seconds to finish. Then the remaining requests are
+    cancelled, and counted in `cut_off`. `trusted_proxies` are networks of proxies that append the address of their
+    caller to X-Forwarded-For. The client's address is the last address in X-Forwarded-For that is outside these
+    networks.
     """
 
     def __init__(
@@ -112,8 +115,8 @@ class Server(uvicorn.Server):
     async def running(self, stopping: asyncio.Event | None = None) -> AsyncIterator[None]:
         """Serve while the block runs. The end of the block drains requests and closes the application.
 
-        Raises `ServeError` if the server cannot start, or if it ended before the block did. The end of the server sets
-        `stopping`, so that the process does not go on without a server.
+        Raises `ServeError` if the server cannot start, or if the server ended before the block did. The end of the
+        server sets `stopping`, so that the process does not go on without a server.
         """
         task = asyncio.create_task(self._serve_or_raise(stopping), name=f"server:{self.config.port}")
         try:

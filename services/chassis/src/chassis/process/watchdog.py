@@ -1,9 +1,10 @@
-"""A watchdog for the event loop: if the loop is blocked for too long, the process prints every stack and ends.
+"""A watchdog for the event loop: if the loop is blocked for too long, the process prints the stack of every thread
+and ends.
 
 Code that blocks the loop stops everything else in the process: heartbeats, probes and signals. Without a liveness
-probe, such a process would hang indefinitely. Python's `faulthandler` ends the process from a thread that does not need
-the interpreter's lock. So even code that never releases the interpreter's lock, such as a slow regular expression,
-cannot prevent the end.
+probe, such a process would hang indefinitely. The watchdog uses Python's `faulthandler`, which ends the process from a
+thread that does not need the interpreter's lock. So even code that never releases the interpreter's lock, such as a
+slow regular expression, cannot prevent the end.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 from chassis.process.background import supervised
 
 TURNS = 4
-"""A working event loop resets the timer this many times within the limit."""
+"""A working event loop restarts the watchdog's timer this many times within the limit."""
 
 
 @asynccontextmanager

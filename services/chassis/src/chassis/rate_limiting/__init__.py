@@ -2,8 +2,8 @@
 Redis fails, each process allows its share of a limit.
 
 Read `gcra` first: its function `decide` makes the decision without I/O. Then read `policies`, which defines the limits
-and the fields of an answer about them. Then read `limiter`: the limiter decides in Redis with `gcra.lua`, and in this
-process while Redis fails.
+and the fields of an answer that describe a limit. Then read `limiter`: the limiter decides in Redis with `gcra.lua`,
+and in this process while Redis fails.
 """
 
 from chassis.rate_limiting.gcra import MICROSECONDS, Decision, decide

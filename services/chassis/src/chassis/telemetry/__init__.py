@@ -81,8 +81,8 @@ def span(
 ) -> Iterator[Span]:
     """Run the block inside a span. `traceparent` continues a trace from another process.
 
-    `attributes` is called only if the span is recorded, because the attributes cost more than the span. An error that
-    leaves the block marks the span as failed.
+    `attributes` is called only if the span is recorded, because building the attributes takes more CPU time than the
+    rest of the span. An error that leaves the block marks the span as failed.
     """
     outer = traceparent or otel_traceparent.current.get()
     parent = otel_traceparent.read(outer, is_remote=traceparent is not None) if outer else INVALID_SPAN_CONTEXT

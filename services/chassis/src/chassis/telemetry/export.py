@@ -1,8 +1,8 @@
 """Sends spans to a collector in the background. A collector that is down delays no request and is logged once a minute.
 
 Ended spans wait in a queue of up to 2,048 (the SDK's default), which drops the oldest spans when the queue is full. The
-waiting spans are sent every 5 s, or as soon as 512 wait. Spans that cannot be sent are dropped and counted, because no
-function depends on traces.
+waiting spans are sent every 5 s, or as soon as 512 spans wait. Spans that cannot be sent are dropped and counted,
+because no function depends on traces.
 """
 
 import logging
@@ -46,7 +46,7 @@ def export_to(endpoint: str, provider: TracerProvider) -> Callable[[], None]:
 class BoundedExporter(SpanExporter):
     """Passes batches on to `inner`, and logs lost spans once a minute.
 
-    After the time that `stop_after` sets, the exporter drops batches instead.
+    After the time that `stop_after` sets, the exporter drops batches instead of passing them on.
     """
 
     def __init__(self, inner: SpanExporter, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:

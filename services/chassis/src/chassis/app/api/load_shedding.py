@@ -1,5 +1,5 @@
 """Load shedding: a process answers a bounded number of requests at once, and reserves its last slots for critical
-requests.
+requests. A slot is the capacity for one request. The number of requests in flight decides which requests are admitted:
 
     in flight  0 ─────────────── sheddable_share ──────── default_share ──── max_concurrent_requests
     admitted     any request                    not sheddable       critical only            none

@@ -1,8 +1,8 @@
 """One ASGI middleware around every request. The middleware sets the request's id, span, deadline and size limit, and
 records metrics and the canonical log line.
 
-All these concerns share one middleware, because they need the same facts (route, status, duration). The middleware uses
-ASGI directly, because Starlette's BaseHTTPMiddleware alone costs more than all of this module.
+All these concerns share one middleware, because each concern needs the same facts (route, status, duration). The
+middleware uses ASGI directly, because Starlette's BaseHTTPMiddleware alone costs more than all of this module.
 """
 
 import asyncio
@@ -39,7 +39,8 @@ request_seconds = Histogram(
 _request_seconds = remembered(request_seconds)
 active_requests = Gauge("http_server_active_requests", "Requests being answered.")
 
-_MAX_PATH = 256  # logs and spans have at most this many characters of a path: no route is longer; redaction takes time
+_MAX_PATH = 256
+"""The largest number of characters of a path in logs and spans. The limit bounds the time that redaction takes."""
 _SCOPE_KEY = "holdfast.exchange"
 _SERVER_ERROR = 500
 _LEFT_UNREAD = frozenset({408, 413})  # the connection is closed after these answers, so the rest of a body is not read
@@ -66,7 +67,7 @@ class RequestContext:
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
         exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
-        request_id_var.set(exchange.request_id)  # requests do not share this context variable, since each has a task
+        request_id_var.set(exchange.request_id)  # each request runs in a separate task, so no other request reads it
         with (
             deadlines.deadline(deadlines.from_header(headers.get(_DEADLINE), self._settings.default_deadline)),
             debugging_for(headers.get(_DEBUG)),
@@ -143,7 +144,7 @@ class Exchange:
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
-        self.method = method if method in _METHODS else "_OTHER"  # so metrics have few label values
+        self.method = method if method in _METHODS else "_OTHER"  # this bounds the label values of metrics
         self.headers: dict[str, str] = {}
         self.slot: Slot | None = None
         self.status: int | None = None

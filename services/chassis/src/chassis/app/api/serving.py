@@ -60,7 +60,8 @@ async def _serve_until_stopped[S: ServiceSettings](
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
-    error_rendering.marked_fields(app)  # this takes 0.1 s now, or else during the first invalid request
+    # The first call of this function takes 0.1 s, so the process makes this call before it opens its ports.
+    error_rendering.marked_fields(app)
     async with management.running(stopping), public.running(stopping), reloading(live):
         freeze_start_up()
         app.health.mark_started()

@@ -19,8 +19,8 @@ class AuthSettings(Group):
     peppers: tuple[Annotated[SecretStr, Field(min_length=32, max_length=256)], ...] = Field(
         (),
         max_length=5,
-        description="JSON list of the secrets that API keys are hashed with, the newest first. All of them are valid, "
-        "so that one can be replaced without a gap. At least 32 characters: 128 random bits in hex.",
+        description="JSON list of the secrets that API keys are hashed with, the newest first. All secrets of the list "
+        "are valid, so that a secret can be replaced without a gap. At least 32 characters: 128 random bits in hex.",
         json_schema_extra=RELOADED,
     )
     key_refresh: Seconds = Field(
@@ -32,7 +32,7 @@ class AuthSettings(Group):
     key_grace: Period = Field(
         300.0,
         description="Seconds that the keys of the last read stay valid while the database is down. After that each "
-        "request with a key gets a 503. The default is five minutes, because a failover takes one.",
+        "request with a key gets a 503. The default is five minutes; a failover of the database takes one minute.",
         json_schema_extra=RELOADED,
     )
     service_secrets: dict[PrincipalName, Annotated[tuple[ServiceSecret, ...], Field(min_length=1, max_length=5)]] = (
@@ -144,7 +144,7 @@ class RateLimitSettings(LimitSettings):
         1,
         ge=1,
         le=1000,
-        description="Processes that share a limit. While Redis is down, each allows limit ÷ replicas.",
+        description="Processes that share a limit. While Redis is down, each process allows limit ÷ replicas.",
         json_schema_extra=RELOADED,
     )
     redis_pause: Timeout = Field(
@@ -157,8 +157,8 @@ class RateLimitSettings(LimitSettings):
         10_000,
         ge=1,
         le=1_000_000,
-        description="Principals that the local limiter remembers, in about 2 MB. The least recently seen is forgotten "
-        "first.",
+        description="Principals that the local limiter remembers, in about 2 MB. The least recently seen principal is "
+        "forgotten first.",
     )
 
     @model_validator(mode="after")

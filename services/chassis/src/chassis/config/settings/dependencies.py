@@ -18,13 +18,14 @@ class RetrySettings(Group):
     )
     max_delay: Timeout = Field(2.0, description="Seconds; the longest wait before a retry: as long as an attempt.")
     total_timeout: Timeout = Field(
-        7.0, description="Seconds for all attempts and waits: 3 × 2 s plus the waits. It is below the default deadline."
+        7.0,
+        description="Seconds for all attempts and waits: 3 × 2 s and 1 s for the waits; below the default deadline.",
     )
     budget_ratio: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="Retries that each call adds to the budget: 0.1 limits a retry storm to 1.1 × the load.",
+        description="Retries that each call adds to the budget of retries: 0.1 limits a retry storm to 1.1 × the load.",
     )
     budget_floor: float = Field(
         10.0,
@@ -92,7 +93,7 @@ class DependencySettings(Group):
 
     base_url: Url = Field(description="Scheme, host and port. The client adds the path.")
     connect_timeout: Timeout = Field(
-        1.0, description="Seconds to get a connection, including the wait for a free one in the pool."
+        1.0, description="Seconds to get a connection, including the wait for a free connection in the pool."
     )
     attempt_timeout: Timeout = Field(2.0, description="Seconds for one attempt, from sending to the last byte.")
     max_connections: int = Field(20, ge=1, le=1000, description="Connections of one process to this dependency.")
@@ -103,7 +104,7 @@ class DependencySettings(Group):
         1_048_576,
         ge=1,
         le=104_857_600,
-        description="Bytes of an answer; a larger one is an error. 1 MiB is a thousand times the largest expected "
+        description="Bytes of an answer; a larger answer is an error. 1 MiB is a thousand times the largest expected "
         "answer.",
     )
     retry: RetrySettings = RetrySettings()

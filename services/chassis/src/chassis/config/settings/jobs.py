@@ -12,7 +12,7 @@ class JobSettings(Group):
         "default", description="Queue that a worker serves. Each job declares its queue. It is a metric label."
     )
     concurrency: int = Field(
-        8, ge=1, le=100, description="Jobs that one worker runs at once; fewer than its database connections."
+        8, ge=1, le=100, description="Jobs that one worker runs at once; fewer than the worker's database connections."
     )
     lease: Seconds = Field(
         15.0,
@@ -33,7 +33,7 @@ class JobSettings(Group):
         ge=1,
         le=100_000,
         description="With this many waiting jobs, an API refuses requests that would add jobs, until their number has "
-        "fallen to 80 % of it. An outage of a minute at 100 orders/s leaves fewer jobs. The API counts "
+        "fallen to 80 % of this limit. An outage of a minute at 100 orders/s leaves fewer jobs. The API counts "
         "the jobs once a second, in 2 ms.",
     )
     dead_retention: Period = Field(
@@ -80,8 +80,8 @@ class OutboxSettings(Group):
         100_000,
         ge=1,
         le=10_000_000,
-        description="Approximate number of entries in a stream: a day at 1/s, under 100 MB. If a group has that many "
-        "unread entries, further events wait in the outbox.",
+        description="Approximate number of entries in a stream: a day at 1/s, under 100 MB. If a consumer group has "
+        "that many unread entries, further events wait in the outbox.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -100,7 +100,7 @@ class SweepSettings(Group):
     """A sweep looks for rows that should have changed long ago, and starts their work again."""
 
     every: Seconds = Field(
-        15.0, description="Seconds between sweeps. The rows that they find have waited far longer already."
+        15.0, description="Seconds between sweeps. The rows that a sweep finds have waited far longer already."
     )
     stale_after: Seconds = Field(
         60.0,
@@ -108,5 +108,5 @@ class SweepSettings(Group):
         "s.",
     )
     batch: int = Field(
-        200, ge=1, le=10_000, description="Rows that one sweep takes up. The limit keeps its transaction short."
+        200, ge=1, le=10_000, description="Rows that one sweep takes up. The limit keeps the sweep's transaction short."
     )

@@ -39,8 +39,8 @@ type Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
 long.
 """
 type ServiceSecret = Annotated[SecretStr, Field(min_length=32, max_length=256)]
-"""A secret that two services share: one signs tokens with it, and the other verifies them. The minimum of 32 characters
-is 128 random bits in hex.
+"""A secret that two services share. The calling service signs tokens with this secret, and the called service verifies
+the tokens with the same secret. The minimum of 32 characters is 128 random bits in hex.
 """
 
 RELOADED: Final[JsonDict] = {"reloaded": True}

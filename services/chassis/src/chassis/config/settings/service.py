@@ -38,7 +38,8 @@ class ServiceSettings(Ruled, BaseSettings):
 
     environment: Literal["dev", "test", "prod"] = Field(
         "dev",
-        description="Kind of installation. Each log line has it, and it decides the default of telemetry.sample_ratio.",
+        description="Kind of installation. Each log line has this value, which also sets the default of "
+        "telemetry.sample_ratio.",
     )
     log: LogSettings = LogSettings()
     http: HttpSettings = HttpSettings()

@@ -45,7 +45,7 @@ class LogSettings(Group):
         20,
         gt=0,
         le=10_000,
-        description="Warnings of one name that are written per repeats_window. Further ones are only counted.",
+        description="Warnings of one name that are written per repeats_window. Further warnings are only counted.",
     )
     repeats_window: Seconds = Field(
         10.0, description="Seconds of the window of `repeats`. 20 lines in 10 s are enough to notice a problem."
@@ -59,20 +59,22 @@ class HttpSettings(Group):
         "127.0.0.1",
         description="Listen address. Loopback exposes nothing by accident; pods set `*`, every IPv4 and IPv6 address.",
     )
-    port: Port = Field(8000, description="The public port. All containers use the same one, with one process in each.")
+    port: Port = Field(
+        8000, description="The public port. Each container has one process, so all containers use the same port."
+    )
     max_body_bytes: int = Field(
         65_536,
         ge=1,
         le=10_485_760,
-        description="Bytes of a request body; a larger one is refused with 413. The largest order (50 lines) is under "
-        "8 KiB. At most 10 MiB, because each request holds its body in memory.",
+        description="Bytes of a request body; a larger body is refused with 413. The largest order (50 lines) is "
+        "under 8 KiB. At most 10 MiB, because each request holds its body in memory.",
     )
     max_concurrent_requests: int = Field(
         200,
         ge=1,
         le=10_000,
-        description="Requests that one process handles at once; further ones get a 503. The default is 20 times its "
-        "database connections. Above 10,000 a process runs out of file descriptors first.",
+        description="Requests that one process handles at once; further requests get a 503. The default is 20 times "
+        "the database connections of a process. Above 10,000 a process runs out of file descriptors first.",
         json_schema_extra=RELOADED,
     )
     default_share: float = Field(
@@ -100,7 +102,8 @@ class HttpSettings(Group):
         (),
         max_length=16,
         description="Networks of the proxies in front of this service, such as 10.0.0.0/8. X-Forwarded-For is read "
-        "only in requests from them. If a proxy is missing here, all clients behind it share its address.",
+        "only in requests from these networks. If a proxy is missing here, all clients behind this proxy share the "
+        "proxy's address.",
     )
     documentation_url: Url = Field(
         DOCUMENTATION_URL,
@@ -127,8 +130,8 @@ class ManagementSettings(Group):
     )
     port: Port = Field(
         9000,
-        description="The management port. It differs from the public port, because no traffic from outside is routed "
-        "to it.",
+        description="The management port. This port differs from the public port, so that no traffic from outside is "
+        "routed to this port.",
     )
     token: Annotated[SecretStr, Field(min_length=32, max_length=256)] | None = Field(
         None,
@@ -152,21 +155,21 @@ class ShutdownSettings(Group):
         ge=0,
         le=60,
         description="Seconds between the first failing readiness probe and the closing of the port. The chart sets 5, "
-        "because in a cluster the routing needs time to notice.",
+        "because in a cluster it takes time until no more requests are routed to the pod.",
     )
     drain_timeout: float = Field(
         20.0,
         gt=0,
         le=540,
-        description="Seconds that requests and jobs have to finish: twice the default deadline. Then requests are cut "
-        "off, and jobs are handed back.",
+        description="Seconds that requests and jobs have to finish: twice the default deadline. After this time the "
+        "remaining requests are cut off, and the remaining jobs are handed back to the queue.",
     )
     grace_period: float = Field(
         40.0,
         gt=0,
         le=600,
-        description="Seconds from SIGTERM to SIGKILL. The chart computes it, and sets the pod's "
-        "terminationGracePeriodSeconds to it.",
+        description="Seconds from SIGTERM to SIGKILL. The chart computes this value, and sets the pod's "
+        "terminationGracePeriodSeconds to the same value.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -82,8 +82,8 @@ class DatabaseSettings(Group):
         0,
         ge=0,
         le=100,
-        description="Connections beyond pool_size, which are closed after each use. 0, because in a burst each of them "
-        "would log in and prepare its statements again and again.",
+        description="Connections beyond pool_size, which are closed after each use. The default is 0, because in a "
+        "burst each such connection would log in and prepare its statements again and again.",
     )
     pool_timeout: Annotated[float, Field(gt=0, le=2)] = Field(
         1.0,
@@ -145,7 +145,8 @@ class RedisSettings(Group):
         "second installation with the same prefix is refused.",
     )
     timeout: Annotated[float, Field(gt=0, le=5)] = Field(
-        0.05, description="Seconds for a command of the limiter or the cache, which then go on without Redis."
+        0.05,
+        description="Seconds for a command of the limiter or the cache, which go on without Redis after this time.",
     )
     stream_timeout: Timeout = Field(5.0, description="Seconds for a stream command, which may block on purpose.")
     max_connections: int = Field(
@@ -159,7 +160,8 @@ class RedisSettings(Group):
 
 class CacheSettings(Group):
     ttl: Annotated[float, Field(gt=0, le=86_400)] = Field(
-        60.0, description="Seconds that a value is fresh: its greatest age if an invalidation is lost. At most a day."
+        60.0,
+        description="Seconds that a value is fresh. A value may be this old if an invalidation is lost. At most a day.",
     )
     ttl_jitter: float = Field(
         0.1, ge=0, lt=1, description="Share by which a TTL is shortened at random, so that keys do not expire together."
@@ -210,7 +212,8 @@ class CacheSettings(Group):
         4,
         ge=1,
         le=100,
-        description="Loads at once while Redis is down. Below database.pool_size, to leave connections for writes.",
+        description="Loads of values at once while Redis is down. Below database.pool_size, so that connections are "
+        "left for writes.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
