@@ -3,6 +3,6 @@
 Read `http_client` first: it puts fallback, retry, breaker, bulkhead and time-out around a call. Then read `response`,
 `exchange` (one request over aiohttp) and `bulkhead`. `ssrf` keeps requests to customers' URLs out of private networks.
 
-A service's worker imports `HttpDependency` from `chassis.calls.http_client`. This file re-exports no names, because an
-API imports `chassis.calls.ssrf`, and this import must not load aiohttp.
+A service's worker imports `HttpDependency` from `chassis.calls.http_client`. An API imports `chassis.calls.ssrf`, and
+this import runs this file, too. The file re-exports no names, so that an API does not load aiohttp.
 """

@@ -1,4 +1,6 @@
-"""One HTTP request and its answer: headers, time-out, size limit, and aiohttp's errors translated into ours."""
+"""One HTTP request and its answer. This module sets the headers, limits the duration of the request and the size of the
+answer, and turns aiohttp's errors into the chassis' errors.
+"""
 
 import asyncio
 import time
@@ -19,9 +21,9 @@ from chassis.telemetry import current_traceparent
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# The client closes a connection that has been idle for this time. A server with uvicorn's default would close the
-# connection later, after 5 s. If the server closed the connection while the client sends a request, the client could
-# not know whether the request ran.
+# The client closes a connection that has been idle for this time. A server with uvicorn's default closes an idle
+# connection later, after 5 s. If the server closed the connection while the client sent a request, the client could not
+# know whether the request ran.
 _KEEPALIVE_SECONDS = 4.0
 
 
@@ -52,7 +54,7 @@ class Exchange:
         self._authorization = authorization
         self._is_external = is_external
         self._base_url = settings.base_url.rstrip("/")
-        # This time-out bounds only the wait for a connection. `send` bounds the whole attempt.
+        # This time-out bounds only the wait for a connection. `send` limits the duration of the whole attempt.
         self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout)
         self._session = aiohttp.ClientSession(
             connector=MeasuredConnector(
@@ -132,8 +134,8 @@ class Exchange:
         async for chunk in answer.content.iter_any():
             body += chunk
             if len(body) > self._settings.max_response_bytes:
-                # The error leaves the `async with` block in `_exchange`. The end of this block closes the connection,
-                # so the rest of the body is not read.
+                # This error leaves the `async with` block in `_exchange`. aiohttp then closes the connection and does
+                # not read the rest of the body.
                 reason = f"the answer is larger than {self._settings.max_response_bytes} bytes"
                 raise DependencyFailed(self._name, reason, status=answer.status)
         return bytes(body)

@@ -1,4 +1,4 @@
-"""Outbound HTTP: one client per dependency. The client puts these patterns around a call, in this order:
+"""Outbound HTTP: one client per dependency. The client puts these patterns around a call, the fallback outermost:
 
     fallback( retry( breaker( bulkhead( timeout( call )))))
 
@@ -101,7 +101,8 @@ class HttpDependency:
 
         - `operation` names the call in metrics; each operation has its own breaker.
         - `idempotent` declares that a repetition is safe, by nature or by an Idempotency-Key in `headers`.
-        - `retrying` lets the client repeat the call. Most jobs leave it off, because the queue repeats the whole job.
+        - `retrying` lets the client repeat the call. Most jobs do not set `retrying`, because the job queue repeats the
+          whole job.
         - `before_attempt(n)` runs before attempt n is sent; if `before_attempt` raises, attempt n is not sent.
         - `on_not_run(n)` runs after attempt n if attempt n certainly had no effect.
         - `fallback` returns an answer in place of a dependency that failed. After a 4xx, the fallback does not run.

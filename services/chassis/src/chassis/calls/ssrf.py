@@ -1,10 +1,11 @@
 """Requests to URLs that customers choose: only public addresses are allowed.
 
 A customer's URL may point into our network: at a database, at another pod's management port, or at the cloud's metadata
-service, which hands out credentials (server-side request forgery, OWASP A10:2021). A name that is harmless at
-registration may resolve to another address later. So the address is checked twice. `check_url` and `check_addresses`
-run at registration, so the customer gets the reason of a refusal. `guarded_socket` runs at every connection and checks
-the address to which the client connects, no matter which name, redirect or DNS answer led to the address.
+service, which hands out credentials (server-side request forgery, OWASP A10:2021). A host name that resolves to a
+public address when the customer registers the URL may resolve to a private address later. So the address is checked
+twice. `check_url` and `check_addresses` run at registration, so the customer gets the reason of a refusal.
+`guarded_socket` runs at every connection and checks the address to which the client connects, no matter which name,
+redirect or DNS answer led to the address.
 """
 
 import asyncio
@@ -33,8 +34,8 @@ _PLAIN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 """Printable ASCII without spaces and backslashes. URL parsers disagree about spaces and backslashes, so the HTTP client
 might connect to a different host than the host that `check_url` found.
 """
-# The IANA assigns all public IPv6 addresses from this range. The loopback, private, link-local and multicast ranges are
-# outside this range. The ranges whose addresses contain an IPv4 address are outside this range, too: mapped
+# The IANA assigns all public IPv6 addresses from 2000::/3. The loopback, private, link-local and multicast ranges are
+# outside 2000::/3. The ranges whose addresses contain an IPv4 address are outside 2000::/3, too: mapped
 # (::ffff:0:0/96), translated (::ffff:0:0:0/96), compatible (::/96) and NAT64 (64:ff9b::/96).
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # Python's `is_global` is true for some addresses in the ranges of `_SPECIAL`, but no customer's host has such an
@@ -53,11 +54,11 @@ so `_kind` refuses them anyway.
 
 type Address = IPv4Address | IPv6Address
 type Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""A function that returns the addresses of a host, from the host's name and the port. It raises OSError when the host
-has no address.
+"""A function that takes a host's name and a port and returns the host's addresses. The function raises OSError when the
+host has no address.
 """
 type AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
-"""An item of `socket.getaddrinfo`: family, type, protocol, canonical name, socket address."""
+"""An item of the list that `socket.getaddrinfo` returns: family, type, protocol, canonical name, socket address."""
 
 NO_PUBLIC_ADDRESS = "its host has no public address"
 
@@ -156,10 +157,10 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 def guarded_socket(settings: EgressSettings) -> Callable[[AddressInfo], socket.socket]:
     """A socket factory for `aiohttp.TCPConnector(socket_factory=…, happy_eyeballs_delay=None)`.
 
-    aiohttp calls the factory with the address to which it is about to connect. For an address that is not allowed, the
-    factory raises `DestinationRefused` and makes no socket. The factory checks the very address of the connection, so
-    it does not matter if the name has resolved to other addresses before. With a `happy_eyeballs_delay`, aiohttp would
-    try several addresses at once and hide `DestinationRefused` among the errors of the other addresses.
+    aiohttp calls the factory with the address to which aiohttp is about to connect. For an address that is not allowed,
+    the factory raises `DestinationRefused` and makes no socket. The factory checks the very address of the connection,
+    so it does not matter if the name has resolved to other addresses before. With a `happy_eyeballs_delay`, aiohttp
+    would try several addresses at once and hide `DestinationRefused` among the errors of the other addresses.
     """
 
     def make(info: AddressInfo) -> socket.socket:

@@ -13,11 +13,12 @@ from chassis.fast.idle_connections import TRUSTED_SECONDS, USED_AT
 
 
 def try_before_use(engine: Engine, *, seconds: float) -> None:
-    """Make the pool of `engine` check each connection before it hands the connection out, and replace a broken one.
+    """Make the pool of `engine` check each connection before the pool hands the connection out. The pool replaces a
+    broken connection.
 
     The driver (asyncpg) notices when the server closes a connection. The driver does not notice when a router drops the
-    connection or the server's machine fails. So a connection that was idle for more than `TRUSTED_SECONDS` has to
-    answer a query within `seconds`.
+    connection or the server's machine fails. So the server has to answer a query within `seconds` if the connection was
+    idle for more than `TRUSTED_SECONDS`.
     """
 
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:

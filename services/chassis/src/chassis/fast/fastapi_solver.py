@@ -1,9 +1,9 @@
-"""Replaces FastAPI's `solve_dependencies`, which computes the arguments of a handler, for valid requests.
+"""Replaces, for valid requests, FastAPI's `solve_dependencies`, the function that computes the arguments of a handler.
 
-FastAPI needs more time for the arguments of a handler than the handler needs for a read from the cache. `past_solver`
-computes the arguments of a valid request with FastAPI's own validators, and skips the rest of FastAPI's work. FastAPI
-still handles an invalid request, because FastAPI writes the error messages. FastAPI also handles every request to a
-route that `_is_known` refuses.
+FastAPI needs more time to compute the arguments of a handler than the handler needs for a read from the cache.
+`past_solver` computes the arguments from a valid request with FastAPI's own validators, and skips the rest of FastAPI's
+work. FastAPI still handles an invalid request, because FastAPI writes the error messages. FastAPI also handles every
+request to a route for which `_is_known` returns False.
 """
 
 import json
@@ -98,8 +98,8 @@ class _Solving:
     """One request: the values that the handler and its dependencies take from the request, and the dependencies'
     results.
 
-    `_Solving` reads all values before it calls the first dependency. So when FastAPI gets an invalid request and calls
-    the dependencies, `_Solving` has called none of them, and each dependency runs once.
+    `_Solving` reads and validates all values before it calls the first dependency. If a value is invalid, `_Solving`
+    calls no dependency, FastAPI handles the request and calls the dependencies, and so each dependency runs only once.
     """
 
     __slots__ = ("_body", "_request", "_results", "_values", "response")

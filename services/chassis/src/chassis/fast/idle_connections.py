@@ -1,9 +1,10 @@
-"""Replaces SQLAlchemy's checkout and return of a connection for most transactions: the checkout and the return
-each start a greenlet, which costs CPU time.
+"""Replaces, for most transactions, the steps in which SQLAlchemy's pool hands out a connection and takes it back. Each
+of these two steps starts a greenlet, which costs CPU time.
 
-Between two transactions, a connection stays checked out of SQLAlchemy's pool, so the pool still counts the connection
-against its limit. A connection that has been checked out for `RETURN_SECONDS` goes back to the pool before its next
-use. The pool then checks that the server still answers and that the connection is not too old.
+This module stores a connection between two transactions. For SQLAlchemy's pool the connection is still in use, so the
+pool counts the connection against the pool's limit. A connection that the pool handed out `RETURN_SECONDS` ago goes
+back to the pool before its next use. The pool then checks that the server still answers and that the connection is not
+too old.
 """
 
 import time
@@ -16,22 +17,23 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 TRUSTED_SECONDS = 0.5
-"""For this time after the last use of a connection, the next use needs no check that the server still answers. So a
-busy pool sends no checks. HikariCP has the same rule.
+"""For this time after the last use of a connection, the next use needs no check that the server still answers. A busy
+pool uses each connection more often than this, so it sends no checks. HikariCP, a pool for Java, has the same rule.
 """
 USED_AT = "chassis.used_at"
-"""The key for the time of a connection's last use in `info`, SQLAlchemy's dictionary for data about a connection."""
+"""The key under which `info`, SQLAlchemy's dictionary for data about a connection, has the time of the last use."""
 RETURN_SECONDS = 1.0
-"""After this time a connection goes back to SQLAlchemy's pool, which checks it. A busy connection runs about a hundred
-transactions in this time, so the checks cost little.
+"""After this time a connection goes back to SQLAlchemy's pool, which checks the connection. A busy connection runs
+about a hundred transactions in this time, so the checks cost little.
 """
 
 
 @dataclass(slots=True)
 class Borrowed:
-    """One connection as three objects: that of the pool, that of SQLAlchemy and that of the driver (asyncpg).
+    """One connection as three objects: `pooled` for SQLAlchemy's pool, `connection` for SQLAlchemy's statements, and
+    `driver`, the driver's (asyncpg's) connection.
 
-    Times are in monotonic seconds.
+    `taken_at` and `used_at` are in seconds of the monotonic clock.
     """
 
     pooled: PoolProxiedConnection

@@ -25,5 +25,5 @@ def in_one_statement(statements: Sequence[tuple[str, int]]) -> str:
 
 
 def _shifted(sql: str, by: int) -> str:
-    """The statement with `by` added to the number of each placeholder: if `by` is 2, `$1` becomes `$3`."""
+    """The statement with `by` added to the number of each placeholder. For example, if `by` is 2, `$1` becomes `$3`."""
     return _PARAMETER.sub(lambda found: f"${int(found[1]) + by}", sql)

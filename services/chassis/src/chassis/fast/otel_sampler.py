@@ -46,8 +46,8 @@ class Sampler:
 
 
 class _Unrecorded(NonRecordingSpan):
-    """A span that is not recorded. One object of this class stands for all such spans: `get_span_context` reads the ids
-    from the current `traceparent`.
+    """A span that is not recorded. One object of this class is enough for all such spans, because `get_span_context`
+    reads the span's ids from the current `traceparent`.
     """
 
     def get_span_context(self) -> SpanContext:

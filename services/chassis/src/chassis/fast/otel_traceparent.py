@@ -1,8 +1,7 @@
 """Replaces OpenTelemetry's propagator and its context: a span's `traceparent` header is formatted only once.
 
-Each log line, job, event and outbound call needs the ids of the current trace and span. OpenTelemetry would search its
-context and format the header for each log line, job, event and call. With this module, reading one context
-variable is enough.
+Each log line, job, event and outbound call needs the ids of the current trace and span. For each of them,
+OpenTelemetry would search its context and format the header. With this module, reading one context variable is enough.
 """
 
 import re

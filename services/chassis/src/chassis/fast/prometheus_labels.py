@@ -1,7 +1,8 @@
 """Replaces prometheus-client's look-up of a metric's child, which is the metric for one combination of label values.
 The look-up takes longer than the increment of a counter.
 
-Use this module only for metrics whose labels have few values, because the cache grows with each combination of values.
+Use this module only for metrics whose labels have few values, because `remembered` caches a child for each combination
+of values.
 """
 
 from collections.abc import Callable

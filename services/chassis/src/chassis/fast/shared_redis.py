@@ -1,8 +1,8 @@
 """Replaces redis-py's pool for short commands: many callers share one connection, and one write sends their commands.
 
-With redis-py's pool, each command costs a checkout, two system calls, several wake-ups of its task and three time-outs.
-A busy process has many commands in flight at the same time. On one connection, these commands share the system calls
-and one time-out.
+With redis-py's pool, each command takes a connection from the pool, makes two system calls, starts three timers, and
+wakes the caller's task several times. A busy process has many commands in flight at the same time. On one connection,
+these commands share the system calls and one timer.
 """
 
 import asyncio
@@ -47,10 +47,12 @@ class SharedRedis(Redis):
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         packed = _pack(command)
         if self._link is None or self._link.is_closed:
-            async with asyncio.timeout(self._timeout):  # bounds the opening and the answer together
+            # This time-out bounds the opening of the connection and the wait for the answer together.
+            async with asyncio.timeout(self._timeout):
                 answer = await (await self._opened()).ask(packed)
         else:
-            # `_Link` has one timer for all callers, because an `asyncio.timeout` for each caller would cost 10 µs.
+            # `_Link` bounds the wait for the answer with one timer for all callers, because an `asyncio.timeout` for
+            # each caller would cost 10 µs.
             answer = await self._link.ask(packed)
         options.pop("keys", None)  # redis-py passes `keys` for its client-side cache, which we do not use
         shape = self.response_callbacks.get(command[0])
@@ -64,7 +66,7 @@ class SharedRedis(Redis):
         await super().aclose(close_connection_pool)
 
     async def _opened(self) -> "_Link":
-        """Open the connection, and return it. All callers that wait for the connection share one attempt to open it.
+        """Open the connection, and return it. Callers that wait at the same time share one attempt to open it.
 
         The attempt may outlive the request that started it, so the attempt's task does not copy the request's context,
         which has the request's deadline and log fields.
@@ -166,8 +168,8 @@ class _Link(asyncio.Protocol):
     def _look(self) -> None:
         """Close the connection if the oldest command has waited for its answer for `timeout` seconds.
 
-        One timer for the oldest command is enough, because all commands have the same time-out and later commands are
-        due later.
+        One timer for the oldest command is enough: all commands have the same time-out, so the oldest command's
+        time-out ends first.
         """
         self._watch = None
         if not self._waiting:

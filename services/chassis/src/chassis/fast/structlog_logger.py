@@ -1,7 +1,8 @@
 """Replaces structlog's loggers and its context variables.
 
-For each log line, structlog copies the logger's fields, calls a dozen processors and searches all context variables for
-bound fields. This logger calls one function, `write`, for each line, and one context variable holds all bound fields.
+Bound fields are fields that `bind` adds to later log lines. For each log line, structlog copies the logger's fields,
+calls a dozen processors and searches all context variables for bound fields. This logger calls one function, `write`,
+for each line, and one context variable holds all bound fields.
 """
 
 import logging
