@@ -26,7 +26,7 @@ from notifications.webhook_sender import WebhookSender
 
 # Seconds between two checks whether an earlier mail of the same order was sent. Usually a mail is sent in milliseconds.
 WAIT_FOR_EARLIER = 0.5
-# The longest time from the end of an attempt until its answer is committed.
+# The longest time, in seconds, from the end of an attempt until its answer is committed.
 RECORDING_SECONDS = 5.0
 
 
@@ -80,8 +80,9 @@ async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: Delive
     record its answer.
 
     An endpoint is suspect if its latest attempt failed or was slow. An attempt at a suspect endpoint needs one of
-    `suspect_slots`. If no slot is free, the delivery is postponed by `attempt_timeout`. An endpoint that does not
-    answer therefore delays the deliveries to other customers only with its first failing attempt, before it is suspect.
+    `suspect_slots`. If no slot is free, the delivery is postponed by `attempt_timeout`. An endpoint that stops
+    answering may therefore delay the deliveries to other endpoints during one attempt. After this attempt the endpoint
+    is suspect, and its further attempts are limited by `suspect_slots`.
 
     Each transaction waits for one of `database_slots`. Otherwise there might be no free connection to record the answer
     to an attempt, and the webhook would be sent again.

@@ -50,8 +50,8 @@ class WebhookSender:
     async def send(
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
-        """Make one attempt. Returns an `AttemptAnswer` for any behaviour of the customer's server, which therefore
-        cannot cause an exception.
+        """Make one attempt. The function returns an `AttemptAnswer` for any behaviour of the customer's server, and
+        raises no exception because of this server.
         """
         check_nothing_held("customers")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)

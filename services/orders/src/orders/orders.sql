@@ -16,8 +16,8 @@ SELECT * FROM placed;
 
 -- name: find
 -- Find the order :order_id of the client :client. Returns one row for each line of the order, sorted by position. The
--- expression `|| ''` prevents the use of an index that begins with the client. As long as PostgreSQL has no statistics
--- of the table, it would choose such an index and read all orders of the client.
+-- expression `|| ''` prevents PostgreSQL from using an index whose first column is the client. Without statistics of the
+-- table, PostgreSQL might choose such an index and read all orders of the client.
 SELECT o.id, o.status, o.amount, o.currency, o.reason, o.created_at, o.updated_at,
     l.product_id, l.quantity, l.unit_price
 FROM orders o JOIN order_line l ON l.order_id = o.id

@@ -18,7 +18,8 @@ from payments.use_cases import ChargeReport, RefundReport
 
 log = get_logger(__name__)
 
-# Seconds for all attempts of one call: three attempts of 2 s and the waits between them. The jobs' time limit is 20 s.
+# Seconds for all attempts of one call: three attempts of 2 s and the waits between them. The jobs' time limit is 20 s,
+# so at least 10 s are left for queries.
 CALL_DEADLINE = 10.0
 
 _PAYMENT_REQUIRED = 402

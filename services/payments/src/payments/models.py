@@ -88,9 +88,9 @@ class Payment(Base):
     order_id: Mapped[UUID] = mapped_column(unique=True)
     amount: Mapped[int]  # in minor units of the currency (cents)
     currency: Mapped[str]
-    payment_method: Mapped[str | None]  # None if orders voided the payment before requesting it
+    payment_method: Mapped[str | None]  # None if the payment was voided before it was requested
     status: Mapped[str] = mapped_column(server_default=PaymentStatus.CREATED.value)
-    # True when the orders service has requested to bring the payment's net amount to zero. If the payment is captured
+    # True when the orders service has requested that the payment's net amount becomes zero. If the payment is captured
     # afterwards, it is refunded automatically.
     void: Mapped[bool] = mapped_column(server_default="false")
     provider_charge_id: Mapped[str | None]

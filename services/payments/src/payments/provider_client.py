@@ -17,7 +17,7 @@ type Version = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Charge(BaseModel):
-    """The provider's answer to a charge. `pending` means accepted, not captured."""
+    """The provider's answer to a charge. `pending` means that the charge is accepted, but not captured yet."""
 
     id: Text
     object_version: Version | None = None

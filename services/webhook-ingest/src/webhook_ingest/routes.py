@@ -90,8 +90,8 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
 
 @contextmanager
 def _counting(sender: Provider) -> Iterator[Callable[[ReceivedResult], None]]:
-    """Count a webhook once. Its result is the one that the `with` block reports. If the block reports no result, the
-    result follows from the exception that ended the block.
+    """Count a webhook once, with the result that the `with` block reports. If the block reports no result, the result
+    follows from the exception that ended the block.
     """
     results: list[ReceivedResult] = []
     try:

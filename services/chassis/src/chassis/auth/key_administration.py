@@ -1,5 +1,5 @@
 """Administration of API keys: an operator stores, lists and revokes keys. Only the database role that owns the schema
-may store and revoke them.
+may store and revoke keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ async def add_key(
     peppers: Mapping[str, bytes],
     days: int | None = None,
 ) -> bool:
-    """Store a key. It expires after `days` days, or never if `days` is None. Returns False when a key with the same
-    prefix is stored already.
+    """Store a key. The key expires after `days` days, or never if `days` is None. Returns False when a key with the
+    same prefix is stored already.
 
     Raises `HoldfastError` when there are `MAX_KEYS` valid keys already.
     """

@@ -33,7 +33,7 @@ class Attempt:
 
 
 async def begin_attempt(session: Session, endpoint_id: UUID, *, lease: float) -> Attempt | None:
-    """Begin the attempt that is due at an endpoint: record it and return it. Returns None when no delivery is due.
+    """Begin the attempt that is due at an endpoint: record and return the attempt. Returns None if no delivery is due.
 
     For `lease` seconds no other attempt at this delivery begins. If the answer to the attempt is not recorded by the
     end of the lease, the attempt counts as lost.

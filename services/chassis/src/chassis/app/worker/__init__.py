@@ -1,8 +1,8 @@
 """The worker process of a service. The process runs its parts side by side: job runners, an event consumer, a
 scheduler, and a relay, which publishes the service's events.
 
-Read `serving` first: how the process starts and stops. Then `resources`, from which a service's composition root makes
-the parts. `stages` runs the parts and stops them in order.
+Read `serving` first: it starts and stops the process. Then read `resources`, from which a service's composition root
+makes the parts. `stages` runs the parts and stops them in order.
 """
 
 from chassis.app.worker.resources import WorkerResources

@@ -79,8 +79,8 @@ class WorkerResources:
         """Runs these schedules, and two schedules that every service has: they prune dead letters and the records of
         failed job attempts.
 
-        If several processes have the same schedule, only one of them runs it each time it is due. The records of failed
-        job attempts are retained as long as published events.
+        If several processes have the same schedule, only one of them runs it each time it is due. The setting
+        `outbox.retention` also limits how long the records of failed job attempts are retained.
         """
         prune_dead = partial(dead_letters.prune, retention=self.settings.jobs.dead_retention)
         prune_failures = partial(dead_letters.prune_failures, retention=self.settings.outbox.retention)

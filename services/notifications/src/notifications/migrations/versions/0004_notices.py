@@ -1,5 +1,5 @@
-"""Columns for endpoints that fail for long: such an endpoint is disabled, and its client receives a mail, which belongs
-to no order.
+"""Columns for endpoints that fail for a long time: such an endpoint is disabled, and its client receives a mail, which
+belongs to no order.
 """
 
 from alembic import op
