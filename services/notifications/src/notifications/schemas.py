@@ -75,7 +75,7 @@ class UpdateEndpoint(Input):
 
     url: EndpointUrl | None = None
     events: EventFilter | None = None
-    enabled: bool | None = Field(None, description="False drops the pending deliveries.")
+    enabled: bool | None = Field(None, description="False disables the endpoint and drops its pending deliveries.")
     contact_email: ContactEmail | None = None
 
 
@@ -117,8 +117,8 @@ class DeliveryView(BaseModel):
     last_status: int | None = Field(description="The HTTP status of the latest answer; null if no answer arrived.")
     reason: str | None = Field(description="Why the latest attempt failed; null otherwise.")
     next_attempt_at: datetime | None = Field(
-        description="The earliest time of the next attempt, which also waits for earlier deliveries. Null unless the "
-        "delivery is pending."
+        description="The earliest time of the next attempt; null unless the delivery is pending. The attempt also waits "
+        "for earlier deliveries to this endpoint."
     )
     created_at: datetime
     settled_at: datetime | None
@@ -126,4 +126,4 @@ class DeliveryView(BaseModel):
 
 class DeliveryPage(BaseModel):
     items: list[DeliveryView]
-    next_cursor: UUID | None = Field(description="Pass it as `cursor` to get the next page; null on the last page.")
+    next_cursor: UUID | None = Field(description="Pass this as `cursor` to get the next page; null on the last page.")

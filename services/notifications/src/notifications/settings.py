@@ -69,12 +69,13 @@ class WebhookSettings(Group):
         ge=1,
         le=99,
         description="Attempts that one worker makes at once at suspect endpoints, whose last attempt failed or was "
-        "slow. The default is a quarter of `concurrency`, so that broken endpoints do not delay the others.",
+        "slow. The default is a quarter of `concurrency`, so that broken endpoints do not delay the deliveries to other "
+        "endpoints.",
     )
     slow_after: Timeout = Field(
         3.0,
         description="Seconds after which an answer counts as slow, so that its endpoint is suspect even if it answers "
-        "2xx. A customer usually needs a tenth of this time.",
+        "2xx. A customer's server usually answers in a tenth of this time.",
     )
     secret_overlap: Period = Field(
         86_400.0,

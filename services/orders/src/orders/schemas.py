@@ -11,7 +11,7 @@ MAX_LINES = 50  # this keeps the body of the largest order under 8 KiB
 MAX_QUANTITY = 1000  # pieces of a product in one line of an order; a larger number is probably a typing error
 MAX_PAGE = 100
 
-type Money = Annotated[int, Field(gt=0, description="Minor units (cents).")]
+type Money = Annotated[int, Field(gt=0, description="In minor units of the currency (cents).")]
 type Status = Literal["pending", "confirmed", "cancelling", "cancelled"]
 
 
@@ -71,7 +71,7 @@ class OrderView(BaseModel):
     amount: Money
     currency: str
     lines: list[OrderLineView]
-    reason: str | None = Field(description="Why the order was cancelled; null for any other order.")
+    reason: str | None = Field(description="Why the order is cancelled or cancelling; null otherwise.")
     created_at: datetime
     updated_at: datetime
 
@@ -86,4 +86,4 @@ class OrderSummary(BaseModel):
 
 class OrderPage(BaseModel):
     items: list[OrderSummary]
-    next_cursor: str | None = Field(description="Pass it as `cursor` to get the next page; null on the last page.")
+    next_cursor: str | None = Field(description="Pass this as `cursor` to get the next page; null on the last page.")

@@ -17,7 +17,7 @@ class RequestPayment(BaseModel):
     payment_id: UUID
     order_id: UUID
     amount: Amount
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="The currency's code in ISO 4217.")]
     payment_method: Annotated[
         str,
         Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$", json_schema_extra={"writeOnly": True}),
@@ -33,7 +33,7 @@ class VoidPayment(BaseModel):
 
     order_id: UUID
     amount: Amount
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="The currency's code in ISO 4217.")]
 
 
 class PaymentView(BaseModel):

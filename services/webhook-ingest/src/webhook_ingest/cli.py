@@ -23,7 +23,10 @@ def _webhook_commands() -> typer.Typer:
 
     @app.command("redrive")
     def redrive_webhooks(
-        which: Annotated[Redrivable, typer.Argument(help="ignored: no code handles their type; dead: unreadable.")],
+        which: Annotated[
+            Redrivable,
+            typer.Argument(help="ignored: webhooks of an unknown type; dead: webhooks that were unreadable."),
+        ],
         *,
         provider: Annotated[Provider | None, typer.Option(help="Only webhooks of this provider.")] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the webhooks and change nothing.")] = False,

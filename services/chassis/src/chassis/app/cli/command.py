@@ -80,7 +80,7 @@ def build_cli[S: ServiceSettings](
 
     @app.command("debug-header")
     def print_debug_header(
-        seconds: Annotated[int, typer.Option(min=1, max=debugging.MAX_SECONDS, help="Its lifetime in seconds.")] = 60,
+        seconds: Annotated[int, typer.Option(min=1, max=debugging.MAX_SECONDS, help="The header's lifetime.")] = 60,
         options: Options = None,
     ) -> None:
         """Print a header for curl -H: requests with this header are logged at the level DEBUG."""
