@@ -3,8 +3,8 @@
 --
 -- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the term of the stream's latest leader,
 -- KEYS[4] the id of the database that owns our key prefix
--- ARGV[1] the epoch that the relay expects, ARGV[2] the id of the last entry that Redis must have ('': a new epoch
--- begins)
+-- ARGV[1] the epoch that the relay expects, ARGV[2] the id of the last entry that Redis must have, or '' if a new
+-- epoch begins
 -- ARGV[3] the relay's term (a later leader has a higher term), ARGV[4] the approximate length to trim the stream to
 -- ARGV[5] the id of the relay's database, ARGV[6...] the events
 --

@@ -73,7 +73,8 @@ class _Position:
 class _Sent:
     """The stream's last id, and the number of published events.
 
-    `held_back_by` is the group whose unread entries keep the relay from publishing further events, or ''.
+    `held_back_by` is the group whose unread entries fill the stream, so that the relay publishes no further events. The
+    value is '' if no group holds the relay back.
     """
 
     last_id: str
@@ -158,8 +159,8 @@ class Relay:
             await self._relay_until(connection, stopping)
         except _Deposed as error:
             # Redis has stored a higher term. If a later leader took over, PostgreSQL has ended this session, and the
-            # next statement fails. If the statement succeeds, this session still holds the lock, so there is no later
-            # leader: the term in the database was too low, and the statement increases it.
+            # next statement fails. If the statement succeeds, this session still holds the lock, so no later leader
+            # exists. In this case the term in the database was too low, and the statement increases the term.
             await connection.execute(STATEMENTS["raise_term"], error.term)
             raise
         finally:

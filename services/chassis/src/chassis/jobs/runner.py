@@ -244,7 +244,7 @@ class JobRunner:
             self._woken.set()
 
     async def _end_jobs(self, tasks: asyncio.TaskGroup) -> None:
-        """Commit the end of finished jobs until this task is cancelled. Then report jobs that still wait as lost."""
+        """Commit the end of finished jobs until this task is cancelled. Then report the other finished jobs as lost."""
         try:
             await self._take_turns(asyncio.Event(), tasks)
         finally:

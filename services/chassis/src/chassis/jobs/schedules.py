@@ -34,8 +34,8 @@ type Missed = Literal["skip", "once", "catch_up"]
 """The rule for runs that no process made in time: skip them, make one run for all of them, or make each of them."""
 
 ON_TIME = timedelta(minutes=1)
-"""A run that starts up to this much late still counts as made in time, since a roll-out delays a run by no more. For a
-schedule with an interval below two minutes, the limit is half of the interval."""
+"""A run that starts up to this much late still counts as made in time, since a roll-out may delay a run by up to a
+minute. For a schedule with an interval below two minutes, the limit is half of the interval."""
 CHECK_SECONDS = 60.0
 """The longest time between two checks of a schedule. If a process dies during a daily run, another process notices
 within this time."""
@@ -76,9 +76,9 @@ class Plan:
 def plan(schedule: Schedule, *, next_at: datetime, now: datetime) -> Plan:
     """Decide whether a schedule runs now if its next run is due at `next_at`. This is a pure function.
 
-    Due times stay `every` seconds apart, even if a run starts late. If `next_at` is more than `every` seconds ahead, it
-    was stored before the clock was set back, or when the schedule's `every` was longer. In both cases the run is due
-    now.
+    Due times stay `every` seconds apart, even if a run starts late. If `next_at` is more than `every` seconds ahead,
+    this time was stored before the clock was set back, or when the schedule's `every` was longer. In both cases the run
+    is due now.
     """
     every = timedelta(seconds=schedule.every)
     if next_at > now + every:

@@ -15,7 +15,7 @@ _ADVISORY_LOCK = 4_801_726_311
 """The key of the advisory lock that lets one process at a time migrate a database. The number is arbitrary."""
 _LOCK_TIMEOUT_SECONDS = 5
 """The longest time that a migration waits for the lock of a table. While a migration waits, all later statements on the
-table wait behind it."""
+table wait behind the migration."""
 
 
 async def upgrade(settings: DatabaseSettings, *service_migrations: Path) -> None:
