@@ -117,8 +117,8 @@ class DeliveryView(BaseModel):
     last_status: int | None = Field(description="The HTTP status of the latest answer; null if no answer arrived.")
     reason: str | None = Field(description="Why the latest attempt failed; null otherwise.")
     next_attempt_at: datetime | None = Field(
-        description="The earliest time of the next attempt; null unless the delivery is pending. The attempt also waits "
-        "for earlier deliveries to this endpoint."
+        description="The earliest time of the next attempt; null unless the delivery is pending. The attempt also "
+        "waits for earlier deliveries to this endpoint."
     )
     created_at: datetime
     settled_at: datetime | None

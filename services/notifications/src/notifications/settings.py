@@ -69,8 +69,8 @@ class WebhookSettings(Group):
         ge=1,
         le=99,
         description="Attempts that one worker makes at once at suspect endpoints, whose last attempt failed or was "
-        "slow. The default is a quarter of `concurrency`, so that broken endpoints do not delay the deliveries to other "
-        "endpoints.",
+        "slow. The default is a quarter of `concurrency`, so that broken endpoints do not delay the deliveries to "
+        "other endpoints.",
     )
     slow_after: Timeout = Field(
         3.0,
