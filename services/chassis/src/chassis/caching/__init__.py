@@ -1,8 +1,8 @@
 """Caching: cache-aside in Redis. Many readers of a missing key cause one load from the origin, which is usually the
 database. A load that began before an invalidation cannot store its value.
 
-A lease is a random token that a load writes to Redis beside the value. While the token is in Redis, no other process
-loads the value. The load stores its value only if its token is still in Redis. A service that changes the origin
+A lease is a random token that a load writes to Redis beside the value. While the token is in Redis, other processes
+wait for this load. The load stores its value only if its token is still in Redis. A service that changes the origin
 commits the change and then invalidates the key. The invalidation deletes the value and the token in one command, so a
 load that began before the invalidation cannot store its old value. Memcached has the same mechanism: Nishtala et al.,
 Scaling Memcache at Facebook, NSDI 2013, section 3.2.1.

@@ -13,7 +13,7 @@ The first of these conditions that is true decides how a read gets the value:
 - The value in Redis is expired: the read waits for a load. If the load fails or takes longer than `wait_timeout`, the
   read returns the old value.
 - Redis has no value: the read waits for a load. Readers in this process share one load (a flight), and the key's lease
-  lets only one process load.
+  lets only one process load the value.
 """
 
 import asyncio
@@ -81,9 +81,9 @@ class Cache[T]:
         self._loading = Loading(
             name, adapter, settings, store=self._store, metrics=self._metrics, random=random, clock=clock
         )
-        # After an invalidation that fails, Redis may have an old value for at most `retention`: a load under way may
-        # store the old value until the load's lease expires, and Redis then stores this value for the longest time that
-        # an entry is stored.
+        # After an invalidation that fails, Redis may have an old value for at most `retention`. A load under way may
+        # store the old value until the load's lease expires, at most `lock_ttl` later. Redis then stores this value for
+        # at most `ttl` plus `stale_if_error`.
         retention = settings.ttl + settings.stale_if_error + settings.lock_ttl
         self._pending = PendingInvalidations(self._store.delete, retention=retention)
         self._invalidations: set[asyncio.Task[None]] = set()
@@ -138,8 +138,8 @@ class Cache[T]:
 
     def invalidate_soon(self, key: str) -> None:
         """Invalidate `key` in the background, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
-        # The task runs later. The invalidation begins here already, so no later reader in this process gets the old
-        # value.
+        # The task below runs later. This call begins the invalidation at once, so that no later reader in this process
+        # gets the old value.
         self._begin_invalidation(key)
         task = asyncio.create_task(self._invalidate_or_warn(key))
         self._invalidations.add(task)

@@ -128,8 +128,8 @@ class Loading[T]:
         return Loaded(entry, covers=ended if is_stored else began)
 
     async def _mark_stale(self, key: str, token: str, seen: Entry | None, error: Exception) -> None:
-        """Store the old entry `seen` as stale: readers then get its value at once and do not wait for the failing
-        origin.
+        """Store the old entry `seen` as stale. Readers then get this entry's value at once and do not wait for the
+        failing origin.
         """
         if seen is None:
             await self._end_lease(key, token)

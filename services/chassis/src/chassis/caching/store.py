@@ -48,12 +48,12 @@ class Store:
         return bool(is_ours), Entry.unpack(packed)
 
     async def end_lease(self, key: str, token: str, entry: Entry | None = None, *, seconds: float = 0) -> bool:
-        """If `token` still holds the lease, store the entry for `seconds` and free the lease. Returns whether `token`
-        held the lease.
+        """If `token` still holds the lease, free the lease and store the entry, if there is one, for `seconds`. Returns
+        whether `token` held the lease.
 
         With 0 seconds, the entry only replaces a stored entry, and the expiry in Redis stays as it is.
         """
-        # The expiry is at least a millisecond, because for the script 0 means that the expiry stays as it is.
+        # The expiry is at least a millisecond, because with 0 the script would leave the expiry as it is.
         expiry_ms = max(1, round(1000 * seconds)) if seconds else 0
         arguments: list[Any] = [token, self._field, entry.pack() if entry else b"", expiry_ms]
         return bool(await self._end_lease(keys=self._keys(key), args=arguments))

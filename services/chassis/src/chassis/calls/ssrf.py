@@ -41,7 +41,7 @@ _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # Python's `is_global` is true for some addresses in the ranges of `_SPECIAL`, but no customer's host has such an
 # address. 192.0.0.0/24 and 2001::/23 are for protocols such as Teredo, and 192.0.0.9 and 192.0.0.10 lead to our own
 # gateway. 192.88.99.0/24 is for 6to4 relays. 3fff::/20 is for documentation; Python before 3.13.1 does not know this
-# range. This list does not need 2002::/16, the 6to4 addresses, because `is_global` is false for them.
+# range. This list does not need 2002::/16, the 6to4 range, because `is_global` is false for the addresses in 2002::/16.
 _SPECIAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _ISATAP = (0x00005EFE, 0x02005EFE)
 """Bits 64 to 95 of an ISATAP address, in any network, are one of these numbers. The last 32 bits of such an address are

@@ -18,7 +18,7 @@ from sqlalchemy.util import greenlet_spawn
 
 TRUSTED_SECONDS = 0.5
 """For this time after the last use of a connection, the next use needs no check that the server still answers. A busy
-pool uses each connection more often than this, so it sends no checks. HikariCP, a pool for Java, has the same rule.
+pool uses each connection more often, so the pool sends no checks. HikariCP, a pool for Java, has the same rule.
 """
 USED_AT = "chassis.used_at"
 """The key under which `info`, SQLAlchemy's dictionary for data about a connection, has the time of the last use."""
@@ -82,7 +82,7 @@ class IdleConnections:
         return Borrowed(pooled, connection, driver, taken_at=now, used_at=now)
 
     async def keep(self, borrowed: Borrowed) -> None:
-        """Store the connection for the next transaction. A closed connection goes to the pool, which replaces it."""
+        """Store the connection for the next transaction. A closed connection goes to the pool, which opens another."""
         if borrowed.driver.is_closed():
             await _give_back(borrowed)
         else:

@@ -22,7 +22,7 @@ _NOTHING = object()
 
 
 class SharedRedis(Redis):
-    """A client for short commands. Do not send a blocking command: all later commands would wait for its answer.
+    """A client for short commands. Do not send a blocking command: all later commands would wait until it ends.
 
     Each caller gets the answer to its command, or an error. Cancelling one caller does not affect the other callers.
     When the connection breaks, or an answer takes longer than `timeout` (seconds), all waiting commands fail, and the

@@ -1,4 +1,4 @@
-"""Checkouts: a checkout is one use of a connection, from the moment code takes the connection until it is given back.
+"""Checkouts: a checkout begins when code takes a connection, and ends when the code gives the connection back.
 
 Two mistakes empty a pool without any error: code holds a connection during an outbound call, or code never gives a
 connection back. This module finds both mistakes and costs less than a microsecond per checkout: it records only the
@@ -60,7 +60,7 @@ class Checkouts:
         self._use_seconds.observe(now - checkout.taken_at)
 
     def is_first_report(self, checkout: "Checkout") -> bool:
-        """Whether this call is the first one for the line of code that took the connection."""
+        """Whether no report has named the line of code that took the connection. Counts this call as a report."""
         is_first_report = checkout.taken_by not in self._reported
         self._reported.add(checkout.taken_by)
         return is_first_report

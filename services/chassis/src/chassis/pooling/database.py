@@ -231,7 +231,6 @@ def _outages_named(pool: str) -> Iterator[None]:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         if failure is Failure.OUTAGE:
             raise DatabaseUnreachable(pool, reason) from error
-        # The caller gets an error that only says "try again". The log line tells an operator that a statement was too
-        # slow.
+        # The caller gets an error that only says "try again". The log line gives an operator the database's reason.
         log.warning("statement_timed_out", pool=pool, reason=reason)
         raise DatabaseBusy(pool, reason) from error

@@ -71,7 +71,7 @@ async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Con
     """Open a connection with the first password that the server accepts. The `arguments` go to `asyncpg.connect`.
 
     During a password rotation the server first accepts the old password and later the new one. A process tries both
-    passwords, so it can connect at any time of the rotation.
+    passwords, so the process can connect during the whole rotation.
     """
     *earlier, last = passwords()
     for password in earlier:
@@ -123,7 +123,7 @@ def _time_statements(engine: Engine) -> None:
         # `terminate` closes the connection without waiting for the server; `close` would wait.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
-        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  tells the type checker the driver
+        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  names the driver for the type checker
         driver_connection.terminate()
         return ConnectionLost(str(error) or type(error).__name__)
 

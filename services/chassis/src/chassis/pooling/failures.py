@@ -22,7 +22,9 @@ class Failure(StrEnum):
     may be committed.
     """
     BUSY = "busy"
-    """The database has too much to do at once; a later attempt may succeed. The transaction was rolled back."""
+    """The database or its pool was too busy, or two transactions conflicted; a later attempt may succeed. The
+    transaction was rolled back.
+    """
     BUG = "bug"
     """Our code or its input is wrong, so a repetition would fail in the same way."""
 
@@ -83,7 +85,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_session_over(error: BaseException) -> bool:
-    """Whether the connection cannot be used after `error`. The driver may not report the connection as closed yet."""
+    """Whether `error` makes the connection unusable. The driver may not report such a connection as closed yet."""
     error = _unwrapped(error)
     if isinstance(error, asyncpg.PostgresError):
         return _ends_session(error)

@@ -23,7 +23,9 @@ wait_seconds = Histogram(
 
 
 class MeasuredConnector(aiohttp.TCPConnector):
-    """A pool of at most `limit` connections. The session's `ClientTimeout.connect` bounds the wait for a connection."""
+    """A pool of at most `limit` connections. `ClientTimeout.connect` of aiohttp's session bounds the wait for one of
+    these connections.
+    """
 
     def __init__(self, dependency: str, *, limit: int, **options: Any) -> None:
         super().__init__(limit=limit, **options)

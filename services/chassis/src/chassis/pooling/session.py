@@ -61,7 +61,7 @@ class Session(AsyncSession):
         return await self._measured(statement.sql, statement.fetch(self.driver, **values))
 
     async def insert(self, *rows: Row) -> int:
-        """Insert these rows in one round trip, and return how many rows the last statement added.
+        """Insert these rows in one round trip, and return how many rows the statement of the last `Row` added.
 
         The statement of one row does not see the other rows. If a unique constraint in a row's `taken` is violated,
         raises the error for this constraint. All other errors are the same as those of `fetch`.
