@@ -34,7 +34,7 @@ class DeliverWebhook(JobPayload, job="deliver_webhook", queue=WEBHOOKS_QUEUE, ma
 
 class MisplacedDelivery(JobPayload, job="deliver_webhook", max_attempts=30):
     """A job `deliver_webhook` in the queue of mails. During a rolling update, processes of the version before migration
-    notifications_0003 still enqueue such jobs there.
+    notifications_0003 still put such jobs into that queue.
     """
 
     endpoint_id: UUID

@@ -75,8 +75,8 @@ async def receive_webhook(provider: ProviderName, request: Request, given: Given
             webhook = _VERIFIERS[sender](request.headers.items(), body, secrets[sender], now=time.time())
         except InvalidSignature as error:
             count_as(error.problem)
-            # Only a webhook with an invalid signature counts against the limits, so a stranger cannot use up the limit
-            # of the real sender.
+            # Only a webhook with an invalid signature counts against these limits. So a stranger that sends forged
+            # webhooks does not use up a limit of the provider's own webhooks.
             await spend_as_stranger(request)
             await spend(request, f"provider:{sender}", Policy.of("bad_credentials", limits_of(request).bad_credentials))
             raise

@@ -73,8 +73,8 @@ async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
         return None
     target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
-        # By the protocol, a payment is never captured after its order was cancelled. If this happens, the client has
-        # paid for a cancelled order, and a job refunds the payment.
+        # By the protocol, a payment is never captured after its order was cancelled. If a payment is captured anyway,
+        # the client has paid for a cancelled order, so a job refunds the payment.
         log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
         await enqueue(session, SettlePayment(order_id=order.id))
     values = {
