@@ -60,7 +60,7 @@ class Checkouts:
         self._use_seconds.observe(now - checkout.taken_at)
 
     def is_first_report(self, checkout: "Checkout") -> bool:
-        """Whether no report has named the line of code that took the connection. Counts this call as a report."""
+        """Whether this call is the first report about the line of code that took the connection."""
         is_first_report = checkout.taken_by not in self._reported
         self._reported.add(checkout.taken_by)
         return is_first_report
