@@ -22,7 +22,7 @@ def problems_of(
     layers: Sequence[Layer],
     group: str | None,
 ) -> list[str]:
-    """The lines for `error`, which the validation of `model` raised: wrong values first, then broken rules.
+    """The lines that describe `error`, which the validation of `model` raised: wrong values first, then broken rules.
 
     `group` is the name of the group that `model` describes, or None for the whole settings.
     """
@@ -65,7 +65,8 @@ def _describe(
         case _:
             message = problem["msg"].removeprefix("Value error, ")
     if name not in settings and problem["type"] != "extra_forbidden":
-        return [f"{variable(name)}__…: {rest}{message}"]  # the values of a group may come from several layers
+        # `name` is a group. The values of a group may come from several layers, so the line names no layer.
+        return [f"{variable(name)}__…: {rest}{message}"]
     return [f"{variable(name)}: {rest}{message}{_origin(name, layers)}"]
 
 

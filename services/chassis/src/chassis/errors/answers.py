@@ -1,4 +1,4 @@
-"""The answer to an error: our JSON envelope, or RFC 9457 (problem+json) if the request's Accept header prefers that."""
+"""The answer to an error: our JSON envelope, or RFC 9457 (problem+json) if the Accept header prefers that format."""
 
 import math
 import re

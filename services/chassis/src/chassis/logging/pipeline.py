@@ -176,7 +176,7 @@ class _LibraryHandler(logging.Handler):
             self.handleError(record)
 
 
-log = get_logger("chassis.logging")  # `levels._AUDIT` has this name: the logger's level cannot be changed
+log = get_logger("chassis.logging")  # `levels._AUDIT` has this name, so the level of this logger cannot be changed
 
 
 def _note_dropped(count: int) -> None:

@@ -1,8 +1,10 @@
 """Background tasks. No task that is started with these functions ends unnoticed. The end of a task has these effects:
 
-supervised(work) ── fails or returns ──▶ the failure is logged and counted, `/readyz` names the task for a while,
-                                         and the work starts again after a pause
-Group.start()    ── fails ─────────────▶ the whole group fails, because the process needs each task of a group
+    supervised(work) ── fails or returns ──▶ the failure is logged and counted, `/readyz` names the task for a while,
+                                             and the work starts again after a pause
+    Group.start()    ── fails ─────────────▶ the whole group fails, because the process needs each task of a group
+
+`supervised` is for tasks without which the process can work for a while. `Group` is for all other tasks.
 """
 
 import asyncio

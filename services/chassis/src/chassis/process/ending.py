@@ -74,8 +74,8 @@ class Ending:
     def stop_signal(self, *, seconds: float, left: WorkLeft) -> "Stopping":
         """An event that the next signal sets. The process then has `seconds` to end.
 
-        After that time, or at a second signal, the process ends at once, with exit code 1. Its last log line then has
-        the fields that `left()` returns.
+        After that time, or at a second signal, the process ends at once, with exit code 1. The last log
+        line of the process then has the fields that `left()` returns.
         """
         loop = asyncio.get_running_loop()
         reason = f"not done {seconds:g} s after it began to stop"
@@ -117,7 +117,7 @@ class Ending:
 
 
 class Stopping(asyncio.Event):
-    """An event that is set when the process has to stop: by a signal, or because a part of it failed."""
+    """An event that is set when the process has to stop: by a signal, or because a part of the process failed."""
 
     def __init__(self, begin: Callable[[], None]) -> None:
         """`begin()` starts the time within which the process has to end."""

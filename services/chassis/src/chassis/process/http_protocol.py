@@ -212,7 +212,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._is_reading_head:
             return  # a request with Upgrade: `_parse` parses its head again
-        self._check_size()  # counts the trailers, which may have arrived in small pieces
+        self._check_size()  # this call counts the trailers, too, which may have arrived in small pieces
         self._is_reading_body = False
         self._unfinished_bytes = 0
         super().on_message_complete()

@@ -11,8 +11,8 @@ log = get_logger(__name__)
 
 MAX_UNSENT_BYTES = 65_536
 """The largest number of bytes of a connection's answers that may wait until the client reads them. Above this number,
-the connection's next request is not started, and a streamed answer pauses. Where the system allows it, the kernel's
-buffer gets the same limit. Without a limit, the buffer may take 4 MiB of the pod's memory."""
+the connection's next request is not started, and a streamed answer pauses. On Linux and macOS the kernel's buffer gets
+the same limit. Without a limit, the buffer may take 4 MiB of the pod's memory."""
 WRITE_SECONDS = 10.0
 """The time within which a client has to read some of the waiting bytes. The kernel reports progress in steps of 32 KiB,
 so the slowest client that is served reads 3 KiB/s."""

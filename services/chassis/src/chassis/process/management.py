@@ -77,7 +77,7 @@ class ManagementGuard:
             log.warning("management_refused", **about, code=refusal.code.name)
             await respond(scope, refusal)(scope, receive, send)
             return
-        status = 500  # logged if an endpoint fails before its answer starts
+        status = 500  # this status is logged if an endpoint fails before its answer starts
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

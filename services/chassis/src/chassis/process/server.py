@@ -24,7 +24,7 @@ LAST_WORDS_SECONDS = 0.5
 _DRAIN_POLL_SECONDS = 0.02  # uvicorn polls every 0.1 s, which would delay the end of a drained process
 KEEP_ALIVE = 75
 """Seconds after which the server closes an idle connection. Common proxies close an idle connection after 60 s. The
-proxy must be first, because otherwise it could send a request on a connection that the server is just closing."""
+proxy must be first, because a slower proxy could send a request on a connection that the server is just closing."""
 
 
 class ServeError(HoldfastError):
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         uvicorn's own method closes connections whose request is just arriving, and does not count the requests that it
         cuts off.
         """
-        del sockets  # uvicorn passes only sockets that it did not open itself
+        del sockets  # has only sockets that uvicorn did not open, and uvicorn opens all sockets of this server
         for server in self.servers:
             server.close()
         await asyncio.sleep(ARRIVAL_SECONDS)

@@ -57,11 +57,11 @@ class RateLimiter:
         self._try_redis_at: float | None = None  # this attribute is None while Redis answers
 
     async def check(self, key: str, policy: Policy, *, cost: int = 1) -> Decision:
-        """Take `cost` units from the burst of `key` under `policy`, if the burst still has them.
+        """Take `cost` units from the burst of `key` under `policy`, if the burst still has that many units.
 
         A failure of Redis raises no error, because this process then decides alone. A key is a principal's id, or a
-        kind and a name, such as `ip:192.0.2.1`. A `cost` above the burst counts as the whole burst, since it could
-        never be allowed otherwise. Under a policy with `dark_launch` every request is allowed.
+        kind and a name, such as `ip:192.0.2.1`. A `cost` above the burst counts as the whole burst, because a
+        request with a higher cost could never be allowed. Under a policy with `dark_launch` every request is allowed.
         """
         decision, backend = await self._decide(f"{policy.name}:{policy.tier}:{key}", policy, cost)
         outcome = "allowed" if decision.allowed else "refused"

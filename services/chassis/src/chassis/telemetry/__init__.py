@@ -44,8 +44,8 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     """Install the tracer. Returns a function that sends the last spans and stops the tracer within seconds, even if the
     collector hangs.
 
-    Trace ids exist even without a collector, because logs and answers carry them. Without a collector no trace that
-    begins in this process is recorded, and no span is exported.
+    Trace ids exist even without a collector, because logs and answers contain these ids. Without a collector no trace
+    that begins in this process is recorded, and no span is exported.
     """
     global _sampler  # noqa: PLW0603  the tracer provider is global, too
     endpoint = settings.telemetry.otlp_endpoint

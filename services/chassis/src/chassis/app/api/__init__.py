@@ -1,9 +1,9 @@
 """The API process of a service: its HTTP application, and the two ports that serve it.
 
-Read `serving` first: how the process starts, serves and drains. Then `application` and `routing`: how a request finds
-its route. `middleware` runs around each request. `access`, `limits` and `load_shedding` decide whether the route runs.
-`resources` and `keyed` define parameters of route handlers, and `answers` their return types. `error_rendering` turns
-every error into an answer.
+Read `serving` first, which starts, serves and drains the process. Then read `application` and `routing`, which find the
+route of a request. `middleware` runs around each request. `access`, `limits` and `load_shedding` decide whether the
+route runs. `resources` and `keyed` define parameters of route handlers, and `answers` their return types.
+`error_rendering` turns every error into an answer.
 """
 
 from chassis.app.api.access import Caller

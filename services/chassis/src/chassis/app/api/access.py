@@ -1,5 +1,5 @@
-"""Access to a route: the scope that its callers need, and the cost of a call. The process checks both before it reads
-the request's body.
+"""Access to a route: the scope that its callers need, and the cost of a call. The process checks scope and cost before
+it reads the request's body.
 
 Each route declares its scope and its cost, and the OpenAPI document shows both. A handler's parameter of the type
 `Caller` is the authenticated principal:

@@ -35,7 +35,7 @@ def build_app[S: ServiceSettings](
     """The application of a service, with its routes.
 
     The application calls `open_resources` when the process starts, with the settings and the resources that every API
-    has. Routes get the object that `open_resources` yields through `chassis.app.api.opened`.
+    has. `open_resources` yields one object, which routes get through `chassis.app.api.opened`.
     """
 
     @asynccontextmanager
@@ -66,7 +66,7 @@ class Application(FastAPI):
     `error_rendering` decides how an error is answered.
 
     Requests read the resources of the process from attributes of this object. Attributes of `app.state` would be slower
-    to read, because its class implements attribute access in Python.
+    to read, because the class of `app.state` implements attribute access in Python.
     """
 
     resources: ApiResources

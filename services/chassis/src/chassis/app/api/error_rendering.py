@@ -104,7 +104,8 @@ def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
 
 def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
     """Whether the value of `field` may be secret. A name that is longer than the names of our fields was made up by the
-    caller. Its value counts as secret without a call of `is_sensitive`, because that function caches each name.
+    caller. The value of such a field counts as secret without a call of `is_sensitive`, because `is_sensitive` caches
+    each name.
     """
     return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
 

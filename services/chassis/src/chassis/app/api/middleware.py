@@ -67,7 +67,8 @@ class RequestContext:
         scope[_SCOPE_KEY] = exchange
         scope[DOCUMENTATION_KEY] = self._settings.documentation_url
         exchange.request_id = request_id_from(headers.get(b"x-request-id", ""))
-        request_id_var.set(exchange.request_id)  # each request runs in a separate task, so no other request reads it
+        # Each request runs in a separate task, so no other request reads this id from the context variable.
+        request_id_var.set(exchange.request_id)
         with (
             deadlines.deadline(deadlines.from_header(headers.get(_DEADLINE), self._settings.default_deadline)),
             debugging_for(headers.get(_DEBUG)),
@@ -144,7 +145,8 @@ class Exchange:
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
-        self.method = method if method in _METHODS else "_OTHER"  # this bounds the label values of metrics
+        # All other methods share one name, so that callers cannot add label values to metrics.
+        self.method = method if method in _METHODS else "_OTHER"
         self.headers: dict[str, str] = {}
         self.slot: Slot | None = None
         self.status: int | None = None
@@ -175,7 +177,7 @@ class Exchange:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408) from None  # a body that arrives slowly must not hold a slot any longer
+            raise HTTPException(408) from None  # after the deadline, a slow body must not hold a slot any longer
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
             # The exception must be Starlette's: FastAPI turns any other exception that is raised here into a 400.

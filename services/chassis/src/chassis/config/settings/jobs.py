@@ -97,7 +97,7 @@ class IdempotencySettings(Group):
 
 
 class SweepSettings(Group):
-    """A sweep looks for rows that should have changed long ago, and starts their work again."""
+    """A sweep looks for rows that should have changed long ago, and starts the work on these rows again."""
 
     every: Seconds = Field(
         15.0, description="Seconds between sweeps. The rows that a sweep finds have waited far longer already."

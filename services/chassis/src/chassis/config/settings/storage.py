@@ -19,8 +19,8 @@ from chassis.errors import ConfigurationError
 
 
 class BudgetSettings(Group):
-    """The processes that share the database server. Each process compares the sum of their connections with the
-    server's limit, and logs a warning above the limit.
+    """The processes that share the database server. Each process compares the number of connections that all these
+    processes may open with the server's limit, and logs a warning if the number is above the limit.
     """
 
     api_replicas: int = Field(
