@@ -78,9 +78,9 @@ async def open_connection(passwords: Passwords, **arguments: Any) -> asyncpg.Con
         try:
             return await asyncpg.connect(password=password.get_secret_value(), **arguments)
         except asyncpg.InvalidPasswordError:
-            # During a rotation, the server refuses the first password for about a minute. If an operator forgets the
-            # last step of the rotation, the server refuses this password indefinitely, and each new connection takes
-            # two attempts.
+            # From `ALTER ROLE … PASSWORD` until the process reads the new `database.password`, about a minute, the
+            # server refuses the first password. If an operator forgets to change `database.password`, the server
+            # refuses the first password indefinitely, and each new connection takes two attempts.
             log.warning("database_password_refused", user=arguments.get("user"))
     return await asyncpg.connect(password=last.get_secret_value(), **arguments)
 
