@@ -40,7 +40,7 @@ webhook_ack_duration = Histogram(
 # The sending service counts these attempts. `result` is an `AttemptResult`.
 webhook_delivery_attempts = Counter("webhook_delivery_attempts", "Attempts to deliver a webhook.", ["result"])
 webhook_endpoints_disabled = Counter(
-    "webhook_endpoints_disabled", "Endpoints that were disabled by what they answered: gone, or failing.", ["reason"]
+    "webhook_endpoints_disabled", "Endpoints that were disabled, by reason: gone (a 410) or failing.", ["reason"]
 )
 
 type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_large", "too_slow", "failed"]

@@ -21,7 +21,7 @@ _LABELS = ["dependency", "operation"]
 state_gauge = Gauge("circuit_breaker_state", "0 closed, 1 open, 2 half-open.", _LABELS)
 failures = Counter("circuit_breaker_failures", "Calls the breaker counted as failed.", _LABELS)
 rejections = Counter("circuit_breaker_rejections", "Calls refused without trying.", _LABELS)
-overruled = Counter("circuit_breaker_overruled", "Calls let through by observe_only, else refused.", _LABELS)
+overruled = Counter("circuit_breaker_overruled", "Calls that only the mode observe_only let through.", _LABELS)
 mode_gauge = Gauge("circuit_breaker_mode", "0 automatic, 1 forced open, 2 disabled, 3 observing only.", _LABELS)
 transitions = Counter("circuit_breaker_transitions", "Changes of state.", [*_LABELS, "from", "to"])
 

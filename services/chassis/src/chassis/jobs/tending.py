@@ -18,11 +18,11 @@ depth = Gauge("job_queue_depth", "Jobs that are due and wait for a worker.", ["q
 oldest_age_seconds = Gauge("job_queue_oldest_age_seconds", "How long the oldest due job has waited.", ["queue"])
 drain_seconds = Gauge(
     "job_queue_drain_seconds",
-    "When the queue will be empty at the rate it shrinks now; +Inf while it does not.",
+    "Seconds until the queue is empty if it shrinks at the present rate; +Inf if it does not shrink.",
     ["queue"],
 )
 dead_letters = Gauge("job_dead_letters", "Jobs that no worker runs again unless an operator replays them.", ["queue"])
-leases_expired = Counter("job_leases_expired", "Jobs taken from a worker that went silent.", ["queue", "job"])
+leases_expired = Counter("job_leases_expired", "Jobs whose worker did not extend the lease in time.", ["queue", "job"])
 
 COUNTED_JOBS = 100_000
 """The depth of the queue is counted up to this number, by an index scan of 20 ms. A higher count would change nothing,

@@ -20,7 +20,9 @@ from chassis.retries.decisions import Stop, Wait, decide, was_refused_here
 log = get_logger(__name__)
 
 retry_attempts = Counter("retry_attempts", "Attempts, the first ones included, by outcome.", ["dependency", "outcome"])
-retry_stopped = Counter("retry_stopped", "Calls given up, by what forbade a further attempt.", ["dependency", "reason"])
+retry_stopped = Counter(
+    "retry_stopped", "Calls that failed without a further attempt, by reason.", ["dependency", "reason"]
+)
 amplification = Histogram(
     "retry_amplification",
     "Attempts that each call made on the dependency: sum ÷ count is the amplification factor.",

@@ -4,7 +4,7 @@ from prometheus_client import Gauge
 
 from chassis.config.settings import RetrySettings
 
-retry_budget_balance = Gauge("retry_budget_balance", "Retries the budget would allow now.", ["dependency"])
+retry_budget_balance = Gauge("retry_budget_balance", "Retries that the budget allows now.", ["dependency"])
 
 
 class RetryBudget:
