@@ -86,7 +86,8 @@ class Server(uvicorn.Server):
             headers.append((b"connection", b"close"))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port at once, and idle connections after `ARRIVAL_SECONDS`. Then drain the requests.
+        """Close the port at once, and idle connections after `ARRIVAL_SECONDS`. Then wait for the requests
+        under way, for `drain_timeout` seconds at most.
 
         uvicorn's own method closes connections whose request is just arriving, and does not count the requests that it
         cuts off.

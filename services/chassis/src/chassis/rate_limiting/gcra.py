@@ -14,10 +14,11 @@ MICROSECONDS = 1_000_000
 
 
 class Decision(NamedTuple):
-    """Whether the request may run, and the facts about the limit that the answer has.
+    """Whether the request may run, and the state of the limit for the RateLimit fields of the answer.
 
-    `tat` is in microseconds of the clock that decided. `remaining` is in units of cost. `retry_after` (0 when the
-    request is allowed) and `reset_after` (until the whole burst is available again) are in seconds.
+    `tat` is the TAT after the decision, in microseconds of the clock that the decision used. `remaining` is in units
+    of cost. `retry_after` (0 when the request is allowed) and `reset_after` (until the whole burst is available again)
+    are in seconds.
     """
 
     allowed: bool
@@ -43,7 +44,7 @@ def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decisio
     return describe(allowed, tat, now, interval=interval, burst=burst, cost=cost)
 
 
-@lru_cache(maxsize=256)  # rates are settings, so there are few
+@lru_cache(maxsize=256)  # rates are settings, so there are few different rates
 def microseconds_per_unit(rate: float) -> int:
     """The microseconds after which one unit is available again, rounded up so that the rate is never exceeded."""
     numerator, denominator = rate.as_integer_ratio()

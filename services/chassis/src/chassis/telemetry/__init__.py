@@ -32,8 +32,8 @@ __all__ = [
 _MAX_REASON_LENGTH = 500  # characters; the whole message and the traceback are in the log, under the same trace id
 
 LIMITS = SpanLimits(max_events=0)
-"""Spans have no events: an exception's event would contain its message and traceback unredacted. The log has both,
-redacted.
+"""Spans have no events: an exception's event would contain its message and traceback unredacted. The log has both
+texts, redacted.
 """
 
 _tracer = trace.get_tracer("holdfast")
@@ -65,7 +65,7 @@ def configure_tracing(settings: ServiceSettings, *, version: str, instance_id: s
     trace.set_tracer_provider(provider)
     if endpoint is None:
         return provider.shutdown
-    # Imported only here: the exporter takes 6 MB of memory, which a process without a collector does not need.
+    # The import is here, because the exporter takes 6 MB of memory, which a process without a collector does not need.
     from chassis.telemetry.export import export_to  # noqa: PLC0415
 
     return export_to(endpoint, provider)

@@ -64,8 +64,8 @@ class BreakerSettings(Group):
     window_seconds: Seconds = Field(60.0, description="Seconds after which a call leaves the window.")
     open_seconds: Seconds = Field(
         15.0,
-        description="Seconds for which the breaker stays open before it lets trial calls through; most restarts are "
-        "over by then. The time doubles after each failed trial.",
+        description="Seconds for which the breaker stays open before it lets trial calls through. Most restarts of a "
+        "dependency take less time. The time doubles after each failed trial.",
     )
     max_open_seconds: Seconds = Field(60.0, description="Seconds; limit of the doubling of open_seconds.")
     open_jitter: float = Field(

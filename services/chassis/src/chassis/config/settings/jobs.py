@@ -62,8 +62,8 @@ class OutboxSettings(Group):
     )
     poll_interval: Seconds = Field(
         1.0,
-        description="Seconds between reads of the outbox when no wake-up arrives, and until another relay replaces a "
-        "killed one.",
+        description="Seconds between reads of the outbox when no wake-up arrives. After this time, too, another relay "
+        "replaces a relay that was killed.",
     )
     leader_timeout: Timeout = Field(
         15.0,

@@ -107,8 +107,8 @@ class HttpSettings(Group):
     )
     documentation_url: Url = Field(
         DOCUMENTATION_URL,
-        description="Address where docs/reference/errors.md is published. Each error answer links to its section "
-        "there.",
+        description="Address where docs/reference/errors.md is published. Each error answer links to the section "
+        "of its error code.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -126,7 +126,7 @@ class ManagementSettings(Group):
     """The management port: probes, metrics, information on the process, and changes by operators."""
 
     host: ListenHost = Field(
-        "127.0.0.1", description="Listen address. Pods set `*`: every client that reaches the pod may read."
+        "127.0.0.1", description="Listen address. Pods set `*`, so every client that reaches the pod may read."
     )
     port: Port = Field(
         9000,

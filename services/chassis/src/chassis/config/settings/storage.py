@@ -33,7 +33,7 @@ class BudgetSettings(Group):
         1,
         ge=1,
         le=2,
-        description="2 if all old processes may still drain while as many new ones run, as in a roll-out.",
+        description="2 if old and new processes run side by side during a roll-out, and 1 otherwise.",
         json_schema_extra=RELOADED,
     )
     others: int = Field(
@@ -75,8 +75,8 @@ class DatabaseSettings(Group):
         10,
         ge=1,
         le=100,
-        description="Connections of one process. 200 requests/s × 15 ms use 3 on average; the rest is for bursts. At "
-        "most 100, which is all that a PostgreSQL server allows by default.",
+        description="Connections of one process. 200 requests/s × 15 ms use 3 connections on average; the rest is for "
+        "bursts. At most 100, which is all that a PostgreSQL server allows by default.",
     )
     max_overflow: int = Field(
         0,
@@ -113,7 +113,7 @@ class DatabaseSettings(Group):
     held_calls: Literal["warn", "refuse"] = Field(
         "warn",
         description="Reaction to an outbound call while a connection is in use. `refuse` raises an error, for tests. "
-        "`warn` logs each calling line once, since in production a slow call is better than none.",
+        "`warn` logs each calling line once, since in production a slow call is better than a failed call.",
     )
     budget: BudgetSettings = BudgetSettings()
 
