@@ -78,7 +78,8 @@ def _dotenv() -> tuple[dict[str, str], list[str]]:
     """The `HOLDFAST_…` variables in `.env`, and the problems of that file."""
     try:
         text = Path(".env").read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError):  # no error: a directory named .env may be a virtual environment
+    except (FileNotFoundError, IsADirectoryError):
+        # Neither is a problem: the file is optional, and a directory named .env may be a virtual environment.
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f".env cannot be read: {type(error).__name__}"]

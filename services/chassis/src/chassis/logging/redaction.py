@@ -15,7 +15,8 @@ container runtimes cut lines at 16 KiB. The limit also bounds the time for the r
 _BEHIND_CUT = 1024
 """Redaction reads this many characters beyond a limit. So redaction sees the whole of a secret that begins before the
 limit, such as a password in a URL, which is shorter than this number."""
-_TAIL = 4096  # a shortened text keeps so many characters of its end, where a traceback names its error
+_TAIL = 4096
+"""A shortened text keeps this many characters of its end, because the end of a traceback names the error."""
 
 # Names of fields whose values are never written, as `is_sensitive` spells them: in lower case, with underscores.
 _SENSITIVE_NAME = re.compile(

@@ -20,14 +20,16 @@ from prometheus_client import Counter
 dropped_events = Counter("log_events_dropped", "Lines lost because the queue was full or stdout closed.", ["level"])
 
 for _level in ("debug", "info", "warning", "error", "critical"):
-    dropped_events.labels(_level)  # exports each counter as 0 from the start, so that an alert sees the first increase
+    # This call exports the value 0, so that an alert sees the first dropped line as an increase.
+    dropped_events.labels(_level)
 
 _SHARE_OF_LESSER_LINES = 0.9
 """The share of the queue that lines below ERROR may fill. The rest is reserved for ERROR and CRITICAL, which are
 dropped last.
 """
 _SEVERE = frozenset({"error", "critical"})
-_MAX_BATCH_BYTES = 65_536  # the capacity of a pipe: the thread would write a larger batch in several pieces
+_MAX_BATCH_BYTES = 65_536
+"""The capacity of a pipe. The thread would have to write a larger batch in several pieces."""
 _COALESCE_SECONDS = 0.05
 """The thread collects lines for this time and writes them together. If the thread woke for each line, it would take the
 GIL from the event loop each time. These wake-ups would cost a request more time than the rest of logging does.
@@ -112,7 +114,7 @@ class LineWriter:
                     return
                 self._write_out(batch)
             except MemoryError:
-                time.sleep(_COALESCE_SECONDS)  # the thread goes on: there may be enough memory for later lines
+                time.sleep(_COALESCE_SECONDS)  # the thread goes on, because later lines may find enough memory
 
     def _write_out(self, batch: _Batch) -> None:
         is_written = False

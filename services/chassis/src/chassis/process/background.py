@@ -64,7 +64,8 @@ async def supervised(
     `work` must not return: a return counts as a failure. After a failure the work starts again, after a pause that
     grows with each failure in a row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
     """
-    failures.labels(name)  # exports a 0, so that an alert sees the first failure as an increase
+    # This call exports the value 0, so that an alert sees the first failure as an increase.
+    failures.labels(name)
     task = asyncio.create_task(_keep_going(work, name, is_outage, sleep), name=name)
     try:
         yield

@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 
 type Check = Callable[[], Awaitable[None]]
 
-CHECK_TIMEOUT = 1.0  # seconds; less than the probe's time-out, so that the answer can name the dependency
+CHECK_TIMEOUT = 1.0
+"""The time limit of a check, in seconds. The time-out of the readiness probe is longer, so that the answer to the probe
+can name the dependency."""
 
 
 class Health:

@@ -38,7 +38,7 @@ KiB at 6 KiB/s), and until the rest of a body has arrived after its answer was s
 _PIECE_BYTES = 4_096
 """The number of bytes that are parsed at once. These bytes can contain 200 requests, so a connection may exceed
 `MAX_PIPELINED` by 200 requests."""
-_SEPARATORS = 4  # bytes of each header line beside name and value: a colon, a space, CR and LF
+_SEPARATORS = 4  # each header line has these bytes beside name and value: a colon, a space, CR and LF
 _MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # 1,024 for white space and the rest of the request's line
 """The largest number of bytes, such as trailers and chunk extensions, that may arrive without completing a head or a
 piece of a body."""
@@ -211,7 +211,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._is_reading_head:
-            return  # a request with Upgrade: `_parse` parses its head again
+            return  # the head has an Upgrade header, so `_parse` parses this head again
         self._check_size()  # this call counts the trailers, too, which may have arrived in small pieces
         self._is_reading_body = False
         self._unfinished_bytes = 0
@@ -273,13 +273,13 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer the requests that came before the invalid request. Then send `error`, and close the connection."""
         unread: RequestResponseCycle | None = self.cycle if self._is_reading_body else None
         if unread is not None and unread is not self._current:
-            self.pipeline.popleft()  # this request has not started: it waits for earlier requests
+            self.pipeline.popleft()  # this request has not started, because it waits for earlier requests
             unread, self._is_held = None, self._is_held and bool(self.pipeline)
         is_answering = self._current is not None and not self._current.response_complete
         if unread is None and (is_answering or self.pipeline):
             self._refusal = error
             return
-        if unread is None or not unread.response_started:  # or `error` would become a part of a started answer
+        if unread is None or not unread.response_started:  # a started answer must not contain `error`
             self._write(error)
         if unread is not None:
             self._disconnect(unread)

@@ -24,7 +24,8 @@ def is_allowed(host: str, more: Collection[str] = ()) -> bool:
     """
     name = _name_of(host)
     return (
-        "." not in name  # such a name cannot be registered: it is a Service of this namespace, a container or localhost
+        # A name without a dot cannot be registered, so the name is that of a Service, a container or localhost.
+        "." not in name
         or name.endswith(_NOT_PUBLIC)
         or _is_address(name)
         or name == socket.gethostname().lower()

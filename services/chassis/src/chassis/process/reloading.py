@@ -38,7 +38,8 @@ reloads = Counter(
     ["result"],
 )
 for result in get_args(Result.__value__):
-    reloads.labels(result)  # exports a 0, so that an alert sees the first reload as an increase
+    # This call exports the value 0, so that an alert sees the first reload as an increase.
+    reloads.labels(result)
 
 
 def allow_list(settings_type: type[ServiceSettings]) -> set[str]:

@@ -18,7 +18,8 @@ from chassis.process.http_protocol import HttpProtocol
 
 log = get_logger(__name__)
 
-ARRIVAL_SECONDS = 0.1  # enough for the request of an accepted connection to arrive, even if the loop is busy
+ARRIVAL_SECONDS = 0.1
+"""Within this time the request of an accepted connection arrives, even if the event loop is busy."""
 LAST_WORDS_SECONDS = 0.5
 """The time that a cancelled request has to roll back and to answer. The database and Redis are still open meanwhile."""
 _DRAIN_POLL_SECONDS = 0.02  # uvicorn polls every 0.1 s, which would delay the end of a drained process
@@ -92,7 +93,7 @@ class Server(uvicorn.Server):
         uvicorn's own method closes connections whose request is just arriving, and does not count the requests that it
         cuts off.
         """
-        del sockets  # has only sockets that uvicorn did not open, and uvicorn opens all sockets of this server
+        del sockets  # uvicorn itself opens the sockets of this server, and passes only sockets from elsewhere
         for server in self.servers:
             server.close()
         await asyncio.sleep(ARRIVAL_SECONDS)

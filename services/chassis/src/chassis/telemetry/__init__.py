@@ -29,7 +29,9 @@ __all__ = [
     "span",
 ]
 
-_MAX_REASON_LENGTH = 500  # characters; the whole message and the traceback are in the log, under the same trace id
+_MAX_REASON_LENGTH = 500
+"""The largest number of characters of a failure's reason on a span. The log has the whole message and the traceback,
+under the same trace id."""
 
 LIMITS = SpanLimits(max_events=0)
 """Spans have no events: an exception's event would contain its message and traceback unredacted. The log has both

@@ -27,8 +27,11 @@ log = get_logger(__name__)
 api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code", "route"])
 
 _MAX_SHOWN = 100  # an answer repeats at most this many characters of an invalid value or of a field's name
-_MAX_DETAILS = 100  # the limit bounds the answer, so that a small request cannot cause a large answer
-_MAX_MESSAGE = 300  # in characters; our own messages are shorter, but a message of Pydantic may quote a long value
+_MAX_DETAILS = 100
+"""The largest number of details in an answer. Without a limit, a small request could cause a large answer."""
+_MAX_MESSAGE = 300
+"""The largest number of characters of a message. Our own messages are shorter, but a message of Pydantic may quote a
+long value."""
 _NEVER_QUOTES_VALUE = frozenset(
     {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
 )

@@ -33,7 +33,8 @@ def network_of(host: str) -> str:
     try:
         address = ip_address(host)
     except ValueError:
-        return "unknown"  # a proxy sent a malformed address, or the socket has none; all such callers share one limit
+        # A proxy has sent a malformed address, or the socket has no address. All such callers share one limit.
+        return "unknown"
     if isinstance(address, IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or IPv6Network((address, _IPV6_PREFIX), strict=False))

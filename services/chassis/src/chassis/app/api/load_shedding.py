@@ -20,7 +20,8 @@ type Criticality = Literal["critical", "default", "sheddable"]
 
 load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
 for criticality in get_args(Criticality.__value__):
-    load_shed.labels(criticality)  # the counter starts at 0, because `rate()` needs a sample before the first refusal
+    # This call exports the value 0, so that an alert sees the first refusal as an increase.
+    load_shed.labels(criticality)
 
 
 def has_slot(in_flight: int, criticality: Criticality, limits: HttpSettings) -> bool:
