@@ -24,11 +24,15 @@ _NOT_MODIFIED = 304
 # the quotes (RFC 9110, section 8.8.3).
 _TAG = re.compile(r'(?:W/)?("[!\x23-\x7e\x80-\xff]*")')
 
-_ETAG_HEADER = {"description": "Changes whenever the body does.", "required": True, "schema": {"type": "string"}}
+_ETAG_HEADER = {
+    "description": "A hash of the body, which changes when the body changes.",
+    "required": True,
+    "schema": {"type": "string"},
+}
 
 CONDITIONAL: dict[int | str, dict[str, Any]] = {
     200: {"headers": {"ETag": _ETAG_HEADER}},
-    _NOT_MODIFIED: {"description": "The caller has the current one.", "headers": {"ETag": _ETAG_HEADER}},
+    _NOT_MODIFIED: {"description": "The caller has the current answer already.", "headers": {"ETag": _ETAG_HEADER}},
 }
 """The OpenAPI responses of a route with `conditional=True`."""
 
@@ -37,7 +41,7 @@ IF_NONE_MATCH: dict[str, Any] = {
         {
             "name": "If-None-Match",
             "in": "header",
-            "description": "The ETag of an earlier answer: 304 without a body as long as it is the current one.",
+            "description": "The ETag of an earlier answer. If this ETag is current, a 304 without a body is sent.",
             "schema": {"type": "string"},
         }
     ]
