@@ -58,8 +58,8 @@ def read_layers(settings_type: type[ServiceSettings], options: Sequence[str]) ->
 
 
 def digest_of_files() -> str:
-    """A digest of the files of all layers. The digest changes when a file is written, replaced by a link, added or
-    removed.
+    """A digest of the files of all configuration layers. The digest changes when a file is written, replaced by a link,
+    added or removed.
     """
     locations = _locations()
     secrets = Path(locations["HOLDFAST_SECRETS_DIR"])

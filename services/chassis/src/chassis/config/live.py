@@ -22,7 +22,7 @@ class Live[S: ServiceSettings]:
         self._read = read
         self._watchers: list[Callable[[S], None]] = []
         self.digest = digest
-        """The digest of the files of all layers at the time of the latest read."""
+        """The digest of the files of all configuration layers at the time of the latest read."""
 
     @property
     def current(self) -> S:
@@ -37,8 +37,8 @@ class Live[S: ServiceSettings]:
         return self._current.database.passwords
 
     def read(self) -> S:
-        """Read the layers again, and return their settings. `current` does not change. Raises `ConfigurationError` as
-        `load` does.
+        """Read the configuration layers again, and return their settings. `current` does not change. Raises
+        `ConfigurationError` as `load` does.
         """
         return self._read() if self._read else self._current
 

@@ -1,4 +1,4 @@
-"""Loading: the layers are merged and validated as a whole, and all problems of all layers are reported at once."""
+"""Loading: the configuration layers are merged and validated as a whole. All problems are reported at once."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -32,7 +32,7 @@ log_events = Counter("log_events", "Log lines by level, including lines that wer
 
 FLUSH_SECONDS = 2.0
 """The seconds that an ending process waits, at most, for its last log lines to be written. These seconds and the drain
-together are shorter than a pod's grace period.
+time-out together are shorter than a pod's grace period.
 """
 
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber

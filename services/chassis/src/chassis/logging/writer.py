@@ -1,5 +1,5 @@
-"""The writer: lines wait in a bounded queue, and a thread writes them. So a slow reader of the log cannot block the
-event loop.
+"""The writer: lines wait in a bounded queue, and a thread writes them. So a slow reader of the log, such as
+the container runtime, cannot block the event loop.
 
 If the queue is full, a new line is dropped and counted. A process that is killed loses the lines in the queue: these
 are the lines of a fraction of a second, if the reader of the log keeps up. A process that ends in any other way writes

@@ -1,4 +1,4 @@
-"""HTTP/1.1 with limits: a request's head is bounded in size and time, and an invalid request gets an error envelope."""
+"""HTTP/1.1: the head of a request (line and headers) is limited in size and time; an invalid request gets an error."""
 
 import asyncio
 import uuid

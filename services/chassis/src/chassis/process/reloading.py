@@ -1,5 +1,5 @@
 """Reloading: when a mounted file changes, the running process applies the new values of all settings that may change,
-or of none. A check of the mounted files has one of these results:
+or of none. A check of the mounted files has one of these results (`chassis.config` describes the layers):
 
     files unchanged ──▶ nothing happens
     files changed   ──▶ all layers are read ─ invalid ──▶ rejected: the last valid settings stay
