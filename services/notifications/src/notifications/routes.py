@@ -28,8 +28,8 @@ from notifications.settings import WebhookSettings
 from notifications.use_cases import deliveries, endpoints
 
 SET_URL_COST = 5
-"""The units that a request with an endpoint's URL takes from the caller's rate limit. Such a request costs more than
-others, because our resolver looks up a host name that the caller chooses.
+"""The units that a request takes from the caller's rate limit if it sets the URL of an endpoint. Such a request costs
+more than others, because our resolver looks up a host name that the caller chooses.
 """
 
 router = Router(prefix="/v1")

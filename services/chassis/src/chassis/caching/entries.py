@@ -87,7 +87,9 @@ def freshness_of(entry: Entry | None, settings: CacheSettings, *, now: float, dr
 
 
 def is_renewed_early(entry: Entry, beta: float, *, now: float, draw: float) -> bool:
-    """XFetch: a reader renews an entry early if now − δ·β·ln(draw) ≥ expiry, where δ is the duration of the load.
+    """XFetch: a reader renews an entry early if now − δ·β·ln(draw) ≥ expiry.
+
+    δ is the duration of the load, β the setting `early_beta`, and `draw` a random number between 0 and 1.
 
     With β = 1, about one of many readers renews the entry, about one load's duration before the entry expires.
 

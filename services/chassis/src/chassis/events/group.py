@@ -140,7 +140,7 @@ class ConsumerGroup:
         return replace(entry, deliveries=count) if count > 0 else None
 
     async def take_back(self, entries: Sequence[Entry]) -> None:
-        """Subtract an attempt from each entry's count, because the entry was not tried or did not cause the failure."""
+        """Subtract an attempt from each entry's count: the entry was not handled, or is not why its handler failed."""
         for _, found in groupby(entries, key=lambda entry: entry.stream):
             await self._count(list(found), -1)
 

@@ -75,10 +75,11 @@ FROM following
 ORDER BY seq;
 
 -- name: mark
--- Mark rows $2 of stream $1 as published. Also store the id that Redis gave the last entry ($3) and, while the relay
--- publishes the stream again, the seq of the last row that was published again ($4). A row that is published again
--- keeps its first `published_at`, which decides when the row is deleted. With a later `published_at`, the outbox could
--- store the row longer than a consumer's inbox stores the event's id, and the consumer would handle the event again.
+-- Mark rows $2 of stream $1 as published, and store the id that Redis gave the last entry ($3). After Redis has lost a
+-- stream, the relay publishes all its stored rows again. $4 is then the seq of the row that was repeated last. A row
+-- that is published again keeps its first `published_at`, which decides when the row is deleted. With a later
+-- `published_at`, the outbox could store the row longer than a consumer's inbox stores the event's id, and the consumer
+-- would handle the event again.
 WITH marked AS (
     UPDATE outbox SET published_at = now() WHERE seq = ANY ($2::bigint[]) AND published_at IS NULL
 )

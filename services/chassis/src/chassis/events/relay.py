@@ -274,9 +274,9 @@ class Relay:
 
 
 def _repeat_after(position: _Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:
-    """The `seq` of the last outbox row that the relay has published again.
+    """How far the relay has repeated a stream that Redis lost: the `seq` of the outbox row that it repeated last.
 
-    The result is None if the relay is not publishing the stream again, or has published the last row again.
+    The result is None if the relay does not repeat the stream, or has repeated all of its rows.
     """
     if position.repeat_after is None or is_over:
         return None

@@ -1,10 +1,10 @@
 """Replaces, for most transactions, the steps in which SQLAlchemy's pool hands out a connection and takes it back. Each
 of these two steps starts a greenlet, which costs CPU time.
 
-This module stores a connection between two transactions. For SQLAlchemy's pool the connection is still in use, so the
-pool counts the connection against the pool's limit. A connection that the pool handed out `RETURN_SECONDS` ago goes
-back to the pool before its next use. The pool then checks that the server still answers and that the connection is not
-too old.
+After a transaction, this module keeps the connection for the next transaction. For SQLAlchemy's pool the connection is
+still in use, so the pool counts the connection against the pool's limit. A connection that the pool handed out
+`RETURN_SECONDS` ago goes back to the pool before its next use. The pool then checks that the server still answers and
+that the connection is not too old.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Replaces OpenTelemetry's propagator and its context: a span's `traceparent` header is formatted only once.
+"""Replaces OpenTelemetry's propagator and OpenTelemetry's context. It formats the `traceparent` of a span only once.
 
 Each log line, job, event and outbound call needs the ids of the current trace and span. For each of them,
 OpenTelemetry would search its context and format the header. With this module, reading one context variable is enough.

@@ -1,6 +1,7 @@
-"""The state from which a worker decides its next claim: which jobs may be due, and which suspect runs.
+"""The state from which a worker decides which jobs to claim next.
 
-A suspect is a job whose lease expired: the job may have killed its process.
+A suspect is a job whose lease expired: the job may have killed its process. The state says which jobs may be due, and
+which suspect this worker is running.
 """
 
 from collections.abc import Container, Sequence

@@ -8,8 +8,7 @@
 -- UPDATE SKIP LOCKED finds other rows, so the statement changes more rows than its limit.
 
 -- name: enqueue
--- Add a job without a deduplication key. The statement `enqueue_unique` takes 200 µs, of which its check for a
--- duplicate takes 40 µs. This statement saves the check.
+-- Add a job without a deduplication key. `enqueue_unique` takes 40 µs longer, to look for a duplicate.
 INSERT INTO job (
     name, queue, priority, payload, payload_version, max_attempts, run_at, deadline, traceparent, debug
 )
@@ -113,9 +112,8 @@ WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 DELETE FROM job WHERE id = :id AND attempt = :attempt AND status = 'running' RETURNING id;
 
 -- name: heartbeat
--- Extend a worker's leases to :lease seconds from now. Returns the jobs that the worker still owns. If a row is locked,
--- another transaction is completing the job at this moment. The statement does not wait for that transaction, because
--- the other leases would be delayed. The statement skips the row, and returns the job as still owned.
+-- Extend a worker's leases to :lease seconds from now, and return the jobs that the worker still owns. A locked row
+-- belongs to a job that is being completed. The statement skips the row without waiting, and returns the job as owned.
 WITH held AS (
     SELECT job.id, job.attempt
     FROM job JOIN unnest(CAST(:ids AS bigint[]), CAST(:attempts AS integer[])) AS mine (id, attempt) USING (id, attempt)
@@ -210,10 +208,10 @@ WHERE id = ANY (ARRAY(SELECT id FROM ahead UNION ALL SELECT id FROM leased_ahead
 RETURNING id;
 
 -- name: sample
--- The state of a queue: the number of due jobs (up to :limit), the age of the oldest of them in seconds, the number of
--- dead letters, whether suspects are due that run beside other jobs, and whether suspects are due that run alone. The
--- index sorts by `is_suspect` before `run_at`. So the statement looks up the oldest suspect and the oldest other job
--- separately, and takes the older of the two.
+-- The state of a queue: the number of due jobs (up to :limit), the age of the oldest due job in seconds, the number of
+-- dead letters, and whether suspects are due. A suspect (a job whose lease expired) may run beside other jobs, or, after
+-- a second lost lease, must run alone. The index sorts by `is_suspect` before `run_at`, so the statement looks up the
+-- oldest suspect and the oldest other job separately, and takes the older of the two.
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM job

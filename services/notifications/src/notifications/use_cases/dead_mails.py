@@ -17,9 +17,7 @@ from notifications.models import Mail, MailStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMail:
-    """A dead mail with the fields that the command lists. `order_id` is None for a notice; `reason` is the mail
-    server's answer.
-    """
+    """A dead mail, as `mails dead` prints it. `order_id` is None for a notice. `reason` is the mail server's answer."""
 
     id: UUID
     event_type: str

@@ -31,8 +31,8 @@ async def lock_queue(session: Session, endpoint_id: UUID) -> tuple[WebhookEndpoi
 
 
 def first_pending(endpoint_id: UUID) -> Select[WebhookDelivery]:
-    """A query of the first pending delivery in the endpoint's queue. Only this delivery may be sent, so that customers
-    get the events of an order in the order of their versions.
+    """A query of the first pending delivery in the endpoint's queue. Only this delivery may be sent, so that a
+    customer gets the events of an order in sequence.
     """
     return (
         select(WebhookDelivery)
