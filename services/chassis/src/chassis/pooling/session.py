@@ -27,9 +27,7 @@ the `Database`.
 """
 _AFTER_COMMIT = "chassis.after_commit"
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""When a block raises and its ROLLBACK then raises one of these errors, the ROLLBACK's error is dropped, so that the
-caller gets the block's error. The ROLLBACK's error closes the connection, so the server rolls the transaction back.
-"""
+"""These errors must not replace a cancellation. The connection is closed by then, so the server rolls back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +150,11 @@ async def in_transaction(session: Session) -> AsyncIterator[None]:
         if session.in_transaction():  # true if the block used SQLAlchemy, and not only the driver
             # `commit` sends pending INSERTs and UPDATEs. In autocommit mode, `commit` sends no COMMIT.
             await session.commit()
-    except BaseException:
+    except Exception:
+        if not session.driver.is_closed():
+            await _run(session.driver, "ROLLBACK")
+        raise
+    except BaseException:  # a cancellation
         if not session.driver.is_closed():
             with suppress(*_ROLLBACK_ERRORS):
                 await _run(session.driver, "ROLLBACK")
