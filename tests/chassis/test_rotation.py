@@ -45,6 +45,7 @@ class Load:
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
+        self._answered = [0] * IN_FLIGHT
 
     @asynccontextmanager
     async def running(self, url: str, ask: Request) -> AsyncIterator[None]:
@@ -54,6 +55,7 @@ class Load:
             number = worker
             while not stopping.is_set():
                 self.statuses.append((await ask(client, number)).status_code)
+                self._answered[worker] += 1
                 number += IN_FLIGHT
 
         async with httpx.AsyncClient(base_url=url, timeout=20) as client, asyncio.TaskGroup() as tasks:
@@ -65,10 +67,12 @@ class Load:
             finally:
                 stopping.set()
 
-    async def more(self, requests: int = 5 * IN_FLIGHT) -> None:
-        """Wait until so many further requests have been answered."""
-        seen = len(self.statuses)
-        await eventually(lambda: _answer(len(self.statuses) >= seen + requests), seconds=30)
+    async def more(self) -> None:
+        """Wait until each worker has five further answers, so that no request is under way that began before."""
+        wanted = [answered + 5 for answered in self._answered]
+        await eventually(
+            lambda: _answer(all(now >= then for now, then in zip(self._answered, wanted, strict=True))), seconds=30
+        )
 
 
 async def _answer(value: bool) -> bool:  # noqa: FBT001
