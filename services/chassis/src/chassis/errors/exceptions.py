@@ -22,7 +22,7 @@ HoldfastError
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from chassis.errors.catalogue import ErrorCode, ErrorDetail
 
@@ -147,24 +147,24 @@ class DependencyError(ApiError):
 
     `outcome` is "not_run" (the call has had no effect), "unknown" (the call may have an effect, now or later) or
     "answered" (the dependency refused the call with a 4xx). `status` is the HTTP status of the answer, or None without
-    an answer. `body` has the answer's raw bytes.
+    an answer. `body` has the answer's raw bytes. `answered_as` is the code for our own caller.
     """
+
+    answered_as: ClassVar[ErrorCode]
+    outcome: ClassVar[DependencyOutcome]
 
     def __init__(
         self,
         dependency: str,
         reason: str,
         *,
-        code: ErrorCode,
-        outcome: DependencyOutcome,
         status: int | None = None,
         body: bytes = b"",
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(code, f"{dependency}: {reason}", retry_after=retry_after)
+        super().__init__(self.answered_as, f"{dependency}: {reason}", retry_after=retry_after)
         self.dependency = dependency
         self.reason = reason
-        self.outcome: DependencyOutcome = outcome
         self.status = status
         self.body = body
 
@@ -172,17 +172,8 @@ class DependencyError(ApiError):
 class DependencyUnavailable(DependencyError):
     """The call has not run: connection refused, unknown host, an answer of 429, or no request was sent."""
 
-    def __init__(
-        self, dependency: str, reason: str, *, status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(
-            dependency,
-            reason,
-            code=ErrorCode.DEPENDENCY_UNAVAILABLE,
-            outcome="not_run",
-            status=status,
-            retry_after=retry_after,
-        )
+    answered_as = ErrorCode.DEPENDENCY_UNAVAILABLE
+    outcome = "not_run"
 
 
 class BreakerOpen(DependencyUnavailable):
@@ -205,30 +196,19 @@ class DependencyTimeout(DependencyError):
     `cut_short` is True if the caller's deadline ended the attempt before the usual time-out.
     """
 
+    answered_as = ErrorCode.DEPENDENCY_TIMEOUT
+    outcome = "unknown"
+
     def __init__(self, dependency: str, timeout: float, *, cut_short: bool = False) -> None:
-        super().__init__(
-            dependency,
-            f"no answer within {timeout:.3g} s",
-            code=ErrorCode.DEPENDENCY_TIMEOUT,
-            outcome="unknown",
-        )
+        super().__init__(dependency, f"no answer within {timeout:.3g} s")
         self.cut_short = cut_short
 
 
 class DependencyFailed(DependencyError):
     """The answer was a 5xx or unreadable, or the connection was lost after the request was sent."""
 
-    def __init__(
-        self, dependency: str, reason: str, *, status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(
-            dependency,
-            reason,
-            code=ErrorCode.DEPENDENCY_FAILED,
-            outcome="unknown",
-            status=status,
-            retry_after=retry_after,
-        )
+    answered_as = ErrorCode.DEPENDENCY_FAILED
+    outcome = "unknown"
 
 
 class DependencyRejected(DependencyError):
@@ -236,12 +216,8 @@ class DependencyRejected(DependencyError):
     reason.
     """
 
+    answered_as = ErrorCode.DEPENDENCY_REJECTED
+    outcome = "answered"
+
     def __init__(self, dependency: str, status: int, body: bytes) -> None:
-        super().__init__(
-            dependency,
-            f"answered {status}",
-            code=ErrorCode.DEPENDENCY_REJECTED,
-            outcome="answered",
-            status=status,
-            body=body,
-        )
+        super().__init__(dependency, f"answered {status}", status=status, body=body)
