@@ -1,6 +1,7 @@
 """Whatever cuts a piece of work short, nobody gets a connection that is in a transaction."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -166,3 +167,22 @@ async def test_a_health_check_that_was_given_up_leaves_no_transaction(
         await no_backend_is_in_a_transaction(database)
         await health.ping()
         await health.close()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_caller_cancelled_while_its_closed_connection_is_replaced_leaves_the_pool_its_size(
+    database_settings: DatabaseSettings, steps: int
+) -> None:
+    async with opened(database_settings, pool_size=1, pool_timeout=2) as pool:
+        async with pool.driver() as connection:
+            connection.terminate()
+        caller = asyncio.ensure_future(pool.ping())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        gc.disable()  # the garbage collector returns a lost entry to the pool, at a time that nobody knows
+        try:
+            await pool.ping()
+        finally:
+            gc.enable()

@@ -19,16 +19,22 @@ def try_before_use(engine: Engine, *, seconds: float) -> None:
     The driver (asyncpg) notices when the server closes a connection. The driver does not notice when a router drops the
     connection or the server's machine fails. So the server has to answer a query within `seconds` if the connection was
     idle for more than `TRUSTED_SECONDS`.
+
+    SQLAlchemy closes a connection after a `DisconnectionError`. If the caller is cancelled at that moment, SQLAlchemy
+    never returns the connection's entry to the pool, and the pool is one connection smaller. So this check closes the
+    connection before it raises the error. SQLAlchemy does return the entry if the check itself is cancelled.
     """
 
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:
         if adapted.driver_connection.is_closed() or adapted.driver_connection.is_in_transaction():
+            record.invalidate()
             raise DisconnectionError
         used_at = record.info.get(USED_AT)
         if used_at is not None and time.monotonic() - used_at > TRUSTED_SECONDS:
             try:
                 adapted.run_async(partial(_ask, seconds=seconds))
             except Exception as error:  # any error means that the connection does not answer
+                record.invalidate(error)
                 raise InvalidatePoolError from error
 
     event.listen(engine, "checkout", on_checkout)

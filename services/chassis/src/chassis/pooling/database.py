@@ -135,7 +135,7 @@ class Database:
                 is_fit = not is_session_over(error)
                 raise
             finally:
-                if not is_fit or borrowed.driver.is_in_transaction():
+                if not borrowed.driver.is_closed() and (not is_fit or borrowed.driver.is_in_transaction()):
                     borrowed.driver.terminate()  # the next caller must not get an open transaction
 
     async def ping(self) -> None:
