@@ -30,7 +30,7 @@ from chassis.errors import InvalidSignature, SignatureProblem
 webhook_received = Counter("webhook_received", "Webhooks received.", ["provider", "result"])
 # The worker of the receiving service parses the bodies of stored webhooks, and counts these webhooks. `result` is a
 # `ProcessedResult`.
-webhook_processed = Counter("webhook_processed", "Stored webhooks that were worked on.", ["provider", "result"])
+webhook_processed = Counter("webhook_processed", "Stored webhooks that were processed.", ["provider", "result"])
 webhook_ack_duration = Histogram(
     "webhook_ack_duration_seconds",
     "Time until a webhook is stored and answered.",
@@ -40,7 +40,7 @@ webhook_ack_duration = Histogram(
 # The sending service counts these attempts. `result` is an `AttemptResult`.
 webhook_delivery_attempts = Counter("webhook_delivery_attempts", "Attempts to deliver a webhook.", ["result"])
 webhook_endpoints_disabled = Counter(
-    "webhook_endpoints_disabled", "Endpoints that were disabled, by reason: gone (a 410) or failing.", ["reason"]
+    "webhook_endpoints_disabled", "Endpoints that were disabled, by reason: gone (410) or failing.", ["reason"]
 )
 
 type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_large", "too_slow", "failed"]

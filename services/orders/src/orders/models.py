@@ -86,4 +86,4 @@ class OrderLine(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     product_id: Mapped[str] = mapped_column(ForeignKey("product.id"))
     quantity: Mapped[int]
-    unit_price: Mapped[int]  # in minor units of the currency, when the order was placed
+    unit_price: Mapped[int]  # the price when the order was placed, in minor units of the currency

@@ -28,7 +28,7 @@ class OrdersSettings(ServiceSettings):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *ServiceSettings.rules,
-        Rule("payments.attempt_timeout", "<", "http.default_deadline", "since a job's one call must end within it"),
+        Rule("payments.attempt_timeout", "<", "http.default_deadline", "or a call outlives the deadline"),
         Rule("payments.retry.total_timeout", "<", "http.default_deadline", "or the retries outlive the deadline"),
         Rule("sweeps.every", "≤", "pending_limit", "or an order waits longer than its limit"),
     )

@@ -14,6 +14,6 @@ class PaymentsSettings(ServiceSettings):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *ServiceSettings.rules,
-        Rule("provider.attempt_timeout", "<", "http.default_deadline", "since all calls of a job must end within it"),
+        Rule("provider.attempt_timeout", "<", "http.default_deadline", "or a call outlives the deadline"),
         Rule("provider.retry.total_timeout", "<", "http.default_deadline", "or the retries outlive the deadline"),
     )

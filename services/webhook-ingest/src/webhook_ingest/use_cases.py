@@ -94,8 +94,8 @@ async def publish_event(session: Session, row_id: UUID) -> str | None:
 async def redrive(
     session: Session, *, which: Redrivable, provider: Provider | None, dry_run: bool
 ) -> Sequence[tuple[str, str]]:
-    """Process all events of a status, or only the events of one provider with this status, again from their stored
-    bodies. Returns the providers and ids of these events. A dry run changes nothing.
+    """Process the events with the status `which` once more, from their stored bodies. With a `provider`, process only
+    this provider's events. Returns the provider and the id of each event. A dry run changes nothing.
 
     Each event gets a new job. The dead letter of a dead event is deleted.
     """

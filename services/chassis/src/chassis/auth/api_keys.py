@@ -9,8 +9,8 @@ read, the keys stay valid for `auth.key_grace` seconds. After this time every re
 key may have been revoked.
 
 The stored hash is an HMAC. Its secret, the pepper, is a setting and not in the database, so a reader of the table
-cannot check whether a given key is in the table. Each row has the fingerprint of its pepper, so that keys under an old
-and a new pepper are valid at the same time, while an operator replaces the old pepper.
+cannot check whether a given key is in the table. Each row has the fingerprint of the pepper with which its hash was
+made. So keys that were hashed with an old pepper stay valid while an operator replaces the pepper.
 """
 
 import asyncio
@@ -48,7 +48,8 @@ and reading them takes 20 ms.
 _KEY = re.compile(r"hf_([a-z0-9]{12})_[A-Za-z0-9]{43}")
 _PREFIX = slice(3, 15)  # the position of the prefix in a key
 _PREFIX_LETTERS = string.ascii_lowercase + string.digits
-# The secret part has only letters and digits, so that a double click selects a whole key. 43 of them have 256 bits.
+# The secret part has only letters and digits, so that a double click selects a whole key. 43 such characters hold 256
+# random bits.
 _SECRET_LETTERS = string.ascii_letters + string.digits
 STATEMENTS = {name: text(sql) for name, sql in load_statements("api_keys.sql", package="chassis.auth").items()}
 
@@ -70,8 +71,8 @@ class ApiKey:
 
 
 _NO_KEY = ApiKey("", secrets.token_bytes(32), "", "", frozenset(), math.inf)
-"""A key with an unknown prefix is compared with this placeholder and never matches. The comparison takes as long as for
-a key with a wrong secret, so the time does not reveal which prefixes exist.
+"""A key with an unknown prefix is compared with this placeholder and never matches. The comparison takes as long as the
+comparison of a wrong secret, so the time does not reveal which prefixes exist.
 """
 _NO_PEPPER = secrets.token_bytes(32)
 

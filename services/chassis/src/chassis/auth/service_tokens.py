@@ -19,8 +19,8 @@ from chassis.config.settings import AuthSettings
 LIFETIME_SECONDS = 60
 """Lifetime of a token: far longer than a call's time-outs, and too short for a stolen token to be of much use."""
 RENEWED_AFTER_SECONDS = 30
-"""A caller sends a token only during the first half of its lifetime. The other half allows for slow calls and for
-clocks that differ.
+"""A caller sends a token only during the first half of the token's lifetime. The other half allows for slow calls and
+for clocks that differ.
 """
 LEEWAY_SECONDS = 5
 """The tolerated difference between the clocks of caller and callee."""

@@ -3,9 +3,8 @@ database. A load that began before an invalidation cannot store its value.
 
 A lease is a random token that a load writes to Redis beside the value. While the token is in Redis, other processes
 wait for this load. The load stores its value only if its token is still in Redis. A service that changes the origin
-commits the change and then invalidates the key. The invalidation deletes the value and the token in one command, so a
-load that began before the invalidation cannot store its old value. Memcached has the same mechanism: Nishtala et al.,
-Scaling Memcache at Facebook, NSDI 2013, section 3.2.1.
+commits the change and then invalidates the key. The invalidation deletes the value and the token in one command.
+Memcached has the same mechanism: Nishtala et al., Scaling Memcache at Facebook, NSDI 2013, section 3.2.1.
 
 A service uses `Cache`. Read in this order: `entries` (how fresh a value is), `cache` (reads and invalidations),
 `flights` (loads shared by readers), `loading` (loads under the lease), `store` and `end_lease.lua` (Redis), then

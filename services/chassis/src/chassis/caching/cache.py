@@ -95,8 +95,9 @@ class Cache[T]:
     async def get_or_load(self, key: str, loader: Loader[T]) -> T | None:
         """The value of `key`, from the cache or from `loader`; None when the origin has no value.
 
-        If a reader is cancelled, its load continues for the other readers. Raises the loader's error, and `ApiError`
-        OVERLOADED when Redis fails and too many loads are under way to start another one within `wait_timeout`.
+        If a reader is cancelled, its load continues for the other readers. Raises the loader's error. While Redis
+        fails, raises `ApiError` (OVERLOADED) if `bypass_concurrency` loads are under way and none of them ends within
+        `wait_timeout`.
         """
         payload = await self.get_or_load_json(key, loader)
         try:
@@ -192,7 +193,7 @@ class Cache[T]:
             async with asyncio.timeout(self._settings.wait_timeout):
                 load = partial(self._loading.load, key, loader, expired)
                 entry = await self._flights.share(key, load, began=began)
-        except Exception:  # noqa: BLE001  the load logged the error; an old value is better than none
+        except Exception:  # noqa: BLE001  the load has logged the error, and the reader gets the old value
             self._metrics.count_hit("stale", expired, now=self._clock())
             return expired
         self._metrics.count_miss(key, "miss")

@@ -93,8 +93,8 @@ class Loading[T]:
     async def bypass(self, loader: Loader[T]) -> Loaded:
         """Load without Redis, at most `bypass_concurrency` values at once.
 
-        This limit protects the origin: while the cache works, most reads do not reach the origin, so the origin has no
-        capacity for all reads.
+        This limit protects the origin. While the cache works, few reads reach the origin, so the origin does not have
+        the capacity for all reads.
         """
         try:
             async with asyncio.timeout(self._settings.wait_timeout):
@@ -123,8 +123,8 @@ class Loading[T]:
         ended = time.monotonic()
         is_stored = await self._end_lease(key, token, entry, seconds=retention_of(entry, self._settings))
         # Redis stores the entry only if no invalidation came during the load. So a stored entry contains every change
-        # that was invalidated before the end of the load. If the entry is not stored, only the changes that were
-        # invalidated before the load began are certain to be in the entry.
+        # that was invalidated before the load ended. An entry that Redis did not store may lack the changes that were
+        # invalidated after the load began.
         return Loaded(entry, covers=ended if is_stored else began)
 
     async def _mark_stale(self, key: str, token: str, seen: Entry | None, error: Exception) -> None:

@@ -11,18 +11,18 @@ log = get_logger(__name__)
 
 requests = Counter(
     "cache_requests",
-    "Reads by result (hit, miss, stale, negative, bypass); error: Redis failed or a value was unreadable.",
+    "Reads by result (hit, miss, stale, negative, bypass). `error` counts failures of Redis and unreadable values.",
     ["cache", "result"],
 )
 recompute_seconds = Histogram(
     "cache_recompute_duration_seconds",
-    "Time the origin took to load a value, or to fail.",
+    "Time that the origin took to return a value or to fail.",
     ["cache"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 staleness_seconds = Histogram(
     "cache_staleness_seconds",
-    "Age of the values answered from the cache, since their loads began: the most that the origin can be ahead.",
+    "Age of the values that the cache returned. The age counts from the start of the load.",
     ["cache"],
     buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 90, 120, 300, 600),
 )

@@ -7,7 +7,7 @@ from prometheus_client import Gauge
 
 from chassis.errors import BulkheadFull
 
-in_flight_calls = Gauge("bulkhead_in_flight", "Calls under way.", ["dependency"])
+in_flight_calls = Gauge("bulkhead_in_flight", "Calls to the dependency that are under way.", ["dependency"])
 
 
 class Bulkhead:

@@ -34,7 +34,7 @@ log = get_logger(__name__)
 
 request_seconds = Histogram(
     "http_client_request_duration_seconds",
-    "Duration of attempts; `status` is empty without an answer, `error_type` without a failure.",
+    "Duration of attempts. `status` is empty if no answer came, and `error_type` if the attempt succeeded.",
     ["dependency", "operation", "status", "error_type"],
     # OpenTelemetry recommends these buckets.
     buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),

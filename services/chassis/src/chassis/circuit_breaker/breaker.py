@@ -19,8 +19,8 @@ log = get_logger(__name__)
 
 _LABELS = ["dependency", "operation"]
 state_gauge = Gauge("circuit_breaker_state", "0 closed, 1 open, 2 half-open.", _LABELS)
-failures = Counter("circuit_breaker_failures", "Calls the breaker counted as failed.", _LABELS)
-rejections = Counter("circuit_breaker_rejections", "Calls refused without trying.", _LABELS)
+failures = Counter("circuit_breaker_failures", "Calls that the breaker counted as failed.", _LABELS)
+rejections = Counter("circuit_breaker_rejections", "Calls that the breaker refused.", _LABELS)
 overruled = Counter("circuit_breaker_overruled", "Calls that only the mode observe_only let through.", _LABELS)
 mode_gauge = Gauge("circuit_breaker_mode", "0 automatic, 1 forced open, 2 disabled, 3 observing only.", _LABELS)
 transitions = Counter("circuit_breaker_transitions", "Changes of state.", [*_LABELS, "from", "to"])
@@ -68,8 +68,8 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """The state after the latest call. When the open time is over, the state stays `open` until the next call,
-        which turns the breaker half-open.
+        """The state after the latest call. When the open time is over, the state stays `open` until the next call. That
+        call makes the breaker half-open.
         """
         return self._machine.state
 

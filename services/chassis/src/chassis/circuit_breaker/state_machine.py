@@ -3,10 +3,10 @@ does no I/O.
 
 The breaker changes its state as follows. A half-open breaker admits a few trial calls.
 
-closed ──failure rate or slow-call rate reached──▶ open ──the open time is over──▶ half_open
-   ▲                                                 ▲                                 │
-   └────────all trial calls succeeded────────────────┼─────────────────────────────────┤
-                                                     └──a trial call failed or is slow─┘
+    closed ──failure rate or slow-call rate reached──▶ open ──the open time is over──▶ half_open
+       ▲                                                 ▲                                 │
+       └────────all trial calls succeeded────────────────┼─────────────────────────────────┤
+                                                         └──a trial call failed or is slow─┘
 """
 
 import math

@@ -58,8 +58,8 @@ def read_layers(settings_type: type[ServiceSettings], options: Sequence[str]) ->
 
 
 def digest_of_files() -> str:
-    """A digest of the files of all configuration layers. The digest changes when a file is written, replaced by a link,
-    added or removed.
+    """A digest of the files of all configuration layers. The digest changes when the content of a file changes, and
+    when a file is added or removed.
     """
     locations = _locations()
     secrets = Path(locations["HOLDFAST_SECRETS_DIR"])
@@ -79,7 +79,7 @@ def _dotenv() -> tuple[dict[str, str], list[str]]:
     try:
         text = Path(".env").read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
-        # Neither is a problem: the file is optional, and a directory named .env may be a virtual environment.
+        # Both cases are fine: the file is optional, and a directory named .env may be a virtual environment.
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f".env cannot be read: {type(error).__name__}"]

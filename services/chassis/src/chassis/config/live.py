@@ -56,5 +56,6 @@ class Live[S: ServiceSettings]:
 
 def load_live[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()) -> Live[S]:
     """The settings as `load` returns them, for a process that reads its settings again while it runs."""
-    digest = digest_of_files()  # before the load, so that the next check notices a change during the load
+    # The digest is taken before the load. If a file changes during the load, the next check notices the change.
+    digest = digest_of_files()
     return Live(load(settings_type, options), read=lambda: load(settings_type, options), digest=digest)

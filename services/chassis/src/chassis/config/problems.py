@@ -95,8 +95,8 @@ def _broken_rules(
     broken = []
     for rule in rules:
         if all(name in values for name in rule.names) and not rule.holds(values.__getitem__):
-            # The line names the first setting of the rule that a layer gives, because an operator can fix that setting.
-            # A default is part of the code.
+            # The line names the first setting of the rule that a layer gives. An operator can change a value in a
+            # layer, but not a default in the code.
             named = next((name for name in rule.names if _origin(name, layers)), rule.names[0])
             shown = ", ".join(f"{name} = {values[name]}" for name in rule.names)
             broken.append(f"{variable(named)}: {rule} ({shown}){_origin(named, layers)}")

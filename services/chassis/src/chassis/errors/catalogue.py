@@ -39,11 +39,13 @@ class ErrorCode(Enum):
     SIGNATURE_INVALID = ErrorSpec(
         401,
         "The webhook's signature does not match.",
-        "Sign the raw bytes of the body with a current secret, and set your clock: five minutes off is too much.",
+        "Sign the raw bytes of the body with a current secret, and set your clock to within five minutes of ours.",
     )
-    FORBIDDEN = ErrorSpec(403, "This key may not do this.", "Use a key that may.")
+    FORBIDDEN = ErrorSpec(403, "This key may not do this.", "Use a key with the scope that the message names.")
     NOT_FOUND = ErrorSpec(
-        404, "There is nothing here, or it is not yours to see.", "Check the path and the id. A retry does not help."
+        404,
+        "There is no such resource, or your key may not read it.",
+        "Check the path and the id. A retry does not help.",
     )
     METHOD_NOT_ALLOWED = ErrorSpec(
         405, "This route does not take this method.", "Use one of the methods in the answer's Allow header."
@@ -65,7 +67,7 @@ class ErrorCode(Enum):
     )
     PAYLOAD_TOO_LARGE = ErrorSpec(413, "The body is larger than this route takes.", "Send less in one request.")
     URI_TOO_LONG = ErrorSpec(
-        414, "The path and query are longer than 8 KiB.", "Ask for less in one request: no route needs a tenth of that."
+        414, "The path and query are longer than 8 KiB.", "Shorten the query: no route needs a tenth of this length."
     )
     UNSUPPORTED_MEDIA_TYPE = ErrorSpec(
         415,
@@ -75,7 +77,7 @@ class ErrorCode(Enum):
     VALIDATION_FAILED = ErrorSpec(
         422,
         "The request does not have the documented shape.",
-        "Correct every field that details names: it lists all of them at once.",
+        "Correct every field that details names: details lists all problems at once.",
     )
     IDEMPOTENCY_KEY_REUSED = ErrorSpec(
         422, "This Idempotency-Key was used before with another payload.", "Use a new key for a new request."
@@ -91,7 +93,7 @@ class ErrorCode(Enum):
         "Place one order for each currency; details names the lines that differ from the first one.",
     )
     HEADERS_TOO_LARGE = ErrorSpec(
-        431, "The request's headers are larger than 64 KiB, or more than 100.", "Send fewer and shorter headers."
+        431, "The request has more than 100 headers, or more than 64 KiB of headers.", "Send fewer and shorter headers."
     )
     RATE_LIMITED = ErrorSpec(
         429,
@@ -101,8 +103,8 @@ class ErrorCode(Enum):
     )
     INTERNAL_ERROR = ErrorSpec(
         500,
-        "Something failed here. Quote the request_id when you report it.",
-        "Report it. The request may have had an effect, so repeat it only with the same Idempotency-Key.",
+        "An unexpected error occurred. Quote the request_id when you report it.",
+        "Report the error. The request may have had an effect, so repeat it only with the same Idempotency-Key.",
     )
     DEPENDENCY_FAILED = ErrorSpec(
         502,
@@ -113,12 +115,12 @@ class ErrorCode(Enum):
     DEPENDENCY_REJECTED = ErrorSpec(
         502,
         "A dependency refused this service's request.",
-        "Report it with the request_id: the same request is refused again.",
+        "Report the error with the request_id: the dependency would refuse the same request again.",
     )
     DEPENDENCY_UNAVAILABLE = ErrorSpec(
         503,
         "A dependency cannot be reached now.",
-        "Repeat the request after Retry-After: nothing was done.",
+        "Repeat the request after Retry-After: it had no effect.",
         retry_after=1,
     )
     OVERLOADED = ErrorSpec(
@@ -141,8 +143,8 @@ class ErrorCode(Enum):
     )
     DEADLINE_EXCEEDED = ErrorSpec(
         504,
-        "The request's deadline passed before it was done.",
-        "Allow more time in X-Request-Timeout-Ms, or repeat it with the same Idempotency-Key.",
+        "The deadline passed before the request was done.",
+        "Allow more time in X-Request-Timeout-Ms, or repeat the request with the same Idempotency-Key.",
         retry_after=1,
     )
 

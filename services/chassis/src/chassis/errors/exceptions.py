@@ -12,7 +12,7 @@ HoldfastError
     │   └── DatabaseBusy          503: the database has too much work at once
     ├── DeadlineExceeded      504: the caller's deadline has passed
     ├── InvalidSignature      401: a webhook without a valid signature of its sender
-    └── DependencyError       a call to a dependency failed; `outcome` says whether the call can have run
+    └── DependencyError       a call to a dependency failed; `outcome` says whether the call may have run
         ├── DependencyUnavailable   the call has not run: it was refused, or answered with 429
         │   ├── BreakerOpen
         │   └── BulkheadFull

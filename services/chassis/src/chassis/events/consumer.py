@@ -41,7 +41,11 @@ from chassis.retries import full_jitter
 log = get_logger(__name__)
 
 dead_letters = Gauge("messaging_dead_letters", "Events that this group could not handle.", ["group"])
-held_seconds = Gauge("messaging_held_oldest_age_seconds", "How long the oldest held event has waited.", ["group"])
+held_seconds = Gauge(
+    "messaging_held_oldest_age_seconds",
+    "Seconds that the oldest event has waited for an earlier event of its aggregate.",
+    ["group"],
+)
 
 _PRUNE_ROWS = 10_000
 _PRUNE_EVERY_SECONDS = 60.0

@@ -22,12 +22,16 @@ from chassis.pooling.installation import ForeignPrefix
 
 log = get_logger(__name__)
 
-consumer_lag = Gauge("messaging_consumer_lag", "Entries of the stream not yet read by the group.", ["stream", "group"])
+consumer_lag = Gauge(
+    "messaging_consumer_lag", "Entries of the stream that the group has not read yet.", ["stream", "group"]
+)
 consumer_pending = Gauge(
-    "messaging_consumer_pending", "Entries read by the group and not yet acknowledged.", ["stream", "group"]
+    "messaging_consumer_pending", "Entries that the group has read and not acknowledged yet.", ["stream", "group"]
 )
 missed = Counter(
-    "messaging_missed", "Entries trimmed before the group had them; they are published again.", ["stream", "group"]
+    "messaging_missed",
+    "Entries that Redis trimmed before the group handled them. The relay publishes them again.",
+    ["stream", "group"],
 )
 
 _READ = Path(__file__).with_name("consumer_read.lua").read_text("utf-8")
@@ -140,7 +144,9 @@ class ConsumerGroup:
         return replace(entry, deliveries=count) if count > 0 else None
 
     async def take_back(self, entries: Sequence[Entry]) -> None:
-        """Subtract an attempt from each entry's count: the entry was not handled, or is not why its handler failed."""
+        """Subtract an attempt from each entry's count, because the entry was not delivered, or because the database
+        failed.
+        """
         for _, found in groupby(entries, key=lambda entry: entry.stream):
             await self._count(list(found), -1)
 

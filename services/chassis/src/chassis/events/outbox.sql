@@ -47,9 +47,9 @@ FULL JOIN (
 -- name: next
 -- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). While the relay publishes the
 -- stream again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement
--- returns the unpublished events. So all published events go out before the unpublished events. As a result, the
--- events of an aggregate stay in order: they commit one after the other, because each transaction locks the aggregate's
--- row. So the published events of an aggregate are older than its unpublished events.
+-- returns the unpublished events. The relay thus repeats all published events before it publishes new ones. This order
+-- is right for each aggregate: its events commit one after the other, because each transaction locks the aggregate's
+-- row, so its published events are older than its unpublished events.
 --
 -- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`. With this index,
 -- PostgreSQL would read all rows of the stream. Instead, PostgreSQL uses the primary key, even before the table has

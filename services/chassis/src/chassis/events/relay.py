@@ -36,14 +36,16 @@ from chassis.process.background import Group
 
 log = get_logger(__name__)
 
-published = Counter("outbox_published", "Events published, repeated ones included.", ["stream"])
-republished = Counter("outbox_republished", "Events that go out again because Redis forgot their stream.", ["stream"])
+published = Counter("outbox_published", "Published events, including repeated ones.", ["stream"])
+republished = Counter(
+    "outbox_republished", "Events that were published again, because Redis had lost their stream.", ["stream"]
+)
 # A gauge with a label exposes no value until its label is set. So a process without a relay exposes no value for these
 # gauges. A value of 0 would look like a lost leader.
-lag_seconds = Gauge("outbox_lag_seconds", "How long the oldest unpublished event has waited.", ["database"])
+lag_seconds = Gauge("outbox_lag_seconds", "Seconds that the oldest unpublished event has waited.", ["database"])
 unpublished = Gauge("outbox_unpublished", "Events that wait to be published.", ["database"])
 is_leader = Gauge(
-    "outbox_is_leader", "1 in the process whose relay publishes, 0 in those whose relay waits for it.", ["database"]
+    "outbox_is_leader", "1 if the relay of this process publishes, 0 if it waits to take over.", ["database"]
 )
 is_held_back = Gauge(
     "outbox_held_back", "1 while events wait because a group's unread entries fill the stream.", ["stream"]

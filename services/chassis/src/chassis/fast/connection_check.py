@@ -21,8 +21,9 @@ def try_before_use(engine: Engine, *, seconds: float) -> None:
     idle for more than `TRUSTED_SECONDS`.
 
     SQLAlchemy closes a connection after a `DisconnectionError`. If the caller is cancelled at that moment, SQLAlchemy
-    never returns the connection's entry to the pool, and the pool is one connection smaller. So this check closes the
-    connection before it raises the error. SQLAlchemy does return the entry if the check itself is cancelled.
+    never returns the connection's entry to the pool, and the pool becomes one connection smaller. So this check closes
+    the connection itself, and then raises the error. A cancellation during the check does no harm, because SQLAlchemy
+    then returns the entry.
     """
 
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:

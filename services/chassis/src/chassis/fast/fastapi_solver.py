@@ -38,7 +38,9 @@ _SHAPES = ("include", "exclude", "exclude_unset", "exclude_defaults", "exclude_n
 
 
 class _InvalidError(Exception):
-    """FastAPI has to handle the request, because a value is invalid or missing or this module cannot read the body."""
+    """FastAPI has to handle the request, because a value is invalid or missing, or because this module cannot read the
+    body.
+    """
 
 
 def past_solver(route: APIRoute) -> ASGIApp:
@@ -99,7 +101,7 @@ class _Solving:
     results.
 
     `_Solving` reads and validates all values before it calls the first dependency. If a value is invalid, `_Solving`
-    calls no dependency, FastAPI handles the request and calls the dependencies, and so each dependency runs only once.
+    calls no dependency. FastAPI then handles the request, so each dependency runs only once.
     """
 
     __slots__ = ("_body", "_request", "_results", "_values", "response")

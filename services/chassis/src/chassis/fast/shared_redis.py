@@ -68,8 +68,8 @@ class SharedRedis(Redis):
     async def _opened(self) -> "_Link":
         """Open the connection, and return it. Callers that wait at the same time share one attempt to open it.
 
-        The attempt may outlive the request that started it, so the attempt's task does not copy the request's context,
-        which has the request's deadline and log fields.
+        The attempt may outlive the request that started it. So the attempt's task does not inherit the request's
+        context, which contains the request's deadline and log fields.
         """
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), context=Context())

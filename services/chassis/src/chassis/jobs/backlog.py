@@ -17,7 +17,7 @@ from chassis.errors import ApiError, ErrorCode
 from chassis.jobs.statements import STATEMENTS
 from chassis.pooling import Database
 
-backlog_jobs = Gauge("job_backlog", "Jobs that wait, delayed ones included, counted up to the limit.", ["queue"])
+backlog_jobs = Gauge("job_backlog", "Waiting jobs, including delayed ones, counted up to the limit.", ["queue"])
 refused = Counter("job_backlog_refused", "Requests refused because too many jobs wait.", ["queue"])
 
 RESUME_SHARE = 0.8

@@ -1,6 +1,6 @@
 """The state from which a worker decides which jobs to claim next.
 
-A suspect is a job whose lease expired: the job may have killed its process. The state says which jobs may be due, and
+A suspect is a job whose lease expired: the job may have killed its process. The state tells which jobs may be due, and
 which suspect this worker is running.
 """
 

@@ -28,7 +28,7 @@ runs = Counter(
     "Checks of a schedule by outcome: done, early (not due yet), elsewhere (another process runs it), failed.",
     ["schedule", "outcome"],
 )
-missed_runs = Counter("schedule_runs_missed", "Runs that were skipped.", ["schedule"])
+missed_runs = Counter("schedule_runs_missed", "Runs that no process made in time and that were skipped.", ["schedule"])
 
 type Missed = Literal["skip", "once", "catch_up"]
 """The rule for runs that no process made in time: skip them, make one run for all of them, or make each of them."""

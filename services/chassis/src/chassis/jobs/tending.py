@@ -15,7 +15,7 @@ from chassis.pooling import Database
 log = get_logger(__name__)
 
 depth = Gauge("job_queue_depth", "Jobs that are due and wait for a worker.", ["queue"])
-oldest_age_seconds = Gauge("job_queue_oldest_age_seconds", "How long the oldest due job has waited.", ["queue"])
+oldest_age_seconds = Gauge("job_queue_oldest_age_seconds", "Seconds that the oldest due job has waited.", ["queue"])
 drain_seconds = Gauge(
     "job_queue_drain_seconds",
     "Seconds until the queue is empty if it shrinks at the present rate; +Inf if it does not shrink.",

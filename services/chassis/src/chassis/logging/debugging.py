@@ -24,7 +24,9 @@ log could send the header again.
 
 _MAX_LENGTH = 10 + 1 + 64
 
-debug_headers = Counter("log_debug_headers", "Headers that asked for DEBUG: accepted, expired, invalid.", ["result"])
+debug_headers = Counter(
+    "log_debug_headers", "Headers that request DEBUG, by result: accepted, expired, invalid.", ["result"]
+)
 
 for _result in ("accepted", "expired", "invalid"):
     debug_headers.labels(_result)

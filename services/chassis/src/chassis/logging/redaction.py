@@ -78,8 +78,8 @@ _PLAIN = frozenset({type(None), bool, float})
 
 
 def redact(value: Any) -> Any:
-    """A copy of the value, in which sensitive fields, and keys, tokens and card numbers in texts, are replaced by
-    `[redacted]`.
+    """A copy of the value without secrets: `[redacted]` replaces the value of each sensitive field, and each key,
+    token, mail address and card number in a text.
     """
     if type(value) is str:
         return _redact_text(value)
@@ -176,8 +176,8 @@ def _redact_text(text: str) -> str:
 
 
 def _may_hold_secret(text: str) -> bool:
-    """Whether any of the patterns for secrets can match. Each pattern needs one of the characters or words below, and
-    most texts contain none of them.
+    """Whether any of the patterns for secrets can match. Each pattern needs one of these characters or words, and most
+    texts contain none of them.
 
     A single regular expression for all these characters and words would take three times as long.
     """

@@ -26,7 +26,7 @@ def to_json(line: Line) -> bytes:
             text = orjson.dumps(line, default=str, option=option)
             break
         except TypeError:
-            continue  # the second attempt has OPT_NON_STR_KEYS, which few mappings need and which doubles the time
+            continue  # try again with OPT_NON_STR_KEYS, which doubles the time and which few mappings need
     else:
         # orjson refuses half a surrogate pair and an integer above 64 bits. The slower module `json` writes both.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter
 
-suppressed_events = Counter("log_events_suppressed", "Warnings not written because they repeat, by level.", ["level"])
+suppressed_events = Counter(
+    "log_events_suppressed", "Lines that were not written because they repeat, by level.", ["level"]
+)
 
 suppressed_events.labels("warning")
 

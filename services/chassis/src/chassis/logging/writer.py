@@ -17,7 +17,9 @@ from typing import TextIO
 
 from prometheus_client import Counter
 
-dropped_events = Counter("log_events_dropped", "Lines lost because the queue was full or stdout closed.", ["level"])
+dropped_events = Counter(
+    "log_events_dropped", "Lines that were lost because the queue was full or stdout was closed.", ["level"]
+)
 
 for _level in ("debug", "info", "warning", "error", "critical"):
     # This call exports the value 0, so that an alert sees the first dropped line as an increase.

@@ -29,10 +29,10 @@ def missing_heads(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
     missing = set(scripts.get_heads()) - reached
     if applied == known:
         return missing
-    # The database has revisions that this code does not know, so newer code has migrated the database. The chassis'
-    # revisions form one branch, and a service's revisions another. If the database's revision of a branch is unknown,
-    # the revision is newer than our head. So a head is missing only if the database has an older revision of its branch
-    # that this code knows.
+    # The database has revisions that this code does not know, so newer code has migrated it. The chassis' revisions
+    # form one branch, and a service's revisions another. If this code does not know the database's revision of a
+    # branch, that revision is newer than our head, so the head is not missing. If this code knows the revision, it is
+    # older than our head, so the head is missing.
     return {head for head in missing if known & _lineage(scripts, head)}
 
 

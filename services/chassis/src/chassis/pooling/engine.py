@@ -123,7 +123,7 @@ def _time_statements(engine: Engine) -> None:
         # `terminate` closes the connection without waiting for the server; `close` would wait.
         context.is_disconnect = True
         driver_connection = context.connection.connection.driver_connection
-        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  names the driver for the type checker
+        assert isinstance(driver_connection, asyncpg.Connection)  # noqa: S101  for the type checker: the driver is asyncpg
         driver_connection.terminate()
         return ConnectionLost(str(error) or type(error).__name__)
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 open_connections = Gauge(
     "http_client_open_connections", "Connections by state (active, idle).", ["dependency", "state"]
 )
-maximum = Gauge("http_client_connection_max", "Connections the pool may open.", ["dependency"])
+maximum = Gauge("http_client_connection_max", "Connections that the pool may open.", ["dependency"])
 wait_seconds = Histogram(
     "http_client_connection_wait_time_seconds",
-    "Time to get a connection, opening one included.",
+    "Time to get a connection, including the time to open one.",
     ["dependency"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )

@@ -27,15 +27,18 @@ the `Database`.
 """
 _AFTER_COMMIT = "chassis.after_commit"
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""These errors must not replace a cancellation. The connection is closed by then, so the server rolls back."""
+"""Errors of the ROLLBACK after a cancellation. They are suppressed, because the caller must get the cancellation. After
+such an error the connection is closed, so the server rolls back.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A row to insert: the statement that inserts it, and the statement's values.
 
-    `taken` maps the name of a unique constraint to a function, which makes the error to raise when another row already
-    has this row's key. After the commit, a NOTIFY on the channel `wakes` wakes the processes that wait for the row.
+    `taken` maps the name of a unique constraint to a function. If another row already has this row's key, the function
+    makes the error to raise. After the commit, a NOTIFY on the channel `wakes` wakes the processes that wait for the
+    row.
     """
 
     statement: DriverStatement

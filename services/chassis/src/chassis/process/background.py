@@ -61,8 +61,9 @@ async def supervised(
 ) -> AsyncIterator[None]:
     """Keep `work()` running while the block runs. The end of the block cancels the work and waits for it.
 
-    `work` must not return: a return counts as a failure. After a failure the work starts again, after a pause that
-    grows with each failure in a row. `is_outage` recognises the errors of a dependency that is down: see `log_failure`.
+    `work` must not return: a return counts as a failure. After a failure the work starts again. The pause before the
+    new start grows with each failure in a row. `is_outage` recognises the errors of a dependency that is down: see
+    `log_failure`.
     """
     # This call exports the value 0, so that an alert sees the first failure as an increase.
     failures.labels(name)

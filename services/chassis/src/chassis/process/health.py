@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 type Check = Callable[[], Awaitable[None]]
 
 CHECK_TIMEOUT = 1.0
-"""The time limit of a check, in seconds. The time-out of the readiness probe is longer, so that the answer to the probe
-can name the dependency."""
+"""The time limit of a check, in seconds. The readiness probe waits longer, so it still gets an answer, which names the
+dependency that did not respond."""
 
 
 class Health:

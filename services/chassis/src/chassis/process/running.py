@@ -21,7 +21,7 @@ from chassis.telemetry import configure_tracing
 
 log = get_logger(__name__)
 
-config_info = Gauge("config_info", "1 for the configuration this process runs with.", ["hash"])
+config_info = Gauge("config_info", "1 for the hash of the configuration that this process uses.", ["hash"])
 
 
 @contextmanager

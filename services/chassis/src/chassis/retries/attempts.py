@@ -19,7 +19,7 @@ from chassis.retries.decisions import Stop, Wait, decide, was_refused_here
 
 log = get_logger(__name__)
 
-retry_attempts = Counter("retry_attempts", "Attempts, the first ones included, by outcome.", ["dependency", "outcome"])
+retry_attempts = Counter("retry_attempts", "Attempts, including first attempts, by outcome.", ["dependency", "outcome"])
 retry_stopped = Counter(
     "retry_stopped", "Calls that failed without a further attempt, by reason.", ["dependency", "reason"]
 )
@@ -27,7 +27,7 @@ amplification = Histogram(
     "retry_amplification",
     "Attempts that each call made on the dependency: sum ÷ count is the amplification factor.",
     ["dependency"],
-    buckets=(0, 1, 2, 3, 5, 10),  # attempts; a policy has at most 10
+    buckets=(0, 1, 2, 3, 5, 10),  # numbers of attempts; a policy allows at most 10
 )
 
 

@@ -24,7 +24,7 @@ STATEMENTS = {
 }
 _PRIMARY_KEY = "idempotency_record_pkey"
 
-PRUNE_EVERY = 60.0  # seconds
+PRUNE_EVERY = 60.0  # seconds between two calls of `prune`
 _PRUNE_BATCH = 10_000  # the records that one statement deletes, in about 50 ms
 
 

@@ -88,10 +88,10 @@ def span(
     """
     outer = traceparent or otel_traceparent.current.get()
     parent = otel_traceparent.read(outer, is_remote=traceparent is not None) if outer else INVALID_SPAN_CONTEXT
-    current, place = _sampler.start(_tracer, name, parent, kind)
+    current, header = _sampler.start(_tracer, name, parent, kind)
     if attributes and current.is_recording():
         current.set_attributes(attributes())
-    token, outside = context.attach(trace.set_span_in_context(current)), otel_traceparent.current.set(place)
+    token, outside = context.attach(trace.set_span_in_context(current)), otel_traceparent.current.set(header)
     try:
         yield current
     except Exception as error:

@@ -18,7 +18,7 @@ from chassis.logging import get_logger
 
 log = get_logger(__name__)
 
-spans_exported = Counter("trace_spans_exported", "Spans given to the exporter; result: sent, lost.", ["result"])
+spans_exported = Counter("trace_spans_exported", "Spans by result: sent to the collector, or lost.", ["result"])
 
 EXPORT_TIMEOUT = 2.0
 """The time limit of one batch with its retries, in seconds."""

@@ -29,7 +29,7 @@ _NOTICE = """We no longer send webhooks to {url}.
 
 Why: {reason}
 
-What was still waiting for it will not be delivered. Once it answers again, enable it:
+Pending webhooks will not be delivered. Once the endpoint works again, enable it:
 PATCH /v1/webhook-endpoints/{id} with {{"enabled": true}}
 """
 _LOCK_CLIENT = text("SELECT pg_advisory_xact_lock(hashtextextended('webhook_endpoint:' || :client_id, 0))")

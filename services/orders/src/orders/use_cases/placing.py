@@ -105,6 +105,6 @@ def _price(command: PlaceOrder, catalogue: ProductList) -> _Priced:
     ]
     amount = sum(line.unit_price * line.quantity for line in lines)
     if amount > MAX_AMOUNT:
-        detail = ErrorDetail("lines", f"They come to {amount}, and an order to {MAX_AMOUNT} at most (minor units).")
+        detail = ErrorDetail("lines", f"The sum is {amount}. An order has at most {MAX_AMOUNT} (minor units).")
         raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail])
     return _Priced(lines, amount, currency)

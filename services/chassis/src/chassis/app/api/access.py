@@ -50,7 +50,7 @@ class Access:
 async def _authenticated(request: Request) -> Principal:
     authenticator: Authenticator = request.app.resources.authenticator
     try:
-        principal = authenticator.authenticate(Exchange.of(request.scope).asked.get(b"authorization"))
+        principal = authenticator.authenticate(Exchange.of(request.scope).request_headers.get(b"authorization"))
     except ApiError as refused:
         if refused.code is ErrorCode.UNAUTHENTICATED:
             await spend_as_stranger(request)

@@ -74,7 +74,11 @@ class ConditionalJson(Response):
         super().__init__(body, media_type="application/json", headers=_headers(self._tag))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = Headers(scope=scope).getlist("if-none-match") if b"if-none-match" in Exchange.of(scope).asked else []
+        given = (
+            Headers(scope=scope).getlist("if-none-match")
+            if b"if-none-match" in Exchange.of(scope).request_headers
+            else []
+        )
         if has_current(given, self._tag):
             await Response(status_code=_NOT_MODIFIED, headers=_headers(self._tag))(scope, receive, send)
         else:

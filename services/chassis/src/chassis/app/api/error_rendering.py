@@ -24,7 +24,7 @@ from chassis.retries import idempotency
 
 log = get_logger(__name__)
 
-api_errors = Counter("api_errors", "Error answers, by catalogue code.", ["code", "route"])
+api_errors = Counter("api_errors", "Error answers, by error code.", ["code", "route"])
 
 _MAX_SHOWN = 100  # an answer repeats at most this many characters of an invalid value or of a field's name
 _MAX_DETAILS = 100
@@ -107,8 +107,8 @@ def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
 
 def _is_hidden(field: str, marked: AbstractSet[str]) -> bool:
     """Whether the value of `field` may be secret. A name that is longer than the names of our fields was made up by the
-    caller. The value of such a field counts as secret without a call of `is_sensitive`, because `is_sensitive` caches
-    each name.
+    caller. Such a field counts as secret. Its name is not passed to `is_sensitive`, which caches each name: long names
+    would fill the memory.
     """
     return len(field) > _MAX_MESSAGE or is_sensitive(field) or not marked.isdisjoint(field.split("."))
 

@@ -18,7 +18,7 @@ from chassis.errors import ApiError, ErrorCode
 
 type Criticality = Literal["critical", "default", "sheddable"]
 
-load_shed = Counter("load_shed", "Requests refused because the process had enough to do.", ["criticality"])
+load_shed = Counter("load_shed", "Requests refused because no slot was left for their criticality.", ["criticality"])
 for criticality in get_args(Criticality.__value__):
     # This call exports the value 0, so that an alert sees the first refusal as an increase.
     load_shed.labels(criticality)

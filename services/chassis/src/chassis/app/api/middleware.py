@@ -131,17 +131,17 @@ class Exchange:
     """One request and its answer. The exchange bounds the size of the request's body, records the answer's status, and
     adds `headers` to the answer.
 
-    `asked` maps the name of each request header, in lower case, to its first value.
+    `request_headers` maps the name of each request header, in lower case, to its first value.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, asked: Mapping[bytes, str], max_body_bytes: int
+        self, scope: Scope, receive: Receive, send: Send, request_headers: Mapping[bytes, str], max_body_bytes: int
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
-        self.asked = asked
+        self.request_headers = request_headers
         self._received = 0
         self.request_id = ""
         method: str = scope["method"]
@@ -171,7 +171,7 @@ class Exchange:
             await render(self._scope, error)(self._scope, self.receive, self.send)
 
     async def receive(self) -> Message:
-        if self.status is None and declares_more(self.asked, self._max_body_bytes):
+        if self.status is None and declares_more(self.request_headers, self._max_body_bytes):
             raise HTTPException(413)
         try:
             async with asyncio.timeout(max(0.0, deadlines.remaining()) if self.status is None else None):

@@ -123,7 +123,7 @@ class Route(APIRoute):
         with load_shedder.slot(self._criticality) as exchange.slot:
             if self.access is not None:
                 await self.access.check(request)
-            check_encoding(exchange.asked)
+            check_encoding(exchange.request_headers)
             await self.app(scope, receive, send)
 
 
@@ -134,24 +134,24 @@ class Router:
         self.routes: list[Route] = []
         self.prefix = prefix
 
-    def get[F: Callable[..., Any]](self, path: str, **said: Unpack[Declaration]) -> Callable[[F], F]:
-        return self._route("GET", path, said)
+    def get[F: Callable[..., Any]](self, path: str, **declared: Unpack[Declaration]) -> Callable[[F], F]:
+        return self._route("GET", path, declared)
 
-    def post[F: Callable[..., Any]](self, path: str, **said: Unpack[Declaration]) -> Callable[[F], F]:
-        return self._route("POST", path, said)
+    def post[F: Callable[..., Any]](self, path: str, **declared: Unpack[Declaration]) -> Callable[[F], F]:
+        return self._route("POST", path, declared)
 
-    def put[F: Callable[..., Any]](self, path: str, **said: Unpack[Declaration]) -> Callable[[F], F]:
-        return self._route("PUT", path, said)
+    def put[F: Callable[..., Any]](self, path: str, **declared: Unpack[Declaration]) -> Callable[[F], F]:
+        return self._route("PUT", path, declared)
 
-    def patch[F: Callable[..., Any]](self, path: str, **said: Unpack[Declaration]) -> Callable[[F], F]:
-        return self._route("PATCH", path, said)
+    def patch[F: Callable[..., Any]](self, path: str, **declared: Unpack[Declaration]) -> Callable[[F], F]:
+        return self._route("PATCH", path, declared)
 
-    def delete[F: Callable[..., Any]](self, path: str, **said: Unpack[Declaration]) -> Callable[[F], F]:
-        return self._route("DELETE", path, said)
+    def delete[F: Callable[..., Any]](self, path: str, **declared: Unpack[Declaration]) -> Callable[[F], F]:
+        return self._route("DELETE", path, declared)
 
-    def _route[F: Callable[..., Any]](self, method: str, path: str, said: Declaration) -> Callable[[F], F]:
+    def _route[F: Callable[..., Any]](self, method: str, path: str, declared: Declaration) -> Callable[[F], F]:
         def declare(endpoint: F) -> F:
-            self.routes.append(Route(self.prefix + path, endpoint, methods=[method], **said))
+            self.routes.append(Route(self.prefix + path, endpoint, methods=[method], **declared))
             return endpoint
 
         return declare

@@ -51,7 +51,7 @@ def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # no
             key_administration.add_key, key=key, principal=principal, scopes=scopes, peppers=peppers(options), days=days
         )
         if not run(options, add):
-            raise HoldfastError("another key has its prefix, which happens once in 10^14 times: try again")
+            raise HoldfastError("another key has the same prefix, which is a rare coincidence: try again")
         audit("api_key_created", prefix=prefix_of(key), principal=principal, scopes=sorted(scopes), days=days)
         typer.echo(key)
 

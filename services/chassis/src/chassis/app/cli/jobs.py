@@ -15,7 +15,8 @@ from chassis.errors import HoldfastError
 from chassis.jobs import dead_letters
 from chassis.pooling import Database
 
-# Seconds between two counts of the jobs that are left. More frequent counts would load the database needlessly.
+# Seconds between two counts of the jobs that are left. The interval is long enough that the counts hardly load the
+# database.
 _DRAIN_LOOK_SECONDS = 0.5
 
 Filters = Annotated[

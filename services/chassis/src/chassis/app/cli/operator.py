@@ -1,4 +1,4 @@
-"""The operator's commands share these functions: they run a transaction, print lists, and log changes for an audit."""
+"""Functions that the operator's commands share: run a transaction, print a list, and log a change for an audit."""
 
 import asyncio
 import getpass

@@ -38,7 +38,7 @@ class RetrySettings(Group):
         60.0, description="Seconds in which an empty budget refills to budget_floor without calls."
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = (Rule("base_delay", "≤", "max_delay", "or every wait is the cap"),)
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("base_delay", "≤", "max_delay", "or the cap bounds every wait"),)
 
 
 class BreakerSettings(Group):

@@ -9,15 +9,16 @@ from chassis.config.settings.model import Group, Period, Rule, Seconds, Timeout
 
 class JobSettings(Group):
     queue: Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_]*$")] = Field(
-        "default", description="Queue that a worker serves. Each job declares its queue. It is a metric label."
+        "default",
+        description="Queue whose jobs a worker runs. Each job declares its queue. The name is a metric label.",
     )
     concurrency: int = Field(
         8, ge=1, le=100, description="Jobs that one worker runs at once; fewer than the worker's database connections."
     )
     lease: Seconds = Field(
         15.0,
-        description="Seconds that a worker owns a job after its latest heartbeat. A heartbeat comes after each third "
-        "of this time. After a crash, a job waits this long for another worker.",
+        description="Seconds that a worker owns a job after its latest heartbeat. The worker sends three heartbeats in "
+        "this time. After a crash, a job waits this long for another worker.",
     )
     poll_interval: Seconds = Field(1.0, description="Seconds between reads of the queue when no wake-up arrives.")
     backoff_base: Seconds = Field(
@@ -48,8 +49,8 @@ class JobSettings(Group):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("backoff_base", "≤", "backoff_cap", "or every wait is the cap"),
-        Rule("lease", "<", "loop_limit", "or a process ends because of a pause that loses no job"),
+        Rule("backoff_base", "≤", "backoff_cap", "or the cap bounds every wait"),
+        Rule("lease", "<", "loop_limit", "or a process ends itself while it still owns its jobs"),
     )
 
 

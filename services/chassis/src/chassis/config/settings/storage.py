@@ -19,8 +19,8 @@ from chassis.errors import ConfigurationError
 
 
 class BudgetSettings(Group):
-    """The processes that share the database server. Each process compares the number of connections that all these
-    processes may open with the server's limit, and logs a warning if the number is above the limit.
+    """The processes that share the database server. Each process adds up the connections that all of them may open, and
+    logs a warning if the sum is above the server's limit.
     """
 
     api_replicas: int = Field(
