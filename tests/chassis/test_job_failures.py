@@ -22,6 +22,7 @@ async def claim(database: Database) -> Row:
             queue="default",
             suspects=False,
             alone=False,
+            lookback=None,
             count=1,
             worker="host:1",
             lease=15.0,

@@ -46,7 +46,7 @@ READY_JOBS = """
 INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts)
 SELECT 'j', 'q', 0, '{}', 1, 1 FROM generate_series(1, $1)
 """
-_WHICH = {"ids": [], "attempts": [], "queue": "q", "suspects": False, "alone": False}
+_WHICH = {"ids": [], "attempts": [], "queue": "q", "suspects": False, "alone": False, "lookback": None}
 _TURN = _WHICH | {"count": LIMIT, "worker": "w", "lease": 1.0}
 
 TAKEN = {

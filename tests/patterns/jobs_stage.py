@@ -28,7 +28,7 @@ class Ship(JobPayload, job="ship", max_attempts=3):
 
 
 TURNS = "turn", "turn_oldest"
-TURN = {"queue": "default", "worker": "test", "lease": 15.0, "suspects": False, "alone": False}
+TURN = {"queue": "default", "worker": "test", "lease": 15.0, "suspects": False, "alone": False, "lookback": None}
 
 
 async def add(database: Database, payload: JobPayload, **options: Any) -> int:

@@ -12,7 +12,7 @@ from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.jobs.tending import Tending
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
-from jobs_stage import QUICK, Ship, add, find, running
+from jobs_stage import QUICK, TURN, Ship, add, find, running
 from sqlalchemy import Row, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -33,9 +33,7 @@ async def seconds_ahead(effects: asyncpg.Connection, column: str) -> float:
 
 
 async def claim(connection: asyncpg.Connection, *, lease: float = 15.0) -> asyncpg.Record:
-    (row,) = await DRIVER_STATEMENTS["turn"].fetch(
-        connection, ids=[], attempts=[], queue="default", worker="x", lease=lease, count=1, suspects=False, alone=False
-    )
+    (row,) = await DRIVER_STATEMENTS["turn"].fetch(connection, ids=[], attempts=[], count=1, **TURN | {"lease": lease})
     return row
 
 

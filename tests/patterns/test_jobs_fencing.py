@@ -39,6 +39,7 @@ VALUES: dict[str, Any] = {
     "count": 1,
     "suspects": False,
     "alone": False,
+    "lookback": None,
     "delay": 0.0,
     "granted": 1,
     "error": "too late",

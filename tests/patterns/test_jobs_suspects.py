@@ -179,6 +179,7 @@ class SimulatedWorker:
             count=claim.count,
             suspects=claim.suspects,
             alone=claim.alone,
+            lookback=None,
         )
         self.running |= {row["id"]: row["attempt"] for row in rows}
         if claim.suspects and rows:

@@ -177,6 +177,7 @@ async def attempt[P: JobPayload](
             "count": 1,
             "suspects": False,
             "alone": False,
+            "lookback": None,
         }
         row = (await session.execute(STATEMENTS["turn"], {"ids": [], "attempts": [], **values})).one()
     assert row.name == kind.options.name

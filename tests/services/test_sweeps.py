@@ -99,7 +99,8 @@ async def bring(database: Database, state: State) -> None:
     if state == "waiting":
         return
     nothing: list[int] = []
-    values = {"queue": "default", "worker": "test", "lease": 60.0, "count": 10, "suspects": False, "alone": False}
+    values = {"queue": "default", "worker": "test", "lease": 60.0, "count": 10}
+    values |= {"suspects": False, "alone": False, "lookback": None}
     async with database.transaction() as session:
         claimed: list[Any] = list(
             (await session.execute(STATEMENTS["turn"], values | {"ids": nothing, "attempts": nothing})).all()

@@ -12,8 +12,8 @@ A service imports the names in `__all__`, and `schedules` for recurring work. Re
    search for stuck rows) avoid duplicate jobs.
 2. `jobs.sql` contains and explains every statement.
 3. `decisions` and `runner` show how a worker claims, runs and ends jobs. The runner's parts are `claims` (which jobs to
-   claim next), `runs` (claimed jobs), `executor` (one attempt), `completion` (finished jobs), `leases` (the heartbeat)
-   and `tending` (expired leases, measurements).
+   claim next), `lookback` (how far back a claim looks), `runs` (claimed jobs), `executor` (one attempt), `completion`
+   (finished jobs), `leases` (the heartbeat) and `tending` (expired leases, measurements).
 4. `dead_letters` and `routes` are for operators. `backlog` refuses new work while too many jobs wait, and `schedules`
    runs recurring work.
 """

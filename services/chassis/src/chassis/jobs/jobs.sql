@@ -45,6 +45,10 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 -- the suspects that run alone (:alone) or the other suspects. Delayed jobs of a high priority do not slow a claim,
 -- since PostgreSQL 18 skips from one priority to the next in the index.
 --
+-- The claim takes jobs that became due at most :lookback seconds ago, or all due jobs if :lookback is NULL. Each job
+-- that has run leaves a dead entry at the head of the index. While an old transaction holds back vacuum, a claim without
+-- this bound would step over all of these entries (`lookback.py`).
+--
 -- Sub-selects hide the values of :count, :ids and :attempts from the planner. So PostgreSQL plans the statement once
 -- and not for each turn. For a LIMIT with a hidden value, the planner expects a tenth of the rows. The claimed ids are
 -- therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the whole table. The DELETE tests
@@ -60,7 +64,8 @@ WITH finished AS (
     RETURNING job.id, job.attempt
 ), claimable AS (
     SELECT id FROM job
-    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects AND runs_alone = :alone
+    WHERE status = 'ready' AND queue = :queue AND is_suspect = :suspects AND runs_alone = :alone AND run_at <= now()
+        AND run_at >= (SELECT COALESCE(now() - make_interval(secs => CAST(:lookback AS double precision)), '-infinity'))
     ORDER BY priority DESC, run_at, id
     LIMIT (SELECT CAST(:count AS bigint))
     FOR UPDATE SKIP LOCKED
@@ -90,7 +95,8 @@ WITH finished AS (
     RETURNING job.id, job.attempt
 ), claimable AS (
     SELECT id FROM job
-    WHERE status = 'ready' AND queue = :queue AND run_at <= now() AND is_suspect = :suspects AND runs_alone = :alone
+    WHERE status = 'ready' AND queue = :queue AND is_suspect = :suspects AND runs_alone = :alone AND run_at <= now()
+        AND run_at >= (SELECT COALESCE(now() - make_interval(secs => CAST(:lookback AS double precision)), '-infinity'))
     ORDER BY run_at, id
     LIMIT (SELECT CAST(:count AS bigint))
     FOR UPDATE SKIP LOCKED
@@ -208,19 +214,26 @@ WHERE id = ANY (ARRAY(SELECT id FROM ahead UNION ALL SELECT id FROM leased_ahead
 RETURNING id;
 
 -- name: sample
--- The state of a queue: the number of due jobs (up to :limit), the age of the oldest due job in seconds, the number of
--- dead letters, and whether suspects are due. A suspect (a job whose lease expired) may run beside other jobs, or, after
--- a second lost lease, must run alone. The index sorts by `is_suspect` before `run_at`, so the statement looks up the
--- oldest suspect and the oldest other job separately, and takes the older of the two.
+-- The state of a queue: the number of due jobs (up to :limit), the age of the oldest due job in seconds, the age of the
+-- oldest due job that is no suspect (NULL if no such job is due), the number of dead letters, and whether suspects are
+-- due. A suspect (a job whose lease expired) may run beside other jobs, or, after a second lost lease, must run alone.
+-- The index sorts by `is_suspect` before `run_at`, so the statement looks up the oldest suspect and the oldest other job
+-- separately. These two look-ups read the index from its start, over the entries of all jobs that have run since the
+-- last vacuum. The count of the due jobs begins at the older of the two jobs.
+WITH oldest AS MATERIALIZED (
+    SELECT
+        (SELECT min(run_at) FROM job WHERE status = 'ready' AND queue = :queue AND NOT is_suspect) AS other,
+        (SELECT min(run_at) FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect) AS suspect
+)
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM job
-        WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at <= now() LIMIT :limit
+        WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at <= now()
+            AND run_at >= (SELECT LEAST(other, suspect) FROM oldest)
+        LIMIT :limit
     ) AS due) AS depth,
-    GREATEST(0, extract(epoch FROM now() - LEAST(
-        (SELECT min(run_at) FROM job WHERE status = 'ready' AND queue = :queue AND NOT is_suspect),
-        (SELECT min(run_at) FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect)
-    )))::float8 AS oldest_age,
+    GREATEST(0, extract(epoch FROM now() - (SELECT LEAST(other, suspect) FROM oldest)))::float8 AS oldest_age,
+    (SELECT extract(epoch FROM now() - other)::float8 FROM oldest WHERE other <= now()) AS oldest_other_age,
     (SELECT count(*) FROM job WHERE status = 'dead' AND queue = :queue) AS dead_letters,
     EXISTS (
         SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now() AND NOT runs_alone

@@ -23,6 +23,7 @@ from chassis.jobs.decisions import NOTHING, Claim
 from chassis.jobs.enqueueing import wakeup_channel
 from chassis.jobs.executor import RETRY_SECONDS, Executor
 from chassis.jobs.leases import Leases
+from chassis.jobs.lookback import oldest_left
 from chassis.jobs.metrics import pick_up_seconds
 from chassis.jobs.payload import JobPayload
 from chassis.jobs.running_job import Handler, RunningJob
@@ -77,6 +78,7 @@ class JobRunner:
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
         self._woken = wakeups.subscribe(wakeup_channel(self._queue))
         self._tending = Tending(database, queue=self._queue, lease=settings.lease)
+        self._lookback = self._tending.lookback
         self._leases = Leases(database, queue=self._queue, lease=settings.lease)
         self._runs = self._leases.runs
         self._claims = Claims(settings.concurrency)
@@ -94,9 +96,9 @@ class JobRunner:
         """
         async with Group() as tasks:
             heartbeat = tasks.start(
-                partial(self._every, self._settings.lease / 3, self._leases.extend), name="heartbeat"
+                partial(self._every, lambda: self._settings.lease / 3, self._leases.extend), name="heartbeat"
             )
-            tending = tasks.start(partial(self._every, self._settings.lease / 5, self._tend), name="tending")
+            tending = tasks.start(partial(self._every, lambda: self._tending.pause, self._tend), name="tending")
             wake = tasks.start(partial(self._wake_when, stopping), name="wake")
             await self._take_turns(stopping, tasks)
             tending.cancel()
@@ -111,11 +113,11 @@ class JobRunner:
         await stopping.wait()
         self._woken.set()
 
-    async def _every(self, interval: float, action: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, pause: Callable[[], float], action: Callable[[], Awaitable[None]]) -> None:
         while True:
             async with self._tolerating_outages():
                 await action()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(pause())
 
     @asynccontextmanager
     async def _tolerating_outages(self) -> AsyncIterator[None]:
@@ -187,8 +189,10 @@ class JobRunner:
         """Commit the end of finished jobs and claim new ones, with one statement. Start the claimed jobs."""
         if claim.count:
             self._claims_made += 1
-        statement = DRIVER_STATEMENTS["turn_oldest" if self._claims_made % OLDEST_EVERY == 0 else "turn"]
-        lease_until = time.monotonic() + self._settings.lease
+        is_oldest_first = self._claims_made % OLDEST_EVERY == 0
+        statement = DRIVER_STATEMENTS["turn_oldest" if is_oldest_first else "turn"]
+        began = time.monotonic()
+        lease_until, full_looks = began + self._settings.lease, self._lookback.full_looks
         try:
             rows = await statement.fetch(
                 connection,
@@ -199,6 +203,7 @@ class JobRunner:
                 count=claim.count,
                 suspects=claim.suspects,
                 alone=claim.alone,
+                lookback=None if claim.suspects else self._lookback.seconds(began),
             )
         except BaseException:
             self._completions.put_back(finished)
@@ -207,6 +212,8 @@ class JobRunner:
         started = [self._start(row, lease_until, tasks) for row in rows if row["name"] is not None]
         if claim.count:
             self._claims.note(claim, started)
+            if (age := oldest_left(claim, started, is_oldest_first=is_oldest_first)) is not None:
+                self._lookback.note_claim(age, began=began, full_looks=full_looks)
         try:
             # Let the started jobs run before the finished jobs are reported. If a started job finishes at once, the
             # next turn ends this job. PostgreSQL executes the next turn while this process writes the log lines of the
