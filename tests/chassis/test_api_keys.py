@@ -342,7 +342,7 @@ def assert_audited(ended: Ended, event: str, **fields: object) -> None:
     ("arguments", "said"),
     [
         (("create", "umbrella", "--scope", "orders:wirte"), "orders has no scope orders:wirte; there are: orders:read"),
-        (("create", "Umbrella Corp", "--scope", "orders:read"), "no name of a principal"),
+        (("create", "Umbrella Corp", "--scope", "orders:read"), "is not a valid principal"),
         (("register", "nowhere", "--scope", "orders:read"), "nowhere: the keys cannot be read"),
     ],
 )
@@ -359,5 +359,5 @@ async def test_what_is_no_key_is_not_registered_and_not_repeated(operator: Order
     (operator.folder / "clients" / "umbrella").write_text("correct horse battery staple")
     ended = await operator.run("api-keys", "register", "clients", "--scope", "orders:read")
     assert ended.code == 1
-    assert ended.stderr.startswith("clients/umbrella: this is no key of ours")
+    assert ended.stderr.startswith("clients/umbrella: this is not an API key")
     assert "horse" not in ended.stderr

@@ -94,20 +94,20 @@ async def test_dead_events_are_listed_and_replayed_by_the_service_s_command_whic
         assert await session.scalar(text("SELECT replay_at FROM dead_event"))
     for command in ("show", "replay"):
         missing = await orders.run("events", command, "4711")
-        assert (missing.code, missing.stderr) == (1, "there is no dead event 4711: it was replayed, or never was\n")
+        assert (missing.code, missing.stderr) == (1, "there is no dead event 4711: it was replayed, or never existed\n")
 
 
 async def test_a_command_about_jobs_uses_the_service_s_database(orders: OrdersInstallation) -> None:
     missing = await orders.run("jobs", "show", "4711")
     assert missing.code == 1
-    assert missing.stderr == "there is no job 4711: it has completed, or never was\n"
+    assert missing.stderr == "there is no job 4711: it has completed, or never existed\n"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["jobs", "dead"], "there are no dead letters"),
-        (["jobs", "dead", "--filter", "name=request_payment"], "there are no dead letters that the filters leave"),
+        (["jobs", "dead", "--filter", "name=request_payment"], "there are no dead letters that the filters select"),
         (["jobs", "stats"], "there are no jobs"),
         (["events", "dead"], "there are no dead events"),
     ],
@@ -154,7 +154,7 @@ async def test_a_running_process_says_who_it_is_and_writes_lines_with_every_id(o
 
 async def test_a_header_that_turns_debug_on_is_made_with_the_key_and_only_with_it(tmp_path: Path) -> None:
     orders = OrdersInstallation(folder=tmp_path)  # it needs no other setting
-    assert (await orders.run("debug-header")).stderr == "there is no log.debug_key to sign it with\n"
+    assert (await orders.run("debug-header")).stderr == "the setting log.debug_key is needed to sign the header\n"
     orders.secret("log__debug_key", "k" * 32)
     ended = await orders.run("debug-header", "--seconds", "90")
     name, _, value = ended.stdout.strip().partition(": ")

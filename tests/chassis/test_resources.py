@@ -41,4 +41,4 @@ async def test_a_route_whose_resources_were_not_opened_fails_and_the_log_names_b
 ) -> None:
     with captured_logs() as logs:
         assert (await answer(found)).status_code == 500
-    assert f"the routes need Resources, and {name} was opened" in str(logs.one("request_failed"))
+    assert f"the routes need Resources, but {name} was opened" in str(logs.one("request_failed"))

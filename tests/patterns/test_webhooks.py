@@ -197,7 +197,7 @@ def test_each_header_must_be_there_exactly_once(name: str) -> None:
     with pytest.raises(InvalidSignature, match=f"{name} is missing"):
         verify(without(headers(), name), BODY, [SECRET], now=NOW)
     twice = headers() + [pair for pair in headers() if pair[0].lower() == name]
-    with pytest.raises(InvalidSignature, match=f"{name} is there more than once"):
+    with pytest.raises(InvalidSignature, match=f"{name} occurs more than once"):
         verify(twice, BODY, [SECRET], now=NOW)
 
 

@@ -244,7 +244,7 @@ def _header(headers: Headers, name: str) -> str:
     if not values:
         raise InvalidSignature(f"{name} is missing")
     if len(values) > 1:
-        raise InvalidSignature(f"{name} is there more than once")
+        raise InvalidSignature(f"{name} occurs more than once")
     return values[0]
 
 

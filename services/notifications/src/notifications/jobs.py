@@ -80,9 +80,9 @@ async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: Delive
     record its answer.
 
     An endpoint is suspect if its latest attempt failed or was slow. An attempt at a suspect endpoint needs one of
-    `suspect_slots`. If no slot is free, the delivery is postponed by `attempt_timeout`. An endpoint that stops
-    answering may therefore delay the deliveries to other endpoints during one attempt. After this attempt the endpoint
-    is suspect, and its further attempts are limited by `suspect_slots`.
+    `suspect_slots`. If no slot is free, the delivery is postponed by `attempt_timeout`. An endpoint that has just
+    stopped answering is not suspect yet, so it may delay the deliveries to other endpoints during one attempt. After
+    this attempt the endpoint is suspect, and `suspect_slots` limits its further attempts.
 
     Each transaction waits for one of `database_slots`. Otherwise there might be no free connection to record the answer
     to an attempt, and the webhook would be sent again.

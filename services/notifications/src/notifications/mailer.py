@@ -61,8 +61,8 @@ class Mailer:
         except aiosmtplib.SMTPDataError as error:
             _raise_if_permanent([error.code], error.message, error)
         except aiosmtplib.SMTPResponseException as error:
-            # The server refuses our login or our sender address, not this mail. The mail is sent again later, so that
-            # an operator can repair the cause.
+            # The server refuses our login or our sender address, not this mail. The mail is sent again later, because
+            # an operator may repair the cause.
             raise DependencyUnavailable("mail server", error.message) from error
         except aiosmtplib.SMTPTimeoutError as error:
             raise DependencyTimeout("mail server", self._settings.timeout) from error

@@ -50,8 +50,8 @@ class WebhookSender:
     async def send(
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
-        """Make one attempt. The function returns an `AttemptAnswer` for any behaviour of the customer's server, and
-        raises no exception because of this server.
+        """Make one attempt. Whatever the customer's server does, the function returns an `AttemptAnswer` and raises no
+        exception.
         """
         check_nothing_held("customers")
         headers = sign(secret, webhook_id, int(time.time()), body, old_secrets=old_secrets)

@@ -21,8 +21,7 @@ from chassis.process.background import supervised
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """`health` is a pool of one connection for health checks, which therefore never wait for a connection that requests
-    or jobs use.
+    """`health` has one connection. Only health checks use it, so they never wait for requests or jobs.
 
     `wakeups` notifies workers when a transaction of `database` commits.
     """

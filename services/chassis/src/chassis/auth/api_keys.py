@@ -87,7 +87,7 @@ def prefix_of(key: str) -> str:
     """The public part of a key. Raises `HoldfastError` for any other text; the message does not repeat the text."""
     found = _KEY.fullmatch(key)
     if found is None:
-        raise HoldfastError("this is no key of ours: hf_, 12 of a-z and 0-9, _ and 43 letters and digits")
+        raise HoldfastError("this is not an API key: hf_, 12 of a-z and 0-9, _, and 43 letters or digits")
     return found[1]
 
 

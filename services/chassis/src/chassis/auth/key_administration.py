@@ -86,6 +86,6 @@ async def revoke_key(session: Session, prefix: str) -> tuple[str, datetime] | No
 
 def _stored(key: str, scopes: Sequence[str], peppers: Mapping[str, bytes]) -> dict[str, Any]:
     if not peppers:
-        raise HoldfastError("there are no auth.peppers to store a key under")
+        raise HoldfastError("the setting auth.peppers is needed to store a key")
     newest, pepper = next(iter(peppers.items()))
     return {"hash": hash_key(key, pepper), "pepper": newest, "scopes": sorted(scopes)}

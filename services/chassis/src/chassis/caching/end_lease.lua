@@ -8,8 +8,8 @@
 -- ARGV[1]  the caller's token, which the lease contains while the caller holds the lease
 -- ARGV[2]  the field of the caller's schema
 -- ARGV[3]  the entry to store; with an empty ARGV[3], the script only frees the lease
--- ARGV[4]  the expiry of the entry in milliseconds; with 0, the script replaces a stored entry and leaves the expiry as
---          it is, and stores nothing if no entry is stored
+-- ARGV[4]  the expiry of the entry in milliseconds; with 0, the script only replaces an entry that is stored, and keeps
+--          the expiry of the stored entry
 -- Returns  1 if the caller held the lease, else 0
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then

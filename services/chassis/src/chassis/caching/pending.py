@@ -40,7 +40,7 @@ class PendingInvalidations:
         """Delete a pending key from Redis.
 
         If the deletion fails, this method raises the error and starts a background task, which repeats the deletion
-        until the deletion succeeds.
+        until it succeeds.
         """
         since = self._since[key]
         try:

@@ -52,7 +52,7 @@ def routes(breakers: BreakerRegistry) -> list[BaseRoute]:
             breaker = breakers.find(wanted.dependency, wanted.operation)
             if breaker is None:
                 known = ", ".join(f"{found.dependency}/{found.operation}" for found in breakers.snapshot()) or "none"
-                message = f"No such breaker, or not called yet; there are: {known}."
+                message = f"There is no such breaker, or its operation was not called yet; there are: {known}."
                 detail = ErrorDetail("operation", message, shown(f"{wanted.dependency}/{wanted.operation}"))
                 raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail])
             before = breaker.snapshot()

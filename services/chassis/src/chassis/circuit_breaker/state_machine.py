@@ -26,8 +26,8 @@ refuses none.
 """
 
 _TRIAL_SECONDS = 1.0
-"""The pause that a caller is advised to make if a half-open breaker refuses its call, because enough trial calls are
-under way. The pause is about the duration of one call.
+"""The `retry_after` of a half-open breaker that refuses a call because enough trial calls are under way: about the
+duration of one call.
 """
 
 
@@ -105,9 +105,8 @@ class StateMachine:
         if self.state == "open" and now >= self._open_until:
             self._enter("half_open")
         if self.state == "open":
-            # An operator may force the breaker open for hours, and may end this mode early. So the pause that a refused
-            # caller is advised to make has a cap. Without the cap, a caller would pause for hours despite the early
-            # end.
+            # An operator may force the breaker open for hours, and may end this mode early. So `retry_after` has a cap.
+            # Without the cap, a caller would wait for hours although the mode has ended.
             longest = self._settings.max_open_seconds * (1 + self._settings.open_jitter)
             return Refused(min(self._open_until - now, longest))
         if self.state == "half_open":

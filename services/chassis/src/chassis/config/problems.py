@@ -118,7 +118,7 @@ def _valid_values(settings_type: type[BaseModel], merged: Mapping[str, Any]) -> 
             yield name, validators[name].validate_python(given)
 
 
-# The validators are cached, because their construction is slow, and each reload needs them while a file is invalid.
+# The validators are cached, because their construction is slow and every reload of an invalid file needs them.
 @lru_cache(maxsize=8)
 def _validators(settings_type: type[BaseModel]) -> Mapping[str, TypeAdapter[Any]]:
     """A validator for each single setting, by its dotted name."""

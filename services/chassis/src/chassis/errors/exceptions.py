@@ -1,24 +1,26 @@
 """The exceptions that this project raises.
 
-HoldfastError
-├── ConfigurationError        the process does not start
-├── IllegalTransition         a state machine refused a move
-├── PermanentJobError         no further attempt can help this job: it becomes a dead letter
-├── LeaseLost                 a worker tries to finish a job whose lease it has lost
-└── ApiError                  the caller gets this error as an answer, with a code of the catalogue
-    ├── RateLimited           429
-    ├── PoolExhausted         503: no connection became free within the pool's time-out
-    │   ├── DatabaseUnreachable   503: the database cannot be used now
-    │   └── DatabaseBusy          503: the database has too much work at once
-    ├── DeadlineExceeded      504: the caller's deadline has passed
-    ├── InvalidSignature      401: a webhook without a valid signature of its sender
-    └── DependencyError       a call to a dependency failed; `outcome` says whether the call may have run
-        ├── DependencyUnavailable   the call has not run: it was refused, or answered with 429
-        │   ├── BreakerOpen
-        │   └── BulkheadFull
-        ├── DependencyTimeout       the call may have run: no answer in time
-        ├── DependencyFailed        the call may have run: 5xx, connection reset, unreadable answer
-        └── DependencyRejected      answered with a 4xx: the calling code decides what that means
+Each class derives from the class that it branches off:
+
+    HoldfastError
+    ├── ConfigurationError        the process does not start
+    ├── IllegalTransition         a state machine refused a move
+    ├── PermanentJobError         no further attempt can help this job: it becomes a dead letter
+    ├── LeaseLost                 a worker tries to finish a job whose lease it has lost
+    └── ApiError                  the caller gets this error as an answer, with a code of the catalogue
+        ├── RateLimited           429
+        ├── PoolExhausted         503: no connection became free within the pool's time-out
+        │   ├── DatabaseUnreachable   503: the database cannot be used now
+        │   └── DatabaseBusy          503: the database has too much work at once
+        ├── DeadlineExceeded      504: the caller's deadline has passed
+        ├── InvalidSignature      401: a webhook without a valid signature of its sender
+        └── DependencyError       a call to a dependency failed; `outcome` says whether the call may have run
+            ├── DependencyUnavailable   the call has not run: it was refused, or answered with 429
+            │   ├── BreakerOpen
+            │   └── BulkheadFull
+            ├── DependencyTimeout       the call may have run: no answer in time
+            ├── DependencyFailed        the call may have run: 5xx, connection reset, unreadable answer
+            └── DependencyRejected      answered with a 4xx: the calling code decides what that means
 """
 
 from collections.abc import Sequence

@@ -64,7 +64,7 @@ class Consumer:
     wait, and events of other aggregates are delivered.
 
     Another consumer may take over an entry that this consumer has neither tried nor acknowledged for `claim_after`
-    seconds. `random` returns a number from 0 to 1, which determines the length of a pause.
+    seconds. `random` (uniform on [0, 1)) varies the pauses.
     """
 
     def __init__(

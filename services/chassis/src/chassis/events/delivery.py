@@ -1,8 +1,7 @@
 """Delivers one event: the handler's effects and the event's inbox row commit in one transaction. After the commit, the
-stream entry is settled.
+stream entry is acknowledged to Redis, so that it is not delivered again. A dead event is stored in the table
+`dead_event` before the acknowledgement. An entry that is not acknowledged stays pending and is delivered again.
 
-To settle an entry means to acknowledge it to Redis, so that it is not delivered again. A dead event is stored in the
-table `dead_event` before the acknowledgement. An entry that is not settled stays pending and is delivered again.
 `chassis.events.consumer` decides when each entry is delivered.
 """
 
@@ -60,7 +59,9 @@ class Deliveries:
         self._max_deliveries = max_deliveries
 
     async def read(self, entry: Entry) -> Received[Event] | None:
-        """The event of an entry. If the event is unreadable or has no handler, settle the entry and return None."""
+        """The event of an entry. If the event has no handler, acknowledge the entry and return None. If the event is
+        unreadable, also store it as dead.
+        """
         try:
             received = self._kinds.parse(self._group.name, entry.text)
         except Undeliverable as error:
@@ -71,10 +72,11 @@ class Deliveries:
         return received
 
     async def is_spent(self, entry: Entry) -> bool:
-        """Whether a pending entry has used up its delivery attempts. The method settles such an entry as dead.
+        """Whether a pending entry has used up its delivery attempts. The method stores such an entry as a dead event,
+        and acknowledges it.
 
-        `deliver` settles an entry when its last attempt fails. So if an entry without remaining attempts is still
-        pending, the process ended during the last attempt.
+        `deliver` does the same when the last attempt of an entry fails. So if an entry without remaining attempts is
+        still pending, the process ended during the last attempt.
         """
         if entry.deliveries < self._max_deliveries:
             return False
@@ -83,7 +85,9 @@ class Deliveries:
         return True
 
     async def deliver(self, entry: Entry, received: Received[Event]) -> Outcome:
-        """Call the handler and settle the entry. If the outcome is `failed` or `postponed`, the entry stays pending."""
+        """Call the handler and acknowledge the entry. If the outcome is `failed` or `postponed`, the entry stays
+        pending instead.
+        """
         kind = received.payload.options.type
         started = time.perf_counter()
         with (

@@ -185,8 +185,9 @@ class ConsumerGroup:
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
         """Acknowledge pending entries that were trimmed, and make the relay publish their events again."""
         if ids:
-            # The epoch is deleted before the entries are acknowledged. After a crash between these two commands, the
-            # entries are still pending, so a consumer finds them again.
+            # Without the epoch, the relay publishes the events again. The epoch is deleted before the entries are
+            # acknowledged. After a crash between these two commands, the entries are still pending, so a consumer finds
+            # them again.
             await self._redis.delete(self._names.epoch(stream))
             await self._redis.xack(self._names.stream(stream), self.name, *ids)
             self._report_missed(stream, len(ids))

@@ -20,8 +20,8 @@ SELECT set_config('idle_session_timeout', $1, false);
 SELECT pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
 
 -- name: next_term
--- Take the term of the new leader, which has the lock: one more than the term of the leader before it. Returns the term
--- and the id of this database. The term is a column and not a sequence, because `raise_term` sets the term, and the
+-- Take the term of the new leader: a number that is one higher than the previous leader's term. Returns the term and
+-- the id of this database. The term is a column and not a sequence, because `raise_term` sets the term, and the
 -- run-time role may not set a sequence.
 INSERT INTO installation (relay_term) VALUES (1)
 ON CONFLICT (is_only) DO UPDATE SET relay_term = installation.relay_term + 1
@@ -48,8 +48,8 @@ FULL JOIN (
 -- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). While the relay publishes the
 -- stream again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement
 -- returns the unpublished events. The relay thus repeats all published events before it publishes new ones. This order
--- is right for each aggregate: its events commit one after the other, because each transaction locks the aggregate's
--- row, so its published events are older than its unpublished events.
+-- is right for each aggregate. Its events commit one after the other, because each transaction locks the aggregate's
+-- row. So its published events are older than its unpublished events.
 --
 -- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`. With this index,
 -- PostgreSQL would read all rows of the stream. Instead, PostgreSQL uses the primary key, even before the table has
@@ -86,8 +86,8 @@ WITH marked AS (
 UPDATE stream_position SET last_id = $3, repeat_after = $4 WHERE stream = $1;
 
 -- name: restart
--- Begin the new epoch $2 of stream $1, because Redis has lost entries of the stream or never had the stream. The relay
--- then publishes every stored row of the stream.
+-- Store $2 as the new epoch of stream $1, because Redis has lost entries of the stream or never had the stream. The
+-- relay then publishes every stored row of the stream.
 INSERT INTO stream_position (stream, epoch, last_id, repeat_after) VALUES ($1, $2::uuid, '', 0)
 ON CONFLICT (stream) DO UPDATE
 SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.repeat_after;

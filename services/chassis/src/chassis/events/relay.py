@@ -247,7 +247,9 @@ class Relay:
                 raise ForeignPrefix(names.prefix, owner, answer[1].decode())
 
     async def _restart(self, connection: asyncpg.Connection, stream: str) -> _Position:
-        """Begin a new epoch of the stream in PostgreSQL. The first batch of the epoch writes the epoch to Redis."""
+        """Begin a new epoch of the stream: store a new id in PostgreSQL. The next batch of events writes this id to
+        Redis.
+        """
         epoch = str(uuid4())
         await connection.execute(STATEMENTS["restart"], stream, epoch)
         return _Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)

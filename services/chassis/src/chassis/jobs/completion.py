@@ -1,4 +1,4 @@
-"""Finished jobs that wait for the worker's next turn: a turn is one statement that ends these jobs and claims new ones.
+"""Finished jobs that wait for the worker's next statement, which ends these jobs and claims new ones.
 
 The asyncio task of each job waits as well, so that a job is reported as completed only after its end is committed.
 """
@@ -21,30 +21,30 @@ class Leased(Protocol):
 
 
 class Completions[Run: Leased]:
-    """A worker's jobs that wait for a turn: their handlers have returned, and their end is not committed yet."""
+    """A worker's jobs whose handlers have returned and whose end is not committed yet."""
 
     def __init__(self) -> None:
         self._waiting: dict[Run, asyncio.Future[bool]] = {}
 
     def complete(self, run: Run) -> asyncio.Future[bool]:
-        """Let the job wait for the next turn.
+        """Let the job wait for the statement that ends it.
 
-        The result of the returned future is True if the worker still owned the job when the job's end was committed,
-        and False if the worker had lost the job's lease.
+        The returned future's result is True if the job's end was committed, and False if the worker had lost the job's
+        lease before.
         """
         is_ended = self._waiting[run] = asyncio.get_running_loop().create_future()
         return is_ended
 
     def take(self) -> dict[Run, asyncio.Future[bool]]:
-        """Remove all waiting jobs and return them, so that a turn can end them.
+        """Remove all waiting jobs and return them, so that one statement can end them.
 
-        The caller passes the jobs to `settle` after the turn, or to `put_back` if the turn fails.
+        The caller passes the jobs to `settle` after the statement, or to `put_back` if the statement fails.
         """
         taken, self._waiting = self._waiting, {}
         return taken
 
     def put_back(self, taken: dict[Run, asyncio.Future[bool]]) -> None:
-        """Let these jobs wait for the next turn, because their turn has failed."""
+        """Let these jobs wait again, because the statement that should end them has failed."""
         self._waiting = taken | self._waiting
 
     def give_up(self, now: float) -> None:
@@ -56,7 +56,9 @@ class Completions[Run: Leased]:
 
 
 def settle[Run: Leased](taken: dict[Run, asyncio.Future[bool]], *, lost: Container[tuple[int, int]]) -> None:
-    """Report the result of a turn to the jobs' tasks. `lost` has the fencing tokens of jobs whose lease was lost."""
+    """Report the result of the statement to the jobs' tasks. `lost` has the fencing tokens of jobs whose lease was
+    lost.
+    """
     for run, is_ended in taken.items():
         _settle(is_ended, is_ours=(run.job.id, run.job.attempt) not in lost)
 

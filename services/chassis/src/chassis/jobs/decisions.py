@@ -44,9 +44,9 @@ class Due:
 def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | None, is_others_turn: bool) -> Claim:
     """The next claim, or `NOTHING` if no further job may start now.
 
-    `unended` is the number of claimed jobs that a crash would repeat, because their end is not committed, and the
-    statement of this claim does not commit their end either. The claim asks for as many jobs as the worker has free
-    slots, since a round trip and a commit cost as much for one job as for twenty.
+    `unended` is the number of claimed jobs whose end is neither committed nor part of this claim's statement: a crash
+    would repeat these jobs. The claim asks for as many jobs as the worker has free slots, since a round trip and a
+    commit cost as much for one job as for twenty.
 
     A suspect is a job whose lease expired: it may have killed its process. `running` is the claim of the suspect that
     runs now, or None. Only one suspect runs at a time, so a crash makes at most one suspect lose a second lease. A

@@ -41,19 +41,19 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 -- The claim increases the attempt number. If the end of an attempt increased the number, a job that kills its process
 -- would never use up its attempts. The claim also clears the deduplication key. So another job with the same key may be
 -- enqueued while this job runs, and a retry of this job does not conflict with the other job. A suspect is a job whose
--- lease expired: it may have killed its process. A claim takes either suspects (:suspects) or other jobs, and either
--- the suspects that run alone (:alone) or the other suspects. Delayed jobs of a high priority do not slow a claim,
--- since PostgreSQL 18 skips from one priority to the next in the index.
+-- lease expired: it may have killed its process. A claim takes either suspects (:suspects) or other jobs. Suspects that
+-- must run alone need a separate claim (:alone). Delayed jobs of a high priority do not slow a claim, since PostgreSQL
+-- 18 skips from one priority to the next in the index.
 --
 -- The claim takes jobs that became due at most :lookback seconds ago, or all due jobs if :lookback is NULL. Each job
 -- that has run leaves a dead entry at the head of the index. While an old transaction holds back vacuum, a claim without
 -- this bound would step over all of these entries (`lookback.py`).
 --
 -- Sub-selects hide the values of :count, :ids and :attempts from the planner. So PostgreSQL plans the statement once
--- and not for each turn. For a LIMIT with a hidden value, the planner expects a tenth of the rows. The claimed ids are
--- therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the whole table. The DELETE tests
--- `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL scan the index of all jobs that
--- run or ran recently.
+-- and not for each turn. For a LIMIT with a hidden value, the planner expects that a tenth of the rows is returned. The
+-- claimed ids are therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the whole table.
+-- The DELETE tests `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL scan the index
+-- of all jobs that run or ran recently.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)

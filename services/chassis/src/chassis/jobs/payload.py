@@ -26,7 +26,9 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1 or self.time_limit <= 0 or not -100 <= self.priority <= 100:  # noqa: PLR2004
-            raise ValueError(f"{self.name}: max_attempts from 1, time_limit above 0, priority from -100 to 100")
+            raise ValueError(
+                f"{self.name}: max_attempts must be at least 1, time_limit above 0, priority from -100 to 100"
+            )
 
 
 class JobPayload(BaseModel):
@@ -49,7 +51,7 @@ class JobPayload(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **_options: Any) -> None:
         if unknown := set(cls.options.unique) - cls.model_fields.keys():
-            raise ValueError(f"{cls.__name__} has no {', '.join(sorted(unknown))} to be unique by")
+            raise ValueError(f"{cls.__name__}: `unique` names unknown fields: {', '.join(sorted(unknown))}")
 
     @property
     def unique_key(self) -> str | None:

@@ -74,7 +74,9 @@ class JobRunner:
         self._drain_timeout = drain_timeout
         self._queue = settings.queue
         if elsewhere := [kind.__name__ for kind in handlers if kind.options.queue != self._queue]:
-            raise HoldfastError(f"a worker of queue {self._queue} would never see {', '.join(elsewhere)}")
+            raise HoldfastError(
+                f"the runner of queue {self._queue} cannot run jobs of other queues: {', '.join(elsewhere)}"
+            )
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
         self._woken = wakeups.subscribe(wakeup_channel(self._queue))
         self._tending = Tending(database, queue=self._queue, lease=settings.lease)
@@ -161,7 +163,7 @@ class JobRunner:
     async def _take_turns_while_busy(
         self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
     ) -> None:
-        """Take turns on this connection, and return after `HOLD_SECONDS` without work, which frees the connection."""
+        """Claim and end jobs on this connection. Return after `HOLD_SECONDS` without work, to free the connection."""
         self._claims.may_be_more = True
         while not stopping.is_set():
             if self._woken.is_set():
@@ -216,8 +218,8 @@ class JobRunner:
                 self._lookback.note_claim(age, began=began, full_looks=full_looks)
         try:
             # Let the started jobs run before the finished jobs are reported. If a started job finishes at once, the
-            # next turn ends this job. PostgreSQL executes the next turn while this process writes the log lines of the
-            # finished jobs.
+            # next statement ends it. PostgreSQL executes the next statement while this process writes the log lines of
+            # the finished jobs.
             await asyncio.sleep(0)
         finally:
             settle(finished, lost={(row["id"], row["attempt"]) for row in rows if row["name"] is None})
@@ -239,13 +241,13 @@ class JobRunner:
             self._leases.lost.add(run)
 
     def _complete(self, run: Run) -> asyncio.Future[bool]:
-        """Let the next turn commit the job's end. The future's result is True if the worker still owned the job."""
+        """Let the next statement commit the job's end. The future yields True if the worker still owned the job."""
         is_ended = self._completions.complete(run)
         self._woken.set()
         return is_ended
 
     def _free_slot(self, run: Run) -> None:
-        """Free the slot of a job, unless the turn that committed the job's end has already freed the slot."""
+        """Free the slot of a job, unless `_take_turn` freed the slot when it committed the job's end."""
         if run in self._runs:
             self._runs.discard(run)
             self._woken.set()

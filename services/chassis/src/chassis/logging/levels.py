@@ -102,7 +102,7 @@ class Levels:
         logger = _known(name)
         former = self._changes.get(name)
         if former is None and len(self._changes) >= _MAX_CHANGES:
-            raise CannotChange("Too many loggers are changed already: wait until one reverts.")
+            raise CannotChange("Too many levels are changed already. Wait until one of the changes ends.")
         if former is not None:
             former.timer.cancel()
         original = former.original if former else logger.level
@@ -144,7 +144,7 @@ def _known(name: str) -> logging.Logger:
     the standard library would create a new logger.
     """
     if name in _AUDIT:
-        raise CannotChange("Its lines record changes: they are always written.")
+        raise CannotChange("The level of this logger is fixed, because its lines record operators' changes.")
     known = logging.root.manager.loggerDict
     if name != ROOT and name not in known:
         nearest = difflib.get_close_matches(name, [ROOT, *known], n=1, cutoff=0.6)

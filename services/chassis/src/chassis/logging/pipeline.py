@@ -135,8 +135,8 @@ class _Pipeline:
             self.writer.close(FLUSH_SECONDS)
 
     def write(self, level: str, fields: Line) -> None:
-        """Remove secrets from the fields, add the ids of request and trace, the process, the severity and the time, and
-        write the line.
+        """Remove secrets from the fields, and write the line. The line also gets the ids of the request and the trace,
+        the identity of the process, the severity and the time.
         """
         if "exc_info" in fields:
             fields = dict(structlog.processors.format_exc_info(None, level, fields))

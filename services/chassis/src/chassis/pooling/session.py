@@ -36,9 +36,9 @@ such an error the connection is closed, so the server rolls back.
 class Row:
     """A row to insert: the statement that inserts it, and the statement's values.
 
-    `taken` maps the name of a unique constraint to a function. If another row already has this row's key, the function
-    makes the error to raise. After the commit, a NOTIFY on the channel `wakes` wakes the processes that wait for the
-    row.
+    `taken` maps the name of a unique constraint to a function. If another row already has this row's key, `insert`
+    raises the error that the function returns. After the commit, a NOTIFY on the channel `wakes` wakes the processes
+    that wait for the row.
     """
 
     statement: DriverStatement

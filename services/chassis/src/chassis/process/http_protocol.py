@@ -192,13 +192,13 @@ class HttpProtocol(HttpToolsProtocol):
         if version not in _VERSIONS:
             raise HeadRefused(_MALFORMED, "The request has to be HTTP/1.1 or HTTP/1.0.")
         if self.parser.get_method() == b"CONNECT":
-            raise HeadRefused(_MALFORMED, "This is not a proxy: there is no CONNECT.")
+            raise HeadRefused(_MALFORMED, "This server is not a proxy: it does not accept CONNECT.")
         if version == "1.1" and b"host" not in names:
-            raise HeadRefused(_MALFORMED, "A Host is needed.")  # RFC 9112, section 3.2
+            raise HeadRefused(_MALFORMED, "The Host header is missing.")  # RFC 9112, section 3.2
         if len(set(names)) != len(names):
             twice = next((name for name in _ONCE if names.count(name) > 1), None)
             if twice is not None:
-                raise HeadRefused(_MALFORMED, f"There may be one {twice.decode()} header, and there are several.")
+                raise HeadRefused(_MALFORMED, f"The header {twice.decode()} may occur only once.")
 
     def _check_size(self) -> None:
         size = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + _SEPARATORS * len(self.headers)

@@ -97,7 +97,7 @@ class ManagementGuard:
 def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr:
     """The token, if the Authorization header contains the token. Raises `ApiError` (401 or 403) otherwise."""
     if token is None:
-        raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured here: nothing can be changed.")
+        raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured, so this port accepts no changes.")
     scheme, _, given = (authorization or "").partition(" ")
     is_right = hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode())
     if scheme.lower() != "bearer" or not is_right:

@@ -101,7 +101,7 @@ def freeze_start_up() -> None:
 
 
 def _causes(error: Exception) -> list[Exception]:
-    """The list of `error` alone, or of the errors inside `error` if a task group has raised an exception group."""
+    """The errors inside `error` if it is the exception group of a task group; otherwise only `error`."""
     if isinstance(error, ExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
     return [error]

@@ -123,8 +123,8 @@ class LocalLimiter:
         self._clock = clock
 
     def check(self, key: str, policy: Policy, *, cost: int) -> Decision:
-        """Call `decide` with the stored TAT of `key`, and store the new TAT. A `cost` above the burst counts as the
-        whole burst.
+        """Call `decide` with the stored TAT (theoretical arrival time) of `key`, and store the new TAT. A `cost` above
+        the burst counts as the whole burst.
         """
         decision = decide(
             self._tats.get(key, 0),

@@ -55,9 +55,9 @@ def idempotency_key(client: str, header: str | None, *, method: str, path: str, 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
     """SHA-256 of a request's method, path and body.
 
-    Spaces and the order of names in a JSON body do not change the hash. The hash is of the JSON and not of a parsed
-    model. If a release added a field with a default to the model, a request that is repeated after the release would
-    get a different hash. A body that is not JSON, or that is nested too deeply for orjson to write (254 levels), is
+    Spaces and the order of names in a JSON body do not change the hash. The JSON is hashed and not a parsed model. A
+    hash of the model would change when a release adds a field with a default, and a request that is repeated after the
+    release would be refused. A body that is not JSON, or that is nested too deeply for orjson to write (254 levels), is
     hashed as it is.
     """
     try:

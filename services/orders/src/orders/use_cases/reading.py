@@ -63,5 +63,5 @@ def _read_cursor(cursor: str) -> UUID:
     try:
         return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
     except (binascii.Error, ValueError) as error:
-        detail = ErrorDetail("cursor", "Use a next_cursor as it was given.", cursor[:64])
+        detail = ErrorDetail("cursor", "The cursor is not the next_cursor of an earlier page.", cursor[:64])
         raise ApiError(ErrorCode.VALIDATION_FAILED, details=[detail]) from error

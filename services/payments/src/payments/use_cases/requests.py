@@ -102,7 +102,7 @@ async def _bury(session: Session, payment_id: UUID, command: VoidPayment) -> Pay
 def _require_same(payment: Payment | None, command: RequestPayment | VoidPayment) -> Payment:
     asked = (command.order_id, command.amount, command.currency)
     if payment is None or (payment.order_id, payment.amount, payment.currency) != asked:
-        raise ApiError(ErrorCode.STATE_CONFLICT, "This order has another payment, or this payment another amount.")
+        raise ApiError(ErrorCode.STATE_CONFLICT, "The order has another payment, or the payment has another amount.")
     return payment
 
 

@@ -1,5 +1,5 @@
-"""The types that a handler may return: a model, `Json[Model]`, which is the JSON of a model from a cache, or
-`StoredAnswer[Model]`, which is stored under an idempotency key.
+"""The types that a handler may return: a model; `Json[Model]`, the JSON of a model from a cache; or
+`StoredAnswer[Model]`, an answer that is stored under an idempotency key.
 
 For each of these types the OpenAPI document shows the schema of the model.
 """

@@ -181,7 +181,8 @@ def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
     location, *path = problem["loc"]
     field = ".".join(str(part) for part in path) or str(location)
     is_secret = location == "header" or _is_hidden(field, marked)
-    # Pydantic's messages for other types of problems may quote the value, as the message for a wrong union tag does.
+    # Only the messages of the types in `_NEVER_QUOTES_VALUE` are sure not to quote the value. The message about a wrong
+    # union tag, for example, quotes it.
     message = problem["msg"] if not is_secret or problem["type"] in _NEVER_QUOTES_VALUE else "This value is not valid."
     is_ours = bool(path) and problem["type"] != "extra_forbidden"
     is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)

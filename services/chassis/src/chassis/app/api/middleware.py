@@ -94,7 +94,7 @@ class RequestContext:
     async def _answer(self, scope: Scope, exchange: "Exchange") -> None:
         try:
             try:
-                deadlines.check("it was begun")
+                deadlines.check("the request began")
                 await self._app(scope, exchange.receive, exchange.send)
             except EXPECTED as error:
                 if exchange.status is not None:
@@ -160,7 +160,7 @@ class Exchange:
 
     @property
     def route(self) -> str:
-        """The route's path template, which bounds the number of label values in metrics. All requests that match no
+        """The route's path template, for metrics: templates are few, but paths are not. All requests that match no
         route share one value.
         """
         return getattr(self._scope.get("route"), "path", "unmatched")

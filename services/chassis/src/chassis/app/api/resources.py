@@ -53,12 +53,12 @@ async def open_nothing_more[S: ServiceSettings](_: Live[S], base: ApiResources) 
 
 
 def opened[R](kind: type[R]) -> Callable[[Request], Awaitable[R]]:
-    """A FastAPI dependency that returns the object that the service's `OpenResources` yielded, of the type `kind`."""
+    """A FastAPI dependency that returns the object of the type `kind` that the service's `OpenResources` yielded."""
 
     async def find(request: Request) -> R:
         found: object = request.app.opened
         if not isinstance(found, kind):
-            raise TypeError(f"the routes need {kind.__qualname__}, and {type(found).__qualname__} was opened")
+            raise TypeError(f"the routes need {kind.__qualname__}, but {type(found).__qualname__} was opened")
         return found
 
     return find

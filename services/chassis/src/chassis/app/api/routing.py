@@ -86,7 +86,9 @@ class Route(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         scope: str | None = options.pop("access", None)
         if (scope is not None) is options.pop("public", False):
-            raise UndeclaredRoute(f"{path}: say either access=<scope> or public=True, on a `chassis.app.api.Router`")
+            raise UndeclaredRoute(
+                f"{path}: declare either access=<scope> or public=True, on a `chassis.app.api.Router`"
+            )
         self.access = None if scope is None else Access(scope, options.pop("cost", 1))
         self._criticality: Criticality = options.pop("criticality", "default")
         errors = [*_errors_of_needs(path, endpoint), *options.pop("errors", ())]
@@ -158,7 +160,7 @@ class Router:
 
 
 def _errors_of_needs(path: str, endpoint: Callable[..., Any]) -> Sequence[ErrorCode]:
-    """The errors that a route may answer with because its handler has an idempotency key as a parameter."""
+    """The errors that a route may also answer with if its handler has a `Keyed` parameter."""
     is_keyed = any(need.call is keyed for need in _all_needs(get_dependant(path=path, call=endpoint)))
     return KEYED if is_keyed else ()
 

@@ -108,7 +108,9 @@ def _check(settings_type: type[ServiceSettings], principals: Sequence[str], scop
         try:
             _PRINCIPAL.validate_python(principal)
         except ValidationError:
-            raise HoldfastError(f"no name of a principal: {principal!r}; a-z, 0-9, then . _ - too, up to 63") from None
+            raise HoldfastError(
+                f"{principal!r} is not a valid principal: up to 63 of a-z, 0-9, . _ and -, the first a letter or digit"
+            ) from None
     if unknown := sorted(set(scopes) - settings_type.scopes):
         there_are = ", ".join(sorted(settings_type.scopes)) or "none"
         raise HoldfastError(f"{settings_type.service_name} has no scope {', '.join(unknown)}; there are: {there_are}")

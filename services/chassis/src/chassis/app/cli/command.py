@@ -26,7 +26,8 @@ from chassis.config.settings import ServiceSettings
 from chassis.errors import ConfigurationError, HoldfastError
 from chassis.logging import debugging
 
-# Typer exits with the same code for a wrong option. In both cases a restart would fail again.
+# The exit code for an invalid configuration. Typer exits with the same code for a wrong option: in both cases a restart
+# would fail again.
 EXIT_CONFIGURATION = 2
 
 
@@ -86,7 +87,7 @@ def build_cli[S: ServiceSettings](
         """Print a header for curl -H: requests with this header are logged at the level DEBUG."""
         key = config.load_log(settings_type, options or ()).debug_key
         if key is None:
-            raise HoldfastError("there is no log.debug_key to sign it with")
+            raise HoldfastError("the setting log.debug_key is needed to sign the header")
         value = debugging.sign(key.get_secret_value(), expires=int(time.time()) + seconds)
         typer.echo(f"{debugging.HEADER}: {value}")
 

@@ -31,7 +31,7 @@ def event_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         """Show one dead event."""
         event = run(options, partial(dead_events.show, event_number=number))
         if event is None:
-            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
+            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never existed")
         for field in fields(event):
             typer.echo(f"{field.name}: {getattr(event, field.name)}")
 
@@ -54,7 +54,7 @@ def _add_event_replay(app: typer.Typer, run: Run) -> None:
             raise HoldfastError("say which one: a NUMBER, or --all")
         replayed = run(options, partial(dead_events.replay, event_number=number, stream=stream, dry_run=dry_run))
         if number is not None and not replayed:
-            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never was")
+            raise HoldfastError(f"there is no dead event {number}: it was replayed, or never existed")
         if replayed and not dry_run:
             audit("events_replayed", event_numbers=list(replayed))
         typer.echo(f"{'would replay' if dry_run else 'will replay'} {numbered(replayed)}")

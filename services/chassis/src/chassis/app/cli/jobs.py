@@ -39,7 +39,7 @@ def job_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         found = run(options, partial(dead_letters.list_dead, which=which))
         list_lines(
             (f"{job.id}  {job.name}  attempts {job.attempt}/{job.max_attempts}  {job.last_error}" for job in found),
-            what="dead letters" + " that the filters leave" * bool(filters),
+            what="dead letters" + " that the filters select" * bool(filters),
         )
 
     @app.command()
@@ -115,6 +115,6 @@ async def _drained(settings: DatabaseSettings, *, queue: str | None, timeout_sec
 
 def _print_job(job_id: int, job: dead_letters.JobRecord | None) -> None:
     if job is None:
-        raise HoldfastError(f"there is no job {job_id}: it has completed, or never was")
+        raise HoldfastError(f"there is no job {job_id}: it has completed, or never existed")
     for field in fields(job):
         typer.echo(f"{field.name}: {getattr(job, field.name)}")

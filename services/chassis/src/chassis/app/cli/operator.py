@@ -71,5 +71,5 @@ def list_lines(lines: Iterable[str], *, what: str) -> None:
 
 
 def numbered(ids: Sequence[object]) -> str:
-    """A text with the number of ids and the ids, such as `2: 7, 9`. The text is `0` if there are no ids."""
+    """The number of ids and the ids as text, such as `2: 7, 9`; `0` if there are no ids."""
     return f"{len(ids)}: {', '.join(map(str, ids))}" if ids else "0"

@@ -59,7 +59,7 @@ class BreakerSettings(Group):
         5, ge=1, le=10_000, description="Calls in the window below which the breaker does not open."
     )
     window_size: int = Field(
-        20, ge=1, le=10_000, description="Calls in the window: the last seconds of a busy process."
+        20, ge=1, le=10_000, description="Calls in the window. A busy process makes 20 calls in a few seconds."
     )
     window_seconds: Seconds = Field(60.0, description="Seconds after which a call leaves the window.")
     open_seconds: Seconds = Field(

@@ -125,7 +125,7 @@ class DatabaseSettings(Group):
         """
         if self.migration_user is None or self.migration_password is None:
             names = ("MIGRATION_USER", "MIGRATION_PASSWORD")
-            raise ConfigurationError([f"HOLDFAST_DATABASE__{name} is needed for this" for name in names])
+            raise ConfigurationError([f"HOLDFAST_DATABASE__{name} is needed for this command" for name in names])
         login = {"user": self.migration_user, "password": self.migration_password, "next_password": None}
         return self.model_copy(update=login)
 
