@@ -29,9 +29,7 @@ def orders(redis: Redis, settings: OrdersSettings) -> Cache[OrderView]:
 
 
 def order_key(order: OrderRef) -> str:
-    """The cache key of an order. The key contains the client's id, so that no client reads the entry of another
-    client.
-    """
+    """The cache key of an order. The key contains the client's id, so that no client reads another client's entry."""
     return f"{order.id}:{order.client_id}"
 
 

@@ -66,8 +66,8 @@ async def publish_event(session: Session, row_id: UUID) -> str | None:
     """Step 8 of an order (docs/reference/protocol.md): publish the stored event to the outbox. Returns the problem if
     the event cannot be read, and None if it can be read.
 
-    An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. After a fix of the
-    code that reads events, an operator replays the job of the dead event or redrives the event.
+    An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. Once the code can
+    read the event, an operator replays the event's job or redrives the event.
     """
     stored = (await session.scalars(select(ProviderEvent).where(ProviderEvent.id == row_id).with_for_update())).one()
     if stored.status == ProviderEventStatus.DEAD:

@@ -42,11 +42,11 @@ log = get_logger(__name__)
 
 
 class Cache[T]:
-    """A cache for values of type T. `name` must be unique in this Redis, so start `name` with the service's name.
+    """A cache for values of type T. `name` must be unique in this Redis, so it begins with the service's name.
 
     A loader returns None when the origin has no value; the cache stores this absence for `negative_ttl`. Several
-    readers share a load, so the load may outlive the request that started the load. A loader therefore opens a separate
-    database connection, with a time-out, and does not use the request's connection.
+    readers share a load, so it may outlive the request that started it. A loader therefore opens a separate database
+    connection, with a time-out, and does not use the request's connection.
 
     Redis stores each entry under the fingerprint of T's schema, so releases whose schemas differ do not read each
     other's values. The time-out of the client `redis` bounds each command to Redis.

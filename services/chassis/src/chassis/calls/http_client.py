@@ -107,9 +107,9 @@ class HttpDependency:
         - `on_not_run(n)` runs after attempt n if attempt n certainly had no effect.
         - `fallback` returns an answer in place of a dependency that failed. After a 4xx, the fallback does not run.
 
-        Raises `DeadlineExceeded` when the deadline passed before the call began, and otherwise a `DependencyError`:
-        `DependencyUnavailable` (the call did not run), `DependencyTimeout` or `DependencyFailed` (the call may have
-        run), or `DependencyRejected` (a 4xx).
+        Raises `DeadlineExceeded` if the deadline passed before the call began. Raises `DependencyUnavailable` if the
+        call did not run, `DependencyTimeout` or `DependencyFailed` if the call may have run, and `DependencyRejected`
+        for a 4xx.
         """
         deadlines.check(f"calling {self.name}")
         check_nothing_held(self.name)

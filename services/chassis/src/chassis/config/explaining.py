@@ -14,8 +14,8 @@ from chassis.config.settings import ServiceSettings
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One setting: its dotted name, its value as text, the layer that gave the value, and the earlier layers whose
-    values this layer replaced.
+    """One setting: its dotted name, its value as text, the layer that gave the value, and the layers that this layer
+    overrides.
     """
 
     name: str

@@ -11,8 +11,7 @@ from chassis.config.settings import ServiceSettings
 
 
 class Live[S: ServiceSettings]:
-    """The settings of this process now. `current` is an immutable snapshot; a reload replaces this snapshot by a new
-    snapshot.
+    """The settings of this process now. `current` is an immutable snapshot, which a reload replaces by a new one.
 
     A reload may change a setting. Code that needs the newest value reads the setting from `current` before each use.
     """

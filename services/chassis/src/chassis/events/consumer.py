@@ -60,8 +60,8 @@ class Consumer:
     `Undeliverable` for an event that can never succeed. After any other exception the transaction rolls back, and the
     event is delivered again after a growing pause. After `max_deliveries` failed deliveries the event is dead: it is
     stored in the table `dead_event` and not delivered again. A delivery that fails because the database is unreachable
-    or busy does not count as a failed delivery. Until an event is handled or dead, later events of the same aggregate
-    wait, and events of other aggregates are delivered.
+    or busy does not count as a failed delivery. Until an event is handled or dead, later events of its aggregate wait.
+    Events of other aggregates are delivered.
 
     Another consumer may take over an entry that this consumer has neither tried nor acknowledged for `claim_after`
     seconds. `random` (uniform on [0, 1)) varies the pauses.

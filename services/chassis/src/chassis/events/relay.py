@@ -6,8 +6,8 @@ lose data. The relay notices when Redis was emptied or restored from an older sn
 relay publishes again every event that is still stored in the outbox.
 
 A stream's epoch is an id that PostgreSQL and Redis both store. If Redis has lost the epoch, or a consumer has deleted
-the epoch because entries were missing, the relay begins a new epoch and publishes the stream again. The leader is the
-one relay that publishes, while the other relays of the database wait. Each new leader gets a higher number, its term.
+it because entries were missing, the relay begins a new epoch and publishes the stream again. The leader is the one
+relay that publishes, while the other relays of the database wait. Each new leader gets a higher number, its term.
 
 The statements are in `outbox.sql`, and the script that publishes is `outbox.lua`.
 """

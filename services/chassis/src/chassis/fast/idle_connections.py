@@ -2,9 +2,9 @@
 of these two steps starts a greenlet, which costs CPU time.
 
 After a transaction, this module keeps the connection for the next transaction. For SQLAlchemy's pool the connection is
-still in use, so the pool counts the connection against the pool's limit. A connection that the pool handed out
-`RETURN_SECONDS` ago goes back to the pool before its next use. The pool then checks that the server still answers and
-that the connection is not too old.
+still in use, and counts against the pool's limit. A connection that the pool handed out `RETURN_SECONDS` ago goes back
+to the pool before its next use. The pool then checks that the server still answers and that the connection is not too
+old.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Replaces OpenTelemetry's sampler, so that a span that is not recorded costs little CPU time. In production, only one
 trace in ten is recorded.
 
-OpenTelemetry's SDK looks up the parent span before it calls its sampler, and builds a span object even if the sampler
-decides not to record the span.
+OpenTelemetry's SDK looks up the parent span before it calls its sampler, and builds an object even for a span that is
+not recorded.
 """
 
 import random

@@ -168,8 +168,7 @@ class _Link(asyncio.Protocol):
     def _look(self) -> None:
         """Close the connection if the oldest command has waited for its answer for `timeout` seconds.
 
-        One timer for the oldest command is enough: all commands have the same time-out, so the oldest command's
-        time-out ends first.
+        One timer is enough: all commands have the same time-out, so the oldest command times out first.
         """
         self._watch = None
         if not self._waiting:

@@ -71,5 +71,5 @@ def bind(**fields: Any) -> Iterator[None]:
 
 
 def bind_to_task(**fields: Any) -> None:
-    """Add the fields to each later line of this task, and to the lines of the tasks that this task starts later."""
+    """Add the fields to each later line of this task and of the tasks that it starts later."""
     _bound.set({**_bound.get(), **fields})

@@ -78,8 +78,7 @@ class FailureDecision:
 def decide_failure(job: RunningJob, error: Exception, delay: Callable[[], float]) -> FailureDecision:
     """Decide whether the job is retried or becomes a dead letter.
 
-    `delay()` returns the backoff in seconds. If the error has a longer Retry-After, the retry waits for the Retry-After
-    instead.
+    `delay()` returns the backoff in seconds. If the error has a longer Retry-After, the retry waits that long instead.
 
     An attempt that fails because the service's database is unreachable does not use up one of the job's attempts. An
     attempt that fails because the database is busy counts, since a slow statement of the job may be the cause.

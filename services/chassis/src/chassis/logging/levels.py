@@ -1,7 +1,7 @@
 """Log levels: one level for the process, and temporary levels for single loggers.
 
 The standard library's loggers hold the levels. Each of our loggers has the level of the standard logger with the same
-name, and inherits a level from its parent in the same way: a level of `chassis` also applies to `chassis.retries`. An
+name. It inherits a level from its parent in the same way: a level of `chassis` also applies to `chassis.retries`. An
 operator can change the levels of libraries' loggers as well.
 """
 

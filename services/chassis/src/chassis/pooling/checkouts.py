@@ -71,7 +71,7 @@ class Checkouts:
     def _look(self) -> None:
         """Log each overdue checkout once.
 
-        One timer for the oldest checkout is enough, because a checkout becomes overdue later than every older checkout.
+        One timer is enough, because the oldest checkout becomes overdue first.
         """
         now = time.perf_counter()
         self._timer = None
@@ -150,8 +150,7 @@ _newest: ContextVar[Checkout | None] = ContextVar("chassis_checkout", default=No
 
 
 def check_nothing_held(dependency: str) -> None:
-    """Check, before a call to `dependency`, that neither this task nor a task that started this task holds a
-    connection.
+    """Check, before a call to `dependency`, that neither this task nor a task that started it holds a connection.
 
     If one of these tasks holds a connection, this function counts the call. Then, with `database.held_calls: refuse`,
     the function raises `ConnectionHeld`. With `database.held_calls: warn`, the function writes a log line, but only
@@ -164,8 +163,8 @@ def check_nothing_held(dependency: str) -> None:
 def _newest_open() -> Checkout | None:
     """The newest checkout that is still open, or None.
 
-    A task inherits the checkouts of the task that started it. The starting task may end a checkout while the started
-    task still runs, so the newest checkout of the started task may already be closed.
+    A task inherits the checkouts of the task that started it. That task may end a checkout while this task still runs,
+    so the newest checkout may already be closed.
     """
     checkout = _newest.get()
     while checkout is not None and not checkout.is_open:
@@ -174,8 +173,8 @@ def _newest_open() -> Checkout | None:
 
 
 def _awaited(task: asyncio.Task[Any]) -> list[str]:
-    """The lines at which a suspended task waits. The first line is in the task's coroutine, the second line is in the
-    coroutine that the task's coroutine awaits, and so on.
+    """The lines at which a suspended task waits. The first line is in the task's coroutine, the second in the coroutine
+    that this one awaits, and so on.
     """
     found: list[str] = []
     awaited: Any = task.get_coro()

@@ -5,8 +5,7 @@ and Redis stores, for each service, the id of the database that owns the prefix.
 process that claims the prefix makes the database of this process the owner. After Redis has lost its data, running
 processes write their database's id to Redis again: relays and consumers with each batch, and every process every
 `CLAIM_EVERY_SECONDS`. A database that is restored from a backup has the same id as before. A copy of a database has the
-id of the original, so this check does not distinguish the copy from the original: give the copy's installation another
-prefix.
+id of the original, so this check cannot distinguish them: give the copy's installation another prefix.
 """
 
 import asyncio

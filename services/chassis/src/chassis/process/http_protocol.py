@@ -32,8 +32,8 @@ MAX_PIPELINED = 32
 """The largest number of requests of a connection that wait until earlier requests are answered. Bytes of further
 requests are parsed later. No common client sends a request before the answer to its previous request."""
 HEAD_SECONDS = 10.0
-"""The time limit of three waits: until a connection's first request begins, until a head that has begun is complete (64
-KiB at 6 KiB/s), and until the rest of a body has arrived after its answer was sent."""
+"""The time limit of three waits: for a connection's first request to begin, for a head that has begun to be complete
+(64 KiB at 6 KiB/s), and for the rest of a body after the answer was sent."""
 
 _PIECE_BYTES = 4_096
 """The number of bytes that are parsed at once. These bytes can contain 200 requests, so a connection may exceed

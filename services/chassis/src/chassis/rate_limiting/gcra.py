@@ -29,7 +29,8 @@ class Decision(NamedTuple):
 
 
 def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decision:
-    """Allow `cost` units (1 to `burst`) if so many units are left of the burst, which refills at `rate` units a second.
+    """Allow `cost` units (1 to `burst`) if the burst has that many units left. The burst refills at `rate` units a
+    second.
 
     `tat` is the TAT of the previous decision for this key, or 0 for a new key. `now` and `tat` are in microseconds.
     """

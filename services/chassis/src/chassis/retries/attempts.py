@@ -45,9 +45,9 @@ async def retry[T](
     """Run `call(attempt)` for attempt = 1, 2, … until an attempt succeeds or the call must not be repeated.
 
     All attempts and waits together end after `policy.total_timeout` seconds, or at the caller's deadline if the
-    deadline is earlier. Raises the last error, with one exception. If the dependency certainly did not run the last
-    attempt, but may have run an earlier attempt, raises the earlier attempt's error. So the caller learns that the call
-    may have had an effect.
+    deadline is earlier. Raises the last error, with one exception. If the last attempt certainly did not run, but an
+    earlier one may have run, raises the earlier attempt's error. So the caller learns that the call may have had an
+    effect.
     """
     budget.earn(clock())
     uncertain: DependencyError | None = None

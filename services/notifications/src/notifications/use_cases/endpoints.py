@@ -193,8 +193,8 @@ async def _own(session: Session, query: Select[WebhookEndpoint]) -> WebhookEndpo
 
 
 async def _own_locked(session: Session, endpoint_id: UUID, client_id: str) -> WebhookEndpoint:
-    """The client's endpoint, with a lock on its row. Inserts of deliveries are not blocked: an insert locks the
-    endpoint's key (`FOR KEY SHARE`), and this function's lock (`FOR NO KEY UPDATE`) allows such locks.
+    """The client's endpoint, with a lock on its row. Inserts of deliveries are not blocked: they lock only the
+    endpoint's key (`FOR KEY SHARE`), which this lock (`FOR NO KEY UPDATE`) allows.
     """
     query = _of_client(client_id).where(WebhookEndpoint.id == endpoint_id)
     return await _own(session, query.with_for_update(key_share=True))

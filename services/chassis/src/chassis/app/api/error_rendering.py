@@ -97,9 +97,7 @@ def render(scope: Scope, error: ApiError) -> Response:
 
 
 def _fit(detail: ErrorDetail, marked: AbstractSet[str]) -> ErrorDetail:
-    """The detail with shortened texts. The value is omitted if its field, or a field that contains this field, may be
-    secret.
-    """
+    """The detail with shortened texts. The value is omitted if its field, or a field around it, may be secret."""
     is_hidden = detail.received is None or _is_hidden(detail.field, marked)
     received = None if is_hidden else shown_back(detail.received or "", _MAX_SHOWN)
     return ErrorDetail(shown_back(detail.field, _MAX_SHOWN), shown_back(detail.message, _MAX_MESSAGE), received)
@@ -175,8 +173,8 @@ def _is_json(content_type: str) -> bool:
 def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
     """The error detail for one problem that Pydantic found.
 
-    The detail omits three kinds of values: the value of a header, which may hold credentials; the value of an unknown
-    field, because `pasword` may be a misspelt `password`; and a value that is an object or the whole body.
+    The detail omits the value of a header, which may hold credentials. It omits the value of an unknown field, because
+    `pasword` may be a misspelt `password`. It also omits objects, and the whole body.
     """
     location, *path = problem["loc"]
     field = ".".join(str(part) for part in path) or str(location)

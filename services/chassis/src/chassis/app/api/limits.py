@@ -20,9 +20,9 @@ def limits_of(request: Request) -> RateLimitSettings:
 async def spend_as_stranger(request: Request) -> None:
     """Take one unit from the limit of the caller's address, or raise `RateLimited`.
 
-    This limit covers the requests for which a caller needs no valid API key: requests with a wrong key, requests of an
-    unknown path or method, and requests of the OpenAPI document. Requests with a valid key take nothing from the limit
-    of their address, so other callers at the same address cannot block these requests.
+    This limit covers requests for which a caller needs no valid API key: those with a wrong key, of an unknown path or
+    method, or of the OpenAPI document. Requests with a valid key take nothing from the limit of their address, so other
+    callers at the same address cannot block these requests.
     """
     policy = Policy.of("unauthenticated", limits_of(request).unauthenticated)
     await spend(request, f"ip:{network_of(request.client.host if request.client else '')}", policy)
