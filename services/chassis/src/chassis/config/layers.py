@@ -236,8 +236,8 @@ def is_given(name: str, names: Iterable[str]) -> bool:
 
 
 def known_names(settings: Mapping[str, FieldInfo]) -> dict[str, str]:
-    """The dotted names of all settings and groups, by their spelling in a variable. A variable may give a group as
-    JSON.
+    """Maps each name as a variable spells it to the dotted name, such as `http__port` to `http.port`. Groups have
+    names, too, because a variable may give a group as JSON.
     """
     parts = [name.split(".") for name in settings]
     return {"__".join(part[:n]): ".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}

@@ -154,7 +154,7 @@ async def prune(session: Session, *, retention: float, count: int = 1000) -> Non
 async def prune_failures(session: Session, *, retention: float, count: int = 20_000) -> None:
     """Delete up to `count` records of failed attempts that are older than `retention` seconds.
 
-    The default `count` is more than an outage produces in an hour, and this function is called every hour.
+    This function is called every hour. The default `count` is more records than an outage produces in an hour.
     """
     await session.execute(STATEMENTS["prune_failures"], {"retention": retention, "count": count})
 

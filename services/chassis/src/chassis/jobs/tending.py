@@ -89,7 +89,7 @@ class Tending:
     def pause(self) -> float:
         """Seconds until the next maintenance: a fifth of the lease, or longer after a slow sample, but at most a lease.
 
-        A job that claims do not reach waits at most this long for the sample that finds it (`lookback.py`).
+        A due job that is older than claims look back waits at most this long, until a sample finds it (`lookback.py`).
         """
         return min(max(self._lease / 5, self._look_seconds / LOOK_SHARE), self._lease)
 

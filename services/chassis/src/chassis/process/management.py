@@ -95,7 +95,7 @@ class ManagementGuard:
 
 
 def check_token(authorization: str | None, token: SecretStr | None) -> SecretStr:
-    """The token, if the Authorization header contains the token. Raises `ApiError` (401 or 403) otherwise."""
+    """The management token, if the Authorization header contains it. Raises `ApiError` (401 or 403) otherwise."""
     if token is None:
         raise ApiError(ErrorCode.FORBIDDEN, "No management token is configured, so this port accepts no changes.")
     scheme, _, given = (authorization or "").partition(" ")
