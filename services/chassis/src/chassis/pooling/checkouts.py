@@ -141,7 +141,7 @@ class Checkout:
         pool = self._checkouts.pool
         metrics.held_calls.labels(pool, dependency).inc()
         if self._checkouts.refuse_calls:
-            raise ConnectionHeld(f"no call to {dependency} while {self.taken_by} holds a connection of pool {pool}")
+            raise ConnectionHeld(f"no call to {dependency} while {self.taken_by} holds a connection of {pool}")
         if self._checkouts.is_first_report(self):
             log.warning("connection_held_across_call", pool=pool, dependency=dependency, **self.where())
 
