@@ -146,7 +146,7 @@ class RedisSettings(Group):
     )
     timeout: Annotated[float, Field(gt=0, le=5)] = Field(
         0.05,
-        description="Seconds for a command of the limiter or the cache, which go on without Redis after this time.",
+        description="Seconds for a command of the limiter or the cache. After this time they go on without Redis.",
     )
     stream_timeout: Timeout = Field(5.0, description="Seconds for a stream command, which may block on purpose.")
     max_connections: int = Field(
