@@ -14,7 +14,6 @@ from opentelemetry.trace import (
     Span,
     SpanContext,
     SpanKind,
-    TraceFlags,
     Tracer,
     set_span_in_context,
 )
@@ -32,17 +31,22 @@ class Sampler:
     def __init__(self, share: float) -> None:
         self._share = share
 
-    def start(self, tracer: Tracer, name: str, parent: SpanContext, kind: SpanKind) -> tuple[Span, str]:
-        """A new span, which is a child of `parent`, and its `traceparent` header. If `parent` is invalid, a new trace
-        begins.
+    def start(
+        self, tracer: Tracer, name: str, outer: str | None, kind: SpanKind, *, is_remote: bool
+    ) -> tuple[Span, str]:
+        """A new span and its `traceparent` header. The span is a child of the span with the header `outer`. Without
+        `outer`, or if `outer` is malformed, a new trace begins. `is_remote` is True if `outer` is another process's.
         """
-        is_inside = parent.is_valid
-        if parent.trace_flags.sampled if is_inside else random.random() < self._share:  # noqa: S311  not a secret
-            span = tracer.start_span(name, context=set_span_in_context(NonRecordingSpan(parent)), kind=kind)
-            context = span.get_span_context()
-            return span, otel_traceparent.write(context.trace_id, context.span_id, context.trace_flags)
-        trace_id = parent.trace_id if is_inside else _ids.generate_trace_id()
-        return _UNRECORDED, otel_traceparent.write(trace_id, _ids.generate_span_id(), TraceFlags.DEFAULT)
+        trace_id, is_recorded = otel_traceparent.trace_of(outer) if outer else ("", False)
+        if not trace_id:
+            is_recorded = random.random() < self._share  # noqa: S311  not a secret
+        if not is_recorded:
+            trace_id = trace_id or f"{_ids.generate_trace_id():032x}"
+            return UNRECORDED, f"00-{trace_id}-{_ids.generate_span_id():016x}-00"
+        parent = otel_traceparent.read(outer or "", is_remote=is_remote)
+        span = tracer.start_span(name, context=set_span_in_context(NonRecordingSpan(parent)), kind=kind)
+        context = span.get_span_context()
+        return span, otel_traceparent.write(context.trace_id, context.span_id, context.trace_flags)
 
 
 class _Unrecorded(NonRecordingSpan):
@@ -54,4 +58,4 @@ class _Unrecorded(NonRecordingSpan):
         return otel_traceparent.read(otel_traceparent.current.get() or "", is_remote=False)
 
 
-_UNRECORDED = _Unrecorded(INVALID_SPAN_CONTEXT)
+UNRECORDED = _Unrecorded(INVALID_SPAN_CONTEXT)

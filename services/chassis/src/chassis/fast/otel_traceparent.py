@@ -16,6 +16,7 @@ current: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 _propagator = TraceContextTextMapPropagator()
 _VERSION_00 = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16  # ids of zeros are invalid
 
 
 def read(traceparent: str, *, is_remote: bool) -> SpanContext:
@@ -26,6 +27,15 @@ def read(traceparent: str, *, is_remote: bool) -> SpanContext:
     if found := _VERSION_00.fullmatch(traceparent):
         return SpanContext(int(found[1], 16), int(found[2], 16), is_remote, TraceFlags(int(found[3], 16)))
     return trace.get_current_span(_propagator.extract({"traceparent": traceparent})).get_span_context()
+
+
+def trace_of(traceparent: str) -> tuple[str, bool]:
+    """The trace id in hexadecimal digits, and whether the trace is recorded. The id of a malformed header is ""."""
+    found = _VERSION_00.fullmatch(traceparent)
+    if found and found[1] != _NO_TRACE and found[2] != _NO_SPAN:
+        return found[1], bool(int(found[3], 16) & TraceFlags.SAMPLED)
+    parent = read(traceparent, is_remote=False)
+    return (f"{parent.trace_id:032x}", parent.trace_flags.sampled) if parent.is_valid else ("", False)
 
 
 def write(trace_id: int, span_id: int, flags: int) -> str:

@@ -6,11 +6,12 @@ for each line, and one context variable holds all bound fields.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
+
+from chassis.fast.contextmanager import contextmanager
 
 type Write = Callable[[str, str, dict[str, Any]], None]
 """A function that writes a log line. Its arguments are the level, the logger's name and the fields of the line."""
@@ -61,7 +62,7 @@ class Logger:
 
 
 @contextmanager
-def bind(**fields: Any) -> Iterator[None]:
+def bind(**fields: Any) -> Generator[None]:
     """Add the fields to each line that is written inside the block."""
     token = _bound.set({**_bound.get(), **fields})
     try:

@@ -4,10 +4,11 @@ while the work runs.
 Source: https://stripe.com/blog/canonical-log-lines.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from contextvars import ContextVar
 from typing import Any
+
+from chassis.fast.contextmanager import contextmanager
 
 CANONICAL_EVENTS = frozenset({"request_completed", "job_finished", "event_processed"})
 """The names of canonical lines. Canonical lines are never suppressed as repetitions, so that they can be counted."""
@@ -17,7 +18,7 @@ _standing: dict[str, Any] = {}
 
 
 @contextmanager
-def canonical_line() -> Iterator[dict[str, Any]]:
+def canonical_line() -> Generator[dict[str, Any]]:
     """Collect the fields of one request's or job's canonical line. The code that opens the block writes the line."""
     fields = dict(_standing)
     token = _canonical.set(fields)

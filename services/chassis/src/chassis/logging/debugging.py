@@ -8,12 +8,14 @@ more lines.
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Literal
 
 from prometheus_client import Counter
+
+from chassis.fast.contextmanager import contextmanager
 
 HEADER = "X-Holdfast-Debug"
 
@@ -81,7 +83,7 @@ class DebugRequests:
 
 
 @contextmanager
-def _debugging(header: str) -> Iterator[None]:
+def _debugging(header: str) -> Generator[None]:
     token = _header.set(header)
     try:
         yield

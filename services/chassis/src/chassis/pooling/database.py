@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
 
 import asyncpg
 from sqlalchemy import text
@@ -13,6 +13,7 @@ from sqlalchemy.pool import QueuePool
 
 from chassis.config.settings import DatabaseSettings
 from chassis.errors import DatabaseBusy, DatabaseUnreachable, PoolExhausted
+from chassis.fast.contextmanager import contextmanager
 from chassis.fast.idle_connections import RETURN_SECONDS, Borrowed, IdleConnections
 from chassis.logging import add_to_canonical_line, get_logger
 from chassis.pooling import metrics
@@ -218,7 +219,7 @@ def open_health_pool(settings: DatabaseSettings, *, application_name: str, passw
 
 
 @contextmanager
-def _outages_named(pool: str) -> Iterator[None]:
+def _outages_named(pool: str) -> Generator[None]:
     """Turns an error that means an outage into `DatabaseUnreachable`, and an error of a busy database into
     `DatabaseBusy`.
     """

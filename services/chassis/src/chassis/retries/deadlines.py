@@ -9,13 +9,14 @@ process a deadline is an instant of the monotonic clock.
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 from prometheus_client import Counter
 
 from chassis.errors import DeadlineExceeded
+from chassis.fast.contextmanager import contextmanager
 
 HEADER = "X-Request-Timeout-Ms"
 
@@ -44,7 +45,7 @@ def to_header(seconds: float) -> str:
 
 
 @contextmanager
-def _until(instant: float) -> Iterator[None]:
+def _until(instant: float) -> Generator[None]:
     token = _deadline.set(instant)
     try:
         yield

@@ -6,17 +6,17 @@ trace. The names, kinds and attributes of spans follow https://opentelemetry.io/
 docs/reference/tracing.md lists the spans.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
 
 from opentelemetry import context, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanKind, StatusCode
+from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from chassis.config.settings import ServiceSettings
 from chassis.fast import otel_traceparent
-from chassis.fast.otel_sampler import Sampler
+from chassis.fast.contextmanager import contextmanager
+from chassis.fast.otel_sampler import UNRECORDED, Sampler
 from chassis.logging import redact, redact_fields
 
 __all__ = [
@@ -80,25 +80,37 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
     traceparent: str | None = None,
     attributes: Callable[[], Mapping[str, str | int]] | None = None,
-) -> Iterator[Span]:
+) -> Generator[Span]:
     """Run the block inside a span. `traceparent` continues a trace from another process.
 
     `attributes` is called only if the span is recorded, because building the attributes takes more CPU time than the
     rest of the span. An error that leaves the block marks the span as failed.
     """
     outer = traceparent or otel_traceparent.current.get()
-    parent = otel_traceparent.read(outer, is_remote=traceparent is not None) if outer else INVALID_SPAN_CONTEXT
-    current, header = _sampler.start(_tracer, name, parent, kind)
+    current, header = _sampler.start(_tracer, name, outer, kind, is_remote=traceparent is not None)
+    outside = otel_traceparent.current.set(header)
+    try:
+        if current is UNRECORDED:
+            yield current
+        else:
+            with _recording(current, attributes):
+                yield current
+    finally:
+        otel_traceparent.current.reset(outside)
+
+
+@contextmanager
+def _recording(current: Span, attributes: Callable[[], Mapping[str, str | int]] | None) -> Generator[None]:
+    """Make `current` the span of OpenTelemetry's context inside the block, and end the span after the block."""
     if attributes and current.is_recording():
         current.set_attributes(attributes())
-    token, outside = context.attach(trace.set_span_in_context(current)), otel_traceparent.current.set(header)
+    token = context.attach(trace.set_span_in_context(current))
     try:
-        yield current
+        yield
     except Exception as error:
         record_failure(current, error)
         raise
     finally:
-        otel_traceparent.current.reset(outside)
         context.detach(token)
         _redact(current)
         current.end()
