@@ -36,8 +36,8 @@ _LIMITS = text(
 class Share:
     """The processes of one service, which share the server's connections with the other services' processes.
 
-    `pool` is the number of connections in one process's pool. `generations` is 2 if, during a rollout, old processes
-    still drain when the last new process starts; otherwise 1.
+    `pool` is the number of connections in one process's pool. `generations` is 2 if old and new processes run at the
+    same time during a rollout, and otherwise 1.
     """
 
     pool: int
@@ -59,7 +59,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The sum of all connections that may be open: `total` is the sum, and `str()` shows the terms of the sum."""
+    """The number of all connections that may be open. `total` is the sum, and `str()` shows its terms."""
 
     shares: Mapping[str, Share]
     others: int

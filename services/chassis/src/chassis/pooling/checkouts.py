@@ -43,7 +43,7 @@ class Checkouts:
         self._overdue = metrics.overdue.labels(pool)
 
     def checkout(self) -> "Checkout":
-        """A context manager that records that the code in its block holds a connection."""
+        """A context manager that records a connection as in use while its block runs."""
         return Checkout(self)
 
     def close(self) -> None:

@@ -36,8 +36,8 @@ HEAD_SECONDS = 10.0
 (64 KiB at 6 KiB/s), and for the rest of a body after the answer was sent."""
 
 _PIECE_BYTES = 4_096
-"""The number of bytes that are parsed at once. These bytes can contain 200 requests, so a connection may exceed
-`MAX_PIPELINED` by 200 requests."""
+"""The number of bytes that are parsed at once. They can contain 200 requests, so a connection may exceed
+`MAX_PIPELINED` by 200."""
 _SEPARATORS = 4  # each header line has these bytes beside name and value: a colon, a space, CR and LF
 _MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # 1,024 for white space and the rest of the request's line
 """The largest number of bytes, such as trailers and chunk extensions, that may arrive without completing a head or a

@@ -19,7 +19,9 @@ from chassis.process.http_protocol import HttpProtocol
 log = get_logger(__name__)
 
 ARRIVAL_SECONDS = 0.1
-"""Within this time the request of an accepted connection arrives, even if the event loop is busy."""
+"""A server that stops waits this long before it closes idle connections, because the first request of an accepted
+connection may still arrive.
+"""
 LAST_WORDS_SECONDS = 0.5
 """The time that a cancelled request has to roll back and to answer. The database and Redis are still open meanwhile."""
 _DRAIN_POLL_SECONDS = 0.02  # uvicorn polls every 0.1 s, which would delay the end of a drained process

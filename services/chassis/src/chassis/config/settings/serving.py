@@ -202,7 +202,7 @@ class TelemetrySettings(Group):
 
 
 class ReloadSettings(Group):
-    """How often a running process checks whether its mounted configuration files have changed."""
+    """How often a running process checks its mounted configuration files for changes."""
 
     interval: Timeout = Field(
         2.0,
