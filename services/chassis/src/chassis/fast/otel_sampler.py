@@ -34,8 +34,8 @@ class Sampler:
     def start(
         self, tracer: Tracer, name: str, outer: str | None, kind: SpanKind, *, is_remote: bool
     ) -> tuple[Span, str]:
-        """A new span and its `traceparent` header. The span is a child of the span with the header `outer`. Without
-        `outer`, or if `outer` is malformed, a new trace begins. `is_remote` is True if `outer` is another process's.
+        """A new span and its `traceparent` header. The span is a child of the span with the header `outer`. If `outer`
+        is None or malformed, a new trace begins. `is_remote` is True if `outer` came from another process.
         """
         trace_id, is_recorded = otel_traceparent.trace_of(outer) if outer else ("", False)
         if not trace_id:

@@ -30,7 +30,7 @@ def read(traceparent: str, *, is_remote: bool) -> SpanContext:
 
 
 def trace_of(traceparent: str) -> tuple[str, bool]:
-    """The trace id in hexadecimal digits, and whether the trace is recorded. The id of a malformed header is ""."""
+    """The trace id in hexadecimal digits ("" for a malformed header), and whether the trace is recorded."""
     found = _VERSION_00.fullmatch(traceparent)
     if found and found[1] != _NO_TRACE and found[2] != _NO_SPAN:
         return found[1], bool(int(found[3], 16) & TraceFlags.SAMPLED)
