@@ -54,8 +54,8 @@ and bounds the time in which an attacker can replay a webhook.
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
 _MINIMUM_KEY_BYTES = 24  # Standard Webhooks prescribes 192 to 512 bits
-# An id is printable ASCII without the full stop, because Standard Webhooks signs `id.timestamp.body`, and with a full
-# stop in the id the same signed text could be split in two ways.
+# An id is printable ASCII without the full stop. Standard Webhooks signs `id.timestamp.body`, and a full stop in the id
+# would allow two ways to split this text.
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,255}")
 # A timestamp has no leading zero. So the text of the parsed number equals the text that the sender has signed.
 _TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")

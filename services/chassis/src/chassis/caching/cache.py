@@ -147,9 +147,9 @@ class Cache[T]:
         task.add_done_callback(self._invalidations.discard)
 
     async def invalidated(self) -> None:
-        """Wait for the invalidations that have begun. When a request handler awaits `invalidated` before it answers,
-        the handler's client never reads the old value afterwards, unless Redis failed or another process has the value
-        in its memory.
+        """Wait for the invalidations that have begun. A request handler may await this method before it answers. Its
+        client then never reads the old value afterwards, unless Redis failed or another process has the value in its
+        memory.
         """
         if self._invalidations:
             await asyncio.wait(self._invalidations)

@@ -151,8 +151,8 @@ async def _send_once(
     """Keep aiohttp from repeating GET, PUT and DELETE by itself after a lost connection.
 
     aiohttp's repetition would be a second layer of retries, which the retry budget does not count. The repetition could
-    also misreport the outcome: if the second try were refused, the caller would get an error that says "the call did
-    not run", although the first try may have run.
+    also misreport the outcome. If the second try were refused, the error would say "the call did not run", although the
+    first try may have run.
     """
     try:
         return await handler(request)

@@ -1,5 +1,5 @@
--- Publish events to a stream, if Redis still has the entries that this outbox published before, and if no later leader
--- (a relay that took over from the caller) has published.
+-- Publish events to a stream. The script publishes only if Redis still has the entries that this outbox published
+-- before, and if no later leader (a relay that took over from the caller) has published.
 --
 -- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the term of the stream's latest leader,
 -- KEYS[4] the id of the database that owns our key prefix
@@ -10,13 +10,13 @@
 --
 -- Returns one of these lists:
 -- - {'published', last id, number of published events, group}: The script has published all events, or has stopped
---   because a further entry would trim an entry that the slowest group has not read. `group` is the name of this
---   slowest group if the script has stopped, and '' otherwise.
+--   because a further entry would trim an entry that the slowest group has not read. If the script has stopped, `group`
+--   is the name of this group, and otherwise ''.
 -- - {'foreign', owner}: The key prefix belongs to another database, `owner`.
 -- - {'deposed', term}: A later leader, which has the higher term `term`, has published.
--- - {'forgotten'}: Redis has lost entries. Either the stream's epoch is missing or differs from ARGV[1] (Redis was
---   emptied, or a consumer missed entries), or the stream's last id is lower than ARGV[2] (an older snapshot was
---   restored, or a failover lost the last writes).
+-- - {'forgotten'}: Redis has lost entries. The stream's epoch is missing or differs from ARGV[1] if Redis was emptied or
+--   a consumer missed entries. The stream's last id is lower than ARGV[2] if an older snapshot was restored or a
+--   failover lost the last writes.
 
 local function last_generated_id()
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])

@@ -214,12 +214,12 @@ WHERE id = ANY (ARRAY(SELECT id FROM ahead UNION ALL SELECT id FROM leased_ahead
 RETURNING id;
 
 -- name: sample
--- The state of a queue: the number of due jobs (up to :limit), the age of the oldest due job in seconds, the age of the
--- oldest due job that is no suspect (NULL if no such job is due), the number of dead letters, and whether suspects are
--- due. A suspect (a job whose lease expired) may run beside other jobs, or, after a second lost lease, must run alone.
--- The index sorts by `is_suspect` before `run_at`, so the statement looks up the oldest suspect and the oldest other job
--- separately. These two look-ups read the index from its start, over the entries of all jobs that have run since the
--- last vacuum. The count of the due jobs begins at the older of the two jobs.
+-- The state of a queue: the number of due jobs (up to :limit), the number of dead letters, and whether suspects are
+-- due. Also two ages in seconds: that of the oldest due job, and that of the oldest due job that is no suspect (NULL if
+-- there is none). A suspect (a job whose lease expired) may run beside other jobs, or, after a second lost lease, must
+-- run alone. The index sorts by `is_suspect` before `run_at`, so the statement looks up the oldest suspect and the
+-- oldest other job separately. These two look-ups read the index from its start, over the entries of all jobs that have
+-- run since the last vacuum. The count of the due jobs begins at the older of the two jobs.
 WITH oldest AS MATERIALIZED (
     SELECT
         (SELECT min(run_at) FROM job WHERE status = 'ready' AND queue = :queue AND NOT is_suspect) AS other,

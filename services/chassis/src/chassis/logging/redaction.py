@@ -59,8 +59,8 @@ _CARD_LENGTHS = {
     "9": range(16, 20),
 }
 """The possible lengths of a card number, by its first digit (ISO/IEC 7812-1, and the cards that the networks issue). A
-time in milliseconds, as in the ids of a stream, is never taken for a card number: it has 13 digits and begins with 1,
-or with 2 from 2033 on.
+time in milliseconds, as in the ids of a stream, has 13 digits and begins with 1 (with 2 from 2033 on), so it is never
+taken for a card number.
 """
 _MOST_CARD_DIGITS = 19
 _MOST_CARD_GROUPS = 6  # 19 digits in groups of three or more

@@ -123,9 +123,9 @@ class Database:
         runs in a separate transaction.
 
         Raises the same errors as `transaction` when no connection is available. A statement raises the driver's own
-        errors. `Checkouts` does not record this use of a connection. If `Checkouts` recorded the use, the jobs that a
-        loop starts inside the block would inherit the checkout, and `check_nothing_held` would report the jobs'
-        outbound calls, although the jobs do not use the loop's connection.
+        errors. `Checkouts` does not record this use of a connection. Otherwise the jobs that a loop starts inside the
+        block would inherit the checkout. `check_nothing_held` would then report the jobs' outbound calls, although the
+        jobs do not use the loop's connection.
         """
         async with self._borrowed() as borrowed:
             is_fit = False

@@ -1,8 +1,7 @@
 """Classifies every error of the database: an outage, a busy database, or a bug in our code.
 
-All code that uses the database classifies the database's errors with `failure_of`. So a request, a job, the relay
-(which publishes events) and a consumer (which handles events) react to the same error, such as a full disk, in the same
-way.
+All code that uses the database classifies the database's errors with `failure_of`. So requests, jobs and event handlers
+react in the same way to the same error, such as a full disk.
 """
 
 from enum import StrEnum

@@ -1,6 +1,6 @@
 -- Redis runs this script as one step, so that two concurrent decisions never start from the same state. The script
--- computes the same as decide() in gcra.py, in the same integers: a Lua number is exact below 2^53, and microseconds
--- since 1970 stay below 2^53 until the year 2255.
+-- computes the same as decide() in gcra.py, in the same integers. A Lua number is exact below 2^53, and microseconds
+-- since 1970 stay below that number until the year 2255.
 --
 -- KEYS[1]  theoretical arrival time (TAT) of one key under one policy, microseconds
 -- ARGV[1]  interval: microseconds after which one unit of cost is available again

@@ -4,8 +4,8 @@ Before each repetition, the process waits for a random time. The retry budget bo
 deadline bounds the time of all attempts.
 
 Retry in one layer only, because the attempts of several layers multiply. The job queue repeats a whole job, so a call
-inside a job makes a single attempt. Payments' calls to the payment provider are the exception: a job repeats such a
-call itself, because many failures of the provider are over sooner than a job's backoff.
+inside a job makes a single attempt. Payments' calls to the payment provider are the exception. A job repeats such a
+call itself, because many failures of the provider end sooner than a job's backoff.
 
 Read in this order: `decisions` (whether to repeat), `backoff` (how long to wait), `budget` (how many retries in all),
 `attempts` (the loop). `deadlines` holds the time left for a request and its calls, and `idempotency` makes a repeated

@@ -56,9 +56,9 @@ def is_retryable(error: DependencyError, *, idempotent: bool) -> bool:
     """Whether another attempt can succeed and cannot have a second effect.
 
     An attempt that certainly did not run may always be repeated. An attempt that may have run is repeated only if the
-    call is idempotent, and if the attempt ended with a retryable status or without a status (a transport error or a
-    time-out). An attempt that the breaker or the bulkhead of this process refused is never repeated, because the
-    refusal has to reduce the load.
+    call is idempotent. In addition, the attempt must have ended with a retryable status, or without a status: by a
+    transport error or a time-out. An attempt that the breaker or the bulkhead of this process refused is never
+    repeated, because the refusal has to reduce the load.
     """
     if was_refused_here(error):
         return False

@@ -173,9 +173,8 @@ class ShutdownSettings(Group):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        # The 12 s are the sum of three times: GRACE_SECONDS of chassis.app.worker.stages to hand jobs back,
-        # GRACE_SECONDS again to close the management port, and EXPORT_TIMEOUT of chassis.telemetry.export for the last
-        # spans.
+        # The 12 s are 5 s to hand jobs back (GRACE_SECONDS of chassis.app.worker.stages), 5 s to close the management
+        # port (GRACE_SECONDS again), and 2 s for the last spans (EXPORT_TIMEOUT of chassis.telemetry.export).
         Rule(
             "readiness_delay + drain_timeout + 12",
             "≤",
