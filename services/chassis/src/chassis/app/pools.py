@@ -35,8 +35,8 @@ class Pools:
 async def open_pools[S: ServiceSettings](
     live: Live[S], *, role: Literal["api", "worker"], pool: str, redis: Redis
 ) -> AsyncIterator[Pools]:
-    """Open the pools, compare the number of connections with PostgreSQL's limit, and claim the prefix of the service's
-    keys in Redis for this installation.
+    """Open the pools. Compare the number of connections with PostgreSQL's limit, and claim the prefix of the keys in
+    Redis for this installation.
 
     `pool` is the label of `database` in metrics. `redis` is closed with the pools. Raises `ForeignPrefix` when the
     prefix belongs to another installation.

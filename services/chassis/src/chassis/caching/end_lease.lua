@@ -1,7 +1,7 @@
 -- This script frees a lease and, if the caller passes an entry, stores the entry. If the caller does not hold the
--- lease, the script changes nothing. An invalidation deletes the lease together with the entries, so a load that began
--- before the invalidation no longer finds its token and stores nothing. The check and the write are one script, because
--- an invalidation could arrive between two separate commands.
+-- lease, the script changes nothing. An invalidation deletes the lease together with the entries. A load that began
+-- before the invalidation no longer finds its token, and stores nothing. The check and the write are one script,
+-- because an invalidation could arrive between two separate commands.
 --
 -- KEYS[1]  the entries of one cached key: a hash with a field per schema
 -- KEYS[2]  the lease of this cached key

@@ -49,8 +49,8 @@ class PendingInvalidations:
             if self._task is None:
                 self._task = asyncio.create_task(self._apply_all())
             raise
-        # If the key was invalidated again during this deletion, the key stays pending: Redis may have run this deletion
-        # before the change behind the second invalidation was committed.
+        # If the key was invalidated again during this deletion, it stays pending: Redis may have deleted it before the
+        # second change was committed.
         if self._since.get(key) is since:
             del self._since[key]
 

@@ -34,7 +34,7 @@ duration of one call.
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """The call may start. A term is the time between two changes of state. The call's outcome counts only if the call
-    ends in the same `term` in which it started, and never if `term` is None, as in the mode `disabled`.
+    ends in the `term` in which it started. If `term` is None, as in the mode `disabled`, the outcome never counts.
     """
 
     term: int | None

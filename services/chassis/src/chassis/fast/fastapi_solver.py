@@ -171,8 +171,8 @@ def _valid(values: Any, errors: Any) -> Any:
 async def _serialized(model: Any, route: APIRoute, injected: Response | None) -> Response:
     """The answer with the model as FastAPI serialises it.
 
-    `injected` is the response that the handler took as an argument: the answer has the status and the headers that the
-    handler set on `injected`.
+    `injected` is the response that the handler took as an argument. The answer gets the status and the headers that the
+    handler set on it.
     """
     content = await serialize_response(
         field=route.response_field, response_content=model, by_alias=route.response_model_by_alias, dump_json=True

@@ -14,7 +14,7 @@ MAX_TEXT = 16_384
 container runtimes cut lines at 16 KiB. The limit also bounds the time for the redaction of a caller's text."""
 _BEHIND_CUT = 1024
 """Redaction reads this many characters beyond a limit. So redaction sees the whole of a secret that begins before the
-limit, such as a password in a URL, which is shorter than this number."""
+limit: even a password in a URL is shorter than this number."""
 _TAIL = 4096
 """A shortened text keeps this many characters of its end, because the end of a traceback names the error."""
 
@@ -216,9 +216,7 @@ def _redact_cards(match: re.Match[str]) -> str:
 
 
 def _end_of_card(run: str, groups: Sequence[tuple[int, int]]) -> int:
-    """The end of the longest card number that begins with the first of these groups, or 0 if no card number begins with
-    that group.
-    """
+    """The end of the longest card number that begins with the first of these groups, or 0 if there is none."""
     lengths = _CARD_LENGTHS.get(run[groups[0][0]], range(0))
     found, digits = 0, ""
     for start, end in groups:

@@ -22,8 +22,8 @@ type Role = Literal["api", "worker"]
 
 BESIDE_THE_POOL: Mapping[Role, int] = {"api": 2, "worker": 3}
 """The connections that a process opens beside its main pool: one for health checks, one for wake-ups, and in a worker
-one for the relay, which publishes events. The budget also counts a relay's connection for the worker of notifications,
-although this worker has no relay.
+one for the relay of events. The budget also counts a relay's connection for the worker of notifications, although this
+worker has no relay.
 """
 
 _LIMITS = text(

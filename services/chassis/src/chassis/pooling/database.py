@@ -103,9 +103,9 @@ class Database:
         """A session whose work commits when the block ends and rolls back when the block raises.
 
         After the commit, the callbacks of `after_commit` run. Raises `PoolExhausted` when no connection becomes free
-        within `pool_timeout`. Also raises the two subclasses of `PoolExhausted`: `DatabaseUnreachable` means an outage;
-        if the outage came during the COMMIT, the work may or may not be committed. `DatabaseBusy` means that a
-        statement timed out or met a deadlock; the work was not committed.
+        within `pool_timeout`. Also raises the two subclasses of `PoolExhausted`. `DatabaseUnreachable` means an outage:
+        if it came during the COMMIT, the work may or may not be committed. `DatabaseBusy` means that a statement timed
+        out or met a deadlock: the work was not committed.
         """
         async with self._session() as session, in_transaction(session):
             yield session

@@ -7,9 +7,9 @@ or of none. A check of the mounted files has one of these results (`chassis.conf
                                                           restart_needed: other changed settings are logged by name, and
                                                           keep their values until a restart
 
-Every `reload.interval` seconds the process compares the contents of the files. So the process notices changes by an
-editor, by `mv`, and by the kubelet, which writes a new folder and replaces the link `..data`. The allow-list contains
-the settings that their models mark with `RELOADED`.
+Every `reload.interval` seconds the process compares the contents of the files. So it notices changes by an editor, by
+`mv`, and by the kubelet, which writes a new folder and replaces the link `..data`. The allow-list contains the settings
+that their models mark with `RELOADED`.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ async def spend_as_stranger(request: Request) -> None:
 
     This limit covers requests for which a caller needs no valid API key: those with a wrong key, of an unknown path or
     method, or of the OpenAPI document. Requests with a valid key take nothing from the limit of their address, so other
-    callers at the same address cannot block these requests.
+    callers at that address cannot block them.
     """
     policy = Policy.of("unauthenticated", limits_of(request).unauthenticated)
     await spend(request, f"ip:{network_of(request.client.host if request.client else '')}", policy)

@@ -73,8 +73,8 @@ class Slot:
         self.release()
 
     def release(self) -> None:
-        """Free the slot. The middleware calls this function when the answer begins: the work is done by then, so a
-        client that reads the answer slowly holds no slot.
+        """Free the slot. The middleware calls this function when the answer begins. The work is done by then, so a
+        client that reads slowly holds no slot.
         """
         if self._is_taken:
             self._is_taken = False

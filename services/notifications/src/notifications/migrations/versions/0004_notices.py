@@ -1,4 +1,4 @@
-"""Columns for endpoints that fail for a long time: such an endpoint is disabled, and its client receives a mail, which
+"""Columns for endpoints that fail for a long time. Such an endpoint is disabled, and its client receives a mail, which
 belongs to no order.
 """
 
