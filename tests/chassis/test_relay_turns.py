@@ -2,7 +2,8 @@
 
 import pytest
 from chassis.config.settings import DatabaseSettings, OutboxSettings
-from chassis.events.relay import Relay, _Deposed, _Position, is_leader
+from chassis.events.positions import Position
+from chassis.events.relay import Relay, _Deposed, is_leader
 from chassis.pooling import Database
 from chassis.pooling.installation import installation_id
 from chassis.pooling.wakeup import Wakeups
@@ -28,7 +29,7 @@ async def send_as_leader_of(
         row = (await session.execute(text("SELECT stream, epoch::text, last_id FROM stream_position"))).one()
     relay = Relay(settings, redis, QUICK, service="orders", wakeups=wakeups)
     relay._term, relay._installation = term, await installation_id(database)
-    await relay._send(_Position(**row._mapping, repeat_after=None), ["{}"])
+    await relay._send(Position(**row._mapping, repeat_after=None), ["{}"])
 
 
 async def test_each_leader_has_a_higher_term_than_the_one_before(

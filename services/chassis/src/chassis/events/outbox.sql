@@ -35,17 +35,23 @@ UPDATE installation SET relay_term = greatest(relay_term, $1);
 
 -- name: positions
 -- The position of each stream, which contains the id of the last entry that Redis must have. A stream that has events
--- but no position is new, and its epoch is NULL. The statement looks for new streams in 1,000 unpublished rows, which
--- bounds the cost. If a new stream has no event in these rows, the statement finds the stream after these rows are
--- published.
+-- but no position is new, and its epoch is NULL. The statement looks for streams among the unpublished events from seq
+-- $1, the lowest floor (`floors.py`). It reads one event of each stream, and then looks for the next stream in the index.
+WITH RECURSIVE waiting AS (
+    (SELECT stream FROM outbox WHERE published_at IS NULL AND seq >= $1 ORDER BY stream LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT stream FROM outbox
+        WHERE published_at IS NULL AND seq >= $1 AND stream > waiting.stream ORDER BY stream LIMIT 1
+    )
+    FROM waiting WHERE waiting.stream IS NOT NULL
+)
 SELECT COALESCE(p.stream, o.stream) AS stream, p.epoch::text AS epoch, p.last_id, p.repeat_after
-FROM stream_position p
-FULL JOIN (
-    SELECT DISTINCT stream FROM (SELECT stream FROM outbox WHERE published_at IS NULL LIMIT 1000) AS waiting
-) o ON o.stream = p.stream;
+FROM stream_position p FULL JOIN (SELECT stream FROM waiting WHERE stream IS NOT NULL) o ON o.stream = p.stream;
 
 -- name: next
--- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). While the relay publishes the
+-- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). No unpublished event has a `seq`
+-- below the stream's floor, $4 (`floors.py`). While the relay publishes the
 -- stream again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement
 -- returns the unpublished events. The relay thus repeats all published events before it publishes new ones. This order
 -- is right for each aggregate. Its events commit one after the other, because each transaction locks the aggregate's
@@ -57,7 +63,7 @@ FULL JOIN (
 WITH following AS (
     (
         SELECT * FROM outbox
-        WHERE $3::bigint IS NULL AND published_at IS NULL AND stream = $1
+        WHERE $3::bigint IS NULL AND published_at IS NULL AND stream = $1 AND seq >= $4
         ORDER BY seq LIMIT $2
     )
     UNION ALL
@@ -94,9 +100,24 @@ SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.
 
 -- name: lag
 -- The seconds that the oldest unpublished event has waited, and the number of unpublished events. At most 100,000 rows
--- are read, which bounds the cost.
+-- are read, from seq $1, the lowest floor (`floors.py`), which bounds the cost.
 SELECT COALESCE(extract(epoch FROM now() - min(occurred_at)), 0)::float8 AS seconds, count(*) AS events
-FROM (SELECT occurred_at FROM outbox WHERE published_at IS NULL ORDER BY stream, seq LIMIT 100000) AS waiting;
+FROM (
+    SELECT occurred_at FROM outbox WHERE published_at IS NULL AND seq >= $1 ORDER BY stream, seq LIMIT 100000
+) AS waiting;
+
+-- name: writers
+-- The last visible `seq`, and the transactions that hold the lock of a table that they have written to. A transaction
+-- gets this lock before it gets a `seq`, and holds it until its end. PostgreSQL reads the locks after the statement's
+-- snapshot. So a transaction that holds no lock any more is visible to the next statement, not to this one.
+SELECT
+    COALESCE((SELECT max(seq) FROM outbox), 0) AS last_seq,
+    ARRAY(
+        SELECT DISTINCT virtualtransaction FROM pg_locks
+        WHERE locktype = 'relation' AND relation = 'outbox'::regclass AND mode = 'RowExclusiveLock' AND granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND pid IS DISTINCT FROM pg_backend_pid()
+    ) AS writers;
 
 -- name: prune
 -- Delete events that were published more than $1 seconds ago. Only the oldest $2 rows are read, which bounds the cost.

@@ -27,7 +27,9 @@ from redis.exceptions import RedisError
 
 from chassis.config.settings import DatabaseSettings, OutboxSettings
 from chassis.errors import HoldfastError
+from chassis.events.floors import Floors
 from chassis.events.outbox import STATEMENTS, WAKEUP_CHANNEL, operation_seconds
+from chassis.events.positions import Position, repeat_after_batch
 from chassis.logging import get_logger
 from chassis.pooling import Passwords, is_transient, names_of
 from chassis.pooling.installation import ForeignPrefix
@@ -55,20 +57,6 @@ _SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
 """The largest number of rows that one statement deletes. The deletion of so many rows takes about 50 ms."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Position:
-    """How far the relay has published a stream. `last_id` is the id of the last entry that Redis must have.
-
-    While the relay publishes the stream again, `repeat_after` is the `seq` of the last outbox row that the relay
-    has published again.
-    """
-
-    stream: str
-    epoch: str
-    last_id: str
-    repeat_after: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +110,7 @@ class Relay:
         self._application_name = application_name
         self._publish_script = redis.register_script(_SCRIPT)
         self._woken = wakeups.subscribe(WAKEUP_CHANNEL)
+        self._floors = Floors()
         self._term = 0
         self._installation = ""
         self._measured_at = self._pruned_at = float("-inf")
@@ -155,6 +144,7 @@ class Relay:
                 if stopping.is_set():
                     return
                 await wait_or_poll(stopping, interval=self._settings.poll_interval)
+            self._floors = Floors()
             ((self._term, self._installation),) = await connection.fetch(STATEMENTS["next_term"])
             self._is_leader.set(1)
             log.info("outbox_leadership_taken", term=self._term)
@@ -192,14 +182,16 @@ class Relay:
         read yet.
         """
         is_full = False
-        for row in await connection.fetch(STATEMENTS["positions"]):
-            position = await self._restart(connection, row["stream"]) if row["epoch"] is None else _Position(**row)
+        rows = await connection.fetch(STATEMENTS["positions"], self._floors.lowest)
+        self._floors.note_streams(row["stream"] for row in rows)
+        for row in rows:
+            position = await self._restart(connection, row["stream"]) if row["epoch"] is None else Position(**row)
             is_full = await self._relay_stream(connection, position) or is_full
         return is_full
 
-    async def _relay_stream(self, connection: asyncpg.Connection, position: _Position) -> bool:
+    async def _relay_stream(self, connection: asyncpg.Connection, position: Position) -> bool:
         stream, batch = position.stream, self._settings.batch
-        rows = await connection.fetch(STATEMENTS["next"], stream, batch, position.repeat_after)
+        rows = await connection.fetch(STATEMENTS["next"], stream, batch, position.repeat_after, self._floors.of(stream))
         sent = await self._send(position, [row["event"] for row in rows])
         if sent is None:
             await self._restart(connection, stream)
@@ -208,15 +200,17 @@ class Relay:
         self._report_held_back(stream, sent.held_back_by)
         done = rows[: sent.count]
         is_full = sent.count == batch
-        repeat_after = _repeat_after(position, done, is_over=not is_full and not sent.held_back_by)
+        repeat_after = repeat_after_batch(position, done, is_over=not is_full and not sent.held_back_by)
         if done or (sent.last_id, repeat_after) != (position.last_id, position.repeat_after):
             done_seqs = [row["seq"] for row in done]
             await connection.execute(STATEMENTS["mark"], stream, done_seqs, sent.last_id, repeat_after)
             published.labels(stream).inc(sent.count)
             republished.labels(stream).inc(sum(row["is_repeated"] for row in done))
+        if position.repeat_after is None:
+            self._floors.note_batch(stream, [row["seq"] for row in rows], published=sent.count)
         return is_full or repeat_after != position.repeat_after
 
-    async def _send(self, position: _Position, events: Sequence[str]) -> _Sent | None:
+    async def _send(self, position: Position, events: Sequence[str]) -> _Sent | None:
         """Publish the events. Returns None when Redis has lost entries of the stream.
 
         Raises `_Deposed` if a later leader has published, and `ForeignPrefix` if another database uses the same key
@@ -246,13 +240,13 @@ class Relay:
             case _:
                 raise ForeignPrefix(names.prefix, owner, answer[1].decode())
 
-    async def _restart(self, connection: asyncpg.Connection, stream: str) -> _Position:
+    async def _restart(self, connection: asyncpg.Connection, stream: str) -> Position:
         """Begin a new epoch of the stream: store a new id in PostgreSQL. The next batch of events writes this id to
         Redis.
         """
         epoch = str(uuid4())
         await connection.execute(STATEMENTS["restart"], stream, epoch)
-        return _Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
+        return Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
 
     def _report_held_back(self, stream: str, group: str) -> None:
         gauge = is_held_back.labels(stream)
@@ -267,24 +261,16 @@ class Relay:
         now = time.monotonic()
         if now - self._measured_at >= self._settings.poll_interval:
             self._measured_at = now
-            (lag,) = await connection.fetch(STATEMENTS["lag"])
+            await self._floors.look(connection)
+            (lag,) = await connection.fetch(STATEMENTS["lag"], self._floors.lowest)
             self._lag_seconds.set(lag["seconds"])
             self._unpublished.set(lag["events"])
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
+            self._floors.forget()
             count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)
             # If the statement deletes `_PRUNE_ROWS` rows, more may have expired, and the next round deletes them.
             if count < _PRUNE_ROWS:
                 self._pruned_at = now
-
-
-def _repeat_after(position: _Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:
-    """How far the relay has repeated a stream that Redis lost: the `seq` of the outbox row that it repeated last.
-
-    The result is None if the relay does not repeat the stream, or has repeated all of its rows.
-    """
-    if position.repeat_after is None or is_over:
-        return None
-    return int(done[-1]["seq"]) if done else position.repeat_after
 
 
 async def _close(connection: asyncpg.Connection) -> None:
