@@ -64,7 +64,7 @@ LABELS: dict[str, Bound] = {
     "schedule": Bound(at_most=8, what="names of schedules"),
     "status": Bound(at_most=60, what="HTTP's status codes; empty where there was no answer"),
     "stream": _of("events:orders", "events:payments", "events:webhook-ingest"),
-    "task": _of("wakeups", "reloading", "api-keys", "redis-claim", "watchdog"),
+    "task": _of("wakeups", "reloading", "api-keys", "backlog", "redis-claim", "watchdog"),
     "tier": Bound(at_most=5, what="tiers of `rate_limit.tiers`, `standard`, and `stranger`"),
     "to": _STATES,
     "type": Bound(at_most=20, what="types of events"),
@@ -92,7 +92,6 @@ LABELS_OF: dict[tuple[str, str], Bound] = {
 
 ABSENT: dict[str, str] = {
     "db_client_connection_held_calls": "a call while a connection is held fails where `database.held_calls` refuses it",
-    "job_backlog_refused": "too many jobs have to wait",
     "messaging_missed": "Redis has to trim what a group has not read",
     "schedule_runs_missed": "no worker may have run for a while",
 }

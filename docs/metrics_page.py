@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "api_keys_",
     ),
     "[Jobs](../patterns/jobs.md), schedules and [background tasks](shutdown.md)": (
+        "backlog_",
         "job_",
         "jobs_",
         "schedule_",

@@ -96,8 +96,10 @@ ROWS: Rows = {
         Panel("Leases expired", [(rate("job_leases_expired_total", "service", "job"), "{{service}} {{job}}")],
               unit="ops", description="A worker went silent: killed, or its event loop stood still."),
         Panel("Backlog, and requests refused for it", [
-            (highest("job_backlog", "service", "queue"), "{{service}}: jobs"),
-            (rate("job_backlog_refused_total", "service"), "{{service}}: refused a second"),
+            (highest("backlog_seconds", "service"), "{{service}}: accepted work, seconds"),
+            (highest("backlog_oldest_age_seconds", "service"), "{{service}}: age of the oldest, seconds"),
+            (lowest("backlog_rate", "service"), "{{service}}: done a second"),
+            (rate("backlog_refused_total", "service"), "{{service}}: refused a second"),
         ]),
         Panel("Schedules", [(rate("schedule_runs_total", "schedule", "outcome", where='outcome=~"done|failed"'),
                              "{{schedule}} {{outcome}}")], unit="ops"),

@@ -84,7 +84,9 @@ async def open_shop(database: Database, database_settings: DatabaseSettings, red
     app = Application(lambda: settings.http, routers=[router])
     limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
     known = await authenticator(database)
-    app.resources = ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
+    app.resources = ApiResources(
+        database=database, health=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}
+    )
     app.health.mark_started()
     management = management_app(app.health, {"service": "shop"}, token=lambda: SecretStr(MANAGEMENT_TOKEN))
     public_server = Server(app, host="127.0.0.1", port=free_port(), drain_timeout=1, trusted_proxies=["127.0.0.0/8"])

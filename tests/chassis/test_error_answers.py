@@ -118,6 +118,7 @@ async def port(database: Database, redis: Redis) -> AsyncIterator[int]:
     app = Application(lambda: HttpSettings(documentation_url=PAGE), routers=[router])
     app.resources = ApiResources(
         database=database,
+        health=database,
         redis=redis,
         rate_limiter=RateLimiter(redis, RateLimitSettings, namespace="here"),
         authenticator=await authenticator(database),

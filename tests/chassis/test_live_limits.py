@@ -52,7 +52,9 @@ async def client(live: Live[Settings], database: Database, redis: Redis) -> Asyn
     app = Application(lambda: live.current.http, routers=[router])
     limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop")
     known = await authenticator(database)
-    app.resources = ApiResources(database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={})
+    app.resources = ApiResources(
+        database=database, health=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}
+    )
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as ours:
         yield ours

@@ -128,7 +128,9 @@ async def app(live: Live[Settings]) -> AsyncIterator[Application]:
     # Strangers are limited, too: here by this process alone, since nothing listens on that port.
     redis = create_redis(RedisSettings(port=9), timeout=1)
     limiter = RateLimiter(redis, RateLimitSettings, namespace="shop")
-    app.resources = ApiResources(database=none, redis=none, rate_limiter=limiter, authenticator=nobody, checks={})
+    app.resources = ApiResources(
+        database=none, health=none, redis=none, rate_limiter=limiter, authenticator=nobody, checks={}
+    )
     async with app.router.lifespan_context(app):
         yield app
 

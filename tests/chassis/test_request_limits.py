@@ -74,7 +74,7 @@ async def serve(database: Database, database_settings: DatabaseSettings, redis: 
         limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
         known = await authenticator(database)
         app.resources = ApiResources(
-            database=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}
+            database=database, health=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}
         )
         port = free_port()
         server = Server(app, host="127.0.0.1", port=port, drain_timeout=1, trusted_proxies=trusted_proxies)

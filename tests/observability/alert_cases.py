@@ -238,11 +238,11 @@ CASES: tuple[Case, ...] = (
         quiet_until=4,
     ),
     Case(
-        alert="JobBacklogFull",
-        labels={"service": "orders", "queue": "default", "severity": "page"},
-        summary="orders refuses requests: too many jobs wait",
-        bad=_rising('job_backlog_refused_total{service="orders", queue="default"}'),
-        good=_level('job_backlog_refused_total{service="orders", queue="default"}', 9),
+        alert="BacklogFull",
+        labels={"service": "orders", "severity": "page"},
+        summary="orders refuses new work: the accepted work takes too long",
+        bad=_rising('backlog_refused_total{service="orders"}'),
+        good=_level('backlog_refused_total{service="orders"}', 9),
     ),
     Case(
         alert="SchedulesFail",

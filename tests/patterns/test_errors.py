@@ -117,6 +117,7 @@ async def app(database: Database, database_settings: DatabaseSettings, redis: Re
     limiter = RateLimiter(redis, lambda: limits, namespace="shop")
     app.resources = ApiResources(
         database=database,
+        health=database,
         redis=redis,
         rate_limiter=limiter,
         authenticator=await authenticator(database),

@@ -844,27 +844,3 @@ async def test_somebody_elses_order_cannot_be_cancelled(orders: Orders) -> None:
         assert (await other.post(f"/v1/orders/{placed['id']}/cancel")).status_code == 404
         assert (await other.post(f"/v1/orders/{uuid4()}/cancel")).status_code == 404
     assert (await orders.row(placed["id"])).status == "pending"
-
-
-# A bounded backlog
-
-
-async def test_while_too_much_waits_no_order_is_accepted_and_the_answer_says_when_to_come_back(orders: Orders) -> None:
-    limit = orders.settings.jobs.backlog_limit
-    await execute(
-        orders.database,
-        "INSERT INTO job (name, queue, priority, payload, payload_version, max_attempts, run_at) "
-        "SELECT 'request_payment', 'default', 0, '{}', 1, 3, now() + interval '1 hour' FROM generate_series(1, :limit)",
-        limit=limit,
-    )
-    refused = await orders.place("key-1")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "OVERLOADED")
-    assert 5 <= int(refused.headers["Retry-After"]) <= 60
-    assert await count(orders.database, "orders") == 0
-    await execute(orders.database, "DELETE FROM job WHERE id > :kept", kept=limit // 2)
-
-    async def is_accepted() -> bool:
-        return (await orders.place("key-1")).status_code == 201
-
-    await eventually(is_accepted)
-    assert await count(orders.database, "orders") == 1

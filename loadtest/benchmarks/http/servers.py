@@ -94,7 +94,7 @@ async def running_servers(**settings: str) -> AsyncIterator[Stage]:
             "rate_limit__burst": 1_000_000,
             "redis__timeout": 1,
             "database__pool_timeout": 2,
-            "jobs__backlog_limit": 100_000,  # no worker runs here
+            "backlog__minimum_rate": 10_000,  # no worker runs here
             "auth__peppers": f'["{pepper}"]',
             "payments__base_url": f"http://{LOOPBACK}:{free_port()}",
             "payments__token_secret": password,

@@ -5,12 +5,15 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from chassis.app.api import ApiResources, Application, build_app, run_api
+from chassis.app.api.backlog import Admission
 from chassis.config import Live
-from chassis.jobs.backlog import BacklogLimit
+from chassis.pooling.statements import DriverStatement, load_statements
 
 from orders import caches, routes
 from orders.routes import Resources
 from orders.settings import OrdersSettings
+
+BACKLOG = DriverStatement.of(load_statements("orders.sql", package="orders")["backlog"])
 
 
 def run(live: Live[OrdersSettings]) -> None:
@@ -27,14 +30,16 @@ async def _open_resources(live: Live[OrdersSettings], base: ApiResources) -> Asy
     catalogue = caches.catalogue(base.redis, settings)
     products = caches.products(base.redis, settings)
     orders = caches.orders(base.redis, settings)
+    admission = Admission(base.health, BACKLOG, lambda: live.current.backlog)
     try:
-        yield Resources(
-            database=base.database,
-            catalogue=catalogue,
-            products=products,
-            orders=orders,
-            backlog=BacklogLimit(base.database, settings.jobs),
-        )
+        async with admission.measuring():
+            yield Resources(
+                database=base.database,
+                catalogue=catalogue,
+                products=products,
+                orders=orders,
+                admission=admission,
+            )
     finally:
         await catalogue.close()
         await products.close()

@@ -23,3 +23,21 @@ SELECT o.id, o.status, o.amount, o.currency, o.reason, o.created_at, o.updated_a
 FROM orders o JOIN order_line l ON l.order_id = o.id
 WHERE o.id = :order_id AND o.client_id || '' = :client
 ORDER BY l.position;
+
+-- name: backlog
+-- Measure the backlog of orders. `waiting`: the number of orders that are not final, up to :limit. `oldest_age`: the age
+-- of the oldest of them in seconds. Orders older than :excluded_age seconds do not count. `done`: the number of orders
+-- that became final within the last :window seconds.
+SELECT count(*) AS waiting,
+    coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_age,
+    (
+        SELECT count(*) FROM orders
+        WHERE status IN ('confirmed', 'cancelled')
+            AND updated_at > now() - make_interval(secs => :window::double precision)
+    ) AS done
+FROM (
+    SELECT created_at FROM orders
+    WHERE status IN ('pending', 'cancelling')
+        AND created_at > now() - make_interval(secs => :excluded_age::double precision)
+    ORDER BY created_at LIMIT :limit
+) AS open;

@@ -6,12 +6,12 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis.app.api import Caller, Keyed, Router, opened
+from chassis.app.api.backlog import Admission
 from chassis.caching import Cache, Json
 from chassis.errors import ApiError, ErrorCode
-from chassis.jobs.backlog import BacklogLimit
 from chassis.pooling import Database, after_commit
 from chassis.retries import deadlines
-from chassis.retries.idempotency import StoredAnswer
+from chassis.retries.idempotency import StoredAnswer, find_answer
 from fastapi import Depends, Path, Query, Response
 
 from orders import use_cases
@@ -37,7 +37,7 @@ class Resources:
     catalogue: Cache[ProductList]
     products: Cache[ProductView]
     orders: Cache[OrderView]
-    backlog: BacklogLimit
+    admission: Admission
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
@@ -78,9 +78,13 @@ async def get_product(product_id: ProductId, given: Given) -> Json[ProductView]:
 )
 async def place_order(body: PlaceOrder, given: Given, key: Keyed) -> StoredAnswer[OrderView]:
     """Place an order. The order is `pending` until its payment succeeds or fails. A request with a repeated
-    idempotency key gets the first answer.
+    idempotency key gets the first answer, even while new orders are refused.
     """
-    await given.backlog.check()
+    if (refusal := given.admission.refusal()) is not None:
+        async with given.database.read() as session:
+            if (stored := await find_answer(session, key)) is not None:
+                return stored
+        raise refusal
     catalogue = await given.catalogue.get_or_load(CATALOGUE_KEY, partial(_load_catalogue, given))
     deadlines.check("the order was written")
     async with given.database.transaction() as session:

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from chassis.config.settings import (
+    BacklogSettings,
     IdempotencySettings,
     Period,
     Rule,
@@ -18,6 +19,7 @@ class OrdersSettings(ServiceSettings):
     scopes: ClassVar[frozenset[str]] = frozenset({"orders:read", "orders:write"})
 
     payments: ServiceDependencySettings
+    backlog: BacklogSettings = BacklogSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()
     pending_limit: Period = Field(

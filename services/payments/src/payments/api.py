@@ -5,12 +5,15 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from chassis.app.api import ApiResources, Application, build_app, run_api
+from chassis.app.api.backlog import Admission
 from chassis.config import Live
-from chassis.jobs.backlog import BacklogLimit
+from chassis.pooling.statements import DriverStatement, load_statements
 
 from payments import routes
 from payments.routes import Resources
 from payments.settings import PaymentsSettings
+
+BACKLOG = DriverStatement.of(load_statements("payments.sql", package="payments")["backlog"])
 
 
 def run(live: Live[PaymentsSettings]) -> None:
@@ -25,4 +28,6 @@ def create_app(live: Live[PaymentsSettings]) -> Application:
 
 @asynccontextmanager
 async def _open_resources(live: Live[PaymentsSettings], base: ApiResources) -> AsyncIterator[Resources]:
-    yield Resources(database=base.database, backlog=BacklogLimit(base.database, live.current.jobs))
+    admission = Admission(base.health, BACKLOG, lambda: live.current.backlog)
+    async with admission.measuring():
+        yield Resources(database=base.database, admission=admission)

@@ -5,8 +5,8 @@ from typing import Annotated
 from uuid import UUID
 
 from chassis.app.api import Router, opened
+from chassis.app.api.backlog import Admission
 from chassis.errors import ApiError, ErrorCode
-from chassis.jobs.backlog import BacklogLimit
 from chassis.pooling import Database
 from chassis.retries import deadlines
 from fastapi import Depends, Response
@@ -22,7 +22,7 @@ class Resources:
     """The resources that the routes use, opened by the composition root in `api.py`."""
 
     database: Database
-    backlog: BacklogLimit
+    admission: Admission
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
@@ -40,7 +40,10 @@ async def request_payment(body: RequestPayment, response: Response, given: Given
     """Record a payment, which a job then charges. The request is safe to repeat: `payment_id` is the idempotency
     key.
     """
-    await given.backlog.check()
+    if (refusal := given.admission.refusal()) is not None:
+        async with given.database.read() as session:
+            if await use_cases.find_payment(session, body.payment_id) is None:
+                raise refusal
     deadlines.check("the payment was written")
     async with given.database.transaction() as session:
         payment, is_new = await use_cases.request_payment(session, body)

@@ -2,7 +2,27 @@
 
 from typing import ClassVar
 
-from chassis.config.settings import ExternalDependencySettings, Rule, ServiceSettings, SweepSettings
+from chassis.config.settings import (
+    RELOADED,
+    BacklogSettings,
+    ExternalDependencySettings,
+    Rule,
+    Seconds,
+    ServiceSettings,
+    SweepSettings,
+)
+from pydantic import Field
+
+
+class PaymentBacklogSettings(BacklogSettings):
+    """The limit of open payments. It lets every payment through whose order the orders service accepts in time."""
+
+    promise: Seconds = Field(
+        60.0,
+        description="Seconds within which a payment is captured or fails: twice the promise of orders. So the orders "
+        "service refuses orders before this service refuses their payments.",
+        json_schema_extra=RELOADED,
+    )
 
 
 class PaymentsSettings(ServiceSettings):
@@ -10,6 +30,7 @@ class PaymentsSettings(ServiceSettings):
     scopes: ClassVar[frozenset[str]] = frozenset({"payments:read", "payments:write"})
 
     provider: ExternalDependencySettings
+    backlog: PaymentBacklogSettings = PaymentBacklogSettings()
     sweeps: SweepSettings = SweepSettings()
 
     rules: ClassVar[tuple[Rule, ...]] = (

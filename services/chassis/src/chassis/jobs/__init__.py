@@ -14,8 +14,7 @@ A service imports the names in `__all__`, and `schedules` for recurring work. Re
 3. `decisions` and `runner` show how a worker claims, runs and ends jobs. The runner's parts are `claims` (which jobs to
    claim next), `lookback` (how far back a claim looks), `runs` (claimed jobs), `executor` (one attempt), `completion`
    (finished jobs), `leases` (the heartbeat) and `tending` (expired leases, measurements).
-4. `dead_letters` and `routes` are for operators. `backlog` refuses new work while too many jobs wait, and `schedules`
-   runs recurring work.
+4. `dead_letters` and `routes` are for operators, and `schedules` runs recurring work.
 """
 
 from chassis.jobs.enqueueing import enqueue, job_row

@@ -242,11 +242,6 @@ SELECT
         SELECT FROM job WHERE status = 'ready' AND queue = :queue AND is_suspect AND run_at <= now() AND runs_alone
     ) AS has_lone;
 
--- name: backlog
--- The number of jobs of a queue that wait, counted up to :limit. Delayed jobs count, too: while a dependency fails, the
--- jobs that call it are delayed until their next attempt.
-SELECT count(*) FROM (SELECT FROM job WHERE status = 'ready' AND queue = :queue LIMIT :limit) AS waiting;
-
 -- name: prune
 -- Delete up to :count dead letters that were due more than :retention seconds ago.
 DELETE FROM job WHERE id = ANY (ARRAY(

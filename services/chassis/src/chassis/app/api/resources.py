@@ -6,7 +6,7 @@ parameter of the type `Given`:
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Resources:
         database: Database
-        backlog: BacklogLimit
+        orders: Cache[OrderView]
 
     Given = Annotated[Resources, Depends(opened(Resources))]
 """
@@ -33,6 +33,8 @@ class ApiResources:
     """The resources of every API. `Application` uses the rate limiter and the authenticator for each request."""
 
     database: Database
+    health: Database
+    """A pool of one connection for what must work while requests use all other connections."""
     redis: Redis
     rate_limiter: RateLimiter
     authenticator: Authenticator
@@ -76,6 +78,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         async with keys.refreshing():
             yield ApiResources(
                 database=pools.database,
+                health=pools.health,
                 redis=redis,
                 rate_limiter=RateLimiter(redis, lambda: live.current.rate_limit, namespace=settings.service_name),
                 authenticator=Authenticator(keys, lambda: live.current.auth, service=settings.service_name),

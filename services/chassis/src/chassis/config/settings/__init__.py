@@ -16,7 +16,13 @@ from chassis.config.settings.dependencies import (
     RetrySettings,
     ServiceDependencySettings,
 )
-from chassis.config.settings.jobs import IdempotencySettings, JobSettings, OutboxSettings, SweepSettings
+from chassis.config.settings.jobs import (
+    BacklogSettings,
+    IdempotencySettings,
+    JobSettings,
+    OutboxSettings,
+    SweepSettings,
+)
 from chassis.config.settings.model import (
     BROKEN_RULE,
     RELOADED,
@@ -49,6 +55,7 @@ __all__ = [
     "BROKEN_RULE",
     "RELOADED",
     "AuthSettings",
+    "BacklogSettings",
     "BreakerSettings",
     "BudgetSettings",
     "CacheSettings",

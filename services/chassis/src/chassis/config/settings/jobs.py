@@ -1,10 +1,12 @@
-"""Settings of background work: jobs, the outbox and sweeps; and how long answers to idempotency keys are stored."""
+"""Settings of background work: jobs, the backlog, the outbox and sweeps; and how long answers to idempotency keys are
+stored.
+"""
 
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from chassis.config.settings.model import Group, Period, Rule, Seconds, Timeout
+from chassis.config.settings.model import RELOADED, Group, Period, Rule, Seconds, Timeout
 
 
 class JobSettings(Group):
@@ -28,14 +30,6 @@ class JobSettings(Group):
     )
     backoff_cap: Seconds = Field(
         60.0, description="Seconds; the longest wait before a retry, and so the longest delay after an outage."
-    )
-    backlog_limit: int = Field(
-        10_000,
-        ge=1,
-        le=100_000,
-        description="With this many waiting jobs, an API refuses requests that would add jobs, until their number has "
-        "fallen to 80 % of this limit. An outage of a minute at 100 orders/s leaves fewer jobs. The API counts "
-        "the jobs once a second, in 2 ms.",
     )
     dead_retention: Period = Field(
         90 * 86_400.0,
@@ -88,6 +82,25 @@ class OutboxSettings(Group):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule("batch", "≤", "stream_max_length", "or a batch never fits into the stream"),
         Rule("retention", "<", "inbox_retention", "or an event that is published again is consumed twice"),
+    )
+
+
+class BacklogSettings(Group):
+    """The limit of accepted work that is not done yet, as a time."""
+
+    promise: Seconds = Field(
+        30.0,
+        description="Seconds within which accepted work is done. While the accepted work takes half of this time or "
+        "more, at the measured rate, the API refuses new work with 503 and Retry-After.",
+        json_schema_extra=RELOADED,
+    )
+    minimum_rate: float = Field(
+        5.0,
+        ge=0.1,
+        le=10_000,
+        description="Units of work per second that the whole installation is sure to finish. The API counts on this "
+        "rate at its start, and never on a lower rate. On two cores, the platform finishes four times as many orders.",
+        json_schema_extra=RELOADED,
     )
 
 
