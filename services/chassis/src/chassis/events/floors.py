@@ -1,14 +1,15 @@
-"""The `seq` from which the relay reads each stream's unpublished events.
+"""Floors: the `seq` from which the relay reads the unpublished events of each stream.
 
 An event that is published leaves a dead entry in the index of the unpublished events. Vacuum removes such entries, but
-not while a transaction is open that is older than them. If the relay read the index from its start, it would step over
-the entries of all events that were published since. So the relay reads from a floor, below which no event waits.
+not while an older transaction is open. If the relay read the index from its start, it would step over the entries of
+all events that were published since. So the relay reads each stream from a floor: no unpublished event of the stream
+has a lower `seq`.
 
-An event gets its `seq` before its transaction commits. So an event may become visible below the `seq` of published
-events, and the floor must not pass it: the next event of the same aggregate would be published first. While a
-transaction writes to the outbox, it holds a lock on the table, from before it gets a `seq` until it ends. The relay
-looks at these locks. Once all transactions have ended that held the lock at one look, each event up to the last `seq`
-of that look is visible, and the floor may pass it.
+An event gets its `seq` before its transaction commits. So an event may become visible after events with a higher `seq`
+were published. If the floor were above this event, the relay would miss it, and would publish the next event of its
+aggregate first. To prevent this, the relay looks at locks. A transaction that writes to the outbox holds a lock on the
+table, from before it gets a `seq` until it ends. When all transactions that held this lock at one look have ended,
+every event up to the last `seq` of that look is visible. The floors may then rise to this `seq`.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -19,7 +20,7 @@ from chassis.events.outbox import STATEMENTS
 
 
 class Floors:
-    """The floor of each stream of one outbox, in the memory of the relay that leads."""
+    """The floor of each stream of one outbox. The leading relay has the floors in memory."""
 
     def __init__(self) -> None:
         self._floors: dict[str, int] = {}
@@ -28,7 +29,7 @@ class Floors:
 
     @property
     def lowest(self) -> int:
-        """The floor below which no event of any stream waits."""
+        """The lowest floor: no unpublished event of any stream has a lower `seq`."""
         return min(self._floors.values(), default=0)
 
     def of(self, stream: str) -> int:
@@ -36,19 +37,21 @@ class Floors:
         return self._floors.get(stream, 0)
 
     def note_streams(self, streams: Iterable[str]) -> None:
-        """Note which streams exist. A new stream has the floor 0, and so has the outbox until the stream is read."""
+        """Note which streams exist. A new stream has the floor 0, so `lowest` is 0 until the stream is read."""
         for stream in streams:
             self._floors.setdefault(stream, 0)
 
     def note_batch(self, stream: str, seqs: Sequence[int], *, published: int) -> None:
-        """Note a batch that was read from the stream's floor: the first `published` of these events are marked."""
+        """Raise the floor after a batch that was read from it. `published` is the number of its events that are
+        published.
+        """
         following = self._settled + 1
         if seqs:
             following = min(following, [*seqs, seqs[-1] + 1][published])
         self._floors[stream] = following
 
     def note_look(self, last_seq: int, writers: Collection[str]) -> None:
-        """Note the outbox's last visible `seq`, and the transactions that have written to the outbox and not ended."""
+        """Note a look: the outbox's last visible `seq`, and the open transactions that have written to the outbox."""
         seq, before = self._last_look
         if before.isdisjoint(writers):
             self._settled, self._last_look = seq, (last_seq, frozenset(writers))
@@ -56,7 +59,9 @@ class Floors:
             self._last_look = seq, before.intersection(writers)
 
     def forget(self) -> None:
-        """Read each stream from its start once, in case an operator has changed rows by hand."""
+        """Forget the floors, so that each stream is read from its start once: an operator may have changed rows by
+        hand.
+        """
         self._floors.clear()
 
     async def look(self, connection: asyncpg.Connection) -> None:

@@ -51,11 +51,11 @@ FROM stream_position p FULL JOIN (SELECT stream FROM waiting WHERE stream IS NOT
 
 -- name: next
 -- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). No unpublished event has a `seq`
--- below the stream's floor, $4 (`floors.py`). While the relay publishes the
--- stream again, the statement returns the published events after seq $3. Otherwise $3 is null, and the statement
--- returns the unpublished events. The relay thus repeats all published events before it publishes new ones. This order
--- is right for each aggregate. Its events commit one after the other, because each transaction locks the aggregate's
--- row. So its published events are older than its unpublished events.
+-- below $4, the stream's floor (`floors.py`). While the relay publishes the stream again, the statement returns the
+-- published events after seq $3. Otherwise $3 is null, and the statement returns the unpublished events. The relay thus
+-- repeats all published events before it publishes new ones. This order is right for each aggregate. Its events commit
+-- one after the other, because each transaction locks the aggregate's row. So its published events are older than its
+-- unpublished events.
 --
 -- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`. With this index,
 -- PostgreSQL would read all rows of the stream. Instead, PostgreSQL uses the primary key, even before the table has
@@ -99,17 +99,18 @@ ON CONFLICT (stream) DO UPDATE
 SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.repeat_after;
 
 -- name: lag
--- The seconds that the oldest unpublished event has waited, and the number of unpublished events. At most 100,000 rows
--- are read, from seq $1, the lowest floor (`floors.py`), which bounds the cost.
+-- The seconds that the oldest unpublished event has waited, and the number of unpublished events. The statement reads
+-- at most 100,000 rows, from seq $1, the lowest floor (`floors.py`). Both limits bound the cost.
 SELECT COALESCE(extract(epoch FROM now() - min(occurred_at)), 0)::float8 AS seconds, count(*) AS events
 FROM (
     SELECT occurred_at FROM outbox WHERE published_at IS NULL AND seq >= $1 ORDER BY stream, seq LIMIT 100000
 ) AS waiting;
 
 -- name: writers
--- The last visible `seq`, and the transactions that hold the lock of a table that they have written to. A transaction
+-- The last visible `seq`, and the transactions that hold a writer's lock (ROW EXCLUSIVE) on the outbox. A transaction
 -- gets this lock before it gets a `seq`, and holds it until its end. PostgreSQL reads the locks after the statement's
--- snapshot. So a transaction that holds no lock any more is visible to the next statement, not to this one.
+-- snapshot. So the rows of a transaction that holds no lock any more are visible to the next statement, but perhaps not
+-- to this one.
 SELECT
     COALESCE((SELECT max(seq) FROM outbox), 0) AS last_seq,
     ARRAY(
