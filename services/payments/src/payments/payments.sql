@@ -1,4 +1,4 @@
--- The statements of the payments service that run all the time.
+-- The statements that the payments service runs most often.
 
 -- name: backlog
 -- Measure the backlog of payments. `waiting`: the number of payments that are neither captured nor over, up to :limit.

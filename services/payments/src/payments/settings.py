@@ -15,7 +15,7 @@ from pydantic import Field
 
 
 class PaymentBacklogSettings(BacklogSettings):
-    """The limit of open payments. It lets every payment through whose order the orders service accepts in time."""
+    """The limit of open payments. It is wide enough for every payment whose order the orders service accepts."""
 
     promise: Seconds = Field(
         60.0,

@@ -2,7 +2,8 @@
 
 The backlog is a time: the units of work that are not done (orders, payments), divided by the rate at which units get
 done. A unit may pass through several services. The service that accepts the unit measures the whole way, from its
-acceptance to its end, so a queue in any of these services lengthens the backlog.
+acceptance to its end, so a queue in any of these services lengthens the backlog. The promise is a setting: the time
+within which accepted work is done.
 
     new work is accepted ─────────────────────▶ refused, until the backlog is at 0.4 · promise
     backlog  0 ────── 0.4 · promise ─────────── 0.5 · promise ─────────── promise
@@ -32,8 +33,9 @@ backlog_rate = Gauge("backlog_rate", "Units of work that get done per second, as
 refused = Counter("backlog_refused", "Requests refused because the accepted work takes too long.")
 
 CLOSE_SHARE = 0.5
-"""New work is refused from this share of the promise on. The rate is an estimate and units overtake each other, so the
-last accepted unit may take twice as long as estimated and still be done within the promise."""
+"""New work is refused from this share of the promise on. The rate is only an estimate, and units overtake each other.
+With a share of a half, the last accepted unit is done within the promise even if it takes twice as long as estimated.
+"""
 REOPEN_SHARE = 0.4
 """Below this share of the promise, new work is accepted again. Without the gap between the two shares, an API would
 accept one request and refuse the next."""
@@ -41,19 +43,19 @@ BUSY_SHARE = 0.1
 """From this share of the promise on, the work waits for capacity, so the rate at which units get done is the capacity.
 With a shorter backlog, this rate only shows how many units arrive."""
 SHORTEST_WINDOW, LONGEST_WINDOW = 5.0, 30.0
-"""Seconds for which the units that got done are counted. The window covers the time for which work has waited, since
-capacity was in use only in this time."""
+"""The limits of the window, in seconds: the time for which finished units are counted. The window covers the time for
+which work has waited, because only in this time was the whole capacity in use."""
 EXCLUDED_AGE = 300.0
 """Seconds after which a unit no longer counts. By then the unit waits for an operator or for the end of an outage, and
-not for capacity: a backlog of five minutes is ten times what is accepted by default."""
+not for capacity: five minutes are ten times the default promise."""
 COUNTED_UNITS = 10_000
 """Waiting units are counted up to this number, which takes a few milliseconds."""
 IDLE_SECONDS, BUSY_SECONDS = 1.0, 0.25
-"""Seconds between two measurements without and with a backlog. At ten times the capacity, work for 2.5 seconds arrives
-between two measurements."""
+"""Seconds between two measurements: without a backlog, and with one. If ten times as much work arrives as can be done,
+the backlog grows by about 2.5 seconds between two measurements."""
 VALID_SECONDS = 15.0
-"""Seconds after which a measurement is too old to refuse work. If the database cannot be reached, a request fails at
-its own statement."""
+"""After this many seconds a measurement is too old to refuse work. A measurement becomes old if the database cannot be
+reached, and then a request fails at its own statement."""
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
 """The shortest and the longest Retry-After. Within 5 seconds the backlog hardly changes, and an estimate of more than a
 minute is unreliable."""
@@ -61,8 +63,8 @@ minute is unreliable."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What the database shows at the time `at` (monotonic, in seconds): `waiting` units are not done, the oldest of
-    them for `oldest_age` seconds, and `done` units got done within the last `window` seconds.
+    """The state of the work at the time `at` (monotonic, in seconds): `waiting` units are not done, the oldest of them
+    was accepted `oldest_age` seconds ago, and `done` units got done within the last `window` seconds.
     """
 
     at: float
@@ -76,8 +78,8 @@ class Measurement:
 class Backlog:
     """The backlog after a measurement. `rate` is the capacity in units per second, as far as it is known.
 
-    `busy_since` is the time since which work has waited for capacity, or None. `is_stalled`: although work waits, less
-    than `minimum_rate` gets done.
+    `busy_since` is the time since which work has waited for capacity, or None. `is_stalled` is True if work waits, but
+    less than `minimum_rate` gets done.
     """
 
     rate: float
@@ -161,7 +163,7 @@ class Admission:
     def refusal(self) -> ApiError | None:
         """None if a new unit of work is accepted; otherwise the error to raise (OVERLOADED), with a Retry-After.
 
-        A service answers a repeated request that it accepted before, and reads, without this decision.
+        Reads need no such decision, and neither does a repeated request that was accepted before.
         """
         settings = self._current()
         is_valid = self._clock() - self._measured_at <= VALID_SECONDS
@@ -192,7 +194,7 @@ class Admission:
 
     @asynccontextmanager
     async def measuring(self) -> AsyncIterator[None]:
-        """Measure the backlog again and again while the `with` block runs."""
+        """Measure the backlog repeatedly while the `with` block runs."""
         async with supervised(self._measure_repeatedly, name="backlog", is_outage=is_transient):
             yield
 

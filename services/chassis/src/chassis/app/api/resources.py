@@ -34,7 +34,9 @@ class ApiResources:
 
     database: Database
     health: Database
-    """A pool of one connection for what must work while requests use all other connections."""
+    """A pool of one connection for health checks and measurements, which must work while requests use all other
+    connections.
+    """
     redis: Redis
     rate_limiter: RateLimiter
     authenticator: Authenticator

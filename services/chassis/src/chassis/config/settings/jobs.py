@@ -98,8 +98,8 @@ class BacklogSettings(Group):
         5.0,
         ge=0.1,
         le=10_000,
-        description="Units of work per second that the whole installation is sure to finish. The API counts on this "
-        "rate at its start, and never on a lower rate. On two cores, the platform finishes four times as many orders.",
+        description="Units of work per second that the whole installation is sure to finish. The API assumes this "
+        "rate at its start, and never a lower rate. On two cores, the platform finishes four times as many orders.",
         json_schema_extra=RELOADED,
     )
 

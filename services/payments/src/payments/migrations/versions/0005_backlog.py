@@ -1,4 +1,4 @@
-"""An index with which the measurement of the backlog counts the payments that were captured or ended a moment ago."""
+"""An index for the measurement of the backlog, which counts the payments that were captured or ended a moment ago."""
 
 from alembic import op
 
