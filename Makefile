@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load lab bench-http bench-start bench-jobs bench-calls bench-order test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs sentences fmt clean
+.PHONY: help up down status logs demo audit explain run load lab bench-http bench-start bench-rollout bench-jobs bench-calls bench-order test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs sentences fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
@@ -55,6 +55,9 @@ bench-http: $(TOOLS) ## Orders against a bare application, in CPU per request; g
 
 bench-start: $(TOOLS) ## Processor time of each process until it is ready; gated (1 minute)
 	@$(BIN)/python loadtest/benchmarks/start
+
+bench-rollout: $(TOOLS) ## What clients wait for while all processes are replaced at 10 orders a second; gated (1 minute)
+	@$(BIN)/python loadtest/benchmarks/rollout
 
 lab: $(TOOLS) ## The lab: five patterns, each with it and without it (4 minutes); lab-retries runs one, PUBLISH=1 keeps it
 	@cd loadtest && ../$(BIN)/python -m experiments $(if $(PUBLISH),--publish)

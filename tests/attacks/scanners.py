@@ -134,6 +134,7 @@ OUR_OWN = {
     "chassis/config/layers.py _options_layer": "a command's options",
     "chassis/config/layers.py known_names": "names of settings",
     "chassis/migrations/waiting.py _wait": "the driver's message",
+    "app/cli/command.py _given_settings": "a command's options",
     "chassis/process/reloading.py take_over": "names of settings",
     "chassis/config/settings/model.py _prefixed": "names of settings",
     "chassis/config/settings/model.py _sum": "names of settings",
@@ -144,7 +145,6 @@ OUR_OWN = {
     "holdfast_local/runs.py end_leftovers": "a record of our own",
     "customer_endpoint/verification.py __init__": "settings",
     "payment_provider/__init__.py schedule": "settings",
-    "benchmarks/start/__main__.py measured": "our own metrics",
     "loadtest/locustfile.py add_options": "a command's options",
     "order/durable/__main__.py serve": "settings",
 }

@@ -14,7 +14,7 @@ from chassis.migrations import upgrade
 from chassis.pooling import Database, Row
 from chassis.pooling.statements import DriverStatement
 from chassis.pooling.wakeup import Wakeups
-from chassis.process.running import freeze_start_up
+from chassis.process.garbage import freeze_start_up
 from chassis.telemetry import LIMITS, span
 from measuring import Queue, main
 from opentelemetry import trace

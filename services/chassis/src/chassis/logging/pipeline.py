@@ -8,11 +8,11 @@ import atexit
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
-import structlog
 from prometheus_client import Counter
 
 from chassis.config.settings import LogSettings
@@ -138,8 +138,8 @@ class _Pipeline:
         """Remove secrets from the fields, and write the line. The line also gets the ids of the request and the trace,
         the identity of the process, the severity and the time.
         """
-        if "exc_info" in fields:
-            fields = dict(structlog.processors.format_exc_info(None, level, fields))
+        if raised := _exception_of(fields.pop("exc_info", None)):
+            fields["exception"] = "".join(traceback.format_exception(raised)).rstrip("\n")
         line = redact_fields(fields)
         # The fields below need no redaction: this process sets them, or checked them when the request arrived.
         if request_id := request_id_var.get():
@@ -156,6 +156,19 @@ class _Pipeline:
             sys.stderr.write(rendered.decode())
         else:
             self.writer.put(rendered, level)
+
+
+def _exception_of(exc_info: object) -> BaseException | None:
+    """The exception of a line. `exc_info` may be an exception, the tuple of `sys.exc_info()`, or any true value for the
+    exception that is being handled.
+    """
+    match exc_info:
+        case BaseException() | None:
+            return exc_info
+        case (_, BaseException() as raised, _):
+            return raised
+        case _:
+            return sys.exception() if exc_info else None
 
 
 class _LibraryHandler(logging.Handler):

@@ -4,10 +4,11 @@ nor control a terminal.
 
 import json
 import re
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import orjson
-import structlog
 
 type Line = dict[str, Any]
 """The fields of a line, by name."""
@@ -39,7 +40,15 @@ class ConsoleRenderer:
     """Readable lines, coloured on a terminal. Newlines are escaped, except in a traceback."""
 
     def __init__(self, *, colors: bool) -> None:
-        self._render = structlog.dev.ConsoleRenderer(colors=colors)
+        self._colors = colors
+
+    @cached_property
+    def _render(self) -> Callable[[None, str, Line], str]:
+        # The import is here, because structlog loads Rich and Pygments, which a process that writes JSON does not use:
+        # 6 % of the time of its start.
+        from structlog import dev  # noqa: PLC0415
+
+        return dev.ConsoleRenderer(colors=self._colors)
 
     def __call__(self, line: Line) -> bytes:
         for key, value in line.items():

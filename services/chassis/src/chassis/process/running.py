@@ -1,7 +1,6 @@
 """From the start of a process to its end: `run_process` sets up logging, tracing and the watchdog, and runs `main`."""
 
 import asyncio
-import gc
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -85,19 +84,6 @@ def run_process[S: ServiceSettings](
             runner.run(watched(info))
         finally:
             ending.leave()
-
-
-COLLECT_AFTER = 10_000
-"""The garbage collector runs after this many new objects. Python's default is 2,000 objects, which two dozen concurrent
-requests or jobs create. Reference counting frees nearly all of these objects soon, so such frequent collections would
-find little."""
-
-
-def freeze_start_up() -> None:
-    """Exclude all current objects from garbage collection. Objects of start-up live as long as the process."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
 def _causes(error: Exception) -> list[Exception]:

@@ -94,9 +94,11 @@ def documented(*codes: ErrorCode, needs_key: bool = True) -> dict[int | str, dic
 def _response(codes: Iterable[ErrorCode]) -> dict[str, Any]:
     found = list(dict.fromkeys(codes))
     response = {
-        "model": ErrorEnvelope,
         "description": " ".join(f"{code.name}: {code.value.message}" for code in found),
-        "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {
+            PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}},
+        },
         "x-error-codes": [code.name for code in found],
     }
     if any(code.value.retryable for code in found):
@@ -106,9 +108,11 @@ def _response(codes: Iterable[ErrorCode]) -> dict[str, Any]:
 
 
 def describe_errors(document: dict[str, Any]) -> None:
-    """Add the schema `Problem` to the OpenAPI document: the responses that `documented` returns refer to this
-    schema.
+    """Add the schemas of error answers to the OpenAPI document: the responses that `documented` returns refer to these
+    schemas. With `model=` in the responses, FastAPI would build a validator for each status of each route.
     """
-    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs")
-    document["components"]["schemas"].setdefault("Problem", schema)
+    schemas = document["components"]["schemas"]
+    for model in (ErrorEnvelope, Problem):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        for name, found in {**schema.pop("$defs"), model.__name__: schema}.items():
+            schemas.setdefault(name, found)

@@ -12,9 +12,10 @@ from chassis.config import Live
 from chassis.config.settings import ServiceSettings
 from chassis.logging import get_logger
 from chassis.process.ending import DrainTimedOut, Ending
+from chassis.process.garbage import freeze_start_up
 from chassis.process.management_app import management_app
 from chassis.process.reloading import reloading
-from chassis.process.running import freeze_start_up, run_process
+from chassis.process.running import run_process
 from chassis.process.server import ServeError, Server
 
 log = get_logger(__name__)
@@ -60,7 +61,7 @@ async def _serve_until_stopped[S: ServiceSettings](
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
-    # The first call of this function takes 0.1 s, so the process makes this call before it opens its ports.
+    # The first call of this function generates schemas, so the process makes this call before it opens its ports.
     error_rendering.marked_fields(app)
     async with management.running(stopping), public.running(stopping), reloading(live):
         freeze_start_up()

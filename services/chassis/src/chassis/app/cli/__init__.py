@@ -1,7 +1,7 @@
 """The command of a service, which its containers run: `orders api | worker | migrate | config explain | …`.
 
-Read `command` first: it builds the command from its parts. Each of `config`, `jobs`, `events` and `api_keys` has one
-group of commands; `operator` has the functions that these commands share.
+Read `command` first: it starts a process that serves, or one of the `commands` of an operator. Each of `config`,
+`jobs`, `events` and `api_keys` has one group of commands; `operator` has the functions that these commands share.
 """
 
 from chassis.app.cli.command import EXIT_CONFIGURATION, build_cli

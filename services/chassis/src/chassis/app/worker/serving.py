@@ -15,10 +15,11 @@ from chassis.config import Live
 from chassis.config.settings import ServiceSettings
 from chassis.jobs import routes as job_routes
 from chassis.process.ending import Ending
+from chassis.process.garbage import freeze_start_up
 from chassis.process.health import Health
 from chassis.process.management_app import management_app
 from chassis.process.reloading import reloading
-from chassis.process.running import freeze_start_up, run_process
+from chassis.process.running import run_process
 from chassis.process.server import Server
 
 type OpenParts[S: ServiceSettings] = Callable[[Live[S], WorkerResources], AbstractAsyncContextManager[Stages]]
