@@ -82,6 +82,31 @@ async def test_many_commits_at_once_are_one_notification(
     assert notifications == ["jobs"]
 
 
+async def test_a_process_that_reads_the_rows_at_once_wakes_itself_and_sends_no_notification(
+    database_settings: DatabaseSettings, listener: asyncpg.Connection
+) -> None:
+    notifications: list[str] = []
+    end = asyncio.Event()
+    await listener.add_listener("jobs", lambda *_: notifications.append("jobs"))
+    await listener.add_listener("end", lambda *_: end.set())
+    reads_now = True
+    async with Wakeups(database_settings, application_name="test") as wakeups:
+        event = wakeups.subscribe("jobs", reads_now=lambda: reads_now)
+        await heard(event)  # at first for what was committed before it listened
+        wakeups.notify("jobs")
+        assert event.is_set()
+        wakeups.notify("end")
+        await heard(end)
+        assert notifications == []
+        reads_now = False
+        wakeups.notify("jobs")
+        await eventually(lambda: is_equal(notifications, ["jobs"]))
+
+
+async def is_equal(one: list[str], other: list[str]) -> bool:
+    return one == other
+
+
 async def test_a_lost_connection_is_opened_again_and_what_was_missed_is_made_up_for(
     database_settings: DatabaseSettings, postgres: RealServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,8 +109,10 @@ class Relay:
         self._settings = settings
         self._application_name = application_name
         self._publish_script = redis.register_script(_SCRIPT)
-        self._woken = wakeups.subscribe(WAKEUP_CHANNEL)
         self._floors = Floors()
+        self._leads = False
+        # Only the leader publishes, so an event of the leader's own process needs no notification.
+        self._woken = wakeups.subscribe(WAKEUP_CHANNEL, reads_now=lambda: self._leads)
         self._term = 0
         self._installation = ""
         self._measured_at = self._pruned_at = float("-inf")
@@ -146,6 +148,7 @@ class Relay:
                 await wait_or_poll(stopping, interval=self._settings.poll_interval)
             self._floors = Floors()
             ((self._term, self._installation),) = await connection.fetch(STATEMENTS["next_term"])
+            self._leads = True
             self._is_leader.set(1)
             log.info("outbox_leadership_taken", term=self._term)
             await self._relay_until(connection, stopping)
@@ -156,6 +159,7 @@ class Relay:
             await connection.execute(STATEMENTS["raise_term"], error.term)
             raise
         finally:
+            self._leads = False
             for gauge in (self._is_leader, self._lag_seconds, self._unpublished):
                 gauge.set(0)  # only the leader reports a value other than 0
             is_held_back.clear()

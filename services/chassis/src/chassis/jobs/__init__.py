@@ -11,9 +11,9 @@ A service imports the names in `__all__`, and `schedules` for recurring work. Re
 1. `payload`, `enqueueing` and `running_job` are the parts that a service uses. `live_jobs` lets a sweep (a periodic
    search for stuck rows) avoid duplicate jobs.
 2. `jobs.sql` contains and explains every statement.
-3. `decisions` and `runner` show how a worker claims, runs and ends jobs. The runner's parts are `claims` (which jobs to
-   claim next), `lookback` (how far back a claim looks), `runs` (claimed jobs), `executor` (one attempt), `completion`
-   (finished jobs), `leases` (the heartbeat) and `tending` (expired leases, measurements).
+3. `decisions` and `runner` show how a worker claims, runs and ends jobs. The runner's parts are `hearing` (new jobs),
+   `claims` (which jobs to claim next), `lookback` (how far back a claim looks), `runs` (claimed jobs), `executor` (one
+   attempt), `completion` (finished jobs), `leases` (the heartbeat) and `tending` (expired leases, measurements).
 4. `dead_letters` and `routes` are for operators, and `schedules` runs recurring work.
 """
 

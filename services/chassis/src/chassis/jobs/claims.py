@@ -36,6 +36,12 @@ class Claims:
             is_others_turn=self._is_others_turn,
         )
 
+    def has_room(self, running: Container[Run], *, unended: int) -> bool:
+        """Whether this worker can start a job that becomes due now, unless the job is a suspect."""
+        suspect, claim = self._suspect or (None, None)
+        runs_alone = claim is not None and claim.alone and suspect in running
+        return unended < self._concurrency and not runs_alone and not self.suspects_due.alone
+
     def note(self, claim: Claim, started: Sequence[Run]) -> None:
         """Remember which jobs this claim has started, because the next claim depends on them."""
         self._is_others_turn = claim.suspects and bool(started)

@@ -20,8 +20,8 @@ from chassis.errors import HoldfastError
 from chassis.jobs.claims import Claims
 from chassis.jobs.completion import Completions, settle
 from chassis.jobs.decisions import NOTHING, Claim
-from chassis.jobs.enqueueing import wakeup_channel
 from chassis.jobs.executor import RETRY_SECONDS, Executor
+from chassis.jobs.hearing import Hearing
 from chassis.jobs.leases import Leases
 from chassis.jobs.lookback import oldest_left
 from chassis.jobs.metrics import pick_up_seconds
@@ -78,7 +78,11 @@ class JobRunner:
                 f"the runner of queue {self._queue} cannot run jobs of other queues: {', '.join(elsewhere)}"
             )
         self._worker = worker or f"{socket.gethostname()}:{os.getpid()}"
-        self._woken = wakeups.subscribe(wakeup_channel(self._queue))
+        self._wakeups = wakeups
+        self._hearing = Hearing(wakeups, self._queue, has_room=self._has_room)
+        self._changed = self._hearing.changed
+        self._claims_at = math.inf  # when the next claim is made without a wake-up (monotonic)
+        self._is_running = False
         self._tending = Tending(database, queue=self._queue, lease=settings.lease)
         self._lookback = self._tending.lookback
         self._leases = Leases(database, queue=self._queue, lease=settings.lease)
@@ -102,7 +106,9 @@ class JobRunner:
             )
             tending = tasks.start(partial(self._every, lambda: self._tending.pause, self._tend), name="tending")
             wake = tasks.start(partial(self._wake_when, stopping), name="wake")
+            self._is_running = True
             await self._take_turns(stopping, tasks)
+            self._is_running = False
             tending.cancel()
             wake.cancel()
             self._executor.is_draining = True
@@ -113,7 +119,10 @@ class JobRunner:
 
     async def _wake_when(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
-        self._woken.set()
+        self._changed.set()
+
+    def _has_room(self) -> bool:
+        return self._is_running and self._claims.has_room(self._runs, unended=len(self._runs))
 
     async def _every(self, pause: Callable[[], float], action: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -144,7 +153,7 @@ class JobRunner:
     async def _tend(self) -> None:
         self._claims.suspects_due = await self._tending.tend()
         if any(self._claims.suspects_due):
-            self._woken.set()
+            self._changed.set()
 
     async def _take_turns(self, stopping: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
         """Until `stopping` is set, end the jobs that finish and start the jobs that become due."""
@@ -158,7 +167,7 @@ class JobRunner:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 if not stopping.is_set():
-                    await wait_or_poll(self._woken, interval=self._settings.poll_interval)
+                    await wait_or_poll(self._changed, interval=self._settings.poll_interval)
 
     async def _take_turns_while_busy(
         self, connection: asyncpg.Connection, stopping: asyncio.Event, tasks: asyncio.TaskGroup
@@ -166,14 +175,16 @@ class JobRunner:
         """Claim and end jobs on this connection. Return after `HOLD_SECONDS` without work, to free the connection."""
         self._claims.may_be_more = True
         while not stopping.is_set():
-            if self._woken.is_set():
-                self._woken.clear()
+            self._changed.clear()
+            if self._hearing.take() or time.monotonic() >= self._claims_at:
                 self._claims.may_be_more = True
             finished = self._completions.take()
             claim = self._next_claim(ending=len(finished))
-            if finished or claim.count:
+            has_work = bool(finished or claim.count)
+            if has_work:
                 await self._take_turn(connection, finished, claim, tasks)
-            elif not await is_set_within(self._woken, HOLD_SECONDS):
+            self._hearing.pass_on(may_be_more=self._claims.may_be_more)
+            if not has_work and not await is_set_within(self._changed, HOLD_SECONDS):
                 return
 
     def _next_claim(self, *, ending: int) -> Claim:
@@ -191,6 +202,7 @@ class JobRunner:
         """Commit the end of finished jobs and claim new ones, with one statement. Start the claimed jobs."""
         if claim.count:
             self._claims_made += 1
+            self._claims_at = time.monotonic() + self._settings.poll_interval
         is_oldest_first = self._claims_made % OLDEST_EVERY == 0
         statement = DRIVER_STATEMENTS["turn_oldest" if is_oldest_first else "turn"]
         began = time.monotonic()
@@ -243,14 +255,14 @@ class JobRunner:
     def _complete(self, run: Run) -> asyncio.Future[bool]:
         """Let the next statement commit the job's end. The future yields True if the worker still owned the job."""
         is_ended = self._completions.complete(run)
-        self._woken.set()
+        self._changed.set()
         return is_ended
 
     def _free_slot(self, run: Run) -> None:
         """Free the slot of a job, unless `_take_turn` freed the slot when it committed the job's end."""
         if run in self._runs:
             self._runs.discard(run)
-            self._woken.set()
+            self._changed.set()
 
     async def _end_jobs(self, tasks: asyncio.TaskGroup) -> None:
         """Commit the end of finished jobs until this task is cancelled. Then report the other finished jobs as lost."""

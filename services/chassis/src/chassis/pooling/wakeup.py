@@ -6,7 +6,9 @@ wake-up may be lost, so a process that waits for a row also polls.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from typing import Self
 
 import asyncpg
@@ -40,25 +42,41 @@ class Wakeups:
         self._settings = settings
         self._passwords = passwords
         self._application_name = application_name
-        self._waiting: dict[str, list[asyncio.Event]] = {}
+        self._listeners: dict[str, list[_Listener]] = {}
         self._pending: set[str] = set()
         self._has_work = asyncio.Event()
         self._running = AsyncExitStack()
         self._connection: asyncpg.Connection | None = None
 
     def notify(self, channel: str) -> None:
-        """Schedule a notification for every process that waits on the channel. Does not block and does not raise."""
+        """Wake this process if it reads the channel's new rows at once. Otherwise schedule a notification for every
+        process that waits on the channel. Does not block and does not raise.
+        """
+        for listener in self._listeners.get(channel, ()):
+            if listener.reads_now():
+                listener.wake()
+                return
         self._pending.add(channel)
         self._has_work.set()
 
-    def subscribe(self, channel: str) -> asyncio.Event:
+    def subscribe(self, channel: str, *, reads_now: Callable[[], bool] = lambda: False) -> asyncio.Event:
         """An event that is set at each wake-up on the channel. The caller must clear the event before it reads rows: if
         the caller cleared the event afterwards, it could miss a row that was committed during the read.
+
+        `reads_now` is the same as in `listen`.
         """
         event = asyncio.Event()
-        self._waiting.setdefault(channel, []).append(event)
-        self._has_work.set()
+        self.listen(channel, event.set, reads_now=reads_now)
         return event
+
+    def listen(self, channel: str, wake: Callable[[], None], *, reads_now: Callable[[], bool]) -> None:
+        """Call `wake` at each wake-up on the channel.
+
+        `reads_now` returns whether this process reads new rows at once after `wake`. A row that this process commits
+        then wakes this process alone, because a notification costs a transaction and wakes the other processes in vain.
+        """
+        self._listeners.setdefault(channel, []).append(_Listener(wake, reads_now))
+        self._has_work.set()
 
     async def __aenter__(self) -> Self:
         await self._running.enter_async_context(supervised(self._serve, name="wakeups", is_outage=is_transient))
@@ -88,7 +106,7 @@ class Wakeups:
         listening: set[str] = set()
         while not connection.is_closed():
             self._has_work.clear()
-            for channel in self._waiting.keys() - listening:
+            for channel in self._listeners.keys() - listening:
                 await connection.add_listener(channel, self._heard)
                 listening.add(channel)
                 # A row may have been committed before this connection listened, so wake the waiting code once.
@@ -116,8 +134,14 @@ class Wakeups:
         self._wake(channel)
 
     def _wake(self, channel: str) -> None:
-        for event in self._waiting[channel]:
-            event.set()
+        for listener in self._listeners[channel]:
+            listener.wake()
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    wake: Callable[[], None]
+    reads_now: Callable[[], bool]
 
 
 def _quoted(channel: str) -> str:

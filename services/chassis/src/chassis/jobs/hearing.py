@@ -1,0 +1,49 @@
+"""How a worker hears of new jobs: from the transactions of its own process, and from the notifications of others."""
+
+import asyncio
+from collections.abc import Callable
+
+from chassis.jobs.enqueueing import wakeup_channel
+from chassis.pooling.wakeup import Wakeups
+
+
+class Hearing:
+    """Hears of the jobs that are added to a queue, and sets `changed`.
+
+    If this process adds a job while `has_room()` is true, this worker claims the job, and no notification is sent. If
+    the worker then finds more jobs than it has slots for, `pass_on` wakes the other workers.
+    """
+
+    def __init__(self, wakeups: Wakeups, queue: str, *, has_room: Callable[[], bool]) -> None:
+        self.changed = asyncio.Event()
+        """Set when jobs were added. The runner also sets the event when a job has finished or a slot is free."""
+        self._wakeups = wakeups
+        self._channel = wakeup_channel(queue)
+        self._has_room = has_room
+        self._has_heard = False
+        self._is_alone = False  # whether only this worker has heard of some jobs
+        wakeups.listen(self._channel, self._hear, reads_now=self._reads_now)
+
+    def take(self) -> bool:
+        """Whether jobs were added since the last call. The caller looks for jobs afterwards."""
+        has_heard, self._has_heard = self._has_heard, False
+        return has_heard
+
+    def pass_on(self, *, may_be_more: bool) -> None:
+        """Wake the other workers if only this worker has heard of some jobs and it has no slot for all of them.
+
+        `may_be_more` says whether jobs may be due that this worker did not claim.
+        """
+        if self._is_alone and not self._has_heard:
+            self._is_alone = False
+            if may_be_more:
+                self._wakeups.notify(self._channel)
+
+    def _hear(self) -> None:
+        self._has_heard = True
+        self.changed.set()
+
+    def _reads_now(self) -> bool:
+        has_room = self._has_room()
+        self._is_alone |= has_room
+        return has_room
