@@ -1,5 +1,5 @@
-"""Replaces the plain import of three libraries in a process that serves. They would load or build parts that this
-process never uses, which takes an eighth of the time of its start.
+"""Replaces the plain import of three libraries (redis-py, Pydantic, FastAPI) in an API or worker process. A plain
+import also loads and builds parts that these processes never use, which takes an eighth of the time of their start.
 
 Call `import_libraries` before another module imports these libraries.
 """
@@ -17,11 +17,12 @@ def import_libraries(role: str) -> None:
     """Import Redis's client, Pydantic, and, for the role `api`, FastAPI."""
     # Pydantic looks for plugins in the metadata of all installed distributions. This project has no plugin.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # The client imports OpenTelemetry's metrics if they are installed. Its metrics are off here.
+    # Redis's client imports OpenTelemetry's metrics if they are installed. This project does not use the client's
+    # metrics.
     with _refused("opentelemetry.sdk.metrics"):
         import_module("redis.asyncio")
     if role == "api":
-        # FastAPI refuses models of Pydantic's first version, for which it imports that version.
+        # FastAPI imports Pydantic's first version only to refuse models of that version.
         sys.meta_path.insert(0, _Refused("pydantic.v1"))
         with _built_on_first_use():
             import_module("fastapi")
@@ -51,8 +52,8 @@ def _refused(module: str) -> Iterator[None]:
 
 @contextmanager
 def _built_on_first_use() -> Iterator[None]:
-    """Pydantic builds the validators of models that the block declares on first use. FastAPI has 40 models of an
-    OpenAPI document, which a process uses only when a client asks for the document.
+    """Pydantic builds the validator of each model that the block declares only when the model is used. FastAPI declares
+    40 models of an OpenAPI document, which a process uses only when a client requests the document.
     """
     config = import_module("pydantic").BaseModel.model_config
     config["defer_build"] = True

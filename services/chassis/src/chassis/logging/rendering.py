@@ -44,8 +44,8 @@ class ConsoleRenderer:
 
     @cached_property
     def _render(self) -> Callable[[None, str, Line], str]:
-        # The import is here, because structlog loads Rich and Pygments, which a process that writes JSON does not use:
-        # 6 % of the time of its start.
+        # The import is here, because structlog loads Rich and Pygments. A process that writes JSON does not use them,
+        # and the import takes 6 % of the time of its start.
         from structlog import dev  # noqa: PLC0415
 
         return dev.ConsoleRenderer(colors=self._colors)

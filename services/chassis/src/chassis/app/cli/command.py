@@ -1,8 +1,8 @@
 """The command of a service. It imports a subcommand's code only when the subcommand runs.
 
-A process that serves must start quickly, because in a roll-out the processes that start compete with those that serve.
-So the service names its settings, functions and groups as text, and this module imports nothing from other libraries.
-`orders api` then loads neither Typer nor Alembic, and `orders migrate` loads no web framework.
+An API or worker process must start quickly: in a roll-out, the processes that start compete for the CPU with those that
+serve. So the service names its settings, functions and groups as text, and this module imports nothing from other
+libraries. `orders api` then loads neither Typer nor Alembic, and `orders migrate` loads no web framework.
 """
 
 import signal
@@ -56,7 +56,7 @@ def build_cli(
 
 
 def _given_settings(arguments: Sequence[str]) -> list[str] | None:
-    """The values of `--set`, or None if there are other arguments, such as `--help`. Typer handles those."""
+    """The values of `--set`, or None if there are other arguments, such as `--help`, which Typer handles."""
     values = []
     rest = iter(arguments)
     for argument in rest:

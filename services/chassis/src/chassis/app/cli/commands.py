@@ -1,6 +1,6 @@
 """All subcommands of a service's command, with their help texts.
 
-`command` imports this module unless it starts a process that serves, so a process that serves does not load Typer.
+API and worker processes do not import this module, so they do not load Typer.
 """
 
 import asyncio

@@ -123,7 +123,8 @@ class Group(Ruled):
     """A group of settings. A group is immutable and refuses unknown names. Its validation errors do not quote values,
     which may be secrets.
 
-    A group's validator is built on first use: the validator of the service's settings contains those of all groups.
+    A group's own validator is built only when it is used: the validator of the service's settings contains the
+    validators of all groups.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
