@@ -1,4 +1,4 @@
-"""How a worker hears of new jobs: from the transactions of its own process, and from the notifications of others."""
+"""A worker learns of new jobs from the transactions of its own process, and from notifications of other processes."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from chassis.pooling.wakeup import Wakeups
 
 
 class Hearing:
-    """Hears of the jobs that are added to a queue, and sets `changed`.
+    """Sets `changed` when jobs are added to a queue.
 
     If this process adds a job while `has_room()` is true, this worker claims the job, and no notification is sent. If
     the worker then finds more jobs than it has slots for, `pass_on` wakes the other workers.
@@ -21,18 +21,19 @@ class Hearing:
         self._channel = wakeup_channel(queue)
         self._has_room = has_room
         self._has_heard = False
-        self._is_alone = False  # whether only this worker has heard of some jobs
+        self._is_alone = False  # whether jobs were added that the other workers were not notified of
         wakeups.listen(self._channel, self._hear, reads_now=self._reads_now)
 
     def take(self) -> bool:
-        """Whether jobs were added since the last call. The caller looks for jobs afterwards."""
+        """Whether jobs were added since the last call. After this call, the caller looks for jobs."""
         has_heard, self._has_heard = self._has_heard, False
         return has_heard
 
     def pass_on(self, *, may_be_more: bool) -> None:
-        """Wake the other workers if only this worker has heard of some jobs and it has no slot for all of them.
+        """Wake the other workers if they were not notified of some jobs and this worker could not claim all of these
+        jobs.
 
-        `may_be_more` says whether jobs may be due that this worker did not claim.
+        `may_be_more` is True if jobs may be due that this worker did not claim.
         """
         if self._is_alone and not self._has_heard:
             self._is_alone = False

@@ -72,8 +72,9 @@ class Wakeups:
     def listen(self, channel: str, wake: Callable[[], None], *, reads_now: Callable[[], bool]) -> None:
         """Call `wake` at each wake-up on the channel.
 
-        `reads_now` returns whether this process reads new rows at once after `wake`. A row that this process commits
-        then wakes this process alone, because a notification costs a transaction and wakes the other processes in vain.
+        `reads_now` returns whether this process reads new rows at once after `wake`. If so, a row that this process
+        commits wakes only this process: a notification would cost a transaction, and would wake the other processes in
+        vain.
         """
         self._listeners.setdefault(channel, []).append(_Listener(wake, reads_now))
         self._has_work.set()
