@@ -21,7 +21,7 @@ from chassis.retries import parse_retry_after
 from chassis.retries.deadlines import from_header
 from chassis.retries.idempotency import fingerprint
 from chassis.webhooks import verify, verify_github, verify_stripe
-from notifications.mailer import _address
+from notifications.mailer import _check_address
 from oracle.invariants.mails import _lines
 from oracle.story.telling import masked
 
@@ -64,7 +64,7 @@ def _filter(text: str) -> None:
 
 def _recipient(text: str) -> None:
     with suppress(HoldfastError):
-        _address(text[:254])  # the longest that a route takes
+        _check_address(text[:254])  # the longest that a route takes
 
 
 SCANNERS: Mapping[str, Callable[[str], object]] = {
@@ -83,7 +83,7 @@ SCANNERS: Mapping[str, Callable[[str], object]] = {
     "logging/rendering.py __call__": lambda text: _console({"event": "happened", "level": "info", "exception": text}),
     "invariants/mails.py _lines": _lines,
     "logging/rendering.py to_json": lambda text: to_json({"event": "happened", text: text}),
-    "mailer.py _address": _recipient,
+    "mailer.py _check_address": _recipient,
     "retries.py parse_retry_after": lambda text: parse_retry_after(text, now=_NOW),
     "ssrf.py check_url": _url,
     "story/telling.py masked": masked,

@@ -173,9 +173,9 @@ PROTECTIONS = (
     ),
     Protection(
         name="a delivery that is under way has a lease",
-        file="services/notifications/src/notifications/use_cases/attempts.py",
-        code="attempts=WebhookDelivery.attempts + 1, next_attempt_at=func.now() + timedelta(seconds=lease)",
-        without="attempts=WebhookDelivery.attempts + 1, next_attempt_at=func.now()",
+        file="services/notifications/src/notifications/notifications.sql",
+        code="attempts = attempts + 1, next_attempt_at = now() + CAST(:lease AS interval)",
+        without="attempts = attempts + 1, next_attempt_at = now() + 0 * CAST(:lease AS interval)",
         points=["notifications-worker: deliver_webhook under way"],
     ),
     Protection(

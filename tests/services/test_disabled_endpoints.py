@@ -12,7 +12,7 @@ from notifications import jobs
 from notifications.mailer import Mailer
 from notifications.messages import SendMail
 from notifications.settings import WebhookSettings
-from test_notifications import post_office
+from post_office import post_office
 
 CONTACT = "ops@shop.example"
 FIVE_DAYS = 432_000.0

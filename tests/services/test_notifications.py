@@ -2,17 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from email import message_from_bytes
-from email.message import Message
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from aiosmtpd.smtp import SMTP, Envelope, Session
 from backends import FreshDatabase
 from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, RedisSettings
@@ -23,62 +19,13 @@ from holdfast_local.ports import free_port
 from notifications import jobs, use_cases
 from notifications.api import create_app
 from notifications.events import ORDER_EVENTS, on_order
-from notifications.mailer import Mailer, MailRefused
+from notifications.mailer import Mailer
 from notifications.messages import ORDERS_STREAM, OrderCancelled, OrderConfirmed, OrderPlaced, SendMail
 from notifications.models import MailStatus
 from notifications.settings import NotificationsSettings, SmtpSettings
+from post_office import PostOffice, post_office
 from redis.asyncio import Redis
 from waiting import eventually
-
-
-@dataclass(slots=True)
-class PostOffice:
-    """A mail server: says what the test wants it to say, and keeps what it accepted."""
-
-    settings: SmtpSettings = field(default_factory=SmtpSettings)
-    recipient_answers: list[str] = field(default_factory=list)
-    data_answers: list[str] = field(default_factory=list)
-    drops_after_data: bool = False
-    hangs: bool = False
-    mails: list[tuple[list[str], Message]] = field(default_factory=list)
-
-    async def handle_RCPT(  # noqa: N802  aiosmtpd's name
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        answer = self.recipient_answers.pop(0) if self.recipient_answers else "250 OK"
-        if answer.startswith("250"):
-            envelope.rcpt_tos.append(address)
-        return answer
-
-    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
-        answer = self.data_answers.pop(0) if self.data_answers else "250 OK"
-        if not answer.startswith("250"):
-            return answer
-        self.mails.append((list(envelope.rcpt_tos), message_from_bytes(envelope.original_content or b"")))
-        if self.hangs:
-            await asyncio.get_running_loop().create_future()
-        if self.drops_after_data:
-            assert server.transport is not None
-            server.transport.close()
-            await asyncio.get_running_loop().create_future()
-        return answer
-
-    @property
-    def subjects(self) -> list[str]:
-        return [str(mail["Subject"]) for _, mail in self.mails]
-
-
-@asynccontextmanager
-async def post_office() -> AsyncIterator[PostOffice]:
-    office = PostOffice()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: SMTP(office, hostname="post.local", ident="post", enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0
-    )
-    port = server.sockets[0].getsockname()[1]
-    office.settings = SmtpSettings(host="127.0.0.1", port=port, timeout=2.0)
-    yield office
-    server.close()
 
 
 @pytest.fixture
@@ -370,19 +317,6 @@ async def test_a_reason_cannot_add_a_header_or_end_the_mail(notifications: Notif
     text = office.mails[-1][1].get_payload(decode=True)
     assert isinstance(text, bytes)
     assert "MAIL FROM" not in text.decode()
-
-
-async def test_a_mailer_says_of_each_refusal_whose_it_is(office: PostOffice) -> None:
-    mailer = Mailer(office.settings)
-    send = partial(mailer.send, message_id="m-1", subject="Hello", text="Hello")
-    with pytest.raises(MailRefused):
-        await send(recipient="not an address")
-    office.recipient_answers = ["550 No"]
-    with pytest.raises(MailRefused):
-        await send(recipient="ada@example.com")
-    office.recipient_answers = ["450 Later"]
-    with pytest.raises(DependencyUnavailable):
-        await send(recipient="ada@example.com")
 
 
 # Reading

@@ -307,10 +307,10 @@ async def test_a_void_looks_and_moves_under_one_lock(payments: Payments, monkeyp
     payment_id = await payments.asked()
     begun: list[asyncio.Task[int | None]] = []
 
-    async def move_late(*args: Any) -> Any:
+    async def move_late(*args: Any, **values: Any) -> Any:
         begun.append(asyncio.create_task(payments.begin(payment_id)))
         await waits_or_is_done(payments.database, begun[0])
-        return await states.move(*args)
+        return await states.move(*args, **values)
 
     monkeypatch.setattr(requests, "move", move_late)
     assert (await payments.void(payment_id)).json()["status"] == "canceled"

@@ -55,10 +55,9 @@ async def send_mail(database: Database, mailer: Mailer, job: RunningJob, payload
     """
     async with database.read() as session:
         mail = await use_cases.read_mail(session, payload.mail_id)
-        must_wait = await use_cases.has_earlier_pending(session, mail)
     if mail.status != MailStatus.PENDING:
         return
-    if must_wait:
+    if mail.must_wait:
         # This mail waits for an earlier mail of its order. The wait is not a failure, so a new job replaces this job,
         # and no attempt is used up.
         async with database.transaction() as session:

@@ -30,9 +30,10 @@ def run(live: Live[NotificationsSettings]) -> None:
 async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) -> AsyncIterator[Stages]:
     settings, database = live.current, base.database
     webhooks = settings.webhooks
+    mailer = Mailer(settings.smtp)
     job_runner = base.job_runner(
         {
-            SendMail: partial(jobs.send_mail, database, Mailer(settings.smtp)),
+            SendMail: partial(jobs.send_mail, database, mailer),
             MisplacedDelivery: partial(jobs.move_to_its_queue, database),
         }
     )
@@ -54,6 +55,7 @@ async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) 
     try:
         yield [[job_runner, webhook_runner, consumer, scheduler]]
     finally:
+        mailer.close()
         await sender.close()
 
 

@@ -15,10 +15,10 @@ from chassis.retries import deadlines
 from orders import use_cases
 from orders.caches import order_key
 from orders.messages import RequestPayment, SettlePayment
-from orders.models import Order, OrderRef, OrderStatus
+from orders.models import OrderRef, OrderStatus
 from orders.payments_client import Payment, PaymentsClient
 from orders.schemas import OrderView
-from orders.use_cases import PaymentNews
+from orders.use_cases import OrderToPay, PaymentNews
 
 # Seconds for one call to the payments service. The jobs' time limit is 10 s, so at least 5 s are left for queries.
 CALL_DEADLINE = 5.0
@@ -68,7 +68,7 @@ async def settle_payment(
     await _apply(database, cache, job, payment)
 
 
-async def _read(database: Database, order_id: UUID) -> Order:
+async def _read(database: Database, order_id: UUID) -> OrderToPay:
     async with database.read() as session:
         return await use_cases.read_order(session, order_id)
 
@@ -86,9 +86,13 @@ async def _call(answer: Awaitable[Payment]) -> Payment:
 
 
 async def _apply(database: Database, cache: Cache[OrderView], job: RunningJob, payment: Payment) -> None:
-    """Apply the payment's status from the answer and complete the job, in one transaction."""
+    """Apply the payment's status from the answer and complete the job, in one transaction. A status that changes
+    nothing about the order needs no transaction: the runner completes the job.
+    """
+    news = PaymentNews(payment.id, version=payment.version, status=payment.status, reason=payment.reason)
+    if not news.is_settled:
+        return
     async with database.transaction() as session:
-        news = PaymentNews(payment.id, version=payment.version, status=payment.status, reason=payment.reason)
         if changed := await use_cases.apply_payment(session, news):
             after_commit(session, partial(cache.invalidate_soon, order_key(changed)))
         await job.complete_in(session)

@@ -1,4 +1,4 @@
--- The statements that most requests run. The driver prepares each statement once per connection.
+-- The statements that most requests, jobs and events run. The driver prepares each statement once per connection.
 
 -- name: place
 -- Insert an order and its lines. Returns the columns of the order that its client sees.
@@ -41,3 +41,26 @@ FROM (
         AND created_at > now() - make_interval(secs => :excluded_age::double precision)
     ORDER BY created_at LIMIT :limit
 ) AS open;
+
+-- name: read
+-- The fields of an order that its jobs read.
+SELECT id, client_id, status, payment_id, amount, currency, payment_method FROM orders WHERE id = :order_id;
+
+-- name: lock_by_payment
+-- Lock the order of the payment :payment_id.
+SELECT id, client_id, status, amount, payment_version, reason FROM orders WHERE payment_id = :payment_id FOR UPDATE;
+
+-- name: record_payment
+-- Record the newest status of an order's payment, which does not move the order.
+UPDATE orders SET payment_version = :payment_version, paid_amount = :paid_amount, updated_at = now()
+WHERE id = :order_id;
+
+-- name: settle
+-- Record the newest status of an order's payment, and move the order to the status :target, if its status is one of
+-- :sources. The order's version increases by one, because the move has an event.
+UPDATE orders
+SET payment_version = :payment_version, paid_amount = :paid_amount, updated_at = now(),
+    status = :target, version = version + 1, reason = :reason
+WHERE id = :order_id AND status = ANY (:sources)
+RETURNING id, client_id, customer_email, status, amount, currency, reason, version,
+    CAST(extract(epoch FROM updated_at - created_at) AS float8) AS seconds;

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from payments import use_cases
 from payments.messages import ChargePayment, MakeRefund, ReconcileCharge, ReconcileRefund
-from payments.models import Payment, PaymentStatus
+from payments.models import PaymentStatus
 from payments.provider_client import Charge, ProviderClient, Refund, Refusal
-from payments.use_cases import ChargeReport, RefundReport
+from payments.use_cases import ChargeReport, PaymentRow, RefundReport
 
 log = get_logger(__name__)
 
@@ -40,8 +40,7 @@ async def charge_payment(database: Database, provider: ProviderClient, job: Runn
         report = await _charge(provider, payment, attempts)
     async with database.transaction() as session:
         if report is not None:
-            await use_cases.attempt_answered(session, payment.id, attempts.last, report.reason or report.status)
-            await use_cases.apply_charge_report(session, report)
+            await use_cases.apply_charge_report(session, report, attempt=attempts.last)
         await job.complete_in(session)
 
 
@@ -123,7 +122,7 @@ def _refund_report(refund_id: UUID, refund: Refund) -> RefundReport:
     )
 
 
-async def _charge(provider: ProviderClient, payment: Payment, attempts: "_Attempts") -> ChargeReport | None:
+async def _charge(provider: ProviderClient, payment: PaymentRow, attempts: "_Attempts") -> ChargeReport | None:
     """Charge the payment. Returns None if the payment was voided, or if its status changed, before the charge began."""
     if payment.payment_method is None:
         return None

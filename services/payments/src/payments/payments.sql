@@ -1,4 +1,85 @@
--- The statements that the payments service runs most often.
+-- The statements that most payments run. The driver prepares each statement once per connection. The statements that
+-- return a payment return the fields of `use_cases.states.PaymentRow`.
+
+-- name: request
+-- Insert a payment. Returns no row if the payment, or another payment of the order, exists already.
+INSERT INTO payment (id, order_id, amount, currency, payment_method)
+VALUES (:payment_id, :order_id, :amount, :currency, :payment_method)
+ON CONFLICT DO NOTHING
+RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
+
+-- name: bury
+-- Insert a payment that was voided before it was requested. Returns no row if the payment, or another payment of the
+-- order, exists already.
+INSERT INTO payment (id, order_id, amount, currency, status, reason, version)
+VALUES (:payment_id, :order_id, :amount, :currency, 'canceled', 'voided', 1)
+ON CONFLICT DO NOTHING
+RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
+
+-- name: read
+SELECT id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason
+FROM payment WHERE id = :payment_id;
+
+-- name: lock
+SELECT id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason
+FROM payment WHERE id = :payment_id FOR UPDATE;
+
+-- name: begin_charging
+-- Move a payment to `submitting` before an attempt to charge it. Returns no row if the payment's status does not allow
+-- a charge, or if an open attempt is older than :post_window, because the provider may soon forget the idempotency key.
+UPDATE payment SET status = 'submitting', updated_at = now()
+WHERE id = :payment_id AND status IN ('created', 'submitting') AND NOT EXISTS (
+    SELECT FROM charge_attempt
+    WHERE payment_id = :payment_id AND outcome = 'open' AND created_at < now() - CAST(:post_window AS interval)
+)
+RETURNING id;
+
+-- name: add_attempt
+-- Add the next attempt to charge a payment. The transaction holds the lock on the payment's row since `begin_charging`,
+-- so no other transaction takes the same number. This is a statement of its own, because a statement does not see the
+-- rows that were committed while it waited for a lock.
+INSERT INTO charge_attempt (payment_id, n)
+VALUES (:payment_id, (SELECT coalesce(max(n), 0) + 1 FROM charge_attempt WHERE payment_id = :payment_id))
+RETURNING n;
+
+-- name: move
+-- Move a payment to the status :target, if its status is one of :sources. :events is 1 if the target status has an
+-- event, and 0 otherwise. Without a :reason, the payment keeps its reason.
+UPDATE payment
+SET status = :target, reason = coalesce(:reason, reason), version = version + :events, updated_at = now()
+WHERE id = :payment_id AND status = ANY (:sources)
+RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
+
+-- name: apply_charge_report
+-- Move a payment to the status :target that the provider reports of its charge, unless the report is late: the payment's
+-- status is not one of :sources, or a newer version of the charge is known. A report with the known version is not late,
+-- because an earlier report may have stored this version without changing the status. If the provider breaks its promise
+-- and makes two charges for a payment, only the versions of the first charge count. If the report is the answer to
+-- attempt :attempt, the statement also records :answer for this attempt.
+WITH answered AS (
+    UPDATE charge_attempt SET answer = :answer, ended_at = now()
+    WHERE payment_id = :payment_id AND n = CAST(:attempt AS bigint)
+)
+UPDATE payment
+SET status = :target, reason = :reason, version = version + :events, updated_at = now(),
+    provider_charge_id = coalesce(provider_charge_id, :charge_id),
+    charge_version = CASE WHEN coalesce(provider_charge_id, :charge_id) = :charge_id
+        THEN greatest(charge_version, :object_version) ELSE charge_version END
+WHERE id = :payment_id AND status = ANY (:sources)
+    AND (
+        NOT coalesce(provider_charge_id, :charge_id) = :charge_id
+        OR charge_version <= coalesce(:object_version, charge_version)
+    )
+RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
+
+-- name: note_charge
+-- Store the id and the newest version of a payment's charge from a late report. Returns no row without such a payment.
+UPDATE payment
+SET provider_charge_id = coalesce(provider_charge_id, :charge_id),
+    charge_version = CASE WHEN coalesce(provider_charge_id, :charge_id) = :charge_id
+        THEN greatest(charge_version, :object_version) ELSE charge_version END
+WHERE id = :payment_id
+RETURNING id;
 
 -- name: backlog
 -- Measure the backlog of payments. `waiting`: the number of payments that are neither captured nor over, up to :limit.

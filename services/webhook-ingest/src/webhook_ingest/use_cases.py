@@ -1,6 +1,7 @@
 """The use cases of webhook-ingest: store each webhook once, then publish it as an event."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -8,10 +9,10 @@ from chassis.events import outbox
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
 from chassis.pooling import Session, after_commit, log_after_commit
+from chassis.pooling.statements import load_driver_statements
 from chassis.webhooks import ProcessedResult, webhook_processed
 from pydantic import ValidationError
 from sqlalchemy import select, text, update
-from sqlalchemy.dialects.postgresql import insert
 
 from webhook_ingest.messages import (
     STREAM,
@@ -27,7 +28,20 @@ from webhook_ingest.schemas import ProviderObjectPayload, ProviderPayload
 
 log = get_logger(__name__)
 
+_SQL = load_driver_statements("webhook_ingest.sql", package="webhook_ingest")
+
 _FORGET_DEAD_LETTER = text("DELETE FROM job WHERE name = :name AND status = 'dead' AND payload ->> 'id' = :id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredEvent:
+    """A row of the table `provider_event`, which is locked."""
+
+    id: UUID
+    provider: str
+    event_id: str
+    body: bytes
+    status: str
 
 
 class Redrivable(StrEnum):
@@ -50,11 +64,8 @@ async def store_event(session: Session, *, provider: Provider, event_id: str, bo
     """Step 7 of an order (docs/reference/protocol.md): store the raw event and its job, unless they are stored already.
     Returns whether the event is new.
     """
-    row_id = await session.scalar(
-        insert(ProviderEvent)
-        .values(provider=provider.value, event_id=event_id, body=body)
-        .on_conflict_do_nothing()
-        .returning(ProviderEvent.id)
+    row_id: UUID | None = await session.fetch_value(
+        _SQL["store"], provider=provider.value, event_id=event_id, body=body
     )
     if row_id is None:
         return False
@@ -69,9 +80,11 @@ async def publish_event(session: Session, row_id: UUID) -> str | None:
     An event of an unknown type is marked `ignored`. An event that cannot be read is marked `dead`. Once the code can
     read the event, an operator replays the event's job or redrives the event.
     """
-    stored = (await session.scalars(select(ProviderEvent).where(ProviderEvent.id == row_id).with_for_update())).one()
+    (row,) = await session.fetch(_SQL["lock"], id=row_id)
+    stored = _StoredEvent(**row)
     if stored.status == ProviderEventStatus.DEAD:
         await _move(session, stored, ProviderEventStatus.STORED, None)
+        stored = replace(stored, status=ProviderEventStatus.STORED.value)
     if stored.status != ProviderEventStatus.STORED:
         return None
     try:
@@ -114,11 +127,11 @@ async def redrive(
     return [(event.provider, event.event_id) for event in found]
 
 
-def _count(session: Session, event: ProviderEvent, result: ProcessedResult) -> None:
+def _count(session: Session, event: _StoredEvent, result: ProcessedResult) -> None:
     after_commit(session, webhook_processed.labels(event.provider, result).inc)
 
 
-def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
+def _read(stored: _StoredEvent) -> ProviderObjectEvent | None:
     """The event to publish, or None for an event of an unknown type. Raises `ValidationError` for a body that cannot be
     read.
     """
@@ -138,11 +151,9 @@ def _read(stored: ProviderEvent) -> ProviderObjectEvent | None:
     )
 
 
-async def _move(session: Session, event: ProviderEvent, target: ProviderEventStatus, reason: str | None) -> None:
+async def _move(session: Session, event: _StoredEvent, target: ProviderEventStatus, reason: str | None) -> None:
     PROVIDER_EVENT.check(ProviderEventStatus(event.status), target)
-    await session.execute(
-        update(ProviderEvent).where(ProviderEvent.id == event.id).values(status=target.value, reason=reason)
-    )
+    await session.fetch(_SQL["move"], id=event.id, status=target.value, reason=reason)
     write = log.error if target is ProviderEventStatus.DEAD else log.info
     log_after_commit(
         session,

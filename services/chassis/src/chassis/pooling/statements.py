@@ -38,5 +38,10 @@ def load_statements(file: str, *, package: str) -> dict[str, str]:
     return {name: _without_comments(sql) for name, sql in zip(pieces[1::2], pieces[2::2], strict=True)}
 
 
+def load_driver_statements(file: str, *, package: str) -> dict[str, DriverStatement]:
+    """The statements of `file` in `package`, by name, for `Session.fetch`."""
+    return {name: DriverStatement.of(sql) for name, sql in load_statements(file, package=package).items()}
+
+
 def _without_comments(sql: str) -> str:
     return "\n".join(line for line in sql.splitlines() if line and not line.startswith("--")).removesuffix(";")

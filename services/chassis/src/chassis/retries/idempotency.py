@@ -14,14 +14,12 @@ import orjson
 
 from chassis.errors import ApiError, ErrorCode
 from chassis.pooling import Row, Session
-from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.pooling.statements import load_driver_statements
 
 HEADER = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
 
-STATEMENTS = {
-    name: DriverStatement.of(sql) for name, sql in load_statements("idempotency.sql", package="chassis.retries").items()
-}
+STATEMENTS = load_driver_statements("idempotency.sql", package="chassis.retries")
 _PRIMARY_KEY = "idempotency_record_pkey"
 
 PRUNE_EVERY = 60.0  # seconds between two calls of `prune`

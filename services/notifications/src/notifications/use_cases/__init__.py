@@ -8,7 +8,6 @@ docs/reference/protocol.md describes the steps. Read `mails` first; for webhooks
 
 from notifications.use_cases.dead_mails import list_dead_mails, resend_mails
 from notifications.use_cases.mails import (
-    has_earlier_pending,
     last_version,
     list_mails,
     read_mail,
@@ -18,7 +17,6 @@ from notifications.use_cases.mails import (
 from notifications.use_cases.sweeps import sweep
 
 __all__ = [
-    "has_earlier_pending",
     "last_version",
     "list_dead_mails",
     "list_mails",

@@ -1,19 +1,19 @@
 """Attempts at webhook deliveries: one transaction begins an attempt, and another transaction records its answer."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
 from chassis.pooling import Session
 from chassis.webhooks import AttemptAnswer, DeliveryDecision, has_failed_for_long
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
 from notifications.messages import DeliverWebhook
-from notifications.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from notifications.models import DeliveryStatus, WebhookEndpoint
 from notifications.use_cases import endpoints
-from notifications.use_cases.delivery_queue import first_pending, lock_queue, look_when_due
+from notifications.use_cases.delivery_queue import SQL, LockedEndpoint, lock_queue, look_when_due
 
 log = get_logger(__name__)
 
@@ -38,30 +38,33 @@ async def begin_attempt(session: Session, endpoint_id: UUID, *, lease: float) ->
     For `lease` seconds no other attempt at this delivery begins. If the answer to the attempt is not recorded by the
     end of the lease, the attempt counts as lost.
     """
-    endpoint, now = await lock_queue(session, endpoint_id)
+    endpoint = await lock_queue(session, endpoint_id)
     if not endpoint.is_enabled:  # deliveries may have been written while the endpoint was being disabled
         await endpoints.settle_pending(session, endpoint_id, "the endpoint is disabled")
         return None
-    first = await session.scalar(first_pending(endpoint_id))
-    if first is None:
-        return None
-    if first.next_attempt_at > now:
+    begun = await session.fetch(SQL["begin_attempt"], endpoint_id=endpoint_id, lease=timedelta(seconds=lease))
+    if not begun:
         # Several jobs may find that the delivery is not due yet. Because of the unique key, these jobs enqueue only one
         # later job.
-        await look_when_due(session, first, now, unique_key=str(endpoint_id))
+        await look_when_due(session, endpoint, unique_key=str(endpoint_id))
         return None
-    number = await session.scalar(
-        update(WebhookDelivery)
-        .where(WebhookDelivery.id == first.id)
-        .values(attempts=WebhookDelivery.attempts + 1, next_attempt_at=func.now() + timedelta(seconds=lease))
-        .returning(WebhookDelivery.attempts)
+    (delivery,) = begun
+    assert endpoint.secret is not None  # noqa: S101  only a deleted endpoint has no secret
+    return Attempt(
+        delivery_id=delivery["delivery_id"],
+        endpoint_id=endpoint.id,
+        number=delivery["number"],
+        url=endpoint.url,
+        body=delivery["body"].encode(),
+        secret=endpoint.secret,
+        old_secrets=() if endpoint.old_secret is None else (endpoint.old_secret,),
+        traceparent=delivery["traceparent"],
     )
-    return _attempt(endpoint, first, number=number or 1, now=now)
 
 
 async def is_suspect(session: Session, endpoint_id: UUID) -> bool:
     """Whether the endpoint's latest attempt failed or was slow."""
-    return bool(await session.scalar(select(WebhookEndpoint.is_suspect).where(WebhookEndpoint.id == endpoint_id)))
+    return bool(await session.fetch_value(SQL["is_suspect"], endpoint_id=endpoint_id))
 
 
 async def postpone(session: Session, endpoint_id: UUID, *, delay: float) -> None:
@@ -85,51 +88,41 @@ async def record_attempt(
     An endpoint is disabled if it answered 410, or if all attempts at it have failed for `disable_after` seconds. If the
     delivery is no longer pending, or if a later attempt at it has begun, the answer is dropped.
     """
-    endpoint, now = await lock_queue(session, attempt.endpoint_id)
+    endpoint = await lock_queue(session, attempt.endpoint_id)
     if await _settle(session, attempt, answer, decision):
         _log(attempt, answer, decision)
-        await _update_endpoint(session, endpoint, answer, suspect=suspect, disable_after=disable_after, now=now)
-    if (first := await session.scalar(first_pending(attempt.endpoint_id))) is not None:
-        await look_when_due(session, first, now)
+        await _update_endpoint(session, endpoint, answer, suspect=suspect, disable_after=disable_after)
+    await look_when_due(session, endpoint)
 
 
 async def _settle(session: Session, attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> bool:
     """Write the delivery's next state. Returns False if a later attempt has begun, or if the delivery is no longer
     pending.
     """
-    status = DeliveryStatus(decision.state)
-    written = await session.scalar(
-        update(WebhookDelivery)
-        .where(
-            WebhookDelivery.id == attempt.delivery_id,
-            WebhookDelivery.status == DeliveryStatus.PENDING.value,
-            WebhookDelivery.attempts == attempt.number,
-        )
-        .values(
-            status=status.value,
-            last_status=answer.status,
-            reason=answer.reason,
-            next_attempt_at=func.now() + timedelta(seconds=decision.delay),
-            settled_at=None if status is DeliveryStatus.PENDING else func.now(),
-        )
-        .returning(WebhookDelivery.id)
+    written = await session.fetch(
+        SQL["record_attempt"],
+        delivery_id=attempt.delivery_id,
+        number=attempt.number,
+        status=DeliveryStatus(decision.state).value,
+        last_status=answer.status,
+        reason=answer.reason,
+        delay=timedelta(seconds=decision.delay),
     )
-    return written is not None
+    return bool(written)
 
 
 async def _update_endpoint(
     session: Session,
-    endpoint: WebhookEndpoint,
+    endpoint: LockedEndpoint,
     answer: AttemptAnswer,
     *,
     suspect: bool,
     disable_after: float,
-    now: datetime,
 ) -> None:
     """Record whether the endpoint is suspect (its latest attempt failed or was slow), and the time since which all
     attempts have failed. Disable the endpoint if it answered 410 (gone) or has failed for too long.
     """
-    failing_since = None if answer.result == "delivered" else endpoint.failing_since or now
+    failing_since = None if answer.result == "delivered" else endpoint.failing_since or endpoint.now
     if (endpoint.is_suspect, endpoint.failing_since) != (suspect, failing_since):
         await session.execute(
             update(WebhookEndpoint)
@@ -138,24 +131,9 @@ async def _update_endpoint(
         )
     if answer.result == "gone":
         await endpoints.disable_endpoint(session, endpoint, "gone", answer.reason or "")
-    elif endpoint.is_enabled and has_failed_for_long(failing_since, now=now, disable_after=disable_after):
+    elif endpoint.is_enabled and has_failed_for_long(failing_since, now=endpoint.now, disable_after=disable_after):
         reason = f"every attempt since {failing_since:%Y-%m-%d %H:%M} UTC failed, the last one because: {answer.reason}"
         await endpoints.disable_endpoint(session, endpoint, "failing", reason)
-
-
-def _attempt(endpoint: WebhookEndpoint, delivery: WebhookDelivery, *, number: int, now: datetime) -> Attempt:
-    assert endpoint.secret is not None  # noqa: S101  only a deleted endpoint has no secret
-    overlaps = endpoint.old_secret_until is not None and endpoint.old_secret_until > now
-    return Attempt(
-        delivery_id=delivery.id,
-        endpoint_id=endpoint.id,
-        number=number,
-        url=endpoint.url,
-        body=delivery.body.encode(),
-        secret=endpoint.secret,
-        old_secrets=(endpoint.old_secret,) if overlaps and endpoint.old_secret else (),
-        traceparent=delivery.traceparent,
-    )
 
 
 def _log(attempt: Attempt, answer: AttemptAnswer, decision: DeliveryDecision) -> None:

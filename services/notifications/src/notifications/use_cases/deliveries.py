@@ -7,15 +7,17 @@ from chassis.errors import ApiError, ErrorCode
 from chassis.jobs import enqueue
 from chassis.pooling import Session
 from chassis.pooling.paging import belongs_to, newest_of
+from chassis.pooling.statements import load_driver_statements
 from chassis.telemetry import current_traceparent
 from pydantic import BaseModel
-from sqlalchemy import any_, func, insert, select, text, update
+from sqlalchemy import func, select, text, update
 
 from notifications.messages import DeliverWebhook, OrderEvent
-from notifications.models import WEBHOOK_DELIVERY, DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from notifications.models import WEBHOOK_DELIVERY, DeliveryStatus, WebhookDelivery
 from notifications.schemas import DeliveryPage, DeliveryView, Status
 from notifications.use_cases.delivery_queue import lock_queue
 
+_WRITE = load_driver_statements("notifications.sql", package="notifications")["write_deliveries"]
 _NEXT_IN_SEQUENCE = text("SELECT nextval(pg_get_serial_sequence('webhook_delivery', 'sequence'))")
 
 
@@ -44,33 +46,22 @@ async def write_deliveries(
     """Step 14 of an order (docs/reference/protocol.md): write a delivery, and its job, for each of the client's
     endpoints that subscribes to this event.
     """
-    listening = await session.scalars(
-        select(WebhookEndpoint.id)
-        .where(
-            WebhookEndpoint.client_id == event.client_id,
-            WebhookEndpoint.is_enabled,
-            any_(WebhookEndpoint.events) == event.options.type,
-        )
-        .order_by(WebhookEndpoint.id)
-    )
     data = _Data(version=version, **event.model_dump(include=_Data.model_fields.keys() - {"version"}))
     body = _Body(id=event_id, type=event.options.type, timestamp=occurred_at, data=data).model_dump_json()
-    for endpoint_id in listening.all():
-        await session.execute(
-            insert(WebhookDelivery).values(
-                endpoint_id=endpoint_id,
-                client_id=event.client_id,
-                event_id=event_id,
-                event_type=event.options.type,
-                order_id=event.order_id,
-                body=body,
-                traceparent=current_traceparent(),
-            )
-        )
+    written = await session.fetch(
+        _WRITE,
+        client_id=event.client_id,
+        event_id=event_id,
+        event_type=event.options.type,
+        order_id=event.order_id,
+        body=body,
+        traceparent=current_traceparent(),
+    )
+    for row in written:
         # This job has no unique key. With a unique key, no job would be enqueued if another job for the endpoint waits
         # already. A worker could then claim the waiting job just before this transaction commits, and that job would
         # miss the delivery.
-        await enqueue(session, DeliverWebhook(endpoint_id=endpoint_id))
+        await enqueue(session, DeliverWebhook(endpoint_id=row["endpoint_id"]))
 
 
 async def list_deliveries(
@@ -106,7 +97,7 @@ async def redeliver(session: Session, delivery_id: UUID, *, client_id: str) -> D
     is neither dead nor pending, or when its endpoint is disabled.
     """
     found = await _own(session, delivery_id, client_id)
-    endpoint, _ = await lock_queue(session, found.endpoint_id)
+    endpoint = await lock_queue(session, found.endpoint_id)
     if not endpoint.is_enabled:
         raise ApiError(ErrorCode.STATE_CONFLICT, "The endpoint is disabled.")
     pending = DeliveryStatus.PENDING

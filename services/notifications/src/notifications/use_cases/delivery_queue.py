@@ -6,46 +6,50 @@ exists that looks at the delivery's queue. This job was enqueued together with t
 attempt, or it is the job whose attempt is under way.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.pooling import Session
-from sqlalchemy import Select, func, select
+from chassis.pooling.statements import load_driver_statements
 
 from notifications.messages import DeliverWebhook
-from notifications.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+
+SQL = load_driver_statements("notifications.sql", package="notifications")
 
 
-async def lock_queue(session: Session, endpoint_id: UUID) -> tuple[WebhookEndpoint, datetime]:
-    """Lock the endpoint's row. Returns the endpoint and the transaction's time. The lock does not prevent other
-    transactions from adding deliveries to the queue.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedEndpoint:
+    """An endpoint whose row is locked. `now` is the transaction's time. `old_secret` is None unless it is still
+    valid.
     """
-    row = await session.execute(
-        select(WebhookEndpoint, func.now())
-        .where(WebhookEndpoint.id == endpoint_id)
-        .with_for_update(key_share=True, of=WebhookEndpoint)
-    )
-    endpoint, now = row.one()
-    return endpoint, now
+
+    id: UUID
+    client_id: str
+    url: str
+    is_enabled: bool
+    contact_email: str | None
+    failing_since: datetime | None
+    is_suspect: bool
+    secret: str | None
+    old_secret: str | None
+    now: datetime
 
 
-def first_pending(endpoint_id: UUID) -> Select[WebhookDelivery]:
-    """A query of the first pending delivery in the endpoint's queue. Only this delivery may be sent, so that a
-    customer gets the events of an order in sequence.
+async def lock_queue(session: Session, endpoint_id: UUID) -> LockedEndpoint:
+    """Lock the endpoint's row, and return the endpoint. The lock does not prevent other transactions from adding
+    deliveries to the queue.
     """
-    return (
-        select(WebhookDelivery)
-        .where(WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status == DeliveryStatus.PENDING.value)
-        .order_by(WebhookDelivery.sequence)
-        .limit(1)
-        .execution_options(populate_existing=True)
-    )
+    (row,) = await session.fetch(SQL["lock_endpoint"], endpoint_id=endpoint_id)
+    return LockedEndpoint(**row)
 
 
-async def look_when_due(
-    session: Session, first: WebhookDelivery, now: datetime, *, unique_key: str | None = None
-) -> None:
-    """Enqueue a job that looks at the endpoint's queue when `first`, the first pending delivery, is due."""
-    delay = max(0.0, (first.next_attempt_at - now).total_seconds())
-    await enqueue(session, DeliverWebhook(endpoint_id=first.endpoint_id), unique_key=unique_key, delay=delay)
+async def look_when_due(session: Session, endpoint: LockedEndpoint, *, unique_key: str | None = None) -> None:
+    """Enqueue a job that looks at the endpoint's queue when the first pending delivery is due, if a delivery is
+    pending.
+    """
+    due: datetime | None = await session.fetch_value(SQL["next_attempt_at"], endpoint_id=endpoint.id)
+    if due is not None:
+        delay = max(0.0, (due - endpoint.now).total_seconds())
+        await enqueue(session, DeliverWebhook(endpoint_id=endpoint.id), unique_key=unique_key, delay=delay)

@@ -19,6 +19,7 @@ from sqlalchemy import Select, func, insert, select, text, update
 
 from notifications.models import WEBHOOK_DELIVERY, DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from notifications.schemas import CreateEndpoint, EndpointList, EndpointView, EndpointWithSecret, UpdateEndpoint
+from notifications.use_cases.delivery_queue import LockedEndpoint
 from notifications.use_cases.mails import write_notice
 
 log = get_logger(__name__)
@@ -140,7 +141,7 @@ async def rotate_secret(
 
 
 async def disable_endpoint(
-    session: Session, endpoint: WebhookEndpoint, cause: Literal["gone", "failing"], reason: str
+    session: Session, endpoint: LockedEndpoint, cause: Literal["gone", "failing"], reason: str
 ) -> None:
     """Disable an endpoint that is gone or keeps failing, and mail the reason to its contact. The client may enable the
     endpoint again.

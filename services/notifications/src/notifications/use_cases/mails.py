@@ -3,19 +3,23 @@ Message-ID.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
 from chassis.pooling import Session, log_after_commit
-from sqlalchemy import func, select, update
+from chassis.pooling.statements import load_driver_statements
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from notifications.messages import OrderCancelled, OrderConfirmed, OrderEvent, OrderPlaced, SendMail
-from notifications.models import MAIL, Mail, MailStatus, OrderProgress
+from notifications.models import MAIL, Mail, MailStatus
 from notifications.schemas import MailList, MailView
 
 log = get_logger(__name__)
+
+_SQL = load_driver_statements("notifications.sql", package="notifications")
 
 _WORDS: Mapping[type[OrderEvent], tuple[str, str]] = {
     OrderPlaced: ("We have your order", "Thank you. We have your order over {total} and are collecting the payment."),
@@ -34,11 +38,8 @@ async def last_version(session: Session, order_id: UUID) -> int:
     """The version of the order's latest event for which a mail was written, or 0 before the first mail. Locks the
     order's progress row.
     """
-    await session.execute(insert(OrderProgress).values(order_id=order_id, last_version=0).on_conflict_do_nothing())
-    version = await session.scalar(
-        select(OrderProgress.last_version).where(OrderProgress.order_id == order_id).with_for_update()
-    )
-    return version or 0
+    version: int = await session.fetch_value(_SQL["last_version"], order_id=order_id)
+    return version
 
 
 async def write_mail(session: Session, event: OrderEvent, *, event_id: UUID, version: int) -> None:
@@ -48,25 +49,18 @@ async def write_mail(session: Session, event: OrderEvent, *, event_id: UUID, ver
     subject, text = _WORDS[type(event)]
     total = f"{event.amount // 100}.{event.amount % 100:02} {event.currency}"
     reason = _REASONS.get(event.reason or "", _OTHER_REASON)
-    mail_id = await session.scalar(
-        insert(Mail)
-        .values(
-            event_id=event_id,
-            order_id=event.order_id,
-            version=version,
-            client_id=event.client_id,
-            event_type=event.options.type,
-            recipient=event.customer_email,
-            subject=subject,
-            text=text.format(total=total, reason=reason) + f"\n\nOrder {event.order_id}\n",
-        )
-        .returning(Mail.id)
+    mail_id: UUID = await session.fetch_value(
+        _SQL["write_mail"],
+        event_id=event_id,
+        order_id=event.order_id,
+        version=version,
+        client_id=event.client_id,
+        event_type=event.options.type,
+        recipient=event.customer_email,
+        subject=subject,
+        text=text.format(total=total, reason=reason) + f"\n\nOrder {event.order_id}\n",
     )
-    assert mail_id is not None  # noqa: S101  for the type checker: INSERT … RETURNING returns a row or raises
     await enqueue(session, SendMail(mail_id=mail_id))
-    await session.execute(
-        update(OrderProgress).where(OrderProgress.order_id == event.order_id).values(last_version=version)
-    )
 
 
 async def write_notice(
@@ -89,35 +83,36 @@ async def write_notice(
     await enqueue(session, SendMail(mail_id=mail_id))
 
 
-async def read_mail(session: Session, mail_id: UUID) -> Mail:
-    """The mail to which a job belongs. The mail exists, because it was committed together with the job."""
-    return (await session.scalars(select(Mail).where(Mail.id == mail_id))).one()
-
-
-async def has_earlier_pending(session: Session, mail: Mail) -> bool:
-    """Whether an earlier mail of the same order is still pending. Customers get the mails about an order in the order
-    of its events.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailToSend:
+    """A mail as its job needs it. `must_wait`: an earlier mail of the same order is still pending, and customers get
+    the mails about an order in the order of its events.
     """
-    if mail.version is None:  # a notice belongs to no order
-        return False
-    earlier = select(Mail.id).where(
-        Mail.order_id == mail.order_id, Mail.version < mail.version, Mail.status == MailStatus.PENDING.value
-    )
-    return await session.scalar(select(earlier.exists())) or False
+
+    event_id: UUID
+    recipient: str
+    subject: str
+    text: str
+    status: str
+    must_wait: bool
+
+
+async def read_mail(session: Session, mail_id: UUID) -> MailToSend:
+    """The mail to which a job belongs. The mail exists, because it was committed together with the job."""
+    (row,) = await session.fetch(_SQL["read_mail"], mail_id=mail_id)
+    return MailToSend(**row)
 
 
 async def settle_mail(session: Session, mail_id: UUID, status: MailStatus, reason: str | None = None) -> None:
     """Mark the mail as sent or dead. Does nothing if another worker has marked the mail already."""
-    settled = await session.scalar(
-        update(Mail)
-        .where(Mail.id == mail_id, Mail.status.in_(MAIL.sources(status)))
-        .values(status=status.value, reason=reason, settled_at=func.now())
-        .returning(Mail.order_id)
+    settled = await session.fetch(
+        _SQL["settle_mail"], mail_id=mail_id, status=status.value, reason=reason, sources=MAIL.sources(status)
     )
-    if settled is not None:
+    for mail in settled:
         write = log.error if status is MailStatus.DEAD else log.info
+        order_id = mail["order_id"]
         log_after_commit(
-            session, write, "mail_settled", mail_id=mail_id, order_id=settled, status=status.value, reason=reason
+            session, write, "mail_settled", mail_id=mail_id, order_id=order_id, status=status.value, reason=reason
         )
 
 

@@ -6,11 +6,12 @@
 
 from orders.use_cases.cancelling import cancel_order, expire_orders
 from orders.use_cases.placing import place_order
-from orders.use_cases.reading import find_order, find_product, list_orders, list_products, read_order
+from orders.use_cases.reading import OrderToPay, find_order, find_product, list_orders, list_products, read_order
 from orders.use_cases.settling import PaymentNews, PaymentStatus, apply_payment, decide_payment
 from orders.use_cases.sweeps import sweep
 
 __all__ = [
+    "OrderToPay",
     "PaymentNews",
     "PaymentStatus",
     "apply_payment",

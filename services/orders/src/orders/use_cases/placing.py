@@ -8,7 +8,7 @@ from chassis.events.outbox import event_row
 from chassis.jobs import job_row
 from chassis.logging import get_logger
 from chassis.pooling import Session, log_after_commit
-from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.pooling.statements import load_driver_statements
 from chassis.retries.idempotency import IdempotencyKey, StoredAnswer, answer_row, find_answer
 
 from orders.messages import STREAM, OrderPlaced, RequestPayment
@@ -16,7 +16,7 @@ from orders.schemas import OrderLineView, OrderView, PlaceOrder, ProductList
 
 log = get_logger(__name__)
 
-_PLACE = DriverStatement.of(load_statements("orders.sql", package="orders")["place"])
+_PLACE = load_driver_statements("orders.sql", package="orders")["place"]
 
 
 async def place_order(

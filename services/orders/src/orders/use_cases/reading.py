@@ -2,18 +2,19 @@
 
 import base64
 import binascii
+from dataclasses import dataclass
 from uuid import UUID
 
 from chassis.errors import ApiError, ErrorCode, ErrorDetail
 from chassis.pooling import Session
 from chassis.pooling.paging import newest_of
-from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.pooling.statements import load_driver_statements
 from sqlalchemy import select
 
 from orders.models import Order, Product
 from orders.schemas import OrderLineView, OrderPage, OrderSummary, OrderView, ProductList, ProductView
 
-_FIND = DriverStatement.of(load_statements("orders.sql", package="orders")["find"])
+_SQL = load_driver_statements("orders.sql", package="orders")
 
 
 async def list_products(session: Session) -> ProductList:
@@ -30,7 +31,7 @@ async def find_product(session: Session, product_id: str) -> ProductView | None:
 
 async def find_order(session: Session, order_id: UUID, *, client_id: str) -> OrderView | None:
     """The order with this id, or None when this client has no such order."""
-    rows = await session.fetch(_FIND, order_id=order_id, client=client_id)
+    rows = await session.fetch(_SQL["find"], order_id=order_id, client=client_id)
     if not rows:
         return None
     return OrderView(**rows[0], lines=[OrderLineView(**row) for row in rows])
@@ -48,11 +49,25 @@ async def list_orders(session: Session, *, client_id: str, limit: int, cursor: s
     )
 
 
-async def read_order(session: Session, order_id: UUID) -> Order:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderToPay:
+    """The fields of an order that its jobs read."""
+
+    id: UUID
+    client_id: str
+    status: str
+    payment_id: UUID
+    amount: int
+    currency: str
+    payment_method: str
+
+
+async def read_order(session: Session, order_id: UUID) -> OrderToPay:
     """The order to which a job belongs. The order exists, because it was committed together with the job or before the
     job.
     """
-    return (await session.scalars(select(Order).where(Order.id == order_id))).one()
+    (row,) = await session.fetch(_SQL["read"], order_id=order_id)
+    return OrderToPay(**row)
 
 
 def _write_cursor(order_id: UUID) -> str:

@@ -1,6 +1,5 @@
 """Applies a payment's new status to its order."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -11,13 +10,15 @@ from chassis.events import outbox
 from chassis.jobs import enqueue
 from chassis.logging import get_logger
 from chassis.pooling import Session, after_commit, log_after_commit
+from chassis.pooling.statements import load_driver_statements
 from prometheus_client import Histogram
-from sqlalchemy import func, select, update
 
 from orders.messages import STREAM, OrderCancelled, OrderConfirmed, OrderEvent, SettlePayment
-from orders.models import ORDER, Order, OrderRef, OrderStatus
+from orders.models import ORDER, OrderRef, OrderStatus
 
 log = get_logger(__name__)
+
+_SQL = load_driver_statements("orders.sql", package="orders")
 
 settle_seconds = Histogram(
     "order_settle_seconds",
@@ -47,6 +48,38 @@ class PaymentNews:
     status: PaymentStatus
     reason: str | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether money has moved, or certainly will not move. Any other status changes nothing about the order."""
+        return self.status in _SETTLED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LockedOrder:
+    """An order whose row is locked."""
+
+    id: UUID
+    client_id: str
+    status: str
+    amount: int
+    payment_version: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SettledOrder:
+    """An order after its move. `seconds` is the time from the placing of the order until the move."""
+
+    id: UUID
+    client_id: str
+    customer_email: str
+    status: str
+    amount: int
+    currency: str
+    reason: str | None
+    version: int
+    seconds: float
+
 
 def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> OrderStatus | None:
     """The status to which a new status of the payment moves the order, or None if the order does not move. This pure
@@ -66,10 +99,10 @@ async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
 
     Raises `LookupError` when no order has this payment.
     """
-    order = await session.scalar(select(Order).where(Order.payment_id == news.payment_id).with_for_update())
+    order = await session.fetch_one(_SQL["lock_by_payment"], _LockedOrder, payment_id=news.payment_id)
     if order is None:
         raise LookupError(f"no order has payment {news.payment_id}")
-    if news.version <= order.payment_version or news.status not in _SETTLED:
+    if news.version <= order.payment_version or not news.is_settled:
         return None
     target = decide_payment(OrderStatus(order.status), seen=order.payment_version, news=news)
     if target is None and order.status == OrderStatus.CANCELLED and news.status == "captured":
@@ -77,41 +110,40 @@ async def apply_payment(session: Session, news: PaymentNews) -> OrderRef | None:
         # the client has paid for a cancelled order, so a job refunds the payment.
         log.error("payment_captured_after_cancellation", order_id=order.id, payment_id=news.payment_id)
         await enqueue(session, SettlePayment(order_id=order.id))
-    values = {
-        "payment_version": news.version,
-        "paid_amount": order.amount if news.status == "captured" else 0,
-        "updated_at": func.now(),
-    }
+    paid_amount = order.amount if news.status == "captured" else 0
     if target is None:
-        await session.execute(update(Order).where(Order.id == order.id).values(values))
-        return OrderRef(order.id, order.client_id)
-    await _move(
-        session, order, target, values, reason=None if target is OrderStatus.CONFIRMED else order.reason or news.reason
-    )
+        await session.fetch(
+            _SQL["record_payment"], order_id=order.id, payment_version=news.version, paid_amount=paid_amount
+        )
+    else:
+        await _move(session, order, target, news, paid_amount=paid_amount)
     return OrderRef(order.id, order.client_id)
 
 
 async def _move(
-    session: Session, order: Order, target: OrderStatus, values: Mapping[str, object], *, reason: str | None
+    session: Session, order: _LockedOrder, target: OrderStatus, news: PaymentNews, *, paid_amount: int
 ) -> None:
     """Move the order to `target` by compare-and-set, and publish the event of the move with the next version."""
-    moved = await session.scalar(
-        update(Order)
-        .where(Order.id == order.id, Order.status.in_(ORDER.sources(target)))
-        .values({**values, "status": target.value, "version": Order.version + 1, "reason": reason})
-        .returning(Order)
-        .execution_options(populate_existing=True)
+    reason = None if target is OrderStatus.CONFIRMED else order.reason or news.reason
+    moved = await session.fetch_one(
+        _SQL["settle"],
+        _SettledOrder,
+        order_id=order.id,
+        target=target.value,
+        sources=ORDER.sources(target),
+        payment_version=news.version,
+        paid_amount=paid_amount,
+        reason=reason,
     )
     if moved is None:
         raise IllegalTransition(ORDER.name, order.status, target)
     await _publish(session, moved, OrderConfirmed if target is OrderStatus.CONFIRMED else OrderCancelled)
     if moved.version == _FIRST_FINAL_VERSION:
-        seconds = (moved.updated_at - moved.created_at).total_seconds()
-        after_commit(session, partial(settle_seconds.labels(target.value).observe, seconds))
+        after_commit(session, partial(settle_seconds.labels(target.value).observe, moved.seconds))
     log_after_commit(session, log.info, "order_moved", order_id=order.id, status=target.value, reason=reason)
 
 
-async def _publish(session: Session, order: Order, event: type[OrderEvent]) -> None:
+async def _publish(session: Session, order: _SettledOrder, event: type[OrderEvent]) -> None:
     await outbox.publish(
         session,
         event(

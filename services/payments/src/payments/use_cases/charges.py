@@ -9,12 +9,12 @@ from uuid import UUID
 
 from chassis.logging import get_logger
 from chassis.pooling import Session
-from sqlalchemy import ColumnElement, case, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from payments.models import AttemptOutcome, ChargeAttempt, Payment, PaymentStatus
+from payments.models import AttemptOutcome, ChargeAttempt, PaymentStatus
 from payments.use_cases.refunds import request_refund
-from payments.use_cases.states import lock, move
+from payments.use_cases.states import SQL, PaymentRow, lock, move, parameters_of_move, report_move
 from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 
 log = get_logger(__name__)
@@ -27,23 +27,11 @@ async def begin_attempt(session: Session, payment_id: UUID) -> int | None:
     Returns None when the payment's status no longer allows a charge, or when the provider may soon forget the
     idempotency key.
     """
-    moved = await session.scalar(
-        update(Payment)
-        .where(
-            Payment.id == payment_id,
-            Payment.status.in_((PaymentStatus.CREATED.value, PaymentStatus.SUBMITTING.value)),
-            ~has_open_attempt(payment_id, older_than=POST_WINDOW),
-        )
-        .values(status=PaymentStatus.SUBMITTING.value, updated_at=func.now())
-        .returning(Payment.id)
-    )
+    moved = await session.fetch_value(SQL["begin_charging"], payment_id=payment_id, post_window=POST_WINDOW)
     if moved is None:
         return None
-    # The update above holds the lock on the payment's row, so no other transaction can take the same number.
-    number = select(func.coalesce(func.max(ChargeAttempt.n), 0) + 1).where(ChargeAttempt.payment_id == payment_id)
-    return await session.scalar(
-        insert(ChargeAttempt).values(payment_id=payment_id, n=number.scalar_subquery()).returning(ChargeAttempt.n)
-    )
+    number: int = await session.fetch_value(SQL["add_attempt"], payment_id=payment_id)
+    return number
 
 
 async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
@@ -61,20 +49,9 @@ async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
     if payment.status != PaymentStatus.SUBMITTING or is_open:
         return
     if payment.void:
-        await move(session, payment_id, PaymentStatus.CANCELED, {"reason": "voided"})
+        await move(session, payment_id, PaymentStatus.CANCELED, reason="voided")
     else:
-        await move(session, payment_id, PaymentStatus.CREATED, {})
-
-
-async def attempt_answered(session: Session, payment_id: UUID, n: int, answer: str) -> None:
-    """Record the provider's answer to attempt `n`. No decision depends on the recorded answer: it helps an operator to
-    investigate an order.
-    """
-    await session.execute(
-        update(ChargeAttempt)
-        .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)
-        .values(answer=answer, ended_at=func.now())
-    )
+        await move(session, payment_id, PaymentStatus.CREATED)
 
 
 def has_open_attempt(
@@ -87,6 +64,13 @@ def has_open_attempt(
     if older_than is not None:
         attempts = attempts.where(ChargeAttempt.created_at < func.now() - older_than)
     return attempts.exists()
+
+
+_TARGETS = {
+    "accepted": PaymentStatus.SUBMITTED,
+    "captured": PaymentStatus.CAPTURED,
+    "failed": PaymentStatus.FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,55 +87,41 @@ class ChargeReport:
     object_version: int | None = None
 
 
-async def apply_charge_report(session: Session, report: ChargeReport) -> bool:
+async def apply_charge_report(session: Session, report: ChargeReport, *, attempt: int | None = None) -> bool:
     """Step 5 of an order (docs/reference/protocol.md): apply a report about a charge, from any source. Returns whether
     the report changed the payment's state.
 
     A report is late when the payment already has a later status, or when a newer version of the charge is known. A late
-    report only fills in the provider's id of the charge. Raises `LookupError` when there is no such payment.
+    report only fills in the provider's id of the charge. `attempt` is the number of the attempt to which the report is
+    the answer: the answer is then recorded, so that an operator can investigate an order. No decision depends on it.
+    Raises `LookupError` when there is no such payment.
     """
-    target = {
-        "accepted": PaymentStatus.SUBMITTED,
-        "captured": PaymentStatus.CAPTURED,
-        "failed": PaymentStatus.FAILED,
-    }[report.status]
-    charge_id = func.coalesce(Payment.provider_charge_id, report.provider_charge_id)
-    learned = {"provider_charge_id": charge_id, "charge_version": _newest(report)}
-    values = learned | {"reason": report.reason}
-    moved = await move(session, report.payment_id, target, values, _is_not_late(report))
+    target = _TARGETS[report.status]
+    moved = await session.fetch_one(
+        SQL["apply_charge_report"],
+        PaymentRow,
+        payment_id=report.payment_id,
+        charge_id=report.provider_charge_id,
+        object_version=report.object_version,
+        reason=report.reason,
+        attempt=attempt,
+        answer=report.reason or report.status,
+        **parameters_of_move(target),
+    )
     if moved is not None:
+        await report_move(session, moved)
         if moved.void and target is PaymentStatus.CAPTURED:
             await request_refund(session, moved)
         return True
-    known = await session.scalar(
-        update(Payment).where(Payment.id == report.payment_id).values(learned).returning(Payment.id)
+    known = await session.fetch_value(
+        SQL["note_charge"],
+        payment_id=report.payment_id,
+        charge_id=report.provider_charge_id,
+        object_version=report.object_version,
     )
     if known is None:
         raise LookupError(f"there is no payment {report.payment_id}")
     return False
-
-
-def _newest(report: ChargeReport) -> ColumnElement[int]:
-    """The higher of the stored and the reported version of the charge. If the provider breaks its promise and makes two
-    charges for a payment, only the versions of the first charge count.
-    """
-    if report.object_version is None:
-        return Payment.charge_version.expression
-    newest = func.greatest(Payment.charge_version, report.object_version)
-    return case((_is_of_its_charge(report), newest), else_=Payment.charge_version)
-
-
-def _is_not_late(report: ChargeReport) -> ColumnElement[bool]:
-    """Whether the report's version is the known version or a newer one. A report with the known version is not late,
-    because an earlier report may have stored this version without changing the status.
-    """
-    if report.object_version is None:
-        return true()
-    return or_(~_is_of_its_charge(report), Payment.charge_version <= report.object_version)
-
-
-def _is_of_its_charge(report: ChargeReport) -> ColumnElement[bool]:
-    return func.coalesce(Payment.provider_charge_id, report.provider_charge_id) == report.provider_charge_id
 
 
 async def no_charge_found(session: Session, payment_id: UUID) -> bool:

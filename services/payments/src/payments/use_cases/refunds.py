@@ -14,8 +14,8 @@ from chassis.pooling import Session, log_after_commit
 from sqlalchemy import func, insert, select, update
 
 from payments.messages import MakeRefund
-from payments.models import REFUND, Payment, PaymentStatus, Refund, RefundStatus
-from payments.use_cases.states import lock, move
+from payments.models import REFUND, PaymentStatus, Refund, RefundStatus
+from payments.use_cases.states import PaymentRow, lock, move
 from payments.use_cases.windows import POST_WINDOW, PROOF_AFTER
 
 log = get_logger(__name__)
@@ -24,7 +24,7 @@ log = get_logger(__name__)
 MAX_REFUNDS = 3
 
 
-async def request_refund(session: Session, payment: Payment) -> None:
+async def request_refund(session: Session, payment: PaymentRow) -> None:
     """Write a new refund and its job, unless a refund is open or has succeeded, or `MAX_REFUNDS` refunds have
     failed.
     """
@@ -111,7 +111,7 @@ async def apply_refund_report(session: Session, report: RefundReport) -> bool:
         reason=refund.reason,
     )
     if target is RefundStatus.SUCCEEDED:
-        await move(session, payment.id, PaymentStatus.REFUNDED, {}, refund_id=refund.id)
+        await move(session, payment.id, PaymentStatus.REFUNDED, refund_id=refund.id)
     elif target is RefundStatus.FAILED:
         await request_refund(session, payment)
     return True
@@ -138,7 +138,7 @@ async def no_refund_found(session: Session, refund_id: UUID) -> bool:
     return False
 
 
-async def _lock_payment_of(session: Session, refund_id: UUID) -> Payment:
+async def _lock_payment_of(session: Session, refund_id: UUID) -> PaymentRow:
     payment_id = await session.scalar(select(Refund.payment_id).where(Refund.id == refund_id))
     payment = None if payment_id is None else await lock(session, payment_id)
     if payment is None:

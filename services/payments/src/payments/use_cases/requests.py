@@ -7,13 +7,12 @@ from chassis.jobs import enqueue
 from chassis.logging import get_logger
 from chassis.pooling import Session, log_after_commit
 from sqlalchemy import update
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from payments.messages import ChargePayment, PaymentCanceled
 from payments.models import Payment, PaymentStatus
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
 from payments.use_cases.refunds import request_refund
-from payments.use_cases.states import lock, move, publish
+from payments.use_cases.states import SQL, PaymentRow, find_payment, lock, move, publish
 
 log = get_logger(__name__)
 
@@ -24,17 +23,14 @@ async def request_payment(session: Session, command: RequestPayment) -> tuple[Pa
 
     Raises `ApiError` (409) when the order has another payment, or when this payment has another amount.
     """
-    inserted = await session.scalar(
-        upsert(Payment)
-        .values(
-            id=command.payment_id,
-            order_id=command.order_id,
-            amount=command.amount,
-            currency=command.currency,
-            payment_method=command.payment_method,
-        )
-        .on_conflict_do_nothing()
-        .returning(Payment)
+    inserted = await session.fetch_one(
+        SQL["request"],
+        PaymentRow,
+        payment_id=command.payment_id,
+        order_id=command.order_id,
+        amount=command.amount,
+        currency=command.currency,
+        payment_method=command.payment_method,
     )
     if inserted is not None:
         await enqueue(session, ChargePayment(payment_id=inserted.id))
@@ -47,12 +43,12 @@ async def request_payment(session: Session, command: RequestPayment) -> tuple[Pa
             amount=inserted.amount,
         )
         return _view(inserted), True
-    payment = _require_same(await session.get(Payment, command.payment_id), command)
+    payment = _require_same(await find_payment(session, command.payment_id), command)
     return _view(payment), False
 
 
-async def find_payment(session: Session, payment_id: UUID) -> PaymentView | None:
-    payment = await session.get(Payment, payment_id)
+async def view_payment(session: Session, payment_id: UUID) -> PaymentView | None:
+    payment = await find_payment(session, payment_id)
     return None if payment is None else _view(payment)
 
 
@@ -70,7 +66,7 @@ async def void_payment(session: Session, payment_id: UUID, command: VoidPayment)
     payment = _require_same(await lock(session, payment_id), command)
     status = PaymentStatus(payment.status)
     if status is PaymentStatus.CREATED:
-        canceled = await move(session, payment_id, PaymentStatus.CANCELED, {"reason": "voided"})
+        canceled = await move(session, payment_id, PaymentStatus.CANCELED, reason="voided")
         return _view(canceled or payment)
     if status in {PaymentStatus.SUBMITTING, PaymentStatus.SUBMITTED, PaymentStatus.CAPTURED}:
         await session.execute(update(Payment).where(Payment.id == payment_id).values(void=True))
@@ -79,32 +75,26 @@ async def void_payment(session: Session, payment_id: UUID, command: VoidPayment)
     return _view(payment)
 
 
-async def _bury(session: Session, payment_id: UUID, command: VoidPayment) -> Payment | None:
-    tombstone = await session.scalar(
-        upsert(Payment)
-        .values(
-            id=payment_id,
-            order_id=command.order_id,
-            amount=command.amount,
-            currency=command.currency,
-            status=PaymentStatus.CANCELED.value,
-            reason="voided",
-            version=1,
-        )
-        .on_conflict_do_nothing()
-        .returning(Payment)
+async def _bury(session: Session, payment_id: UUID, command: VoidPayment) -> PaymentRow | None:
+    tombstone = await session.fetch_one(
+        SQL["bury"],
+        PaymentRow,
+        payment_id=payment_id,
+        order_id=command.order_id,
+        amount=command.amount,
+        currency=command.currency,
     )
     if tombstone is not None:
         await publish(session, tombstone, PaymentCanceled)
     return tombstone
 
 
-def _require_same(payment: Payment | None, command: RequestPayment | VoidPayment) -> Payment:
+def _require_same(payment: PaymentRow | None, command: RequestPayment | VoidPayment) -> PaymentRow:
     asked = (command.order_id, command.amount, command.currency)
     if payment is None or (payment.order_id, payment.amount, payment.currency) != asked:
         raise ApiError(ErrorCode.STATE_CONFLICT, "The order has another payment, or the payment has another amount.")
     return payment
 
 
-def _view(payment: Payment) -> PaymentView:
+def _view(payment: PaymentRow) -> PaymentView:
     return PaymentView.model_validate(payment, from_attributes=True)

@@ -1,12 +1,13 @@
 """Moves a payment by compare-and-set on its status, and publishes the event of the move in the same transaction."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
 from chassis.events import outbox
 from chassis.logging import get_logger
 from chassis.pooling import Session, log_after_commit
-from sqlalchemy import ColumnElement, func, select, update
+from chassis.pooling.statements import load_driver_statements
 
 from payments.messages import (
     STREAM,
@@ -16,9 +17,11 @@ from payments.messages import (
     PaymentFailed,
     PaymentRefunded,
 )
-from payments.models import PAYMENT, Payment, PaymentStatus
+from payments.models import PAYMENT, PaymentStatus
 
 log = get_logger(__name__)
+
+SQL = load_driver_statements("payments.sql", package="payments")
 
 _EVENTS: Mapping[PaymentStatus, type[PaymentEvent]] = {
     PaymentStatus.CAPTURED: PaymentCaptured,
@@ -28,45 +31,55 @@ _EVENTS: Mapping[PaymentStatus, type[PaymentEvent]] = {
 }
 
 
-async def move(
-    session: Session,
-    payment_id: UUID,
-    target: PaymentStatus,
-    values: Mapping[str, object],
-    *conditions: ColumnElement[bool],
-    **event_fields: object,
-) -> Payment | None:
-    """Move the payment to `target` and publish the event of this status, if there is such an event.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentRow:
+    """A row of the table `payment`, as the statements in `payments.sql` return it."""
 
-    Returns None, and changes nothing, when the payment's status does not allow the move or when one of `conditions`
-    does not hold.
+    id: UUID
+    order_id: UUID
+    amount: int
+    currency: str
+    payment_method: str | None
+    status: str
+    void: bool
+    provider_charge_id: str | None
+    version: int
+    reason: str | None
+
+
+async def move(
+    session: Session, payment_id: UUID, target: PaymentStatus, *, reason: str | None = None, **event_fields: object
+) -> PaymentRow | None:
+    """Move the payment to `target`, and publish the event of this status, if there is such an event.
+
+    Returns None, and changes nothing, when the payment's status does not allow the move.
     """
-    event = _EVENTS.get(target)
-    payment = await session.scalar(
-        update(Payment)
-        .where(Payment.id == payment_id, Payment.status.in_(PAYMENT.sources(target)), *conditions)
-        .values(
-            {
-                **values,
-                "status": target.value,
-                "version": Payment.version + (1 if event else 0),
-                "updated_at": func.now(),
-            }
-        )
-        .returning(Payment)
-        .execution_options(populate_existing=True)
+    payment = await session.fetch_one(
+        SQL["move"], PaymentRow, payment_id=payment_id, reason=reason, **parameters_of_move(target)
     )
-    if payment is None:
-        return None
-    log_after_commit(
-        session, log.info, "payment_moved", payment_id=payment.id, order_id=payment.order_id, status=payment.status
-    )
-    if event is not None:
-        await publish(session, payment, event, **event_fields)
+    if payment is not None:
+        await report_move(session, payment, **event_fields)
     return payment
 
 
-async def publish(session: Session, payment: Payment, event: type[PaymentEvent], **event_fields: object) -> None:
+def parameters_of_move(target: PaymentStatus) -> dict[str, object]:
+    """The parameters that every statement needs that moves a payment to `target`."""
+    return {"target": target.value, "sources": PAYMENT.sources(target), "events": 1 if target in _EVENTS else 0}
+
+
+async def report_move(session: Session, payment: PaymentRow, **event_fields: object) -> None:
+    """Log that a statement has moved the payment, and publish the event of its new status, if there is such an
+    event.
+    """
+    log_after_commit(
+        session, log.info, "payment_moved", payment_id=payment.id, order_id=payment.order_id, status=payment.status
+    )
+    event = _EVENTS.get(PaymentStatus(payment.status))
+    if event is not None:
+        await publish(session, payment, event, **event_fields)
+
+
+async def publish(session: Session, payment: PaymentRow, event: type[PaymentEvent], **event_fields: object) -> None:
     fields = {
         "payment_id": payment.id,
         "order_id": payment.order_id,
@@ -85,11 +98,16 @@ async def publish(session: Session, payment: Payment, event: type[PaymentEvent],
     )
 
 
-async def lock(session: Session, payment_id: UUID) -> Payment | None:
-    query = select(Payment).where(Payment.id == payment_id).with_for_update()
-    return await session.scalar(query.execution_options(populate_existing=True))
+async def lock(session: Session, payment_id: UUID) -> PaymentRow | None:
+    return await session.fetch_one(SQL["lock"], PaymentRow, payment_id=payment_id)
 
 
-async def read_payment(session: Session, payment_id: UUID) -> Payment:
+async def find_payment(session: Session, payment_id: UUID) -> PaymentRow | None:
+    """The payment with this id, or None when there is no such payment."""
+    return await session.fetch_one(SQL["read"], PaymentRow, payment_id=payment_id)
+
+
+async def read_payment(session: Session, payment_id: UUID) -> PaymentRow:
     """The payment to which a job belongs. The payment exists, because it was committed together with the job."""
-    return (await session.scalars(select(Payment).where(Payment.id == payment_id))).one()
+    (row,) = await session.fetch(SQL["read"], payment_id=payment_id)
+    return PaymentRow(**row)
