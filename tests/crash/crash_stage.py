@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import asyncpg
+from chassis.auth.service_tokens import TokenSource
 from crash_points import CrashPoints
 from holdfast_local.chaos_client import Card
 from holdfast_local.demo_client import Answer
@@ -19,6 +20,7 @@ from oracle.judging import examine
 from oracle.report import as_json
 from oracle.sources import Sources
 from oracle.terms import Terms
+from pydantic import SecretStr
 from stage import Stage
 
 QUIET_SECONDS = 45.0  # for everything to end; ten times what the slowest recovery here takes
@@ -114,6 +116,21 @@ class CrashStage(Stage):
                 return await Answer.of(response)
 
         return (await self.client._until({*wanted}, ask)).body
+
+    async def request_payment(self, order: str) -> None:
+        """The request of orders for the payment of this order."""
+        query = "SELECT payment_id, amount, currency, payment_method FROM orders WHERE id::text = $1"
+        [row] = await self.fetch("orders", query, order)
+        installation = self.platform.installation
+        secret = SecretStr(installation.secrets.payments_token_secret)
+        token = TokenSource(issuer="orders", audience="payments", secret=lambda: secret)
+        await self.client._session.request(
+            "POST",
+            f"{installation.url('payments')}/v1/payments",
+            json={"order_id": order, **row, "payment_id": str(row["payment_id"])},
+            headers={"Authorization": token()},
+            raise_for_status=True,
+        )
 
     async def replay(self, program: str, job_id: int) -> None:
         """An operator has a dead letter run again, and asks until the program says that it is none (any longer)."""

@@ -33,7 +33,8 @@ def _at(program: str, step: str, places: Sequence[str], scenario: Scenario) -> I
 def _orders() -> Iterator[Point]:
     api, worker = "orders-api", "orders-worker"
     yield from _at(api, "orders-api place_order", _REQUEST, scenarios.bought)
-    yield from _at(worker, "request_payment", ["claimed"], scenarios.bought)
+    yield Point("request_payment claimed", worker, scenarios.bought)
+    yield from _at(worker, "request_payment", _AROUND_COMMIT, scenarios.settled_unheard)
     yield Point("request_payment under way", worker, scenarios.silent_payments)
     yield from _at(worker, "payment.captured", _AROUND_COMMIT, scenarios.bought)
     yield from _at(worker, "payment.failed", _AROUND_COMMIT, scenarios.declined)
@@ -107,10 +108,6 @@ def _streams() -> Iterator[Point]:
 
 
 POINTS = (*_orders(), *_payments(), *_webhook_ingest(), *_notifications(), *_streams())
-
-OF_REPEATED_REQUESTS = frozenset(f"request_payment {place}" for place in _AROUND_COMMIT)
-"""Passed only by a request that is repeated after the payment was settled. No scenario reaches these points for
-certain. `settle_payment` dies at the same two points of the same function."""
 
 COMMANDS = ("jobs replay", "events replay", "webhooks redrive", "mails resend")
 """What an operator has done again, before and after its commit: test_operators_killed.py."""

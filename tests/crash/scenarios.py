@@ -113,6 +113,21 @@ async def silent_payments_when_called_off(act: Act) -> None:
     act.stage.resume("payments-api")
 
 
+async def settled_unheard(act: Act) -> None:
+    """Payments has the request and has settled the payment, and orders learns it from the answer to the repeated
+    request: the event is marked as handled before orders reads it.
+    """
+    act.stage.pause("orders-worker")
+    order = await act.buy("pm_card_declined")
+    await act.stage.request_payment(order)
+    await act.stage.until_payment(order, "failed")
+    [event] = await act.stage.fetch("payments", "SELECT event_id FROM outbox WHERE payload->>'order_id' = $1", order)
+    handled = "INSERT INTO inbox (consumer, event_id) VALUES ('orders', $1)"
+    await act.stage.execute("orders", handled, event["event_id"])
+    act.stage.resume("orders-worker")
+    await act.death()
+
+
 async def provider_away(act: Act) -> None:
     """The job fails, and is to be tried again."""
     await act.stage.provider(unavailable=True)

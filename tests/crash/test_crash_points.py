@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from crash_stage import Act, CrashStage
 from holdfast_local.chaos_client import Card
-from points import OF_REPEATED_REQUESTS, POINTS, Point
+from points import POINTS, Point
 
 SEED = os.environ.get("CRASH_SEED") or "1"
 ROUNDS = int(os.environ.get("CRASH_ROUNDS") or 1)
@@ -62,5 +62,5 @@ async def _accompany(act: Act, card: Card, pause: float | None) -> None:
 
 
 def _strangers(passed: set[str]) -> set[str]:
-    known = {point.name for point in POINTS} | OF_REPEATED_REQUESTS
+    known = {point.name for point in POINTS}
     return {name for name in passed - known if not _NOT_OF_AN_ORDER.match(name)}
