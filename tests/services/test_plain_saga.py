@@ -7,7 +7,7 @@ from holdfast_local.platform import running_platform
 from holdfast_local.settings import PROJECT
 
 
-@pytest.mark.parametrize("name", ["plain, ORM", "plain, SQL"])
+@pytest.mark.parametrize("name", ["plain, ORM", "plain, SQL", "plain, batches"])
 async def test_an_order_goes_through_the_plain_saga_to_its_mails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PROJECT / "loadtest/benchmarks/order"))
     from arms import ARMS

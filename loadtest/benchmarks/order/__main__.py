@@ -21,6 +21,7 @@ from holdfast_local.chaos_settings import passing_settings
 from holdfast_local.errors import RunnerError
 from holdfast_local.platform import running_platform
 from placing import BenchError, Placed, place
+from sampled import sampling
 from spending import Spent, count_statements, spent
 
 WARM_UP_ORDERS = 50  # every process has then prepared its statements and opened its connections
@@ -38,6 +39,8 @@ class Found:
     placed: Placed
     idle: float
     """CPU of all processes with nothing to do, as a share of one core."""
+    kinds: Mapping[str, float]
+    """The share of each kind of work in the CPU of the APIs and workers."""
 
     @classmethod
     def of(cls, rounds: Sequence[Self]) -> Self:
@@ -49,6 +52,10 @@ class Found:
                 sum(each.placed.seconds for each in rounds), statistics.mean(each.placed.behind for each in rounds)
             ),
             idle=statistics.mean(each.idle for each in rounds),
+            kinds={
+                kind: statistics.mean(each.kinds.get(kind, 0.0) for each in rounds)
+                for kind in dict.fromkeys(kind for each in rounds for kind in each.kinds)
+            },
         )
 
     @property
@@ -58,12 +65,20 @@ class Found:
         return dict(sorted(each.items(), key=lambda item: -item[1]))
 
     @property
+    def milliseconds_by_kind(self) -> Mapping[str, float]:
+        """CPU of the APIs and workers per order by kind of work."""
+        python = sum(ms for name, ms in self.milliseconds.items() if name.endswith(("-api", "-worker")))
+        return {kind: share * python for kind, share in self.kinds.items()}
+
+    @property
     def figures(self) -> Mapping[str, float]:
         return {
             "cpu_ms": round(sum(self.milliseconds.values()), 1),
             "transactions": round(self.spent.transactions / self.orders, 1),
             "statements": round(self.spent.statements / self.orders, 1),
             "commands": round(self.spent.commands / self.orders, 1),
+            "sql_kb": round(sum(self.spent.sql_bytes.values()) / self.orders / 1000, 1),
+            "valkey_kb": round(self.spent.valkey_bytes / self.orders / 1000, 1),
             "orders_per_second": round(self.orders / self.placed.seconds, 1),
             "seconds_behind": round(self.placed.behind, 1),
             "idle_cores": round(self.idle, 3),
@@ -71,11 +86,12 @@ class Found:
 
 
 async def measure(name: str, *, orders: int, rate: float | None) -> Found:
-    with passing_settings() as passing:
+    with passing_settings() as passing, sampling() as samples:
         settings = passing.model_copy(update={"postgres_durable": True})
         await count_statements(settings)
         arm = ARMS[name](settings)
-        async with running_platform(settings, adapt=arm.adapt, wanted=arm.wanted, overrides=arm.overrides) as platform:
+        adapt = samples.adapt(arm.adapt)
+        async with running_platform(settings, adapt=adapt, wanted=arm.wanted, overrides=arm.overrides) as platform:
             await place(platform, WARM_UP_ORDERS)
             before = await spent(platform)
             placed = await place(platform, orders, rate=rate)
@@ -83,12 +99,15 @@ async def measure(name: str, *, orders: int, rate: float | None) -> Found:
             before = await spent(platform)
             await asyncio.sleep(IDLE_SECONDS)
             resting = await spent(platform) - before
+            samples.signal(platform)
+            await place(platform, max(orders // 3, WARM_UP_ORDERS), rate=rate)
+            kinds = await samples.read(samples.signal(platform))
             restarted = [program for program in platform.supervisor.entries if platform.restarts(program)]
     if restarted:
         raise BenchError(f"{name}: {', '.join(restarted)} ended and started again meanwhile")
     # `spent` itself waits a second.
     idle = sum(resting.cpu.values()) / (IDLE_SECONDS + 1)
-    return Found(orders=orders, spent=working, placed=placed, idle=idle)
+    return Found(orders=orders, spent=working, placed=placed, idle=idle, kinds=kinds)
 
 
 def report(found: Mapping[str, Found]) -> None:
@@ -98,6 +117,10 @@ def report(found: Mapping[str, Found]) -> None:
     for program in programs:
         cells = [f"{one.milliseconds[program]:.1f}" if program in one.milliseconds else "" for one in found.values()]
         print(_row(f"  {program}", cells))
+    kinds = dict.fromkeys(kind for one in found.values() for kind in one.kinds)
+    print(_row("of it APIs and workers, by kind", [""] * len(found)))
+    for kind in kinds:
+        print(_row(f"  {kind}", [f"{one.milliseconds_by_kind.get(kind, 0):.1f}" for one in found.values()]))
     for label, name in _LABELS.items():
         print(_row(label, [f"{one.figures[name]:.2f}".rstrip("0").rstrip(".") for one in found.values()]))
     if ratios := ratios_of(found):
@@ -107,8 +130,10 @@ def report(found: Mapping[str, Found]) -> None:
 _LABELS = {
     "  all processes": "cpu_ms",
     "transactions per order": "transactions",
-    "statements per order": "statements",
+    "statements (round trips)": "statements",
     "Valkey's commands per order": "commands",
+    "kB per order, PostgreSQL": "sql_kb",
+    "kB per order, Valkey": "valkey_kb",
     "orders/s to the last mail": "orders_per_second",
     "last mail after last POST, s": "seconds_behind",
     "cores with nothing to do": "idle_cores",
@@ -116,7 +141,7 @@ _LABELS = {
 
 
 def _row(label: str, cells: Sequence[str] | Mapping[str, Found]) -> str:
-    return f"{label:30}" + "".join(f"{cell:>14}" for cell in cells)
+    return f"{label:32}" + "".join(f"{cell:>14}" for cell in cells)
 
 
 def ratios_of(found: Mapping[str, Found]) -> Mapping[str, float]:

@@ -50,6 +50,10 @@ def plain_sql(settings: LocalSettings) -> Arm:
     return _plain("sql", settings)
 
 
+def plain_batched(settings: LocalSettings) -> Arm:
+    return _plain("batched", settings)
+
+
 def _plain(form: str, settings: LocalSettings) -> Arm:
     """Three APIs and four workers of `plain/` in place of ours, at the same addresses, with the same databases."""
     installation = Installation.load(settings)
@@ -120,5 +124,6 @@ ARMS: Mapping[str, Callable[[LocalSettings], Arm]] = {
     "holdfast": holdfast,
     "plain, ORM": plain_orm,
     "plain, SQL": plain_sql,
+    "plain, batches": plain_batched,
     "dbos": durable,
 }

@@ -1,6 +1,8 @@
 """What a running platform has spent: CPU by program, and what PostgreSQL and Valkey did."""
 
 import asyncio
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,17 +14,21 @@ from holdfast_local.ports import LOOPBACK
 from holdfast_local.settings import LocalSettings
 from redis.asyncio import Redis
 
+_BYTES = re.compile(r"bytes_(?:sent|received):(\d+)")
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
     """CPU seconds by program; committed transactions and statements of all databases, BEGIN and COMMIT included;
-    commands to Valkey.
+    commands to Valkey; bytes in both directions, of each connection to PostgreSQL, and of Valkey.
     """
 
     cpu: Mapping[str, float]
     transactions: int
     statements: int
     commands: int
+    sql_bytes: Mapping[str, int]
+    valkey_bytes: int
 
     @classmethod
     def of(cls, parts: "Sequence[Spent]") -> "Spent":
@@ -33,6 +39,8 @@ class Spent:
             transactions=sum(part.transactions for part in parts),
             statements=sum(part.statements for part in parts),
             commands=sum(part.commands for part in parts),
+            sql_bytes={"all": sum(sum(part.sql_bytes.values()) for part in parts)},
+            valkey_bytes=sum(part.valkey_bytes for part in parts),
         )
 
     def __sub__(self, before: "Spent") -> "Spent":
@@ -42,6 +50,8 @@ class Spent:
             transactions=self.transactions - before.transactions,
             statements=self.statements - before.statements,
             commands=self.commands - before.commands,
+            sql_bytes={which: count - before.sql_bytes.get(which, 0) for which, count in self.sql_bytes.items()},
+            valkey_bytes=self.valkey_bytes - before.valkey_bytes,
         )
 
 
@@ -67,14 +77,33 @@ async def spent(platform: Platform) -> Spent:
     finally:
         await connection.close()
     cpu = {program: _cpu_seconds(platform.pid(program)) for program in programs}
-    return Spent(cpu, transactions=transactions, statements=statements, commands=await _commands(platform))
+    valkey = await _valkey_stats(platform)
+    return Spent(
+        cpu,
+        transactions=transactions,
+        statements=statements,
+        commands=valkey["total_commands_processed"],
+        sql_bytes=await _sql_bytes(platform),
+        valkey_bytes=valkey["total_net_input_bytes"] + valkey["total_net_output_bytes"],
+    )
 
 
-async def _commands(platform: Platform) -> int:
+async def _valkey_stats(platform: Platform) -> Mapping[str, int]:
     installation = platform.installation
     password = installation.secrets.valkey_password
     async with Redis(host=LOOPBACK, port=installation.settings.port("valkey"), password=password) as redis:
-        return int((await redis.info("stats"))["total_commands_processed"])
+        stats: Mapping[str, int] = await redis.info("stats")
+        return stats
+
+
+async def _sql_bytes(platform: Platform) -> Mapping[str, int]:
+    """By connection to PostgreSQL: the bytes that it has carried, as the kernel counts them. Empty without `ss`."""
+    if shutil.which("ss") is None:
+        return {}
+    port = platform.installation.settings.port("postgres")
+    ss = await asyncio.create_subprocess_exec("ss", "-tinHO", f"sport = :{port}", stdout=asyncio.subprocess.PIPE)
+    lines = (await ss.communicate())[0].decode().splitlines()
+    return {line.split()[4]: sum(int(count) for count in _BYTES.findall(line)) for line in lines if _BYTES.search(line)}
 
 
 def _cpu_seconds(pid: int) -> float:

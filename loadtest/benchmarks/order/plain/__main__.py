@@ -1,4 +1,4 @@
-"""One process of the plain saga: `python plain orm|sql SERVICE migrate|api|worker`; what it needs is in PLAIN_…."""
+"""One process of the plain saga: `python plain orm|sql|batched SERVICE migrate|api|worker`, set up by PLAIN_…."""
 
 import asyncio
 import os
@@ -11,15 +11,15 @@ import orm
 import sql
 import uvicorn
 import uvloop
-from saga import CONNECTIONS, Store, create_api, run_worker
+from saga import BATCH, CONNECTIONS, Store, create_api, run_worker
 
 PRODUCTS = (("rope", 1999), ("cleat", 1450))
-FORMS = {"orm": orm.open_store, "sql": sql.open_store}
+FORMS = {"orm": orm.open_store, "sql": sql.open_store, "batched": sql.open_store}
 
 
-async def work(service: str, open_store: Callable[[], AbstractAsyncContextManager[Store]]) -> None:
+async def work(service: str, open_store: Callable[[], AbstractAsyncContextManager[Store]], *, batch: int) -> None:
     async with open_store() as store:
-        await run_worker(service, store)
+        await run_worker(service, store, batch=batch)
 
 
 def main(form: str, service: str, role: str) -> None:
@@ -31,7 +31,7 @@ def main(form: str, service: str, role: str) -> None:
         case "api":
             uvicorn.run(create_api(service, open_store), port=int(os.environ["PLAIN_PORT"]))
         case "worker":
-            uvloop.run(work(service, open_store))
+            uvloop.run(work(service, open_store, batch=BATCH if form == "batched" else 1))
 
 
 if __name__ == "__main__":

@@ -98,14 +98,13 @@ class Transaction:
     async def add_task(self, kind: str, payload: dict[str, Any]) -> None:
         self._session.add(Task(kind=kind, payload=payload))
 
-    async def take_task(self) -> tuple[str, dict[str, Any]] | None:
-        """The oldest task that no other worker holds, deleted if this transaction commits."""
-        oldest = select(Task).order_by(Task.id).limit(1).with_for_update(skip_locked=True)
-        task = await self._session.scalar(oldest)
-        if task is None:
-            return None
-        await self._session.delete(task)
-        return task.kind, task.payload
+    async def take_tasks(self, count: int) -> list[tuple[str, dict[str, Any]]]:
+        """The oldest tasks that no other worker holds, deleted if this transaction commits."""
+        oldest = select(Task).order_by(Task.id).limit(count).with_for_update(skip_locked=True)
+        tasks = (await self._session.scalars(oldest)).all()
+        for task in tasks:
+            await self._session.delete(task)
+        return [(task.kind, task.payload) for task in tasks]
 
     async def products(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
         found = await self._session.scalars(select(Product).where(Product.id.in_(ids)))

@@ -4,9 +4,13 @@ Work and events commit with what causes them, as rows of `task`; a worker delete
 effects. So an order survives a crash, after which a mail may be written twice. There is no lease (a transaction stays
 open during a call), no attempt is counted, nothing is delayed after a failure (the process ends, and its supervisor
 starts it again), and there are no keys, dead letters, limits, deadlines, breakers, traces or metrics.
+
+With a `batch` of more than one, as many jobs, or events of one read, share a transaction, and one failure repeats all
+of them. That is the least that this saga costs.
 """
 
 import asyncio
+import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -31,6 +35,7 @@ CONNECTIONS = 10
 TASKS_AT_ONCE = 4
 POLL_SECONDS = 0.25
 EVENTS_AT_ONCE = 10
+BATCH = 20
 
 type Store = orm.Store | sql.Store
 type Transaction = orm.Transaction | sql.Transaction
@@ -220,28 +225,26 @@ EVENTS: Mapping[str, tuple[str, Mapping[str, Handler]]] = {
 """By service: the stream that it reads, and what it does about each type of event there."""
 
 
-async def run_worker(service: str, store: Store) -> None:
+async def run_worker(service: str, store: Store, *, batch: int = 1) -> None:
     redis: Redis = Redis.from_url(os.environ["PLAIN_REDIS"], decode_responses=True)
     async with redis, aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
         saga = Saga(redis, http)
         for _ in range(TASKS_AT_ONCE):
-            group.create_task(_run_tasks(store, saga))
+            group.create_task(_run_tasks(store, saga, batch))
         if service in EVENTS:
-            group.create_task(_consume(store, redis, service))
+            group.create_task(_consume(store, redis, service, batch))
 
 
-async def _run_tasks(store: Store, saga: Saga) -> None:
+async def _run_tasks(store: Store, saga: Saga, batch: int) -> None:
     while True:
         async with store.transaction() as transaction:
-            task = await transaction.take_task()
-            if task is not None:
-                kind, payload = task
-                await getattr(saga, kind)(transaction, **payload)
-        if task is None:
+            tasks = await transaction.take_tasks(batch)
+            await asyncio.gather(*(getattr(saga, kind)(transaction, **payload) for kind, payload in tasks))
+        if not tasks:
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _consume(store: Store, redis: Redis, service: str) -> None:
+async def _consume(store: Store, redis: Redis, service: str, batch: int) -> None:
     stream, handlers = EVENTS[service]
     key = f"plain:{stream}"
     with suppress(ResponseError):  # the group is there: this is a restart
@@ -252,12 +255,14 @@ async def _consume(store: Store, redis: Redis, service: str) -> None:
         messages = found[0][1] if found else []
         if not messages:
             position = ">"
-        for message_id, fields in messages:
-            event = json.loads(fields["event"])
-            if event["type"] in handlers:
+        for some in itertools.batched(messages, batch, strict=False):
+            events = [json.loads(fields["event"]) for _, fields in some]
+            events = [event for event in events if event["type"] in handlers]
+            if events:
                 async with store.transaction() as transaction:
-                    await handlers[event["type"]](transaction, **event["payload"])
-            await redis.xack(key, service, message_id)
+                    for event in events:
+                        await handlers[event["type"]](transaction, **event["payload"])
+            await redis.xack(key, service, *(message_id for message_id, _ in some))
 
 
 async def _publish(transaction: Transaction, stream: str, event_type: str, payload: dict[str, Any]) -> None:

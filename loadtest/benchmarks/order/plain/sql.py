@@ -3,32 +3,52 @@
 The tables are those of `orm.py`.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partialmethod
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 
+class _InTurn:
+    """A connection that several tasks may use: their statements run one after the other."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+
+    async def _run(self, method: str, *args: Any) -> Any:
+        async with self._turn:
+            return await getattr(self._connection, method)(*args)
+
+    execute = partialmethod(_run, "execute")
+    fetch = partialmethod(_run, "fetch")
+    fetchrow = partialmethod(_run, "fetchrow")
+    fetchval = partialmethod(_run, "fetchval")
+
+
 class Transaction:
     """What the steps read and write, in one transaction. The methods are those of `orm.py`."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
+        self._connection = _InTurn(connection)
 
     async def add_task(self, kind: str, payload: dict[str, Any]) -> None:
         await self._connection.execute("INSERT INTO task (kind, payload) VALUES ($1, $2)", kind, json.dumps(payload))
 
-    async def take_task(self) -> tuple[str, dict[str, Any]] | None:
-        """The oldest task that no other worker holds, deleted if this transaction commits."""
-        row = await self._connection.fetchrow(
-            "DELETE FROM task WHERE id = (SELECT id FROM task ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)"
-            " RETURNING kind, payload"
+    async def take_tasks(self, count: int) -> list[tuple[str, dict[str, Any]]]:
+        """The oldest tasks that no other worker holds, deleted if this transaction commits."""
+        rows = await self._connection.fetch(
+            "DELETE FROM task WHERE id = ANY (ARRAY(SELECT id FROM task ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))"
+            " RETURNING kind, payload",
+            count,
         )
-        return (row["kind"], json.loads(row["payload"])) if row else None
+        return [(row["kind"], json.loads(row["payload"])) for row in rows]
 
     async def products(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
         rows = await self._connection.fetch("SELECT id, price, currency FROM product WHERE id = ANY ($1)", ids)

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 
 from chassis.errors import HoldfastError, PoolExhausted
 from chassis.events.group import ConsumerGroup, Entry
-from chassis.events.inbox import STATEMENTS, Kinds, Received, Undeliverable
+from chassis.events.inbox import DRIVER_STATEMENTS, STATEMENTS, Kinds, Received, Undeliverable
 from chassis.events.outbox import Event
 from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
 from chassis.pooling import Database, Session
@@ -132,8 +132,8 @@ class Deliveries:
     async def _handle(self, entry: Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
         try:
             async with self._database.transaction() as session:
-                values = {"consumer": self._group.name, "event_id": received.event_id}
-                if await session.scalar(STATEMENTS["receive"], values) is None:
+                receive = DRIVER_STATEMENTS["receive"]
+                if not await session.fetch(receive, consumer=self._group.name, event_id=received.event_id):
                     return "seen", None
                 await self._handlers[type(received.payload)](session, received)
         except Undeliverable as error:

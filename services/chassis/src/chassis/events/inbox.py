@@ -18,11 +18,16 @@ from chassis.errors import HoldfastError
 from chassis.events.outbox import Event
 from chassis.logging import get_logger
 from chassis.pooling import Session
-from chassis.pooling.statements import load_statements
+from chassis.pooling.statements import DriverStatement, load_statements
 
 log = get_logger(__name__)
 
-STATEMENTS = {name: text(sql) for name, sql in load_statements("inbox.sql", package="chassis.events").items()}
+_SQL = load_statements("inbox.sql", package="chassis.events")
+
+STATEMENTS = {name: text(sql) for name, sql in _SQL.items()}
+"""The statements for SQLAlchemy's sessions, which rarely run."""
+DRIVER_STATEMENTS = {name: DriverStatement.of(sql) for name, sql in _SQL.items()}
+"""The statements for `Session.fetch`, which run for each event."""
 
 
 class Undeliverable(HoldfastError):
@@ -130,15 +135,15 @@ async def _hold[E: Event](session: Session, received: Received[E]) -> None:
 
 
 async def _release[E: Event](session: Session, after: Received[E], kinds: Kinds[E]) -> list[Received[E]]:
-    values = {"consumer": after.consumer, "aggregate_id": after.aggregate_id}
-    held = await session.execute(STATEMENTS["held"], values)
+    held = await session.fetch(DRIVER_STATEMENTS["held"], consumer=after.consumer, aggregate_id=after.aggregate_id)
     released: list[Received[E]] = []
     for row in held:
-        if row.aggregate_version != after.aggregate_version + 1 + len(released):
+        if row["aggregate_version"] != after.aggregate_version + 1 + len(released):
             break
-        event = kinds.parse(after.consumer, row.event)
+        event = kinds.parse(after.consumer, row["event"])
         assert event is not None  # noqa: S101  an event is parsed before it is held
         released.append(event)
-    ids = [event.event_id for event in released]
-    await session.execute(STATEMENTS["release"], {"consumer": after.consumer, "event_ids": ids})
+    if released:
+        ids = [event.event_id for event in released]
+        await session.fetch(DRIVER_STATEMENTS["release"], consumer=after.consumer, event_ids=ids)
     return released

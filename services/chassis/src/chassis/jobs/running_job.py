@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chassis.errors import LeaseLost
-from chassis.jobs.statements import STATEMENTS
+from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.pooling import Session, after_commit
 
 
@@ -30,7 +30,7 @@ class RunningJob:
         job by now. The handler must not catch `LeaseLost`, so that the transaction rolls back.
         """
         self.is_finishing = True
-        if await session.scalar(STATEMENTS["complete"], {"id": self.id, "attempt": self.attempt}) is None:
+        if not await session.fetch(DRIVER_STATEMENTS["complete"], id=self.id, attempt=self.attempt):
             raise LeaseLost(f"job {self.id} is no longer run by attempt {self.attempt}")
         after_commit(session, self._mark_complete)
 
