@@ -108,7 +108,7 @@ CHEAP: dict[str, dict[str, tuple[Look, int]]] = {
         "an order to cancel": (lambda session: orders.cancel_order(session, MIDDLE, client_id="ours"), 10),
         "a dead letter": (lambda session: dead_letters.show(session, 5), 1),
     },
-    "payments": {"a payment": (lambda session: payments.view_payment(session, MIDDLE), 1)},
+    "payments": {"a payment": (lambda session: payments.find_payment(session, MIDDLE), 1)},
     "notifications": {
         "endpoints": (lambda session: webhook_endpoints.list_endpoints(session, client_id="ours"), ENDPOINTS_OF_ALL),
         "an endpoint": (

@@ -56,9 +56,9 @@ FROM webhook_endpoint WHERE id = :endpoint_id FOR NO KEY UPDATE;
 -- delivery may be sent, so that a customer gets the events of an order in sequence. No other attempt at the delivery
 -- begins for :lease.
 UPDATE webhook_delivery SET attempts = attempts + 1, next_attempt_at = now() + CAST(:lease AS interval)
-WHERE id = (
+WHERE id = ANY (ARRAY(
     SELECT id FROM webhook_delivery WHERE endpoint_id = :endpoint_id AND status = 'pending' ORDER BY sequence LIMIT 1
-) AND next_attempt_at <= now()
+)) AND next_attempt_at <= now()
 RETURNING id AS delivery_id, attempts AS number, body, traceparent;
 
 -- name: next_attempt_at

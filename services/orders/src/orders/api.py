@@ -7,13 +7,13 @@ from importlib.metadata import version
 from chassis.app.api import ApiResources, Application, build_app, run_api
 from chassis.app.api.backlog import Admission
 from chassis.config import Live
-from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.pooling.statements import load_driver_statements
 
 from orders import caches, routes
 from orders.routes import Resources
 from orders.settings import OrdersSettings
 
-BACKLOG = DriverStatement.of(load_statements("orders.sql", package="orders")["backlog"])
+BACKLOG = load_driver_statements("orders.sql", package="orders")["backlog"]
 
 
 def run(live: Live[OrdersSettings]) -> None:

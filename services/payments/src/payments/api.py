@@ -7,13 +7,13 @@ from importlib.metadata import version
 from chassis.app.api import ApiResources, Application, build_app, run_api
 from chassis.app.api.backlog import Admission
 from chassis.config import Live
-from chassis.pooling.statements import DriverStatement, load_statements
+from chassis.pooling.statements import load_driver_statements
 
 from payments import routes
 from payments.routes import Resources
 from payments.settings import PaymentsSettings
 
-BACKLOG = DriverStatement.of(load_statements("payments.sql", package="payments")["backlog"])
+BACKLOG = load_driver_statements("payments.sql", package="payments")["backlog"]
 
 
 def run(live: Live[PaymentsSettings]) -> None:

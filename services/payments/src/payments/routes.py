@@ -55,7 +55,7 @@ async def request_payment(body: RequestPayment, response: Response, given: Given
 async def get_payment(payment_id: UUID, given: Given) -> PaymentView:
     """One payment."""
     async with given.database.read() as session:
-        payment = await use_cases.view_payment(session, payment_id)
+        payment = await use_cases.find_payment(session, payment_id)
     if payment is None:
         raise ApiError(ErrorCode.NOT_FOUND)
     return payment

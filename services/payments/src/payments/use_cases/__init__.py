@@ -13,7 +13,7 @@ from payments.use_cases.charges import (
     no_charge_found,
 )
 from payments.use_cases.refunds import RefundReport, apply_refund_report, no_refund_found, refund_to_ask_for
-from payments.use_cases.requests import request_payment, view_payment, void_payment
+from payments.use_cases.requests import find_payment, request_payment, void_payment
 from payments.use_cases.states import PaymentRow, read_payment
 from payments.use_cases.sweeps import sweep
 
@@ -25,12 +25,12 @@ __all__ = [
     "apply_refund_report",
     "attempt_not_run",
     "begin_attempt",
+    "find_payment",
     "no_charge_found",
     "no_refund_found",
     "read_payment",
     "refund_to_ask_for",
     "request_payment",
     "sweep",
-    "view_payment",
     "void_payment",
 ]

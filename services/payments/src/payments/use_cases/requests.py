@@ -12,7 +12,7 @@ from payments.messages import ChargePayment, PaymentCanceled
 from payments.models import Payment, PaymentStatus
 from payments.schemas import PaymentView, RequestPayment, VoidPayment
 from payments.use_cases.refunds import request_refund
-from payments.use_cases.states import SQL, PaymentRow, find_payment, lock, move, publish
+from payments.use_cases.states import SQL, PaymentRow, find_row, lock, move, publish
 
 log = get_logger(__name__)
 
@@ -43,12 +43,12 @@ async def request_payment(session: Session, command: RequestPayment) -> tuple[Pa
             amount=inserted.amount,
         )
         return _view(inserted), True
-    payment = _require_same(await find_payment(session, command.payment_id), command)
+    payment = _require_same(await find_row(session, command.payment_id), command)
     return _view(payment), False
 
 
-async def view_payment(session: Session, payment_id: UUID) -> PaymentView | None:
-    payment = await find_payment(session, payment_id)
+async def find_payment(session: Session, payment_id: UUID) -> PaymentView | None:
+    payment = await find_row(session, payment_id)
     return None if payment is None else _view(payment)
 
 

@@ -102,7 +102,7 @@ async def lock(session: Session, payment_id: UUID) -> PaymentRow | None:
     return await session.fetch_one(SQL["lock"], PaymentRow, payment_id=payment_id)
 
 
-async def find_payment(session: Session, payment_id: UUID) -> PaymentRow | None:
+async def find_row(session: Session, payment_id: UUID) -> PaymentRow | None:
     """The payment with this id, or None when there is no such payment."""
     return await session.fetch_one(SQL["read"], PaymentRow, payment_id=payment_id)
 
