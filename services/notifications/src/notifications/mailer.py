@@ -22,10 +22,10 @@ from chassis.telemetry import SpanKind, span
 from notifications.settings import SmtpSettings
 
 MAX_AGE_SECONDS = 30.0
-"""The age from which a connection begins no mail. Mail servers close idle connections after minutes, and a connection
-that stays open keeps a process at a server that shall go out of service."""
+"""A connection of this age sends no further mail. Mail servers close idle connections only after minutes. With a short
+age, mails soon reach another server when a server goes out of service."""
 _PERMANENT = range(500, 600)
-_MAX_LINE = 900  # SMTP allows 998 characters
+_MAX_LINE = 900  # the longest line that is not encoded; SMTP allows 998 characters
 
 
 class MailRefused(HoldfastError):
@@ -34,7 +34,7 @@ class MailRefused(HoldfastError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Connection:
-    """A connection to the mail server. From `closes_at` on (in the event loop's time), no mail begins on it."""
+    """A connection to the mail server. No mail is sent on it after `closes_at`, a time of the event loop."""
 
     client: aiosmtplib.SMTP
     closes_at: float
@@ -43,8 +43,8 @@ class _Connection:
 class Mailer:
     """Sends mails over connections that it reuses. The composition root closes the mailer after draining.
 
-    A connection is reused after the server has accepted a mail, until the connection is `max_age` seconds old. After
-    any other end of a conversation the connection is closed, because its state is unknown.
+    A connection is reused after the server has accepted a mail, until the connection is `max_age` seconds old. If the
+    server has not accepted a mail, the connection is closed, because its state is unknown.
     """
 
     def __init__(self, settings: SmtpSettings, *, max_age: float = MAX_AGE_SECONDS) -> None:
@@ -105,8 +105,8 @@ class Mailer:
     async def _begin(self) -> "_Connection":
         """A connection on which the server has accepted our sender address.
 
-        If the server has closed an idle connection, the server has nothing of the mail, so the mail begins again on
-        another connection. After any later failure the server may have the mail, and only the caller may repeat it.
+        If the server has closed an idle connection, it has received nothing of the mail. So the mail is sent on another
+        connection. After a later failure the server may have the mail, so only the caller may send it again.
         """
         while self._idle:
             connection = self._idle.pop()

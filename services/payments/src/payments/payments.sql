@@ -26,7 +26,8 @@ FROM payment WHERE id = :payment_id FOR UPDATE;
 
 -- name: begin_charging
 -- Move a payment to `submitting` before an attempt to charge it. Returns no row if the payment's status does not allow
--- a charge, or if an open attempt is older than :post_window, because the provider may soon forget the idempotency key.
+-- a charge. Also returns no row if an open attempt is older than :post_window, because the provider may soon forget the
+-- idempotency key.
 UPDATE payment SET status = 'submitting', updated_at = now()
 WHERE id = :payment_id AND status IN ('created', 'submitting') AND NOT EXISTS (
     SELECT FROM charge_attempt
@@ -36,8 +37,8 @@ RETURNING id;
 
 -- name: add_attempt
 -- Add the next attempt to charge a payment. The transaction holds the lock on the payment's row since `begin_charging`,
--- so no other transaction takes the same number. This is a statement of its own, because a statement does not see the
--- rows that were committed while it waited for a lock.
+-- so no other transaction takes the same number. This statement is separate from `begin_charging`, because a statement
+-- does not see rows that were committed while it waited for a lock.
 INSERT INTO charge_attempt (payment_id, n)
 VALUES (:payment_id, (SELECT coalesce(max(n), 0) + 1 FROM charge_attempt WHERE payment_id = :payment_id))
 RETURNING n;
@@ -51,11 +52,11 @@ WHERE id = :payment_id AND status = ANY (:sources)
 RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
 
 -- name: apply_charge_report
--- Move a payment to the status :target that the provider reports of its charge, unless the report is late: the payment's
--- status is not one of :sources, or a newer version of the charge is known. A report with the known version is not late,
--- because an earlier report may have stored this version without changing the status. If the provider breaks its promise
--- and makes two charges for a payment, only the versions of the first charge count. If the report is the answer to
--- attempt :attempt, the statement also records :answer for this attempt.
+-- Move a payment to the status :target, which the provider reports for its charge. A late report moves nothing: the
+-- payment's status is not one of :sources, or a newer version of the charge is known. A report with the known version
+-- is not late, because an earlier report may have stored this version without changing the status. If the provider
+-- breaks its promise and makes two charges for a payment, only the versions of the first charge count. If the report is
+-- the answer to attempt :attempt, the statement also records :answer for this attempt.
 WITH answered AS (
     UPDATE charge_attempt SET answer = :answer, ended_at = now()
     WHERE payment_id = :payment_id AND n = CAST(:attempt AS bigint)

@@ -35,7 +35,7 @@ _FORGET_DEAD_LETTER = text("DELETE FROM job WHERE name = :name AND status = 'dea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _StoredEvent:
-    """A row of the table `provider_event`, which is locked."""
+    """A locked row of the table `provider_event`."""
 
     id: UUID
     provider: str

@@ -62,15 +62,15 @@ class Session(AsyncSession):
         return await self._measured(statement.sql, statement.fetch(self.driver, **values))
 
     async def fetch_one[T](self, statement: DriverStatement, make: Callable[..., T], /, **values: object) -> T | None:
-        """Run a prepared statement that returns at most one row. Returns `make(**row)`, or None without a row. The
-        errors are those of `fetch`.
+        """Run a prepared statement that returns at most one row. Returns `make(**row)`, or None if there is no row.
+        Raises the errors of `fetch`.
         """
         rows = await self.fetch(statement, **values)
         return make(**rows[0]) if rows else None
 
     async def fetch_value(self, statement: DriverStatement, **values: object) -> Any:
-        """Run a prepared statement that returns at most one row with one column. Returns the column's value, or None
-        without a row. The errors are those of `fetch`.
+        """Run a prepared statement that returns at most one row with one column. Returns the column's value, or None if
+        there is no row. Raises the errors of `fetch`.
         """
         rows = await self.fetch(statement, **values)
         return rows[0][0] if rows else None

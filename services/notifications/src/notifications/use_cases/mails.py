@@ -85,8 +85,8 @@ async def write_notice(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailToSend:
-    """A mail as its job needs it. `must_wait`: an earlier mail of the same order is still pending, and customers get
-    the mails about an order in the order of its events.
+    """A mail as its job needs it. `must_wait` is True if an earlier mail of the same order is still pending. Customers
+    get the mails about an order in the order of its events.
     """
 
     event_id: UUID

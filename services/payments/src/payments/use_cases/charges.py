@@ -92,8 +92,8 @@ async def apply_charge_report(session: Session, report: ChargeReport, *, attempt
     the report changed the payment's state.
 
     A report is late when the payment already has a later status, or when a newer version of the charge is known. A late
-    report only fills in the provider's id of the charge. `attempt` is the number of the attempt to which the report is
-    the answer: the answer is then recorded, so that an operator can investigate an order. No decision depends on it.
+    report only fills in the provider's id of the charge. If the report is the answer to an attempt, `attempt` is the
+    number of that attempt. The answer is recorded for operators who investigate an order. No decision depends on it.
     Raises `LookupError` when there is no such payment.
     """
     target = _TARGETS[report.status]

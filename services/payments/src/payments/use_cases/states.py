@@ -63,7 +63,7 @@ async def move(
 
 
 def parameters_of_move(target: PaymentStatus) -> dict[str, object]:
-    """The parameters that every statement needs that moves a payment to `target`."""
+    """The parameters of every statement that moves a payment to `target`."""
     return {"target": target.value, "sources": PAYMENT.sources(target), "events": 1 if target in _EVENTS else 0}
 
 
