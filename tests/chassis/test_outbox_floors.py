@@ -43,7 +43,7 @@ async def relaying(
     task = asyncio.create_task(relay.run(stopping))
 
     async def leads() -> bool:
-        return relay._term > 0
+        return relay._sender.term > 0
 
     try:
         await eventually(leads)

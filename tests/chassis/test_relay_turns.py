@@ -3,7 +3,8 @@
 import pytest
 from chassis.config.settings import DatabaseSettings, OutboxSettings
 from chassis.events.positions import Position
-from chassis.events.relay import Relay, _Deposed, is_leader
+from chassis.events.relay import is_leader
+from chassis.events.sending import Deposed, Sender
 from chassis.pooling import Database
 from chassis.pooling.installation import installation_id
 from chassis.pooling.wakeup import Wakeups
@@ -21,15 +22,13 @@ async def term_in(redis: Redis) -> int:
     return int(await redis.get("test:orders:term") or 0)
 
 
-async def send_as_leader_of(
-    term: int, database: Database, settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
-) -> None:
+async def send_as_leader_of(term: int, database: Database, redis: Redis) -> None:
     """What a relay does that had read its batch when it was stopped, and wakes."""
     async with database.read() as session:
         row = (await session.execute(text("SELECT stream, epoch::text, last_id FROM stream_position"))).one()
-    relay = Relay(settings, redis, QUICK, service="orders", wakeups=wakeups)
-    relay._term, relay._installation = term, await installation_id(database)
-    await relay._send(Position(**row._mapping, repeat_after=None), ["{}"])
+    sender = Sender(redis, service="orders", max_length=QUICK.stream_max_length)
+    sender.term, sender.installation = term, await installation_id(database)
+    await sender.send(Position(**row._mapping, repeat_after=None), ["{}"])
 
 
 async def test_each_leader_has_a_higher_term_than_the_one_before(
@@ -60,8 +59,8 @@ async def test_a_relay_of_an_earlier_term_is_refused_by_redis(
             return await term_in(redis) > earlier
 
         await eventually(has_asked)
-        with pytest.raises(_Deposed):
-            await send_as_leader_of(earlier, database, database_settings, redis, wakeups)
+        with pytest.raises(Deposed):
+            await send_as_leader_of(earlier, database, redis)
     await streamed(redis, ("a", 1))
 
 
@@ -77,8 +76,8 @@ async def test_a_term_from_a_clock_that_was_ahead_keeps_no_leader_from_publishin
     async with relaying(database_settings, redis, wakeups):
         await place(database, "a", 2)
         await streamed(redis, ("a", 1), ("a", 2))
-        with pytest.raises(_Deposed):
-            await send_as_leader_of(ahead, database, database_settings, redis, wakeups)
+        with pytest.raises(Deposed):
+            await send_as_leader_of(ahead, database, redis)
 
 
 async def test_a_relay_that_stops_publishes_what_was_committed_until_then(

@@ -123,10 +123,10 @@ PROTECTIONS = (
     Protection(
         name="the relay marks what it has published",
         file=f"{CHASSIS}/events/relay.py",
-        code='        sent = await self._send(position, [row["event"] for row in rows])\n',
+        code='        sent = await self._sender.send(position, [row["event"] for row in rows])\n',
         without='        mark = "UPDATE outbox SET published_at = now() WHERE seq = ANY ($1::bigint[])"\n'
         '        await connection.execute(mark, [row["seq"] for row in rows])\n'
-        '        sent = await self._send(position, [row["event"] for row in rows])\n',
+        '        sent = await self._sender.send(position, [row["event"] for row in rows])\n',
         points=["orders-worker: relay unpublished0"],
         first=["orders-worker: relay published"],  # the first batch ever repeats whatever is there, marked or not
     ),

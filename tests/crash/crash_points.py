@@ -24,7 +24,7 @@ import asyncpg
 from chassis.app.worker import WorkerResources
 from chassis.events.consumer import Consumer
 from chassis.events.inbox import STATEMENTS as INBOX
-from chassis.events.relay import _SCRIPT
+from chassis.events.sending import SCRIPT
 from chassis.jobs import RunningJob
 from chassis.jobs.schedules import Schedule
 from chassis.jobs.statements import DRIVER_STATEMENTS as JOBS
@@ -218,7 +218,7 @@ def crashing_streams(redis: Redis, points: CrashPoints) -> Redis:
     return redis
 
 
-_PUBLISH = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # as Redis names the relay's script
+_PUBLISH = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # as Redis names the relay's script
 _WITHOUT_EVENTS = 3 + 4 + 5
 """Words of the command that runs it: its name, hash and number of keys; the keys; what comes before
 the events."""

@@ -57,13 +57,21 @@ FROM stream_position p FULL JOIN (SELECT stream FROM waiting WHERE stream IS NOT
 -- one after the other, because each transaction locks the aggregate's row. So its published events are older than its
 -- unpublished events.
 --
+-- The statement also does what `mark` does with the events that the relay published last, which saves a transaction. It
+-- does not see its changes, so the rows $5 that it marks are left out of its result.
+--
 -- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`. With this index,
 -- PostgreSQL would read all rows of the stream. Instead, PostgreSQL uses the primary key, even before the table has
 -- statistics.
-WITH following AS (
+WITH marked AS (
+    UPDATE outbox SET published_at = now() WHERE seq = ANY ($5::bigint[]) AND published_at IS NULL
+), moved AS (
+    UPDATE stream_position SET last_id = $6, repeat_after = $3
+    WHERE stream = $1 AND (last_id, repeat_after) IS DISTINCT FROM ($6, $3)
+), following AS (
     (
         SELECT * FROM outbox
-        WHERE $3::bigint IS NULL AND published_at IS NULL AND stream = $1 AND seq >= $4
+        WHERE $3::bigint IS NULL AND published_at IS NULL AND stream = $1 AND seq >= $4 AND seq <> ALL ($5::bigint[])
         ORDER BY seq LIMIT $2
     )
     UNION ALL

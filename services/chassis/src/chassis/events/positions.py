@@ -12,12 +12,17 @@ class Position:
 
     While the relay publishes the stream again, `repeat_after` is the `seq` of the last outbox row that the relay
     has published again.
+
+    The database stores the position. `is_stored` is False while the relay is ahead of the database: it has published
+    the rows `unmarked`, and the next statement stores the position and marks these rows as published.
     """
 
     stream: str
     epoch: str
     last_id: str
     repeat_after: int | None
+    unmarked: Sequence[int] = ()
+    is_stored: bool = True
 
 
 def repeat_after_batch(position: Position, done: Sequence[asyncpg.Record], *, is_over: bool) -> int | None:

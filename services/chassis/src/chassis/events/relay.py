@@ -1,4 +1,5 @@
-"""The relay publishes the outbox of one database to Redis Streams, and marks the published events afterwards.
+"""The relay publishes the outbox of one database to Redis Streams, and marks the published events afterwards, in the
+statement that reads the next events.
 
 After a crash between these two steps, the relay publishes the unmarked events again, so no event is lost. Redis may
 lose data. The relay notices when Redis was emptied or restored from an older snapshot. Consumers
@@ -9,15 +10,13 @@ A stream's epoch is an id that PostgreSQL and Redis both store. If Redis has los
 it because entries were missing, the relay begins a new epoch and publishes the stream again. The leader is the one
 relay that publishes, while the other relays of the database wait. Each new leader gets a higher number, its term.
 
-The statements are in `outbox.sql`, and the script that publishes is `outbox.lua`.
+The statements are in `outbox.sql`. `sending` publishes a batch to Redis.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -26,13 +25,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chassis.config.settings import DatabaseSettings, OutboxSettings
-from chassis.errors import HoldfastError
 from chassis.events.floors import Floors
-from chassis.events.outbox import STATEMENTS, WAKEUP_CHANNEL, operation_seconds
+from chassis.events.outbox import STATEMENTS, WAKEUP_CHANNEL
 from chassis.events.positions import Position, repeat_after_batch
+from chassis.events.sending import Deposed, Sender
 from chassis.logging import get_logger
-from chassis.pooling import Passwords, is_transient, names_of
-from chassis.pooling.installation import ForeignPrefix
+from chassis.pooling import Passwords, is_transient
 from chassis.pooling.wakeup import Wakeups, connect, wait_or_poll
 from chassis.process.background import Group
 
@@ -53,31 +51,11 @@ is_held_back = Gauge(
     "outbox_held_back", "1 while events wait because a group's unread entries fill the stream.", ["stream"]
 )
 
-_SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
+GATHER_SECONDS = 0.05
+"""The relay gathers events for this time after each batch. Under a steady load an event waits half of it on average."""
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
 """The largest number of rows that one statement deletes. The deletion of so many rows takes about 50 ms."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """The stream's last id, and the number of published events.
-
-    `held_back_by` is the group whose unread entries fill the stream, so that the relay publishes no further events. The
-    value is '' if no group holds the relay back.
-    """
-
-    last_id: str
-    count: int
-    held_back_by: str
-
-
-class _Deposed(HoldfastError):
-    """A later leader, which has a higher `term`, took over and published while this leader was cut off or suspended."""
-
-    def __init__(self, stream: str, term: int) -> None:
-        super().__init__(f"a leader of term {term} has published to {stream}")
-        self.term = term
 
 
 class Relay:
@@ -104,18 +82,15 @@ class Relay:
     ) -> None:
         self._database = database
         self._passwords = passwords
-        self._names = names_of(redis)
-        self._service = service
         self._settings = settings
         self._application_name = application_name
-        self._publish_script = redis.register_script(_SCRIPT)
+        self._sender = Sender(redis, service=service, max_length=settings.stream_max_length)
         self._floors = Floors()
+        self._positions: dict[str, Position] = {}
         self._leads = False
         # Only the leader publishes, so an event of the leader's own process needs no notification.
         self._woken = wakeups.subscribe(WAKEUP_CHANNEL, reads_now=lambda: self._leads)
-        self._term = 0
-        self._installation = ""
-        self._measured_at = self._pruned_at = float("-inf")
+        self._looked_at = self._measured_at = self._pruned_at = float("-inf")
         self._is_leader, self._lag_seconds, self._unpublished = (
             gauge.labels(database.name) for gauge in (is_leader, lag_seconds, unpublished)
         )
@@ -128,7 +103,7 @@ class Relay:
                 try:
                     await self._lead_until(stopping)
                 except Exception as error:
-                    if not (isinstance(error, _Deposed) or is_transient(error)):
+                    if not (isinstance(error, Deposed) or is_transient(error)):
                         raise
                     log.warning("outbox_leadership_lost", error=type(error).__name__)
                     await wait_or_poll(stopping, interval=self._settings.poll_interval)
@@ -146,13 +121,14 @@ class Relay:
                 if stopping.is_set():
                     return
                 await wait_or_poll(stopping, interval=self._settings.poll_interval)
-            self._floors = Floors()
-            ((self._term, self._installation),) = await connection.fetch(STATEMENTS["next_term"])
+            self._floors, self._positions = Floors(), {}
+            ((term, installation),) = await connection.fetch(STATEMENTS["next_term"])
+            self._sender.term, self._sender.installation = term, installation
             self._leads = True
             self._is_leader.set(1)
-            log.info("outbox_leadership_taken", term=self._term)
+            log.info("outbox_leadership_taken", term=term)
             await self._relay_until(connection, stopping)
-        except _Deposed as error:
+        except Deposed as error:
             # Redis has stored a higher term. If a later leader took over, PostgreSQL has ended this session, and the
             # next statement fails. If the statement succeeds, this session still holds the lock, so no later leader
             # exists. In this case the term in the database was too low, and the statement increases the term.
@@ -166,6 +142,11 @@ class Relay:
             await _close(connection)
 
     async def _relay_until(self, connection: asyncpg.Connection, stopping: asyncio.Event) -> None:
+        """Publish a batch of each stream after each wake-up, and every `poll_interval`.
+
+        The first event after a pause goes out at once. Then the relay gathers events for `GATHER_SECONDS` before it
+        reads again, so that one statement marks and reads the events of many transactions.
+        """
         is_last = False
         while not is_last:
             is_last = stopping.is_set()
@@ -176,27 +157,48 @@ class Relay:
                 is_full = False
                 log.warning("outbox_redis_failed", error=type(error).__name__)
             await self._tend(connection)
-            if not is_full and not stopping.is_set():
+            if is_full or stopping.is_set():
+                continue
+            if all(position.is_stored for position in self._positions.values()):
                 await wait_or_poll(self._woken, interval=self._settings.poll_interval)
+            else:
+                await wait_or_poll(stopping, interval=GATHER_SECONDS)
+        await self._mark(connection)
 
     async def _relay_once(self, connection: asyncpg.Connection) -> bool:
         """Publish one batch of each stream. Returns whether any stream may have more events.
 
-        The method also checks streams without new events, because Redis may have lost entries that consumers have not
-        read yet.
+        Every `poll_interval` the method also looks for new streams, and asks Redis about the streams without new
+        events, because Redis may have lost entries that consumers have not read yet.
         """
+        is_look = not self._positions or time.monotonic() - self._looked_at >= self._settings.poll_interval
+        if is_look:
+            await self._look(connection)
         is_full = False
-        rows = await connection.fetch(STATEMENTS["positions"], self._floors.lowest)
-        self._floors.note_streams(row["stream"] for row in rows)
-        for row in rows:
-            position = await self._restart(connection, row["stream"]) if row["epoch"] is None else Position(**row)
-            is_full = await self._relay_stream(connection, position) or is_full
+        for position in tuple(self._positions.values()):
+            is_full = await self._relay_stream(connection, position, asks_redis=is_look) or is_full
         return is_full
 
-    async def _relay_stream(self, connection: asyncpg.Connection, position: Position) -> bool:
+    async def _look(self, connection: asyncpg.Connection) -> None:
+        """Read the position of each stream."""
+        await self._mark(connection)
+        self._looked_at = time.monotonic()
+        rows = await connection.fetch(STATEMENTS["positions"], self._floors.lowest)
+        self._floors.note_streams(row["stream"] for row in rows)
+        self._positions = {row["stream"]: Position(**row) for row in rows if row["epoch"] is not None}
+        for row in rows:
+            if row["epoch"] is None:
+                await self._restart(connection, row["stream"])
+
+    async def _relay_stream(self, connection: asyncpg.Connection, position: Position, *, asks_redis: bool) -> bool:
         stream, batch = position.stream, self._settings.batch
-        rows = await connection.fetch(STATEMENTS["next"], stream, batch, position.repeat_after, self._floors.of(stream))
-        sent = await self._send(position, [row["event"] for row in rows])
+        before = position.repeat_after, self._floors.of(stream), position.unmarked, position.last_id
+        rows = await connection.fetch(STATEMENTS["next"], stream, batch, *before)
+        self._positions[stream] = position = replace(position, unmarked=(), is_stored=True)
+        if not rows and not asks_redis and position.repeat_after is None:
+            self._floors.note_batch(stream, [], published=0)
+            return False
+        sent = await self._sender.send(position, [row["event"] for row in rows])
         if sent is None:
             await self._restart(connection, stream)
             log.warning("outbox_stream_forgotten", stream=stream)
@@ -206,51 +208,34 @@ class Relay:
         is_full = sent.count == batch
         repeat_after = repeat_after_batch(position, done, is_over=not is_full and not sent.held_back_by)
         if done or (sent.last_id, repeat_after) != (position.last_id, position.repeat_after):
-            done_seqs = [row["seq"] for row in done]
-            await connection.execute(STATEMENTS["mark"], stream, done_seqs, sent.last_id, repeat_after)
+            self._positions[stream] = replace(
+                position,
+                last_id=sent.last_id,
+                repeat_after=repeat_after,
+                unmarked=[row["seq"] for row in done],
+                is_stored=False,
+            )
             published.labels(stream).inc(sent.count)
             republished.labels(stream).inc(sum(row["is_repeated"] for row in done))
         if position.repeat_after is None:
             self._floors.note_batch(stream, [row["seq"] for row in rows], published=sent.count)
         return is_full or repeat_after != position.repeat_after
 
-    async def _send(self, position: Position, events: Sequence[str]) -> _Sent | None:
-        """Publish the events. Returns None when Redis has lost entries of the stream.
+    async def _mark(self, connection: asyncpg.Connection) -> None:
+        """Mark the published events, and store the positions, without reading further events."""
+        for stream, position in self._positions.items():
+            if not position.is_stored:
+                values = position.unmarked, position.last_id, position.repeat_after
+                await connection.execute(STATEMENTS["mark"], stream, *values)
+                self._positions[stream] = replace(position, unmarked=(), is_stored=True)
 
-        Raises `_Deposed` if a later leader has published, and `ForeignPrefix` if another database uses the same key
-        prefix.
-        """
-        stream = position.stream
-        arguments: list[str | int] = [
-            position.epoch,
-            position.last_id,
-            self._term,
-            self._settings.stream_max_length,
-            self._installation,
-            *events,
-        ]
-        names = self._names
-        owner = names.owner(self._service)
-        keys = [names.stream(stream), names.epoch(stream), names.term(stream), owner]
-        with operation_seconds.labels("send", stream).time():
-            answer = await self._publish_script(keys=keys, args=arguments)
-        match answer:
-            case [b"published", last_id, count, slowest]:
-                return _Sent(last_id.decode(), count, slowest.decode())
-            case [b"forgotten"]:
-                return None
-            case [b"deposed", term]:
-                raise _Deposed(stream, term)
-            case _:
-                raise ForeignPrefix(names.prefix, owner, answer[1].decode())
-
-    async def _restart(self, connection: asyncpg.Connection, stream: str) -> Position:
+    async def _restart(self, connection: asyncpg.Connection, stream: str) -> None:
         """Begin a new epoch of the stream: store a new id in PostgreSQL. The next batch of events writes this id to
         Redis.
         """
         epoch = str(uuid4())
         await connection.execute(STATEMENTS["restart"], stream, epoch)
-        return Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
+        self._positions[stream] = Position(stream=stream, epoch=epoch, last_id="", repeat_after=0)
 
     def _report_held_back(self, stream: str, group: str) -> None:
         gauge = is_held_back.labels(stream)
@@ -265,6 +250,7 @@ class Relay:
         now = time.monotonic()
         if now - self._measured_at >= self._settings.poll_interval:
             self._measured_at = now
+            await self._mark(connection)
             await self._floors.look(connection)
             (lag,) = await connection.fetch(STATEMENTS["lag"], self._floors.lowest)
             self._lag_seconds.set(lag["seconds"])
