@@ -57,8 +57,8 @@ FROM stream_position p FULL JOIN (SELECT stream FROM waiting WHERE stream IS NOT
 -- one after the other, because each transaction locks the aggregate's row. So its published events are older than its
 -- unpublished events.
 --
--- The statement also does what `mark` does with the events that the relay published last, which saves a transaction. It
--- does not see its changes, so the rows $5 that it marks are left out of its result.
+-- The statement also does the work of `mark` for the events that the relay published last, which saves a transaction. A
+-- statement does not see its own changes, so the condition on $5 leaves the rows that it marks out of the result.
 --
 -- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`. With this index,
 -- PostgreSQL would read all rows of the stream. Instead, PostgreSQL uses the primary key, even before the table has

@@ -13,8 +13,8 @@ class Position:
     While the relay publishes the stream again, `repeat_after` is the `seq` of the last outbox row that the relay
     has published again.
 
-    The database stores the position. `is_stored` is False while the relay is ahead of the database: it has published
-    the rows `unmarked`, and the next statement stores the position and marks these rows as published.
+    `is_stored` is False while the position in the database is older: the relay has published the rows `unmarked`, and
+    its next statement stores the position and marks these rows as published.
     """
 
     stream: str

@@ -1,4 +1,4 @@
-"""The relay publishes the outbox of one database to Redis Streams, and marks the published events afterwards, in the
+"""The relay publishes the outbox of one database to Redis Streams. Afterwards it marks the published events, in the
 statement that reads the next events.
 
 After a crash between these two steps, the relay publishes the unmarked events again, so no event is lost. Redis may
@@ -52,7 +52,9 @@ is_held_back = Gauge(
 )
 
 GATHER_SECONDS = 0.05
-"""The relay gathers events for this time after each batch. Under a steady load an event waits half of it on average."""
+"""The relay gathers events for this time after each batch. Under a steady load an event waits half of this time on
+average.
+"""
 _PRUNE_EVERY_SECONDS = 60.0
 _PRUNE_ROWS = 10_000
 """The largest number of rows that one statement deletes. The deletion of so many rows takes about 50 ms."""
@@ -168,8 +170,8 @@ class Relay:
     async def _relay_once(self, connection: asyncpg.Connection) -> bool:
         """Publish one batch of each stream. Returns whether any stream may have more events.
 
-        Every `poll_interval` the method also looks for new streams, and asks Redis about the streams without new
-        events, because Redis may have lost entries that consumers have not read yet.
+        Every `poll_interval` the method also looks for new streams, and checks the streams without new events in Redis,
+        because Redis may have lost entries that consumers have not read yet.
         """
         is_look = not self._positions or time.monotonic() - self._looked_at >= self._settings.poll_interval
         if is_look:
