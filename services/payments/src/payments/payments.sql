@@ -1,5 +1,5 @@
--- The statements that most payments run. The driver prepares each statement once per connection. The statements that
--- return a payment return the fields of `use_cases.states.PaymentRow`.
+-- The statements that most payments run. The driver prepares each statement once per connection. Each statement that
+-- returns a payment returns the fields of `PaymentRow` (`use_cases/states.py`).
 
 -- name: request
 -- Insert a payment. Returns no row if the payment, or another payment of the order, exists already.

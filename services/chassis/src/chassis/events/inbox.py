@@ -25,9 +25,9 @@ log = get_logger(__name__)
 _SQL = load_statements("inbox.sql", package="chassis.events")
 
 STATEMENTS = {name: text(sql) for name, sql in _SQL.items()}
-"""The statements for SQLAlchemy's sessions, which rarely run."""
+"""The statements that rarely run, for SQLAlchemy's sessions."""
 DRIVER_STATEMENTS = {name: DriverStatement.of(sql) for name, sql in _SQL.items()}
-"""The statements for `Session.fetch`, which run for each event."""
+"""The statements that run for each event, for `Session.fetch`."""
 
 
 class Undeliverable(HoldfastError):

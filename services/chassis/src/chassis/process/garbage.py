@@ -1,4 +1,4 @@
-"""Garbage collection of a process that serves: none while the process starts, and seldom afterwards."""
+"""Garbage collection of an API or worker process: none while the process starts, and seldom afterwards."""
 
 import gc
 
