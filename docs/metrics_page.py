@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "schedule_",
         "background_",
     ),
-    "[Outbox and streams](outbox.md)": ("outbox_", "messaging_"),
+    "[Outbox and streams](outbox.md)": ("outbox_", "messaging_", "database_"),
     "[Retries](../patterns/retries.md) and calls": ("retry_", "http_client_request_"),
     "[Circuit breaker](../patterns/circuit_breaker.md) and bulkhead": ("circuit_breaker_", "bulkhead_"),
     "[Caching](../patterns/caching.md)": ("cache_",),

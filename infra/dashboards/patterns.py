@@ -120,6 +120,8 @@ ROWS: Rows = {
             (total("outbox_is_leader", "service", where='role="worker"'), "{{service}}"),
             (highest("outbox_held_back", "service", "stream"), "{{service}}: {{stream}} is full"),
         ]),
+        Panel("Oldest open transaction", [(highest("database_oldest_transaction_seconds", "service"), "{{service}}")],
+              unit="s", limit=300, description="It holds vacuum back: the tables of jobs and events grow."),
         Panel("Events handled", [(rate("messaging_consumed_total", "type", "outcome"), "{{type}} {{outcome}}")],
               unit="ops", shape="stack"),
         Panel("99 % of events take", [(quantile(0.99, "messaging_process_duration_seconds", "type"), "{{type}}")],

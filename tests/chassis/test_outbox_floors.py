@@ -83,6 +83,18 @@ def test_the_floor_does_not_pass_an_event_that_waits() -> None:
     assert floors.lowest == 10
 
 
+def test_a_stream_that_appears_after_the_relay_looked_for_streams_is_above_the_next_search() -> None:
+    floors = Floors()
+    floors.note_streams(["orders"])
+    floors.note_look(10, set())  # an event of another stream commits, with the seq 5
+    floors.note_look(20, set())
+    floors.note_batch("orders", [], published=0)
+    assert floors.lowest == 11
+    assert floors.new_streams_from <= 5
+    floors.note_streams(["orders", "other"])
+    assert floors.new_streams_from == 11
+
+
 async def test_events_of_a_transaction_that_commits_late_come_before_their_aggregates_next(
     database: Database, database_settings: DatabaseSettings, redis: Redis, wakeups: Wakeups
 ) -> None:

@@ -275,6 +275,13 @@ CASES: tuple[Case, ...] = (
         quiet_until=1,
     ),
     Case(
+        alert="TransactionLeftOpen",
+        labels={"service": "orders", "severity": "ticket"},
+        summary="orders: a transaction has been open for 6m 40s",
+        bad=_level('database_oldest_transaction_seconds{database="orders", service="orders", role="worker"}', 400),
+        good=_level('database_oldest_transaction_seconds{database="orders", service="orders", role="worker"}', 200),
+    ),
+    Case(
         alert="ConsumersLag",
         labels={"stream": "events:orders", "group": "notifications", "severity": "page"},
         summary="notifications does not keep up with events (5k unread, or seconds held)",

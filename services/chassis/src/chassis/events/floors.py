@@ -25,6 +25,8 @@ class Floors:
     def __init__(self) -> None:
         self._floors: dict[str, int] = {}
         self._settled = 0
+        self.new_streams_from = 1
+        """No event of a stream that the relay does not know has a lower `seq`."""
         self._last_look: tuple[int, frozenset[str]] = 0, frozenset()
 
     @property
@@ -37,7 +39,12 @@ class Floors:
         return self._floors.get(stream, 0)
 
     def note_streams(self, streams: Iterable[str]) -> None:
-        """Note which streams exist. A new stream has the floor 0, so `lowest` is 0 until the stream is read."""
+        """Note which streams the relay has found among the events from `new_streams_from`.
+
+        A new stream has the floor 0 until the relay reads it. Each event up to the settled `seq` was visible when the
+        relay looked for streams. So an event of a stream that the relay did not find then has a higher `seq`.
+        """
+        self.new_streams_from = self._settled + 1
         for stream in streams:
             self._floors.setdefault(stream, 0)
 
@@ -63,6 +70,7 @@ class Floors:
         hand.
         """
         self._floors.clear()
+        self.new_streams_from = 1
 
     async def look(self, connection: asyncpg.Connection) -> None:
         """Look at the outbox's locks. The caller must not read the outbox at the same time."""

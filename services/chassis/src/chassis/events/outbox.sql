@@ -128,6 +128,17 @@ SELECT
             AND pid IS DISTINCT FROM pg_backend_pid()
     ) AS writers;
 
+-- name: open_transactions
+-- The other open transactions of this database. Each holds the lock on its own id. Autovacuum has no user, and holds
+-- nothing back. A prepared transaction has no session.
+SELECT ARRAY(
+    SELECT DISTINCT virtualtransaction FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'virtualxid' AND mode = 'ExclusiveLock' AND granted
+        AND datname = current_database() AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT gid FROM pg_prepared_xacts WHERE database = current_database()
+);
+
 -- name: prune
 -- Delete events that were published more than $1 seconds ago. Only the oldest $2 rows are read, which bounds the cost.
 WITH deleted AS (

@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 
 from chassis.config.settings import DatabaseSettings, OutboxSettings
 from chassis.events.floors import Floors
+from chassis.events.open_transactions import OpenTransactions
 from chassis.events.outbox import STATEMENTS, WAKEUP_CHANNEL
 from chassis.events.positions import Position, repeat_after_batch
 from chassis.events.sending import Deposed, Sender
@@ -92,6 +93,7 @@ class Relay:
         self._leads = False
         # Only the leader publishes, so an event of the leader's own process needs no notification.
         self._woken = wakeups.subscribe(WAKEUP_CHANNEL, reads_now=lambda: self._leads)
+        self._open_transactions = OpenTransactions(database.name)
         self._looked_at = self._measured_at = self._pruned_at = float("-inf")
         self._is_leader, self._lag_seconds, self._unpublished = (
             gauge.labels(database.name) for gauge in (is_leader, lag_seconds, unpublished)
@@ -141,6 +143,7 @@ class Relay:
             for gauge in (self._is_leader, self._lag_seconds, self._unpublished):
                 gauge.set(0)  # only the leader reports a value other than 0
             is_held_back.clear()
+            self._open_transactions.forget()
             await _close(connection)
 
     async def _relay_until(self, connection: asyncpg.Connection, stopping: asyncio.Event) -> None:
@@ -185,7 +188,7 @@ class Relay:
         """Read the position of each stream."""
         await self._mark(connection)
         self._looked_at = time.monotonic()
-        rows = await connection.fetch(STATEMENTS["positions"], self._floors.lowest)
+        rows = await connection.fetch(STATEMENTS["positions"], self._floors.new_streams_from)
         self._floors.note_streams(row["stream"] for row in rows)
         self._positions = {row["stream"]: Position(**row) for row in rows if row["epoch"] is not None}
         for row in rows:
@@ -257,6 +260,7 @@ class Relay:
             (lag,) = await connection.fetch(STATEMENTS["lag"], self._floors.lowest)
             self._lag_seconds.set(lag["seconds"])
             self._unpublished.set(lag["events"])
+        await self._open_transactions.measure(connection)
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
             self._floors.forget()
             count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)

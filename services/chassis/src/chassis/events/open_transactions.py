@@ -1,0 +1,54 @@
+"""Measures the oldest open transaction of the service's database, which may hold vacuum back.
+
+While a transaction is open, PostgreSQL keeps the row versions that the transaction could still read. The tables of jobs
+and events change all the time, so these tables and their indexes grow. The relay that leads measures, since there is
+one in each database.
+
+The run-time role may not read when another role's transaction began. It may read which transactions hold the lock on
+their own id, as each open transaction does. So the age is the time for which this process has seen the transaction.
+"""
+
+import math
+import time
+from collections.abc import Callable, Collection
+
+import asyncpg
+from prometheus_client import Gauge
+
+from chassis.events.outbox import STATEMENTS
+
+oldest_seconds = Gauge(
+    "database_oldest_transaction_seconds",
+    "How long the leading relay has seen the database's oldest open transaction.",
+    ["database"],
+)
+
+MEASURE_SECONDS = 15.0
+"""The time between two measurements, and so the resolution of the age. The alert is at five minutes."""
+
+
+class OpenTransactions:
+    """The open transactions of one database, each with the time at which it was seen first."""
+
+    def __init__(self, database: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gauge = oldest_seconds.labels(database)
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+        self._measured_at = -math.inf
+
+    async def measure(self, connection: asyncpg.Connection) -> None:
+        """Measure, unless the last measurement was less than `MEASURE_SECONDS` ago."""
+        if self._clock() - self._measured_at >= MEASURE_SECONDS:
+            self._measured_at = self._clock()
+            self.note(await connection.fetchval(STATEMENTS["open_transactions"]))
+
+    def note(self, transactions: Collection[str]) -> None:
+        """Note which transactions are open now."""
+        now = self._clock()
+        self._seen = {transaction: self._seen.get(transaction, now) for transaction in transactions}
+        self._gauge.set(now - min(self._seen.values(), default=now))
+
+    def forget(self) -> None:
+        """Report nothing any more, because another relay leads."""
+        self._seen, self._measured_at = {}, -math.inf
+        self._gauge.set(0)
