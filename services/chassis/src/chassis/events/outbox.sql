@@ -36,7 +36,7 @@ UPDATE installation SET relay_term = greatest(relay_term, $1);
 -- name: positions
 -- The position of each stream, which contains the id of the last entry that Redis must have. A stream that has events
 -- but no position is new, and its epoch is NULL. The statement looks for streams among the unpublished events from seq
--- $1, the lowest floor (`floors.py`). It reads one event of each stream, and then looks for the next stream in the index.
+-- $1 (`Floors.new_streams_from`). It reads one event of each stream, and then looks for the next stream in the index.
 WITH RECURSIVE waiting AS (
     (SELECT stream FROM outbox WHERE published_at IS NULL AND seq >= $1 ORDER BY stream LIMIT 1)
     UNION ALL
