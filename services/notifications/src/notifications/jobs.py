@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -86,11 +86,9 @@ async def deliver_webhook(tools: DeliveryTools, job: RunningJob, payload: Delive
     Each transaction waits for one of `database_slots`. Otherwise there might be no free connection to record the answer
     to an attempt, and the webhook would be sent again.
     """
-    async with tools.database_slots, tools.database.read() as session:
-        is_suspect = await attempts.is_suspect(session, payload.endpoint_id)
     try:
-        with tools.suspect_slots if is_suspect else nullcontext():
-            await _deliver(tools, job, payload.endpoint_id)
+        with ExitStack() as slot:
+            await _deliver(tools, job, payload.endpoint_id, take_slot=lambda: slot.enter_context(tools.suspect_slots))
     except BulkheadFull:
         async with tools.database_slots, tools.database.transaction() as session:
             await attempts.postpone(session, payload.endpoint_id, delay=tools.settings.attempt_timeout)
@@ -106,14 +104,16 @@ async def move_to_its_queue(database: Database, job: RunningJob, payload: Mispla
         await job.complete_in(session)
 
 
-async def _deliver(tools: DeliveryTools, job: RunningJob, endpoint_id: UUID) -> None:
+async def _deliver(
+    tools: DeliveryTools, job: RunningJob, endpoint_id: UUID, *, take_slot: Callable[[], object]
+) -> None:
     """Begin an attempt, send the webhook, and record the answer. If the process dies before the answer is recorded, the
     delivery is attempted again after the lease of this attempt has ended.
     """
     settings = tools.settings
     async with tools.database_slots, tools.database.transaction() as session:
         lease = settings.attempt_timeout + RECORDING_SECONDS
-        attempt = await attempts.begin_attempt(session, endpoint_id, lease=lease)
+        attempt = await attempts.begin_attempt(session, endpoint_id, lease=lease, take_slot=take_slot)
         if attempt is None:
             await job.complete_in(session)
             return

@@ -41,9 +41,6 @@ UPDATE mail SET status = :status, reason = :reason, settled_at = now()
 WHERE id = :mail_id AND status = ANY (:sources)
 RETURNING order_id;
 
--- name: is_suspect
-SELECT is_suspect FROM webhook_endpoint WHERE id = :endpoint_id;
-
 -- name: lock_endpoint
 -- Lock an endpoint's row. The lock does not prevent other transactions from adding deliveries to the endpoint's queue,
 -- because an insert only locks the endpoint's key (`FOR KEY SHARE`).

@@ -1,5 +1,6 @@
 """Attempts at webhook deliveries: one transaction begins an attempt, and another transaction records its answer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -32,16 +33,21 @@ class Attempt:
     traceparent: str | None
 
 
-async def begin_attempt(session: Session, endpoint_id: UUID, *, lease: float) -> Attempt | None:
+async def begin_attempt(
+    session: Session, endpoint_id: UUID, *, lease: float, take_slot: Callable[[], object]
+) -> Attempt | None:
     """Begin the attempt that is due at an endpoint: record and return the attempt. Returns None if no delivery is due.
 
     For `lease` seconds no other attempt at this delivery begins. If the answer to the attempt is not recorded by the
-    end of the lease, the attempt counts as lost.
+    end of the lease, the attempt counts as lost. If the endpoint is suspect (its latest attempt failed or was slow),
+    `take_slot` is called first. If `take_slot` raises an error, no attempt begins.
     """
     endpoint = await lock_queue(session, endpoint_id)
     if not endpoint.is_enabled:  # deliveries may have been written while the endpoint was being disabled
         await endpoints.settle_pending(session, endpoint_id, "the endpoint is disabled")
         return None
+    if endpoint.is_suspect:
+        take_slot()
     begun = await session.fetch(SQL["begin_attempt"], endpoint_id=endpoint_id, lease=timedelta(seconds=lease))
     if not begun:
         # Several jobs may find that the delivery is not due yet. Because of the unique key, these jobs enqueue only one
@@ -60,11 +66,6 @@ async def begin_attempt(session: Session, endpoint_id: UUID, *, lease: float) ->
         old_secrets=() if endpoint.old_secret is None else (endpoint.old_secret,),
         traceparent=delivery["traceparent"],
     )
-
-
-async def is_suspect(session: Session, endpoint_id: UUID) -> bool:
-    """Whether the endpoint's latest attempt failed or was slow."""
-    return bool(await session.fetch_value(SQL["is_suspect"], endpoint_id=endpoint_id))
 
 
 async def postpone(session: Session, endpoint_id: UUID, *, delay: float) -> None:
