@@ -82,7 +82,7 @@ async def open_shop(database: Database, database_settings: DatabaseSettings, red
     )
 
     app = Application(lambda: settings.http, routers=[router])
-    limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
+    limiter = RateLimiter(redis, lambda: settings.rate_limit, service="shop")
     known = await authenticator(database)
     app.resources = ApiResources(
         database=database, health=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}

@@ -36,7 +36,7 @@ async def test_a_key_stands_for_its_principal_and_what_it_may_do(authenticator: 
 
 async def test_a_token_stands_for_the_service_that_signed_it(authenticator: Authenticator) -> None:
     tokens = TokenSource(issuer="billing", audience="shop", secret=lambda: SECRET)
-    assert authenticator.authenticate(tokens()) == Principal("billing", frozenset({"orders:read"}))
+    assert authenticator.authenticate(tokens()) == Principal("billing", frozenset({"orders:read"}), is_service=True)
 
 
 NO_KEYS: Sequence[str | None] = [

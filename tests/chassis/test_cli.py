@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -59,13 +60,31 @@ async def test_explain_writes_out_the_sum_of_connections(orders: OrdersInstallat
     assert ended.stdout.splitlines()[-1] == f"# connections to the database, at most: {sums}"
 
 
+async def test_explain_writes_out_the_calls_that_callers_may_cause(orders: OrdersInstallation) -> None:
+    given = ("rate_limit.clients=3", 'rate_limit.edges={"orders": {"payments": 15}}')
+    ended = await orders.run("config", "explain", *(word for each in given for word in ("--set", each)))
+    sums = "(clients: 3 × 10 = 30) × 2 ÷ 5 = 12 (admitted: 15)"
+    assert f"# calls to payments per second, at most: {sums}" in ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize("command", [("config", "explain"), ("api",), ("worker",)])
+async def test_no_command_accepts_limits_that_do_not_fit(orders: OrdersInstallation, command: Sequence[str]) -> None:
+    given = ("rate_limit.clients=3", "rate_limit.rate_per_second=50", 'rate_limit.edges={"orders": {"payments": 12}}')
+    ended = await orders.run(*command, *(word for each in given for word in ("--set", each)))
+    assert ended.code == 2
+    assert "  rate_limit.edges.orders.payments is 12, but the callers of orders may cause 60 calls per second:" in (
+        ended.stderr
+    )
+    assert "(clients: 3 × 50 = 150) × 2 ÷ 5 = 60\n" in ended.stderr
+
+
 async def test_explain_tells_machines_the_same_as_json(orders: OrdersInstallation) -> None:
     ended = await orders.run("config", "explain", "--json", "--set", "http.port=8009")
     found = json.loads(ended.stdout)
     assert found["http.port"] == {"value": "8009", "layer": "command line", "shadowed": ["environment"]}
     assert found["database.password"]["value"].startswith("secret:")
-    *lines, _budget = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
-    assert [line.partition(" = ")[0] for line in lines] == list(found)
+    lines = (await orders.run("config", "explain", "--set", "http.port=8009")).stdout.splitlines()
+    assert [line.partition(" = ")[0] for line in lines if not line.startswith("#")] == list(found)
 
 
 async def test_dead_events_are_listed_and_replayed_by_the_service_s_command_which_says_who_did_it(

@@ -120,7 +120,7 @@ async def port(database: Database, redis: Redis) -> AsyncIterator[int]:
         database=database,
         health=database,
         redis=redis,
-        rate_limiter=RateLimiter(redis, RateLimitSettings, namespace="here"),
+        rate_limiter=RateLimiter(redis, RateLimitSettings, service="here"),
         authenticator=await authenticator(database),
         checks={},
     )

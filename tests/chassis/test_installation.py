@@ -112,7 +112,7 @@ async def test_all_that_is_kept_in_redis_begins_with_the_prefix(ours: Installati
         return bool(ours.mailed)
 
     await eventually(has_mailed)
-    limiter = RateLimiter(ours.redis, RateLimitSettings, namespace="orders")
+    limiter = RateLimiter(ours.redis, RateLimitSettings, service="orders")
     await limiter.check("somebody", Policy("default", "standard", rate=1, burst=10))
     cache = Cache(ours.redis, TypeAdapter(int), CacheSettings(), name="orders:number")
     assert await cache.get_or_load("a", lambda: asyncio.sleep(0, 1)) == 1

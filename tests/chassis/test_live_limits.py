@@ -50,7 +50,7 @@ def live(database_settings: DatabaseSettings) -> Live[Settings]:
 @pytest.fixture
 async def client(live: Live[Settings], database: Database, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
     app = Application(lambda: live.current.http, routers=[router])
-    limiter = RateLimiter(redis, lambda: live.current.rate_limit, namespace="shop")
+    limiter = RateLimiter(redis, lambda: live.current.rate_limit, service="shop")
     known = await authenticator(database)
     app.resources = ApiResources(
         database=database, health=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}
@@ -131,7 +131,7 @@ async def test_another_number_of_replicas_holds_without_a_restart(
     live: Live[Settings], database_settings: DatabaseSettings
 ) -> None:
     unreachable = create_redis(RedisSettings(port=1), timeout=1)
-    limiter = RateLimiter(unreachable, lambda: live.current.rate_limit, namespace="shop")
+    limiter = RateLimiter(unreachable, lambda: live.current.rate_limit, service="shop")
     policy = Policy("shared", "standard", rate=0.001, burst=8)
     assert (await limiter.check("a", policy)).remaining == 7
     live.replace(settings(database_settings, replicas=4))

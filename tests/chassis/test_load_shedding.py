@@ -127,7 +127,7 @@ async def app(live: Live[Settings]) -> AsyncIterator[Application]:
     nobody = Authenticator(ApiKeys(none, AuthSettings), AuthSettings, service="shop")
     # Strangers are limited, too: here by this process alone, since nothing listens on that port.
     redis = create_redis(RedisSettings(port=9), timeout=1)
-    limiter = RateLimiter(redis, RateLimitSettings, namespace="shop")
+    limiter = RateLimiter(redis, RateLimitSettings, service="shop")
     app.resources = ApiResources(
         database=none, health=none, redis=none, rate_limiter=limiter, authenticator=nobody, checks={}
     )

@@ -293,6 +293,8 @@ def test_the_allow_list_is_what_the_models_mark() -> None:
         "auth.key_grace",
         "auth.service_secrets",
         "auth.service_scopes",
+        "rate_limit.clients",
+        "rate_limit.edges",
         "rate_limit.rate_per_second",
         "rate_limit.burst",
         "rate_limit.tiers",

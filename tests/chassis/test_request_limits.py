@@ -71,7 +71,7 @@ async def serve(database: Database, database_settings: DatabaseSettings, redis: 
         )
 
         app = Application(lambda: settings.http, routers=[router])
-        limiter = RateLimiter(redis, lambda: settings.rate_limit, namespace="shop")
+        limiter = RateLimiter(redis, lambda: settings.rate_limit, service="shop")
         known = await authenticator(database)
         app.resources = ApiResources(
             database=database, health=database, redis=redis, rate_limiter=limiter, authenticator=known, checks={}

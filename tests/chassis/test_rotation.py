@@ -340,6 +340,8 @@ async def test_the_secret_between_two_services_is_replaced_without_a_failed_call
     payments.secret("provider__api_key", "not asked for")
     payments.set("provider__base_url", "http://127.0.0.1:9")
     payments.set("auth__service_scopes", '{"orders": ["payments:read"]}')
+    payments.set("rate_limit__clients", "0")
+    payments.set("rate_limit__edges", '{"orders": {"payments": 10000}}')
     old, new = SecretStr("o" * 64), SecretStr("n" * 64)
     payments.secret("auth__service_secrets", json.dumps({"orders": ["o" * 64]}))
     secret = old

@@ -11,6 +11,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHARED, PEPPER = "s" * 32, "p" * 32
+EDGES = '{"orders": {"shop": 1}}'
 
 
 class Settings(ServiceSettings):
@@ -213,7 +214,7 @@ def test_settings_cannot_be_changed_and_take_no_unknown_name(layers: Layers) -> 
 def test_secrets_come_from_files_and_are_shown_by_nobody(layers: Layers) -> None:
     layers.secret("auth__service_secrets", f'{{"orders": ["{SHARED}"]}}')
     layers.secret("auth__peppers", f'["{PEPPER}"]')
-    layers.variables(HOLDFAST_AUTH__SERVICE_SCOPES='{"orders": ["goods:read"]}')
+    layers.variables(HOLDFAST_AUTH__SERVICE_SCOPES='{"orders": ["goods:read"]}', HOLDFAST_RATE_LIMIT__EDGES=EDGES)
     settings = load(Settings)
     assert settings.database.password.get_secret_value() == "from-a-file"
     assert settings.auth.service_secrets == {"orders": (SecretStr(SHARED),)}
@@ -307,7 +308,7 @@ def test_migrations_need_no_secret_but_that_of_the_database(layers: Layers) -> N
 
 
 def test_the_hash_tells_configurations_apart_but_not_their_secrets(layers: Layers) -> None:
-    layers.variables(HOLDFAST_AUTH__SERVICE_SCOPES='{"orders": ["goods:read"]}')
+    layers.variables(HOLDFAST_AUTH__SERVICE_SCOPES='{"orders": ["goods:read"]}', HOLDFAST_RATE_LIMIT__EDGES=EDGES)
     first = config_hash(load(Settings))
     assert config_hash(load(Settings, ["http.port=8000"])) == first  # the default, said aloud
     assert config_hash(load(Settings, ["http.port=8001"])) != first

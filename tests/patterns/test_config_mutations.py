@@ -25,6 +25,7 @@ from pydantic import BaseModel, TypeAdapter
 from webhook_ingest.settings import WebhookIngestSettings
 
 SERVICES = (OrdersSettings, PaymentsSettings, NotificationsSettings, WebhookIngestSettings)
+SERVICE_NAMES = [service.service_name for service in SERVICES]
 
 # What has no default, by the last part of its name.
 REQUIRED: Mapping[str, Any] = {
@@ -44,10 +45,30 @@ OTHER_RULES: Mapping[tuple[str, str], tuple[Mapping[str, Any], str]] = {
     ),
     **{
         (f"{service}Settings", "_scopes_exist"): (
-            {"auth.service_scopes": {"orders": ["orders:wirte"]}},
+            {
+                "auth.service_scopes": {"orders": ["orders:wirte"]},
+                "rate_limit.edges": {"orders": dict.fromkeys(SERVICE_NAMES, 1)},
+                "rate_limit.clients": 0,
+            },
             "does not: orders:wirte",
         )
         for service in ("Orders", "Payments", "Notifications", "WebhookIngest")
+    },
+    **{
+        (service.__name__, "_calling_services_have_limits"): (
+            {"auth.service_scopes": {"billing": sorted(service.scopes)[:1]}},
+            f"add rate_limit.edges.billing.{service.service_name}",
+        )
+        for service in SERVICES
+        if service.scopes
+    },
+    **{
+        (service.__name__, "_limits_fit"): (
+            {"rate_limit.edges": {service.service_name: {cause.dependency: 1}}},
+            f"rate_limit.edges.{service.service_name}.{cause.dependency} is 1",
+        )
+        for service in SERVICES
+        for cause in service.causes
     },
     ("RateLimitSettings", "_tiers_exist"): ({"rate_limit.tier_of": {"acme": "gold"}}, "does not have: gold"),
     ("RateLimitSettings", "_tiers_are_within_bounds"): (
@@ -95,6 +116,10 @@ def test_every_contradiction_is_caught_at_start(service: type[ServiceSettings], 
         found = _problems(service, service_file, _contradiction(service, rule))
         assert any(str(rule) in problem for problem in found), (rule, found)
     for group, validator in _other_rules(service):
+        if (validator == "_limits_fit" and not service.causes) or (
+            validator == "_calling_services_have_limits" and not service.scopes
+        ):
+            continue  # such a service has no valid setting that breaks the rule
         broken, said = OTHER_RULES[group, validator]
         (problem,) = _problems(service, service_file, broken)
         assert said in problem

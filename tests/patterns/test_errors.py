@@ -114,7 +114,7 @@ async def app(database: Database, database_settings: DatabaseSettings, redis: Re
         auth=PEPPERS,
     )
     app = Application(lambda: settings.http, routers=[router])
-    limiter = RateLimiter(redis, lambda: limits, namespace="shop")
+    limiter = RateLimiter(redis, lambda: limits, service="shop")
     app.resources = ApiResources(
         database=database,
         health=database,

@@ -133,7 +133,7 @@ async def test_callers_between_a_get_and_its_set_all_pass(redis: Redis) -> None:
 
 async def test_principals_policies_tiers_and_services_have_limits_of_their_own(redis: Redis) -> None:
     policy = Policy("own", "standard", rate=0.001, burst=1)
-    orders, payments = limiter(redis), limiter(redis, namespace="payments")
+    orders, payments = limiter(redis), limiter(redis, service="payments")
     assert (await orders.check("a", policy)).allowed
     assert not (await orders.check("a", policy)).allowed
     assert (await orders.check("b", policy)).allowed
@@ -272,12 +272,12 @@ def decisions_in(page: str) -> Counter[tuple[str, str]]:
 def limiter(
     redis: Redis,
     *,
-    namespace: str = "orders",
+    service: str = "orders",
     replicas: int = 1,
     clock: ManualClock | None = None,
 ) -> RateLimiter:
     limits = RateLimitSettings(replicas=replicas)
-    return RateLimiter(redis, lambda: limits, namespace=namespace, clock=clock or ManualClock())
+    return RateLimiter(redis, lambda: limits, service=service, clock=clock or ManualClock())
 
 
 def count(policy: Policy, *, decision: str, backend: str) -> float:

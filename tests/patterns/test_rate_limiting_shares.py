@@ -12,7 +12,7 @@ async def test_without_redis_processes_together_admit_the_burst_and_the_rate(rep
     policy = Policy(f"shares-{replicas}", "standard", rate=10.0, burst=10)
     seconds, looks_per_second = 20, 50
     async with failing_redis("gone") as redis:
-        processes = [RateLimiter(redis, lambda: limits, namespace="orders", clock=clock) for _ in range(replicas)]
+        processes = [RateLimiter(redis, lambda: limits, service="orders", clock=clock) for _ in range(replicas)]
         for _ in range(seconds * looks_per_second):
             for process in processes:
                 await process.check("a", policy)
@@ -26,7 +26,7 @@ async def test_the_number_of_processes_is_the_one_that_is_valid_now() -> None:
     clock, current = ManualClock(), RateLimitSettings(replicas=1)
     policy = Policy("shares-live", "standard", rate=10.0, burst=10)
     async with failing_redis("gone") as redis:
-        process = RateLimiter(redis, lambda: current, namespace="orders", clock=clock)
+        process = RateLimiter(redis, lambda: current, service="orders", clock=clock)
         assert sum([(await process.check("before", policy)).allowed for _ in range(20)]) == 10
         current = RateLimitSettings(replicas=5)
         assert sum([(await process.check("after", policy)).allowed for _ in range(20)]) == 2

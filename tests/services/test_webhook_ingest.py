@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,6 +111,21 @@ async def test_bad_signatures_are_limited_by_the_claimed_sender_and_its_own_webh
     assert '"bad_credentials";r=0' in refused.headers["RateLimit"]
     assert (await ingest.send(body_of())).status_code == 200
     assert await count(ingest.database, "provider_event") == 1
+
+
+async def test_an_hour_of_events_at_once_is_taken(ingest: Ingest) -> None:
+    """A provider delivers what an outage held up over many connections, as fast as it can. The rate limit here is one
+    of strangers: a webhook with a valid signature takes nothing from it, or an outage of an hour would last for two.
+    """
+    free = asyncio.Semaphore(50)
+
+    async def deliver(number: int) -> int:
+        async with free:
+            return (await ingest.send(body_of(), event_id=f"evt_{number}")).status_code
+
+    statuses = await asyncio.gather(*(deliver(number) for number in range(600)))
+    assert Counter(statuses) == {200: 600}
+    assert await count(ingest.database, "provider_event") == await count(ingest.database, "job") == 600
 
 
 async def test_a_webhook_sent_again_is_acknowledged_and_stored_once(ingest: Ingest) -> None:

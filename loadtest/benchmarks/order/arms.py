@@ -15,7 +15,12 @@ from holdfast_local.settings import LocalSettings
 from holdfast_local.topology import NO_OVERRIDES, Overrides
 
 _HERE = Path(__file__).parent
-_UNLIMITED = {"rate_limit.rate_per_second": 10_000, "rate_limit.burst": 10_000}
+_UNLIMITED = {
+    "rate_limit.clients": 0,  # or the limits of all three clients would have to fit into the edges
+    "rate_limit.rate_per_second": 10_000,
+    "rate_limit.burst": 10_000,
+    "rate_limit.edges": '{"orders": {"payments": 10000}, "payments": {"provider": 10000}}',
+}
 _NOT_IN_PLAIN = {"notifications-api", "customer-endpoint", *(f"{service}-keys" for service in SERVICES)}
 _IN_DURABLE = {"payment-provider", "mailbox", "orders-migrate", "orders-api"}
 

@@ -53,7 +53,7 @@ def _decided_at(decision: Decision) -> int:
 async def boundary_burst(settings: RedisSettings, results: Results) -> None:
     redis = create_redis(settings, timeout=5)
     limits = RateLimitSettings()
-    limiter = RateLimiter(redis, lambda: limits, namespace="lab")
+    limiter = RateLimiter(redis, lambda: limits, service="lab")
     whole = Gcra(name="GCRA", limiter=limiter, policy=Policy("whole", "standard", LIMIT / WINDOW, LIMIT))
     half = Gcra(
         name="GCRA by halves",

@@ -18,13 +18,9 @@ from orders import use_cases
 from orders.caches import order_key
 from orders.models import OrderRef
 from orders.schemas import MAX_PAGE, OrderPage, OrderView, PlaceOrder, ProductList, ProductView
+from orders.settings import PLACE_ORDER_COST
 
 CATALOGUE_KEY = "all"
-
-PLACE_ORDER_COST = 5
-"""The units that the placing of an order takes from the caller's rate limit. A new order writes ten rows and starts a
-payment. A read takes 1 unit, because it runs at most one query.
-"""
 
 router = Router(prefix="/v1")
 

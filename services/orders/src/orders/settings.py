@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from chassis.config.settings import (
     BacklogSettings,
+    Causes,
     IdempotencySettings,
     Period,
     Rule,
@@ -13,10 +14,17 @@ from chassis.config.settings import (
 )
 from pydantic import Field
 
+PLACE_ORDER_COST = 5
+"""The units that the placing of an order takes from the caller's rate limit. A new order writes ten rows and starts a
+payment. A read takes 1 unit, because it runs at most one query.
+"""
+
 
 class OrdersSettings(ServiceSettings):
     service_name: ClassVar[str] = "orders"
     scopes: ClassVar[frozenset[str]] = frozenset({"orders:read", "orders:write"})
+    # An order causes one call that requests its payment. If the order is cancelled, a second call voids the payment.
+    causes: ClassVar[tuple[Causes, ...]] = (Causes("payments", calls=2, units=PLACE_ORDER_COST),)
 
     payments: ServiceDependencySettings
     backlog: BacklogSettings = BacklogSettings()

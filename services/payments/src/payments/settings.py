@@ -5,6 +5,7 @@ from typing import ClassVar
 from chassis.config.settings import (
     RELOADED,
     BacklogSettings,
+    Causes,
     ExternalDependencySettings,
     Rule,
     Seconds,
@@ -28,6 +29,8 @@ class PaymentBacklogSettings(BacklogSettings):
 class PaymentsSettings(ServiceSettings):
     service_name: ClassVar[str] = "payments"
     scopes: ClassVar[frozenset[str]] = frozenset({"payments:read", "payments:write"})
+    # A requested payment is charged once, and a voided payment is refunded once.
+    causes: ClassVar[tuple[Causes, ...]] = (Causes("provider", calls=1, units=1),)
 
     provider: ExternalDependencySettings
     backlog: PaymentBacklogSettings = PaymentBacklogSettings()

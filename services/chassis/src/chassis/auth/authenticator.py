@@ -15,10 +15,13 @@ log = get_logger(__name__)
 
 
 class Principal(NamedTuple):
-    """An authenticated caller, and its permissions in this service."""
+    """An authenticated caller, and its permissions in this service. `is_service` is True for a service of this
+    platform, and False for a client with an API key.
+    """
 
     id: str
     scopes: frozenset[str]
+    is_service: bool = False
 
     def require(self, scope: str) -> None:
         """Raise `ApiError` (403) unless the caller has the scope."""
@@ -58,4 +61,6 @@ class Authenticator:
 
     def _service(self, token: str) -> Principal | None:
         caller = self._tokens.verify(token)
-        return Principal(caller, frozenset(self._current().service_scopes.get(caller, ()))) if caller else None
+        if caller is None:
+            return None
+        return Principal(caller, frozenset(self._current().service_scopes.get(caller, ())), is_service=True)

@@ -64,6 +64,8 @@ def _describe(
             message = f"no such setting{nearest(flat(name).lower(), known_names(settings), variable)}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
+    if not name:
+        return [message]  # a rule of the whole settings, whose message names the settings
     if name not in settings and problem["type"] != "extra_forbidden":
         # `name` is a group. The values of a group may come from several layers, so the line names no layer.
         return [f"{variable(name)}__…: {rest}{message}"]

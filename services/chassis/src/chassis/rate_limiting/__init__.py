@@ -8,7 +8,7 @@ and in this process while Redis fails.
 
 from chassis.rate_limiting.gcra import MICROSECONDS, Decision, decide
 from chassis.rate_limiting.limiter import LocalLimiter, RateLimiter
-from chassis.rate_limiting.policies import Policy, add_fields, default_policy
+from chassis.rate_limiting.policies import Policy, add_fields, default_policy, edge_policy
 
 __all__ = [
     "MICROSECONDS",
@@ -19,4 +19,5 @@ __all__ = [
     "add_fields",
     "decide",
     "default_policy",
+    "edge_policy",
 ]

@@ -31,7 +31,7 @@ type Backend = Literal["redis", "local"]
 
 
 class RateLimiter:
-    """Decides for all processes that share `redis`. The keys contain `namespace`, the service's name.
+    """Decides for all processes that share `redis`. The keys contain the name of the `service`.
 
     The time-out of `redis` bounds the time that a decision takes. When Redis fails, this process decides alone, with
     its share of the limit. After `redis_pause` (seconds) one request tries Redis again. `current` returns the settings
@@ -43,7 +43,7 @@ class RateLimiter:
         redis: Redis,
         current: Callable[[], RateLimitSettings],
         *,
-        namespace: str,
+        service: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._execute: Callable[..., Awaitable[Any]] = redis.execute_command
@@ -51,7 +51,7 @@ class RateLimiter:
         self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self.current = current
         self._names = names_of(redis)
-        self._namespace = namespace
+        self.service = service
         self._clock = clock
         self._local = LocalLimiter(max_keys=current().local_keys, clock=clock)
         self._try_redis_at: float | None = None  # this attribute is None while Redis answers
@@ -85,7 +85,7 @@ class RateLimiter:
 
     async def _decide_in_redis(self, key: str, policy: Policy, cost: int) -> Decision:
         interval, cost = microseconds_per_unit(policy.rate), min(cost, policy.burst)
-        arguments = self._names.rate_limit(self._namespace, key), interval, policy.burst, cost
+        arguments = self._names.rate_limit(self.service, key), interval, policy.burst, cost
         try:
             allowed, tat, now = await self._execute("EVALSHA", self._sha, 1, *arguments)
         except NoScriptError:  # Redis has restarted, or has never run the script

@@ -5,7 +5,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from chassis.config.settings import LimitSettings, RateLimitSettings
+from chassis.config.settings import BURST_SECONDS, LimitSettings, RateLimitSettings
 from chassis.rate_limiting.gcra import Decision
 
 
@@ -49,6 +49,14 @@ def default_policy(settings: RateLimitSettings, *, tier: str) -> Policy:
 @lru_cache(maxsize=256)  # the cache stays small, because there are few tiers
 def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> Policy:  # noqa: FBT001
     return Policy("default", tier, rate, max(1, round(burst)), dark_launch)
+
+
+def edge_policy(settings: RateLimitSettings, *, caller: str, service: str) -> Policy:
+    """The limit of the calls from one service to another. The settings have this edge: a service does not start with a
+    calling service whose edge is missing.
+    """
+    rate = settings.edges[caller][service]
+    return Policy("edge", "standard", rate, max(1, round(rate * BURST_SECONDS)))
 
 
 def add_fields(fields: MutableMapping[str, str], decision: Decision, policy: Policy) -> None:

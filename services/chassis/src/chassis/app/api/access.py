@@ -19,7 +19,7 @@ from chassis.app.api.middleware import Exchange
 from chassis.auth import Authenticator, Principal
 from chassis.errors import ApiError, ErrorCode
 from chassis.logging import bind_to_task
-from chassis.rate_limiting import default_policy
+from chassis.rate_limiting import Policy, default_policy, edge_policy
 
 SCHEME = "key"
 """The name of the security scheme in the OpenAPI document: an API key or a service token, sent as `Bearer`."""
@@ -41,10 +41,15 @@ class Access:
     async def check(self, request: Request) -> None:
         """Put the caller into the request's scope, or raise an `ApiError` that refuses the request."""
         principal = await _authenticated(request)
-        limits = limits_of(request)
-        policy = default_policy(limits, tier=limits.tier_of.get(principal.id, "standard"))
-        await spend(request, principal.id, policy, cost=self.cost)
+        await spend(request, principal.id, _policy_of(principal, request), cost=self.cost)
         principal.require(self.scope)
+
+
+def _policy_of(principal: Principal, request: Request) -> Policy:
+    limits = limits_of(request)
+    if principal.is_service:
+        return edge_policy(limits, caller=principal.id, service=request.app.resources.rate_limiter.service)
+    return default_policy(limits, tier=limits.tier_of.get(principal.id, "standard"))
 
 
 async def _authenticated(request: Request) -> Principal:

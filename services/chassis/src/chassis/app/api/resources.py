@@ -82,7 +82,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
                 database=pools.database,
                 health=pools.health,
                 redis=redis,
-                rate_limiter=RateLimiter(redis, lambda: live.current.rate_limit, namespace=settings.service_name),
+                rate_limiter=RateLimiter(redis, lambda: live.current.rate_limit, service=settings.service_name),
                 authenticator=Authenticator(keys, lambda: live.current.auth, service=settings.service_name),
                 # There is no check of Redis, because an API answers requests without Redis.
                 checks={"database": pools.health.ping},

@@ -34,7 +34,12 @@ def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         for setting in explained:
             shadowed = f" (shadows: {', '.join(setting.shadowed)})" if setting.shadowed else ""
             typer.echo(f"{setting.name} = {setting.value}  [{setting.layer}]{shadowed}")
-        budget = service_budget(settings_type.service_name, config.load(settings_type, options or ()).database)
+        settings = config.load(settings_type, options or ())
+        for dependency, needed in settings.call_sums.items():
+            rate = settings.rate_limit.edges.get(settings.service_name, {}).get(dependency)
+            admitted = f" (admitted: {rate:g})" if rate else ""
+            typer.echo(f"# calls to {dependency} per second, at most: {needed}{admitted}")
+        budget = service_budget(settings.service_name, settings.database)
         typer.echo(f"# connections to the database, at most: {budget} ({budget.total} in all)")
 
     return app

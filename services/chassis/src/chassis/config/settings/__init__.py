@@ -7,7 +7,12 @@ page and `.env.example` are generated from these models.
 Read `model` first (types, groups and rules), then `service`, which puts the groups together.
 """
 
-from chassis.config.settings.callers import AuthSettings, LimitSettings, PrincipalName, RateLimitSettings
+from chassis.config.settings.callers import (
+    AuthSettings,
+    LimitSettings,
+    PrincipalName,
+    RateLimitSettings,
+)
 from chassis.config.settings.dependencies import (
     BreakerSettings,
     DependencySettings,
@@ -16,6 +21,7 @@ from chassis.config.settings.dependencies import (
     RetrySettings,
     ServiceDependencySettings,
 )
+from chassis.config.settings.edges import BURST_SECONDS, CallSum, Causes, call_sum
 from chassis.config.settings.jobs import (
     BacklogSettings,
     IdempotencySettings,
@@ -53,12 +59,15 @@ from chassis.config.settings.storage import BudgetSettings, CacheSettings, Datab
 
 __all__ = [
     "BROKEN_RULE",
+    "BURST_SECONDS",
     "RELOADED",
     "AuthSettings",
     "BacklogSettings",
     "BreakerSettings",
     "BudgetSettings",
     "CacheSettings",
+    "CallSum",
+    "Causes",
     "DatabaseSettings",
     "DependencySettings",
     "EgressSettings",
@@ -93,4 +102,5 @@ __all__ = [
     "TelemetrySettings",
     "Timeout",
     "Url",
+    "call_sum",
 ]

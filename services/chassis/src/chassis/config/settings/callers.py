@@ -125,6 +125,22 @@ class BadCredentialsSettings(LimitSettings):
 class RateLimitSettings(LimitSettings):
     """The limit of an authenticated principal, and the settings that all limits share."""
 
+    clients: int = Field(
+        10,
+        ge=0,
+        le=1_000_000,
+        description="Clients that may use their whole limit at the same time. The calls that they cause must fit into "
+        "`edges`; a configuration in which they do not fit is refused.",
+        json_schema_extra=RELOADED,
+    )
+    edges: dict[PrincipalName, Annotated[dict[PrincipalName, Rate], Field(max_length=100)]] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="Caller → dependency → calls per second: the dependency admits so many, and the caller sends no "
+        "more. The common file has this setting, because both sides obey it. Without an entry, a caller may send as "
+        "many calls as its own callers cause.",
+        json_schema_extra=RELOADED,
+    )
     unauthenticated: UnauthenticatedSettings = UnauthenticatedSettings()
     bad_credentials: BadCredentialsSettings = BadCredentialsSettings()
     tiers: dict[TierName, Annotated[float, Field(ge=0.001, le=1000)]] = Field(

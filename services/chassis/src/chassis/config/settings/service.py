@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chassis.config.settings.callers import AuthSettings, RateLimitSettings
+from chassis.config.settings.edges import CallSum, Causes, call_sum
 from chassis.config.settings.jobs import JobSettings, OutboxSettings
 from chassis.config.settings.model import Rule, Ruled
 from chassis.config.settings.serving import (
@@ -35,6 +36,9 @@ class ServiceSettings(Ruled, BaseSettings):
     """The scopes that this service knows. An API key or a calling service with any other scope is refused, because such
     a scope is a mistake.
     """
+
+    causes: ClassVar[tuple[Causes, ...]] = ()
+    """The calls to dependencies that a request to this service causes."""
 
     environment: Literal["dev", "test", "prod"] = Field(
         "dev",
@@ -101,6 +105,35 @@ class ServiceSettings(Ruled, BaseSettings):
         if unknown:
             raise ValueError(f"auth.service_scopes has scopes that {self.service_name} does not: {', '.join(unknown)}")
         return self
+
+    @model_validator(mode="after")
+    def _calling_services_have_limits(self) -> Self:
+        edges = self.rate_limit.edges
+        without = sorted(
+            caller for caller in self.auth.service_scopes if self.service_name not in edges.get(caller, {})
+        )
+        if without:
+            missing = ", ".join(f"rate_limit.edges.{caller}.{self.service_name}" for caller in without)
+            raise ValueError(f"auth.service_scopes names services without a limit of their calls: add {missing}")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        edges = self.rate_limit.edges.get(self.service_name, {})
+        problems = [
+            f"rate_limit.edges.{self.service_name}.{dependency} is {edges[dependency]:g}, but the callers of "
+            f"{self.service_name} may cause {needed.total:g} calls per second: {needed}"
+            for dependency, needed in self.call_sums.items()
+            if dependency in edges and not needed.fits(edges[dependency])
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def call_sums(self) -> dict[str, CallSum]:
+        """The calls per second that this service's callers may cause, by dependency."""
+        return {one.dependency: call_sum(self.rate_limit, self.service_name, one) for one in self.causes}
 
     @property
     def trace_sample_ratio(self) -> float:
