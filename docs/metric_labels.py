@@ -80,6 +80,7 @@ LABELS_OF: dict[tuple[str, str], Bound] = {
     ("webhook_endpoints_disabled", "reason"): _of("gone", "failing"),
     ("webhook_processed", "result"): _literal(webhooks.ProcessedResult),
     ("webhook_received", "result"): _literal(webhooks.ReceivedResult),
+    ("call_limit_decisions", "decision"): _of("sent", "waited", "refused"),
     ("jobs_processed", "outcome"): _literal(JobOutcome),
     ("messaging_consumed", "outcome"): _literal(event_delivery.Outcome),
     ("order_settle_seconds", "outcome"): _of("confirmed", "cancelled"),
@@ -91,6 +92,7 @@ LABELS_OF: dict[tuple[str, str], Bound] = {
 }
 
 ABSENT: dict[str, str] = {
+    "dependency_pauses": "a dependency has to refuse a call",
     "db_client_connection_held_calls": "a call while a connection is held fails where `database.held_calls` refuses it",
     "messaging_missed": "Redis has to trim what a group has not read",
     "schedule_runs_missed": "no worker may have run for a while",

@@ -35,6 +35,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "[Rate limiting](../patterns/rate_limiting.md) and [keys](authentication.md)": (
         "rate_limit_",
         "load_shed",
+        "call_limit_",
+        "dependency_pauses",
         "api_keys_",
     ),
     "[Jobs](../patterns/jobs.md), schedules and [background tasks](shutdown.md)": (

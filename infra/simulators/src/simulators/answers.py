@@ -89,7 +89,8 @@ async def answer_refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, RefusedError):
         raise error
     log("request_refused", method=request.method, path=request.url.path, status=error.status, code=error.code)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(error.status)
+    # A 503 has no Retry-After: it is an outage, of which nothing knows the end, and not a refusal of too many calls.
+    headers = {401: {"WWW-Authenticate": "Bearer"}}.get(error.status)
     return JSONResponse(error.body, error.status, headers)
 
 

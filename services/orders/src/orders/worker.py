@@ -44,7 +44,13 @@ async def _open_parts(live: Live[OrdersSettings], base: WorkerResources) -> Asyn
     tokens = TokenSource(
         issuer=settings.service_name, audience="payments", secret=lambda: live.current.payments.token_secret
     )
-    dependency = HttpDependency("payments", settings.payments, authorization=tokens, breakers=base.breakers)
+    dependency = HttpDependency(
+        "payments",
+        settings.payments,
+        authorization=tokens,
+        breakers=base.breakers,
+        quota=base.quota("payments"),
+    )
     client = PaymentsClient(dependency)
     cache = caches.orders(base.redis, settings)
     job_runner = base.job_runner(

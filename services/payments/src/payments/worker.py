@@ -41,6 +41,7 @@ async def _open_parts(live: Live[PaymentsSettings], base: WorkerResources) -> As
         authorization=bearer(settings.provider.api_key),
         breakers=base.breakers,
         is_external=True,
+        quota=base.quota("provider"),
     )
     client = ProviderClient(dependency)
     job_runner = base.job_runner(

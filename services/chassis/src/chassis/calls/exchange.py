@@ -3,7 +3,6 @@ answer, and turns aiohttp's errors into the chassis' errors.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
-from chassis.calls.response import Response, accept
+from chassis.calls.response import Response
 from chassis.config.settings import DependencySettings
 from chassis.errors import DependencyFailed, DependencyTimeout, DependencyUnavailable
 from chassis.logging import debug_header, debugging, request_id_var
@@ -68,15 +67,15 @@ class Exchange:
         await self._session.close()
 
     async def send(self, request: Request) -> Response:
-        """Send the request once, and return the 2xx answer. Raises a `DependencyError` for any other answer, and when
-        no answer arrives before the attempt's time-out or the deadline.
+        """Send the request once, and return the answer, whatever its status. Raises a `DependencyError` when no answer
+        arrives before the attempt's time-out or the deadline.
         """
         seconds = min(self._settings.attempt_timeout, deadlines.remaining())
         try:
             # aiohttp's read time-out restarts with each read, so it would not stop a server that sends one byte at a
             # time. `asyncio.timeout` bounds the whole attempt.
             async with asyncio.timeout(seconds):
-                response = await self._exchange(request, seconds)
+                return await self._exchange(request, seconds)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             # The name look-up, the connection or TLS failed. Only these two aiohttp errors prove that no request was
             # sent.
@@ -86,7 +85,6 @@ class Exchange:
         except aiohttp.ClientError as error:
             reason = f"connection lost or answer unreadable ({type(error).__name__})"
             raise DependencyFailed(self._name, reason) from error
-        return accept(response, now=time.time())
 
     def span_attributes(self, request: Request) -> dict[str, str | int]:
         """The attributes of an attempt's span. The URL omits the query, which may hold personal data."""

@@ -1,11 +1,12 @@
 """Outbound HTTP: one client per dependency. The client puts these patterns around a call, the fallback outermost:
 
-    fallback( retry( breaker( bulkhead( timeout( call )))))
+    fallback( retry( quota( breaker( bulkhead( timeout( call ))))))
 
-The time-out bounds one attempt. The bulkhead limits the attempts that are under way; a call that waits for its next
-attempt takes no slot of the bulkhead. The breaker counts the outcome of each attempt: a time-out is a failure, a full
-bulkhead is not. An attempt that an open breaker refuses takes no slot of the bulkhead. The retry makes no further
-attempt when the breaker is open. The fallback runs when all attempts have failed.
+The quota limits how often calls start, over all processes: a call waits for its turn, or is refused if the turn comes
+too late for its deadline. The time-out bounds one attempt. The bulkhead limits the attempts that are under way; a call
+that waits for its next attempt takes no slot of the bulkhead. The breaker counts the outcome of each attempt: a time-
+out is a failure, a full bulkhead is not. An attempt that an open breaker refuses takes no slot of the bulkhead. The
+retry makes no further attempt when the breaker is open. The fallback runs when all attempts have failed.
 """
 
 import time
@@ -19,7 +20,8 @@ from pydantic import SecretStr
 
 from chassis.calls.bulkhead import Bulkhead
 from chassis.calls.exchange import Exchange, Request
-from chassis.calls.response import Response
+from chassis.calls.quota import Quota
+from chassis.calls.response import Response, accept
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config.settings import DependencySettings
 from chassis.errors import DeadlineExceeded, DependencyError, DependencyRejected, DependencyUnavailable
@@ -68,11 +70,13 @@ class HttpDependency:
         breakers: BreakerRegistry,
         is_external: bool = False,
         resolver: AbstractResolver | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self.name = name
         self._settings = settings
         self._single_attempt = settings.retry.model_copy(update={"max_attempts": 1})
         self._breakers = breakers
+        self._quota = quota or Quota(name)
         self._bulkhead = Bulkhead(name, limit=settings.max_in_flight)
         self._budget = RetryBudget(name, settings.retry)
         self._exchange = Exchange(
@@ -141,6 +145,8 @@ class HttpDependency:
         """Make one attempt inside the breaker and the bulkhead, and call the attempt's hooks."""
         begun = False
         breaker = self._breakers.get(self.name, request.operation, self._settings.breaker)
+        # A call that waits longer for its turn would have no time left for its attempt.
+        await self._quota.take(longest=deadlines.remaining() - self._settings.attempt_timeout)
         try:
             with breaker.permit() as permit, self._bulkhead:
                 if hooks.before_attempt:
@@ -166,7 +172,7 @@ class HttpDependency:
             attributes=lambda: self._exchange.span_attributes(request),
         ) as current:
             try:
-                response = await self._exchange.send(request)
+                response = await self._accepted(request)
                 status = str(response.status)
             except BaseException as error:
                 status = str(error.status or "") if isinstance(error, DependencyError) else ""
@@ -187,6 +193,21 @@ class HttpDependency:
                     duration_ms=round(seconds * 1000, 2),
                 )
             return response
+
+    async def _accepted(self, request: Request) -> Response:
+        """Send the request, and return its 2xx answer. A refusal pauses all calls to the dependency."""
+        answer = await self._exchange.send(request)
+        try:
+            accepted = accept(answer, now=time.time())
+        except DependencyError as error:
+            if error.is_refusal:
+                self._quota.note(answer.headers)
+                error.retry_after = await self._quota.pause(error.retry_after)
+            raise
+        # Other answers may have the limit of another policy, such as the limit of callers without a valid key.
+        self._quota.note(answer.headers)
+        self._quota.note_success()
+        return accepted
 
 
 def bearer(key: SecretStr) -> Callable[[], str]:

@@ -5,6 +5,7 @@ from typing import Literal
 from chassis.errors import (
     BreakerOpen,
     BulkheadFull,
+    DependencyError,
     DependencyFailed,
     DependencyRejected,
     DependencyTimeout,
@@ -20,14 +21,14 @@ caller had left. `ignored`: the call says nothing about the dependency's health.
 def outcome_of(error: BaseException | None) -> CallOutcome:
     """The outcome of a call that ended with `error`. The `error` is None if the call succeeded.
 
-    A 4xx answer counts as a success, because the dependency works and refuses only this request. A 429 answer is
-    ignored, because a dependency that asks for fewer calls has not failed. A full bulkhead, a cancellation and every
-    other error are ignored, because the dependency did not cause them.
+    A 4xx answer counts as a success, because the dependency works and refuses only this request. A refusal (429, or 503
+    with Retry-After) is ignored, because a dependency that asks for fewer calls has not failed. A full bulkhead, a
+    cancellation and every other error are ignored, because the dependency did not cause them.
     """
     match error:
         case None | DependencyRejected():
             return "success"
-        case BulkheadFull() | BreakerOpen():
+        case BulkheadFull() | BreakerOpen() | DependencyError(is_refusal=True):
             return "ignored"
         case DependencyTimeout(cut_short=True):
             return "cut_short"

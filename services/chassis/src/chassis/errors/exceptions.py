@@ -17,7 +17,8 @@ Each class derives from the class that it branches off:
         └── DependencyError       a call to a dependency failed; `outcome` says whether the call may have run
             ├── DependencyUnavailable   the call has not run: it was refused, or answered with 429
             │   ├── BreakerOpen
-            │   └── BulkheadFull
+            │   ├── BulkheadFull
+            │   └── DependencyPaused
             ├── DependencyTimeout       the call may have run: no answer in time
             ├── DependencyFailed        the call may have run: 5xx, connection reset, unreadable answer
             └── DependencyRejected      answered with a 4xx: the calling code decides what that means
@@ -170,6 +171,13 @@ class DependencyError(ApiError):
         self.status = status
         self.body = body
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the dependency takes no calls for now, although neither side has failed: the answer is a 429, or a
+        503 with Retry-After.
+        """
+        return self.status == 429 or (self.status == 503 and self.retry_after is not None)  # noqa: PLR2004
+
 
 class DependencyUnavailable(DependencyError):
     """The call has not run: connection refused, unknown host, an answer of 429, or no request was sent."""
@@ -190,6 +198,19 @@ class BulkheadFull(DependencyUnavailable):
 
     def __init__(self, dependency: str, limit: int) -> None:
         super().__init__(dependency, f"{limit} calls are under way already", retry_after=1.0)
+
+
+class DependencyPaused(DependencyUnavailable):
+    """The call was not sent, because the dependency refuses calls for now, or because our limit of calls to the
+    dependency is used up. A call may be sent after `retry_after` seconds.
+    """
+
+    def __init__(self, dependency: str, *, retry_after: float) -> None:
+        super().__init__(dependency, "calls are paused", retry_after=retry_after)
+
+    @property
+    def is_refusal(self) -> bool:
+        return True
 
 
 class DependencyTimeout(DependencyError):

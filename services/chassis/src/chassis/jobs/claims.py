@@ -4,9 +4,10 @@ A suspect is a job whose lease expired: the job may have killed its process. The
 which suspect this worker is running.
 """
 
+import time
 from collections.abc import Container, Sequence
 
-from chassis.jobs.decisions import Claim, Due, decide_claim
+from chassis.jobs.decisions import NOTHING, Claim, Due, decide_claim
 from chassis.jobs.runs import Run
 from chassis.jobs.tending import SuspectsDue
 
@@ -18,11 +19,19 @@ class Claims:
         self._concurrency = concurrency
         self._suspect: tuple[Run, Claim] | None = None  # the last suspect that was started, with its claim
         self._is_others_turn = False
+        self._held_until = 0.0
         self.may_be_more = True  # whether jobs other than suspects may be due
         self.suspects_due = SuspectsDue(beside_others=False, alone=False)
 
+    def hold(self, seconds: float) -> float:
+        """Claim no job for some seconds, and return the end of this time. Then the oldest job comes first."""
+        self._held_until = max(self._held_until, time.monotonic() + seconds)
+        return self._held_until
+
     def next(self, running: Container[Run], *, unended: int) -> Claim:
         """The next claim. `running` holds the jobs that run, and `unended` is the number of occupied slots."""
+        if time.monotonic() < self._held_until:
+            return NOTHING
         suspect, claim = self._suspect or (None, None)
         return decide_claim(
             unended=unended,
@@ -38,6 +47,8 @@ class Claims:
 
     def has_room(self, running: Container[Run], *, unended: int) -> bool:
         """Whether this worker can start a job that becomes due now, unless the job is a suspect."""
+        if time.monotonic() < self._held_until:
+            return False
         suspect, claim = self._suspect or (None, None)
         runs_alone = claim is not None and claim.alone and suspect in running
         return unended < self._concurrency and not runs_alone and not self.suspects_due.alone

@@ -4,17 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from chassis.errors import ApiError, DatabaseUnreachable, PermanentJobError
+from chassis.errors import ApiError, DatabaseUnreachable, DependencyError, PermanentJobError
 from chassis.jobs.running_job import RunningJob
 from chassis.logging import redact
 
-type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_back"]
+type Outcome = Literal["completed", "retried", "dead", "lease_lost", "handed_back", "postponed"]
 
 _MAX_REASON_LENGTH = 2000
 MAX_GRANTED_ATTEMPT = 500
 """An attempt that fails in an outage of the database does not count towards `max_attempts`, if the attempt's number is
 below this limit. With the default backoff, a job reaches the limit after about four hours. The limit exists for a job
 that itself causes the outage: such a job becomes a dead letter."""
+
+DEFAULT_PAUSE = 1.0
+"""The pause in seconds after a refusal that does not say how long to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,15 @@ def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | N
 
 @dataclass(frozen=True, slots=True)
 class FailureDecision:
-    """The outcome of a failed attempt, and the statement of `jobs.sql` that records this outcome."""
+    """The outcome of a failed attempt, and the statement of `jobs.sql` that records this outcome.
+
+    `pause` is the seconds in which the worker claims no job of the queue.
+    """
 
     outcome: Outcome
-    statement: Literal["retry", "bury"]
+    statement: Literal["retry", "bury", "hand_back"]
     values: Mapping[str, float | str]
+    pause: float = 0.0
 
 
 def decide_failure(job: RunningJob, error: Exception, delay: Callable[[], float]) -> FailureDecision:
@@ -82,8 +89,13 @@ def decide_failure(job: RunningJob, error: Exception, delay: Callable[[], float]
 
     An attempt that fails because the service's database is unreachable does not use up one of the job's attempts. An
     attempt that fails because the database is busy counts, since a slow statement of the job may be the cause.
+
+    An attempt whose dependency takes no calls for now does not count either. The job goes back to its place, and the
+    queue pauses: the jobs behind this one need the same dependency, and one of them would overtake it otherwise.
     """
     reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
+    if isinstance(error, DependencyError) and error.is_refusal and job.attempt < MAX_GRANTED_ATTEMPT:
+        return FailureDecision("postponed", "hand_back", {}, pause=error.retry_after or DEFAULT_PAUSE)
     granted = int(isinstance(error, DatabaseUnreachable) and job.attempt < MAX_GRANTED_ATTEMPT)
     if isinstance(error, PermanentJobError) or job.attempt >= job.max_attempts + granted:
         return FailureDecision("dead", "bury", {"error": reason})

@@ -15,7 +15,7 @@ from chassis.jobs.decisions import Outcome, decide_failure
 from chassis.jobs.metrics import duration_seconds, processed
 from chassis.jobs.payload import JobOptions, JobPayload
 from chassis.jobs.running_job import Handler, RunningJob
-from chassis.jobs.runs import Run
+from chassis.jobs.runs import Run, tokens
 from chassis.jobs.statements import DRIVER_STATEMENTS
 from chassis.logging import bind_to_task, canonical_line, debugging_for, get_logger
 from chassis.pooling import Database
@@ -34,9 +34,9 @@ into a lease: once the lease has expired, another worker may own the job."""
 class Executor:
     """Runs attempts at jobs of one queue.
 
-    `complete(run)` commits the end of a job whose handler has returned, and returns whether the worker still owned the
+    `finish(run)` commits the end of a job whose handler has returned, and returns whether the worker still owned the
     job. `tolerate(error)` logs an error of the database after which a statement may be tried again, and raises any
-    other error.
+    other error. `hold(run, seconds)` keeps the worker from claiming jobs, because the job's dependency takes no calls.
     """
 
     def __init__(
@@ -45,16 +45,18 @@ class Executor:
         handlers: Mapping[type[JobPayload], Handler],
         settings: JobSettings,
         *,
-        complete: Callable[[Run], Awaitable[bool]],
+        finish: Callable[[Run], Awaitable[bool]],
         tolerate: Callable[[Exception], None],
+        hold: Callable[[Run, float], None],
         random: Callable[[], float],
     ) -> None:
         self._database = database
         self._handlers = {(kind.options.name, kind.options.version): (kind, call) for kind, call in handlers.items()}
         self._settings = settings
         self._queue = settings.queue
-        self._complete = complete
+        self._finish = finish
         self._tolerate = tolerate
+        self._hold = hold
         self._random = random
         self.is_draining = False
         """True once the worker begins to stop. From then on, the statement that records a failed attempt is executed
@@ -116,7 +118,7 @@ class Executor:
         run.job.is_finishing = True
         if error is not None:
             return await self._fail(run, error), error
-        return "completed" if await self._complete(run) else "lease_lost", None
+        return "completed" if await self._finish(run) else "lease_lost", None
 
     async def _handle(self, run: Run) -> None:
         payload, handler = self._load(run.row)
@@ -150,7 +152,10 @@ class Executor:
     async def _fail(self, run: Run, error: Exception) -> Outcome:
         """Record the failed attempt. In an outage, repeat the statement until the lease expires or the worker stops."""
         decision = decide_failure(run.job, error, lambda: self._backoff(run))
-        values = {"id": run.job.id, "attempt": run.job.attempt, **decision.values}
+        values: Mapping[str, object] = {"id": run.job.id, "attempt": run.job.attempt, **decision.values}
+        if decision.statement == "hand_back":
+            values = tokens([run])
+            self._hold(run, decision.pause)
         while True:
             try:
                 async with self._database.driver() as connection:
@@ -180,6 +185,6 @@ def _write_line(outcome: Outcome, error: Exception | None, fields: Mapping[str, 
     if error is None:
         log.info("job_finished", **fields)
         return
-    write = log.error if outcome == "dead" else log.warning
+    write = {"dead": log.error, "postponed": log.info}.get(outcome, log.warning)
     trace = None if isinstance(error, HoldfastError) else error
     write("job_finished", **fields, error=f"{type(error).__name__}: {error}", exc_info=trace)

@@ -161,7 +161,8 @@ SELECT id, name, payload, attempt, last_error FROM buried
 RETURNING job_id;
 
 -- name: hand_back
--- Make the jobs of a worker ready again, because the worker stops or could not extend their leases. The attempt does
+-- Make the jobs of a worker ready again, because the worker stops, could not extend their leases, or because the
+-- dependency of a job takes no calls for now. The jobs keep their order, since `run_at` stays. The attempt does
 -- not count, so the statement increases `max_attempts`. The statement does not decrease `attempt`, because a fencing
 -- token may only grow.
 UPDATE job

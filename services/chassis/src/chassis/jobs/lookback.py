@@ -52,6 +52,13 @@ class Lookback:
         if full_looks == self.full_looks and full_looks > 0:
             self._age, self._at = oldest_age, began
 
+    def note_postponed(self, run: Run, *, now: float) -> None:
+        """Note that the job will be due again with its former `run_at`."""
+        if not math.isinf(self._age):
+            age = run.row["waited"] + (now - run.claimed_at)
+            self._age, self._at = max(self._age + (now - self._at), age), now
+            self.full_looks += 1  # a claim that is under way has not read this job
+
 
 def oldest_left(claim: Claim, started: Sequence[Run], *, is_oldest_first: bool) -> float | None:
     """The age in seconds of the oldest due job that a claim may have left, among the jobs that it looked at.

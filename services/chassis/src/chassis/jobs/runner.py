@@ -91,7 +91,7 @@ class JobRunner:
         self._claims_made = 0
         self._completions = Completions[Run]()
         self._executor = Executor(
-            database, handlers, settings, complete=self._complete, tolerate=self._tolerate, random=random
+            database, handlers, settings, finish=self._complete, tolerate=self._tolerate, hold=self._hold, random=random
         )
         self._pick_up_seconds = pick_up_seconds.labels(self._queue)
 
@@ -238,7 +238,7 @@ class JobRunner:
 
     def _start(self, row: asyncpg.Record, lease_until: float, tasks: asyncio.TaskGroup) -> Run:
         job = RunningJob(id=row["id"], name=row["name"], attempt=row["attempt"], max_attempts=row["max_attempts"])
-        run = Run(job=job, row=row, lease_until=lease_until)
+        run = Run(job=job, row=row, lease_until=lease_until, claimed_at=time.monotonic())
         self._runs.add(run)
         run.task = tasks.create_task(self._execute(run), name=f"job-{job.id}")
         self._pick_up_seconds.observe(row["waited"])
@@ -257,6 +257,12 @@ class JobRunner:
         is_ended = self._completions.complete(run)
         self._changed.set()
         return is_ended
+
+    def _hold(self, run: Run, seconds: float) -> None:
+        """Claim no job for some seconds, because the dependency of `run` takes no calls."""
+        self._claims_at = self._claims.hold(seconds)
+        self._lookback.note_postponed(run, now=time.monotonic())
+        asyncio.get_running_loop().call_later(seconds, self._changed.set)
 
     def _free_slot(self, run: Run) -> None:
         """Free the slot of a job, unless `_take_turn` freed the slot when it committed the job's end."""

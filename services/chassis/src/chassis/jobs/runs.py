@@ -17,12 +17,13 @@ class Run:
     """A claimed job with its lease and the task that runs its handler.
 
     `lease_until` is a time on the monotonic clock. The worker computes this time before it requests the lease, so the
-    time is never later than the end of the lease in the database.
+    time is never later than the end of the lease in the database. `claimed_at` is on the same clock.
     """
 
     job: RunningJob
     row: asyncpg.Record
     lease_until: float
+    claimed_at: float
     task: asyncio.Task[None] | None = None
     ended_by: Ending | None = None
 

@@ -9,6 +9,7 @@ These are the keys:
     <prefix>:{cache:<cache>:<key>}                   the entries of a cached value
     <prefix>:{cache:<cache>:<key>}:lease             the lease of a cached value
     <prefix>:rate_limit:<service>:<policy>:<tier>:<key>   the state of a caller's rate limit
+    <prefix>:quota:<service>:<dependency>            the state of a service's limit of calls to a dependency
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ class RedisNames:
         """
         entries = f"{self.prefix}:{{cache:{cache}:{key}}}"
         return entries, f"{entries}:lease"
+
+    def quota(self, service: str, dependency: str) -> str:
+        return f"{self.prefix}:quota:{service}:{dependency}"
 
     def rate_limit(self, service: str, key: str) -> str:
         return f"{self.prefix}:rate_limit:{service}:{key}"

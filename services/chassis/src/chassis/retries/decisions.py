@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chassis.config.settings import RetrySettings
-from chassis.errors import BreakerOpen, BulkheadFull, DependencyError
+from chassis.errors import BreakerOpen, BulkheadFull, DependencyError, DependencyPaused
 from chassis.retries.backoff import full_jitter
 
 # The statuses after which a later attempt may succeed: 408, 429, and 502, 503 and 504 of a gateway. A 500 is a defect
@@ -69,4 +69,4 @@ def is_retryable(error: DependencyError, *, idempotent: bool) -> bool:
 
 def was_refused_here(error: DependencyError) -> bool:
     """Whether this process refused the call before it reached the dependency."""
-    return isinstance(error, BreakerOpen | BulkheadFull)
+    return isinstance(error, BreakerOpen | BulkheadFull | DependencyPaused)

@@ -2,7 +2,7 @@
 composition root makes from these resources.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from chassis.app.pools import open_pools
 from chassis.app.worker.stages import Part
+from chassis.calls.quota import Quota
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.config.settings import ServiceSettings
@@ -33,7 +34,10 @@ class WorkerResources:
     events.
     """
 
+    current: Callable[[], ServiceSettings]
+    """Returns the settings that are valid now. An operator may change some of them while the process runs."""
     settings: ServiceSettings
+    """The settings with which the process started."""
     passwords: Passwords
     database: Database
     redis: Redis
@@ -41,6 +45,16 @@ class WorkerResources:
     wakeups: Wakeups
     checks: Mapping[str, Check]
     breakers: BreakerRegistry
+
+    def quota(self, dependency: str) -> Quota:
+        """The limit of the calls to a dependency, which all workers of this service share."""
+        return Quota(
+            dependency,
+            redis=self.redis,
+            service=self.settings.service_name,
+            rate=lambda: self.current().calls_per_second(dependency),
+            replicas=lambda: self.current().database.budget.worker_replicas,
+        )
 
     def job_runner(
         self,
@@ -113,6 +127,7 @@ async def open_worker_resources[S: ServiceSettings](live: Live[S]) -> AsyncItera
         aclosing(create_redis(settings.redis, timeout=settings.redis.stream_timeout, pool="streams")) as streams,
     ):
         yield WorkerResources(
+            current=lambda: live.current,
             settings=settings,
             passwords=live.passwords,
             database=pools.database,

@@ -135,6 +135,14 @@ class ServiceSettings(Ruled, BaseSettings):
         """The calls per second that this service's callers may cause, by dependency."""
         return {one.dependency: call_sum(self.rate_limit, self.service_name, one) for one in self.causes}
 
+    def calls_per_second(self, dependency: str) -> float | None:
+        """The calls per second that this service may make to the dependency, all its processes together; None for any
+        number. Without an edge, this is the number of calls that the service's callers may cause.
+        """
+        needed = self.call_sums.get(dependency)
+        edges = self.rate_limit.edges.get(self.service_name, {})
+        return edges.get(dependency) or (needed.total if needed else None) or None
+
     @property
     def trace_sample_ratio(self) -> float:
         """The share of new traces that is recorded. In production a tenth of the traces is enough to see where time is

@@ -1,0 +1,31 @@
+-- Redis runs this script as one step, so all processes take turns. The script computes the same as decide_turn() and
+-- pause_until() in quota.py, in the same integers.
+--
+-- KEYS[1]  theoretical arrival time (TAT) of the calls to one dependency, microseconds
+-- ARGV[1]  interval: microseconds between two calls, 0 without a limit
+-- ARGV[2]  burst: calls that may start at once
+-- ARGV[3]  used: calls of the burst that are used up, as far as the dependency's last answer says
+-- ARGV[4]  longest: microseconds that the call may wait for its turn
+-- ARGV[5]  pause: microseconds in which no call may start; 0 to take a turn
+-- ARGV[6]  horizon: microseconds; a TAT further ahead comes from a clock that was set back, and the excess is dropped
+-- Returns  {granted 0 or 1, microseconds until the turn}
+
+local interval, burst, used = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local longest, pause, horizon = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+local stored = tonumber(redis.call('GET', KEYS[1])) or 0
+local capacity = burst * interval
+local tat = math.min(math.max(stored, now + used * interval), now + capacity + horizon)
+local wait = math.max(0, tat - capacity + interval - now)
+local granted = pause == 0 and wait <= longest
+if granted then
+  tat = tat + interval
+elseif pause > 0 then
+  tat = math.max(tat, now + pause + capacity - interval)
+end
+if tat ~= stored then
+  redis.call('SET', KEYS[1], tat, 'EX', math.ceil((tat - now) / 1000000) + 1)
+end
+return {granted and 1 or 0, wait}
