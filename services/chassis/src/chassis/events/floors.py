@@ -26,7 +26,7 @@ class Floors:
         self._floors: dict[str, int] = {}
         self._settled = 0
         self.new_streams_from = 1
-        """No event of a stream that the relay does not know has a lower `seq`."""
+        """Events of streams that the relay does not know yet have this `seq` or a higher one."""
         self._last_look: tuple[int, frozenset[str]] = 0, frozenset()
 
     @property
@@ -41,8 +41,8 @@ class Floors:
     def note_streams(self, streams: Iterable[str]) -> None:
         """Note which streams the relay has found among the events from `new_streams_from`.
 
-        A new stream has the floor 0 until the relay reads it. Each event up to the settled `seq` was visible when the
-        relay looked for streams. So an event of a stream that the relay did not find then has a higher `seq`.
+        A new stream has the floor 0 until the relay reads it. Each event up to the `seq` in `_settled` was visible when
+        the relay looked for streams. So the events of a stream that the relay did not find have a higher `seq`.
         """
         self.new_streams_from = self._settled + 1
         for stream in streams:

@@ -1,11 +1,11 @@
 """Measures the oldest open transaction of the service's database, which may hold vacuum back.
 
 While a transaction is open, PostgreSQL keeps the row versions that the transaction could still read. The tables of jobs
-and events change all the time, so these tables and their indexes grow. The relay that leads measures, since there is
-one in each database.
+and events change all the time, so these tables and their indexes grow. The leading relay measures, because each
+database has exactly one.
 
-The run-time role may not read when another role's transaction began. It may read which transactions hold the lock on
-their own id, as each open transaction does. So the age is the time for which this process has seen the transaction.
+The run-time role may not read when a transaction of another role began. But each open transaction holds a lock on its
+own id, and the role may read these locks. So the measured age is the time since this process first saw the transaction.
 """
 
 import math
@@ -19,12 +19,14 @@ from chassis.events.outbox import STATEMENTS
 
 oldest_seconds = Gauge(
     "database_oldest_transaction_seconds",
-    "How long the leading relay has seen the database's oldest open transaction.",
+    "Seconds since the leading relay first saw the oldest open transaction of the database.",
     ["database"],
 )
 
 MEASURE_SECONDS = 15.0
-"""The time between two measurements, and so the resolution of the age. The alert is at five minutes."""
+"""The seconds between two measurements. A measured age may be too low by this time, which is short compared with the
+five minutes of the alert.
+"""
 
 
 class OpenTransactions:
@@ -49,6 +51,6 @@ class OpenTransactions:
         self._gauge.set(now - min(self._seen.values(), default=now))
 
     def forget(self) -> None:
-        """Report nothing any more, because another relay leads."""
+        """Report an age of 0 from now on, because another relay leads."""
         self._seen, self._measured_at = {}, -math.inf
         self._gauge.set(0)

@@ -129,8 +129,8 @@ SELECT
     ) AS writers;
 
 -- name: open_transactions
--- The other open transactions of this database. Each holds the lock on its own id. Autovacuum has no user, and holds
--- nothing back. A prepared transaction has no session.
+-- The other open transactions of this database. Each open transaction holds the lock on its own id. Autovacuum is left
+-- out: it has no user, and does not hold vacuum back. Prepared transactions are added, because they have no session.
 SELECT ARRAY(
     SELECT DISTINCT virtualtransaction FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'virtualxid' AND mode = 'ExclusiveLock' AND granted
