@@ -68,24 +68,20 @@ WITH marked AS (
 ), moved AS (
     UPDATE stream_position SET last_id = $6, repeat_after = $3
     WHERE stream = $1 AND (last_id, repeat_after) IS DISTINCT FROM ($6, $3)
-), following AS (
-    (
-        SELECT * FROM outbox
-        WHERE $3::bigint IS NULL AND published_at IS NULL AND stream = $1 AND seq >= $4 AND seq <> ALL ($5::bigint[])
-        ORDER BY seq LIMIT $2
-    )
-    UNION ALL
-    (
-        SELECT * FROM outbox
-        WHERE $3 IS NOT NULL AND published_at IS NOT NULL AND stream || '' = $1 AND seq > $3
-        ORDER BY seq LIMIT $2
-    )
+), waiting AS MATERIALIZED (
+    SELECT * FROM outbox
+    WHERE $3::bigint IS NULL AND published_at IS NULL AND stream = $1 AND seq >= $4 AND seq <> ALL ($5::bigint[])
+    ORDER BY seq LIMIT $2
+), repeated AS MATERIALIZED (
+    SELECT * FROM outbox
+    WHERE $3 IS NOT NULL AND published_at IS NOT NULL AND stream || '' = $1 AND seq > $3
+    ORDER BY seq LIMIT $2
 )
 SELECT seq, published_at IS NOT NULL AS is_repeated, (jsonb_build_object(
     'event_id', event_id, 'type', type, 'schema', schema, 'aggregate_id', aggregate_id,
     'aggregate_version', aggregate_version, 'occurred_at', occurred_at, 'traceparent', traceparent, 'payload', payload
 ) || CASE WHEN debug IS NULL THEN '{}' ELSE jsonb_build_object('debug', debug) END)::text AS event
-FROM following
+FROM (SELECT * FROM waiting UNION ALL SELECT * FROM repeated) AS following
 ORDER BY seq;
 
 -- name: mark
