@@ -59,7 +59,7 @@ bench-start: $(TOOLS) ## Processor time of each process until it is ready; gated
 bench-rollout: $(TOOLS) ## What clients wait for while all processes are replaced at 10 orders a second; gated (1 minute)
 	@$(BIN)/python loadtest/benchmarks/rollout
 
-lab: $(TOOLS) ## The lab: five patterns, each with it and without it (4 minutes); lab-retries runs one, PUBLISH=1 keeps it
+lab: $(TOOLS) ## The lab: six experiments, each with its pattern and without it (5 minutes); lab-retries runs one, PUBLISH=1 keeps it
 	@cd loadtest && ../$(BIN)/python -m experiments $(if $(PUBLISH),--publish)
 
 lab-%: $(TOOLS)

@@ -5,4 +5,4 @@ through each of its arms, and `draw(results)`, which makes its chart. The naive 
 folder, and the processes it starts are in its `service.py`.
 """
 
-EXPERIMENTS = ("rate_limiting", "jobs", "retries", "circuit_breaker", "caching")
+EXPERIMENTS = ("rate_limiting", "jobs", "retries", "circuit_breaker", "caching", "overload")

@@ -45,9 +45,9 @@ With a shorter backlog, this rate only shows how many units arrive."""
 SHORTEST_WINDOW, LONGEST_WINDOW = 5.0, 30.0
 """The limits of the window, in seconds: the time for which finished units are counted. The window covers the time for
 which work has waited, because only in this time was the whole capacity in use."""
-EXCLUDED_AGE = 300.0
-"""Seconds after which a unit no longer counts. By then the unit waits for an operator or for the end of an outage, and
-not for capacity: five minutes are ten times the default promise."""
+EXCLUDED_PROMISES = 10
+"""A unit that was accepted this many promises ago no longer counts. By then the unit waits for an operator or for the
+end of an outage, and not for capacity."""
 COUNTED_UNITS = 10_000
 """Waiting units are counted up to this number, which takes a few milliseconds."""
 IDLE_SECONDS, BUSY_SECONDS = 1.0, 0.25
@@ -181,7 +181,8 @@ class Admission:
         """Measure the backlog once."""
         began, accepted = self._clock(), self._accepted
         window = self._backlog.window(began)
-        values = {"window": window, "excluded_age": EXCLUDED_AGE, "limit": COUNTED_UNITS}
+        excluded_age = EXCLUDED_PROMISES * self._current().promise
+        values = {"window": window, "excluded_age": excluded_age, "limit": COUNTED_UNITS}
         async with self._database.read() as session:
             (row,) = await session.fetch(self._statement, **values)
         found = Measurement(at=began, window=window, **row)
