@@ -4,9 +4,9 @@
 
 The quota limits how often calls start, over all processes: a call waits for its turn, or is refused if the turn comes
 too late for its deadline. The time-out bounds one attempt. The bulkhead limits the attempts that are under way; a call
-that waits for its next attempt takes no slot of the bulkhead. The breaker counts the outcome of each attempt: a time-
-out is a failure, a full bulkhead is not. An attempt that an open breaker refuses takes no slot of the bulkhead. The
-retry makes no further attempt when the breaker is open. The fallback runs when all attempts have failed.
+that waits for its next attempt takes no slot of the bulkhead. The breaker counts the outcome of each attempt: a
+time-out is a failure, a full bulkhead is not. An attempt that an open breaker refuses takes no slot of the bulkhead.
+The retry makes no further attempt when the breaker is open. The fallback runs when all attempts have failed.
 """
 
 import time
@@ -204,7 +204,8 @@ class HttpDependency:
                 self._quota.note(answer.headers)
                 error.retry_after = await self._quota.pause(error.retry_after)
             raise
-        # Other answers may have the limit of another policy, such as the limit of callers without a valid key.
+        # Only answers like this one are noted, because other answers may describe another limit, such as that of
+        # callers without a valid key.
         self._quota.note(answer.headers)
         self._quota.note_success()
         return accepted

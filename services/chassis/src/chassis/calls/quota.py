@@ -1,10 +1,11 @@
 """The limit of the calls to one dependency, shared by all processes of a service.
 
-The limit is GCRA as in `rate_limiting`, but a call is not refused at once: it reserves the next turn and waits, if the
-turn comes before its deadline. A dependency that refuses a call (429, or 503 with Retry-After) pauses the turns of all
-processes, once for everybody. The pause is a later theoretical arrival time (TAT), so Redis stores one number.
+The limit is GCRA, as in `rate_limiting`. But a call that comes too early is not refused at once: it reserves the next
+turn and waits, if the turn comes before the call's deadline. A turn is the time at which a call may start. If the
+dependency refuses a call (429, or 503 with Retry-After), all processes pause their calls. A pause moves the theoretical
+arrival time (TAT), so Redis stores only one number.
 
-While Redis fails, each process paces its share of the calls alone, and knows only the refusals that it has met itself.
+While Redis fails, each process paces its share of the calls alone, and knows only the refusals of its own calls.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ pauses = Counter("dependency_pauses", "Refusals that paused all calls to a depen
 MICROSECONDS = 1_000_000
 MAX_PAUSE = 60.0
 """The longest pause in seconds, and the longest time between two calls, whatever the dependency's headers say. After a
-minute one call finds out whether the dependency still refuses."""
+minute one call tests whether the dependency still refuses."""
 MAX_DOUBLINGS = 6  # 2⁶ seconds are more than MAX_PAUSE
 _SHORTEST_PAUSE = 1.0
 _REDIS_PAUSE = 1.0  # seconds without a call to Redis after a call failed
@@ -60,7 +61,7 @@ class Turn(NamedTuple):
 def decide_turn(tat: int, now: int, *, interval: int, burst: int, used: int, longest: int) -> Turn:
     """Reserve the next turn, unless the turn comes later than in `longest`. All times are in microseconds.
 
-    `used` is the part of the burst that is used up, as far as the dependency's last answer says.
+    `used` is the number of calls of the burst that are used up, according to the dependency's last answer.
     """
     capacity = burst * interval
     tat = min(max(tat, now + used * interval), now + capacity + int(MAX_PAUSE * MICROSECONDS))
@@ -70,8 +71,8 @@ def decide_turn(tat: int, now: int, *, interval: int, burst: int, used: int, lon
 
 
 def pause_until(tat: int, until: int, *, interval: int, burst: int) -> int:
-    """The TAT with which the next turn comes at `until`, and each later turn one interval after the turn before it. A
-    burst right after a pause would meet the next refusal.
+    """The TAT after which the next turn comes at `until`, and the later turns follow at the distance `interval`. A
+    burst right after a pause would cause the next refusal.
     """
     return max(tat, until + (burst - 1) * interval)
 
@@ -84,7 +85,9 @@ class Limit(NamedTuple):
 
     @classmethod
     def of(cls, rate: float | None) -> "Limit":
-        """The limit of a caller on an edge that admits `rate` calls per second: half of the edge's burst."""
+        """The limit of a caller whose dependency admits `rate` calls per second: this rate, and half of the
+        dependency's burst.
+        """
         if not rate:
             return cls(0, 1)
         return cls(-int(-MICROSECONDS // rate), max(1, int(rate * BURST_SECONDS / 2)))
@@ -187,13 +190,13 @@ class Quota:
                 self._paused_until = max(self._paused_until, self._clock() + min(reset, MAX_PAUSE))
 
     def note_success(self) -> None:
-        """The dependency has accepted a call, so the next refusal is the first one again."""
+        """Note that the dependency has accepted a call, so that the next refusal causes the shortest pause again."""
         self._refusals = 0
 
     async def pause(self, seconds: float | None) -> float:
         """Pause the calls of all processes, because the dependency has refused a call. Returns the pause in seconds.
 
-        `seconds` is the Retry-After, or None. Each further refusal without a success doubles the shortest pause. The
+        `seconds` is the Retry-After, or None. Each refusal without a success in between doubles the shortest pause. The
         refusals of calls that were under way together count as one.
         """
         now = self._clock()

@@ -136,7 +136,7 @@ class ServiceSettings(Ruled, BaseSettings):
         return {one.dependency: call_sum(self.rate_limit, self.service_name, one) for one in self.causes}
 
     def calls_per_second(self, dependency: str) -> float | None:
-        """The calls per second that this service may make to the dependency, all its processes together; None for any
+        """The calls per second that all processes of this service may make to the dependency together; None for any
         number. Without an edge, this is the number of calls that the service's callers may cause.
         """
         needed = self.call_sums.get(dependency)
