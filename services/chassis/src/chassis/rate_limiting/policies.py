@@ -52,8 +52,8 @@ def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> 
 
 
 def edge_policy(settings: RateLimitSettings, *, caller: str, service: str) -> Policy:
-    """The limit of the calls from one service to another. The settings have this edge: a service does not start with a
-    calling service whose edge is missing.
+    """The limit of the calls from one service to another. The settings always have this edge, because a service does
+    not start if the edge of a calling service is missing.
     """
     rate = settings.edges[caller][service]
     return Policy("edge", "standard", rate, max(1, round(rate * BURST_SECONDS)))

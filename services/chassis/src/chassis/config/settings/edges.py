@@ -1,9 +1,9 @@
 """Limits that fit: the calls that a service's callers may cause are at most the calls that its dependencies admit.
 
 An edge is a pair of a caller and the dependency that it calls. The setting `rate_limit.edges` has the calls per second
-of each edge, and belongs in the common file: the dependency admits so many calls, and the caller sends no more. A
-process whose limits do not fit does not start. The Helm chart computes the same sum before the chart is installed
-(`templates/_limits.tpl`). A test compares the chart's sum with the sum of this module.
+of each edge. It belongs in the common file, because both sides obey it: the dependency admits so many calls, and the
+caller sends no more. A process whose limits do not fit does not start. The Helm chart computes the same sum before the
+chart is installed (`templates/_limits.tpl`). A test compares the chart's sum with the sum of this module.
 """
 
 from collections import Counter
@@ -14,8 +14,8 @@ from typing import NamedTuple
 from chassis.config.settings.callers import RateLimitSettings
 
 BURST_SECONDS = 5.0
-"""The burst of an edge: the dependency admits the calls of so many seconds at once, after a pause. The caller sends at
-most half of them at once, so that calls that bunch up on their way are admitted, too.
+"""The burst of an edge: after a pause, the dependency admits the calls of this many seconds at once. The caller sends
+at most half of them at once, so that the dependency also admits calls that arrive closer together than they were sent.
 """
 _TOLERANCE = 1e-9
 """The relative error that floating-point numbers may add to a sum."""
@@ -38,7 +38,7 @@ class CallSum:
     service: str
     causes: Causes
     callers: tuple[tuple[str, float], ...]
-    """Each group of callers: the term that the sum shows, and the units per second that the group may take."""
+    """Each group of callers, as its term in the printed sum and the units per second that the group may take."""
 
     @property
     def total(self) -> float:
@@ -55,7 +55,7 @@ class CallSum:
 def call_sum(limits: RateLimitSettings, service: str, causes: Causes) -> CallSum:
     """The sum: Σ units per second that the limits of `service` admit × calls ÷ units.
 
-    Bursts are not in the sum. The calls of a burst wait, in the queue or in the limiter of outgoing calls.
+    The sum does not count bursts, because the calls of a burst wait in the queue or in the limiter of outgoing calls.
     """
     return CallSum(service=service, causes=causes, callers=(*_clients(limits), *_services(limits, service)))
 
