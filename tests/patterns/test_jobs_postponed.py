@@ -2,20 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
 from aiohttp import web
 from chassis.calls.http_client import HttpDependency, bearer
+from chassis.calls.quota import Quota
 from chassis.circuit_breaker import BreakerRegistry
-from chassis.config.settings import DependencySettings, JobSettings
+from chassis.config.settings import BURST_SECONDS, DependencySettings, JobSettings
 from chassis.jobs import JobPayload, RunningJob
 from chassis.jobs.metrics import processed
 from chassis.pooling import Database
 from chassis.pooling.wakeup import Wakeups
 from jobs_stage import add, running
 from pydantic import SecretStr
+from redis.asyncio import Redis
 from sqlalchemy import text
 from waiting import eventually
 
@@ -32,14 +35,16 @@ class Pay(JobPayload, job="pay", max_attempts=50, time_limit=10):
 class Provider:
     """A dependency that admits `RATE` calls a second, and refuses the others with `status` and Retry-After."""
 
-    def __init__(self, status: int, rate: float = RATE, burst: float = BURST) -> None:
+    def __init__(self, status: int) -> None:
         self.url = ""
         self.paid: dict[int, float] = {}
         self.refused = 0
         self._status = status
-        self._rate = rate
-        self._tokens = self._burst = burst
+        self.admit()
         self._updated = time.monotonic()
+
+    def admit(self, *, rate: float = RATE, burst: float = BURST) -> None:
+        self._rate, self._tokens, self._burst = rate, burst, burst
 
     async def answer(self, request: web.Request) -> web.Response:
         order = (await request.json())["order"]
@@ -96,26 +101,62 @@ async def place(database: Database, orders: Sequence[int]) -> None:
         await add(database, Pay(order=order))
 
 
+async def place_at_twice_the_rate(database: Database) -> dict[int, float]:
+    """The orders, and when each was placed."""
+    placed: dict[int, float] = {}
+    began = time.monotonic()
+    for order in range(2 * RATE * SECONDS):
+        await asyncio.sleep(max(0.0, began + order / (2 * RATE) - time.monotonic()))
+        placed[order] = time.monotonic()
+        await add(database, Pay(order=order))
+    return placed
+
+
+def assert_nobody_is_overtaken(placed: Mapping[int, float], paid: Mapping[int, float]) -> None:
+    """No order waits longer than twice as long as a younger one, or than two seconds: the provider's Retry-After is a
+    whole number of seconds.
+    """
+    waited = [paid[order] - placed[order] for order in range(len(placed))]
+    for order, seconds in enumerate(waited):
+        youngest = min(waited[order:])
+        assert seconds <= 2 * max(youngest, 1.0), (
+            f"order {order} waited {seconds:.1f} s, a younger one {youngest:.1f} s"
+        )
+
+
 async def test_under_twice_the_capacity_no_order_waits_longer_than_twice_as_long_as_a_younger_one(
     database: Database, wakeups: Wakeups, provider: Provider, dependency: HttpDependency
 ) -> None:
     """Today's minute in three seconds: orders arrive at twice the rate that the provider admits."""
-    placed: dict[int, float] = {}
     async with running(database, wakeups, {Pay: partial(pay, dependency)}, SETTINGS):
-        began = time.monotonic()
-        for order in range(2 * RATE * SECONDS):
-            await asyncio.sleep(max(0.0, began + order / (2 * RATE) - time.monotonic()))
-            placed[order] = time.monotonic()
-            await add(database, Pay(order=order))
+        placed = await place_at_twice_the_rate(database)
         await until(lambda: len(provider.paid) == len(placed), seconds=60)
-    waited = [provider.paid[order] - placed[order] for order in range(len(placed))]
     assert provider.refused > 0
-    for order, seconds in enumerate(waited):
-        youngest = min(waited[order:])
-        # A second of grace: the provider's Retry-After is a whole number of seconds.
-        assert seconds <= 2 * max(youngest, 1.0), (
-            f"order {order} waited {seconds:.1f} s, a younger one {youngest:.1f} s"
-        )
+    assert_nobody_is_overtaken(placed, provider.paid)
+
+
+@pytest.mark.parametrize("provider", [429], indirect=True)
+async def test_workers_that_share_a_quota_are_not_refused_at_twice_the_capacity(
+    database: Database, wakeups: Wakeups, provider: Provider, redis: Redis
+) -> None:
+    """Three seconds of orders at twice the rate of the edge, which the provider admits with a burst of five seconds."""
+    provider.admit(burst=RATE * BURST_SECONDS)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            quota = Quota("paced", redis=redis, service="orders", rate=lambda: RATE)
+            client = HttpDependency(
+                "paced",
+                DependencySettings(base_url=provider.url),
+                authorization=bearer(SecretStr("key")),
+                breakers=BreakerRegistry(),
+                quota=quota,
+            )
+            stack.push_async_callback(client.close)
+            await stack.enter_async_context(running(database, wakeups, {Pay: partial(pay, client)}, SETTINGS))
+        placed = await place_at_twice_the_rate(database)
+        await until(lambda: len(provider.paid) == len(placed))
+    assert provider.refused == 0
+    assert_nobody_is_overtaken(placed, provider.paid)
 
 
 async def test_a_refused_job_keeps_its_attempts_and_its_place(
@@ -140,12 +181,13 @@ async def test_a_refused_job_keeps_its_attempts_and_its_place(
 
 
 async def test_one_refusal_pauses_every_job_and_opens_no_breaker(
-    database: Database, wakeups: Wakeups, dependency: HttpDependency, provider: Provider
+    database: Database, wakeups: Wakeups, provider: Provider, dependency: HttpDependency
 ) -> None:
-    provider._rate = 1000.0
-    await place(database, range(BURST + 30))
+    """Ten more jobs wait than the provider admits in the second after its first refusals."""
+    provider.admit(rate=BURST)
+    await place(database, range(BURST * 2 + 10))
     async with running(database, wakeups, {Pay: partial(pay, dependency)}, SETTINGS):
-        await until(lambda: len(provider.paid) == BURST + 30, seconds=30)
-    # At most the calls that were under way together are refused, where 30 jobs would have been refused one by one.
-    assert provider.refused <= SETTINGS.concurrency
+        await until(lambda: len(provider.paid) == BURST * 2 + 10)
+    # In each pause the calls that were under way together are refused, and no other job is tried.
+    assert 0 < provider.refused <= 3 * SETTINGS.concurrency
     assert [breaker.state for breaker in dependency._breakers.snapshot()] == ["closed"]
