@@ -4,7 +4,7 @@
 -- KEYS[1]  theoretical arrival time (TAT) of the calls to one dependency, microseconds
 -- ARGV[1]  interval: microseconds between two calls, 0 without a limit
 -- ARGV[2]  burst: calls that may start at once
--- ARGV[3]  used: calls of the burst that are used up, as far as the dependency's last answer says
+-- ARGV[3]  used: calls of the burst that are used up, according to the dependency's last answer
 -- ARGV[4]  longest: microseconds that the call may wait for its turn
 -- ARGV[5]  pause: microseconds in which no call may start; 0 to take a turn
 -- ARGV[6]  horizon: microseconds; a TAT further ahead comes from a clock that was set back, and the excess is dropped

@@ -59,7 +59,7 @@ class Turn(NamedTuple):
 
 
 def decide_turn(tat: int, now: int, *, interval: int, burst: int, used: int, longest: int) -> Turn:
-    """Reserve the next turn, unless the turn comes later than in `longest`. All times are in microseconds.
+    """Reserve the next turn, unless the call would wait for it longer than `longest`. All times are in microseconds.
 
     `used` is the number of calls of the burst that are used up, according to the dependency's last answer.
     """

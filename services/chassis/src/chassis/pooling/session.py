@@ -78,8 +78,8 @@ class Session(AsyncSession):
     async def insert(self, *rows: Row) -> int:
         """Insert these rows in one round trip, and return how many rows the statement of the last `Row` added.
 
-        The statement of one row does not see the other rows. If a row violates a unique constraint in its `taken`,
-        raises the error for this constraint. All other errors are the same as those of `fetch`.
+        The statement of one row does not see the other rows. If a row violates a unique constraint that its `taken`
+        names, raises the error that `taken` has for it. All other errors are the same as those of `fetch`.
         """
         sql, values = inserting(*rows)
         try:

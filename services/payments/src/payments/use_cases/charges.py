@@ -93,7 +93,7 @@ async def apply_charge_report(session: Session, report: ChargeReport, *, attempt
 
     A report is late when the payment already has a later status, or when a newer version of the charge is known. A late
     report only fills in the provider's id of the charge. If the report is the answer to an attempt, `attempt` is the
-    number of that attempt. The answer is recorded for operators who investigate an order. No decision depends on it.
+    number of that attempt. The answer is recorded for operators who investigate an order, not for any decision.
     Raises `LookupError` when there is no such payment.
     """
     target = _TARGETS[report.status]
