@@ -153,6 +153,11 @@ class ApiKeys:
         known = self._keys.get(key[_PREFIX], _NO_KEY)
         return known if matches(key, known, self._peppers) and known.expires > self._now() else None
 
+    @property
+    def principals(self) -> frozenset[str]:
+        """The clients that have a key, as of the last read."""
+        return frozenset(key.principal for key in self._keys.values())
+
     async def refresh(self) -> None:
         """Read the valid keys. If the database is unavailable, the process continues with the keys that it read
         before.

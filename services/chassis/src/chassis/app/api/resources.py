@@ -14,6 +14,7 @@ parameter of the type `Given`:
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from redis.asyncio import Redis
 from starlette.requests import Request
@@ -23,9 +24,12 @@ from chassis.auth import Authenticator
 from chassis.auth.api_keys import ApiKeys
 from chassis.config import Live
 from chassis.config.settings import ServiceSettings
+from chassis.logging import get_logger
 from chassis.pooling import Database, create_shared_redis
 from chassis.process.health import Check
 from chassis.rate_limiting import RateLimiter
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
         # connections.
         keys = ApiKeys(pools.health, lambda: live.current.auth)
         async with keys.refreshing():
+            live.watch(partial(_compare_clients, keys))
             yield ApiResources(
                 database=pools.database,
                 health=pools.health,
@@ -87,3 +92,13 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
                 # There is no check of Redis, because an API answers requests without Redis.
                 checks={"database": pools.health.ping},
             )
+
+
+def _compare_clients(keys: ApiKeys, settings: ServiceSettings) -> None:
+    """Log a warning if more clients have keys than the limits are meant for.
+
+    The process starts, because the clients may never use their whole limits at the same time.
+    """
+    clients = len(keys.principals)
+    if settings.causes and clients > settings.rate_limit.clients:
+        log.warning("more_clients_than_limits_fit", clients=clients, fit=settings.rate_limit.clients)
