@@ -114,6 +114,13 @@ async def test_the_same_number_of_orders_is_no_backlog_for_a_platform_that_finis
     assert (await door.place("one-more")).status_code == 201
 
 
+async def test_after_the_database_clock_was_set_back_later_times_are_no_rate(door: Door) -> None:
+    await add(door.database, 1200, status="confirmed")
+    await execute(door.database, "UPDATE orders SET updated_at = now() + interval '1 hour'")
+    await add(door.database, 4 * FULL)
+    await eventually(gets(door, 503))
+
+
 async def test_while_the_door_is_closed_an_accepted_order_keeps_its_answer_and_reads_and_cancellations_go_on(
     door: Door,
 ) -> None:

@@ -27,13 +27,14 @@ ORDER BY l.position;
 -- name: backlog
 -- Measure the backlog of orders. `waiting`: the number of orders that are not final, up to :limit. `oldest_age`: the age
 -- of the oldest of them in seconds. Orders older than :excluded_age seconds do not count. `done`: the number of orders
--- that became final within the last :window seconds.
+-- that became final within the last :window seconds. Times later than now do not
+-- count: they are from before the clock was set back.
 SELECT count(*) AS waiting,
     coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_age,
     (
         SELECT count(*) FROM orders
         WHERE status IN ('confirmed', 'cancelled')
-            AND updated_at > now() - make_interval(secs => :window::double precision)
+            AND updated_at BETWEEN now() - make_interval(secs => :window::double precision) AND now()
     ) AS done
 FROM (
     SELECT created_at FROM orders

@@ -85,13 +85,14 @@ RETURNING id;
 -- name: backlog
 -- Measure the backlog of payments. `waiting`: the number of payments that are neither captured nor over, up to :limit.
 -- `oldest_age`: the age of the oldest of them in seconds. Payments older than :excluded_age seconds do not count. `done`:
--- the number of payments that were captured or ended within the last :window seconds.
+-- the number of payments that were captured or ended within the last :window seconds. Times later than now do not
+-- count: they are from before the clock was set back.
 SELECT count(*) AS waiting,
     coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_age,
     (
         SELECT count(*) FROM payment
         WHERE status IN ('captured', 'failed', 'canceled', 'refunded')
-            AND updated_at > now() - make_interval(secs => :window::double precision)
+            AND updated_at BETWEEN now() - make_interval(secs => :window::double precision) AND now()
     ) AS done
 FROM (
     SELECT created_at FROM payment
