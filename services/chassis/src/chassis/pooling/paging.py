@@ -29,20 +29,21 @@ def newest_of[Row: DeclarativeBase](
     *which: ColumnElement[bool],
     before: UUID | None,
     limit: int,
+    state: tuple[InstrumentedAttribute[str], str] | None = None,
 ) -> Select[Row]:
-    """A query for the newest `limit` rows of an owner with ids below `before`. The table needs an index on (owner, id).
+    """A query for the newest `limit` rows of an owner with ids below `before`, and in one `state` (a column's value).
 
-    The query compares and sorts by (owner, id), so the planner can only use the index on (owner, id). The inner query
-    reads this index backwards and may reach rows of the preceding owner; the outer query removes these rows. PostgreSQL
-    also reads the rows that the conditions `which` exclude, so the query takes longer if `which` excludes many rows.
+    The table needs an index on (owner, id), or on (owner, the state's column, id). The query compares and sorts by
+    these columns, so the planner can only use this index. The inner query reads the index backwards and may reach rows
+    before those of the owner and the state; the outer query removes these rows. PostgreSQL also reads the rows that the
+    conditions `which` exclude, so the query takes longer if `which` excludes many rows.
     """
     columns = row.__table__.columns
-    owner_id, row_id = columns[owner.key], columns["id"]
+    fixed = [(owner, value), *([] if state is None else [state])]
+    keys = [*(columns[attribute.key] for attribute, _ in fixed), columns["id"]]
+    last = tuple_(*(given for _, given in fixed), before or _LAST, types=[key.type for key in keys])
     walked = (
-        select(row)
-        .where(tuple_(owner_id, row_id) < tuple_(value, before or _LAST, types=[owner_id.type, row_id.type]), *which)
-        .order_by(owner_id.desc(), row_id.desc())
-        .limit(limit)
-        .subquery()
+        select(row).where(tuple_(*keys) < last, *which).order_by(*(key.desc() for key in keys)).limit(limit).subquery()
     )
-    return select(aliased(row, walked)).where(walked.columns[owner.key] == value).order_by(walked.columns["id"].desc())
+    wanted = [walked.columns[attribute.key] == given for attribute, given in fixed]
+    return select(aliased(row, walked)).where(*wanted).order_by(walked.columns["id"].desc())

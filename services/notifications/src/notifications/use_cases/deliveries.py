@@ -75,8 +75,15 @@ async def list_deliveries(
 ) -> DeliveryPage:
     """A client's deliveries, newest first. The cursor is the last id of the previous page."""
     which = [] if endpoint_id is None else [WebhookDelivery.endpoint_id == endpoint_id]
-    which += [] if status is None else [WebhookDelivery.status == status]
-    query = newest_of(WebhookDelivery, WebhookDelivery.client_id, client_id, *which, before=cursor, limit=limit + 1)
+    query = newest_of(
+        WebhookDelivery,
+        WebhookDelivery.client_id,
+        client_id,
+        *which,
+        before=cursor,
+        limit=limit + 1,
+        state=None if status is None else (WebhookDelivery.status, status),
+    )
     found = list(await session.scalars(query))
     shown = found[:limit]
     return DeliveryPage(
