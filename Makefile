@@ -5,7 +5,7 @@ SYNCED := .venv/holdfast-synced
 TOOLS := .venv/holdfast-tools-synced
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs demo audit explain run load lab bench-http bench-start bench-rollout bench-jobs bench-calls bench-order test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check docs sentences fmt clean
+.PHONY: help up down status logs demo audit explain run load lab bench-http bench-start bench-rollout bench-jobs bench-calls bench-order test model test-observability test-system test-faults test-crash test-contract contracts chaos check-chart images compose-up compose-smoke compose-down test-images dev lint types check expired-flags docs sentences fmt clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-18s %s\n' "$$name" "$$text"; done
@@ -148,6 +148,9 @@ types: $(TOOLS)
 	@$(BIN)/mypy $(wildcard services/*/src infra/*/src) loadtest/experiments
 
 check: lint test ## What has to pass before a commit: lint and tests
+
+expired-flags: $(TOOLS) ## Fail if a feature flag has outlived its date; TODAY=2027-12-01
+	@$(BIN)/python docs/expired_flags.py $(or $(TODAY),$(shell date -u +%F))
 
 docs: $(TOOLS) ## Write the reference pages, .env.example and the dashboards again from the code
 	@$(BIN)/python docs/generate.py

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from chart_page import sections
 from chassis.config import rules_of, variable
-from chassis.config.settings import Rule, ServiceSettings
+from chassis.config.settings import Rule, ServiceSettings, flags_of
 from chassis.errors import ErrorCode
 from holdfast_local.settings import PROJECT, LocalSettings
 from metrics_page import metrics_page
@@ -73,6 +73,15 @@ def configuration_page() -> str:
         + "\n"
         + "\n".join(f"- {service.service_name}: {_rule(rule)}" for service, rule in of_one)
     ]
+    flags = (
+        "## Feature flags\n\nEach flag has the settings `flags.<flag>.share` and `flags.<flag>.principals`, and is off "
+        "by default.\n\n| Flag | Service | Owner | Last day | What it does while it is on |\n|---|---|---|---|---|\n"
+        + "\n".join(
+            f"| `{flag.name}` | {service.service_name} | {flag.owner} | {flag.until} | {_cell(flag.description)} |"
+            for service in SERVICES
+            for flag in flags_of(service)
+        )
+    )
     return _page(
         "# Configuration",
         _GENERATED,
@@ -83,6 +92,7 @@ def configuration_page() -> str:
         "when its file changes; every other one needs a restart.",
         *common,
         *own,
+        flags,
         *rules,
     )
 

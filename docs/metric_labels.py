@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAliasType, get_args
 
 from chassis import caching, circuit_breaker, webhooks
 from chassis.app.api import load_shedding
+from chassis.calls import degraded
 from chassis.errors import ErrorCode
 from chassis.events import delivery as event_delivery
 from chassis.jobs.decisions import Outcome as JobOutcome
@@ -41,6 +42,7 @@ _STATES = _literal(circuit_breaker.State)
 
 LABELS: dict[str, Bound] = {
     "cache": Bound(at_most=5, what="names of caches, `<service>:<what>`"),
+    "cause": _literal(degraded.Cause),
     "code": Bound(values=tuple(code.name for code in ErrorCode)),
     "criticality": _literal(load_shedding.Criticality),
     "database": Bound(at_most=1, what="the service's database"),
@@ -48,6 +50,7 @@ LABELS: dict[str, Bound] = {
     "backend": _literal(Backend),
     "dependency": _of("payments", "provider", "customers", "suspect_customers"),
     "error_type": Bound(at_most=40, what="SQLSTATEs, or names of exceptions"),
+    "flag": Bound(at_most=5, what="names of a service's feature flags"),
     "from": _STATES,
     "group": _of("orders", "payments", "notifications"),
     "hash": Bound(at_most=1, what="the first 12 digits of a SHA-256"),
@@ -74,6 +77,7 @@ LABELS: dict[str, Bound] = {
 LABELS_OF: dict[tuple[str, str], Bound] = {
     ("cache_requests", "result"): _literal(caching.Result),
     ("config_reload", "result"): _literal(reloading.Result),
+    ("feature_flag_evaluations", "result"): _of("on", "off"),
     ("log_debug_headers", "result"): _literal(debugging.HeaderCheck),
     ("trace_spans_exported", "result"): _of("sent", "lost"),
     ("webhook_delivery_attempts", "result"): _literal(webhooks.AttemptResult),

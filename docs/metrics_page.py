@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "[Logging](../patterns/logging.md) and [traces](tracing.md)": ("log_", "trace_"),
     "[Pooling](../patterns/pooling.md)": ("db_client_", "http_client_open_", "http_client_connection_"),
     "[Requests and errors](../patterns/errors.md)": ("http_server_", "api_errors", "deadline_"),
-    "[Configuration](../patterns/config.md)": ("config_",),
+    "[Configuration](../patterns/config.md)": ("config_", "feature_flag_"),
     "[Rate limiting](../patterns/rate_limiting.md) and [keys](authentication.md)": (
         "rate_limit_",
         "load_shed",
@@ -47,7 +47,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "background_",
     ),
     "[Outbox and streams](outbox.md)": ("outbox_", "messaging_", "database_"),
-    "[Retries](../patterns/retries.md) and calls": ("retry_", "http_client_request_"),
+    "[Retries](../patterns/retries.md) and calls": ("retry_", "http_client_request_", "degraded_"),
     "[Circuit breaker](../patterns/circuit_breaker.md) and bulkhead": ("circuit_breaker_", "bulkhead_"),
     "[Caching](../patterns/caching.md)": ("cache_",),
     "[Webhooks](../patterns/webhooks.md)": ("webhook_",),

@@ -15,6 +15,7 @@ HOT: Values = merge(
     nested("config.rate_limit.unauthenticated.burst", value=3),
     nested("config.rate_limit.tiers", value={"gold": 2}),
     nested("services.orders.config.rate_limit.burst", value=7),
+    nested("services.orders.config.flags.stored_payment_status", value={"share": 0.5, "principals": ["acme"]}),
     nested("services.payments.config.auth.service_scopes.orders", value=["payments:read"]),
 )
 COLD = {

@@ -258,7 +258,8 @@ def test_every_setting_that_names_a_place_is_known_here() -> None:
     ("file", "old", "new", "complaint"),
     [
         ("_edges.tpl", "range list $api $worker $migration", "range list $api $worker", "-migrate-1"),
-        ("_edges.tpl", '"from" "orders/worker"', '"from" "orders/api"', "holdfast-orders-worker cannot call"),
+        ("_edges.tpl", '"orders/api" "orders/worker"', '"orders/api"', "holdfast-orders-worker cannot call"),
+        ("_edges.tpl", '"orders/api" "orders/worker"', '"orders/worker"', "holdfast-orders cannot call"),
         ("_edges.tpl", '"from" "payments/worker"', '"from" "orders/worker"', "holdfast-payments-worker cannot call"),
         ("_edges.tpl", '"smtp.port" 25', '"smtp.prt" 25', "cannot call StatefulSet/holdfast-mailbox:8125"),
         ("_edges.tpl", '"from" "payment-provider/server"', '"from" "mailbox/server"', "payment-provider cannot call"),

@@ -6,6 +6,7 @@ import pytest
 from api_keys import CALLERS, PEPPERS
 from captured_logs import captured_logs
 from chassis.app.api.resources import open_api_resources
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.config.settings import Causes, DatabaseSettings, RateLimitSettings, RedisSettings, ServiceSettings
 
@@ -26,7 +27,7 @@ async def test_an_api_warns_if_more_clients_have_keys_than_its_limits_fit(
         rate_limit=RateLimitSettings(clients=clients),
     )
     with captured_logs() as logs:
-        async with open_api_resources(Live(settings)):
+        async with open_api_resources(Live(settings), BreakerRegistry()):
             pass
     found = logs.of("more_clients_than_limits_fit")
     assert len(found) == warnings

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from captured_logs import captured_logs
 from chassis.app.api.resources import open_api_resources
 from chassis.app.worker.resources import open_worker_resources
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.config.settings import BudgetSettings, DatabaseSettings, ServiceSettings
 from chassis.pooling import Database
@@ -66,7 +68,7 @@ async def test_more_than_the_server_allows_is_told_with_the_sum_and_stops_nobody
     assert line["budget"].startswith("shop: 1 × (1 × 12 + 1 × 13) + 1 = 26; other services: ")
 
 
-@pytest.mark.parametrize("start", [open_api_resources, open_worker_resources])
+@pytest.mark.parametrize("start", [partial(open_api_resources, breakers=BreakerRegistry()), open_worker_resources])
 async def test_an_api_and_a_worker_compare_when_they_start(
     database_settings: DatabaseSettings, start: Callable[[Live[Settings]], AbstractAsyncContextManager[object]]
 ) -> None:

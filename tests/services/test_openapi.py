@@ -61,7 +61,14 @@ def test_what_places_cancels_and_pays_is_critical_and_what_lists_can_be_shed() -
     assert of_class.pop("default")
     assert of_class == {
         "critical": {"place_order", "cancel_order", "request_payment", "refund_payment", "receive_webhook"},
-        "sheddable": {"list_products", "list_orders", "list_mails", "list_webhook_endpoints", "list_deliveries"},
+        "sheddable": {
+            "list_products",
+            "list_orders",
+            "get_order_payment",
+            "list_mails",
+            "list_webhook_endpoints",
+            "list_deliveries",
+        },
     }
 
 

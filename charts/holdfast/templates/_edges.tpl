@@ -36,10 +36,12 @@ In each process' settings: where it calls, from "holdfast.setting". A new depend
 {{- end -}}
 {{- end -}}
 
-{{- /* Workers to what they depend on. */ -}}
+{{- /* Workers to what they depend on, and the API of orders to payments. */ -}}
 {{- $payments := include "holdfast.setting" (list $ "orders" "payments.base_url" "") -}}
 {{- $pods := include "holdfast.pods" (list $ $payments list) | fromJson -}}
-{{- $edges = append $edges (dict "from" "orders/worker" "to" $pods.pods "ports" (list (include "holdfast.portOf" $payments | int))) -}}
+{{- range list "orders/api" "orders/worker" -}}
+{{- $edges = append $edges (dict "from" . "to" $pods.pods "ports" (list (include "holdfast.portOf" $payments | int))) -}}
+{{- end -}}
 {{- $provider := include "holdfast.setting" (list $ "payments" "provider.base_url" "") -}}
 {{- $pods := include "holdfast.pods" (list $ $provider $peers.provider) | fromJson -}}
 {{- $edges = append $edges (dict "from" "payments/worker" "to" $pods.pods "ports" (list (include "holdfast.portOf" $provider | int))) -}}

@@ -10,6 +10,7 @@ from chassis.config import Live
 from chassis.pooling.statements import load_driver_statements
 
 from orders import caches, routes
+from orders.payments_client import PaymentsClient, open_payments
 from orders.routes import Resources
 from orders.settings import OrdersSettings
 
@@ -30,6 +31,7 @@ async def _open_resources(live: Live[OrdersSettings], base: ApiResources) -> Asy
     catalogue = caches.catalogue(base.redis, settings)
     products = caches.products(base.redis, settings)
     orders = caches.orders(base.redis, settings)
+    dependency = open_payments(settings, lambda: live.current.payments.token_secret, base.breakers)
     admission = Admission(base.health, BACKLOG, lambda: live.current.backlog)
     try:
         async with admission.measuring():
@@ -39,8 +41,11 @@ async def _open_resources(live: Live[OrdersSettings], base: ApiResources) -> Asy
                 products=products,
                 orders=orders,
                 admission=admission,
+                payments=PaymentsClient(dependency),
+                flags=lambda: live.current.flags,
             )
     finally:
+        await dependency.close()
         await catalogue.close()
         await products.close()
         await orders.close()

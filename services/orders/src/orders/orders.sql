@@ -14,6 +14,13 @@ WITH placed AS (
 )
 SELECT * FROM placed;
 
+-- name: find_payment
+-- Find the payment of the order :order_id of the client :client, as far as the order knows it. The expression `|| ''` has
+-- the reason that `find` gives.
+SELECT o.payment_id, o.status, o.paid_amount, o.reason, o.updated_at
+FROM orders o
+WHERE o.id = :order_id AND o.client_id || '' = :client;
+
 -- name: find
 -- Find the order :order_id of the client :client. Returns one row for each line of the order, sorted by position. The
 -- expression `|| ''` prevents PostgreSQL from using an index whose first column is the client. Without statistics of the

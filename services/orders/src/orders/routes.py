@@ -1,6 +1,8 @@
 """The public API of orders. Each route declares the scope that its callers need, its cost and its errors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 from uuid import UUID
@@ -8,7 +10,9 @@ from uuid import UUID
 from chassis.app.api import Caller, Keyed, Router, opened
 from chassis.app.api.backlog import Admission
 from chassis.caching import Cache, Json
-from chassis.errors import ApiError, ErrorCode
+from chassis.calls.degraded import record_degraded
+from chassis.errors import ApiError, DependencyRejected, ErrorCode
+from chassis.flags import is_on
 from chassis.pooling import Database, after_commit
 from chassis.retries import deadlines
 from chassis.retries.idempotency import StoredAnswer, find_answer
@@ -17,10 +21,12 @@ from fastapi import Depends, Path, Query, Response
 from orders import use_cases
 from orders.caches import order_key
 from orders.models import OrderRef
-from orders.schemas import MAX_PAGE, OrderPage, OrderView, PlaceOrder, ProductList, ProductView
-from orders.settings import PLACE_ORDER_COST
+from orders.payments_client import PAYMENTS, READ_PAYMENT, PaymentsClient
+from orders.schemas import MAX_PAGE, OrderPage, OrderView, PaymentView, PlaceOrder, ProductList, ProductView
+from orders.settings import PLACE_ORDER_COST, READ_PAYMENT_COST, OrdersFlags
 
 CATALOGUE_KEY = "all"
+_NOT_FOUND = 404
 
 router = Router(prefix="/v1")
 
@@ -34,6 +40,9 @@ class Resources:
     products: Cache[ProductView]
     orders: Cache[OrderView]
     admission: Admission
+    payments: PaymentsClient
+    flags: Callable[[], OrdersFlags]
+    """Returns the flags that are valid now."""
 
 
 Given = Annotated[Resources, Depends(opened(Resources))]
@@ -111,6 +120,36 @@ async def get_order(order_id: UUID, caller: Caller, given: Given) -> Json[OrderV
     if found is None:
         raise ApiError(ErrorCode.NOT_FOUND)
     return found
+
+
+@router.get(
+    "/orders/{order_id}/payment",
+    access="orders:read",
+    cost=READ_PAYMENT_COST,
+    criticality="sheddable",
+    errors=[ErrorCode.NOT_FOUND, ErrorCode.DEPENDENCY_REJECTED],
+)
+async def get_order_payment(order_id: UUID, caller: Caller, given: Given) -> PaymentView:
+    """The payment of one of the caller's orders, as the payments service reports it. If the payments service does not
+    answer, `degraded` is true and `status` is the last status that the order knows.
+    """
+    async with given.database.read() as session:
+        known = await use_cases.find_payment(session, order_id, client_id=caller.id)
+    if known is None:
+        raise ApiError(ErrorCode.NOT_FOUND)
+    if is_on(given.flags().stored_payment_status, caller.id, subject=str(order_id)):
+        record_degraded(PAYMENTS, READ_PAYMENT, "flag")
+        return use_cases.view_of_known(known, degraded=True)
+    try:
+        payment = await given.payments.read_payment(known.payment_id)
+    except DependencyRejected as error:
+        if error.status != _NOT_FOUND:
+            raise
+        # The job that requests the payment has not run yet, so the order knows as much as the payments service.
+        return use_cases.view_of_known(known, degraded=False)
+    if payment is None:
+        return use_cases.view_of_known(known, degraded=True)
+    return use_cases.view_of_reported(known, payment, now=datetime.now(UTC))
 
 
 @router.post(

@@ -13,6 +13,7 @@ MAX_PAGE = 100
 
 type Money = Annotated[int, Field(gt=0, description="In minor units of the currency (cents).")]
 type Status = Literal["pending", "confirmed", "cancelling", "cancelled"]
+type Paid = Literal["pending", "paid", "unpaid"]
 
 
 class Input(BaseModel):
@@ -74,6 +75,26 @@ class OrderView(BaseModel):
     reason: str | None = Field(description="Why the order is cancelled or cancelling; null otherwise.")
     created_at: datetime
     updated_at: datetime
+
+
+class PaymentView(BaseModel):
+    order_id: UUID
+    status: Paid = Field(
+        description="`pending`: the payment is not settled. `paid`: the amount is captured. `unpaid`: the payment "
+        "failed, or was cancelled or refunded."
+    )
+    detail: str | None = Field(
+        description="The payment's status in the payments service; null in a degraded answer, and until the payments "
+        "service has the payment.",
+        examples=["captured"],
+    )
+    reason: str | None = Field(description="Why the payment failed or was cancelled; null otherwise.")
+    as_of: datetime = Field(description="The time at which this status was known.")
+    degraded: bool = Field(
+        description="True if the payments service did not answer, or was not called because an operator switched the "
+        "call off. The status is then the last one that the order knows, and `as_of` is the time of the order's last "
+        "change."
+    )
 
 
 class OrderSummary(BaseModel):

@@ -1,16 +1,20 @@
 """The settings of the orders service."""
 
+from datetime import date
 from typing import ClassVar
 
 from chassis.config.settings import (
     BacklogSettings,
     Causes,
+    Flag,
+    Flags,
     IdempotencySettings,
     Period,
     Rule,
     ServiceDependencySettings,
     ServiceSettings,
     SweepSettings,
+    flag,
 )
 from pydantic import Field
 
@@ -18,6 +22,22 @@ PLACE_ORDER_COST = 5
 """The units that the placing of an order takes from the caller's rate limit. A new order writes ten rows and starts a
 payment. A read takes 1 unit, because it runs at most one query.
 """
+
+READ_PAYMENT_COST = 5
+"""The units that reading an order's payment takes from the caller's rate limit. One unit causes a fifth of a call to
+the payments service. A unit spent on an order causes more, so `causes` covers these calls.
+"""
+
+
+class OrdersFlags(Flags):
+    """The feature flags of the orders service."""
+
+    stored_payment_status: Flag = flag(
+        "Answer `GET /v1/orders/{order_id}/payment` from the order, without a call to the payments service. Operators "
+        "switch this flag on under load. Each answer is then marked as degraded.",
+        owner="orders",
+        until=date(2027, 11, 30),
+    )
 
 
 class OrdersSettings(ServiceSettings):
@@ -30,6 +50,7 @@ class OrdersSettings(ServiceSettings):
     backlog: BacklogSettings = BacklogSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
     sweeps: SweepSettings = SweepSettings()
+    flags: OrdersFlags = OrdersFlags()
     pending_limit: Period = Field(
         900.0,
         description="Seconds that an order may wait for its payment. The default is longer than a provider's usual "

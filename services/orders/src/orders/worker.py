@@ -8,9 +8,7 @@ from functools import partial
 from importlib.metadata import version
 
 from chassis.app.worker import Stages, WorkerResources, run_worker
-from chassis.auth.service_tokens import TokenSource
 from chassis.caching import Cache
-from chassis.calls.http_client import HttpDependency
 from chassis.config import Live
 from chassis.jobs.schedules import Schedule
 from chassis.pooling import Session, after_commit
@@ -29,7 +27,7 @@ from orders.messages import (
     RequestPayment,
     SettlePayment,
 )
-from orders.payments_client import PaymentsClient
+from orders.payments_client import PaymentsClient, open_payments
 from orders.schemas import OrderView
 from orders.settings import OrdersSettings
 
@@ -41,15 +39,8 @@ def run(live: Live[OrdersSettings]) -> None:
 @asynccontextmanager
 async def _open_parts(live: Live[OrdersSettings], base: WorkerResources) -> AsyncIterator[Stages]:
     settings, database = live.current, base.database
-    tokens = TokenSource(
-        issuer=settings.service_name, audience="payments", secret=lambda: live.current.payments.token_secret
-    )
-    dependency = HttpDependency(
-        "payments",
-        settings.payments,
-        authorization=tokens,
-        breakers=base.breakers,
-        quota=base.quota("payments"),
+    dependency = open_payments(
+        settings, lambda: live.current.payments.token_secret, base.breakers, quota=base.quota("payments")
     )
     client = PaymentsClient(dependency)
     cache = caches.orders(base.redis, settings)

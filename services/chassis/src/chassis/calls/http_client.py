@@ -19,6 +19,7 @@ from prometheus_client import Histogram
 from pydantic import SecretStr
 
 from chassis.calls.bulkhead import Bulkhead
+from chassis.calls.degraded import record_degraded
 from chassis.calls.exchange import Exchange, Request
 from chassis.calls.quota import Quota
 from chassis.calls.response import Response, accept
@@ -139,6 +140,7 @@ class HttpDependency:
         except DependencyError as error:
             if fallback is None:
                 raise
+            record_degraded(self.name, operation, "failure")
             return replace(await fallback(error), degraded=True)
 
     async def _guarded(self, request: Request, hooks: _Hooks, attempt: int) -> Response:

@@ -1,5 +1,5 @@
-"""`/breakers` on a worker's management port: an operator lists the breakers, and overrules one breaker for a limited
-time.
+"""`/breakers` on the management port of a process: an operator lists the breakers, and overrules one breaker for
+a limited time.
 
 The management port's guard checks the token and logs each change. A change affects this process only: each replica has
 its own breakers.
@@ -39,7 +39,7 @@ class BreakerMode(BaseModel):
 
 
 def routes(breakers: BreakerRegistry) -> list[BaseRoute]:
-    """The routes that a worker adds to its management port."""
+    """The routes that a process adds to its management port."""
 
     class Breakers(HTTPEndpoint):
         """GET and PUT share one route, so that the Allow header of a 405 answer names both methods."""

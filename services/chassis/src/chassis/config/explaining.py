@@ -9,29 +9,32 @@ from pydantic import BaseModel, SecretStr
 
 from chassis.config.layers import read_layers, settings_of
 from chassis.config.loading import validate
-from chassis.config.settings import ServiceSettings
+from chassis.config.settings import Declaration, ServiceSettings, flags_of
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
     """One setting: its dotted name, its value as text, the layer that gave the value, and the layers that this layer
-    overrides.
+    overrides. A setting of a feature flag has the flag's declaration, too.
     """
 
     name: str
     value: str
     layer: str
     shadowed: tuple[str, ...]
+    flag: Declaration | None = None
 
 
 def explain(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> list[Explained]:
     """Every setting with the layer that its value came from. Raises `ConfigurationError` as `load` does."""
     layers = read_layers(settings_type, options)
     settings = validate(settings_type, settings_type, layers)
+    flags = {f"flags.{declared.name}": declared for declared in flags_of(settings_type)}
     explained = []
     for name, value in _flatten(settings):
         givers = ["default", *(layer.name for layer in layers if layer.gives(name))]
-        explained.append(Explained(name, _show(value), givers[-1], tuple(givers[-2:0:-1])))
+        flag = flags.get(name.rpartition(".")[0])
+        explained.append(Explained(name, _show(value), givers[-1], tuple(givers[-2:0:-1]), flag))
     return explained
 
 

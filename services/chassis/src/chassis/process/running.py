@@ -5,13 +5,14 @@ import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from typing import Any
 
 import uvloop
 from prometheus_client import Gauge
 
 from chassis.config import Live
-from chassis.config.settings import ServiceSettings
+from chassis.config.settings import ServiceSettings, flags_of
 from chassis.errors import HoldfastError
 from chassis.logging import configure_logging, get_logger, levels, put_on_every_canonical_line
 from chassis.process import watchdog
@@ -47,6 +48,7 @@ def identify[S: ServiceSettings](live: Live[S], *, version: str, role: str) -> I
         config_info.labels(live.hash).set(1)
         put_on_every_canonical_line(config_hash=live.hash)
 
+    _warn_of_expired_flags(settings, datetime.now(UTC).date())
     stop_tracing = configure_tracing(settings, version=version, instance_id=info["instance"])
     live.watch(follow)
     try:
@@ -84,6 +86,12 @@ def run_process[S: ServiceSettings](
             runner.run(watched(info))
         finally:
             ending.leave()
+
+
+def _warn_of_expired_flags(settings: ServiceSettings, today: date) -> None:
+    for flag in flags_of(type(settings)):
+        if flag.is_expired(today):
+            log.warning("flag_expired", flag=flag.name, owner=flag.owner, until=flag.until.isoformat())
 
 
 def _causes(error: Exception) -> list[Exception]:

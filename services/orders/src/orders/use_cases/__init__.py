@@ -5,12 +5,14 @@
 """
 
 from orders.use_cases.cancelling import cancel_order, expire_orders
+from orders.use_cases.paying import KnownPayment, find_payment, last_known_status, view_of_known, view_of_reported
 from orders.use_cases.placing import place_order
 from orders.use_cases.reading import OrderToPay, find_order, find_product, list_orders, list_products, read_order
 from orders.use_cases.settling import PaymentNews, PaymentStatus, apply_payment, decide_payment
 from orders.use_cases.sweeps import sweep
 
 __all__ = [
+    "KnownPayment",
     "OrderToPay",
     "PaymentNews",
     "PaymentStatus",
@@ -19,10 +21,14 @@ __all__ = [
     "decide_payment",
     "expire_orders",
     "find_order",
+    "find_payment",
     "find_product",
+    "last_known_status",
     "list_orders",
     "list_products",
     "place_order",
     "read_order",
     "sweep",
+    "view_of_known",
+    "view_of_reported",
 ]

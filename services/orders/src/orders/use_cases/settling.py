@@ -81,6 +81,11 @@ class _SettledOrder:
     seconds: float
 
 
+def is_unpaid(payment: PaymentStatus) -> bool:
+    """Whether the payment is over and the client has paid nothing, or has got the money back."""
+    return payment in _UNPAID
+
+
 def decide_payment(order: OrderStatus, *, seen: int, news: PaymentNews) -> OrderStatus | None:
     """The status to which a new status of the payment moves the order, or None if the order does not move. This pure
     function is the rule `apply_payment` of docs/reference/protocol.md.

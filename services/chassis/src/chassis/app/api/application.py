@@ -19,6 +19,7 @@ from chassis.app.api.load_shedding import LoadShedder
 from chassis.app.api.middleware import RequestContext
 from chassis.app.api.resources import ApiResources, OpenResources, open_api_resources, open_nothing_more
 from chassis.app.api.routing import Route, Router, describe_access, refuse_undeclared
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.config.settings import HttpSettings, ServiceSettings
 from chassis.errors import ConfigurationError
@@ -41,7 +42,7 @@ def build_app[S: ServiceSettings](
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
         try:
-            async with open_api_resources(live) as base, open_resources(live, base) as found:
+            async with open_api_resources(live, app.breakers) as base, open_resources(live, base) as found:
                 app.resources, app.opened = base, found
                 app.health.checks.update(base.checks)
                 yield
@@ -89,6 +90,7 @@ class Application(FastAPI):
         self.router.routes[:] = [route for router in (*routers, document) for route in router.routes]
         self.health = Health()
         self.load_shedder = LoadShedder(current)
+        self.breakers = BreakerRegistry()
         self._http = current()
 
     def openapi(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ parameter of the type `Given`:
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from redis.asyncio import Redis
@@ -22,6 +22,7 @@ from starlette.requests import Request
 from chassis.app.pools import open_pools
 from chassis.auth import Authenticator
 from chassis.auth.api_keys import ApiKeys
+from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.config.settings import ServiceSettings
 from chassis.logging import get_logger
@@ -46,6 +47,8 @@ class ApiResources:
     authenticator: Authenticator
     checks: Mapping[str, Check]
     """Health checks by name. While a check fails, the process is not ready."""
+    breakers: BreakerRegistry = field(default_factory=BreakerRegistry)
+    """The breakers of the calls that the service's routes make to other services."""
 
 
 type OpenResources[S: ServiceSettings] = Callable[[Live[S], ApiResources], AbstractAsyncContextManager[object]]
@@ -73,7 +76,9 @@ def opened[R](kind: type[R]) -> Callable[[Request], Awaitable[R]]:
 
 
 @asynccontextmanager
-async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator[ApiResources]:
+async def open_api_resources[S: ServiceSettings](
+    live: Live[S], breakers: BreakerRegistry
+) -> AsyncIterator[ApiResources]:
     """Open the pools, read the API keys, and make the rate limiter and the authenticator."""
     settings = live.current
     redis = create_shared_redis(settings.redis, timeout=settings.redis.timeout)
@@ -91,6 +96,7 @@ async def open_api_resources[S: ServiceSettings](live: Live[S]) -> AsyncIterator
                 authenticator=Authenticator(keys, lambda: live.current.auth, service=settings.service_name),
                 # There is no check of Redis, because an API answers requests without Redis.
                 checks={"database": pools.health.ping},
+                breakers=breakers,
             )
 
 

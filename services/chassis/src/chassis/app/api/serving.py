@@ -8,6 +8,7 @@ from functools import partial
 
 from chassis.app.api import error_rendering
 from chassis.app.api.application import Application
+from chassis.circuit_breaker import routes as breaker_routes
 from chassis.config import Live
 from chassis.config.settings import ServiceSettings
 from chassis.logging import get_logger
@@ -48,6 +49,7 @@ async def _serve_until_stopped[S: ServiceSettings](
             info,
             token=lambda: live.current.management.token,
             hosts=lambda: live.current.management.hosts,
+            routes=breaker_routes.routes(app.breakers),
         ),
         host=settings.management.host,
         port=settings.management.port,

@@ -1,13 +1,14 @@
 """`orders config …`: an operator prints the settings of a service, and the layer that each setting came from."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from chassis import config
 from chassis.app.cli.operator import Options
-from chassis.config.settings import ServiceSettings
+from chassis.config.settings import Declaration, ServiceSettings
 from chassis.pooling.budget import service_budget
 
 
@@ -28,12 +29,12 @@ def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         """Print every setting, the layer that its value came from, and the layers whose values are overridden."""
         explained = config.explain(settings_type, options or ())
         if as_json:
-            found = {one.name: {"value": one.value, "layer": one.layer, "shadowed": one.shadowed} for one in explained}
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(json.dumps({one.name: _as_json(one) for one in explained}, indent=2))
             return
         for setting in explained:
             shadowed = f" (shadows: {', '.join(setting.shadowed)})" if setting.shadowed else ""
-            typer.echo(f"{setting.name} = {setting.value}  [{setting.layer}]{shadowed}")
+            flag = f"  {_life(setting.flag)}" if setting.flag else ""
+            typer.echo(f"{setting.name} = {setting.value}  [{setting.layer}]{shadowed}{flag}")
         settings = config.load(settings_type, options or ())
         for dependency, needed in settings.call_sums.items():
             rate = settings.rate_limit.edges.get(settings.service_name, {}).get(dependency)
@@ -43,3 +44,15 @@ def config_commands(settings_type: type[ServiceSettings]) -> typer.Typer:
         typer.echo(f"# connections to the database, at most: {budget} ({budget.total} in all)")
 
     return app
+
+
+def _as_json(setting: config.Explained) -> dict[str, object]:
+    found: dict[str, object] = {"value": setting.value, "layer": setting.layer, "shadowed": setting.shadowed}
+    if setting.flag:
+        found["flag"] = {"owner": setting.flag.owner, "until": setting.flag.until.isoformat()}
+    return found
+
+
+def _life(flag: Declaration) -> str:
+    ends = "EXPIRED after" if flag.is_expired(datetime.now(UTC).date()) else "until"
+    return f"(a flag of {flag.owner}, {ends} {flag.until})"

@@ -22,6 +22,7 @@ from chassis.config.settings.dependencies import (
     ServiceDependencySettings,
 )
 from chassis.config.settings.edges import BURST_SECONDS, CallSum, Causes, call_sum
+from chassis.config.settings.flags import Declaration, Flag, Flags, flag
 from chassis.config.settings.jobs import (
     BacklogSettings,
     IdempotencySettings,
@@ -45,7 +46,7 @@ from chassis.config.settings.model import (
     Timeout,
     Url,
 )
-from chassis.config.settings.service import ServiceSettings
+from chassis.config.settings.service import ServiceSettings, flags_of
 from chassis.config.settings.serving import (
     HttpSettings,
     Level,
@@ -69,9 +70,12 @@ __all__ = [
     "CallSum",
     "Causes",
     "DatabaseSettings",
+    "Declaration",
     "DependencySettings",
     "EgressSettings",
     "ExternalDependencySettings",
+    "Flag",
+    "Flags",
     "Group",
     "Host",
     "HttpSettings",
@@ -103,4 +107,6 @@ __all__ = [
     "Timeout",
     "Url",
     "call_sum",
+    "flag",
+    "flags_of",
 ]

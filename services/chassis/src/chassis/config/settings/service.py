@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from chassis.config.settings.callers import AuthSettings, RateLimitSettings
 from chassis.config.settings.edges import CallSum, Causes, call_sum
+from chassis.config.settings.flags import Declaration, Flags, declarations
 from chassis.config.settings.jobs import JobSettings, OutboxSettings
 from chassis.config.settings.model import Rule, Ruled
 from chassis.config.settings.serving import (
@@ -58,6 +59,7 @@ class ServiceSettings(Ruled, BaseSettings):
     cache: CacheSettings = CacheSettings()
     jobs: JobSettings = JobSettings()
     outbox: OutboxSettings = OutboxSettings()
+    flags: Flags = Flags()
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule("http.port", "≠", "management.port", "or the management port is open to the outside"),
@@ -166,3 +168,11 @@ class ServiceSettings(Ruled, BaseSettings):
         """
         del cls, settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
+
+
+def flags_of(settings_type: type[ServiceSettings]) -> list[Declaration]:
+    """The feature flags that a service declares."""
+    kind = settings_type.model_fields["flags"].annotation
+    assert isinstance(kind, type)  # noqa: S101  for the type checker
+    assert issubclass(kind, Flags)  # noqa: S101  for the type checker
+    return declarations(kind)
