@@ -16,6 +16,7 @@ from chassis.calls.quota import (
     parse_policy,
     parse_remaining,
     pause_until,
+    pauses,
 )
 from chassis.circuit_breaker.outcomes import outcome_of
 from chassis.config.settings import RedisSettings
@@ -169,18 +170,26 @@ async def test_no_header_pauses_calls_for_longer_than_a_minute(asked: float) -> 
 async def test_each_further_refusal_doubles_the_pause_until_a_call_succeeds() -> None:
     clock = Clock()
     quota = local(clock)
-    pauses = []
+    paused = []
     for _ in range(8):
-        pauses.append(await quota.pause(None))
-        clock.now += pauses[-1]
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+        paused.append(await quota.pause(None))
+        clock.now += paused[-1]
+    assert paused == [1, 2, 4, 8, 16, 32, 60, 60]
     quota.note_success()
     assert await quota.pause(None) == 1
 
 
 async def test_refusals_of_calls_that_were_under_way_together_are_one_pause() -> None:
-    quota = local(Clock())
-    assert [await quota.pause(1) for _ in range(8)] == [1] * 8
+    clock, counted = Clock(), pauses.labels("provider")._value
+    quota, before = local(clock), counted.get()
+    left = []
+    for _ in range(8):
+        left.append(await quota.pause(1))
+        clock.now += 0.1
+    assert left == [pytest.approx(1 - number / 10) for number in range(8)]
+    assert counted.get() - before == 1
+    clock.now += 0.2
+    assert await quota.pause(1) == 2  # the first call after the pause is refused as well
 
 
 async def test_a_cancelled_wait_blocks_no_later_call() -> None:

@@ -46,6 +46,8 @@ MAX_PAUSE = 60.0
 minute one call tests whether the dependency still refuses."""
 MAX_DOUBLINGS = 6  # 2⁶ seconds are more than MAX_PAUSE
 _SHORTEST_PAUSE = 1.0
+_ROUNDING = 1.0  # seconds; a Retry-After is a whole number of them, so a pause that ends so much later is the same
+_EARLY = 0.01  # seconds by which a sleep may end early
 _REDIS_PAUSE = 1.0  # seconds without a call to Redis after a call failed
 _NOTHING_REMEMBERED = -1
 
@@ -168,7 +170,7 @@ class Quota:
             raise self._refused(wait - longest, backend)
         if wait > 0:
             await self._sleep(wait)
-            if (left := self._paused_until - self._clock()) > 0:  # a refusal arrived while this call waited
+            if (left := self._paused_until - self._clock()) > _EARLY:  # a refusal arrived while this call waited
                 raise self._refused(left, backend)
         decisions.labels(self._dependency, "waited" if wait else "sent", backend).inc()
         wait_seconds.labels(self._dependency).observe(wait)
@@ -204,7 +206,7 @@ class Quota:
             self._refusals += 1
         doubled = _SHORTEST_PAUSE * 2.0 ** min(self._refusals - 1, MAX_DOUBLINGS)
         pause = min(max(seconds or 0.0, doubled), MAX_PAUSE)
-        if now + pause <= self._paused_until:
+        if now < self._paused_until and now + pause <= self._paused_until + _ROUNDING:
             return self._paused_until - now
         self._paused_until = now + pause
         pauses.labels(self._dependency).inc()
