@@ -17,6 +17,7 @@ import orjson
 import pytest
 from backends import FreshDatabase
 from chassis.caching import Cache
+from chassis.calls.quota import Quota
 from chassis.circuit_breaker import BreakerRegistry
 from chassis.config import Live
 from chassis.config.settings import DatabaseSettings, RedisSettings
@@ -617,6 +618,7 @@ async def test_the_worker_hears_of_orders_that_have_moved_by_their_own_events(or
         database=orders.database,
         redis=orders.redis,
         breakers=BreakerRegistry(),
+        quota=Quota,
         job_runner=lambda *_: None,
         scheduler=lambda *_: None,
         relay=lambda: None,
@@ -728,6 +730,7 @@ async def test_an_answer_that_settles_nothing_is_one_call_and_the_jobs_to_repeat
         assert type(raised) is error
         assert len(server.asked) == 1
         assert await job_statuses(orders.database, "request_payment") == ["ready"]
+    async with requesting(orders) as request:  # with a new client, which a refusal has not paused
         answer_with(server, row, "captured", version=1)
         assert await request() is None
     first, second = server.asked

@@ -154,6 +154,7 @@ async def wired(
         wakeups=Wakeups(service.settings.database, application_name="test"),
         checks={},
         breakers=BreakerRegistry(),
+        current=lambda: service.settings,
     )
     async with open_parts(Live(service.settings), resources):
         return {job.options.name for job in Wired.jobs}, {schedule.name: schedule for schedule in Wired.schedules}
