@@ -33,6 +33,10 @@ class Tally:
     """Answers to abusers, and those of them that were 429."""
     webhooks: tuple[int, float] = (0, 0.0)
     """Answers to webhooks, and their 99th percentile in seconds."""
+    goodput: Sequence[float] = ()
+    """Orders settled per second, in each stage of hasty buyers."""
+    recovered: float = 0.0
+    """Seconds from the last of these stages to the last 503."""
     first_requests: Sequence[tuple[float, float]] = ()
     """When each was meant to be made, and how long its answer took from then."""
     trouble: str = ""
@@ -103,6 +107,20 @@ def _special(tally: Tally, limits: Limits) -> Iterator[Line]:
             f"99 % of {answers:,} webhooks were answered within {seconds:.2f} s; "
             f"allowed {limits.acknowledged_seconds:g} s",
         )
+    if limits.goodput is not None:
+        first, *later = tally.goodput or [0.0]
+        each = ", ".join(f"{rate:.2f}" for rate in tally.goodput)
+        yield Line(
+            first > 0 and all(rate >= limits.goodput * first for rate in later),
+            f"beyond capacity {each} orders were settled a second; "
+            f"expected {limits.goodput:.0%} of the first figure or more",
+        )
+    if limits.recovered_seconds is not None:
+        yield Line(
+            tally.overloaded > 0 and tally.recovered <= limits.recovered_seconds,
+            f"the last 503 came {max(0.0, tally.recovered):.1f} s after the load; "
+            f"allowed {limits.recovered_seconds:g} s",
+        )
     if limits.drift is not None:
         first, last = drift(tally.first_requests)
         yield Line(
@@ -110,6 +128,11 @@ def _special(tally: Tally, limits: Limits) -> Iterator[Line]:
             f"half of the last third's first answers came within {last:.3f} s, "
             f"of the first third's within {first:.3f} s; allowed {max(limits.drift * first, FAST_ENOUGH):.3f} s",
         )
+
+
+def goodput(settled_at: Sequence[float], stages: Sequence[tuple[float, float]]) -> list[float]:
+    """Orders settled per second, in each of these stages."""
+    return [sum(begin <= at < end for at in settled_at) / (end - begin) for begin, end in stages]
 
 
 def drift(first_requests: Sequence[tuple[float, float]]) -> tuple[float, float]:

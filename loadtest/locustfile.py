@@ -31,19 +31,27 @@ from typing import Any, NoReturn
 
 import locust.stats
 from arrivals import Arrivals
-from judging import Tally, judge, percentile
+from judging import Tally, goodput, judge, percentile
 from locust import events
 from loopback import is_loopback
 from report import add_verdict
 from run import Run
 from scenario import Scenario
 from scenarios import SCENARIOS
-from users import Abuser, Browser, BulkBuyer, Buyer, WebhookSender
+from users import Abuser, Browser, BulkBuyer, Buyer, HastyBuyer, WebhookSender
 from users.browsers import ABUSE
 from users.client import REFUSALS
 from users.webhooks import WEBHOOKS
 
-__all__ = ["Abuser", "Arrivals", "Browser", "BulkBuyer", "Buyer", "WebhookSender"]  # what Locust looks for
+__all__ = [
+    "Abuser",
+    "Arrivals",
+    "Browser",
+    "BulkBuyer",
+    "Buyer",
+    "HastyBuyer",
+    "WebhookSender",
+]  # what Locust looks for
 
 # A table that fits on a page: the longest name is `/v1/webhooks/payment-provider (replayed)`.
 locust.stats.STATS_NAME_WIDTH = 40
@@ -123,6 +131,7 @@ def _tally(environment: Any, run: Run) -> Tally:
     entries = [entry for entry in environment.stats.entries.values() if not entry.name.startswith(WEBHOOKS)]
     abuse = [entry for entry in entries if ABUSE in entry.name]
     ordinary = [entry for entry in entries if ABUSE not in entry.name]
+    overloads = run.scenario.overloads(within=run.seconds)
     served = [entry for entry in ordinary if not entry.name.endswith(tuple(REFUSALS.values()))]
     slowest = max(
         ((f"{e.method} {e.name}", e.get_response_time_percentile(0.95) / 1000) for e in served),
@@ -142,6 +151,8 @@ def _tally(environment: Any, run: Run) -> Tally:
         settled=percentile(run.settled, 0.95),
         abuse=(_answers(abuse), _refused(abuse, HTTPStatus.TOO_MANY_REQUESTS)),
         webhooks=(len(run.webhook_seconds), percentile(run.webhook_seconds, 0.99)),
+        goodput=goodput(run.settled_at, overloads),
+        recovered=max(run.refused_at, default=0.0) - overloads[-1][1] if overloads else 0.0,
         first_requests=run.first_requests,
         trouble=run.trouble,
     )

@@ -43,6 +43,10 @@ class Run:
     placed: int = 0
     settled: list[float] = field(default_factory=list)
     """Seconds, of each order that ended as its card and its cancellation say."""
+    settled_at: list[float] = field(default_factory=list)
+    """Seconds from the start of the run, for each of these orders."""
+    refused_at: list[float] = field(default_factory=list)
+    """Seconds from the start of the run, for each 503."""
     first_requests: list[tuple[float, float]] = field(default_factory=list)
     """Of each user, not of abusers: when it was meant to come, and how long its first answer took from then."""
     webhook_seconds: list[float] = field(default_factory=list)

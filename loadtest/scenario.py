@@ -40,6 +40,11 @@ class Limits:
     """429 to abusers: at least so many."""
     acknowledged_seconds: float | None = None
     """99th percentile of webhooks' answers, from the moment at which each was meant to be sent."""
+    goodput: float | None = None
+    """Per second, each later stage of hasty buyers settles at least this share of the orders that the first of these
+    stages settles."""
+    recovered_seconds: float | None = None
+    """No 503 comes later than this after the last stage of hasty buyers."""
     drift: float | None = None
     """The last third's median of first requests is at most so many times the first third's."""
 
@@ -72,6 +77,16 @@ class Scenario:
     @property
     def users(self) -> frozenset[str]:
         return frozenset(user for stage in self.stages for user in stage.arrivals)
+
+    def overloads(self, *, within: float) -> list[tuple[float, float]]:
+        """The begin and the end of each stage of hasty buyers, in a run that takes `within` seconds."""
+        found, begin = [], 0.0
+        for stage in self.stages:
+            end = begin + stage.seconds * within / self.seconds
+            if "HastyBuyer" in stage.arrivals:
+                found.append((begin, end))
+            begin = end
+        return found
 
     def stage_at(self, elapsed: float, *, within: float) -> Stage | None:
         """The stage, `elapsed` seconds after the start of a run whose stages are stretched or squeezed to fill

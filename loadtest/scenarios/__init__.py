@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from scenario import Scenario
 
-from scenarios import abuse, burst, flash_sale, provider_outage, soak, steady, webhook_storm
+from scenarios import abuse, burst, flash_sale, overload, provider_outage, soak, steady, webhook_storm
 
 SCENARIOS: Mapping[str, Scenario] = {
     "abuse": abuse.SCENARIO,
     "burst": burst.SCENARIO,
     "flash_sale": flash_sale.SCENARIO,
+    "overload": overload.SCENARIO,
     "provider_outage": provider_outage.SCENARIO,
     "soak": soak.SCENARIO,
     "steady": steady.SCENARIO,

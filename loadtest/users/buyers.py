@@ -66,6 +66,7 @@ class Buyer(Client):
                 status = seen["status"]
         if status == placed.ends:
             self.given.settled.append(perf_counter() - placed.at)
+            self.given.settled_at.append(self.given.elapsed())
 
     def _choose(self, lines: int) -> dict[str, Any]:
         cards, weights = zip(*_CARDS, strict=True)
@@ -75,6 +76,12 @@ class Buyer(Client):
             "customer_email": f"buyer-{self.number}@load.example",
             "payment_method": card,
         }
+
+
+class HastyBuyer(Buyer):
+    """Goes away when its order is refused for now."""
+
+    is_patient = False
 
 
 class BulkBuyer(Buyer):

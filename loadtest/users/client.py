@@ -29,6 +29,8 @@ class Client(FastHttpUser):
     insecure = False  # Locust's default does not look at a certificate
     connection_timeout = network_timeout = _TIMEOUT_SECONDS
     is_abuser = False
+    is_patient = True
+    """Whether the user repeats a request that was refused for now."""
 
     def __init__(self, environment: Any) -> None:
         self.given: Run = environment.holdfast
@@ -67,6 +69,10 @@ class Client(FastHttpUser):
                 if pause is None:
                     return body_of(answer, wanted)
                 refuse(answer)
+            if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+                self.given.refused_at.append(self.given.elapsed())
+            if not self.is_patient:
+                return None
             if perf_counter() + pause > deadline:
                 self.given.given_up += 1
                 return None

@@ -27,7 +27,7 @@ def of(*stages: Any) -> Any:
 
 def test_the_runner_knows_every_scenario():
     assert scenario_names() == sorted(SCENARIOS)
-    assert len(SCENARIOS) == 7
+    assert len(SCENARIOS) == 8
 
 
 def test_users_come_as_often_as_their_stage_says():
@@ -71,10 +71,17 @@ def test_a_shorter_run_has_the_same_stages_and_rates_and_a_rate_multiplies_all()
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_a_scenarios_users_are_classes_and_somebody_buys_in_each(name):
-    users = {"Abuser", "Browser", "BulkBuyer", "Buyer", "WebhookSender"}
+    users = {"Abuser", "Browser", "BulkBuyer", "Buyer", "HastyBuyer", "WebhookSender"}
     assert SCENARIOS[name].users <= users
     assert "Buyer" in SCENARIOS[name].users
     assert {user for found in SCENARIOS.values() for user in found.users} == users
+
+
+def test_goodput_is_what_was_settled_a_second_in_each_stage_of_hasty_buyers():
+    busy = of(stage(10, Buyer=1.0), stage(10, HastyBuyer=9.0), stage(10, HastyBuyer=9.0), stage(10, Buyer=1.0))
+    overloads = busy.overloads(within=20)
+    assert overloads == [(5.0, 10.0), (10.0, 15.0)]
+    assert judging.goodput([4.9, 5.0, 9.9, 10.0, 15.0], overloads) == [0.4, 0.2]
 
 
 SOUND = {
@@ -90,9 +97,17 @@ SOUND = {
     "settled": 2.0,
     "abuse": (100, 80),
     "webhooks": (100, 0.2),
+    "goodput": (2.0, 1.9),
+    "recovered": 3.0,
     "first_requests": [(float(at), 0.1) for at in range(30)],
 }
-ALL = {"abusers_refused": 0.7, "acknowledged_seconds": 0.5, "drift": 2.0}
+ALL = {
+    "abusers_refused": 0.7,
+    "acknowledged_seconds": 0.5,
+    "goodput": 0.9,
+    "recovered_seconds": 5.0,
+    "drift": 2.0,
+}
 DRIFTING = [(float(at), 0.1 if at < 10 else 0.201) for at in range(30)]
 
 
@@ -115,6 +130,8 @@ def verdict(limits: Any, **changed: Any) -> list[str]:
         ({"settled": 5.1}, "settled within 5.1 s"),
         ({"abuse": (100, 69)}, "69 of 100 answers to abusers were 429, 69.0%; expected 70% or more"),
         ({"webhooks": (100, 0.6)}, "99 % of 100 webhooks were answered within 0.60 s; allowed 0.5 s"),
+        ({"goodput": (2.0, 1.7)}, "beyond capacity 2.00, 1.70 orders were settled a second; expected 90% of the first"),
+        ({"recovered": 5.5}, "the last 503 came 5.5 s after the load; allowed 5 s"),
         ({"first_requests": DRIFTING}, "came within 0.201 s, of the first third's within 0.100 s; allowed 0.200 s"),
         ({"trouble": "the provider does not take its faults"}, "the provider does not take its faults"),
     ],
@@ -133,7 +150,7 @@ def test_a_limit_that_a_scenario_does_not_have_is_not_judged():
 def test_a_run_without_an_answer_or_an_order_holds_nothing():
     limits = scenario.Limits(rate_limited=(0.0, 1.0), overloaded=1.0, answer_seconds=1, settled_seconds=5, **ALL)
     nothing = {name: type(value)() if not isinstance(value, tuple) else (0, 0.0) for name, value in SOUND.items()}
-    assert len(verdict(limits, **nothing | {"slowest": ("no route", 0.0)})) == 7
+    assert len(verdict(limits, **nothing | {"slowest": ("no route", 0.0)})) == 9
 
 
 def test_a_busy_moment_of_the_machine_is_no_drift():

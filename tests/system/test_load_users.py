@@ -5,6 +5,7 @@ import hmac
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,29 @@ async def test_the_provider_is_down_for_a_stage_and_whole_again_however_the_run_
     output, _ = await process.communicate()
     assert orders.faults[0] == {"unavailable": True}
     assert orders.faults[-1] == {}, output.decode()
+
+
+async def test_beyond_capacity_a_refused_buyer_goes_away_and_the_last_refusal_is_judged(orders, keys, tmp_path):
+    numbers = count()
+    refusing = True
+
+    def refuse(request: web.Request) -> web.Response | None:
+        is_order = request.method == "POST" and request.path == "/v1/orders"
+        if refusing and is_order and next(numbers) % 2:
+            return web.json_response({}, status=503, headers={"Retry-After": "1"})
+        return None
+
+    orders.refuse = refuse
+    told = ["--provider", orders.url, "--seconds", "6", "--scenario", "overload"]
+    ended = await locust(orders.url, keys, *told)
+    assert "0 were given up after refusals only" in ended.output
+    assert "the last 503 came" in ended.output
+    assert {len(asked) for asked in orders.asked.values()} <= {1, 2}, "only the patient buyers come again"
+    assert orders.faults[0] == {"latency_seconds": 0.9}
+    assert orders.faults[-1] == {}
+    refusing = False
+    ended = await locust(orders.url, keys, *told)
+    assert "✘ violated  the last 503 came" in ended.output, "a platform that refuses nothing was not overloaded"
 
 
 @pytest.mark.parametrize(

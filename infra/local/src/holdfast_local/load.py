@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from html import escape
 from pathlib import Path
@@ -19,10 +19,26 @@ from holdfast_local.platform import running_platform
 from holdfast_local.runs import running_record
 from holdfast_local.settings import PROJECT, LocalSettings
 from holdfast_local.state import fresh_state
+from holdfast_local.topology import NO_OVERRIDES, Overrides
 
 _LOADTEST = PROJECT / "loadtest"
 _LOCUST = Path(sys.executable).with_name("locust")
 _ORACLE_SECONDS = 90  # as long as an order may be open
+_GENEROUS: Mapping[str, object] = {
+    "rate_limit.rate_per_second": 1000,
+    "rate_limit.burst": 1000,
+    "rate_limit.edges": '{"orders": {"payments": 10000}, "payments": {"provider": 10000}}',
+}
+_OVERRIDES: Mapping[str, Overrides] = {
+    # Two slots for charges make a small load an overload, and the clients' limits must not hide it.
+    "overload": {
+        "orders-api": {**_GENEROUS, "backlog.minimum_rate": 1},
+        "payments-api": {**_GENEROUS, "backlog.minimum_rate": 1},
+        "orders-worker": _GENEROUS,
+        "payments-worker": {**_GENEROUS, "jobs.concurrency": 2},
+    }
+}
+"""Settings of the platform that is started for a scenario."""
 
 
 async def load(settings: LocalSettings, console: Console, *, scenario: str, options: Sequence[str]) -> None:
@@ -35,7 +51,7 @@ async def load(settings: LocalSettings, console: Console, *, scenario: str, opti
         raise RunnerError(f"there is no scenario {scenario!r}; there are {', '.join(names)}")
     if not _LOCUST.exists():
         raise RunnerError("Locust is not installed: `make load` installs it")
-    async with _any_platform(settings, console) as installation:
+    async with _any_platform(settings, console, scenario) as installation:
         console.print(f"Load: {scenario}, on {installation.url('orders')}")
         page = settings.state / "reports" / f"load-{scenario}.html"
         page.unlink(missing_ok=True)
@@ -61,18 +77,20 @@ def scenario_names() -> list[str]:
 
 
 @asynccontextmanager
-async def _any_platform(settings: LocalSettings, console: Console) -> AsyncIterator[Installation]:
+async def _any_platform(settings: LocalSettings, console: Console, scenario: str) -> AsyncIterator[Installation]:
     record = running_record(settings.state)
     if record and record.inside is None:  # one of another run's own is nobody else's: `fresh_state` says so
         if record.ready_seconds is None:
             raise RunnerError("Holdfast is still starting: `make status` shows what")
+        if scenario in _OVERRIDES:
+            raise RunnerError(f"{scenario} needs a platform with other settings: stop this one first (`make down`)")
         yield Installation.load(settings)
         return
     with fresh_state(settings, "load") as own:
         console.print(
             f"Holdfast is not running: starting one for this run; its state is in {own.state}", soft_wrap=True
         )
-        async with running_platform(own) as platform:
+        async with running_platform(own, overrides=_OVERRIDES.get(scenario, NO_OVERRIDES)) as platform:
             yield platform.installation
 
 
