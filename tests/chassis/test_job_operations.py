@@ -203,6 +203,7 @@ async def test_every_worker_with_schedules_forgets_old_dead_letters_and_failures
     nothing: Any = None
     settings: Any = SimpleNamespace(jobs=JobSettings(), outbox=OutboxSettings())
     resources = WorkerResources(
+        current=lambda: settings,
         settings=settings,
         passwords=nothing,
         database=database,
