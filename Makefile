@@ -38,9 +38,9 @@ run: $(SYNCED) ## A service's own command on this installation, e.g. CMD="orders
 load: $(TOOLS) ## Locust on the platform, then the oracle; SCENARIO=burst, SECONDS=20, SEED=2, RATE=0.5
 	@$(BIN)/holdfast-local load $(or $(SCENARIO),steady) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
 
-bench-jobs: $(TOOLS) ## The job queue beside four others: processed, added cost, pick-up; the relay (2 to 5 minutes)
+bench-jobs: $(TOOLS) ## The job queue beside four others (2 to 5 minutes); LEFT_OPEN=600 leaves a transaction open
 	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/jobs
-	@$(BIN)/python loadtest/benchmarks/jobs/run.py
+	@$(BIN)/python loadtest/benchmarks/jobs/run.py $(if $(LEFT_OPEN),--left-open $(LEFT_OPEN))
 
 bench-calls: $(TOOLS) ## A call through everything, a webhook received and one sent; gated (2 minutes)
 	@PATH="$$PWD/.holdfast/tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.venv uv sync --locked --quiet --project loadtest/benchmarks/calls

@@ -3,8 +3,11 @@ does other work as many of them as end within `BUDGET_SECONDS`, and the table sa
 
 Every measurement is a process of its own on a fresh database of one PostgreSQL with fsync on; the Redis queues have a
 Valkey, emptied before each. The last line is JSON; the exit code is 1 when a ratio misses its limit.
+
+`--left-open SECONDS` measures something else: the queues on PostgreSQL while a transaction is left open for so long.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -42,6 +45,7 @@ ADDED = {
 """The script and the figure of each queue whose jobs are added in a transaction. pgqueuer adds its job on the driver's
 connection. We insert the row and its job together, as orders does; `enqueue`, a statement of its own, has its own line.
 """
+LEFT_OPEN = (OWN, RIVAL, "procrastinate")
 CONCURRENCIES = (20, 100)
 ROUNDS = 5
 BUDGET_SECONDS = 270
@@ -58,9 +62,11 @@ class Servers:
     postgres: EmbeddedPostgres
     redis_dsn: str
 
-    async def measure(self, script: str, *arguments: str, own: bool, flushes: bool = True) -> object:
+    async def measure(
+        self, script: str, *arguments: str, own: bool, flushes: bool = True, limit: float = LIMIT_SECONDS
+    ) -> object:
         """What the script prints last, run by the project's Python or by that of the other queues. Without `flushes` a
-        commit does not wait for the disk.
+        commit does not wait for the disk. The run fails if the script takes longer than `limit` seconds.
         """
         database = f"bench_{secrets.token_hex(4)}"
         redis: Redis = Redis.from_url(self.redis_dsn)
@@ -82,7 +88,7 @@ class Servers:
             },
         )
         try:
-            async with asyncio.timeout(LIMIT_SECONDS):
+            async with asyncio.timeout(limit):
                 output, _ = await process.communicate()
         finally:
             if process.returncode is None:
@@ -132,6 +138,22 @@ async def measure_round(servers: Servers, figures: Figures) -> None:
     figures[OWN, "events relayed/s"].append(found)
 
 
+async def measure_left_open(servers: Servers, seconds: float) -> dict[str, dict[str, float]]:
+    """Each queue on PostgreSQL, one after the other, each in a database with a transaction that is left open."""
+    found: dict[str, dict[str, float]] = {}
+    for queue in LEFT_OPEN:
+        figures = await servers.measure(
+            f"{queue}_queue.py", "left_open", f"{seconds}", own=queue == OWN, limit=seconds + LIMIT_SECONDS
+        )
+        assert isinstance(figures, dict)
+        found[queue] = figures | {
+            "slowdown": figures["first jobs/s"] / figures["last jobs/s"],
+            "pick-up ratio": figures["last pick-up, ms"] / figures["first pick-up, ms"],
+        }
+        print(f"{queue}, {seconds:g} s", file=sys.stderr)
+    return found
+
+
 def ratios_of(figures: Figures) -> dict[str, float]:
     """Own ÷ pgqueuer, the median of the rounds, each of which measures one right after the other: processed as the
     geometric mean over both concurrencies, and the CPU that a job adds to a transaction: `added_cost` says why.
@@ -155,16 +177,21 @@ def _throughputs() -> Sequence[str]:
 def print_table(medians: Mapping[tuple[str, str], float]) -> None:
     columns = list(dict.fromkeys(what for _, what in medians))
     print("queue".ljust(20) + "".join(column.rjust(18) for column in columns))
-    for queue in dict.fromkeys([*ADDED, *JOBS]):
+    for queue in [name for name in dict.fromkeys([*ADDED, *JOBS]) if any(name == of for of, _ in medians)]:
         cells = [f"{medians[queue, column]:,.1f}" if (queue, column) in medians else "" for column in columns]
         print(queue.ljust(20) + "".join(cell.rjust(18) for cell in cells))
 
 
 async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--left-open", type=float, metavar="SECONDS")
+    left_open: float | None = parser.parse_args().left_open
     figures: Figures = defaultdict(list)
     with passable_folder(prefix="holdfast-bench-") as folder:
         postgres = EmbeddedPostgres(folder / "postgres", port=free_port(), password=secrets.token_hex(16))
         async with postgres, temporary_valkey() as redis:
+            if left_open is not None:
+                return report_left_open(await measure_left_open(Servers(postgres, redis.dsn), left_open))
             rounds = await measure_rounds(Servers(postgres, redis.dsn), figures)
     medians = {key: statistics.median(found) for key, found in figures.items()}
     ratios = ratios_of(figures)
@@ -174,6 +201,14 @@ async def main() -> int:
     is_enough = ratios["processed_vs_pgqueuer"] >= GATES["processed_at_least"]
     is_cheap = ratios["added_cost_vs_pgqueuer"] <= GATES["added_cost_at_most"]
     return 0 if is_enough and is_cheap else 1
+
+
+def report_left_open(found: Mapping[str, Mapping[str, float]]) -> int:
+    print_table({(queue, what): value for queue, figures in found.items() for what, value in figures.items()})
+    own, limit = found[OWN], GATES["left_open_at_most"]
+    ratios = {name: round(own[name], 2) for name in ("slowdown", "pick-up ratio")}
+    print(json.dumps({"bench": "jobs, a transaction left open", "ratios": ratios}))
+    return 0 if max(ratios.values()) <= limit else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """What is measured of each queue, in the same way, one JSON line:
-`python <queue>.py throughput|pick_up|added_cost|added_cost_together`.
+`python <queue>.py throughput|pick_up|added_cost|added_cost_together|left_open SECONDS`.
 
 The addresses of PostgreSQL and Redis are in the environment, since they hold passwords.
 """
@@ -24,6 +24,8 @@ PICK_UPS = 60
 BLOCKS, TRANSACTIONS = 20, 20
 SETTLE_SECONDS = 0.02
 """After a block, for what its commits set off: a notification of ours goes out up to 5 ms later."""
+BURST = 300
+"""The jobs of one burst, of which each slice has many: a worker that has them waiting takes a moment to end them."""
 WARM_UP = 0.1
 """The share of jobs or transactions that comes before the clock starts."""
 
@@ -100,6 +102,50 @@ async def pick_up(queue: Queue) -> dict[str, float]:
     return {"p50": statistics.median(waits), "p99": statistics.quantiles(waits, n=100)[98]}
 
 
+async def left_open(queue: Queue, *, seconds: float) -> dict[str, float]:
+    """Jobs per second and the median pick-up in milliseconds, in the first and the last tenth of the time for which a
+    transaction is left open. Bursts of jobs alternate with single jobs for an idle worker.
+    """
+    cycles: list[tuple[float, float]] = []
+    arrivals = Arrivals(wanted=BURST)
+
+    def arrive() -> None:
+        arrivals.arrive()  # of the burst or the single job that is timed now
+
+    holder = await asyncpg.connect(os.environ["BENCH_POSTGRES"])
+    async with queue.worker(arrive, 20):
+        await queue.enqueue(BURST)
+        await arrivals.done.wait()
+        await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await holder.execute("SELECT count(*) FROM pg_class")
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            waits: list[float] = []
+            for _ in range(5):
+                waits.append(await _timed(queue, arrivals := Arrivals(wanted=1), jobs=1))
+                await asyncio.sleep(0.005)
+            rate = BURST / await _timed(queue, arrivals := Arrivals(wanted=BURST), jobs=BURST)
+            cycles.append((rate, statistics.median(waits) * 1000))
+    await holder.close()
+    tenth = max(1, len(cycles) // 10)
+    return {
+        f"{name} {what}": statistics.median(cycle[index] for cycle in chosen)
+        for name, chosen in (("first", cycles[:tenth]), ("last", cycles[-tenth:]))
+        for index, what in enumerate(("jobs/s", "pick-up, ms"))
+    } | {"jobs": float(len(cycles) * (BURST + 5))}
+
+
+async def _timed(queue: Queue, arrivals: Arrivals, *, jobs: int) -> float:
+    """Seconds from the call that adds the jobs until the last one has run."""
+    called = time.perf_counter()
+    if jobs > 1:
+        await queue.enqueue(jobs - 1)
+    await queue.enqueue(1)  # alone, since our bulk insert wakes no worker
+    async with asyncio.timeout(60):
+        await arrivals.done.wait()
+    return arrivals.ended - called
+
+
 async def added_cost(add_in_transaction: Callable[[bool], Awaitable[None]] | None) -> dict[str, float]:
     """Microseconds that a job adds to a transaction that inserts a row: of CPU, this process' and PostgreSQL's, and of
     time. Blocks with a job and blocks without take turns, in one process on one connection; the median of pairs.
@@ -145,6 +191,8 @@ def main(opened: Callable[[], AbstractAsyncContextManager[Queue]]) -> None:
                     return await throughput(queue, jobs=int(jobs), concurrency=int(concurrency))
                 case ["pick_up"]:
                     return await pick_up(queue)
+                case ["left_open", seconds]:
+                    return await left_open(queue, seconds=float(seconds))
                 case ["added_cost"]:
                     return await added_cost(queue.add_in_transaction)
                 case ["added_cost_together"]:
