@@ -38,7 +38,11 @@ ORDER = {
     "customer_email": "ada@example.com",
     "payment_method": "pm_card_ok",
 }
-NO_LIMIT = {"rate_limit.rate_per_second": 1000, "rate_limit.burst": 1000}
+NO_LIMIT = {
+    "rate_limit.rate_per_second": 1000,
+    "rate_limit.burst": 1000,
+    "rate_limit.edges": '{"orders": {"payments": 10000}, "payments": {"provider": 10000}}',
+}
 SERVING = frozenset(f"{service}-{role}" for service in SERVICES for role in ("api", "worker"))
 
 
