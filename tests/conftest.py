@@ -1,8 +1,9 @@
 """What every test may use: a real PostgreSQL and a real Valkey, started once, and a fresh database for each test."""
 
+import gc
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +61,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
     return None if any(path.is_relative_to(collection_path) for path in named) else True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None]:
+    """Collect the tests without garbage collection, and exclude their objects from it later: they live as long as the
+    process. Collecting takes a sixth less time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_configure_node(node: WorkerController) -> None:
