@@ -26,7 +26,7 @@ FOR_NEITHER = {
     "pydantic.v1.main",
 }
 NOT_FOR = {
-    "api": FOR_NEITHER | {"aiohttp", "aiosmtplib", "chassis.app.worker", "chassis.jobs.runner"},
+    "api": FOR_NEITHER | {"aiosmtplib", "chassis.app.worker", "chassis.jobs.runner"},
     "worker": FOR_NEITHER | {"fastapi", "chassis.app.api", "chassis.rate_limiting"},
 }
 
