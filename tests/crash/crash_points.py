@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -46,7 +47,7 @@ CLAIM_AFTER = 1.5  # seconds until a silent consumer's entries are taken over; 1
 _ATTEMPT = " attempt"
 """A transaction that records an attempt before its call. Until it has committed, nothing has happened since the claim,
 and that has a point already."""
-_STEP = "crash_step"  # where a session keeps whose transaction it is
+_STEPS = "crash_steps"  # where a session has the names of the steps that its transaction takes
 _OF_STATEMENT = {
     id(INBOX["bury"]): "dead event",
     id(INBOX["take_replayable"]): "dead event taken",
@@ -136,28 +137,30 @@ class CrashingDatabase:
         async with self._database.transaction() as session:
             statements = _watch_statements(session)
             yield session
-            step = self._step(session, caller, statements)
-            if step and await session.scalar(text(_HAS_WRITTEN)):
-                self._before(step, session)
+            steps = self._steps(session, caller, statements)
+            if steps and await session.scalar(text(_HAS_WRITTEN)):
+                for step in steps:
+                    self._before(step, session)
 
     def _before(self, step: str, session: Session) -> None:
         if not step.endswith(_ATTEMPT):
             self._points.reach(f"{step} uncommitted")
-        after_commit(session, lambda: self._after(step))
+        after_commit(session, partial(self._after, step))
 
     def _after(self, step: str) -> None:
         self._points.reach(f"{step} committed")
         if (written := _written_by.get()) is not None:
             written.append(step)
 
-    def _step(self, session: Session, caller: CodeType, statements: Sequence[int]) -> str | None:
+    def _steps(self, session: Session, caller: CodeType, statements: Sequence[int]) -> Sequence[str]:
+        """Several for a transaction that handles several events."""
         if self._name is not None:
-            return self._name(caller)
+            return [self._name(caller)]
         if (job := _job.get()) is not None:
             part = " not run" if caller.co_name == "not_run" else _ATTEMPT
-            return job.name if job.is_finishing else f"{job.name}{part}"
-        named = (_OF_STATEMENT[statement] for statement in statements if statement in _OF_STATEMENT)
-        return next(named, session.info.get(_STEP))
+            return [job.name if job.is_finishing else f"{job.name}{part}"]
+        named = [_OF_STATEMENT[statement] for statement in statements if statement in _OF_STATEMENT]
+        return named[:1] or session.info.get(_STEPS, [])
 
 
 class _CrashingConnection:
@@ -275,17 +278,17 @@ class CrashingResources(WorkerResources):
 
     def _event(self, event_type, handler):
         async def on(session, received):
-            session.info[_STEP] = event_type
+            session.info.setdefault(_STEPS, []).append(event_type)
             await handler(session, received)
 
         return on
 
     def _schedule(self, schedule: Schedule) -> Schedule:
         async def run(session):
-            session.info[_STEP] = f"{self.settings.service_name} {schedule.name}"
+            session.info[_STEPS] = [f"{self.settings.service_name} {schedule.name}"]
             await schedule.run(session)
             if _AFTER_COMMIT not in session.info:  # it found nothing: what it writes is only that it ran
-                del session.info[_STEP]
+                del session.info[_STEPS]
 
         return replace(schedule, run=run)
 

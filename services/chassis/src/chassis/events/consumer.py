@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from prometheus_client import Gauge
 from redis.asyncio import Redis
@@ -47,6 +48,9 @@ held_seconds = Gauge(
     ["group"],
 )
 
+_MOST_TOGETHER = 20
+"""The largest number of events that one transaction handles. A transaction of more events costs hardly less per event,
+and holds the locks of its rows longer."""
 _PRUNE_ROWS = 10_000
 _PRUNE_EVERY_SECONDS = 60.0
 _MAX_PAUSE_SECONDS = 30.0
@@ -54,6 +58,10 @@ _MAX_PAUSE_SECONDS = 30.0
 
 class Consumer:
     """Reads `streams` as one consumer of a Redis consumer group, and calls a handler for one event at a time.
+
+    The events that one read returns are handled in one transaction. If one of their handlers fails, this transaction
+    rolls back, and each event is delivered alone in a separate transaction. While any event waits for a retry, every
+    event is delivered alone.
 
     `handlers` maps payload types to handlers, each called as `await handler(session, received)`. Events of other types
     are acknowledged and skipped. A handler uses only the given session, makes no network call, and raises
@@ -159,24 +167,32 @@ class Consumer:
         return [pair for aggregate in least_tried_first for pair in aggregate]
 
     async def _process(self, entries: Sequence[Entry]) -> None:
-        """Deliver new entries in order.
+        """Deliver new entries in order, several in one transaction. If one of them fails, each is delivered alone.
 
         Redis counts a delivery attempt of an entry when the entry is read. If this method does not deliver an entry, it
         subtracts the attempt again.
         """
         left: list[Entry] = []
-        untried = deque(entries)
+        untried, events = deque(entries), deque[tuple[Entry, Received[Event]]]()
         try:
             while untried:
                 entry = untried.popleft()
-                received = await self._deliveries.read(entry)
-                if received is not None:
+                if received := await self._deliveries.read(entry):
+                    events.append((entry, received))
+            while events:
+                together = tuple(islice(events, _MOST_TOGETHER))
+                if len(together) > 1 and not self._waiting and await self._deliveries.deliver_together(together):
+                    for _ in together:
+                        events.popleft()
+                    continue
+                for _ in together:
+                    entry, received = events.popleft()
                     if self._must_wait(entry, received):
                         left.append(entry)
                     else:
                         await self._deliver(entry, received)
         finally:
-            await self._group.take_back([*left, *untried])
+            await self._group.take_back([*left, *(entry for entry, _ in events), *untried])
         self._plan()
 
     def _must_wait(self, entry: Entry, received: Received[Event]) -> bool:

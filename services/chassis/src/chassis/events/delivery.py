@@ -1,12 +1,14 @@
-"""Delivers one event: the handler's effects and the event's inbox row commit in one transaction. After the commit, the
+"""Delivers events: the handler's effects and the event's inbox row commit in one transaction. After the commit, the
 stream entry is acknowledged to Redis, so that it is not delivered again. A dead event is stored in the table
 `dead_event` before the acknowledgement. An entry that is not acknowledged stays pending and is delivered again.
 
 `chassis.events.consumer` decides when each entry is delivered.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from prometheus_client import Counter, Histogram
@@ -88,6 +90,48 @@ class Deliveries:
         """Call the handler and acknowledge the entry. If the outcome is `failed` or `postponed`, the entry stays
         pending instead.
         """
+        outcome, error = await self._observed(entry, received, partial(self._handle, entry, received))
+        kind = received.payload.options.type
+        if outcome in ("failed", "postponed"):
+            consumed.labels(entry.stream, kind, outcome).inc()
+        elif outcome == "dead":
+            await self._bury(entry, kind, f"{type(error).__name__}: {error}")
+        else:
+            await self._acknowledge(entry, kind, outcome)
+        return outcome
+
+    async def deliver_together(self, events: Sequence[tuple[Entry, Received[Event]]]) -> bool:
+        """Handle the events in one transaction, and acknowledge their entries together. Returns False, without any
+        effect, if the transaction rolled back. The caller then delivers each event alone.
+
+        Each event has a task, and so its own span and log fields. The handlers run one after the other.
+        """
+        is_committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        deliveries: list[asyncio.Task[tuple[Outcome | None, Exception | None]]] = []
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                async with self._database.transaction() as session:
+                    for entry, received in events:
+                        part = _Part(is_committed)
+                        handle = partial(part.handle, partial(self._handle_in, session, received))
+                        deliveries.append(tasks.create_task(self._observed(entry, received, handle)))
+                        await part.is_handled
+            except Exception:  # noqa: BLE001  the caller delivers each event alone, which decides about its error
+                is_committed.set_result(False)
+                return False
+            is_committed.set_result(True)
+        await self._group.acknowledge(entry for entry, _ in events)
+        for (entry, received), delivery in zip(events, deliveries, strict=True):
+            outcome, _ = delivery.result()
+            consumed.labels(entry.stream, received.payload.options.type, outcome).inc()
+        return True
+
+    async def _observed[T: Outcome | None](
+        self, entry: Entry, received: Received[Event], handle: Callable[[], Awaitable[tuple[T, Exception | None]]]
+    ) -> tuple[T, Exception | None]:
+        """Handle the event inside its span, and record the outcome in the metrics and on the canonical line. An outcome
+        of None is not recorded: the event is delivered again.
+        """
         kind = received.payload.options.type
         started = time.perf_counter()
         with (
@@ -104,20 +148,15 @@ class Deliveries:
             log.debug(
                 "event_received", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version
             )
-            outcome, error = await self._handle(entry, received)
-            elapsed = time.perf_counter() - started
-            process_seconds.labels(entry.stream, kind).observe(elapsed)
-            line.update(outcome=outcome, deliveries=entry.deliveries, duration_ms=round(elapsed * 1000, 1))
-            _write_line(error, line)
+            outcome, error = await handle()
+            if outcome is not None:
+                elapsed = time.perf_counter() - started
+                process_seconds.labels(entry.stream, kind).observe(elapsed)
+                line.update(outcome=outcome, deliveries=entry.deliveries, duration_ms=round(elapsed * 1000, 1))
+                _write_line(error, line)
             if error is not None:
                 record_failure(current, error)
-            if outcome in ("failed", "postponed"):
-                consumed.labels(entry.stream, kind, outcome).inc()
-            elif outcome == "dead":
-                await self._bury(entry, kind, f"{type(error).__name__}: {error}")
-            else:
-                await self._acknowledge(entry, kind, outcome)
-        return outcome
+        return outcome, error
 
     def _attributes(self, entry: Entry, received: Received[Event]) -> dict[str, str | int]:
         return {
@@ -132,21 +171,25 @@ class Deliveries:
     async def _handle(self, entry: Entry, received: Received[Event]) -> tuple[Outcome, Exception | None]:
         try:
             async with self._database.transaction() as session:
-                receive = DRIVER_STATEMENTS["receive"]
-                if not await session.fetch(receive, consumer=self._group.name, event_id=received.event_id):
-                    return "seen", None
-                await self._handlers[type(received.payload)](session, received)
+                return await self._handle_in(session, received), None
         except Undeliverable as error:
             return "dead", error
         except PoolExhausted as error:
             return "postponed", error
         except Exception as error:  # noqa: BLE001  every error of a handler is recorded as the outcome
             return "dead" if entry.deliveries >= self._max_deliveries else "failed", error
-        return "handled", None
+
+    async def _handle_in(self, session: Session, received: Received[Event]) -> Literal["handled", "seen"]:
+        """Call the handler in this transaction, unless an earlier transaction has handled the event."""
+        receive = DRIVER_STATEMENTS["receive"]
+        if not await session.fetch(receive, consumer=self._group.name, event_id=received.event_id):
+            return "seen"
+        await self._handlers[type(received.payload)](session, received)
+        return "handled"
 
     async def _acknowledge(self, entry: Entry, kind: str, outcome: Outcome) -> None:
         if entry.dead_id is None:
-            await self._group.acknowledge(entry)
+            await self._group.acknowledge([entry])
         elif outcome != "dead":
             async with self._database.transaction() as session:
                 await session.execute(STATEMENTS["forget_dead"], {"id": entry.dead_id})
@@ -165,6 +208,28 @@ class Deliveries:
             await session.execute(STATEMENTS["bury"], values)
         log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=redacted)
         await self._acknowledge(entry, kind, "dead")
+
+
+class _Part:
+    """One event of a transaction that handles several events."""
+
+    def __init__(self, is_committed: asyncio.Future[bool]) -> None:
+        self.is_handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_committed = is_committed
+
+    async def handle(
+        self, call: Callable[[], Awaitable[Literal["handled", "seen"]]]
+    ) -> tuple[Outcome | None, Exception | None]:
+        """Call the handler, and wait for the end of the transaction. The outcome is None if it rolled back."""
+        try:
+            outcome = await call()
+        except Exception as error:  # noqa: BLE001  it ends the transaction in `deliver_together`
+            if not self.is_handled.done():  # done if `deliver_together` was cancelled
+                self.is_handled.set_exception(error)
+            return None, error
+        if not self.is_handled.done():
+            self.is_handled.set_result(None)
+        return (outcome if await asyncio.shield(self._is_committed) else None), None
 
 
 def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:

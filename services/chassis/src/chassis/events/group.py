@@ -155,8 +155,10 @@ class ConsumerGroup:
         counts: Sequence[int] = await self._try_script(keys=[self._names.stream(entries[0].stream)], args=arguments)
         return counts
 
-    async def acknowledge(self, entry: Entry) -> None:
-        await self._redis.xack(self._names.stream(entry.stream), self.name, entry.id)
+    async def acknowledge(self, entries: Iterable[Entry]) -> None:
+        """Acknowledge the entries, with one command for each stream."""
+        for stream, found in groupby(sorted(entries, key=_stream_of), key=_stream_of):
+            await self._redis.xack(self._names.stream(stream), self.name, *(entry.id for entry in found))
 
     async def take_over(self, stream: str, *, silent_for: float) -> int:
         """Take over entries that no consumer has tried or acknowledged for `silent_for` seconds.
@@ -196,6 +198,10 @@ class ConsumerGroup:
         if count:
             missed.labels(stream, self.name).inc(count)
             log.warning("entries_missed", stream=stream, group=self.name, entries=count)
+
+
+def _stream_of(entry: Entry) -> str:
+    return entry.stream
 
 
 def _entries(

@@ -7,6 +7,7 @@ prepares the statement once per connection. SQLAlchemy and the driver use the sa
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -125,11 +126,12 @@ def inserting(*rows: Row) -> tuple[str, list[object]]:
 def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
     """Call `callback` after the session's transaction has committed. After a rollback, `callback` is not called.
 
-    A callback that is passed to `after_commit` twice runs once. A callback must not block or raise.
+    A callback that is passed to `after_commit` twice runs once. A callback must not block or raise. It runs in the
+    context of the caller of `after_commit`, so a log line has the caller's fields.
     """
-    callbacks: list[Callable[[], object]] = session.info.setdefault(_AFTER_COMMIT, [])
-    if callback not in callbacks:
-        callbacks.append(callback)
+    callbacks: list[tuple[Callable[[], object], Context]] = session.info.setdefault(_AFTER_COMMIT, [])
+    if all(callback != known for known, _ in callbacks):
+        callbacks.append((callback, copy_context()))
 
 
 def log_after_commit(session: AsyncSession, write: Callable[..., object], event: str, **fields: object) -> None:
@@ -148,8 +150,8 @@ def wake_after_commit(session: AsyncSession, channel: str) -> None:
 
 def call_back(session: AsyncSession) -> None:
     """Call the callbacks that were passed to `after_commit`."""
-    for callback in session.info.pop(_AFTER_COMMIT, ()):
-        callback()
+    for callback, context in session.info.pop(_AFTER_COMMIT, ()):
+        context.run(callback)
 
 
 @asynccontextmanager

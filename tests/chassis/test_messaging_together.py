@@ -1,0 +1,130 @@
+"""Events of one read are handled in one transaction, which is taken apart when one of them fails."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from captured_logs import captured_logs
+from chassis.events import Undeliverable
+from chassis.events.consumer import Consumer
+from chassis.events.delivery import consumed
+from chassis.events.inbox import Received
+from chassis.logging import get_logger
+from chassis.pooling import Database, Session, log_after_commit
+from redis.asyncio import Redis
+from test_messaging import QUICK, OrderPlaced, all_is_acknowledged, consuming, effects, has_effects, see, seen, send
+
+__all__ = ["seen"]
+
+pytestmark = pytest.mark.timeout(40)
+
+log = get_logger(__name__)
+
+
+class CardDeclined(Exception):
+    pass
+
+
+@pytest.fixture
+async def transactions(seen: asyncpg.Connection) -> asyncpg.Connection:
+    await seen.execute("ALTER TABLE seen ADD COLUMN xid text DEFAULT pg_current_xact_id()::text")
+    return seen
+
+
+async def count_of_transactions(connection: asyncpg.Connection) -> int:
+    return int(await connection.fetchval("SELECT count(DISTINCT xid) FROM seen"))
+
+
+def outcomes(outcome: str) -> float:
+    return consumed.labels("orders", "order.placed", outcome)._value.get()
+
+
+async def test_the_events_of_one_read_commit_together(
+    redis: Redis, database: Database, transactions: asyncpg.Connection
+) -> None:
+    for aggregate in "abcde":
+        await send(redis, aggregate)
+    before = outcomes("handled")
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await has_effects(transactions, "a1", "b1", "c1", "d1", "e1")
+        await all_is_acknowledged(redis)
+    assert await count_of_transactions(transactions) == 1
+    assert outcomes("handled") - before == 5
+
+
+@pytest.mark.parametrize("error", [CardDeclined("c"), Undeliverable("c")])
+async def test_one_failing_event_takes_the_transaction_apart_and_the_others_have_their_effect_once(
+    redis: Redis, database: Database, transactions: asyncpg.Connection, error: Exception
+) -> None:
+    tries: list[str] = []
+
+    async def handle(session: Session, received: Received[Any]) -> None:
+        tries.append(received.aggregate_id)
+        await see(session, received)
+        if received.aggregate_id == "c" and tries.count("c") < 3:
+            raise error
+
+    for aggregate in "abcde":
+        await send(redis, aggregate)
+    failed = outcomes("failed") + outcomes("dead")
+    async with consuming(redis, database, {OrderPlaced: handle}):
+        await all_is_acknowledged(redis)
+    expected = ["a1", "b1", "d1", "e1"]
+    assert [what for what in await effects(transactions) if what != "c1"] == expected
+    assert (await effects(transactions)).count("c1") == (0 if isinstance(error, Undeliverable) else 1)
+    assert tries[:8] == ["a", "b", "c", "a", "b", "c", "d", "e"]  # together until the failure, then each alone
+    assert outcomes("failed") + outcomes("dead") - failed == 1  # the attempt together counts for no event
+
+
+async def test_an_event_that_is_twice_in_a_read_has_its_effect_once(
+    redis: Redis, database: Database, transactions: asyncpg.Connection
+) -> None:
+    event_id = await send(redis, "a")
+    await send(redis, "a", event_id=event_id)
+    await send(redis, "b")
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await has_effects(transactions, "a1", "b1")
+        await all_is_acknowledged(redis)
+    assert await count_of_transactions(transactions) == 1
+
+
+async def test_the_lines_of_events_that_commit_together_have_the_ids_of_their_own_event(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    async def handle(session: Session, received: Received[Any]) -> None:
+        await see(session, received)
+        log_after_commit(session, log.info, "order_seen")
+
+    ids = [str(await send(redis, aggregate)) for aggregate in "abc"]
+    with captured_logs() as logs:
+        async with consuming(redis, database, {OrderPlaced: handle}):
+            await has_effects(seen, "a1", "b1", "c1")
+            await all_is_acknowledged(redis)
+    for name in ("order_seen", "event_processed"):
+        assert [line["event_id"] for line in logs.of(name)] == ids
+
+
+async def test_a_consumer_that_is_cancelled_in_a_transaction_of_several_events_has_no_effect(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    reached = asyncio.Event()
+
+    async def handle(session: Session, received: Received[Any]) -> None:
+        await see(session, received)
+        if received.aggregate_id == "b":
+            reached.set()
+            await asyncio.Event().wait()
+
+    for aggregate in "abc":
+        await send(redis, aggregate)
+    consumer = Consumer(redis, database, QUICK, group="mail", streams=["orders"], handlers={OrderPlaced: handle})
+    task = asyncio.create_task(consumer.run(asyncio.Event()))
+    await asyncio.wait_for(reached.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await effects(seen) == []
+    async with consuming(redis, database, {OrderPlaced: see}):
+        await has_effects(seen, "a1", "b1", "c1")
+        await all_is_acknowledged(redis)
