@@ -127,6 +127,8 @@ def test_the_demo_survives_its_faults_convinces_the_oracle_and_leaves_only_logs(
         r"disabled +acme's webhook endpoint, which answered 410",
         r"subscribed +initech's webhook endpoint",
         r"cancelled +order 5: card_declined",
+        r"degraded +payments-api is killed; order 1's payment is read: 200, paid, from the order, degraded",
+        r"recovered +payments-api answers again; order 1's payment is read: captured, not degraded",
         r"cancel +order 12, confirmed and paid: 202, cancelling",
         r"refunded +order 12: [\d,]+ by the provider's ledger",
         r"hang +the payment provider",

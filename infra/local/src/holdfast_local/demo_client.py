@@ -164,6 +164,11 @@ class DemoClient:
 
         return OrderSeen.model_validate_json((await served(read)).body)
 
+    async def read_payment(self, client: str, order_id: str) -> Answer:
+        url = self._orders(f"/v1/orders/{order_id}/payment")
+        async with self._session.get(url, headers=self._as(client)) as response:
+            return await Answer.of(response)
+
     async def create_endpoint(self, client: str) -> Answer:
         """A webhook endpoint at the simulated customer's, under the client's name, and its address."""
         url = self._installation.url("notifications") + "/v1/webhook-endpoints"

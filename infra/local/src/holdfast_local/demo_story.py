@@ -6,6 +6,7 @@ from functools import partial
 from http import HTTPStatus
 
 from holdfast_local.demo_client import Answer, DemoClient, Endpoint, EndpointSeen, ErrorEnvelope, OrderSeen, served
+from holdfast_local.demo_degraded import read_without_payments
 from holdfast_local.demo_metrics import Metrics
 from holdfast_local.demo_payments import WORKER, Payments
 from holdfast_local.demo_script import (
@@ -58,6 +59,7 @@ class Story:
         await self.lose_an_endpoint()
         await self.subscribe_a_client()
         await self.place_ordinary_orders()
+        await self.read_a_payment_without_payments()
         await self.cancel_a_confirmed_order()
         await self.kill_a_worker_that_holds_jobs()
         await self.place_orders_in_an_outage()
@@ -98,6 +100,19 @@ class Story:
         await self._repeat(scripted(REPEATED), answers[REPEATED - ORDINARY[0].number])
         await self._order_what_is_not_there()
         await self._until_settled(seconds=_STEP_SECONDS)
+
+    async def read_a_payment_without_payments(self) -> None:
+        """The fallback answers from the order while payments' API is down."""
+        [order] = FIRST
+        await read_without_payments(
+            self._platform,
+            self._client,
+            self._narrator,
+            self._metrics,
+            customer=order.client,
+            order_id=self._watch.id_of(order),
+            seconds=_STEP_SECONDS,
+        )
 
     async def cancel_a_confirmed_order(self) -> None:
         order = scripted(CANCELLED_CONFIRMED)
