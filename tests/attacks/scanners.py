@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chassis.app.api.conditional import has_current
 from chassis.app.api.limits import network_of
+from chassis.calls.quota import parse_policy, parse_remaining
 from chassis.calls.ssrf import DestinationRefused, check_url
 from chassis.config.settings import EgressSettings
 from chassis.errors import HoldfastError, InvalidSignature
@@ -67,9 +68,16 @@ def _recipient(text: str) -> None:
         _check_address(text[:254])  # the longest that a route takes
 
 
+def _quota(text: str) -> None:
+    for field in (text, f"a;q={text}", f"a;r={text}"):
+        parse_policy(field)
+        parse_remaining(field)
+
+
 SCANNERS: Mapping[str, Callable[[str], object]] = {
     "app/api/conditional.py has_current": lambda text: has_current([text, text], '"tag"'),
     "app/limits.py network_of": network_of,
+    "calls/quota.py _numbers": _quota,
     "dead_letters.py parse": _filter,
     "deadlines.py from_header": lambda text: from_header(text, 10),
     "errors/answers.py _weights": lambda text: wants_problem([text]),
@@ -111,6 +119,8 @@ PIECES = (
         "*/*,",
         "v1,",
         "v1=a,",
+        ";q=1",
+        ";q=1,",
     ),
     *("t=1,", "eyJ", "eyJ-", "eyJa.", "whsec_", "bearer ", "token=", "secret: ", "password", "hf_", "sk_live_", "_key"),
     *(
@@ -130,6 +140,7 @@ PIECES = (
 """What is repeated: what the scanners look for, its beginnings, and what each takes for an end."""
 
 OUR_OWN = {
+    "chassis/config/explaining.py explain": "names of settings",
     "chassis/config/problems.py _valid_values": "settings",
     "chassis/config/layers.py _options_layer": "a command's options",
     "chassis/config/layers.py known_names": "names of settings",
@@ -147,6 +158,8 @@ OUR_OWN = {
     "payment_provider/__init__.py schedule": "settings",
     "loadtest/locustfile.py add_options": "a command's options",
     "order/durable/__main__.py serve": "settings",
+    "order/spending.py _sql_bytes": "the kernel's list of connections",
+    "overload/chart.py draw": "names of arms",
 }
 """What no stranger's text reaches."""
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
 from chassis.config.settings import DatabaseSettings, RedisSettings
-from chassis.errors import PoolExhausted
+from chassis.errors import DatabaseUnreachable, PoolExhausted
 from chassis.pooling import Database, create_redis, create_shared_redis
 from chassis.process.running import new_event_loop
+from proxying import listening, pass_on
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from resetting_proxy import ResettingProxy
@@ -114,3 +115,32 @@ async def test_a_reset_of_postgresql_is_an_outage_for_every_kind_of_session(
     assert proxy.resets >= ENOUGH
     assert counts["lost"] >= 1
     assert unhandled == []
+
+
+@pytest.mark.parametrize("query", [b"pg_catalog.version", b"current_schema", b"show standard_conforming_strings"])
+async def test_a_reset_during_the_first_queries_of_a_process_is_an_outage(
+    database_settings: DatabaseSettings, query: bytes
+) -> None:
+    """SQLAlchemy asks the first server that it connects to what it can do."""
+
+    async def reset_at_the_query(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            if query in data:
+                sink.transport.abort()
+                return
+            sink.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(database_settings.host, database_settings.port)
+        await pass_on(
+            reset_at_the_query(reader, server_writer),
+            reset_at_the_query(server_reader, writer),
+            ends=(writer, server_writer),
+        )
+
+    async with listening(serve) as port:
+        settings = database_settings.model_copy(update={"host": "127.0.0.1", "port": port})
+        database = Database(settings, pool="test", application_name="first")
+        with pytest.raises(DatabaseUnreachable):
+            await database.ping()
+        await database.close()

@@ -50,6 +50,8 @@ _ROUNDING = 1.0  # seconds; a Retry-After is a whole number of them, so a pause 
 _EARLY = 0.01  # seconds by which a sleep may end early
 _REDIS_PAUSE = 1.0  # seconds without a call to Redis after a call failed
 _NOTHING_REMEMBERED = -1
+_PARAMETER = re.compile(r";[ \t]?([qwrt])=(\d{1,9})\b")
+"""A parameter of an item in the fields RateLimit and RateLimit-Policy, for example `;q=100`."""
 
 
 class Turn(NamedTuple):
@@ -118,8 +120,9 @@ def parse_remaining(field: str) -> tuple[int, float] | None:
 
 
 def _numbers(field: str, first: str, second: str) -> list[tuple[str, str]]:
-    items = ((re.search(rf";\s*{name}=(\d{{1,9}})\b", item) for name in (first, second)) for item in field.split(","))
-    return [(one[1], other[1] if other else "0") for one, other in items if one]
+    """The parameters `first` and `second` of each item of a RateLimit field. Items without `first` are left out."""
+    found = (dict(_PARAMETER.findall(item)) for item in field.split(","))
+    return [(item[first], item.get(second, "0")) for item in found if first in item]
 
 
 class Quota:

@@ -101,11 +101,15 @@ def note_statement(statement: str, seconds: float, error_type: str) -> None:
 def _time_statements(engine: Engine) -> None:
     """Add each statement, failed ones included, to the metrics and to the canonical log line."""
 
+    def info_of(connection: Connection) -> dict[Any, Any]:
+        # `Connection.info` raises NotImplementedError while SQLAlchemy asks a server for its version and settings.
+        return connection.connection.record_info or {}
+
     def start(connection: Connection, *_: object) -> None:
-        connection.info[_STARTED] = time.perf_counter()
+        info_of(connection)[_STARTED] = time.perf_counter()
 
     def finish(connection: Connection | None, statement: str, error_type: str) -> None:
-        started = connection.info.pop(_STARTED, None) if connection is not None else None
+        started = info_of(connection).pop(_STARTED, None) if connection is not None else None
         if started is not None:
             note_statement(statement, time.perf_counter() - started, error_type)
 
