@@ -157,7 +157,8 @@ class Consumer:
     async def _in_retry_order(self, entries: Sequence[Entry]) -> list[tuple[Entry, Received[Event]]]:
         """The events that have a handler, in the order in which they are retried.
 
-        The aggregate with the fewest attempts comes first. The events of one aggregate stay in order.
+        The aggregate whose first event has had the fewest delivery attempts comes first. The events of one aggregate
+        stay in order.
         """
         aggregates: dict[str, list[tuple[Entry, Received[Event]]]] = {}
         for entry in entries:
@@ -210,7 +211,8 @@ class Consumer:
             self._waiting.add((entry.stream, received.aggregate_id))
         if outcome == "postponed":
             await self._group.take_back([entry])
-            # In an outage, the ping raises an error. If the database is only busy, the ping succeeds.
+            # In an outage, the ping raises an error, so the consumer tries no further entry. If the database is only
+            # busy, the ping succeeds.
             await self._database.ping()
 
     def _plan(self) -> None:

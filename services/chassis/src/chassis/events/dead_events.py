@@ -48,7 +48,7 @@ async def show(session: Session, event_number: int) -> DeadEvent | None:
 async def replay(
     session: Session, *, event_number: int | None = None, stream: str | None = None, dry_run: bool = False
 ) -> Sequence[int]:
-    """Request the replay of one dead event (`event_number`), of all those of a `stream`, or of all.
+    """Request the replay of one dead event (`event_number`), of all dead events of a `stream`, or of all dead events.
 
     Returns the numbers of the selected dead events. A dry run returns the numbers and requests no replay.
     """

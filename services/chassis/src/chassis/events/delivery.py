@@ -104,7 +104,8 @@ class Deliveries:
         """Handle the events in one transaction, and acknowledge their entries together. Returns False, without any
         effect, if the transaction rolled back. The caller then delivers each event alone.
 
-        Each event has a task, and so its own span and log fields. The handlers run one after the other.
+        Each event is handled in a separate task, so that each event has its own span in the trace and its own log
+        fields. The handlers run one after the other.
         """
         is_committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         deliveries: list[asyncio.Task[tuple[Outcome | None, Exception | None]]] = []
@@ -116,7 +117,7 @@ class Deliveries:
                         handle = partial(part.handle, partial(self._handle_in, session, received))
                         deliveries.append(tasks.create_task(self._observed(entry, received, handle)))
                         await part.is_handled
-            except Exception:  # noqa: BLE001  the caller delivers each event alone, which decides about its error
+            except Exception:  # noqa: BLE001  the caller delivers each event alone, and records each event's error then
                 is_committed.set_result(False)
                 return False
             is_committed.set_result(True)
@@ -129,8 +130,9 @@ class Deliveries:
     async def _observed[T: Outcome | None](
         self, entry: Entry, received: Received[Event], handle: Callable[[], Awaitable[tuple[T, Exception | None]]]
     ) -> tuple[T, Exception | None]:
-        """Handle the event inside its span, and record the outcome in the metrics and on the canonical line. An outcome
-        of None is not recorded: the event is delivered again.
+        """Handle the event inside its span, and record the outcome in the metrics and on the canonical line (the one
+        log line that sums up the delivery). An outcome of None is not recorded, because the transaction has rolled back
+        and the event is delivered again.
         """
         kind = received.payload.options.type
         started = time.perf_counter()
@@ -176,7 +178,7 @@ class Deliveries:
             return "dead", error
         except PoolExhausted as error:
             return "postponed", error
-        except Exception as error:  # noqa: BLE001  every error of a handler is recorded as the outcome
+        except Exception as error:  # noqa: BLE001  any error of a handler decides the outcome of the delivery
             return "dead" if entry.deliveries >= self._max_deliveries else "failed", error
 
     async def _handle_in(self, session: Session, received: Received[Event]) -> Literal["handled", "seen"]:
@@ -220,11 +222,14 @@ class _Part:
     async def handle(
         self, call: Callable[[], Awaitable[Literal["handled", "seen"]]]
     ) -> tuple[Outcome | None, Exception | None]:
-        """Call the handler, and wait for the end of the transaction. The outcome is None if it rolled back."""
+        """Call the handler, and wait for the end of the transaction. The outcome is None if the transaction rolled
+        back.
+        """
         try:
             outcome = await call()
-        except Exception as error:  # noqa: BLE001  it ends the transaction in `deliver_together`
-            if not self.is_handled.done():  # done if `deliver_together` was cancelled
+        except Exception as error:  # noqa: BLE001  `deliver_together` receives the error, and ends the transaction
+            # The future is done already if `deliver_together` was cancelled.
+            if not self.is_handled.done():
                 self.is_handled.set_exception(error)
             return None, error
         if not self.is_handled.done():

@@ -1,15 +1,16 @@
 """Floors: the `seq` from which the relay reads the unpublished events of each stream.
 
 An event that is published leaves a dead entry in the index of the unpublished events. Vacuum removes such entries, but
-not while an older transaction is open. If the relay read the index from its start, it would step over the entries of
-all events that were published since. So the relay reads each stream from a floor: no unpublished event of the stream
-has a lower `seq`.
+not while an older transaction is open. If the relay read the index from its start, it would step over the dead entries
+of all events that were published during that transaction. So the relay reads each stream from a floor: no unpublished
+event of the stream has a lower `seq`.
 
 An event gets its `seq` before its transaction commits. So an event may become visible after events with a higher `seq`
-were published. If the floor were above this event, the relay would miss it, and would publish the next event of its
-aggregate first. To prevent this, the relay looks at locks. A transaction that writes to the outbox holds a lock on the
-table, from before it gets a `seq` until it ends. When all transactions that held this lock at one look have ended,
-every event up to the last `seq` of that look is visible. The floors may then rise to this `seq`.
+were published. If the floor were above this event's `seq`, the relay would miss the event, and would publish the next
+event of its aggregate first. To prevent this, the relay takes a look every few seconds: it reads the last visible
+`seq`, and which transactions hold a write lock on the outbox. A transaction that writes to the outbox holds this lock
+from before it gets a `seq` until it ends. When all transactions that held the lock at one look have ended, every event
+up to the last `seq` of that look is visible. The floors may then rise to this `seq`.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -49,8 +50,8 @@ class Floors:
             self._floors.setdefault(stream, 0)
 
     def note_batch(self, stream: str, seqs: Sequence[int], *, published: int) -> None:
-        """Raise the floor after a batch that was read from it. `published` is the number of its events that are
-        published.
+        """Raise the floor of a stream after the relay has read a batch of its events, with these `seqs`, and has
+        published the first `published` of them.
         """
         following = self._settled + 1
         if seqs:
@@ -58,7 +59,7 @@ class Floors:
         self._floors[stream] = following
 
     def note_look(self, last_seq: int, writers: Collection[str]) -> None:
-        """Note a look: the outbox's last visible `seq`, and the open transactions that have written to the outbox."""
+        """Note the result of a look: the outbox's last visible `seq`, and the open transactions that write to it."""
         seq, before = self._last_look
         if before.isdisjoint(writers):
             self._settled, self._last_look = seq, (last_seq, frozenset(writers))
@@ -66,13 +67,13 @@ class Floors:
             self._last_look = seq, before.intersection(writers)
 
     def forget(self) -> None:
-        """Forget the floors, so that each stream is read from its start once: an operator may have changed rows by
-        hand.
+        """Forget the floors, so that the relay reads each stream from its start once. This finds a row below the floor
+        that an operator has marked as unpublished by hand.
         """
         self._floors.clear()
         self.new_streams_from = 1
 
     async def look(self, connection: asyncpg.Connection) -> None:
-        """Look at the outbox's locks. The caller must not read the outbox at the same time."""
+        """Take a look. The caller must not read the outbox at the same time."""
         (row,) = await connection.fetch(STATEMENTS["writers"])
         self.note_look(row["last_seq"], row["writers"])

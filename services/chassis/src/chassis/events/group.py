@@ -121,7 +121,9 @@ class ConsumerGroup:
         return found
 
     async def pending(self, stream: str) -> AsyncIterator[list[Entry]]:
-        """Batches of entries that this consumer has read and not acknowledged. No delivery attempt is counted."""
+        """Batches of entries that this consumer has read and not acknowledged. This does not count as a delivery
+        attempt.
+        """
         key, start = self._names.stream(stream), "-"
         while True:
             page: Any = await self._redis.xpending_range(

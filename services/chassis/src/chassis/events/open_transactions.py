@@ -1,11 +1,12 @@
 """Measures the oldest open transaction of the service's database, which may hold vacuum back.
 
 While a transaction is open, PostgreSQL keeps the row versions that the transaction could still read. The tables of jobs
-and events change all the time, so these tables and their indexes grow. The leading relay measures, because each
-database has exactly one.
+and events change all the time, so these tables and their indexes grow. Each database has exactly one leading relay (the
+relay that publishes), so this relay measures the age of the oldest transaction.
 
-The run-time role may not read when a transaction of another role began. But each open transaction holds a lock on its
-own id, and the role may read these locks. So the measured age is the time since this process first saw the transaction.
+The database role of the service's processes may not read when a transaction of another role began. But each open
+transaction holds a lock on its own id, and the role may read these locks. So the measured age is the time since this
+process first saw the transaction.
 """
 
 import math
@@ -24,8 +25,8 @@ oldest_seconds = Gauge(
 )
 
 MEASURE_SECONDS = 15.0
-"""The seconds between two measurements. A measured age may be too low by this time, which is short compared with the
-five minutes of the alert.
+"""The seconds between two measurements. A measured age may be too low by this time. The alert fires only at an age of
+five minutes, so this error does not matter.
 """
 
 
@@ -39,13 +40,15 @@ class OpenTransactions:
         self._measured_at = -math.inf
 
     async def measure(self, connection: asyncpg.Connection) -> None:
-        """Measure, unless the last measurement was less than `MEASURE_SECONDS` ago."""
+        """Measure the age of the oldest open transaction, unless the last measurement was less than `MEASURE_SECONDS`
+        ago.
+        """
         if self._clock() - self._measured_at >= MEASURE_SECONDS:
             self._measured_at = self._clock()
             self.note(await connection.fetchval(STATEMENTS["open_transactions"]))
 
     def note(self, transactions: Collection[str]) -> None:
-        """Note which transactions are open now."""
+        """Note which transactions are open now, and set the gauge to the age of the oldest one."""
         now = self._clock()
         self._seen = {transaction: self._seen.get(transaction, now) for transaction in transactions}
         self._gauge.set(now - min(self._seen.values(), default=now))

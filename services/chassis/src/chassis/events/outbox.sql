@@ -57,8 +57,9 @@ FROM stream_position p FULL JOIN (SELECT stream FROM waiting WHERE stream IS NOT
 -- one after the other, because each transaction locks the aggregate's row. So its published events are older than its
 -- unpublished events.
 --
--- The statement also does the work of `mark` for the events that the relay published last, which saves a transaction. A
--- statement does not see its own changes, so the condition on $5 leaves the rows that it marks out of the result.
+-- The statement also does the work of the statement `mark` for the events that the relay published last, which saves a
+-- transaction. A statement does not see its own changes, so the condition on $5 excludes the rows that this statement
+-- marks.
 --
 -- The expression `stream || ''` keeps PostgreSQL from using the index that begins with `stream`. With this index,
 -- PostgreSQL would read all rows of the stream. Instead, PostgreSQL uses the primary key, even before the table has
@@ -103,8 +104,9 @@ ON CONFLICT (stream) DO UPDATE
 SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.repeat_after;
 
 -- name: lag
--- The seconds that the oldest unpublished event has waited, and the number of unpublished events. The statement reads
--- at most 100,000 rows, from seq $1, the lowest floor (`floors.py`). Both limits bound the cost.
+-- The seconds that the oldest unpublished event has waited, and the number of unpublished events. To bound the cost,
+-- the statement reads at most 100,000 rows, and begins at seq $1. This is the lowest floor of all streams: no
+-- unpublished event has a lower `seq` (`floors.py`).
 SELECT COALESCE(extract(epoch FROM now() - min(occurred_at)), 0)::float8 AS seconds, count(*) AS events
 FROM (
     SELECT occurred_at FROM outbox WHERE published_at IS NULL AND seq >= $1 ORDER BY stream, seq LIMIT 100000
@@ -125,8 +127,9 @@ SELECT
     ) AS writers;
 
 -- name: open_transactions
--- The other open transactions of this database. Each open transaction holds the lock on its own id. Autovacuum is left
--- out: it has no user, and does not hold vacuum back. Prepared transactions are added, because they have no session.
+-- The other open transactions of this database. Each open transaction holds the lock on its own id. The result leaves
+-- out the transactions of autovacuum, which have no user and do not hold vacuum back. The result includes prepared
+-- transactions, which have no session.
 SELECT ARRAY(
     SELECT DISTINCT virtualtransaction FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'virtualxid' AND mode = 'ExclusiveLock' AND granted

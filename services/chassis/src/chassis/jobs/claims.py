@@ -24,7 +24,9 @@ class Claims:
         self.suspects_due = SuspectsDue(beside_others=False, alone=False)
 
     def hold(self, seconds: float) -> float:
-        """Claim no job for some seconds, and return the end of this time. Then the oldest job comes first."""
+        """Claim no job for some seconds, and return the end of this time. After this time, the oldest job is claimed
+        first.
+        """
         self._held_until = max(self._held_until, time.monotonic() + seconds)
         return self._held_until
 

@@ -48,7 +48,7 @@ class Completions[Run: Leased]:
         self._waiting = taken | self._waiting
 
     def give_up(self, now: float) -> None:
-        """Report waiting jobs with an expired lease as lost, because another worker may run them by now."""
+        """Report waiting jobs whose lease has expired as lost, because another worker may run these jobs by now."""
         waiting = self.take()
         self._waiting = {run: is_ended for run, is_ended in waiting.items() if now < run.lease_until}
         for run in waiting.keys() - self._waiting.keys():
@@ -56,8 +56,8 @@ class Completions[Run: Leased]:
 
 
 def settle[Run: Leased](taken: dict[Run, asyncio.Future[bool]], *, lost: Container[tuple[int, int]]) -> None:
-    """Report the result of the statement to the jobs' tasks. `lost` has the fencing tokens of jobs whose lease was
-    lost.
+    """Report the result of the statement to the jobs' tasks. `lost` contains the fencing token (id and attempt) of each
+    job whose lease the worker had lost.
     """
     for run, is_ended in taken.items():
         _settle(is_ended, is_ours=(run.job.id, run.job.attempt) not in lost)

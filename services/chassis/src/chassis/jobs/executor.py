@@ -63,7 +63,7 @@ class Executor:
         only once, even if the statement fails."""
 
     async def execute(self, run: Run) -> Outcome:
-        """Make the attempt, record its end, and write its span, its metrics and its log line."""
+        """Make the attempt, record its end, and write its span, its metrics and its log line (the canonical line)."""
         job, started = run.job, time.perf_counter()
         with (
             span(

@@ -21,7 +21,7 @@ class Hearing:
         self._channel = wakeup_channel(queue)
         self._has_room = has_room
         self._has_heard = False
-        self._is_alone = False  # whether jobs were added that the other workers were not notified of
+        self._is_alone = False  # whether jobs were added without a notification to the other workers
         wakeups.listen(self._channel, self._hear, reads_now=self._reads_now)
 
     def take(self) -> bool:
@@ -30,8 +30,8 @@ class Hearing:
         return has_heard
 
     def pass_on(self, *, may_be_more: bool) -> None:
-        """Wake the other workers if they were not notified of some jobs and this worker could not claim all of these
-        jobs.
+        """Wake the other workers if this worker has kept new jobs to itself (no notification was sent), but could not
+        claim all of them.
 
         `may_be_more` is True if jobs may be due that this worker did not claim.
         """

@@ -30,9 +30,9 @@ _JOB = table(
 def has_live_job(kinds: Iterable[type[JobPayload]], **about: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
     """SQL condition: whether there is a live job of one of these `kinds` whose payload contains the ids `about`.
 
-    A job is live while it waits, backs off or runs. A dead letter is live until `DEAD_PAUSE` after its last attempt was
-    due. The deduplication key does not tell whether a job is live: a claim clears the key, so a job that backs off has
-    no key.
+    A job is live while it waits for its first attempt or a retry, or runs. A dead letter is live until `DEAD_PAUSE`
+    after its last attempt was due. The deduplication key does not tell whether a job is live: a claim clears the key,
+    so a job that waits for a retry has no key.
     """
     return (
         select(_JOB)

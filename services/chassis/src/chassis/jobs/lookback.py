@@ -5,11 +5,12 @@ while an older transaction is open. A claim that reads the index from its start 
 jobs that have run since. So a claim looks back only as far as the oldest job that may still be due.
 
 A due job may be older than claims look back: if its transaction committed late, if another worker handed the job back,
-or if the clock was set forward. So each sample of the queue (`tending.py`) is also a full look: it finds the oldest due
-job, and the next claims look back as far as this job.
+or if the database's clock was set forward. So each sample of the queue (`tending.py`) also finds the oldest due job in
+the whole index, and the next claims look back as far as this job.
 
-Each worker has its own lookback, in memory. A lookback is an age, relative to the database's clock at the time of the
-claim. So it stays right when that clock is set back or forward.
+Each worker has its own lookback, in memory. A lookback is an age and not a point in time. If the database's clock is
+set back, all jobs become younger, so claims still find every due job. If the clock is set forward, claims may miss
+older jobs until the next sample.
 """
 
 import math
@@ -19,8 +20,9 @@ from chassis.jobs.decisions import Claim
 from chassis.jobs.runs import Run
 
 MARGIN_SECONDS = 1.0
-"""A claim looks this much further back. A job becomes due when the transaction that enqueues it begins, but is visible
-only after the commit. So claims find the job at once if its transaction takes no longer than this."""
+"""A claim looks back this many seconds further than to the oldest job that may be due. A job becomes due when the
+transaction that enqueues it begins, but is visible only after the commit. So claims find the job at once if its
+transaction takes no longer than this."""
 
 
 class Lookback:
@@ -30,34 +32,38 @@ class Lookback:
         self._age = math.inf
         self._at = 0.0
         self.full_looks = 0
-        """The number of full looks so far."""
+        """The number of samples so far, plus the number of jobs that went back to the queue. Each of these may have
+        made the lookback longer.
+        """
 
     def seconds(self, now: float) -> float | None:
-        """The seconds that a claim must look back. None means that a claim takes all due jobs, because no full look has
-        ended yet.
+        """The largest age in seconds of a job that the next claim takes. None means that the claim takes jobs of any
+        age, because no sample has ended yet.
         """
         return None if math.isinf(self._age) else self._age + (now - self._at) + MARGIN_SECONDS
 
     def note_full_look(self, oldest_age: float, *, began: float) -> None:
-        """Note the age of the oldest due job in the whole queue, or 0 if no job is due."""
+        """Note the result of a sample: the age of the oldest due job in the whole queue, or 0 if no job is due."""
         self._age, self._at = oldest_age, began
         self.full_looks += 1
 
     def note_claim(self, oldest_age: float, *, began: float, full_looks: int) -> None:
         """Note that a claim has left no due job older than `oldest_age`, among the jobs that it looked at.
 
-        `full_looks` is the number of full looks at the time when the claim began. A full look that ended during the
-        claim may have found an older job, at which the claim did not look. In this case the claim changes nothing.
+        `full_looks` is the value of the attribute `full_looks` at the time when the claim began. If the attribute has
+        changed, a sample has ended during the claim, and may have found an older job, at which the claim did not look.
+        In this case the method changes nothing.
         """
         if full_looks == self.full_looks and full_looks > 0:
             self._age, self._at = oldest_age, began
 
     def note_postponed(self, run: Run, *, now: float) -> None:
-        """Note that the job will be due again with its former `run_at`."""
+        """Note that the job went back to the queue and is due again at its former time, `run_at`."""
         if not math.isinf(self._age):
             age = run.row["waited"] + (now - run.claimed_at)
             self._age, self._at = max(self._age + (now - self._at), age), now
-            self.full_looks += 1  # a claim that is under way has not read this job
+            # A claim that runs at this moment has not read this job, so it must not shorten the lookback.
+            self.full_looks += 1
 
 
 def oldest_left(claim: Claim, started: Sequence[Run], *, is_oldest_first: bool) -> float | None:

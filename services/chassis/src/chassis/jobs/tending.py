@@ -1,4 +1,7 @@
-"""The maintenance that every worker does: make jobs with an expired lease ready again, and measure a queue."""
+"""The maintenance that every worker does: make jobs with an expired lease ready again, and take samples of a queue.
+
+A sample measures the state of the queue with one statement (`sample` in `jobs.sql`).
+"""
 
 import math
 import time
@@ -29,16 +32,17 @@ COUNTED_JOBS = 100_000
 """The depth of the queue is counted up to this number, by an index scan of 20 ms. A higher count would change nothing,
 since a deeper queue raises the same alert."""
 MEMORY_SECONDS = 30.0
-"""The time constant that smooths the rate at which a queue shrinks. This time spans several measurements, so that one
-batch of jobs hardly changes the rate."""
+"""The time in seconds over which the rate at which a queue shrinks is smoothed. This time spans several samples, so
+that one batch of jobs hardly changes the rate."""
 
 SET_BACK_SECONDS = 30.0
 """The seconds between two searches for jobs whose times were written before the clock was set back. A job waits no
 longer than this until its times are corrected."""
 
 LOOK_SHARE = 0.05
-"""The share of a worker's time that samples may take. A sample reads the entries of all jobs that have run since the
-last vacuum: 0.4 µs each. After half a million jobs behind an open transaction, a sample takes 0.2 s."""
+"""The share of a worker's time that it may spend on samples of the queue. A sample reads the index entries of all jobs
+that have run since the last vacuum, at 0.4 µs each. If an open transaction prevents vacuum while half a million jobs
+run, a sample takes 0.2 s."""
 
 
 class DrainEstimate:
@@ -52,7 +56,7 @@ class DrainEstimate:
         self._shrinks_by = 0.0
 
     def update(self, jobs: int, *, now: float) -> float:
-        """The estimate after a measurement: 0 for an empty queue, infinite for a queue that does not shrink."""
+        """The estimate after a sample: 0 for an empty queue, infinite for a queue that does not shrink."""
         if self._last is not None and now > self._last[0]:
             seconds = now - self._last[0]
             weight = 1 - math.exp(-seconds / MEMORY_SECONDS)
@@ -74,7 +78,7 @@ class SuspectsDue(NamedTuple):
 
 
 class Tending:
-    """Makes jobs with an expired lease ready again, in every queue, and measures the depth and delay of `queue`."""
+    """Makes jobs with an expired lease ready again, in every queue, and takes samples of `queue`."""
 
     def __init__(self, database: Database, *, queue: str, lease: float) -> None:
         self._database = database
@@ -89,7 +93,8 @@ class Tending:
     def pause(self) -> float:
         """Seconds until the next maintenance: a fifth of the lease, or longer after a slow sample, but at most a lease.
 
-        A due job that is older than claims look back waits at most this long, until a sample finds it (`lookback.py`).
+        A job that is due for longer than claims look back waits at most this long, until a sample finds it
+        (`lookback.py`).
         """
         return min(max(self._lease / 5, self._look_seconds / LOOK_SHARE), self._lease)
 
