@@ -6,8 +6,9 @@ service's file, and the running processes apply the change (`chassis.process.rel
     if is_on(live.current.flags.new_prices, caller.id):
         ...
 
-A flag is on for the principals that its setting names, and for a share of all subjects. The same flag and subject
-always give the same answer, in every process. A larger share adds subjects and removes none.
+A flag is on for the principals that its setting names, and for a share of all subjects. A subject is the id of a
+principal, or of a smaller unit, such as an order. The same flag and subject always give the same answer, in every
+process. A larger share adds subjects and removes none.
 """
 
 import hashlib
@@ -28,7 +29,9 @@ _HASHES: Final = 2**64  # the number of different values that 8 bytes have
 
 
 def includes(flag: Flag, principal: str, subject: str) -> bool:
-    """The decision alone: whether the flag is on for the principal, or for the subject by its share."""
+    """Whether the flag is on for the principal, or for the subject because the flag's share includes the subject.
+    Unlike `is_on`, this function records nothing.
+    """
     if principal in flag.principals:
         return True
     # The flag's name is part of the hash, so that two flags with small shares do not choose the same subjects.
@@ -37,11 +40,11 @@ def includes(flag: Flag, principal: str, subject: str) -> bool:
 
 
 def is_on(flag: Flag, principal: str, *, subject: str | None = None) -> bool:
-    """Whether the flag is on for this request. The result is counted, and is recorded on the canonical line and on the
-    current span.
+    """Whether the flag is on for this request. The result is counted, and is recorded on the canonical log line (the
+    one line that sums up the request) and on the current span.
 
-    The share is a share of subjects. The default subject is the principal. A finer subject, such as the id of an order,
-    divides the requests of one principal.
+    The flag's share is a share of subjects. The default subject is the principal. With a smaller subject, such as the
+    id of an order, the flag can be on for some requests of a principal and off for others.
     """
     on = includes(flag, principal, principal if subject is None else subject)
     _evaluations(flag.name, "on" if on else "off").inc()

@@ -7,13 +7,14 @@ The first of these conditions that is true decides how a read gets the value:
 - This process read the value less than `near_ttl` ago: the read returns the value in the process's memory.
 - Redis fails: the process loads the value and does not store the value in Redis. A key has one load at a time, and at
   most `bypass_concurrency` loads run at once.
-- The value in Redis is fresh: the read returns this value. Shortly before the value's TTL ends, one of many readers
-  also renews the value in the background.
-- The value in Redis is stale: the read returns this old value, and one load runs in the background.
-- The value in Redis is expired: the read waits for a load. If the load fails or takes longer than `wait_timeout`, the
-  read returns the old value.
+- The value in Redis is fresh (within its TTL): the read returns this value. Shortly before the value's TTL ends, one of
+  many readers also renews the value in the background.
+- The value in Redis is stale (its TTL ended less than `stale_while_revalidate` ago): the read returns this old value,
+  and one load runs in the background.
+- The value in Redis is expired (older than a stale value): the read waits for a load. If the load fails or takes longer
+  than `wait_timeout`, the read returns the old value.
 - Redis has no value: the read waits for a load. Readers in this process share one load (a flight), and the key's lease
-  lets only one process load the value.
+  (a token in Redis) lets only one process load the value.
 """
 
 import asyncio
@@ -82,8 +83,8 @@ class Cache[T]:
             name, adapter, settings, store=self._store, metrics=self._metrics, random=random, clock=clock
         )
         # After an invalidation that fails, Redis may have an old value for at most `retention`. A load under way may
-        # store the old value until the load's lease expires, at most `lock_ttl` later. Redis then stores this value for
-        # at most `ttl` plus `stale_if_error`.
+        # store the old value until its lease expires, at most `lock_ttl` later: the lease is the token with which a
+        # load may store a value. Redis then stores this value for at most `ttl` plus `stale_if_error`.
         retention = settings.ttl + settings.stale_if_error + settings.lock_ttl
         self._pending = PendingInvalidations(self._store.delete, retention=retention)
         self._invalidations: set[asyncio.Task[None]] = set()

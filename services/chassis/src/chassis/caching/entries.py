@@ -87,7 +87,7 @@ def freshness_of(entry: Entry | None, settings: CacheSettings, *, now: float, dr
 
 
 def is_renewed_early(entry: Entry, beta: float, *, now: float, draw: float) -> bool:
-    """XFetch: a reader renews an entry early if now − δ·β·ln(draw) ≥ expiry.
+    """By the algorithm XFetch, a reader renews an entry early if now − δ·β·ln(draw) ≥ `fresh_until`.
 
     δ is the duration of the load, β the setting `early_beta`, and `draw` a random number between 0 and 1.
 

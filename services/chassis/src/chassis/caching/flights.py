@@ -12,8 +12,8 @@ class Loaded(NamedTuple):
     """The result of a load.
 
     `covers` is a monotonic time in seconds: the entry contains every change whose invalidation was complete before
-    `covers`. A reader needs every change whose invalidation was complete before the reader began. So it may use the
-    entry if it began at `covers` or earlier.
+    `covers`. A reader needs every change whose invalidation was complete before the reader began to read the cache. So
+    the reader may use the entry if it began at `covers` or earlier.
     """
 
     entry: Entry
@@ -33,8 +33,9 @@ class Flights:
     async def share(self, key: str, load: Load, *, began: float) -> Entry:
         """Wait for the load of `key` that is under way, or start `load` if there is none. Returns the load's entry.
 
-        `began` is the time at which the reader began. If a change was invalidated before `began`, but the load's entry
-        may not contain the change, the reader waits for the next load. Raises the load's error.
+        `began` is the monotonic time at which the caller began to read the cache. If a change was invalidated before
+        that time, but the load's entry may lack the change, this method waits for the next load. Raises the load's
+        error.
         """
         while True:
             loaded = await asyncio.shield(self.start(key, load))

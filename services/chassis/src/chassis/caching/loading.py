@@ -1,5 +1,5 @@
-"""Loads from the origin. A lease in Redis lets one process load a key for all processes. While Redis fails, each
-process loads the keys that its readers need, at most `bypass_concurrency` keys at once.
+"""Loads from the origin. A lease (a random token in Redis) lets one process load a key for all processes. While Redis
+fails, each process loads the keys that its readers need, at most `bypass_concurrency` keys at once.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from chassis.retries import deadlines
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.02
-"""Pause between two looks at a key in Redis while another process loads the key: about the duration of a load."""
+"""Seconds between two reads of a key in Redis while another process loads the key. A load takes about as long."""
 
 type Loader[T] = Callable[[], Awaitable[T | None]]
 
@@ -51,8 +51,8 @@ class Loading[T]:
         self._bypass_slots = asyncio.Semaphore(settings.bypass_concurrency)
 
     async def load(self, key: str, loader: Loader[T], expired: Entry | None = None) -> Loaded:
-        """Take the lease, load the value and store the value. If another process holds the lease, wait until that
-        process has stored its entry.
+        """Take the key's lease (its token in Redis), load the value and store the value. If another process holds the
+        lease, wait until that process has stored its entry.
 
         `expired` is the entry whose value readers get only if the load fails, or None if Redis has no such entry. If
         the wait for another process exceeds `wait_timeout`, or if Redis fails, this process loads without the lease.
@@ -123,8 +123,8 @@ class Loading[T]:
         ended = time.monotonic()
         is_stored = await self._end_lease(key, token, entry, seconds=retention_of(entry, self._settings))
         # Redis stores the entry only if no invalidation came during the load. So a stored entry contains every change
-        # that was invalidated before the load ended. An entry that Redis did not store may lack the changes that were
-        # invalidated after the load began.
+        # of the origin whose invalidation came before the load ended. An entry that Redis did not store may lack the
+        # changes whose invalidations came after the load began.
         return Loaded(entry, covers=ended if is_stored else began)
 
     async def _mark_stale(self, key: str, token: str, seen: Entry | None, error: Exception) -> None:

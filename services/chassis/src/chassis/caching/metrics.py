@@ -1,4 +1,6 @@
-"""The metrics and the DEBUG log line of a cache's reads, and the reads' fields in the request's canonical log line."""
+"""The metrics and the DEBUG log line of a cache's reads, and the reads' fields in the request's canonical log line (the
+one line that sums up the request).
+"""
 
 from typing import Literal
 

@@ -12,8 +12,8 @@ from chassis.logging import get_logger
 log = get_logger(__name__)
 
 RETRY_SECONDS = 0.2
-"""Pause between two tries to delete a key while Redis fails. After Redis recovers, another process may read the old
-value until the next try.
+"""Seconds between two attempts to delete an invalidated key while Redis fails. After Redis recovers, another process
+may read the old value until the next attempt.
 """
 
 

@@ -15,7 +15,7 @@ STORE_ERRORS = (RedisError, TimeoutError)
 
 class Store:
     """The entries and leases of a cache in Redis. For each cached key, Redis has two keys: a hash with the entries, and
-    the lease.
+    the lease, which contains the token of the load that is under way.
 
     During a rollout, two releases may run whose schemas of the value differ. The hash has one field for each schema, so
     a release does not read the other release's entry. An invalidation deletes the whole hash and therefore also the
@@ -37,8 +37,8 @@ class Store:
         return Entry.unpack(packed)
 
     async def take_lease(self, key: str, token: str, *, seconds: float) -> tuple[bool, Entry | None]:
-        """Take the lease of `key` for `token` if the lease is free. Returns whether the lease was free, and the entry
-        that Redis stores (or None).
+        """Write `token` as the lease of `key` if no load has the lease. Returns whether the lease was free, and the
+        entry that Redis stores (or None).
         """
         entries, lease = self._keys(key)
         pipeline = self._redis.pipeline(transaction=False)
@@ -48,8 +48,8 @@ class Store:
         return bool(is_ours), Entry.unpack(packed)
 
     async def end_lease(self, key: str, token: str, entry: Entry | None = None, *, seconds: float = 0) -> bool:
-        """If `token` still holds the lease, free the lease and store the entry, if there is one, for `seconds`. Returns
-        whether `token` held the lease.
+        """If the lease still contains `token`, free the lease and store the entry, if there is one, for `seconds`.
+        Returns whether the lease contained `token`.
 
         With 0 seconds, the entry only replaces a stored entry, and the expiry in Redis stays as it is.
         """

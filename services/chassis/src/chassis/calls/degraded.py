@@ -20,6 +20,6 @@ _answers = Counter(
 
 
 def record_degraded(dependency: str, operation: str, cause: Cause) -> None:
-    """Count the answer, and mark the canonical line of the current request or job."""
+    """Count the answer, and mark the canonical log line (the one line that sums up the current request or job)."""
     _answers.labels(dependency, operation, cause).inc()
     put_on_canonical_line(degraded=dependency, degraded_cause=cause)

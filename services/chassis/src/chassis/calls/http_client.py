@@ -147,7 +147,8 @@ class HttpDependency:
         """Make one attempt inside the breaker and the bulkhead, and call the attempt's hooks."""
         begun = False
         breaker = self._breakers.get(self.name, request.operation, self._settings.breaker)
-        # A call that waits longer for its turn would have no time left for its attempt.
+        # If a call waited longer for its turn (the time at which the quota lets it start), no time would be left for
+        # its attempt.
         await self._quota.take(longest=deadlines.remaining() - self._settings.attempt_timeout)
         try:
             with breaker.permit() as permit, self._bulkhead:
@@ -197,7 +198,9 @@ class HttpDependency:
             return response
 
     async def _accepted(self, request: Request) -> Response:
-        """Send the request, and return its 2xx answer. A refusal pauses all calls to the dependency."""
+        """Send the request, and return its 2xx answer. A refusal (429, or 503 with Retry-After) pauses all calls to the
+        dependency.
+        """
         answer = await self._exchange.send(request)
         try:
             accepted = accept(answer, now=time.time())
@@ -206,8 +209,8 @@ class HttpDependency:
                 self._quota.note(answer.headers)
                 error.retry_after = await self._quota.pause(error.retry_after)
             raise
-        # Only answers like this one are noted, because other answers may describe another limit, such as that of
-        # callers without a valid key.
+        # The quota reads the RateLimit headers of 2xx answers and of refusals only. The headers of other answers may
+        # describe another limit, such as the limit of callers without a valid key.
         self._quota.note(answer.headers)
         self._quota.note_success()
         return accepted

@@ -1,13 +1,15 @@
--- Redis runs this script as one step, so all processes take turns. The script computes the same as decide_turn() and
--- pause_until() in quota.py, in the same integers.
+-- The limit of the calls to one dependency, which all processes of a service share. This script reserves the next turn
+-- (the time at which a call may start) or moves all turns behind a pause. Redis runs the script as one step, so no two
+-- calls get the same turn. decide_turn() and pause_until() in quota.py compute the same with the same integers.
 --
--- KEYS[1]  theoretical arrival time (TAT) of the calls to one dependency, microseconds
+-- KEYS[1]  theoretical arrival time (TAT): the time in microseconds at which the whole burst may start again
 -- ARGV[1]  interval: microseconds between two calls, 0 without a limit
 -- ARGV[2]  burst: calls that may start at once
 -- ARGV[3]  used: calls of the burst that are used up, according to the dependency's last answer
 -- ARGV[4]  longest: microseconds that the call may wait for its turn
--- ARGV[5]  pause: microseconds in which no call may start; 0 to take a turn
--- ARGV[6]  horizon: microseconds; a TAT further ahead comes from a clock that was set back, and the excess is dropped
+-- ARGV[5]  pause: microseconds in which no call may start; with 0, the script reserves a turn
+-- ARGV[6]  horizon: microseconds; a TAT more than the burst and this time ahead comes from a clock that was set back,
+--          and is lowered
 -- Returns  {granted 0 or 1, microseconds until the turn}
 
 local interval, burst, used = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

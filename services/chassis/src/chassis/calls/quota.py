@@ -1,9 +1,10 @@
 """The limit of the calls to one dependency, shared by all processes of a service.
 
-The limit is GCRA, as in `rate_limiting`. But a call that comes too early is not refused at once: it reserves the next
-turn and waits, if the turn comes before the call's deadline. A turn is the time at which a call may start. If the
-dependency refuses a call (429, or 503 with Retry-After), all processes pause their calls. A pause moves the theoretical
-arrival time (TAT), so Redis stores only one number.
+The algorithm is GCRA, as in `rate_limiting`. But a call that comes too early is not refused at once: it reserves the
+next turn and waits, if the turn comes before the call's deadline. A turn is the time at which a call may start. GCRA
+stores one number, the theoretical arrival time (TAT), at which the whole burst may start again. If the dependency
+refuses a call (429, or 503 with Retry-After), all processes pause their calls. A pause only increases the TAT, so Redis
+needs no second number.
 
 While Redis fails, each process paces its share of the calls alone, and knows only the refusals of its own calls.
 """
@@ -46,16 +47,18 @@ MAX_PAUSE = 60.0
 minute one call tests whether the dependency still refuses."""
 MAX_DOUBLINGS = 6  # 2⁶ seconds are more than MAX_PAUSE
 _SHORTEST_PAUSE = 1.0
-_ROUNDING = 1.0  # seconds; a Retry-After is a whole number of them, so a pause that ends so much later is the same
+# In seconds. A Retry-After is a whole number of seconds, so a new pause that ends at most this much later than the
+# present pause counts as the same pause.
+_ROUNDING = 1.0
 _EARLY = 0.01  # seconds by which a sleep may end early
-_REDIS_PAUSE = 1.0  # seconds without a call to Redis after a call failed
+_REDIS_PAUSE = 1.0  # seconds without a call to Redis after a call to Redis failed
 _NOTHING_REMEMBERED = -1
 _PARAMETER = re.compile(r";[ \t]?([qwrt])=(\d{1,9})\b")
 """A parameter of an item in the fields RateLimit and RateLimit-Policy, for example `;q=100`."""
 
 
 class Turn(NamedTuple):
-    """Whether the call may start in `wait` microseconds, and the TAT after the decision."""
+    """Whether the call may start in `wait` microseconds, and the theoretical arrival time (TAT) after the decision."""
 
     granted: bool
     wait: int
@@ -75,8 +78,8 @@ def decide_turn(tat: int, now: int, *, interval: int, burst: int, used: int, lon
 
 
 def pause_until(tat: int, until: int, *, interval: int, burst: int) -> int:
-    """The TAT after which the next turn comes at `until`, and the later turns follow at the distance `interval`. A
-    burst right after a pause would cause the next refusal.
+    """The theoretical arrival time (TAT) with which the next turn comes at `until`, and each later turn one `interval`
+    later. No burst may start right after a pause, because a burst would cause the next refusal.
     """
     return max(tat, until + (burst - 1) * interval)
 
@@ -90,7 +93,7 @@ class Limit(NamedTuple):
     @classmethod
     def of(cls, rate: float | None) -> "Limit":
         """The limit of a caller whose dependency admits `rate` calls per second: this rate, and half of the
-        dependency's burst.
+        dependency's burst, because calls may arrive closer together than they were sent.
         """
         if not rate:
             return cls(0, 1)
@@ -126,7 +129,7 @@ def _numbers(field: str, first: str, second: str) -> list[tuple[str, str]]:
 
 
 class Quota:
-    """The turns of the calls to `dependency`.
+    """The turns of the calls to `dependency`. A turn is the time at which a call may start.
 
     `rate` returns the calls per second that all `replicas` processes may make together, or None without a limit.
     Without `redis` the process paces its calls alone.
@@ -199,7 +202,8 @@ class Quota:
         self._refusals = 0
 
     async def pause(self, seconds: float | None) -> float:
-        """Pause the calls of all processes, because the dependency has refused a call. Returns the pause in seconds.
+        """Pause the calls of all processes, because the dependency has refused a call (429, or 503 with Retry-After).
+        Returns the pause in seconds.
 
         `seconds` is the Retry-After, or None. Each refusal without a success in between doubles the shortest pause. The
         refusals of calls that were under way together count as one.
@@ -242,7 +246,7 @@ class Quota:
         return turn.granted, turn.wait / MICROSECONDS, "local"
 
     async def _ask_redis(self, limit: Limit, *, used: int, longest: float, pause: float) -> tuple[bool, float] | None:
-        """The decision of all processes together, or None while Redis fails."""
+        """The decision of the script in Redis, which all processes share, or None while Redis fails."""
         if self._execute is None or self._clock() < self._try_redis_at:
             return None
         times = (int(seconds * MICROSECONDS) for seconds in (longest, pause, MAX_PAUSE))

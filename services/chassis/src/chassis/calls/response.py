@@ -44,11 +44,11 @@ def accept(response: Response, *, now: float) -> Response:
     A redirect is not followed and counts as a failure.
     """
     dependency, status = response.dependency, response.status
-    if 200 <= status < 300:  # noqa: PLR2004  the 2xx range
+    if 200 <= status < 300:  # noqa: PLR2004  these are the 2xx statuses
         return response
     retry_after = parse_retry_after(response.headers.get("Retry-After"), now=now)
     if status == _TOO_MANY_REQUESTS:
         raise DependencyUnavailable(dependency, "answered 429", status=status, retry_after=retry_after)
-    if 400 <= status < 500:  # noqa: PLR2004  the 4xx range
+    if 400 <= status < 500:  # noqa: PLR2004  these are the 4xx statuses
         raise DependencyRejected(dependency, status, response.body)
     raise DependencyFailed(dependency, f"answered {status}", status=status, retry_after=retry_after)

@@ -59,8 +59,8 @@ class PermanentJobError(HoldfastError):
 
 
 class LeaseLost(HoldfastError):
-    """The job's lease ran out, and another worker may own the job now. So the worker that lost the lease must not
-    commit anything.
+    """The job's lease (the time for which a worker owns the job) ran out, and another worker may own the job now. So
+    the worker that lost the lease must not commit anything.
     """
 
 

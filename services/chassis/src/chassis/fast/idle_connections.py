@@ -17,14 +17,14 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 TRUSTED_SECONDS = 0.5
-"""For this time after the last use of a connection, the next use needs no check that the server still answers. A busy
-pool uses each connection more often, so the pool sends no checks. HikariCP, a pool for Java, has the same rule.
+"""If a connection was used less than this many seconds ago, its next use needs no check that the server still answers.
+A busy pool uses each connection more often, so it sends no checks. HikariCP, a pool for Java, has the same rule.
 """
 USED_AT = "chassis.used_at"
 """The key under which `info`, SQLAlchemy's dictionary for data about a connection, has the time of the last use."""
 RETURN_SECONDS = 1.0
-"""After this time a connection goes back to SQLAlchemy's pool, which checks the connection. A busy connection runs
-about a hundred transactions in this time, so the checks cost little.
+"""A connection that this module has kept for this many seconds goes back to SQLAlchemy's pool, which checks the
+connection. A busy connection runs about a hundred transactions in this time, so the checks cost little.
 """
 
 

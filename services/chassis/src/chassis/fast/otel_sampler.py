@@ -39,7 +39,7 @@ class Sampler:
         """
         trace_id, is_recorded = otel_traceparent.trace_of(outer) if outer else ("", False)
         if not trace_id:
-            is_recorded = random.random() < self._share  # noqa: S311  not a secret
+            is_recorded = random.random() < self._share  # noqa: S311  a sample of traces needs no secret random number
         if not is_recorded:
             trace_id = trace_id or f"{_ids.generate_trace_id():032x}"
             return UNRECORDED, f"00-{trace_id}-{_ids.generate_span_id():016x}-00"

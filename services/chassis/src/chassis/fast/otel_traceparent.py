@@ -1,7 +1,9 @@
-"""Replaces OpenTelemetry's propagator and OpenTelemetry's context. It formats the `traceparent` of a span only once.
+"""Replaces OpenTelemetry's propagator and OpenTelemetry's context. This module formats the `traceparent` header of a
+span only once.
 
-Each log line, job, event and outbound call needs the ids of the current trace and span. For each of them,
-OpenTelemetry would search its context and format the header. With this module, reading one context variable is enough.
+Each log line, job, event and outbound call needs the ids of the current trace and span. For each of these uses,
+OpenTelemetry would search its context and format the header again. With this module, reading one context variable is
+enough.
 """
 
 import re

@@ -1,4 +1,5 @@
-"""Logging: JSON lines on stdout with the ids of the request, one canonical line per request or job, and no secrets.
+"""Logging: JSON lines on stdout, with the ids of the request and without secrets. One line sums up each request or job
+(the canonical line).
 
 Each level has one meaning in all services. DEBUG is for a developer who looks into one problem. INFO is one line per
 significant business event. WARNING is a recovered or degraded operation. ERROR is a failed operation that lost

@@ -11,7 +11,9 @@ from typing import Any
 from chassis.fast.contextmanager import contextmanager
 
 CANONICAL_EVENTS = frozenset({"request_completed", "job_finished", "event_processed"})
-"""The names of canonical lines. Canonical lines are never suppressed as repetitions, so that they can be counted."""
+"""The event names of canonical lines, the log lines that sum up a request, a job or an event. These lines are never
+suppressed as repetitions, so that readers of the log can count requests, jobs and events.
+"""
 
 _canonical: ContextVar[dict[str, Any] | None] = ContextVar("canonical_line", default=None)
 _standing: dict[str, Any] = {}
@@ -19,7 +21,9 @@ _standing: dict[str, Any] = {}
 
 @contextmanager
 def canonical_line() -> Generator[dict[str, Any]]:
-    """Collect the fields of one request's or job's canonical line. The code that opens the block writes the line."""
+    """Collect the fields of one request's or job's canonical line (the log line that sums up the work) inside the
+    block. The code that opens the block writes the line.
+    """
     fields = dict(_standing)
     token = _canonical.set(fields)
     try:
@@ -29,7 +33,9 @@ def canonical_line() -> Generator[dict[str, Any]]:
 
 
 def add_to_canonical_line(**amounts: float) -> None:
-    """Add amounts (counts, milliseconds) to the canonical line of the current request or job, if there is one."""
+    """Add amounts (counts, milliseconds) to the canonical line, the log line that sums up the current request or job.
+    Does nothing outside a request or job.
+    """
     fields = _canonical.get()
     if fields is not None:
         for name, amount in amounts.items():
@@ -37,12 +43,16 @@ def add_to_canonical_line(**amounts: float) -> None:
 
 
 def put_on_canonical_line(**values: str | float) -> None:
-    """Set fields of the canonical line of the current request or job, if there is one."""
+    """Set fields of the canonical line, the log line that sums up the current request or job. Does nothing outside a
+    request or job.
+    """
     fields = _canonical.get()
     if fields is not None:
         fields.update(values)
 
 
 def put_on_every_canonical_line(**values: str) -> None:
-    """Set fields of every canonical line of this process from now on, such as the configuration's hash."""
+    """Set fields, such as the configuration's hash, of every later canonical line of this process. A canonical line
+    sums up a request or job.
+    """
     _standing.update(values)

@@ -20,8 +20,8 @@ from chassis.fast.contextmanager import contextmanager
 HEADER = "X-Holdfast-Debug"
 
 MAX_SECONDS = 900
-"""The longest validity of a header. The validity is short, because proxies may log the header, and a reader of such a
-log could send the header again.
+"""The longest validity of a signed header, in seconds. The validity is short, because proxies may log the header, and a
+reader of such a log could send the header again.
 """
 
 _MAX_LENGTH = 10 + 1 + 64

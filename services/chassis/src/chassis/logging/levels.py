@@ -18,7 +18,9 @@ from chassis.errors import HoldfastError
 ROOT = "root"
 
 MAX_SECONDS = 3600
-"""The longest time of a temporary change. A longer change belongs in the configuration, which everyone can read."""
+"""The longest time, in seconds, for which a level can be changed. A longer change belongs in the configuration, which
+everyone can read.
+"""
 
 _MAX_CHANGES = 50
 """The largest number of temporary changes at one time. Each change needs a timer, so this limit bounds the number of

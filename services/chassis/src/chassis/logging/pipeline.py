@@ -60,7 +60,7 @@ def configure_logging(settings: LogSettings, **identity: str) -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    # uvicorn's access log is disabled, because the canonical line of a request has more fields.
+    # uvicorn's access log is disabled, because the canonical line, which sums up a request, has more fields.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)

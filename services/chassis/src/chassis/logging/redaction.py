@@ -13,8 +13,9 @@ MAX_TEXT = 16_384
 """The largest number of characters of one value that are written. A usual traceback has a tenth of this number, and
 container runtimes cut lines at 16 KiB. The limit also bounds the time for the redaction of a caller's text."""
 _BEHIND_CUT = 1024
-"""Redaction reads this many characters beyond a limit. So redaction sees the whole of a secret that begins before the
-limit: even a password in a URL is shorter than this number."""
+"""A text that is shortened to a limit is redacted with this many characters beyond the limit. So redaction sees the
+whole of a secret that begins before the limit: even a password in a URL is shorter than this number.
+"""
 _TAIL = 4096
 """A shortened text keeps this many characters of its end, because the end of a traceback names the error."""
 

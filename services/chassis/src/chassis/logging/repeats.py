@@ -20,8 +20,9 @@ suppressed_events = Counter(
 suppressed_events.labels("warning")
 
 _MAX_KEYS = 1000
-"""The largest number of keys in memory. Messages of libraries may contain values, so the number of different messages
-has no other limit. This project itself has only a few dozen event names."""
+"""The largest number of keys (pairs of a logger and an event) in memory. Messages of libraries may contain values, so
+the number of different messages has no other limit. This project itself has only a few dozen event names.
+"""
 
 
 @dataclass(slots=True)

@@ -31,10 +31,12 @@ dropped last.
 """
 _SEVERE = frozenset({"error", "critical"})
 _MAX_BATCH_BYTES = 65_536
-"""The largest size of a batch: the capacity of a pipe. A larger batch would be written in several pieces."""
+"""The largest size, in bytes, of a batch of lines that are written together: the capacity of a pipe. A larger batch
+would be written in several pieces.
+"""
 _COALESCE_SECONDS = 0.05
-"""The thread collects lines for this time and writes them together. If the thread woke for each line, it would take the
-GIL from the event loop each time. These wake-ups would cost a request more time than the rest of logging does.
+"""The thread collects lines for this many seconds and writes them together. If the thread woke for each line, it would
+take the GIL from the event loop each time. These wake-ups would cost a request more time than the rest of logging does.
 """
 
 type Write = Callable[[bytes], object]

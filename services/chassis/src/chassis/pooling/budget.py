@@ -1,7 +1,7 @@
 """The connection budget: all processes together must not open more connections than the server allows.
 
-The Helm chart computes the same sum before the chart is installed (`templates/_connections.tpl`). A test compares the
-chart's sum with the sum of this module.
+The Helm chart also adds up the connections of all processes, before the chart is installed
+(`templates/_connections.tpl`). A test compares the chart's sum with the sum of this module.
 """
 
 from collections.abc import Mapping

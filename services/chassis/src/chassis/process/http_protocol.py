@@ -80,10 +80,16 @@ class _Flow(FlowControl):
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on llhttp, the parser of Node.js, with limits that neither uvicorn nor llhttp has.
 
-    llhttp neither bounds a head nor requires Host. uvicorn waits without a limit for the first request of a connection,
-    for the rest of a head, for the rest of a body after its answer, and for a client to read its answers. With such
-    waits, a few thousand sockets of an attacker could use up all file descriptors. uvicorn's other parser, h11, is
-    written in Python. With h11 a request costs 50 µs more, as much CPU time as all work of the chassis on a request.
+    llhttp neither bounds a request's head nor requires Host. In four cases uvicorn waits for a client without a limit:
+
+    - The client has opened a connection, and does not send its first request.
+    - The client has sent the beginning of a request's head, and does not send the rest.
+    - The client has its answer, and does not send the rest of the request's body.
+    - The client does not read its answers.
+
+    With such waits, a few thousand sockets of an attacker could use up all file descriptors. uvicorn's other parser,
+    h11, is written in Python. With h11 a request costs 50 µs more, as much CPU time as all work of the chassis on a
+    request.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

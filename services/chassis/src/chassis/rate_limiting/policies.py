@@ -52,8 +52,9 @@ def _default_policy(tier: str, rate: float, burst: float, dark_launch: bool) -> 
 
 
 def edge_policy(settings: RateLimitSettings, *, caller: str, service: str) -> Policy:
-    """The limit of the calls from one service to another. The settings always have this edge, because a service does
-    not start if the edge of a calling service is missing.
+    """The limit of the calls from one service to another. Such a pair is an edge, and the setting `rate_limit.edges`
+    has its calls per second. The called service does not start if this setting lacks an edge of a caller in its
+    `auth.service_scopes`, so this function always finds the edge.
     """
     rate = settings.edges[caller][service]
     return Policy("edge", "standard", rate, max(1, round(rate * BURST_SECONDS)))

@@ -1,5 +1,5 @@
-"""Access to a route: the scope that its callers need, and the cost of a call. The process checks scope and cost before
-it reads the request's body.
+"""Access to a route: the scope that its callers need, and the cost of a call in units of the caller's rate limit. The
+process checks both before it reads the request's body.
 
 Each route declares its scope and its cost, and the OpenAPI document shows both. A handler's parameter of the type
 `Caller` is the authenticated principal:
@@ -39,7 +39,9 @@ class Access:
         return {"security": [{SCHEME: [self.scope]}], "x-rate-limit-cost": self.cost}
 
     async def check(self, request: Request) -> None:
-        """Put the caller into the request's scope, or raise an `ApiError` that refuses the request."""
+        """Authenticate the caller and store it in the request's ASGI scope, or raise an `ApiError` that refuses the
+        request.
+        """
         principal = await _authenticated(request)
         await spend(request, principal.id, _policy_of(principal, request), cost=self.cost)
         principal.require(self.scope)
@@ -66,7 +68,7 @@ async def _authenticated(request: Request) -> Principal:
 
 
 def caller_of(request: Request) -> Principal:
-    """The authenticated caller. `Access.check` must have put the caller into the request's scope before."""
+    """The authenticated caller, which `Access.check` must have stored in the request's ASGI scope before."""
     principal: Principal = request.scope[_PRINCIPAL]
     return principal
 

@@ -63,8 +63,8 @@ class Application(FastAPI):
     """An application that answers every error in the same JSON envelope. `current` returns the settings that are valid
     now.
 
-    Middleware that a service adds runs inside `RequestContext`. `add_exception_handler` has no effect:
-    `error_rendering` decides how an error is answered.
+    Middleware that a service adds runs inside `RequestContext`, the chassis' middleware around all routes.
+    `add_exception_handler` has no effect: `error_rendering` decides how an error is answered.
 
     Requests read the resources of the process from attributes of this object. Attributes of `app.state` would be slower
     to read, because the class of `app.state` implements attribute access in Python.
@@ -115,8 +115,8 @@ class Application(FastAPI):
 
 
 async def _answer_no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 404 for a path that no route has. Callers need no key for this answer, so each answer counts against the
-    rate limit of the caller's IP address.
+    """Answer 404 for a path that matches no route. Callers need no key for this answer, so each answer counts against
+    the rate limit of the caller's IP address.
     """
     if scope["type"] == "http":
         await spend_as_stranger(Request(scope, receive, send))

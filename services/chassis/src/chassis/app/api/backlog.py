@@ -33,29 +33,36 @@ backlog_rate = Gauge("backlog_rate", "Units of work that get done per second, as
 refused = Counter("backlog_refused", "Requests refused because the accepted work takes too long.")
 
 CLOSE_SHARE = 0.5
-"""New work is refused from this share of the promise on. The rate is only an estimate, and units overtake each other.
-With a share of a half, the last accepted unit is done within the promise even if it takes twice as long as estimated.
+"""New work is refused when the backlog (the seconds that the accepted work takes) reaches this share of the promise
+(the seconds within which accepted work is done). The backlog is only an estimate, and units overtake each other. With a
+share of a half, the last accepted unit is done within the promise even if it takes twice as long as estimated.
 """
 REOPEN_SHARE = 0.4
-"""Below this share of the promise, new work is accepted again. Without the gap between the two shares, an API would
-accept one request and refuse the next."""
+"""After a refusal, new work is accepted again when the backlog is below this share of the promise. Without the gap
+between `CLOSE_SHARE` and `REOPEN_SHARE`, an API would accept one request and refuse the next.
+"""
 BUSY_SHARE = 0.1
-"""From this share of the promise on, the work waits for capacity, so the rate at which units get done is the capacity.
-With a shorter backlog, this rate only shows how many units arrive."""
+"""If the backlog is at least this share of the promise, work waits for capacity, so the number of units that get done
+per second is the capacity. With a shorter backlog, this number only shows how many units arrive.
+"""
 SHORTEST_WINDOW, LONGEST_WINDOW = 5.0, 30.0
-"""The limits of the window, in seconds: the time for which finished units are counted. The window covers the time for
-which work has waited, because only in this time was the whole capacity in use."""
+"""The shortest and the longest window, in seconds. A measurement counts the units that got done within the window. The
+window covers the time for which work has waited, because only in this time was the whole capacity in use.
+"""
 EXCLUDED_PROMISES = 10
-"""A unit that was accepted this many promises ago no longer counts. By then the unit waits for an operator or for the
-end of an outage, and not for capacity."""
+"""A unit of work (an order, a payment) no longer counts when it was accepted longer ago than this number times the
+promise. Such a unit waits for an operator or for the end of an outage, and not for capacity.
+"""
 COUNTED_UNITS = 10_000
-"""Waiting units are counted up to this number, which takes a few milliseconds."""
+"""A measurement counts at most this many waiting units. The count takes a few milliseconds."""
 IDLE_SECONDS, BUSY_SECONDS = 1.0, 0.25
-"""Seconds between two measurements: without a backlog, and with one. If ten times as much work arrives as can be done,
-the backlog grows by about 2.5 seconds between two measurements."""
+"""Seconds between two measurements of the backlog: while no work waits for capacity, and while work waits. If ten times
+as much work arrives as can be done, the backlog grows by about 2.5 seconds in 0.25 seconds.
+"""
 VALID_SECONDS = 15.0
-"""After this many seconds a measurement is too old to refuse work. A measurement becomes old if the database cannot be
-reached, and then a request fails at its own statement."""
+"""No request is refused because of a measurement of the backlog that is older than this many seconds. A measurement
+becomes so old only if the database cannot be reached, and then a request fails at its own statement.
+"""
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
 """The shortest and the longest Retry-After. Within 5 seconds the backlog hardly changes, and an estimate of more than a
 minute is unreliable."""
@@ -101,9 +108,10 @@ class Backlog:
     def then(self, found: Measurement, settings: BacklogSettings) -> "Backlog":
         """The backlog after another measurement.
 
-        A higher rate than the known rate is always evidence of capacity. A lower rate is evidence only if work waited
-        during the whole window. A rate below `minimum_rate` means an outage: the known rate stays, because the work
-        continues at this rate once the outage ends.
+        A measured rate above the known rate always replaces the known rate, because the capacity is at least the
+        measured rate. A measured rate below the known rate counts only if work waited during the whole window:
+        otherwise too little work may have arrived. If work waited and the measured rate is below `minimum_rate`, there
+        is an outage. Then the known rate stays, because the work continues at this rate once the outage ends.
         """
         measured = found.done / found.window
         known = max(self.rate, settings.minimum_rate)

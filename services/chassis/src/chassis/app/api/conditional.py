@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from chassis.app.api.middleware import Exchange
 
-# A cache may store the answer and must revalidate it before each use. Without Cache-Control, a browser guesses how long
-# it may use a stored answer.
+# A client may store the answer, but must ask for a newer answer before each use. Without Cache-Control, a browser
+# guesses how long it may use a stored answer.
 _CACHE_CONTROL = "private, no-cache"
 _NOT_MODIFIED = 304
 

@@ -30,10 +30,13 @@ api_errors = Counter("api_errors", "Error answers, by error code.", ["code", "ro
 
 _MAX_SHOWN = 100  # an answer repeats at most this many characters of an invalid value or of a field's name
 _MAX_DETAILS = 100
-"""The largest number of details in an answer. Without a limit, a small request could cause a large answer."""
+"""The largest number of details in an error answer; each invalid field has one. Without this limit, a small request
+could cause a large answer.
+"""
 _MAX_MESSAGE = 300
-"""The largest number of characters of a message. Our own messages are shorter, but a message of Pydantic may quote a
-long value."""
+"""The largest number of characters of an error answer's message. Our own messages are shorter, but a message of
+Pydantic may quote a long value.
+"""
 _NEVER_QUOTES_VALUE = frozenset(
     {"missing", "extra_forbidden", "string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"}
 )
@@ -42,7 +45,7 @@ _METHOD_NOT_ALLOWED = 405
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 DOCUMENTATION_KEY = "holdfast.documentation_url"
-"""A request's ASGI scope holds the URL of the errors page under this key."""
+"""A request's ASGI scope holds the URL of the page that explains the error codes under this key."""
 
 
 EXPECTED = (ApiError, RequestValidationError, HTTPException)
@@ -190,7 +193,7 @@ def _from_problem(problem: Any, marked: AbstractSet[str]) -> ErrorDetail:
     field = ".".join(str(part) for part in path) or str(location)
     is_secret = location == "header" or _is_hidden(field, marked)
     # Only the messages of the types in `_NEVER_QUOTES_VALUE` are sure not to quote the value. The message about a wrong
-    # union tag, for example, quotes it.
+    # tag of a union, for example, quotes the tag.
     message = problem["msg"] if not is_secret or problem["type"] in _NEVER_QUOTES_VALUE else "This value is not valid."
     is_ours = bool(path) and problem["type"] != "extra_forbidden"
     is_shown = is_ours and not is_secret and isinstance(problem.get("input"), str | int | float | bool)

@@ -1,5 +1,5 @@
 """The idempotency key as a route's parameter. `chassis.retries.idempotency` stores the answer to the first request with
-a key.
+a key, and sends the same answer to a repeated request.
 """
 
 from typing import Annotated

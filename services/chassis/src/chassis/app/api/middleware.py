@@ -1,5 +1,5 @@
 """One ASGI middleware around every request. The middleware sets the request's id, span, deadline and size limit, and
-records metrics and the canonical log line.
+records metrics and the canonical log line (the one line that sums up the request).
 
 All these concerns share one middleware, because each concern needs the same facts (route, status, duration). The
 middleware uses ASGI directly, because Starlette's BaseHTTPMiddleware alone costs more than all of this module.
@@ -160,8 +160,8 @@ class Exchange:
 
     @property
     def route(self) -> str:
-        """The route's path template, for metrics: templates are few, but paths are not. All requests that match no
-        route share one value.
+        """The path template of the request's route, such as `/orders/{id}`. Metrics have templates as label values,
+        because the number of paths is unlimited. All requests that match no route share one value.
         """
         return getattr(self._scope.get("route"), "path", "unmatched")
 

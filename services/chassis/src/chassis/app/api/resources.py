@@ -101,9 +101,10 @@ async def open_api_resources[S: ServiceSettings](
 
 
 def _compare_clients(keys: ApiKeys, settings: ServiceSettings) -> None:
-    """Log a warning if more clients have keys than the limits are meant for.
+    """Log a warning if more clients have keys than `rate_limit.clients`, the number of clients for which the limits
+    were computed.
 
-    The process starts, because the clients may never use their whole limits at the same time.
+    The process still starts, because the clients may never use their whole limits at the same time.
     """
     clients = len(keys.principals)
     if settings.causes and clients > settings.rate_limit.clients:

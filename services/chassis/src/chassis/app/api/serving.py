@@ -63,7 +63,8 @@ async def _serve_until_stopped[S: ServiceSettings](
         trusted_proxies=[str(network) for network in settings.http.trusted_proxies],
     )
     stopping = ending.stop_signal(seconds=settings.shutdown.limit, left=lambda: {"requests": public.requests})
-    # The first call of this function generates schemas, so the process makes this call before it opens its ports.
+    # The first call of this function generates schemas, which takes some milliseconds. The process makes this call
+    # before it opens its ports, so no request waits for the schemas.
     error_rendering.marked_fields(app)
     async with management.running(stopping), public.running(stopping), reloading(live):
         freeze_start_up()

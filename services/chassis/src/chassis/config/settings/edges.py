@@ -1,9 +1,10 @@
 """Limits that fit: the calls that a service's callers may cause are at most the calls that its dependencies admit.
 
 An edge is a pair of a caller and the dependency that it calls. The setting `rate_limit.edges` has the calls per second
-of each edge. It belongs in the common file, because both sides obey it: the dependency admits so many calls, and the
-caller sends no more. A process whose limits do not fit does not start. The Helm chart computes the same sum before the
-chart is installed (`templates/_limits.tpl`). A test compares the chart's sum with the sum of this module.
+of each edge. This setting belongs in the common configuration file, because both sides obey it: the dependency admits
+so many calls, and the caller sends no more. A process whose limits do not fit does not start. The Helm chart also adds
+up these calls, before the chart is installed (`templates/_limits.tpl`). A test compares the chart's sum with the sum of
+this module.
 """
 
 from collections import Counter

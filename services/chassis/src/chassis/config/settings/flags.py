@@ -20,7 +20,9 @@ from chassis.config.settings.model import RELOADED, Group
 
 
 class Flag(Group):
-    """A flag is on for the named principals and for a share of all subjects. By default it is off."""
+    """A flag is on for the named principals and for a share of all subjects (principals, or smaller units such as
+    orders). By default the flag is off.
+    """
 
     share: float = Field(
         0.0,
@@ -46,7 +48,7 @@ class Flag(Group):
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A declared flag. `until` is the last day of its life: afterwards its code must be deleted."""
+    """A declared flag. `until` is the last day on which the flag may exist: its code must be deleted by then."""
 
     name: str
     owner: str
@@ -80,7 +82,7 @@ class Flags(Group):
         """Give each flag its name."""
         del context
         for name in type(self).model_fields:
-            getattr(self, name)._name = name  # noqa: SLF001  a flag gets its name here and only here
+            getattr(self, name)._name = name  # noqa: SLF001  only this line sets the name of a flag
 
 
 def declarations(flags: type[Flags]) -> list[Declaration]:

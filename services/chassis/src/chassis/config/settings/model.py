@@ -18,7 +18,9 @@ type Timeout = Annotated[float, Field(gt=0, le=60)]
 value such as 5000 is probably meant as milliseconds.
 """
 type Seconds = Annotated[float, Field(gt=0, le=3600)]
-"""Seconds of a recurring interval or a lease. The upper limit is an hour, so that no fault is hidden for a day."""
+"""Seconds of a recurring interval or a lease. The upper limit is an hour, because a fault may stay unnoticed for a
+whole interval.
+"""
 type Period = Annotated[float, Field(gt=0, le=31_622_400)]
 """Seconds that data is retained. The upper limit is a year, because older data belongs in an archive."""
 type Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -64,7 +66,10 @@ class Rule(NamedTuple):
         return tuple(term for term in (*self.left.split(" + "), *self.right.split(" + ")) if not _is_number(term))
 
     def within(self, prefix: str) -> "Rule":
-        """The same rule for the model that contains the group: `prefix`, such as `http.`, is put before each name."""
+        """The same rule with `prefix`, such as `http.`, before the name of each setting. A group's rule uses names
+        inside the group, such as `port`; with the prefix, the rule also applies to the settings that contain the group
+        (`http.port`).
+        """
         return self._replace(left=_prefixed(self.left, prefix), right=_prefixed(self.right, prefix))
 
     def holds(self, value_of: Callable[[str], float]) -> bool:

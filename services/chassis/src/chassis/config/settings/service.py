@@ -138,8 +138,9 @@ class ServiceSettings(Ruled, BaseSettings):
         return {one.dependency: call_sum(self.rate_limit, self.service_name, one) for one in self.causes}
 
     def calls_per_second(self, dependency: str) -> float | None:
-        """The calls per second that all processes of this service may make to the dependency together; None for any
-        number. Without an edge, this is the number of calls that the service's callers may cause.
+        """The calls per second that all processes of this service together may make to the dependency; None means no
+        limit. The number is that of `rate_limit.edges`. If the edge is missing there, it is the number of calls that
+        this service's callers may cause.
         """
         needed = self.call_sums.get(dependency)
         edges = self.rate_limit.edges.get(self.service_name, {})
@@ -173,6 +174,6 @@ class ServiceSettings(Ruled, BaseSettings):
 def flags_of(settings_type: type[ServiceSettings]) -> list[Declaration]:
     """The feature flags that a service declares."""
     kind = settings_type.model_fields["flags"].annotation
-    assert isinstance(kind, type)  # noqa: S101  for the type checker
-    assert issubclass(kind, Flags)  # noqa: S101  for the type checker
+    assert isinstance(kind, type)  # noqa: S101  tells the type checker that the annotation is a class
+    assert issubclass(kind, Flags)  # noqa: S101  tells the type checker that the class has flags
     return declarations(kind)
