@@ -48,11 +48,12 @@ type ReceivedResult = Literal["accepted", "duplicate", SignatureProblem, "too_la
 type ProcessedResult = Literal["published", "unknown_type", "unreadable"]
 
 TOLERANCE_SECONDS = 300
-"""The same tolerance as in the libraries of Standard Webhooks and Stripe. The tolerance allows for clocks that differ,
-and bounds the time in which an attacker can replay a webhook.
+"""The largest difference in seconds between a webhook's timestamp and the receiver's clock: the same as in the
+libraries of Standard Webhooks and Stripe. The tolerance allows for clocks that differ, and bounds the time in which an
+attacker can replay a webhook.
 """
 
-_SECRET_PREFIX = "whsec_"  # noqa: S105  the published prefix, not a secret
+_SECRET_PREFIX = "whsec_"  # noqa: S105  every secret begins with this public prefix, which is no secret itself
 _MINIMUM_KEY_BYTES = 24  # Standard Webhooks prescribes 192 to 512 bits
 # An id is printable ASCII without the full stop. Standard Webhooks signs `id.timestamp.body`, and a full stop in the id
 # would allow two ways to split this text.

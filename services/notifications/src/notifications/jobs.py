@@ -108,7 +108,7 @@ async def _deliver(
     tools: DeliveryTools, job: RunningJob, endpoint_id: UUID, *, take_slot: Callable[[], object]
 ) -> None:
     """Begin an attempt, send the webhook, and record the answer. If the process dies before the answer is recorded, the
-    delivery is attempted again after the lease of this attempt has ended.
+    delivery is attempted again after the attempt's lease, during which no other attempt begins.
     """
     settings = tools.settings
     async with tools.database_slots, tools.database.transaction() as session:

@@ -22,8 +22,8 @@ from chassis.telemetry import SpanKind, span
 from notifications.settings import SmtpSettings
 
 MAX_AGE_SECONDS = 30.0
-"""A connection of this age sends no further mail. Mail servers close idle connections only after minutes. With a short
-age, mails soon reach another server when a server goes out of service."""
+"""Seconds after which a new connection sends no further mail. Mail servers close idle connections only after minutes.
+With a short age, mails soon go to another server when a server goes out of service."""
 _PERMANENT = range(500, 600)
 _MAX_LINE = 900  # the longest line that is not encoded; SMTP allows 998 characters
 
@@ -105,8 +105,9 @@ class Mailer:
     async def _begin(self) -> "_Connection":
         """A connection on which the server has accepted our sender address.
 
-        If the server has closed an idle connection, it has received nothing of the mail. So the mail is sent on another
-        connection. After a later failure the server may have the mail, so only the caller may send it again.
+        If the server has closed an idle connection, the server has received nothing of the mail, so this method opens
+        another connection. After a later failure the server may have the mail, so only the caller may send the mail
+        again.
         """
         while self._idle:
             connection = self._idle.pop()

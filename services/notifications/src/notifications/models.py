@@ -69,8 +69,8 @@ class OrderProgress(Base):
 
 
 class Mail(Base):
-    """A mail to a customer about an order's event, or a notice to a client. A notice has neither an order nor a
-    version.
+    """A mail to a customer about an order's event, or a notice: a mail to a client about one of its endpoints. A notice
+    has neither an order nor a version.
     """
 
     __tablename__ = "mail"

@@ -1,8 +1,8 @@
 -- The statements that run for each event, mail and webhook. The driver prepares each statement once per connection.
 
 -- name: last_version
--- The version of the order's latest event for which a mail was written, or 0 before the first mail. Locks the order's
--- progress row until the transaction ends.
+-- The version of the order's latest event for which a mail was written, or 0 before the first mail. Locks the row that
+-- stores this version until the transaction ends.
 INSERT INTO order_progress AS progress (order_id, last_version) VALUES (:order_id, 0)
 ON CONFLICT (order_id) DO UPDATE SET last_version = progress.last_version
 RETURNING last_version;
@@ -27,8 +27,8 @@ ORDER BY id
 RETURNING endpoint_id;
 
 -- name: read_mail
--- A mail, and whether it must wait, because an earlier mail of its order is still pending. A notice has no version, so
--- it never waits.
+-- A mail, and whether it must wait, because an earlier mail of its order is still pending. A notice (a mail that
+-- belongs to no order) has no version, so a notice never waits.
 SELECT event_id, recipient, subject, text, status, EXISTS (
     SELECT FROM mail AS earlier
     WHERE earlier.order_id = mail.order_id AND earlier.version < mail.version AND earlier.status = 'pending'

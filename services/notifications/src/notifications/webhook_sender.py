@@ -23,7 +23,7 @@ class WebhookSender:
     """Sends webhooks to customers. The composition root makes the sender inside the running event loop, and closes the
     sender after draining.
 
-    `resolver` replaces the system's name resolution.
+    `resolver` replaces the system's resolution of host names, for tests.
     """
 
     def __init__(self, settings: WebhookSettings, *, resolver: AbstractResolver | None = None) -> None:

@@ -42,8 +42,8 @@ async def _open_parts(live: Live[NotificationsSettings], base: WorkerResources) 
         database=database,
         sender=sender,
         suspect_slots=Bulkhead("suspect_customers", limit=webhooks.suspect_concurrency),
-        # Deliveries use at most half of the pool's connections. Mails, events and the heartbeats of all jobs use the
-        # rest.
+        # Deliveries use at most half of the connections that the database pool keeps open. Mails, events and the
+        # heartbeats of all jobs use the rest.
         database_slots=asyncio.Semaphore(max(1, settings.database.pool_size // 2)),
         settings=webhooks,
         random=random.random,

@@ -87,7 +87,7 @@ async def _call(answer: Awaitable[Payment]) -> Payment:
 
 async def _apply(database: Database, cache: Cache[OrderView], job: RunningJob, payment: Payment) -> None:
     """Apply the payment's status from the answer and complete the job, in one transaction. A status that changes
-    nothing about the order needs no transaction: the runner completes the job.
+    nothing about the order needs no transaction here, because the job runner completes the job.
     """
     news = PaymentNews(payment.id, version=payment.version, status=payment.status, reason=payment.reason)
     if not news.is_settled:

@@ -15,8 +15,8 @@ WITH placed AS (
 SELECT * FROM placed;
 
 -- name: find_payment
--- Find the payment of the order :order_id of the client :client, as far as the order knows it. The expression `|| ''` has
--- the reason that `find` gives.
+-- Find the payment of the order :order_id of the client :client, as far as the order knows it. The comment of the
+-- statement `find` explains the expression `|| ''`.
 SELECT o.payment_id, o.status, o.paid_amount, o.reason, o.updated_at
 FROM orders o
 WHERE o.id = :order_id AND o.client_id || '' = :client;
@@ -32,10 +32,10 @@ WHERE o.id = :order_id AND o.client_id || '' = :client
 ORDER BY l.position;
 
 -- name: backlog
--- Measure the backlog of orders. `waiting`: the number of orders that are not final, up to :limit. `oldest_age`: the age
--- of the oldest of them in seconds. Orders older than :excluded_age seconds do not count. `done`: the number of orders
--- that became final within the last :window seconds. Times later than now do not
--- count: they are from before the clock was set back.
+-- Measure the backlog of orders. `waiting`: the number of orders that are not final, up to :limit. `oldest_age`: the
+-- age of the oldest of them in seconds. Orders older than :excluded_age seconds do not count. `done`: the number of
+-- orders that became final within the last :window seconds. Times later than now do not count: they are from before the
+-- clock was set back.
 SELECT count(*) AS waiting,
     coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_age,
     (
@@ -59,13 +59,13 @@ SELECT id, client_id, status, payment_id, amount, currency, payment_method FROM 
 SELECT id, client_id, status, amount, payment_version, reason FROM orders WHERE payment_id = :payment_id FOR UPDATE;
 
 -- name: record_payment
--- Record the newest status of an order's payment, which does not move the order.
+-- Record the newest status of an order's payment, if this status does not change the order's status.
 UPDATE orders SET payment_version = :payment_version, paid_amount = :paid_amount, updated_at = now()
 WHERE id = :order_id;
 
 -- name: settle
--- Record the newest status of an order's payment, and move the order to the status :target, if its status is one of
--- :sources. The order's version increases by one, because the move has an event.
+-- Record the newest status of an order's payment, and move the order to the status :target, if the order's status is
+-- one of :sources. The order's version increases by one, because the move has an event.
 UPDATE orders
 SET payment_version = :payment_version, paid_amount = :paid_amount, updated_at = now(),
     status = :target, version = version + 1, reason = :reason

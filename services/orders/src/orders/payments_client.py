@@ -37,8 +37,9 @@ def open_payments(
     settings: OrdersSettings, secret: Callable[[], SecretStr], breakers: BreakerRegistry, quota: Quota | None = None
 ) -> HttpDependency:
     """The connection pool, breakers and limits of calls to the payments service. `secret` returns the secret that signs
-    the tokens now. The calls of the worker have a quota. A read of the API has none: it is refused at once rather than
-    late, and a refused read is answered from the order.
+    the tokens now. The worker's calls have a `quota`: a limit that all workers share, under which a call waits for its
+    turn. The API's calls only read payments, and have no quota: a call that waits could answer too late, and without an
+    answer of the payments service the API reports the status that the order knows.
     """
     tokens = TokenSource(issuer=settings.service_name, audience=PAYMENTS, secret=secret)
     return HttpDependency(PAYMENTS, settings.payments, authorization=tokens, breakers=breakers, quota=quota)

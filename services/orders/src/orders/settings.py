@@ -24,8 +24,9 @@ payment. A read takes 1 unit, because it runs at most one query.
 """
 
 READ_PAYMENT_COST = 5
-"""The units that reading an order's payment takes from the caller's rate limit. One unit causes a fifth of a call to
-the payments service. A unit spent on an order causes more, so `causes` covers these calls.
+"""The units that reading an order's payment takes from the caller's rate limit. Such a read makes one call to the
+payments service, a fifth of a call per unit. A new order makes two fifths of a call per unit (see `causes` in
+`OrdersSettings`), so a limit that fits new orders also fits these reads.
 """
 
 

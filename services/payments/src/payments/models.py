@@ -31,11 +31,11 @@ PAYMENT = StateMachine(
     {
         PaymentStatus.CREATED: (PaymentStatus.SUBMITTING, PaymentStatus.CANCELED),
         PaymentStatus.SUBMITTING: (
-            PaymentStatus.CREATED,  # allowed only if no attempt to charge has run
+            PaymentStatus.CREATED,  # allowed only if every POST of a charge certainly did not run
             PaymentStatus.SUBMITTED,
             PaymentStatus.CAPTURED,
             PaymentStatus.FAILED,
-            PaymentStatus.CANCELED,  # allowed only if no attempt to charge is open
+            PaymentStatus.CANCELED,  # allowed only if every POST of a charge certainly did not run
         ),
         PaymentStatus.SUBMITTED: (PaymentStatus.CAPTURED, PaymentStatus.FAILED),
         PaymentStatus.CAPTURED: (PaymentStatus.REFUNDED,),
@@ -69,8 +69,8 @@ REFUND = StateMachine(
 
 
 class AttemptOutcome(StrEnum):
-    """`open`: the attempt's POST may have had an effect, or may still have an effect. `not_run`: the POST certainly has
-    no effect.
+    """Whether a POST to the provider may have charged the payment. `open`: the POST may have had an effect, or may
+    still have an effect. `not_run`: the POST certainly has no effect.
     """
 
     OPEN = "open"

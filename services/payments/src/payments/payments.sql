@@ -9,8 +9,9 @@ ON CONFLICT DO NOTHING
 RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
 
 -- name: bury
--- Insert a payment that was voided before it was requested. Returns no row if the payment, or another payment of the
--- order, exists already.
+-- Insert a payment as canceled, because the orders service requested that no money moves before it requested the
+-- payment. A later request for the payment finds this row and charges nothing. Returns no row if this payment, or
+-- another payment of the same order, exists already.
 INSERT INTO payment (id, order_id, amount, currency, status, reason, version)
 VALUES (:payment_id, :order_id, :amount, :currency, 'canceled', 'voided', 1)
 ON CONFLICT DO NOTHING
@@ -26,8 +27,8 @@ FROM payment WHERE id = :payment_id FOR UPDATE;
 
 -- name: begin_charging
 -- Move a payment to `submitting` before an attempt to charge it. Returns no row if the payment's status does not allow
--- a charge. Also returns no row if an open attempt is older than :post_window, because the provider may soon forget the
--- idempotency key.
+-- a charge. Also returns no row if an open attempt (whose POST may have had an effect) is older than :post_window,
+-- because the provider may soon forget the idempotency key.
 UPDATE payment SET status = 'submitting', updated_at = now()
 WHERE id = :payment_id AND status IN ('created', 'submitting') AND NOT EXISTS (
     SELECT FROM charge_attempt
@@ -45,7 +46,7 @@ RETURNING n;
 
 -- name: move
 -- Move a payment to the status :target, if its status is one of :sources. :events is 1 if the target status has an
--- event, and 0 otherwise. Without a :reason, the payment keeps its reason.
+-- event, and 0 otherwise. If :reason is NULL, the payment keeps its reason.
 UPDATE payment
 SET status = :target, reason = coalesce(:reason, reason), version = version + :events, updated_at = now()
 WHERE id = :payment_id AND status = ANY (:sources)
@@ -74,7 +75,8 @@ WHERE id = :payment_id AND status = ANY (:sources)
 RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
 
 -- name: note_charge
--- Store the id and the newest version of a payment's charge from a late report. Returns no row without such a payment.
+-- Store the id and the newest version of a payment's charge, which the provider has reported too late to move the
+-- payment. Returns no row if there is no payment with this id.
 UPDATE payment
 SET provider_charge_id = coalesce(provider_charge_id, :charge_id),
     charge_version = CASE WHEN coalesce(provider_charge_id, :charge_id) = :charge_id

@@ -16,7 +16,9 @@ from pydantic import Field
 
 
 class PaymentBacklogSettings(BacklogSettings):
-    """The limit of open payments. It is wide enough for every payment whose order the orders service accepts."""
+    """The limit of open payments. This limit is high enough for the payment of every order that the orders service
+    accepts.
+    """
 
     promise: Seconds = Field(
         60.0,
@@ -29,7 +31,7 @@ class PaymentBacklogSettings(BacklogSettings):
 class PaymentsSettings(ServiceSettings):
     service_name: ClassVar[str] = "payments"
     scopes: ClassVar[frozenset[str]] = frozenset({"payments:read", "payments:write"})
-    # A requested payment is charged once, and a voided payment is refunded once.
+    # A request of the orders service takes one unit, and causes one call to the provider: a charge, or a refund.
     causes: ClassVar[tuple[Causes, ...]] = (Causes("provider", calls=1, units=1),)
 
     provider: ExternalDependencySettings

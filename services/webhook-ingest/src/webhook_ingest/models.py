@@ -21,8 +21,8 @@ class Provider(StrEnum):
 
 
 class ProviderEventStatus(StrEnum):
-    """`ignored`: no handler exists for the event's type. The event stays stored, and an operator can redrive it
-    (process it again) once a handler exists.
+    """`ignored`: no handler exists for the event's type. The event stays stored. Once a handler exists, an operator can
+    redrive the event (process it again).
     """
 
     STORED = "stored"

@@ -31,8 +31,8 @@ class ProviderObject(BaseModel):
 
 
 class ProviderPayload(BaseModel):
-    """The type of any payment provider's event. The type is parsed first, because the fields of `data` are known for
-    only a few types.
+    """The type of any payment provider's event. The type is parsed first, because this service knows the fields of
+    `data` for only a few types.
     """
 
     type: Text

@@ -15,8 +15,8 @@ def _is_signing_key(secret: SecretStr) -> SecretStr:
 type StandardSecret = Annotated[SecretStr, Field(max_length=256), AfterValidator(_is_signing_key)]
 
 _AT_MOST = 5
-"""The largest number of secrets of one provider. A signature is checked against each secret. Two secrets are enough to
-replace an old secret by a new one.
+"""The largest number of secrets of one provider. The process compares a webhook's signature with one signature per
+secret, so each further secret makes each webhook slower. Two secrets are enough to replace an old secret by a new one.
 """
 
 

@@ -110,7 +110,7 @@ async def redrive(
     """Process the events with the status `which` once more, from their stored bodies. With a `provider`, process only
     this provider's events. Returns the provider and the id of each event. A dry run changes nothing.
 
-    Each event gets a new job. The dead letter of a dead event is deleted.
+    Each event gets a new job. If the event's earlier job is a dead letter, that dead letter is deleted.
     """
     query = select(ProviderEvent).where(ProviderEvent.status == which.value).order_by(ProviderEvent.id)
     if provider is not None:

@@ -59,7 +59,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The number of all connections that may be open. `total` is the sum, and `str()` shows its terms."""
+    """The number of all connections that may be open: `total` is this number, and `str()` shows how it is computed."""
 
     shares: Mapping[str, Share]
     others: int
@@ -103,7 +103,8 @@ def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: i
 
 
 async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:
-    """Log a warning if the budget exceeds the server's limit, now and after each change of the settings.
+    """Log a warning if the budget (all connections that the processes may open) exceeds the server's limit. The
+    function compares now and after each change of the settings.
 
     The process starts even if the budget exceeds the limit, because the processes may never open all connections that
     the budget counts. If an operator has lowered the limit, a pod that restarts at night must still start.

@@ -69,7 +69,7 @@ class Checkouts:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Log each overdue checkout once.
+        """Log each checkout that has lasted longer than `overdue_after`, but only once.
 
         One timer is enough, because the oldest checkout becomes overdue first.
         """

@@ -105,8 +105,8 @@ class Database:
 
         After the commit, the callbacks of `after_commit` run. Raises `PoolExhausted` when no connection becomes free
         within `pool_timeout`. Also raises the two subclasses of `PoolExhausted`. `DatabaseUnreachable` means an outage:
-        if it came during the COMMIT, the work may or may not be committed. `DatabaseBusy` means that a statement timed
-        out or met a deadlock: the work was not committed.
+        if the outage began during the COMMIT, the work may or may not be committed. `DatabaseBusy` means that a
+        statement timed out or met a deadlock: the work was not committed.
         """
         async with self._session() as session, in_transaction(session):
             yield session

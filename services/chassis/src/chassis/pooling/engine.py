@@ -93,13 +93,15 @@ async def _open_measured(pool: str, passwords: Passwords, **arguments: Any) -> a
 
 
 def note_statement(statement: str, seconds: float, error_type: str) -> None:
-    """Add a statement to the metrics and the canonical log line. `error_type` is empty if the statement succeeded."""
+    """Add a statement to the metrics and to the canonical line (the one log line that sums up a request or an attempt
+    at a job). `error_type` is empty if the statement succeeded.
+    """
     add_to_canonical_line(db_queries=1, db_ms=seconds * 1000)
     metrics.operation_seconds.labels(_operation(statement), error_type).observe(seconds)
 
 
 def _time_statements(engine: Engine) -> None:
-    """Add each statement, failed ones included, to the metrics and to the canonical log line."""
+    """Add each statement, failed ones included, to the metrics and to the canonical line (see `note_statement`)."""
 
     def info_of(connection: Connection) -> dict[Any, Any]:
         # `Connection.info` raises NotImplementedError while SQLAlchemy asks a server for its version and settings.

@@ -24,7 +24,8 @@ log = get_logger(__name__)
 
 CLAIM_EVERY_SECONDS = 5.0
 
-# A migration has inserted the row. This statement inserts a new row if an operator has emptied the table.
+# A migration has inserted the only row of this table. The statement inserts a new row if an operator has emptied the
+# table.
 _MAKE = text("INSERT INTO installation DEFAULT VALUES ON CONFLICT DO NOTHING")
 _READ = text("SELECT id::text FROM installation")
 
@@ -49,7 +50,7 @@ async def installation_id(database: Database) -> str:
 
 
 async def claim(redis: Redis, installation: str, *, service: str) -> None:
-    """Make `installation` the owner of the prefix if the prefix has none.
+    """Make `installation` the owner of the prefix if the prefix has no owner.
 
     Raises `ForeignPrefix` when another installation owns the prefix, and the errors of Redis.
     """

@@ -7,7 +7,7 @@ These are the keys:
     <prefix>:<stream>                                the events of a stream
     <prefix>:<stream>:epoch, <prefix>:<stream>:term  the epoch and the term of a stream: see the methods below
     <prefix>:{cache:<cache>:<key>}                   the entries of a cached value
-    <prefix>:{cache:<cache>:<key>}:lease             the lease of a cached value
+    <prefix>:{cache:<cache>:<key>}:lease             the lease of a cached value: its holder alone loads the value
     <prefix>:rate_limit:<service>:<policy>:<tier>:<key>   the state of a caller's rate limit
     <prefix>:quota:<service>:<dependency>            the state of a service's limit of calls to a dependency
 """

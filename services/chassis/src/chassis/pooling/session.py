@@ -80,7 +80,8 @@ class Session(AsyncSession):
         """Insert these rows in one round trip, and return how many rows the statement of the last `Row` added.
 
         The statement of one row does not see the other rows. If a row violates a unique constraint that its `taken`
-        names, raises the error that `taken` has for it. All other errors are the same as those of `fetch`.
+        names, this method raises the error that `taken` maps to the constraint. All other errors are the same as those
+        of `fetch`.
         """
         sql, values = inserting(*rows)
         try:
@@ -126,8 +127,8 @@ def inserting(*rows: Row) -> tuple[str, list[object]]:
 def after_commit(session: AsyncSession, callback: Callable[[], object]) -> None:
     """Call `callback` after the session's transaction has committed. After a rollback, `callback` is not called.
 
-    A callback that is passed to `after_commit` twice runs once. A callback must not block or raise. It runs in the
-    context of the caller of `after_commit`, so a log line has the caller's fields.
+    A callback that is passed to `after_commit` twice runs once. A callback must not block or raise. The callback runs
+    in the context of the caller of `after_commit`, so its log lines have the caller's fields.
     """
     callbacks: list[tuple[Callable[[], object], Context]] = session.info.setdefault(_AFTER_COMMIT, [])
     if all(callback != known for known, _ in callbacks):

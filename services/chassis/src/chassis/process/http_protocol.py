@@ -25,7 +25,9 @@ MAX_HEAD_BYTES = 65_536
 """The largest size of a request's line and headers: the same as a body's default limit. Proxies allow 8 or 16 KiB."""
 
 MAX_URL_BYTES = 8_192
-"""The largest size of a request's target. RFC 9110 recommends at least 8,000 bytes."""
+"""The largest size in bytes of a request's target, the URL in its first line. RFC 9110 recommends at least 8,000
+bytes.
+"""
 MAX_HEADERS = 100
 """The largest number of a request's headers. A browser sends 20 headers, and proxies add 10."""
 MAX_PIPELINED = 32
@@ -188,7 +190,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_reading_head, self._is_reading_body = False, True
         self._unfinished_bytes = 0
         super().on_headers_complete()
-        self.headers = []  # the parser adds trailers to this list, which is not read
+        self.headers = []  # the parser adds trailers (fields after the body) to this list, which no code reads
 
     def _check_head(self) -> None:
         """Raise `HeadRefused` for a head that is too large, or that two servers could understand differently."""

@@ -160,7 +160,7 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 
 
 async def on_framework_error(request: Request, error: Exception) -> Response:
-    """The answer to an error of the framework, such as a 404, in the same envelope as on the public port."""
+    """The answer to an error of the framework, such as a 404, in the same JSON format as on the public port."""
     assert isinstance(error, HTTPException)  # noqa: S101  the handler is registered for this type only
     response = respond(request.scope, ApiError(ErrorCode.of_status(error.status_code)))
     response.headers.update(error.headers or {})

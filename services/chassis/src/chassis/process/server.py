@@ -26,8 +26,9 @@ LAST_WORDS_SECONDS = 0.5
 """The time that a cancelled request has to roll back and to answer. The database and Redis are still open meanwhile."""
 _DRAIN_POLL_SECONDS = 0.02  # uvicorn polls every 0.1 s, which would delay the end of a drained process
 KEEP_ALIVE = 75
-"""Seconds after which the server closes an idle connection. Common proxies close an idle connection after 60 s. The
-proxy must be first, because a slower proxy could send a request on a connection that the server is just closing."""
+"""Seconds after which the server closes an idle connection. Common proxies close an idle connection after 60 s. A proxy
+must close the connection before the server does: otherwise the proxy could send a request on a connection that the
+server is just closing."""
 
 
 class ServeError(HoldfastError):

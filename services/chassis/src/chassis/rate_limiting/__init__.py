@@ -1,5 +1,5 @@
 """Rate limiting with GCRA, the generic cell rate algorithm. One Redis call makes each decision, on Redis' clock. While
-Redis fails, each process allows its share of a limit.
+Redis fails, each process allows its share of a limit: the limit divided by the number of processes.
 
 Read `gcra` first: its function `decide` makes the decision without I/O. Then read `policies`, which defines the limits
 and the fields of an answer that describe a limit. Then read `limiter`: the limiter decides in Redis with `gcra.lua`,

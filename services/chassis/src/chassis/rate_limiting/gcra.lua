@@ -2,7 +2,8 @@
 -- computes the same as decide() in gcra.py, in the same integers. A Lua number is exact below 2^53, and microseconds
 -- since 1970 stay below that number until the year 2255.
 --
--- KEYS[1]  theoretical arrival time (TAT) of one key under one policy, microseconds
+-- KEYS[1]  theoretical arrival time (TAT) of one key (a caller) under one policy: the time in microseconds at which the
+--          whole burst is available again
 -- ARGV[1]  interval: microseconds after which one unit of cost is available again
 -- ARGV[2]  burst: units of cost that may be spent at once
 -- ARGV[3]  cost: units of this request, 1 to burst
@@ -20,19 +21,20 @@ local capacity = burst * interval
 -- A stored value that is not a number counts as missing. Otherwise this script would raise an error, which the caller
 -- would take for a failure of Redis.
 local stored = tonumber(redis.call('GET', KEYS[1])) or 0
--- If the TAT is later than now + capacity, the clock stepped back or the limit was lowered. Then the excess, which is
--- the time beyond now + capacity, is dropped.
+-- If the TAT (the time at which the whole burst is available again) is later than now + capacity, the clock stepped
+-- back or the limit was lowered. In this case, the script drops the excess: the part of the TAT beyond now + capacity.
 local tat = math.min(math.max(stored, now), now + capacity)
 
 local allowed = tat + cost * interval - now <= capacity
 if allowed then
   tat = tat + cost * interval
 end
--- A refused request changes the stored TAT only if an excess was dropped. If the lower TAT was not stored, each later
--- call would drop the excess again, and the caller would have to wait until the old TAT.
+-- A refused request takes no units, so it changes the stored time (the TAT) only if that time was too late and was
+-- moved to now + capacity. If the script did not store the moved time, each later call would start from the old time
+-- again, and the caller would have to wait until the old time.
 if tat ~= stored then
-  -- A TAT in the past means the same as no TAT, so the key may expire at that time. The option EX of SET takes whole
-  -- seconds, so one second is added.
+  -- A stored time in the past means the same as no stored time, so the key may expire at that time. The option EX of
+  -- SET takes whole seconds, so one second is added.
   local seconds = math.ceil((tat - now) / 1000000) + 1
   redis.call('SET', KEYS[1], tat, 'EX', seconds)
 end

@@ -16,9 +16,9 @@ MICROSECONDS = 1_000_000
 class Decision(NamedTuple):
     """Whether the request may run, and the state of the limit for the RateLimit fields of the answer.
 
-    `tat` is the TAT after the decision, in microseconds of the clock that the decision used. `remaining` is in units
-    of cost. `retry_after` (0 when the request is allowed) and `reset_after` (until the whole burst is available again)
-    are in seconds.
+    `tat` is the theoretical arrival time (TAT) after the decision: the time at which the whole burst is available
+    again, in microseconds of the clock that the decision used. `remaining` is in units of cost. `retry_after` (0 when
+    the request is allowed) and `reset_after` (until the whole burst is available again) are in seconds.
     """
 
     allowed: bool
@@ -32,12 +32,13 @@ def decide(tat: int, now: int, *, rate: float, burst: int, cost: int) -> Decisio
     """Allow `cost` units (1 to `burst`) if the burst has that many units left. The burst refills at `rate` units a
     second.
 
-    `tat` is the TAT of the previous decision for this key, or 0 for a new key. `now` and `tat` are in microseconds.
+    `tat` is the theoretical arrival time (TAT) after the previous decision for this key, or 0 for a new key. `now` and
+    `tat` are in microseconds.
     """
     interval = microseconds_per_unit(rate)
     capacity = burst * interval
-    # If the TAT is later than now + capacity, the clock stepped back or the limit was lowered. Then the excess, which
-    # is the time beyond now + capacity, is dropped.
+    # If the TAT (the time at which the whole burst is available again) is later than now + capacity, the clock stepped
+    # back or the limit was lowered. In this case, the part of the TAT beyond now + capacity is dropped.
     tat = min(max(tat, now), now + capacity)
     allowed = tat + cost * interval - now <= capacity
     if allowed:
@@ -53,8 +54,8 @@ def microseconds_per_unit(rate: float) -> int:
 
 
 def describe(allowed: bool, tat: int, now: int, *, interval: int, burst: int, cost: int) -> Decision:  # noqa: FBT001
-    """The `Decision` about a request. `tat` is the TAT after the decision, and `interval` the microseconds per unit of
-    cost.
+    """The `Decision` about a request. `tat` is the theoretical arrival time after the decision, and `interval` the
+    microseconds per unit of cost.
     """
     free = burst * interval - (tat - now)
     return Decision(

@@ -1,6 +1,7 @@
 """The loop of attempts around a call.
 
-After a failed attempt, the loop decides whether to repeat the call, takes a token from the retry budget, and waits.
+After a failed attempt, the loop decides whether to repeat the call, takes a token from the retry budget (which bounds
+the retries of all calls together), and waits.
 """
 
 import asyncio

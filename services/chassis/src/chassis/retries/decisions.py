@@ -40,7 +40,7 @@ def decide(
 ) -> Wait | Stop:
     """The next step after `attempt` (1, 2, …) failed with `error`, with `remaining` seconds until the deadline.
 
-    If this function allows a retry, the caller still has to take a token from the budget.
+    If this function allows a retry, the caller still has to take a token from the retry budget.
     """
     if not is_retryable(error, idempotent=idempotent):
         return Stop("not_retryable")
@@ -68,5 +68,5 @@ def is_retryable(error: DependencyError, *, idempotent: bool) -> bool:
 
 
 def was_refused_here(error: DependencyError) -> bool:
-    """Whether this process refused the call before it reached the dependency."""
+    """Whether this process refused the call before the call reached the dependency."""
     return isinstance(error, BreakerOpen | BulkheadFull | DependencyPaused)

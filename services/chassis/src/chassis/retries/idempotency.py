@@ -70,7 +70,7 @@ async def find_answer(session: Session, key: IdempotencyKey) -> StoredAnswer | N
     end, and the caller has to call `store_answer` before the commit.
 
     Raises `ApiError`: 409 while another request holds the key, 422 when the key was used for a different request, 404
-    when its answer was withdrawn.
+    when `withdraw_answers` has erased the answer.
     """
     (found,) = await session.fetch(STATEMENTS["find"], client=key.client, key=key.key)
     if not found["is_held"]:

@@ -50,8 +50,8 @@ async def begin_attempt(
         take_slot()
     begun = await session.fetch(SQL["begin_attempt"], endpoint_id=endpoint_id, lease=timedelta(seconds=lease))
     if not begun:
-        # Several jobs may find that the delivery is not due yet. Because of the unique key, these jobs enqueue only one
-        # later job.
+        # The delivery is not due yet, so a later job must look at the queue again. Several jobs may come here at once.
+        # They use the same unique key, so they enqueue only one later job.
         await look_when_due(session, endpoint, unique_key=str(endpoint_id))
         return None
     (delivery,) = begun
@@ -87,7 +87,7 @@ async def record_attempt(
     """Record the answer to an attempt, and enqueue a job for the delivery that is first in the queue now.
 
     An endpoint is disabled if it answered 410, or if all attempts at it have failed for `disable_after` seconds. If the
-    delivery is no longer pending, or if a later attempt at it has begun, the answer is dropped.
+    delivery is no longer pending, or if a later attempt at this delivery has begun, the answer is dropped.
     """
     endpoint = await lock_queue(session, attempt.endpoint_id)
     if await _settle(session, attempt, answer, decision):

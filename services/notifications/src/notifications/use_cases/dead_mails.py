@@ -17,7 +17,9 @@ from notifications.models import Mail, MailStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMail:
-    """A dead mail, as `mails dead` prints it. `order_id` is None for a notice. `reason` is the mail server's answer."""
+    """A dead mail, as `mails dead` prints it. `order_id` is None for a mail that belongs to no order. `reason` is the
+    mail server's answer.
+    """
 
     id: UUID
     event_type: str
@@ -45,8 +47,8 @@ async def resend_mails(session: Session, *, mail_id: UUID | None = None, dry_run
     """Make one dead mail (`mail_id`) or all dead mails pending again, each with a new job. Returns the ids of these
     mails.
 
-    Each mail keeps its Message-ID. A mail that is not dead stays unchanged, so repeating the command sends no second
-    copy. A dry run returns the ids and changes nothing.
+    Each mail keeps its Message-ID. A mail that is not dead stays unchanged. So if an operator enters `mails resend`
+    twice, the second command sends no second copy. A dry run returns the ids and changes nothing.
     """
     query = select(Mail.id).where(Mail.status == MailStatus.DEAD.value).order_by(Mail.id).with_for_update()
     if mail_id is not None:

@@ -21,8 +21,8 @@ SQL = load_driver_statements("notifications.sql", package="notifications")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockedEndpoint:
-    """An endpoint whose row is locked. `now` is the transaction's time. `old_secret` is None unless it is still
-    valid.
+    """An endpoint whose row is locked. `now` is the transaction's time. `old_secret` is the secret before the last
+    rotation, and None once webhooks are no longer signed with it.
     """
 
     id: UUID

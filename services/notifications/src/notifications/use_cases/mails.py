@@ -35,16 +35,16 @@ _OTHER_REASON = "the payment failed"
 
 
 async def last_version(session: Session, order_id: UUID) -> int:
-    """The version of the order's latest event for which a mail was written, or 0 before the first mail. Locks the
-    order's progress row.
+    """The version of the order's latest event for which a mail was written, or 0 before the first mail. Locks the row
+    that stores this version.
     """
     version: int = await session.fetch_value(_SQL["last_version"], order_id=order_id)
     return version
 
 
 async def write_mail(session: Session, event: OrderEvent, *, event_id: UUID, version: int) -> None:
-    """Step 14 of an order (docs/reference/protocol.md): write the mail of an event and its job, and update the order's
-    progress.
+    """Step 14 of an order (docs/reference/protocol.md): write the mail of an event and its job, and store the event's
+    version as the last one of the order for which a mail was written.
     """
     subject, text = _WORDS[type(event)]
     total = f"{event.amount // 100}.{event.amount % 100:02} {event.currency}"

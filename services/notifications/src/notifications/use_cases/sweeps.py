@@ -11,8 +11,8 @@ from notifications.models import DeliveryStatus, Mail, MailStatus, WebhookDelive
 
 
 async def sweep(session: Session, *, stale_after: float, batch: int) -> None:
-    """Step 15 of an order (docs/reference/protocol.md): enqueue jobs for mails and deliveries whose jobs used up their
-    attempts in a long outage.
+    """Step 15 of an order (docs/reference/protocol.md): enqueue jobs for pending mails and deliveries that have no job,
+    because their jobs used up all attempts in a long outage.
     """
     stale_since = func.now() - timedelta(seconds=stale_after)
     mails = await session.scalars(

@@ -51,7 +51,9 @@ async def find_payment(session: Session, order_id: UUID, *, client_id: str) -> K
 
 
 def view_of_known(known: KnownPayment, *, degraded: bool) -> PaymentView:
-    """The payment as the order knows it. The answer is degraded unless the payments service has no such payment yet."""
+    """The payment as the order knows it. `degraded` is False only if the payments service does not have the payment
+    yet, because then the order knows all about it.
+    """
     return PaymentView(
         order_id=known.order_id,
         status=known.status,

@@ -1,4 +1,4 @@
-"""The sweep enqueues a job for each open order that has no job."""
+"""The sweep enqueues a job for each open order (pending or cancelling) that has no job."""
 
 from datetime import timedelta
 
