@@ -21,7 +21,8 @@ from chassis.process.background import supervised
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """`health` has one connection. Only health checks use it, so they never wait for requests or jobs.
+    """`health` has one connection, for health checks and short background reads, so these never wait for requests or
+    jobs.
 
     `wakeups` notifies workers when a transaction of `database` commits.
     """
@@ -36,7 +37,7 @@ async def open_pools[S: ServiceSettings](
     live: Live[S], *, role: Literal["api", "worker"], pool: str, redis: Redis
 ) -> AsyncIterator[Pools]:
     """Open the pools. Compare the number of connections with PostgreSQL's limit, and claim the prefix of the keys in
-    Redis for this installation.
+    Redis for this installation, so that two installations never share keys.
 
     `pool` is the label of `database` in metrics. `redis` is closed with the pools. Raises `ForeignPrefix` when the
     prefix belongs to another installation.

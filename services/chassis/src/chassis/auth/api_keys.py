@@ -8,9 +8,10 @@ flood of unknown keys does not reach the database. A revoked key works until the
 read, the keys stay valid for `auth.key_grace` seconds. After this time every request with a key gets a 503, because the
 key may have been revoked.
 
-The stored hash is an HMAC. Its secret, the pepper, is a setting and not in the database. So a reader of the table
-cannot check whether a given key is in it. Each row has the fingerprint of the pepper with which its hash was made. So
-keys that were hashed with an old pepper stay valid while an operator replaces the pepper.
+The stored hash is an HMAC. Its secret, the pepper, is a setting and not in the database. So a reader of the table who
+does not have the pepper cannot check whether a given key is in the table. Each row has the fingerprint of the pepper
+with which its hash was made. So keys that were hashed with an old pepper stay valid while an operator replaces the
+pepper.
 """
 
 import asyncio

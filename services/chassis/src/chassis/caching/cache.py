@@ -11,8 +11,8 @@ The first of these conditions that is true decides how a read gets the value:
   many readers also renews the value in the background.
 - The value in Redis is stale (its TTL ended less than `stale_while_revalidate` ago): the read returns this old value,
   and one load runs in the background.
-- The value in Redis is expired (older than a stale value): the read waits for a load. If the load fails or takes longer
-  than `wait_timeout`, the read returns the old value.
+- The value in Redis is expired (its TTL ended longer ago, but less than `stale_if_error` ago): the read waits for a
+  load. If the load fails or takes longer than `wait_timeout`, the read returns the old value.
 - Redis has no value: the read waits for a load. Readers in this process share one load (a flight), and the key's lease
   (a token in Redis) lets only one process load the value.
 """
@@ -139,7 +139,9 @@ class Cache[T]:
         await self._pending.apply(key)
 
     def invalidate_soon(self, key: str) -> None:
-        """Invalidate `key` in the background, for `after_commit(session, partial(cache.invalidate_soon, key))`."""
+        """Invalidate `key` in the background. To invalidate a key after a commit, pass `partial(cache.invalidate_soon,
+        key)` to `after_commit`.
+        """
         # The task below runs later. This call begins the invalidation at once, so that no later reader in this process
         # gets the old value.
         self._begin_invalidation(key)

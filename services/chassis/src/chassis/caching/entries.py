@@ -2,8 +2,8 @@
 
 The age of a value decides its `Freshness`:
 
-- From the load until `fresh_until`, the value is a `hit`, or `early` near the end. This time is the TTL, randomly
-  shortened.
+- From the load until `fresh_until`, the value is a `hit`, or `early` near the end. The time from the load until
+  `fresh_until` is the TTL, randomly shortened.
 - From `fresh_until`, the value is `stale` for `stale_while_revalidate` seconds.
 - After that, the value is `expired` until `stale_if_error` seconds after `fresh_until`. Then Redis drops the value.
 

@@ -15,8 +15,9 @@ entries, it drops the entry that `put` stored the longest time ago.
 
 
 class _Generation:
-    """A mark for the reads of a key. All reads that begin between two calls of `forget` share one `_Generation` object,
-    so `put` finds out whether `forget` was called after a read began.
+    """A mark that distinguishes the reads of a key before and after a call of `forget`. All reads that begin between
+    two calls of `forget` share one `_Generation` object, so `put` finds out whether `forget` was called after a read
+    began.
     """
 
     __slots__ = ("__weakref__",)

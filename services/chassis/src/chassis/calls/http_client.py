@@ -58,8 +58,8 @@ class HttpDependency:
 
     The code that assembles a process creates the client inside the running event loop, and closes the client after the
     process has drained. `authorization` returns the Authorization header of each attempt. `is_external` marks a
-    dependency of another company. It gets our trace id, but not the header that switches on DEBUG logs in our services.
-    `resolver` replaces the system's name resolution.
+    dependency of another company. Such a dependency gets our trace id, but not the header that switches on DEBUG logs
+    in our services. `resolver` replaces the system's name resolution.
     """
 
     def __init__(

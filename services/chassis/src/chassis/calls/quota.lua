@@ -8,8 +8,8 @@
 -- ARGV[3]  used: calls of the burst that are used up, according to the dependency's last answer
 -- ARGV[4]  longest: microseconds that the call may wait for its turn
 -- ARGV[5]  pause: microseconds in which no call may start; with 0, the script reserves a turn
--- ARGV[6]  horizon: microseconds; a TAT more than the burst and this time ahead comes from a clock that was set back,
---          and is lowered
+-- ARGV[6]  horizon: microseconds; a TAT that is further ahead than the burst plus this time is lowered: the clock was
+--          set back
 -- Returns  {granted 0 or 1, microseconds until the turn}
 
 local interval, burst, used = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

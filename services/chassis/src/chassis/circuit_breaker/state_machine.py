@@ -127,7 +127,8 @@ class StateMachine:
         if outcome == "cut_short":
             # The caller's deadline ended this call. If such a call counted as a failure, callers with short deadlines
             # would open the breaker of a healthy dependency. If such calls were always ignored, a dependency that hangs
-            # would go unnoticed. So such a call counts as slow if it was already slow, and is ignored otherwise.
+            # would go unnoticed. So such a call counts as slow if it took `slow_call_duration` or longer, and is
+            # ignored otherwise.
             outcome = "success" if slow else "ignored"
         if self.state == "half_open":
             self._settle_trial(outcome, slow=slow, now=now)

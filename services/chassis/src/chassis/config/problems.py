@@ -65,7 +65,7 @@ def _describe(
         case _:
             message = problem["msg"].removeprefix("Value error, ")
     if not name:
-        return [message]  # a rule of the whole settings, whose message names the settings
+        return [message]  # a rule between groups is broken, and the message of the rule names the settings
     if name not in settings and problem["type"] != "extra_forbidden":
         # `name` is a group. The values of a group may come from several layers, so the line names no layer.
         return [f"{variable(name)}__…: {rest}{message}"]

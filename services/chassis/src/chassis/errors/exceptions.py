@@ -128,7 +128,7 @@ class DatabaseBusy(PoolExhausted):
 
 
 class DeadlineExceeded(ApiError):
-    """The caller's deadline has passed. The step that comes after the deadline was not started."""
+    """The caller's deadline has passed. The next step of the request was not started."""
 
     def __init__(self, what: str) -> None:
         super().__init__(ErrorCode.DEADLINE_EXCEEDED, f"The deadline passed before {what}.")
@@ -150,7 +150,7 @@ class DependencyError(ApiError):
 
     `outcome` is "not_run" (the call has had no effect), "unknown" (the call may have an effect, now or later) or
     "answered" (the dependency refused the call with a 4xx). `status` is the HTTP status of the answer, or None without
-    an answer. `body` has the answer's raw bytes. `answered_as` is the code for our own caller.
+    an answer. `body` has the answer's raw bytes. `answered_as` is the error code that our own caller gets.
     """
 
     answered_as: ClassVar[ErrorCode]

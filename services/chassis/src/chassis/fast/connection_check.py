@@ -22,8 +22,8 @@ def try_before_use(engine: Engine, *, seconds: float) -> None:
 
     SQLAlchemy closes a connection after a `DisconnectionError`. If the caller is cancelled at that moment, SQLAlchemy
     never returns the connection's entry to the pool, and the pool becomes one connection smaller. So this check closes
-    the connection itself, and then raises the error. A cancellation during the check does no harm, because SQLAlchemy
-    then returns the entry.
+    the connection itself, and then raises the error. If the caller is cancelled during this check, SQLAlchemy returns
+    the entry to the pool.
     """
 
     def on_checkout(adapted: AdaptedConnection, record: ConnectionPoolEntry, _fairy: object) -> None:

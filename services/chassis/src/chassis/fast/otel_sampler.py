@@ -2,7 +2,7 @@
 trace in ten is recorded.
 
 OpenTelemetry's SDK looks up the parent span before it calls its sampler, and builds an object even for a span that is
-not recorded.
+not recorded. For such a span, this module does neither.
 """
 
 import random

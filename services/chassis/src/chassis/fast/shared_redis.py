@@ -22,7 +22,8 @@ _NOTHING = object()
 
 
 class SharedRedis(Redis):
-    """A client for short commands. Do not send a blocking command: all later commands would wait until it ends.
+    """A client for short commands. Do not send a blocking command: all later commands would wait until the blocking
+    command ends.
 
     Each caller gets the answer to its command, or an error. Cancelling one caller does not affect the other callers.
     When the connection breaks, or an answer takes longer than `timeout` (seconds), all waiting commands fail, and the
@@ -58,7 +59,7 @@ class SharedRedis(Redis):
         shape = self.response_callbacks.get(command[0])
         return shape(answer, **options) if shape else answer
 
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  as redis-py defines it
         if self._opening is not None:
             await asyncio.wait([self._opening])  # without this wait, the new connection would stay open
         if self._link is not None:

@@ -1,7 +1,7 @@
 """Log levels: one level for the process, and temporary levels for single loggers.
 
 The standard library's loggers hold the levels. Each of our loggers has the level of the standard logger with the same
-name. It inherits a level from its parent in the same way: a level of `chassis` also applies to `chassis.retries`. An
+name. So our loggers also inherit levels from their parents: a level of `chassis` also applies to `chassis.retries`. An
 operator can change the levels of libraries' loggers as well.
 """
 
@@ -87,7 +87,9 @@ class Levels:
         return name
 
     def set_base(self, level: Level) -> None:
-        """Set the level of every logger without a level of its own. A temporary change takes precedence."""
+        """Set the level of the process. It applies to each logger for which no other level was set. A temporary change
+        takes precedence.
+        """
         number = logging.getLevelNamesMapping()[level]
         if ROOT in self._changes:
             self._changes[ROOT].original = number

@@ -133,8 +133,8 @@ def shown_back(text: str, limit: int) -> str:
     """A caller's text in a form that an answer may quote: without secrets and half surrogate pairs, at most `limit`
     long.
 
-    The text is cut before the redaction, so that a long text takes no more time. The cut is `_BEHIND_CUT` characters
-    after the limit, because a pattern may not recognise a secret that is cut in two.
+    The text is cut before the redaction, so that the redaction of a very long text takes no longer. The cut is
+    `_BEHIND_CUT` characters after the limit, because a pattern may not recognise a secret that is cut in two.
     """
     shown = str(redact(text[: limit + _BEHIND_CUT]))
     if len(text) > limit + _BEHIND_CUT:

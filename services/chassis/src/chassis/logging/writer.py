@@ -163,7 +163,7 @@ class LineWriter:
 def write_to(stream: TextIO) -> Write:
     """A `write` function for this stream. It bypasses the stream's buffer if the stream has a file descriptor.
 
-    The buffer has a lock. A process cannot end while a thread holds this lock and waits for the reader.
+    The buffer has a lock. A process cannot end while a thread holds this lock and waits for the reader of the stream.
     """
     try:
         descriptor = stream.fileno()

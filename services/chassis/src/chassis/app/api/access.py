@@ -24,7 +24,7 @@ from chassis.rate_limiting import Policy, default_policy, edge_policy
 SCHEME = "key"
 """The name of the security scheme in the OpenAPI document: an API key or a service token, sent as `Bearer`."""
 _PRINCIPAL = "holdfast.principal"
-"""A request's ASGI scope holds the principal under this key."""
+"""The key under which a request's ASGI scope holds the authenticated principal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ within which accepted work is done.
     backlog  0 ────── 0.4 · promise ─────────── 0.5 · promise ─────────── promise
 
 A task of each process measures the backlog in the service's database, and requests use the latest measurement. All
-replicas read the same database, so they decide alike.
+replicas read the same database, so all replicas decide alike.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ refused = Counter("backlog_refused", "Requests refused because the accepted work
 CLOSE_SHARE = 0.5
 """New work is refused when the backlog (the seconds that the accepted work takes) reaches this share of the promise
 (the seconds within which accepted work is done). The backlog is only an estimate, and units overtake each other. With a
-share of a half, the last accepted unit is done within the promise even if it takes twice as long as estimated.
+share of a half, the last accepted unit is done within the promise even if its work takes twice as long as estimated.
 """
 REOPEN_SHARE = 0.4
 """After a refusal, new work is accepted again when the backlog is below this share of the promise. Without the gap
@@ -64,8 +64,8 @@ VALID_SECONDS = 15.0
 becomes so old only if the database cannot be reached, and then a request fails at its own statement.
 """
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
-"""The shortest and the longest Retry-After. Within 5 seconds the backlog hardly changes, and an estimate of more than a
-minute is unreliable."""
+"""The shortest and the longest Retry-After of a refused request, in seconds. Within 5 seconds the backlog hardly
+changes, and an estimate of more than a minute is unreliable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +171,7 @@ class Admission:
     def refusal(self) -> ApiError | None:
         """None if a new unit of work is accepted; otherwise the error to raise (OVERLOADED), with a Retry-After.
 
-        Reads need no such decision, and neither does a repeated request that was accepted before.
+        Handlers call this method neither for reads nor for the repetition of a request that was accepted before.
         """
         settings = self._current()
         is_valid = self._clock() - self._measured_at <= VALID_SECONDS

@@ -45,7 +45,7 @@ _METHOD_NOT_ALLOWED = 405
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 DOCUMENTATION_KEY = "holdfast.documentation_url"
-"""A request's ASGI scope holds the URL of the page that explains the error codes under this key."""
+"""The key under which a request's ASGI scope holds the URL of the page that explains the error codes."""
 
 
 EXPECTED = (ApiError, RequestValidationError, HTTPException)

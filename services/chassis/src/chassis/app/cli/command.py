@@ -1,8 +1,8 @@
 """The command of a service. It imports a subcommand's code only when the subcommand runs.
 
 An API or worker process must start quickly: in a roll-out, the processes that start compete for the CPU with those that
-serve. So the service names its settings, functions and groups as text, and this module imports nothing from other
-libraries. `orders api` then loads neither Typer nor Alembic, and `orders migrate` loads no web framework.
+serve. So the service names its settings, functions and groups of commands as text, and this module imports nothing from
+other libraries. `orders api` then loads neither Typer nor Alembic, and `orders migrate` loads no web framework.
 """
 
 import signal

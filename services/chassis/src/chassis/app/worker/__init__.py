@@ -2,7 +2,7 @@
 scheduler, and a relay, which publishes the service's events.
 
 Read `serving` first: it starts and stops the process. Then read `resources`, from which a service's composition root
-makes the parts. `stages` runs the parts and stops them in order.
+(the function that assembles the process) makes the parts. `stages` runs the parts and stops them in order.
 """
 
 from chassis.app.worker.resources import WorkerResources

@@ -1,5 +1,5 @@
 """The resources that every worker opens when it starts, and the parts (job runners, consumer, scheduler, relay) that a
-composition root makes from these resources.
+service's composition root (the function that assembles the process) makes from these resources.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence

@@ -73,8 +73,8 @@ type TierName = Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_-]*$
 class LimitSettings(Group):
     rate_per_second: Rate = Field(
         10.0,
-        description="Units per second that a principal may spend continuously. At most 10,000, where rounding to "
-        "whole µs is off by 1 %.",
+        description="Units per second that a principal may spend continuously. At most 10,000: above this rate, "
+        "rounding the time between two units to whole µs would be off by more than 1 %.",
         json_schema_extra=RELOADED,
     )
     burst: Burst = Field(

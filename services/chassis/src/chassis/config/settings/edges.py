@@ -54,7 +54,8 @@ class CallSum:
 
 
 def call_sum(limits: RateLimitSettings, service: str, causes: Causes) -> CallSum:
-    """The sum: Σ units per second that the limits of `service` admit × calls ÷ units.
+    """The calls per second: the units per second that all callers of `service` together may take, times `calls`,
+    divided by `units`.
 
     The sum does not count bursts, because the calls of a burst wait in the queue or in the limiter of outgoing calls.
     """

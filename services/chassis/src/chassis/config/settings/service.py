@@ -34,8 +34,8 @@ class ServiceSettings(Ruled, BaseSettings):
     )
     service_name: ClassVar[str]
     scopes: ClassVar[frozenset[str]] = frozenset()
-    """The scopes that this service knows. An API key or a calling service with any other scope is refused, because such
-    a scope is a mistake.
+    """The scopes that this service knows. Any other scope is a mistake: an API key with such a scope is not stored, and
+    a configuration that gives such a scope to a calling service is refused.
     """
 
     causes: ClassVar[tuple[Causes, ...]] = ()

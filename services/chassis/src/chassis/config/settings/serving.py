@@ -144,7 +144,8 @@ class ManagementSettings(Group):
         max_length=16,
         description="Further names that are accepted in Host; .example.com accepts every name below it. Addresses, "
         "names without a dot, the machine's own name, and names below .svc, .cluster.local, .internal and .localhost "
-        "are always accepted. Any other name is refused, because a web page could read this port under it.",
+        "are always accepted. Any other name is refused, because a web page could read this port under a name that its "
+        "owner points at the port (DNS rebinding).",
         json_schema_extra=RELOADED,
     )
 

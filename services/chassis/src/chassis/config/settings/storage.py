@@ -113,7 +113,7 @@ class DatabaseSettings(Group):
     held_calls: Literal["warn", "refuse"] = Field(
         "warn",
         description="Reaction to an outbound call while a connection is in use. `refuse` raises an error, for tests. "
-        "`warn` logs each calling line once, since in production a slow call is better than a failed call.",
+        "`warn` logs each calling line of code once, since in production a slow call is better than a failed call.",
     )
     budget: BudgetSettings = BudgetSettings()
 
@@ -146,7 +146,8 @@ class RedisSettings(Group):
     )
     timeout: Annotated[float, Field(gt=0, le=5)] = Field(
         0.05,
-        description="Seconds for a command of the limiter or the cache. After this time they go on without Redis.",
+        description="Seconds for a command of the limiter or the cache. After this time the limiter or the cache goes "
+        "on without Redis.",
     )
     stream_timeout: Timeout = Field(5.0, description="Seconds for a stream command, which may block on purpose.")
     max_connections: int = Field(
@@ -200,20 +201,21 @@ class CacheSettings(Group):
     )
     lock_ttl: Timeout = Field(
         12.0,
-        description="Seconds that a load may hold its lease. Longer than the longest load, because the result of a "
-        "load that outlives its lease is not stored.",
+        description="Seconds that a load may hold its lease, the token in Redis that lets only one process load a key. "
+        "Longer than the longest load, because the result of a load that outlives its lease is not stored.",
     )
     wait_timeout: Timeout = Field(
         2.0,
-        description="Seconds that a reader waits for another process's load, or for its turn while Redis is down. A "
-        "hundred times a usual load, and short enough for the reader to load the value itself afterwards.",
+        description="Seconds that a reader waits for another process's load or, while Redis is down, until fewer than "
+        "bypass_concurrency loads run. A hundred times a usual load, and short enough for the reader to load the value "
+        "itself afterwards.",
     )
     bypass_concurrency: int = Field(
         4,
         ge=1,
         le=100,
-        description="Loads of values at once while Redis is down. Below database.pool_size, so that connections are "
-        "left for writes.",
+        description="Values that a process loads at once while Redis is down. Below database.pool_size, so that "
+        "connections are left for writes.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
