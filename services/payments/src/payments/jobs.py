@@ -123,7 +123,9 @@ def _refund_report(refund_id: UUID, refund: Refund) -> RefundReport:
 
 
 async def _charge(provider: ProviderClient, payment: PaymentRow, attempts: "_Attempts") -> ChargeReport | None:
-    """Charge the payment. Returns None if the payment was voided, or if its status changed, before the charge began."""
+    """Charge the payment. Returns None if the payment must no longer be charged, because it was voided or its status
+    changed before the charge began.
+    """
     if payment.payment_method is None:
         return None
     try:

@@ -1,8 +1,10 @@
--- Read the entries that a group has not read yet. Also count the entries that Redis trimmed before the group read them.
--- One script does both, because the trimmed entries can no longer be counted after the group has read further.
+-- Read the entries that a consumer group has not read yet. Also count the entries that Redis trimmed before the group
+-- read them. One script does both, because the trimmed entries can no longer be counted after the group has read
+-- further.
 --
 -- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the id of the database that owns our key prefix
--- ARGV[1] the group, ARGV[2] the consumer, ARGV[3] the largest number of entries, ARGV[4] the id of our database
+-- ARGV[1] the consumer group, ARGV[2] the consumer, ARGV[3] the largest number of entries, ARGV[4] the id of our
+-- database
 --
 -- Returns one of these lists:
 -- - {'foreign', owner}: The key prefix belongs to another database, `owner`. The script has read no entry.

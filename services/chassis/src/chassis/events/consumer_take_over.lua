@@ -1,8 +1,8 @@
--- Take over the entries that a group's consumers have read and then left idle without an acknowledgement. Also remove
--- consumers that have no entries and have been idle for long.
+-- Take over the entries that consumers of a consumer group have read and then left idle without an acknowledgement.
+-- Also remove consumers that have no entries and have been idle for long.
 --
--- KEYS[1] the stream, KEYS[2] the stream's epoch
--- ARGV[1] the group, ARGV[2] the consumer,
+-- KEYS[1] the stream, KEYS[2] the stream's epoch (an id that the relay's database stores, too)
+-- ARGV[1] the consumer group, ARGV[2] the consumer,
 -- ARGV[3] the idle milliseconds after which an entry is taken over, ARGV[4] the largest number of entries,
 -- ARGV[5] the idle milliseconds after which a consumer without entries is removed
 --

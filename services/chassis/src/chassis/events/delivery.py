@@ -40,7 +40,8 @@ _MAX_REASON_LENGTH = 2000
 
 
 class Deliveries:
-    """Delivers events to the `handlers` of a group. An event whose delivery fails `max_deliveries` times is dead.
+    """Delivers events to the `handlers` of a consumer group. An event whose delivery fails `max_deliveries` times is
+    dead.
 
     A delivery that fails because the database is unreachable or busy has the outcome `postponed`. The event did not
     cause such a failure, so the attempt is not counted.

@@ -21,7 +21,9 @@ from chassis.events.outbox import STATEMENTS
 
 
 class Floors:
-    """The floor of each stream of one outbox. The leading relay has the floors in memory."""
+    """The floor of each stream of one outbox: the `seq` from which the relay reads the stream. The leading relay (the
+    one that publishes) has the floors in memory.
+    """
 
     def __init__(self) -> None:
         self._floors: dict[str, int] = {}
@@ -50,8 +52,8 @@ class Floors:
             self._floors.setdefault(stream, 0)
 
     def note_batch(self, stream: str, seqs: Sequence[int], *, published: int) -> None:
-        """Raise the floor of a stream after the relay has read a batch of its events, with these `seqs`, and has
-        published the first `published` of them.
+        """Raise the floor of a stream (the `seq` from which the relay reads it) after the relay has read a batch with
+        these `seqs` and has published the first `published` events of the batch.
         """
         following = self._settled + 1
         if seqs:

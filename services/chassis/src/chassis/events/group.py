@@ -77,7 +77,7 @@ class ConsumerGroup:
         self._take_over_script = redis.register_script(_TAKE_OVER)
 
     async def create(self, installation: str) -> None:
-        """Create the group on each stream, unless the group exists.
+        """Create the consumer group on each stream, unless the group exists.
 
         A new group starts at the stream's beginning. If Redis lost the group, the new group reads every entry again,
         and the inbox recognises events that were handled before. If the stream's first entries were trimmed, the group
@@ -181,7 +181,9 @@ class ConsumerGroup:
                 consumer_pending.labels(stream, self.name).set(group["pending"])
 
     async def leave(self) -> None:
-        """Remove this consumer from the group, unless it has pending entries, which Redis would remove as well."""
+        """Remove this consumer from the consumer group, unless it has pending entries, which Redis would remove as
+        well.
+        """
         for key in map(self._names.stream, self.streams):
             if not await self._redis.xpending_range(key, self.name, "-", "+", 1, consumername=self._consumer):
                 await self._redis.xgroup_delconsumer(key, self.name, self._consumer)
@@ -189,9 +191,9 @@ class ConsumerGroup:
     async def _give_up_trimmed(self, stream: str, ids: Sequence[bytes]) -> None:
         """Acknowledge pending entries that were trimmed, and make the relay publish their events again."""
         if ids:
-            # Without the epoch, the relay publishes the events again. The epoch is deleted before the entries are
-            # acknowledged. After a crash between these two commands, the entries are still pending, so a consumer finds
-            # them again.
+            # The relay publishes the events again if Redis lacks the stream's epoch, an id that the relay's database
+            # stores, too. The epoch is deleted before the entries are acknowledged. After a crash between these two
+            # commands, the entries are still pending, so a consumer finds them again.
             await self._redis.delete(self._names.epoch(stream))
             await self._redis.xack(self._names.stream(stream), self.name, *ids)
             self._report_missed(stream, len(ids))

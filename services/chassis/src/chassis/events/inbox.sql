@@ -20,7 +20,7 @@ WHERE consumer = :consumer AND aggregate_id = :aggregate_id AND status = 'held'
 ORDER BY aggregate_version;
 
 -- name: release
--- Mark held events as handled, because this transaction applies them.
+-- Mark held events, which have waited for an earlier event, as handled, because this transaction applies them.
 UPDATE inbox
 SET status = 'handled', aggregate_id = NULL, aggregate_version = NULL, event = NULL
 WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS uuid[]));
@@ -79,8 +79,8 @@ SELECT
     (SELECT count(*) FROM dead_event WHERE consumer = :consumer) AS dead;
 
 -- name: prune
--- Delete up to :count ids of events that were received more than :retention seconds ago and are not held. Returns the
--- number of deleted ids.
+-- Delete up to :count ids of events that were received more than :retention seconds ago and are not held (do not wait
+-- for an earlier event). Returns the number of deleted ids.
 WITH deleted AS (
     DELETE FROM inbox
     WHERE consumer = :consumer AND event_id = ANY (ARRAY(

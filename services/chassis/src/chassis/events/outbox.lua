@@ -1,8 +1,8 @@
 -- Publish events to a stream. The script publishes only if Redis still has the entries that this outbox published
 -- before, and if no later leader (a relay that took over from the caller) has published.
 --
--- KEYS[1] the stream, KEYS[2] the stream's epoch, KEYS[3] the term of the stream's latest leader,
--- KEYS[4] the id of the database that owns our key prefix
+-- KEYS[1] the stream, KEYS[2] the stream's epoch (an id that the relay's database stores, too)
+-- KEYS[3] the term of the stream's latest leader, KEYS[4] the id of the database that owns our key prefix
 -- ARGV[1] the epoch that the relay expects, ARGV[2] the id of the last entry that Redis must have, or '' if a new
 -- epoch begins
 -- ARGV[3] the relay's term (a later leader has a higher term), ARGV[4] the approximate length to trim the stream to
@@ -10,8 +10,8 @@
 --
 -- Returns one of these lists:
 -- - {'published', last id, number of published events, group}: The script has published all events, or has stopped
---   because a further entry would trim an entry that the slowest group has not read. If the script has stopped, `group`
---   is the name of this group, and otherwise ''.
+--   because a further entry would trim an entry that the slowest consumer group has not read. If the script has
+--   stopped, `group` is the name of this group, and otherwise ''.
 -- - {'foreign', owner}: The key prefix belongs to another database, `owner`.
 -- - {'deposed', term}: A later leader, which has the higher term `term`, has published.
 -- - {'forgotten'}: Redis has lost entries. The stream's epoch is missing or differs from ARGV[1] if Redis was emptied or
@@ -41,7 +41,7 @@ local function is_lower(id, other)
     return milliseconds < other_milliseconds or (milliseconds == other_milliseconds and sequence < other_sequence)
 end
 
--- The number of entries that the slowest group has not read, and the name of that group.
+-- The number of entries that the slowest consumer group has not read, and the name of that group.
 local function furthest_behind()
     local most, slowest = 0, ''
     local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])

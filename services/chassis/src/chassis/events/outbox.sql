@@ -35,8 +35,9 @@ UPDATE installation SET relay_term = greatest(relay_term, $1);
 
 -- name: positions
 -- The position of each stream, which contains the id of the last entry that Redis must have. A stream that has events
--- but no position is new, and its epoch is NULL. The statement looks for streams among the unpublished events from seq
--- $1 (`Floors.new_streams_from`). It reads one event of each stream, and then looks for the next stream in the index.
+-- but no position is new, and the result has NULL as its epoch. The statement looks for streams among the unpublished
+-- events from seq $1 (`Floors.new_streams_from`). It reads one event of each stream, and then looks for the next stream
+-- in the index.
 WITH RECURSIVE waiting AS (
     (SELECT stream FROM outbox WHERE published_at IS NULL AND seq >= $1 ORDER BY stream LIMIT 1)
     UNION ALL
@@ -97,8 +98,8 @@ WITH marked AS (
 UPDATE stream_position SET last_id = $3, repeat_after = $4 WHERE stream = $1;
 
 -- name: restart
--- Store $2 as the new epoch of stream $1, because Redis has lost entries of the stream or never had the stream. The
--- relay then publishes every stored row of the stream.
+-- Store $2 as the new epoch of stream $1: an id that Redis and this database both store. Redis has lost entries of the
+-- stream or never had the stream. The relay then publishes every stored row of the stream.
 INSERT INTO stream_position (stream, epoch, last_id, repeat_after) VALUES ($1, $2::uuid, '', 0)
 ON CONFLICT (stream) DO UPDATE
 SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.repeat_after;

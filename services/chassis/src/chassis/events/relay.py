@@ -235,8 +235,8 @@ class Relay:
                 self._positions[stream] = replace(position, unmarked=(), is_stored=True)
 
     async def _restart(self, connection: asyncpg.Connection, stream: str) -> None:
-        """Begin a new epoch of the stream: store a new id in PostgreSQL. The next batch of events writes this id to
-        Redis.
+        """Begin a new epoch of the stream, an id that PostgreSQL and Redis both store: store a new id in PostgreSQL.
+        The next batch of events writes this id to Redis.
         """
         epoch = str(uuid4())
         await connection.execute(STATEMENTS["restart"], stream, epoch)

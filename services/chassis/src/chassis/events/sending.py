@@ -19,8 +19,8 @@ SCRIPT = Path(__file__).with_name("outbox.lua").read_text("utf-8")
 class Sent:
     """The stream's last id, and the number of published events.
 
-    `held_back_by` is the group whose unread entries fill the stream, so that the relay publishes no further events. The
-    value is '' if no group holds the relay back.
+    `held_back_by` is the consumer group whose unread entries fill the stream, so that the relay publishes no further
+    events. The value is '' if no group holds the relay back.
     """
 
     last_id: str
@@ -37,7 +37,7 @@ class Deposed(HoldfastError):
 
 
 class Sender:
-    """Publishes batches as the leader of `term`. `installation` is the id of the leader's database."""
+    """Publishes batches as the leader with the number `term`. `installation` is the id of the leader's database."""
 
     def __init__(self, redis: Redis, *, service: str, max_length: int) -> None:
         self.term = 0

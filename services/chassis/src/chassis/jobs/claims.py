@@ -17,7 +17,7 @@ class Claims:
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._suspect: tuple[Run, Claim] | None = None  # the last suspect that was started, with its claim
+        self._suspect: tuple[Run, Claim] | None = None  # the suspect that was started last, with its claim
         self._is_others_turn = False
         self._held_until = 0.0
         self.may_be_more = True  # whether jobs other than suspects may be due
@@ -48,7 +48,9 @@ class Claims:
         )
 
     def has_room(self, running: Container[Run], *, unended: int) -> bool:
-        """Whether this worker can start a job that becomes due now, unless the job is a suspect."""
+        """Whether this worker can start a job that becomes due now, unless the job is a suspect (its lease has
+        expired).
+        """
         if time.monotonic() < self._held_until:
             return False
         suspect, claim = self._suspect or (None, None)

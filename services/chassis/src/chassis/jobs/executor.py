@@ -63,7 +63,9 @@ class Executor:
         only once, even if the statement fails."""
 
     async def execute(self, run: Run) -> Outcome:
-        """Make the attempt, record its end, and write its span, its metrics and its log line (the canonical line)."""
+        """Make the attempt, record its end, and write its span, its metrics, and its canonical line (the one log line
+        that sums up the attempt).
+        """
         job, started = run.job, time.perf_counter()
         with (
             span(

@@ -50,10 +50,10 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 -- this bound would step over all of these entries (`lookback.py`).
 --
 -- Sub-selects hide the values of :count, :ids and :attempts from the planner. So PostgreSQL plans the statement once
--- and not for each turn. For a LIMIT with a hidden value, the planner expects that a tenth of the rows is returned. The
--- claimed ids are therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the whole table.
--- The DELETE tests `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL scan the index
--- of all jobs that run or ran recently.
+-- and not each time that it runs. For a LIMIT with a hidden value, the planner expects that a tenth of the rows is
+-- returned. The claimed ids are therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the
+-- whole table. The DELETE tests `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL
+-- scan the index of all jobs that run or ran recently.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -83,8 +83,8 @@ SELECT id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM finished
 WHERE (id, attempt) NOT IN (SELECT id, attempt FROM ended);
 
 -- name: turn_oldest
--- `turn` in another order: the jobs that have been due longest come first, whatever their priority. A worker uses this
--- statement for one claim in four, so that low priorities do not starve.
+-- The statement `turn` in another order: the jobs that have been due longest come first, whatever their priority. A
+-- worker uses this statement for one claim in four, so that low priorities do not starve.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -134,8 +134,8 @@ SELECT id, attempt FROM held;
 
 -- name: retry
 -- End a failed attempt: the job is ready again in :delay seconds. :granted is 1 if the attempt does not count, and
--- otherwise 0. The attempt has not killed the process, so the job is no longer a suspect. `job_failure` records the
--- failure, since the job's own row is deleted once the job succeeds.
+-- otherwise 0. The attempt has not killed the process, so the job is no longer a suspect (a job that may have killed
+-- its process). `job_failure` records the failure, since the job's own row is deleted once the job succeeds.
 WITH failed AS (
     UPDATE job
     SET status = 'ready', is_suspect = false, runs_alone = false, max_attempts = max_attempts + :granted,
@@ -200,7 +200,7 @@ SELECT id, name, queue, attempt, status FROM reaped;
 -- Correct the times of jobs after the database server's clock was set back. Without this correction, jobs and leases
 -- would wait until the clock catches up. A row whose `written_at` is in the future was written before the clock was set
 -- back. The row's times move back by as much as `written_at` is ahead. The statement reads all delayed jobs of the
--- queue, so a worker executes it less often than `sample`.
+-- queue, so a worker executes it less often than the statement `sample`.
 WITH ahead AS (
     SELECT id FROM job
     WHERE status = 'ready' AND queue = :queue AND is_suspect IN (false, true) AND run_at > now() AND written_at > now()

@@ -5,8 +5,8 @@ while an older transaction is open. A claim that reads the index from its start 
 jobs that have run since. So a claim looks back only as far as the oldest job that may still be due.
 
 A due job may be older than claims look back: if its transaction committed late, if another worker handed the job back,
-or if the database's clock was set forward. So each sample of the queue (`tending.py`) also finds the oldest due job in
-the whole index, and the next claims look back as far as this job.
+or if the database's clock was set forward. So each sample of the queue (a regular measurement, see `tending.py`) also
+finds the oldest due job in the whole index, and the next claims look back as far as this job.
 
 Each worker has its own lookback, in memory. A lookback is an age and not a point in time. If the database's clock is
 set back, all jobs become younger, so claims still find every due job. If the clock is set forward, claims may miss
@@ -32,18 +32,18 @@ class Lookback:
         self._age = math.inf
         self._at = 0.0
         self.full_looks = 0
-        """The number of samples so far, plus the number of jobs that went back to the queue. Each of these may have
-        made the lookback longer.
+        """The number of samples (measurements of the whole queue) so far, plus the number of jobs that went back to the
+        queue. Each of these may have made the lookback longer.
         """
 
     def seconds(self, now: float) -> float | None:
         """The largest age in seconds of a job that the next claim takes. None means that the claim takes jobs of any
-        age, because no sample has ended yet.
+        age, because no sample (a measurement of the whole queue) has ended yet.
         """
         return None if math.isinf(self._age) else self._age + (now - self._at) + MARGIN_SECONDS
 
     def note_full_look(self, oldest_age: float, *, began: float) -> None:
-        """Note the result of a sample: the age of the oldest due job in the whole queue, or 0 if no job is due."""
+        """Note the result of a sample of the whole queue: the age of its oldest due job, or 0 if no job is due."""
         self._age, self._at = oldest_age, began
         self.full_looks += 1
 
@@ -51,8 +51,8 @@ class Lookback:
         """Note that a claim has left no due job older than `oldest_age`, among the jobs that it looked at.
 
         `full_looks` is the value of the attribute `full_looks` at the time when the claim began. If the attribute has
-        changed, a sample has ended during the claim, and may have found an older job, at which the claim did not look.
-        In this case the method changes nothing.
+        changed, a sample of the whole queue has ended during the claim, and may have found an older job, at which the
+        claim did not look. In this case the method changes nothing.
         """
         if full_looks == self.full_looks and full_looks > 0:
             self._age, self._at = oldest_age, began
@@ -69,8 +69,8 @@ class Lookback:
 def oldest_left(claim: Claim, started: Sequence[Run], *, is_oldest_first: bool) -> float | None:
     """The age in seconds of the oldest due job that a claim may have left, among the jobs that it looked at.
 
-    The result is None if the claim does not tell this age: a claim of suspects, or a claim by priority that got as many
-    jobs as it asked for.
+    The result is None if the claim does not tell this age. This is so for a claim of suspects (jobs whose lease
+    expired), and for a claim by priority that got as many jobs as it requested.
     """
     if claim.suspects:
         return None

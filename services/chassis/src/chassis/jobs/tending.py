@@ -32,17 +32,17 @@ COUNTED_JOBS = 100_000
 """The depth of the queue is counted up to this number, by an index scan of 20 ms. A higher count would change nothing,
 since a deeper queue raises the same alert."""
 MEMORY_SECONDS = 30.0
-"""The time in seconds over which the rate at which a queue shrinks is smoothed. This time spans several samples, so
-that one batch of jobs hardly changes the rate."""
+"""The time in seconds over which the rate at which a queue shrinks is smoothed. This time spans several samples
+(measurements of the queue), so that one batch of jobs hardly changes the rate."""
 
 SET_BACK_SECONDS = 30.0
 """The seconds between two searches for jobs whose times were written before the clock was set back. A job waits no
 longer than this until its times are corrected."""
 
 LOOK_SHARE = 0.05
-"""The share of a worker's time that it may spend on samples of the queue. A sample reads the index entries of all jobs
-that have run since the last vacuum, at 0.4 µs each. If an open transaction prevents vacuum while half a million jobs
-run, a sample takes 0.2 s."""
+"""The share of a worker's time that it may spend on samples, which measure the queue. A sample reads the index entries
+of all jobs that have run since the last vacuum, at 0.4 µs each. If an open transaction prevents vacuum while half a
+million jobs run, a sample takes 0.2 s."""
 
 
 class DrainEstimate:
@@ -56,7 +56,9 @@ class DrainEstimate:
         self._shrinks_by = 0.0
 
     def update(self, jobs: int, *, now: float) -> float:
-        """The estimate after a sample: 0 for an empty queue, infinite for a queue that does not shrink."""
+        """The estimate after a sample has counted the due `jobs`: 0 for an empty queue, infinite if the queue does not
+        shrink.
+        """
         if self._last is not None and now > self._last[0]:
             seconds = now - self._last[0]
             weight = 1 - math.exp(-seconds / MEMORY_SECONDS)
@@ -91,7 +93,8 @@ class Tending:
 
     @property
     def pause(self) -> float:
-        """Seconds until the next maintenance: a fifth of the lease, or longer after a slow sample, but at most a lease.
+        """Seconds until the next maintenance: a fifth of the lease, or longer if the last sample (the measurement of
+        the queue) was slow, but at most a lease.
 
         A job that is due for longer than claims look back waits at most this long, until a sample finds it
         (`lookback.py`).
@@ -99,7 +102,7 @@ class Tending:
         return min(max(self._lease / 5, self._look_seconds / LOOK_SHARE), self._lease)
 
     async def tend(self) -> SuspectsDue:
-        """Do the maintenance once. Returns which kinds of suspects are due in the queue."""
+        """Do the maintenance once. Returns which kinds of suspects (jobs whose lease expired) are due in the queue."""
         async with self._database.driver() as connection:
             sample = await self._tend(connection, time.monotonic())
         depth.labels(self._queue).set(sample["depth"])

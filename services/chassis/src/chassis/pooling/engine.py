@@ -101,7 +101,9 @@ def note_statement(statement: str, seconds: float, error_type: str) -> None:
 
 
 def _time_statements(engine: Engine) -> None:
-    """Add each statement, failed ones included, to the metrics and to the canonical line (see `note_statement`)."""
+    """Add each statement, failed ones included, to the metrics and to the canonical line (the log line of a
+    request).
+    """
 
     def info_of(connection: Connection) -> dict[Any, Any]:
         # `Connection.info` raises NotImplementedError while SQLAlchemy asks a server for its version and settings.
