@@ -111,7 +111,7 @@ def describe_errors(document: dict[str, Any]) -> None:
     """Add the schemas of error answers to the OpenAPI document: the responses that `documented` returns refer to these
     schemas. With `model=` in the responses, FastAPI would build a validator for each status of each route.
     """
-    schemas = document["components"]["schemas"]
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for model in (ErrorEnvelope, Problem):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         for name, found in {**schema.pop("$defs"), model.__name__: schema}.items():
