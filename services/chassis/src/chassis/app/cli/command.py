@@ -5,6 +5,7 @@ serve. So the service names its settings, functions and groups of commands as te
 other libraries. `orders api` then loads neither Typer nor Alembic, and `orders migrate` loads no web framework.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ def build_cli(
         found = resolve_name(groups)() if groups else {}
         commands = build(resolve_name(settings), serve=serve, migrations=migrations, groups=found)
         garbage.freeze_start_up()
+        _raise_on_signals()
         commands()
 
     return lambda: _run(run)
@@ -73,9 +75,7 @@ def _given_settings(arguments: Sequence[str]) -> list[str] | None:
 
 def _run(run: Callable[[Sequence[str]], None]) -> None:
     """Run the command. A `HoldfastError` is printed as one line, without a traceback."""
-    # The first process of a container ignores SIGTERM unless the process has a handler for this signal. The API
-    # and the worker later install their own handlers.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    _exit_on_signals()
     try:
         run(sys.argv[1:])
     except ConfigurationError as error:
@@ -85,3 +85,24 @@ def _run(run: Callable[[Sequence[str]], None]) -> None:
     except HoldfastError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _exit_on_signals() -> None:
+    """From now on a signal ends the process at once: while a process imports its code, no work is under way. An
+    exception could surface anywhere in that code, which might discard it or print it as a traceback. The API and the
+    worker later install their own handlers (`chassis.process.ending`).
+
+    The first process of a container ignores SIGTERM unless the process has a handler for this signal.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: os._exit(128 + received))
+
+
+def _raise_on_signals() -> None:
+    """From now on a signal raises an exception, so that an operator's command rolls its work back and closes its
+    connections. Asyncio cancels the command at SIGINT only if Python's own handler is installed.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda received, _: sys.exit(128 + received))
