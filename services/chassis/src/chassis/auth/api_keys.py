@@ -9,9 +9,9 @@ read, the keys stay valid for `auth.key_grace` seconds. After this time every re
 key may have been revoked.
 
 The stored hash is an HMAC. Its secret, the pepper, is a setting and not in the database. So a reader of the table who
-does not have the pepper cannot check whether a given key is in the table. Each row has the fingerprint of the pepper
-with which its hash was made. So keys that were hashed with an old pepper stay valid while an operator replaces the
-pepper.
+does not have the pepper cannot check whether a given key is in the table. Each row has the fingerprint (a short hash)
+of the pepper with which the row's hash was made. So keys that were hashed with an old pepper stay valid while an
+operator replaces the pepper.
 """
 
 import asyncio
@@ -100,8 +100,8 @@ def hash_key(key: str, pepper: bytes) -> bytes:
 
 
 def peppers_of(settings: AuthSettings) -> dict[str, bytes]:
-    """The peppers by their fingerprints, the newest first. The rows of keys and the output of `config explain` contain
-    these fingerprints.
+    """The peppers by their fingerprints (short hashes), the newest first. The keys' rows in the database and the output
+    of `config explain` contain these fingerprints.
     """
     return {fingerprint(pepper): pepper.get_secret_value().encode() for pepper in settings.peppers}
 

@@ -16,7 +16,9 @@ type Registered = Literal["added", "brought up to date", "unchanged", "revoked, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedKey:
-    """A stored key without its hash. `pepper` is the fingerprint of the pepper that the hash was made with."""
+    """A stored key without its hash. `pepper` is the fingerprint (a short hash) of the pepper that the key's hash was
+    made with.
+    """
 
     prefix: str
     pepper: str

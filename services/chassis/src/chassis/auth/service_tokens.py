@@ -2,9 +2,9 @@
 for a minute.
 
 A token is a JSON Web Token (RFC 7519), signed by HS256 with a secret that only the two services have. The token's
-header `kid` has the fingerprint of the secret. A token contains the caller (`iss`), the callee (`aud`), and the times
-at which the token was issued and expires (`iat`, `exp`). A setting of the callee lists the caller's scopes. The callee
-may accept several secrets of one caller, so that a secret can be replaced without refused calls.
+header `kid` has the fingerprint (a short hash) of the secret. A token contains the caller (`iss`), the callee (`aud`),
+and the times at which the token was issued and expires (`iat`, `exp`). A setting of the callee lists the caller's
+scopes. The callee may accept several secrets of one caller, so that a secret can be replaced without refused calls.
 """
 
 import time

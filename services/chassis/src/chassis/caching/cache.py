@@ -1,5 +1,5 @@
 """`Cache`, through which a service reads and invalidates cached values. A read tries the process's memory, then Redis,
-and then loads from the origin.
+and then loads the value from the origin (usually the database).
 
 The first of these conditions that is true decides how a read gets the value:
 

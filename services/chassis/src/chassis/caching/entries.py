@@ -7,8 +7,8 @@ The age of a value decides its `Freshness`:
 - From `fresh_until`, the value is `stale` for `stale_while_revalidate` seconds.
 - After that, the value is `expired` until `stale_if_error` seconds after `fresh_until`. Then Redis drops the value.
 
-The cache also stores that the origin has no value. Such an entry is never stale: the cache drops this entry at
-`fresh_until`, at most `negative_ttl` after the load.
+The cache also stores that the origin (usually the database) has no value. Such an entry is never stale: the cache drops
+this entry at `fresh_until`, at most `negative_ttl` after the load.
 """
 
 import math

@@ -11,9 +11,9 @@ from chassis.caching.entries import Entry
 class Loaded(NamedTuple):
     """The result of a load.
 
-    `covers` is a monotonic time in seconds: the entry contains every change whose invalidation was complete before
-    `covers`. A reader needs every change whose invalidation was complete before the reader began to read the cache. So
-    the reader may use the entry if it began at `covers` or earlier.
+    `covers` is a monotonic time in seconds: the entry contains every change of the origin (usually the database) whose
+    invalidation was complete before `covers`. A reader needs every change whose invalidation was complete before the
+    reader began to read the cache. So the reader may use the entry if it began at `covers` or earlier.
     """
 
     entry: Entry

@@ -1,5 +1,6 @@
-"""Loads from the origin. A lease (a random token in Redis) lets one process load a key for all processes. While Redis
-fails, each process loads the keys that its readers need, at most `bypass_concurrency` keys at once.
+"""Loads of values from the origin (usually the database). A lease (a random token in Redis) lets one process load a key
+for all processes. While Redis fails, each process loads the keys that its readers need, at most `bypass_concurrency`
+keys at once.
 """
 
 import asyncio

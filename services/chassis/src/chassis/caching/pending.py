@@ -1,5 +1,5 @@
 """Invalidations that Redis has not confirmed yet. Until Redis confirms the invalidation of a key, this process reads
-the key from the origin.
+the value from the origin (usually the database).
 """
 
 import asyncio

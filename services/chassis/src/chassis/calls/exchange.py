@@ -148,9 +148,9 @@ async def _send_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating GET, PUT and DELETE by itself after a lost connection.
 
-    aiohttp's repetition would be a second layer of retries, which the retry budget does not count. The repetition could
-    also misreport the outcome. If the second try were refused, the error would say "the call did not run", although the
-    first try may have run.
+    aiohttp's repetition would be a second layer of retries, which the retry budget (the limit of a process's retries)
+    does not count. The repetition could also misreport the outcome. If the second try were refused, the error would say
+    "the call did not run", although the first try may have run.
     """
     try:
         return await handler(request)

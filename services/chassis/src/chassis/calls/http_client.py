@@ -144,7 +144,9 @@ class HttpDependency:
             return replace(await fallback(error), degraded=True)
 
     async def _guarded(self, request: Request, hooks: _Hooks, attempt: int) -> Response:
-        """Make one attempt inside the breaker and the bulkhead, and call the attempt's hooks."""
+        """Make one attempt inside the breaker and the bulkhead. Call `before_attempt` first, and `on_not_run` if the
+        attempt had no effect.
+        """
         begun = False
         breaker = self._breakers.get(self.name, request.operation, self._settings.breaker)
         # If a call waited longer for its turn (the time at which the quota lets it start), no time would be left for

@@ -68,8 +68,8 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """The state after the latest call. When the open time is over, the state stays `open` until the next call. That
-        call makes the breaker half-open.
+        """The state after the latest call. When the open time (the time for which the breaker refuses calls) is over,
+        the state stays `open` until the next call. That call makes the breaker half-open.
         """
         return self._machine.state
 

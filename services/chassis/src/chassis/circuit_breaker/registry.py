@@ -9,8 +9,8 @@ from chassis.config.settings import BreakerSettings
 
 
 class BreakerRegistry:
-    """One breaker per dependency and operation. The composition root creates this registry, and the management port
-    lists its breakers.
+    """One breaker per dependency and operation. The code that assembles the process creates this registry, and the
+    management port lists the breakers.
     """
 
     def __init__(

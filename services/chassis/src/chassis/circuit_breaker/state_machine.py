@@ -50,7 +50,8 @@ class Refused:
 class StateMachine:
     """State and mode of one breaker.
 
-    `now` is in seconds of any monotonic clock. `random` (uniform on [0, 1)) varies the open time.
+    `now` is in seconds of any monotonic clock. `random` (uniform on [0, 1)) varies the open time, for which an open
+    breaker refuses calls.
 
     After each admitted call, the caller calls `settle` once. Each change of state begins a new term. The outcome of a
     call that started in an earlier term is dropped, because that call says nothing about the present state.

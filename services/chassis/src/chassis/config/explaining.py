@@ -14,8 +14,8 @@ from chassis.config.settings import Declaration, ServiceSettings, flags_of
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One setting: its dotted name, its value as text, the layer that gave the value, and the layers that this layer
-    overrides. A setting of a feature flag has the flag's declaration, too.
+    """One setting: its dotted name, its value as text, the layer (such as a file or the environment) that gave the
+    value, and the layers that this layer overrides. A setting of a feature flag has the flag's declaration, too.
     """
 
     name: str

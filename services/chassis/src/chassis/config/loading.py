@@ -1,4 +1,6 @@
-"""Loading: the configuration layers are merged and validated as a whole. All problems are reported at once."""
+"""Loading: the configuration layers (files, environment, command line) are merged and validated as a whole. All
+problems are reported at once.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,19 +22,19 @@ def load[S: ServiceSettings](settings_type: type[S], options: Sequence[str] = ()
 
 
 def load_database(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> DatabaseSettings:
-    """Only the `database` group of a service. A command that loads only this group needs no other secret of the
-    service.
+    """Only the group `database` of a service's settings. A command that loads only this group needs no other secret of
+    the service.
     """
     return validate(DatabaseSettings, settings_type, read_layers(settings_type, options), "database")
 
 
 def load_log(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> LogSettings:
-    """Only the `log` group of a service."""
+    """Only the group `log` of a service's settings."""
     return validate(LogSettings, settings_type, read_layers(settings_type, options), "log")
 
 
 def load_auth(settings_type: type[ServiceSettings], options: Sequence[str] = ()) -> AuthSettings:
-    """Only the `auth` group of a service."""
+    """Only the group `auth` of a service's settings."""
     return validate(AuthSettings, settings_type, read_layers(settings_type, options), "auth")
 
 

@@ -1,4 +1,6 @@
-"""The problems of a configuration: one line for each thing to fix, with its variable and the layer of its value."""
+"""The problems of a configuration: one line for each thing to fix, with its variable and the layer (such as a file or
+the environment) that its value came from.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,9 +24,11 @@ def problems_of(
     layers: Sequence[Layer],
     group: str | None,
 ) -> list[str]:
-    """The lines that describe `error`, which the validation of `model` raised: wrong values first, then broken rules.
+    """The lines that describe `error`, which the validation of `model` raised: wrong values first, then broken rules
+    (relations between settings).
 
-    `group` is the name of the group that `model` describes, or None for the whole settings.
+    `group` is the name of the group of settings that `model` describes, such as `database`, or None if `model`
+    describes all settings.
     """
     problems = []
     for found in _causes(error.errors(include_input=False)):

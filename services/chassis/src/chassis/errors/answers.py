@@ -1,4 +1,6 @@
-"""The answer to an error: our JSON envelope, or RFC 9457 (problem+json) if the Accept header prefers that format."""
+"""The answer to an error: our JSON envelope (an object with `error` and `request_id`), or RFC 9457 (problem+json) if
+the Accept header prefers that format.
+"""
 
 import math
 import re

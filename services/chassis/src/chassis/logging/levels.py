@@ -100,7 +100,8 @@ class Levels:
         """Set the level of the logger `name` for `seconds`; `timers` is by default the running event loop.
 
         A second change of the same logger restarts the time. At the end the logger gets the level from before the first
-        change. Raises `CannotChange` for an unknown or protected logger, and if too many levels are changed already.
+        change. Raises `CannotChange` for an unknown logger, for a logger that records operators' changes, and if too
+        many levels are changed already.
         """
         timers = timers or asyncio.get_running_loop()
         logger = _known(name)
@@ -144,8 +145,8 @@ class Levels:
 
 
 def _known(name: str) -> logging.Logger:
-    """The existing logger of this name. Raises `CannotChange` for a protected name, and for an unknown name, for which
-    the standard library would create a new logger.
+    """The existing logger of this name. Raises `CannotChange` for a logger that records operators' changes, and for an
+    unknown name, for which the standard library would create a new logger.
     """
     if name in _AUDIT:
         raise CannotChange("The level of this logger is fixed, because its lines record operators' changes.")

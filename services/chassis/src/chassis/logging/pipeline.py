@@ -1,7 +1,7 @@
 """The pipeline that every line of a process takes, from a logger to the queue of the writer.
 
 A logger only checks whether the level of a line is enabled. The pipeline holds back repeated warnings, redacts a line,
-adds ids and the identity of the process, and renders the line.
+adds ids and the fields that identify the process, and renders the line.
 """
 
 import atexit
@@ -32,7 +32,7 @@ log_events = Counter("log_events", "Log lines by level, including lines that wer
 
 FLUSH_SECONDS = 2.0
 """The seconds that an ending process waits, at most, for its last log lines to be written. These seconds and the drain
-time-out together are shorter than a pod's grace period.
+time-out (the time in which requests and jobs may finish) together are shorter than a pod's grace period.
 """
 
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
@@ -136,7 +136,7 @@ class _Pipeline:
 
     def write(self, level: str, fields: Line) -> None:
         """Remove secrets from the fields, and write the line. The line also gets the ids of the request and the trace,
-        the identity of the process, the severity and the time.
+        the fields that identify the process, the severity and the time.
         """
         if raised := _exception_of(fields.pop("exc_info", None)):
             fields["exception"] = "".join(traceback.format_exception(raised)).rstrip("\n")

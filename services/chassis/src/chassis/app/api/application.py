@@ -60,8 +60,8 @@ def build_app[S: ServiceSettings](
 
 
 class Application(FastAPI):
-    """An application that answers every error in the same JSON envelope. `current` returns the settings that are valid
-    now.
+    """An application that answers every error in the same JSON envelope (an object with `error` and `request_id`).
+    `current` returns the settings that are valid now.
 
     Middleware that a service adds runs inside `RequestContext`, the chassis' middleware around all routes.
     `add_exception_handler` has no effect: `error_rendering` decides how an error is answered.

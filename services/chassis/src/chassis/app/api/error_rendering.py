@@ -1,5 +1,5 @@
-"""Error answers: in our JSON envelope, or in the format of RFC 9457 when the caller's Accept header prefers this
-format.
+"""Error answers: in our JSON envelope (an object with `error` and `request_id`), or in the format of RFC 9457 when the
+caller's Accept header prefers this format.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

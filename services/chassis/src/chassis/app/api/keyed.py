@@ -22,7 +22,7 @@ _IdempotencyHeader = Annotated[
 
 
 async def keyed(request: Request, header: _IdempotencyHeader) -> IdempotencyKey:
-    """The caller's idempotency key, with a fingerprint of the request."""
+    """The caller's idempotency key, with a fingerprint (a hash) of the request."""
     return idempotency_key(
         caller_of(request).id, header, method=request.method, path=request.scope["path"], body=await request.body()
     )

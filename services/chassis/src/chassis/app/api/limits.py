@@ -1,4 +1,4 @@
-"""Rate limits of requests: a request takes units from the limit of a key, such as the principal's id, or is refused."""
+"""Rate limits of requests: a request takes units from the limit of a key, such as the caller's id, or is refused."""
 
 from ipaddress import IPv4Address, IPv6Network, ip_address
 

@@ -105,8 +105,8 @@ class RequestContext:
             log.exception("request_failed", route=exchange.route)
             await exchange.refuse(ApiError(ErrorCode.INTERNAL_ERROR))
         except asyncio.CancelledError:
-            # Only the server cancels a request, at the end of the drain time-out. The request's task ends here, so the
-            # cancellation is not raised again.
+            # Only the server cancels a request, when a stopping process has waited for its requests for the drain
+            # time-out. The request's task ends here, so the cancellation is not raised again.
             log.warning("request_cancelled", route=exchange.route)
             await exchange.refuse(ApiError(ErrorCode.SHUTTING_DOWN, retry_after=1))
 

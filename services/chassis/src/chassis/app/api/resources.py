@@ -83,8 +83,8 @@ async def open_api_resources[S: ServiceSettings](
     settings = live.current
     redis = create_shared_redis(settings.redis, timeout=settings.redis.timeout)
     async with open_pools(live, role="api", pool="requests", redis=redis) as pools:
-        # The keys are read through the health pool, so a revocation takes effect even while requests use all other
-        # connections.
+        # The keys are read through the pool for health checks, so a revocation takes effect even while requests use all
+        # other connections.
         keys = ApiKeys(pools.health, lambda: live.current.auth)
         async with keys.refreshing():
             live.watch(partial(_compare_clients, keys))

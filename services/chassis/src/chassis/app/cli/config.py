@@ -1,4 +1,6 @@
-"""`orders config …`: an operator prints the settings of a service, and the layer that each setting came from."""
+"""`orders config …`: an operator prints the settings of a service, and the layer (such as a file or the environment)
+that each setting came from.
+"""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,6 @@
-"""`orders jobs …`: an operator lists jobs, replays dead letters, and waits until a queue is drained."""
+"""`orders jobs …`: an operator lists jobs, replays dead letters (jobs that have failed for good), and waits until a
+queue is drained.
+"""
 
 import asyncio
 import time

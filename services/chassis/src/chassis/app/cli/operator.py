@@ -29,9 +29,7 @@ class Run(Protocol):
 
 
 def runner_of(settings_type: type[ServiceSettings]) -> Run:
-    """The `Run` of a service, which connects with the database role of the running service, not with the role that owns
-    the schema.
-    """
+    """A `Run` that connects as the database role of the running service, not as the role that owns the schema."""
 
     def run[T](options: Options, use: Callable[[Session], Awaitable[T]]) -> T:
         return asyncio.run(in_transaction(config.load_database(settings_type, options or ()), use))

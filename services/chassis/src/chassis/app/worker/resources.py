@@ -90,8 +90,8 @@ class WorkerResources:
         ).run
 
     def scheduler(self, schedules: Sequence[Schedule] = ()) -> Part:
-        """Runs these schedules, and two schedules that every service has: they prune dead letters and the records of
-        failed job attempts.
+        """Runs these schedules, and two schedules that every service has: they prune dead letters (jobs that have
+        failed for good) and the records of failed job attempts.
 
         If several processes have the same schedule, only one of them runs it each time it is due. The setting
         `outbox.retention` also limits how long the records of failed job attempts are retained.
@@ -105,7 +105,7 @@ class WorkerResources:
         return Scheduler(self.database, [*schedules, *pruning]).run
 
     def relay(self) -> Part:
-        """Publishes the events in this service's outbox."""
+        """Publishes the events in this service's outbox, the table of events that were committed with the data."""
         return Relay(
             self.settings.database,
             self.streams,

@@ -25,8 +25,8 @@ type Stages = Sequence[Sequence[Part]]
 """The parts in the order in which they stop: `[[jobs.run, consumer.run], [relay.run]]`."""
 
 GRACE_SECONDS = 5.0
-"""After the drain time-out, a worker has this many seconds to return unfinished jobs to their queue and to publish the
-last events.
+"""After the drain time-out, the time in which the parts may finish their work, a worker has this many seconds to return
+unfinished jobs to their queue and to publish the last events.
 """
 
 _PART, _JOB = "part-", "job-"

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from chassis.config.settings.callers import RateLimitSettings
 
 BURST_SECONDS = 5.0
-"""The burst of an edge: after a pause, the dependency admits the calls of this many seconds at once. The caller sends
-at most half of them at once, so that the dependency also admits calls that arrive closer together than they were sent.
+"""The burst of an edge (a caller and its dependency): after a pause, the dependency admits the calls of this many
+seconds at once. The caller sends at most half of them at once, so that the dependency also admits calls that arrive
+closer together than they were sent.
 """
 _TOLERANCE = 1e-9
 """The relative error that floating-point numbers may add to a sum."""
