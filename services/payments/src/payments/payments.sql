@@ -57,10 +57,10 @@ RETURNING id, order_id, amount, currency, payment_method, status, void, provider
 -- payment's status is not one of :sources, or a newer version of the charge is known. A report with the known version
 -- is not late, because an earlier report may have stored this version without changing the status. If the provider
 -- breaks its promise and makes two charges for a payment, only the versions of the first charge count. If the report is
--- the answer to attempt :attempt, the statement also records :answer for this attempt.
+-- the answer to attempt :n, the statement also records :answer for this attempt.
 WITH answered AS (
     UPDATE charge_attempt SET answer = :answer, ended_at = now()
-    WHERE payment_id = :payment_id AND n = CAST(:attempt AS bigint)
+    WHERE payment_id = :payment_id AND n = CAST(:n AS bigint)
 )
 UPDATE payment
 SET status = :target, reason = :reason, version = version + :events, updated_at = now(),

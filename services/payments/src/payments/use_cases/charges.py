@@ -105,7 +105,7 @@ async def apply_charge_report(session: Session, report: ChargeReport, *, attempt
         charge_id=report.provider_charge_id,
         object_version=report.object_version,
         reason=report.reason,
-        attempt=attempt,
+        n=attempt,
         answer=report.reason or report.status,
         **parameters_of_move(target),
     )
