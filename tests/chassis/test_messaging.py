@@ -68,7 +68,7 @@ async def has_effects(seen: asyncpg.Connection, *expected: str) -> None:
 async def all_is_acknowledged(redis: Redis) -> None:
     async def look() -> bool:
         groups = await redis.xinfo_groups("test:orders")
-        return [(group["pending"], group["lag"]) for group in groups] == [(0, 0)]
+        return {(group["pending"], group["lag"]) for group in groups} == {(0, 0)}
 
     await eventually(look)
 
@@ -100,7 +100,7 @@ async def send(
 
 @asynccontextmanager
 async def consuming(
-    redis: Redis, database: Database, handlers: Mapping[type[Event], Handler], **options: Any
+    redis: Redis, database: Database, handlers: Mapping[type[Event], Handler], group: str = "mail", **options: Any
 ) -> AsyncIterator[Consumer]:
     """A consumer at work; the end of the block stops it as SIGTERM does."""
     stopping = asyncio.Event()
@@ -108,7 +108,7 @@ async def consuming(
         redis,
         database,
         QUICK,
-        group="mail",
+        group=group,
         streams=["orders"],
         handlers=handlers,
         random=lambda: 0.01,

@@ -1,6 +1,7 @@
 """Events of one read are handled in one transaction, which is taken apart when one of them fails."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -13,7 +14,21 @@ from chassis.events.inbox import Received
 from chassis.logging import get_logger
 from chassis.pooling import Database, Session, log_after_commit
 from redis.asyncio import Redis
-from test_messaging import QUICK, OrderPlaced, all_is_acknowledged, consuming, effects, has_effects, see, seen, send
+from sqlalchemy import Identity, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from test_messaging import (
+    QUICK,
+    OrderPlaced,
+    all_is_acknowledged,
+    consuming,
+    dead,
+    effects,
+    has_effects,
+    see,
+    seen,
+    send,
+)
 
 __all__ = ["seen"]
 
@@ -103,6 +118,90 @@ async def test_the_lines_of_events_that_commit_together_have_the_ids_of_their_ow
             await all_is_acknowledged(redis)
     for name in ("order_seen", "event_processed"):
         assert [line["event_id"] for line in logs.of(name)] == ids
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Seen(Base):
+    __tablename__ = "seen"
+
+    at: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    what: Mapped[str]
+
+
+async def test_an_event_reads_the_rows_of_the_earlier_events_of_its_transaction_as_if_they_were_committed(
+    redis: Redis, database: Database, transactions: asyncpg.Connection
+) -> None:
+    """SQLAlchemy sends a row that a handler adds late, and remembers the rows that a handler has read."""
+    await transactions.execute("GRANT UPDATE ON seen TO PUBLIC")
+    remembered: list[Seen] = []
+    read: list[list[str]] = []
+
+    async def handle(session: Session, received: Received[Any]) -> None:
+        await session.execute(text("UPDATE seen SET what = what || '+'"))
+        rows = (await session.scalars(select(Seen).order_by(Seen.at))).all()
+        read.append([row.what for row in rows])
+        added = Seen(what=received.aggregate_id)
+        session.add(added)
+        remembered.extend([*rows, added])
+
+    for aggregate in "abc":
+        await send(redis, aggregate)
+    async with consuming(redis, database, {OrderPlaced: handle}):
+        await has_effects(transactions, "a++", "b+", "c")
+        await all_is_acknowledged(redis)
+    assert read == [[], ["a+"], ["a++", "b+"]]
+    assert await count_of_transactions(transactions) == 1
+
+
+async def test_an_event_whose_handler_suppresses_a_database_error_is_dead_and_its_neighbour_has_its_effect(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    """PostgreSQL answers the COMMIT of a transaction with a failed statement with a rollback, and with no error."""
+
+    async def handle(session: Session, received: Received[Any]) -> None:
+        await see(session, received)
+        if received.aggregate_id == "b":
+            with suppress(DBAPIError):
+                await session.execute(text("SELECT 1 / 0"))
+
+    await send(redis, "a")
+    await send(redis, "b")
+    async with consuming(redis, database, {OrderPlaced: handle}, max_deliveries=2):
+        await all_is_acknowledged(redis)
+    assert await effects(seen) == ["a1"]
+    (reason,) = await dead(seen)
+    assert reason.startswith("TransactionRolledBack: ")
+
+
+async def test_two_groups_whose_transactions_lock_rows_in_opposite_orders_handle_each_event_once(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    """PostgreSQL ends one of the two transactions, and its events are delivered alone."""
+    await seen.execute("GRANT UPDATE ON seen TO PUBLIC")
+    await seen.execute("INSERT INTO seen (what) VALUES ('x'), ('y')")
+    both_hold_a_row = asyncio.Barrier(2)
+    first: set[str] = set()
+
+    async def handle(session: Session, received: Received[Any]) -> None:
+        rows = {"one": {"a": "x", "b": "y"}, "two": {"a": "y", "b": "x"}}[received.consumer]
+        row = rows[received.aggregate_id]
+        await session.execute(text("UPDATE seen SET what = what || '+' WHERE what LIKE :row"), {"row": f"{row}%"})
+        if received.consumer not in first:
+            first.add(received.consumer)
+            await both_hold_a_row.wait()
+
+    await send(redis, "a")
+    await send(redis, "b")
+    async with (
+        consuming(redis, database, {OrderPlaced: handle}, group="one"),
+        consuming(redis, database, {OrderPlaced: handle}, group="two"),
+    ):
+        await has_effects(seen, "x++", "y++")
+        await all_is_acknowledged(redis)
+    assert await dead(seen) == []
 
 
 async def test_a_consumer_that_is_cancelled_in_a_transaction_of_several_events_has_no_effect(

@@ -1,6 +1,7 @@
 """A session runs prepared statements and SQLAlchemy's in one transaction: all or nothing, and fit for the next one."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import pytest
 from chassis.config.settings import DatabaseSettings
 from chassis.errors import ApiError, DatabaseBusy, DatabaseUnreachable, ErrorCode
 from chassis.pooling import Database, Row, Session, after_commit
+from chassis.pooling.failures import TransactionRolledBack
 from chassis.pooling.statements import DriverStatement
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -45,6 +47,23 @@ async def test_it_commits_when_the_block_ends_and_then_calls_back(of_one: Databa
         assert called == []
     assert called == [[]]
     assert await keys(of_one) == ["a"]
+
+
+async def test_a_block_that_suppresses_the_error_of_a_statement_raises_because_the_server_commits_nothing(
+    of_one: Database,
+) -> None:
+    called: list[str] = []
+
+    async def add_and_suppress() -> None:
+        async with of_one.transaction() as session:
+            await session.fetch(ADD, key="a")
+            after_commit(session, lambda: called.append("committed"))
+            with suppress(asyncpg.UniqueViolationError):
+                await session.fetch(ADD, key="a")
+
+    with pytest.raises(TransactionRolledBack):
+        await add_and_suppress()
+    assert (await keys(of_one), called) == ([], [])
 
 
 async def test_a_cancellation_stays_one_when_the_connection_is_lost_before_the_rollback(of_one: Database) -> None:

@@ -5,9 +5,8 @@ stream entry is acknowledged to Redis, so that it is not delivered again. A dead
 `chassis.events.consumer` decides when each entry is delivered.
 """
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -17,8 +16,9 @@ from chassis.errors import HoldfastError, PoolExhausted
 from chassis.events.group import ConsumerGroup, Entry
 from chassis.events.inbox import DRIVER_STATEMENTS, STATEMENTS, Kinds, Received, Undeliverable
 from chassis.events.outbox import Event
+from chassis.fast.contextmanager import contextmanager
 from chassis.logging import bind, canonical_line, debugging_for, get_logger, redact
-from chassis.pooling import Database, Session
+from chassis.pooling import Database, Session, after_commit
 from chassis.telemetry import SpanKind, record_failure, span
 
 log = get_logger(__name__)
@@ -91,7 +91,9 @@ class Deliveries:
         """Call the handler and acknowledge the entry. If the outcome is `failed` or `postponed`, the entry stays
         pending instead.
         """
-        outcome, error = await self._observed(entry, received, partial(self._handle, entry, received))
+        with self._observed(entry, received) as record:
+            outcome, error = await self._handle(entry, received)
+            record(outcome, error)
         kind = received.payload.options.type
         if outcome in ("failed", "postponed"):
             consumed.labels(entry.stream, kind, outcome).inc()
@@ -102,38 +104,37 @@ class Deliveries:
         return outcome
 
     async def deliver_together(self, events: Sequence[tuple[Entry, Received[Event]]]) -> bool:
-        """Handle the events in one transaction, and acknowledge their entries together. Returns False, without any
-        effect, if the transaction rolled back. The caller then delivers each event alone.
+        """Call the handlers one after the other in one transaction, and acknowledge the entries together. Returns False
+        if the transaction failed. The caller then delivers each event alone.
 
-        Each event is handled in a separate task, so that each event has its own span in the trace and its own log
-        fields. The handlers run one after the other.
+        Each event has a separate span. The event's metrics and canonical line are recorded after the commit.
         """
-        is_committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        deliveries: list[asyncio.Task[tuple[Outcome | None, Exception | None]]] = []
-        async with asyncio.TaskGroup() as tasks:
-            try:
-                async with self._database.transaction() as session:
-                    for entry, received in events:
-                        part = _Part(is_committed)
-                        handle = partial(part.handle, partial(self._handle_in, session, received))
-                        deliveries.append(tasks.create_task(self._observed(entry, received, handle)))
-                        await part.is_handled
-            except Exception:  # noqa: BLE001  the caller delivers each event alone, and records each event's error then
-                is_committed.set_result(False)
-                return False
-            is_committed.set_result(True)
+        outcomes: list[Outcome] = []
+        try:
+            async with self._database.transaction() as session:
+                for entry, received in events:
+                    with self._observed(entry, received) as record:
+                        outcome = await self._handle_in(session, received)
+                        if session.in_transaction():  # true if the handler used SQLAlchemy, and not only the driver
+                            # The next handler must read the rows of this handler from the database.
+                            await session.flush()
+                            session.expunge_all()
+                        after_commit(session, partial(record, outcome, None))
+                    outcomes.append(outcome)
+        except Exception:  # noqa: BLE001  the caller delivers each event alone, and records each event's error then
+            return False
         await self._group.acknowledge(entry for entry, _ in events)
-        for (entry, received), delivery in zip(events, deliveries, strict=True):
-            outcome, _ = delivery.result()
-            consumed.labels(entry.stream, received.payload.options.type, outcome).inc()
+        for (entry, received), counted in zip(events, outcomes, strict=True):
+            consumed.labels(entry.stream, received.payload.options.type, counted).inc()
         return True
 
-    async def _observed[T: Outcome | None](
-        self, entry: Entry, received: Received[Event], handle: Callable[[], Awaitable[tuple[T, Exception | None]]]
-    ) -> tuple[T, Exception | None]:
-        """Handle the event inside its span, and record the outcome in the metrics and on the canonical line (the one
-        log line that sums up the delivery). An outcome of None is not recorded, because the transaction has rolled back
-        and the event is delivered again.
+    @contextmanager
+    def _observed(
+        self, entry: Entry, received: Received[Event]
+    ) -> Generator[Callable[[Outcome, Exception | None], None]]:
+        """Run the block inside the event's span, with the event's fields on each log line. The block gets a function
+        that records the outcome in the metrics, on the span and on the canonical line (the one log line that sums up
+        the delivery).
         """
         kind = received.payload.options.type
         started = time.perf_counter()
@@ -148,18 +149,19 @@ class Deliveries:
             bind(stream=entry.stream, event_type=kind, event_id=str(received.event_id)),
             canonical_line() as line,
         ):
-            log.debug(
-                "event_received", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version
-            )
-            outcome, error = await handle()
-            if outcome is not None:
+
+            def record(outcome: Outcome, error: Exception | None) -> None:
                 elapsed = time.perf_counter() - started
                 process_seconds.labels(entry.stream, kind).observe(elapsed)
                 line.update(outcome=outcome, deliveries=entry.deliveries, duration_ms=round(elapsed * 1000, 1))
                 _write_line(error, line)
-            if error is not None:
-                record_failure(current, error)
-        return outcome, error
+                if error is not None:
+                    record_failure(current, error)
+
+            log.debug(
+                "event_received", aggregate_id=received.aggregate_id, aggregate_version=received.aggregate_version
+            )
+            yield record
 
     def _attributes(self, entry: Entry, received: Received[Event]) -> dict[str, str | int]:
         return {
@@ -211,31 +213,6 @@ class Deliveries:
             await session.execute(STATEMENTS["bury"], values)
         log.error("event_buried", stream=entry.stream, entry_id=entry.id, event_type=kind, reason=redacted)
         await self._acknowledge(entry, kind, "dead")
-
-
-class _Part:
-    """One event of a transaction that handles several events."""
-
-    def __init__(self, is_committed: asyncio.Future[bool]) -> None:
-        self.is_handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._is_committed = is_committed
-
-    async def handle(
-        self, call: Callable[[], Awaitable[Literal["handled", "seen"]]]
-    ) -> tuple[Outcome | None, Exception | None]:
-        """Call the handler, and wait for the end of the transaction. The outcome is None if the transaction rolled
-        back.
-        """
-        try:
-            outcome = await call()
-        except Exception as error:  # noqa: BLE001  `deliver_together` receives the error, and ends the transaction
-            # The future is done already if `deliver_together` was cancelled.
-            if not self.is_handled.done():
-                self.is_handled.set_exception(error)
-            return None, error
-        if not self.is_handled.done():
-            self.is_handled.set_result(None)
-        return (outcome if await asyncio.shield(self._is_committed) else None), None
 
 
 def _write_line(error: Exception | None, fields: Mapping[str, Any]) -> None:

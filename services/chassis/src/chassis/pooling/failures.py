@@ -32,6 +32,12 @@ class ConnectionLost(Exception):
     """The connection broke, the server announced that it ends the session, or the server no longer answers."""
 
 
+class TransactionRolledBack(Exception):
+    """The server answered COMMIT with a rollback, because a statement of the transaction had failed. The code between
+    the statement and the COMMIT has suppressed the statement's error. Such code needs a SAVEPOINT (`begin_nested`).
+    """
+
+
 _OUTAGE_CLASSES = frozenset({"08", "53", "57", "58"})
 """SQLSTATE classes: 08 is a failed connection, 53 means that the server has no disk, memory or connections left, 57 is
 an operator's intervention, and 58 is an error of the operating system."""

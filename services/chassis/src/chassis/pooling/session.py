@@ -19,7 +19,7 @@ from chassis.errors import HoldfastError
 from chassis.fast.one_statement import in_one_statement
 from chassis.logging import add_to_canonical_line
 from chassis.pooling.engine import note_statement
-from chassis.pooling.failures import ConnectionLost, is_session_over
+from chassis.pooling.failures import ConnectionLost, TransactionRolledBack, is_session_over
 from chassis.pooling.statements import DriverStatement
 
 NOTIFY = "chassis.notify"
@@ -159,8 +159,9 @@ def call_back(session: AsyncSession) -> None:
 async def in_transaction(session: Session) -> AsyncIterator[None]:
     """A transaction that commits when the block ends and rolls back when the block raises.
 
-    Raises `ConnectionLost` when the server goes away or does not answer. After the block, the connection is either
-    outside any transaction or closed. If BEGIN, COMMIT or ROLLBACK was interrupted, this function closes the
+    Raises `ConnectionLost` when the server goes away or does not answer. Raises `TransactionRolledBack` when the block
+    has suppressed the error of a statement, because the server then commits nothing. After the block, the connection is
+    either outside any transaction or closed. If BEGIN, COMMIT or ROLLBACK was interrupted, this function closes the
     connection, because the driver cannot know whether the server is still in a transaction. For SQLAlchemy the
     connection is in autocommit mode, so SQLAlchemy sends no BEGIN, COMMIT or ROLLBACK; only this function sends them.
     """
@@ -180,13 +181,15 @@ async def in_transaction(session: Session) -> AsyncIterator[None]:
                 await _run(session.driver, "ROLLBACK")
         raise
     started = time.perf_counter()
-    await _run(session.driver, "COMMIT")
+    if await _run(session.driver, "COMMIT") == "ROLLBACK":
+        raise TransactionRolledBack("a statement of the transaction failed, and the code suppressed its error")
     add_to_canonical_line(db_ms=(time.perf_counter() - started) * 1000)
 
 
-async def _run(driver: asyncpg.Connection, statement: str) -> None:
+async def _run(driver: asyncpg.Connection, statement: str) -> str:
+    """Run BEGIN, COMMIT or ROLLBACK, and return the command that the server reports as done."""
     try:
-        await driver.execute(statement)
+        return await driver.execute(statement)
     except BaseException as error:
         driver.terminate()
         if is_session_over(error):
