@@ -77,7 +77,8 @@ async def register_key(
 
 async def list_keys(session: Session) -> list[ListedKey]:
     """All keys, the oldest first, including revoked and expired keys."""
-    return [ListedKey(**row._mapping) for row in await session.execute(STATEMENTS["listed"])]  # noqa: SLF001  public API
+    # SQLAlchemy documents `_mapping` as a public attribute.
+    return [ListedKey(**row._mapping) for row in await session.execute(STATEMENTS["listed"])]  # noqa: SLF001
 
 
 async def revoke_key(session: Session, prefix: str) -> tuple[str, datetime] | None:

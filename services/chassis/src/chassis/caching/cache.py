@@ -139,8 +139,8 @@ class Cache[T]:
         await self._pending.apply(key)
 
     def invalidate_soon(self, key: str) -> None:
-        """Invalidate `key` in the background. To invalidate a key after a commit, pass `partial(cache.invalidate_soon,
-        key)` to `after_commit`.
+        """Invalidate `key` in the background. For an invalidation after a commit, `after_commit` gets
+        `partial(cache.invalidate_soon, key)`.
         """
         # The task below runs later. This call begins the invalidation at once, so that no later reader in this process
         # gets the old value.

@@ -24,7 +24,7 @@ class _Generation:
 
 
 class Reading(NamedTuple):
-    """A read under way: the generation of the key, and the time at which the read began (monotonic seconds)."""
+    """A read under way: the key's `_Generation` and the time (monotonic seconds) when the read began."""
 
     generation: _Generation
     began: float

@@ -50,7 +50,7 @@ _SHORTEST_PAUSE = 1.0
 # In seconds. A Retry-After is a whole number of seconds, so a new pause that ends at most this much later than the
 # present pause counts as the same pause.
 _ROUNDING = 1.0
-_EARLY = 0.01  # seconds by which a sleep may end early
+_EARLY = 0.01  # `asyncio.sleep` may end up to this many seconds early
 _REDIS_PAUSE = 1.0  # seconds without a call to Redis after a call to Redis failed
 _NOTHING_REMEMBERED = -1
 _PARAMETER = re.compile(r";[ \t]?([qwrt])=(\d{1,9})\b")

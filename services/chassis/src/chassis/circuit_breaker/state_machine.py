@@ -71,8 +71,8 @@ class StateMachine:
         self.mode: Mode = "automatic"
 
     def set_mode(self, mode: Mode, *, until: float, now: float) -> None:
-        """Set the mode, which ends at the time `until`. When `forced_open` ends, the breaker is half-open, as after any
-        open time.
+        """Set the mode, which ends at the time `until`. When `forced_open` ends, the breaker becomes half-open at the
+        next call and admits a few trial calls.
         """
         if self.mode == "forced_open":
             self._open_until = now

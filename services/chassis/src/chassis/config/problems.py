@@ -39,9 +39,9 @@ def problems_of(
 
 
 def _causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """The problems that are not consequences of other problems. Broken rules are omitted, because `_broken_rules`
-    reports them. The problem that a list is too short is omitted if an entry of the list is invalid, because Pydantic
-    does not count an invalid entry.
+    """The problems that are not consequences of other problems. Broken rules (relations between settings) are omitted,
+    because `_broken_rules` reports them. The problem that a list is too short is omitted if an entry of the list is
+    invalid, because Pydantic does not count an invalid entry.
     """
     return [
         problem
@@ -94,8 +94,8 @@ def _split(location: Sequence[str | int], settings: Mapping[str, FieldInfo]) -> 
 def _broken_rules(
     rules: Sequence[Rule], settings_type: type[ServiceSettings], merged: Mapping[str, Any], layers: Sequence[Layer]
 ) -> list[str]:
-    """A line for each broken rule. A rule is checked if all settings that it mentions are valid, even when other
-    settings are not.
+    """A line for each broken rule. A rule is checked if all settings that the rule mentions are valid, even when other
+    settings are invalid.
     """
     values = dict(_valid_values(settings_type, merged))
     broken = []

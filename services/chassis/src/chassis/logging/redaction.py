@@ -201,8 +201,8 @@ _may_hold_secret_cached = lru_cache(maxsize=4096)(_may_hold_secret)  # many line
 
 
 def _redact_cards(match: re.Match[str]) -> str:
-    """The matched digits, with each card number replaced. Another number may follow a card number: `4111 1111 1111 1111
-    200 EUR`.
+    """The matched digits, with each card number replaced. Another number may follow a card number, such as 200 in the
+    text `4111 1111 1111 1111 200 EUR`.
     """
     if match["run"] is None:
         return match[0]

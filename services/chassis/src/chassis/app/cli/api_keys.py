@@ -24,7 +24,8 @@ Scopes = Annotated[list[str], typer.Option("--scope", help="A permission of the 
 _PRINCIPAL: TypeAdapter[str] = TypeAdapter(PrincipalName)
 
 
-def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # noqa: C901  one function per command
+# The linter counts this function as complex, because it contains one function for each command.
+def api_key_commands(settings_type: type[ServiceSettings]) -> typer.Typer:  # noqa: C901
     """The `api-keys` commands of one service. All except `list` connect as the database role that owns the schema."""
     app = typer.Typer(help="Make, list and revoke the API keys of clients.", no_args_is_help=True)
 

@@ -47,7 +47,7 @@ def build_commands(
 
     @app.command("worker")
     def run_worker(options: Options = None) -> None:
-        """Run jobs, consume events and publish the outbox."""
+        """Run jobs, consume events and publish the events in the outbox."""
         serve("worker", options or ())
 
     @app.command()

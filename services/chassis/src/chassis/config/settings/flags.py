@@ -5,8 +5,9 @@ A service declares its flags in one class, each with an owner and the last day o
     class OrdersFlags(Flags):
         new_prices: Flag = flag("Show the new prices.", owner="sales", until=date(2027, 3, 31))
 
-A flag has two settings, `flags.new_prices.share` and `flags.new_prices.principals`. Both come from the same layers as
-every other setting, and both are reloaded. `chassis.flags.is_on` evaluates a flag for one request.
+A flag has two settings, `flags.new_prices.share` and `flags.new_prices.principals`. Both come from the same layers
+(files, environment, command line) as every other setting, and a running process applies changes of both.
+`chassis.flags.is_on` evaluates a flag for one request.
 """
 
 from dataclasses import dataclass
