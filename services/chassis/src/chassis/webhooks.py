@@ -110,7 +110,7 @@ def verify_stripe(headers: Headers, body: bytes, secrets: Sequence[str], *, now:
     return VerifiedWebhook(_id_in(body), timestamp)
 
 
-def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  GitHub sends no time
+def verify_github(headers: Headers, body: bytes, secrets: Sequence[str], *, now: float) -> VerifiedWebhook:  # noqa: ARG001  GitHub's webhooks have no time
     """The verifier for GitHub: https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries.
 
     GitHub signs neither the id nor a time. The receiver stores the ids of received webhooks, so a webhook that GitHub

@@ -34,7 +34,9 @@ class MailRefused(HoldfastError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Connection:
-    """A connection to the mail server. No mail is sent on it after `closes_at`, a time of the event loop."""
+    """A connection to the mail server. No mail is sent on this connection after `closes_at`, a time of the event
+    loop.
+    """
 
     client: aiosmtplib.SMTP
     closes_at: float
@@ -144,7 +146,8 @@ async def _closed_on_error(client: aiosmtplib.SMTP) -> AsyncIterator[None]:
 
 
 def _message(*, sender: str, recipient: str, subject: str, message_id: str, text: str) -> bytes:
-    """The mail as SMTP sends it. `EmailMessage` would parse each header that it writes, which takes a millisecond.
+    """The mail as SMTP sends it. This function does not use Python's `EmailMessage`, which parses each header that it
+    writes and takes a millisecond.
 
     The sender and the recipient are plain addresses, and the Message-ID is ours. A subject or a text with other
     characters than printable ASCII is encoded, so neither can add a header or end the mail.

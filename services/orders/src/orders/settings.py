@@ -44,7 +44,8 @@ class OrdersFlags(Flags):
 class OrdersSettings(ServiceSettings):
     service_name: ClassVar[str] = "orders"
     scopes: ClassVar[frozenset[str]] = frozenset({"orders:read", "orders:write"})
-    # An order causes one call that requests its payment. If the order is cancelled, a second call voids the payment.
+    # An order causes one call that requests its payment. If the order is cancelled, a second call cancels or refunds
+    # the payment.
     causes: ClassVar[tuple[Causes, ...]] = (Causes("payments", calls=2, units=PLACE_ORDER_COST),)
 
     payments: ServiceDependencySettings

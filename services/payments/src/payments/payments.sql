@@ -9,9 +9,9 @@ ON CONFLICT DO NOTHING
 RETURNING id, order_id, amount, currency, payment_method, status, void, provider_charge_id, version, reason;
 
 -- name: bury
--- Insert a payment as canceled, because the orders service requested that no money moves before it requested the
--- payment. A later request for the payment finds this row and charges nothing. Returns no row if this payment, or
--- another payment of the same order, exists already.
+-- Insert a payment as canceled: the orders service voids it (no money may move), although the request for the payment
+-- has not arrived yet. If that request arrives later, it finds this row, and the payment is not charged. Returns no row
+-- if this payment, or another payment of the same order, exists already.
 INSERT INTO payment (id, order_id, amount, currency, status, reason, version)
 VALUES (:payment_id, :order_id, :amount, :currency, 'canceled', 'voided', 1)
 ON CONFLICT DO NOTHING
@@ -85,10 +85,10 @@ WHERE id = :payment_id
 RETURNING id;
 
 -- name: backlog
--- Measure the backlog of payments. `waiting`: the number of payments that are neither captured nor over, up to :limit.
--- `oldest_age`: the age of the oldest of them in seconds. Payments older than :excluded_age seconds do not count. `done`:
--- the number of payments that were captured or ended within the last :window seconds. Times later than now do not
--- count: they are from before the clock was set back.
+-- Measure the backlog of payments. `waiting`: the number of open payments (not captured, failed, canceled or refunded),
+-- up to :limit. `oldest_age`: the age of the oldest of them in seconds. Payments older than :excluded_age seconds do
+-- not count. `done`: the number of payments that were captured or ended within the last :window seconds. Times later
+-- than now do not count: they are from before the clock was set back.
 SELECT count(*) AS waiting,
     coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_age,
     (

@@ -103,7 +103,7 @@ class Consumer:
         self._claim_after = claim_after
         self._random = random
         self._failures = 0
-        self._retry_at: float | None = 0.0  # when to retry pending entries (monotonic); None if no entry waits
+        self._retry_at: float | None = 0.0  # monotonic time of the retry of pending entries; None if none waits
         self._waiting: set[tuple[str, str]] = set()  # (stream, aggregate id) of events that wait
         self._replay_again: list[int] = []  # ids of dead events whose replay was postponed
         self._stopping = asyncio.Event()
@@ -168,7 +168,8 @@ class Consumer:
         return [pair for aggregate in least_tried_first for pair in aggregate]
 
     async def _process(self, entries: Sequence[Entry]) -> None:
-        """Deliver new entries in order, several in one transaction. If one of them fails, each is delivered alone.
+        """Deliver new entries in order, several in one transaction. If the delivery of one of them fails, each of them
+        is delivered alone.
 
         Redis counts a delivery attempt of an entry when the entry is read. If this method does not deliver an entry, it
         subtracts the attempt again.
@@ -253,7 +254,7 @@ class Consumer:
                     "retention": self._settings.inbox_retention,
                     "count": _PRUNE_ROWS,
                 }
-                # If the statement deletes `_PRUNE_ROWS` ids, more may have expired, and the next call deletes them.
+                # If the statement deletes `_PRUNE_ROWS` ids, more ids may have expired, and the next call deletes them.
                 if await session.scalar(STATEMENTS["prune"], values) < _PRUNE_ROWS:
                     self._pruned_at = now
 

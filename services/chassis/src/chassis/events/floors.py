@@ -42,7 +42,7 @@ class Floors:
         return self._floors.get(stream, 0)
 
     def note_streams(self, streams: Iterable[str]) -> None:
-        """Note which streams the relay has found among the events from `new_streams_from`.
+        """Note which streams the relay has found among the events whose `seq` is `new_streams_from` or higher.
 
         A new stream has the floor 0 until the relay reads it. Each event up to the `seq` in `_settled` was visible when
         the relay looked for streams. So the events of a stream that the relay did not find have a higher `seq`.
@@ -76,6 +76,6 @@ class Floors:
         self.new_streams_from = 1
 
     async def look(self, connection: asyncpg.Connection) -> None:
-        """Take a look. The caller must not read the outbox at the same time."""
+        """Take a look, as described above. The caller must not read the outbox at the same time."""
         (row,) = await connection.fetch(STATEMENTS["writers"])
         self.note_look(row["last_seq"], row["writers"])

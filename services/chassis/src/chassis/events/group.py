@@ -39,7 +39,9 @@ _TRY = Path(__file__).with_name("consumer_try.lua").read_text("utf-8")
 _TAKE_OVER = Path(__file__).with_name("consumer_take_over.lua").read_text("utf-8")
 _GONE_AFTER_MS = 3_600_000
 """A consumer without entries that sends no command for an hour is removed from the group. The consumer's process has
-ended, because no process pauses for an hour and then continues. A new pod uses a new consumer name."""
+ended, because no process pauses for an hour and then continues. A new pod uses a new consumer name, so no process needs
+the removed consumer.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

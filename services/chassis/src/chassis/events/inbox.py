@@ -141,7 +141,7 @@ async def _release[E: Event](session: Session, after: Received[E], kinds: Kinds[
         if row["aggregate_version"] != after.aggregate_version + 1 + len(released):
             break
         event = kinds.parse(after.consumer, row["event"])
-        assert event is not None  # noqa: S101  an event is parsed before it is held
+        assert event is not None  # noqa: S101  only an event of a type that this consumer reads is held
         released.append(event)
     if released:
         ids = [event.event_id for event in released]

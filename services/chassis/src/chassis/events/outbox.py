@@ -52,7 +52,7 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     options: ClassVar[EventOptions]
 
-    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the envelope's field is called `type`, too
+    def __init_subclass__(cls, *, type: str | None = None, **options: Any) -> None:  # noqa: A002  the published field is called `type`, too
         if type is not None:
             cls.options = EventOptions(type, **options)
 

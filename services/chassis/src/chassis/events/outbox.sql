@@ -22,7 +22,7 @@ SELECT pg_try_advisory_lock(hashtextextended('chassis.outbox', 0));
 -- name: next_term
 -- Take the term of the new leader: a number that is one higher than the previous leader's term. Returns the term and
 -- the id of this database. The term is a column and not a sequence, because `raise_term` sets the term, and the
--- run-time role may not set a sequence.
+-- database role of the service's processes may not set a sequence.
 INSERT INTO installation (relay_term) VALUES (1)
 ON CONFLICT (is_only) DO UPDATE SET relay_term = installation.relay_term + 1
 RETURNING relay_term, id::text;
@@ -98,8 +98,8 @@ WITH marked AS (
 UPDATE stream_position SET last_id = $3, repeat_after = $4 WHERE stream = $1;
 
 -- name: restart
--- Store $2 as the new epoch of stream $1: an id that Redis and this database both store. Redis has lost entries of the
--- stream or never had the stream. The relay then publishes every stored row of the stream.
+-- Store $2 as the new epoch of stream $1 (an id that Redis and this database both store), because Redis has lost
+-- entries of the stream or never had the stream. The relay then publishes every stored row of the stream.
 INSERT INTO stream_position (stream, epoch, last_id, repeat_after) VALUES ($1, $2::uuid, '', 0)
 ON CONFLICT (stream) DO UPDATE
 SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id, repeat_after = EXCLUDED.repeat_after;
@@ -115,9 +115,9 @@ FROM (
 
 -- name: writers
 -- The last visible `seq`, and the transactions that hold a writer's lock (ROW EXCLUSIVE) on the outbox. A transaction
--- gets this lock before it gets a `seq`, and holds it until its end. PostgreSQL reads the locks after the statement's
--- snapshot. So the rows of a transaction that holds no lock any more are visible to the next statement, but perhaps not
--- to this one.
+-- gets this lock before it gets a `seq`, and holds the lock until the transaction ends. PostgreSQL reads the locks
+-- after the statement's snapshot. So the rows of a transaction that holds no lock any more are visible to the next
+-- statement, but perhaps not to this one.
 SELECT
     COALESCE((SELECT max(seq) FROM outbox), 0) AS last_seq,
     ARRAY(

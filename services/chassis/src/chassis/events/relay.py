@@ -185,7 +185,7 @@ class Relay:
         return is_full
 
     async def _look(self, connection: asyncpg.Connection) -> None:
-        """Read the position of each stream."""
+        """Read the position of each stream: how far the relay has published it."""
         await self._mark(connection)
         self._looked_at = time.monotonic()
         rows = await connection.fetch(STATEMENTS["positions"], self._floors.new_streams_from)
@@ -235,8 +235,8 @@ class Relay:
                 self._positions[stream] = replace(position, unmarked=(), is_stored=True)
 
     async def _restart(self, connection: asyncpg.Connection, stream: str) -> None:
-        """Begin a new epoch of the stream, an id that PostgreSQL and Redis both store: store a new id in PostgreSQL.
-        The next batch of events writes this id to Redis.
+        """Give the stream a new epoch (an id that PostgreSQL and Redis both store): store a new id in PostgreSQL. The
+        next batch of events writes this id to Redis.
         """
         epoch = str(uuid4())
         await connection.execute(STATEMENTS["restart"], stream, epoch)
@@ -264,7 +264,7 @@ class Relay:
         if now - self._pruned_at >= _PRUNE_EVERY_SECONDS:
             self._floors.forget()
             count = await connection.fetchval(STATEMENTS["prune"], self._settings.retention, _PRUNE_ROWS)
-            # If the statement deletes `_PRUNE_ROWS` rows, more may have expired, and the next round deletes them.
+            # If the statement deletes `_PRUNE_ROWS` rows, more rows may have expired, and the next round deletes them.
             if count < _PRUNE_ROWS:
                 self._pruned_at = now
 

@@ -13,7 +13,8 @@ A service imports the names in `__all__`, and `schedules` for recurring work. Re
 2. `jobs.sql` contains and explains every statement.
 3. `decisions` and `runner` show how a worker claims, runs and ends jobs. The runner's parts are `hearing` (new jobs),
    `claims` (which jobs to claim next), `lookback` (how far back a claim looks), `runs` (claimed jobs), `executor` (one
-   attempt), `completion` (finished jobs), `leases` (the heartbeat) and `tending` (expired leases, measurements).
+   attempt), `completion` (finished jobs), `leases` (the heartbeat) and `tending` (expired leases, measurements of the
+   queue).
 4. `dead_letters` and `routes` are for operators, and `schedules` runs recurring work.
 """
 

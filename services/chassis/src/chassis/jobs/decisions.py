@@ -90,9 +90,9 @@ def decide_failure(job: RunningJob, error: Exception, delay: Callable[[], float]
     An attempt that fails because the service's database is unreachable does not use up one of the job's attempts. An
     attempt that fails because the database is busy counts, since a slow statement of the job may be the cause.
 
-    An attempt whose dependency takes no calls for now does not count either. The job goes back to its position in the
-    queue, and the queue pauses. Without the pause, a later job, which needs the same dependency, would overtake this
-    job.
+    An attempt does not count either if a dependency refuses calls for now (for example, with a 429). The job goes back
+    to its position in the queue, and the queue pauses. Without the pause, a later job, which needs the same dependency,
+    would overtake this job.
     """
     reason = str(redact(f"{type(error).__name__}: {error}"))[:_MAX_REASON_LENGTH]
     if isinstance(error, DependencyError) and error.is_refusal and job.attempt < MAX_GRANTED_ATTEMPT:

@@ -36,7 +36,8 @@ class Executor:
 
     `finish(run)` commits the end of a job whose handler has returned, and returns whether the worker still owned the
     job. `tolerate(error)` logs an error of the database after which a statement may be tried again, and raises any
-    other error. `hold(run, seconds)` keeps the worker from claiming jobs, because the job's dependency takes no calls.
+    other error. `hold(run, seconds)` keeps the worker from claiming jobs, because the job's dependency refuses calls
+    for now.
     """
 
     def __init__(

@@ -16,7 +16,9 @@ class Hearing:
 
     def __init__(self, wakeups: Wakeups, queue: str, *, has_room: Callable[[], bool]) -> None:
         self.changed = asyncio.Event()
-        """Set when jobs were added. The runner also sets the event when a job has finished or a slot is free."""
+        """This event is set when jobs were added. The runner also sets the event when a job has finished or a slot is
+        free.
+        """
         self._wakeups = wakeups
         self._channel = wakeup_channel(queue)
         self._has_room = has_room

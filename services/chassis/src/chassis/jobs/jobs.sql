@@ -51,9 +51,9 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 --
 -- Sub-selects hide the values of :count, :ids and :attempts from the planner. So PostgreSQL plans the statement once
 -- and not each time that it runs. For a LIMIT with a hidden value, the planner expects that a tenth of the rows is
--- returned. The claimed ids are therefore an array: for a join with a tenth of a deep queue, PostgreSQL would read the
--- whole table. The DELETE tests `lease_until`, which only running jobs have. A test of `status` may make PostgreSQL
--- scan the index of all jobs that run or ran recently.
+-- returned. The claimed ids are therefore an array. If they were joined, the planner would expect a join with a tenth
+-- of a deep queue, and would read the whole table. The DELETE tests `lease_until`, which only running jobs have. A test
+-- of `status` may make PostgreSQL scan the index of all jobs that run or ran recently.
 WITH finished AS (
     SELECT id, attempt
     FROM unnest((SELECT CAST(:ids AS bigint[])), (SELECT CAST(:attempts AS integer[]))) AS finished (id, attempt)
@@ -161,10 +161,10 @@ SELECT id, name, payload, attempt, last_error FROM buried
 RETURNING job_id;
 
 -- name: hand_back
--- Make the jobs of a worker ready again, because the worker stops, could not extend their leases, or because the
--- dependency of a job takes no calls for now. The jobs keep their order, since `run_at` stays. The attempt does
--- not count, so the statement increases `max_attempts`. The statement does not decrease `attempt`, because a fencing
--- token may only grow.
+-- Make jobs of a worker ready again, because the worker stops, or has lost the jobs' leases, or because the dependency
+-- of a job refuses calls for now. The jobs keep their order, since `run_at` (the time at which a job is due) stays the
+-- same. The attempt does not count, so the statement increases `max_attempts`. The statement does not decrease
+-- `attempt`, because a fencing token may only grow.
 UPDATE job
 SET status = 'ready', max_attempts = max_attempts + 1, lease_until = NULL, worker = NULL,
     run_at = LEAST(run_at, now()), written_at = now()

@@ -81,7 +81,7 @@ class JobRunner:
         self._wakeups = wakeups
         self._hearing = Hearing(wakeups, self._queue, has_room=self._has_room)
         self._changed = self._hearing.changed
-        self._claims_at = math.inf  # when the next claim is made without a wake-up (monotonic)
+        self._claims_at = math.inf  # monotonic time of the next claim if no wake-up comes before
         self._is_running = False
         self._tending = Tending(database, queue=self._queue, lease=settings.lease)
         self._lookback = self._tending.lookback
@@ -259,7 +259,7 @@ class JobRunner:
         return is_ended
 
     def _hold(self, run: Run, seconds: float) -> None:
-        """Claim no job for some seconds, because the dependency of `run` takes no calls."""
+        """Claim no job for some seconds, because the dependency of `run` refuses calls for now."""
         self._claims_at = self._claims.hold(seconds)
         self._lookback.note_postponed(run, now=time.monotonic())
         asyncio.get_running_loop().call_later(seconds, self._changed.set)

@@ -31,9 +31,9 @@ def missing_heads(scripts: ScriptDirectory, applied: set[str]) -> set[str]:
         return missing
     # The database has revisions that this code does not know, so newer code has migrated it. The chassis' revisions
     # form one branch, and a service's revisions another. If this code does not know the database's revision of a
-    # branch, that revision is newer than our head, so the head is not missing. If this code knows the revision, that
-    # revision is a predecessor of the head, because `missing` contains no head that the database has reached. Then the
-    # head is missing.
+    # branch, that revision is newer than this code's head, so the head is not missing. If this code knows the revision,
+    # that revision is a predecessor of the head, because `missing` contains no head that the database has reached. Then
+    # the head is missing.
     return {head for head in missing if known & _lineage(scripts, head)}
 
 

@@ -49,8 +49,9 @@ async def wait_for_schema(
 
     A database with a revision that this code does not know was migrated by newer code. The function accepts such a
     database: after a rollback, old code runs on the new schema, and each migration keeps old code working. The function
-    connects as the run-time role. The function waits while the database or its tables do not exist, and calls `tell`
-    with each new reason. Raises `DatabaseNotReady` after `timeout_seconds`.
+    connects as the role of the service's processes, which does not own the schema. The function waits while the
+    database or its tables do not exist, and calls `tell` with each new reason. Raises `DatabaseNotReady` after
+    `timeout_seconds`.
     """
     scripts = ScriptDirectory.from_config(alembic_config(service_migrations))
 

@@ -104,7 +104,7 @@ def service_budget(service: str, settings: DatabaseSettings, *, least_reserve: i
 
 async def check_budget[S: ServiceSettings](live: Live[S], database: Database) -> None:
     """Log a warning if the budget (all connections that the processes may open) exceeds the server's limit. The
-    function compares now and after each change of the settings.
+    function compares both numbers now, and again after each change of the settings.
 
     The process starts even if the budget exceeds the limit, because the processes may never open all connections that
     the budget counts. If an operator has lowered the limit, a pod that restarts at night must still start.

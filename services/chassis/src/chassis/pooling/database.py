@@ -29,7 +29,7 @@ log = get_logger(__name__)
 # may have no wrapper, or only the inner one. If the new connection breaks at once, SQLAlchemy raises
 # InvalidRequestError.
 _CONNECT_ERRORS = (
-    ConnectionLost,  # of a query with which SQLAlchemy asks the server for its version and settings
+    ConnectionLost,  # raised by the queries with which SQLAlchemy asks the server for its version and settings
     OSError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,

@@ -48,7 +48,7 @@ _OUTAGES = (
     # so the next attempt succeeds.
     asyncpg.InvalidCachedStatementError,
 )
-_BUSY_CLASSES = frozenset({"40"})  # a deadlock, or a conflict between two transactions
+_BUSY_CLASSES = frozenset({"40"})  # SQLSTATE class 40: a deadlock, or a conflict between two transactions
 _BUSY_STATES = frozenset({asyncpg.LockNotAvailableError.sqlstate, asyncpg.QueryCanceledError.sqlstate})
 """The SQLSTATEs with which the server ends a statement after `lock_timeout` or `statement_timeout`."""
 _SESSION_ENDS = frozenset({"FATAL", "PANIC"})

@@ -28,8 +28,8 @@ the `Database`.
 """
 _AFTER_COMMIT = "chassis.after_commit"
 _ROLLBACK_ERRORS = (ConnectionLost, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""Errors of the ROLLBACK after a cancellation. They are suppressed, because the caller must get the cancellation. After
-such an error the connection is closed, so the server rolls back.
+"""Errors of the ROLLBACK after a cancellation. These errors are suppressed, because the caller must get the
+cancellation. After such an error the connection is closed, so the server rolls back.
 """
 
 
@@ -175,7 +175,7 @@ async def in_transaction(session: Session) -> AsyncIterator[None]:
         if not session.driver.is_closed():
             await _run(session.driver, "ROLLBACK")
         raise
-    except BaseException:  # a cancellation
+    except BaseException:  # the task was cancelled
         if not session.driver.is_closed():
             with suppress(*_ROLLBACK_ERRORS):
                 await _run(session.driver, "ROLLBACK")

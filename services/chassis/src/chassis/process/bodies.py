@@ -11,7 +11,9 @@ _IDENTITY = frozenset({"", "identity"})
 
 
 def check_encoding(headers: Mapping[bytes, str]) -> None:
-    """Raise `ApiError` (415) for an encoded body. `headers` has the request's headers that `DECLARES_BODY` names."""
+    """Raise `ApiError` (415) for a body with a Content-Encoding. `headers` has the request's headers that
+    `DECLARES_BODY` names.
+    """
     if headers.get(b"content-encoding", "").strip().lower() not in _IDENTITY:
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Send the body without a Content-Encoding.")
 

@@ -131,7 +131,9 @@ class Stopping(asyncio.Event):
 
 
 def exit_now(code: int) -> None:
-    """End the process at once, whatever its other threads do. Lines logged so far are written first, if possible."""
+    """End the process at once, whatever its other threads do. Log lines that still wait in memory are written first, if
+    possible.
+    """
     try:
         flush_logs()
     finally:

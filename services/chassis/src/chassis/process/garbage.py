@@ -10,7 +10,7 @@ find little."""
 
 def pause() -> None:
     """Stop garbage collection until `freeze_start_up`. Start-up imports a thousand modules, whose objects live as long
-    as the process. Collections would look through all of them, which takes a tenth of the time of a start.
+    as the process. Collections would look through all of them, which takes a tenth of the start-up time.
     """
     gc.disable()
 

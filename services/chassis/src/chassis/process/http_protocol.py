@@ -38,8 +38,9 @@ HEAD_SECONDS = 10.0
 (64 KiB at 6 KiB/s), and for the rest of a body after the answer was sent."""
 
 _PIECE_BYTES = 4_096
-"""The number of bytes that are parsed at once. They can contain 200 requests, so a connection may exceed
-`MAX_PIPELINED` by 200."""
+"""The number of bytes that are parsed at once. These bytes can contain 200 requests, so a connection may exceed
+`MAX_PIPELINED` by 200.
+"""
 _SEPARATORS = 4  # each header line has these bytes beside name and value: a colon, a space, CR and LF
 _MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # 1,024 for white space and the rest of the request's line
 """The largest number of bytes, such as trailers and chunk extensions, that may arrive without completing a head or a
@@ -202,7 +203,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.get_method() == b"CONNECT":
             raise HeadRefused(_MALFORMED, "This server is not a proxy: it does not accept CONNECT.")
         if version == "1.1" and b"host" not in names:
-            raise HeadRefused(_MALFORMED, "The Host header is missing.")  # RFC 9112, section 3.2
+            raise HeadRefused(_MALFORMED, "The Host header is missing.")  # RFC 9112, section 3.2 requires Host
         if len(set(names)) != len(names):
             twice = next((name for name in _ONCE if names.count(name) > 1), None)
             if twice is not None:
@@ -263,7 +264,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.flow.write_paused:
             self._is_held = True
             self.flow.pause_reading()
-            self.pipeline.append((cycle, app))  # `resume_writing` starts the request at the right end first
+            self.pipeline.append((cycle, app))  # `resume_writing` takes this request from the same end
         else:
             self._current = cycle
             super()._start_asgi_task(cycle, app)

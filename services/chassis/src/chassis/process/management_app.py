@@ -30,7 +30,7 @@ def management_app(
     """The application of the management port: `/livez /readyz /startupz /metrics /info /log-levels` and `routes`.
 
     Requests from outside the cluster are never routed to this application. `ManagementGuard` checks the Host of every
-    request, with `hosts` as additional names, and the `token` of every change.
+    request, with `hosts` as additional names, and the management token of every request that changes something.
     """
     started_at = time.time()
 

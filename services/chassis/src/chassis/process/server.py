@@ -57,7 +57,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 http=HttpProtocol,
-                # A request to upgrade gets a normal answer, even if a WebSocket library is installed.
+                # A request to upgrade to another protocol gets a normal answer, even if a WebSocket library is
+                # installed.
                 ws="none",
                 # X-Forwarded-For is read from these networks only. Without networks, uvicorn does not look for the
                 # header.

@@ -29,9 +29,9 @@ local allowed = tat + cost * interval - now <= capacity
 if allowed then
   tat = tat + cost * interval
 end
--- A refused request takes no units, so it changes the stored time (the TAT) only if that time was too late and was
--- moved to now + capacity. If the script did not store the moved time, each later call would start from the old time
--- again, and the caller would have to wait until the old time.
+-- A refused request takes no units, so it changes the stored time (the TAT) only if that time was later than now +
+-- capacity and was moved to now + capacity. If the script did not store the moved time, each later call would start
+-- from the old time again, and the caller would have to wait until the old time.
 if tat ~= stored then
   -- A stored time in the past means the same as no stored time, so the key may expire at that time. The option EX of
   -- SET takes whole seconds, so one second is added.

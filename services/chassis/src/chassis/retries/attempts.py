@@ -46,7 +46,7 @@ async def retry[T](
     """Run `call(attempt)` for attempt = 1, 2, … until an attempt succeeds or the call must not be repeated.
 
     All attempts and waits together end after `policy.total_timeout` seconds, or at the caller's deadline if the
-    deadline is earlier. Raises the last error, with one exception. If the last attempt certainly did not run, but an
+    deadline is earlier. Raises the last error, except in one case. If the last attempt certainly did not run, but an
     earlier one may have run, raises the earlier attempt's error. So the caller learns that the call may have had an
     effect.
     """

@@ -40,7 +40,7 @@ def from_header(value: str | None, limit: float) -> float:
 
 
 def to_header(seconds: float) -> str:
-    """The header value that grants the next hop `seconds`, rounded down."""
+    """The header value that grants the called process `seconds`, rounded down."""
     return str(max(0, int(seconds * 1000)))
 
 

@@ -23,7 +23,7 @@ STATEMENTS = load_driver_statements("idempotency.sql", package="chassis.retries"
 _PRIMARY_KEY = "idempotency_record_pkey"
 
 PRUNE_EVERY = 60.0  # seconds between two calls of `prune`
-_PRUNE_BATCH = 10_000  # the records that one statement deletes, in about 50 ms
+_PRUNE_BATCH = 10_000  # the most records that one statement deletes, in about 50 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ def idempotency_key(client: str, header: str | None, *, method: str, path: str, 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
     """SHA-256 of a request's method, path and body.
 
-    Spaces and the order of names in a JSON body do not change the hash. The JSON is hashed and not a parsed model. A
-    hash of the model would change when a release adds a field with a default, and a request that is repeated after the
-    release would be refused. A body that is not JSON, or that is nested too deeply for orjson to write (254 levels), is
-    hashed as it is.
+    Spaces and the order of names in a JSON body do not change the hash. This function hashes the JSON and not the
+    parsed model. A hash of the model would change when a release adds a field with a default, and a request that is
+    repeated after the release would be refused. A body that is not JSON, or that is nested too deeply for orjson to
+    write (254 levels), is hashed as it is.
     """
     try:
         canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)

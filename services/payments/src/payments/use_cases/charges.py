@@ -40,7 +40,7 @@ async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
     void (its net amount must become zero), move it to `canceled` instead.
     """
     payment = await lock(session, payment_id)
-    assert payment is not None  # noqa: S101  the attempt's row refers to the payment
+    assert payment is not None  # noqa: S101  the attempt's row has a foreign key to the payment
     await session.execute(
         update(ChargeAttempt)
         .where(ChargeAttempt.payment_id == payment_id, ChargeAttempt.n == n)
