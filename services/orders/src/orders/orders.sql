@@ -23,7 +23,7 @@ WHERE o.id = :order_id AND o.client_id || '' = :client;
 
 -- name: find
 -- Find the order :order_id of the client :client. Returns one row for each line of the order, sorted by position. The
--- expression `|| ''` prevents PostgreSQL from using an index whose first column is the client. Without statistics of the
+-- expression `|| ''` keeps PostgreSQL from using an index whose first column is the client. Without statistics of the
 -- table, PostgreSQL might choose such an index and read all orders of the client.
 SELECT o.id, o.status, o.amount, o.currency, o.reason, o.created_at, o.updated_at,
     l.product_id, l.quantity, l.unit_price

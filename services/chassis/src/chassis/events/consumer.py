@@ -59,9 +59,9 @@ _MAX_PAUSE_SECONDS = 30.0
 class Consumer:
     """Reads `streams` as one consumer of a Redis consumer group, and calls a handler for one event at a time.
 
-    The events that one read returns are handled in one transaction. If one of their handlers fails, this transaction
-    rolls back, and each event is delivered alone in a separate transaction. While any event waits for a retry, every
-    event is delivered alone.
+    Up to 20 of the events that one read returns are handled in one transaction. If one of their handlers fails, this
+    transaction rolls back, and each event is delivered alone in a separate transaction. While any event waits for a
+    retry, every event is delivered alone.
 
     `handlers` maps payload types to handlers, each called as `await handler(session, received)`. Events of other types
     are acknowledged and skipped. A handler uses only the given session, makes no network call, and raises

@@ -107,7 +107,8 @@ class Deliveries:
         """Call the handlers one after the other in one transaction, and acknowledge the entries together. Returns False
         if the transaction failed. The caller then delivers each event alone.
 
-        Each event has a separate span. The event's metrics and canonical line are recorded after the commit.
+        Each event has a separate span. The event's metrics and its canonical line (the one log line that sums up the
+        delivery) are recorded after the commit.
         """
         outcomes: list[Outcome] = []
         try:

@@ -9,8 +9,8 @@ An event gets its `seq` before its transaction commits. So an event may become v
 were published. If the floor were above this event's `seq`, the relay would miss the event, and would publish the next
 event of its aggregate first. To prevent this, the relay takes a look every few seconds: it reads the last visible
 `seq`, and which transactions hold a write lock on the outbox. A transaction that writes to the outbox holds this lock
-from before it gets a `seq` until it ends. When all transactions that held the lock at one look have ended, every event
-up to the last `seq` of that look is visible. The floors may then rise to this `seq`.
+from before it gets a `seq` until the transaction ends. When all transactions that held the lock at one look have ended,
+every event up to the last `seq` of that look is visible. The floors may then rise to this `seq`.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -61,7 +61,9 @@ class Floors:
         self._floors[stream] = following
 
     def note_look(self, last_seq: int, writers: Collection[str]) -> None:
-        """Note the result of a look: the outbox's last visible `seq`, and the open transactions that write to it."""
+        """Note the result of a look: the outbox's last visible `seq`, and the open transactions that write to the
+        outbox.
+        """
         seq, before = self._last_look
         if before.isdisjoint(writers):
             self._settled, self._last_look = seq, (last_seq, frozenset(writers))

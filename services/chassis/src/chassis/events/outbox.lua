@@ -14,8 +14,8 @@
 --   stopped, `group` is the name of this group, and otherwise ''.
 -- - {'foreign', owner}: The key prefix belongs to another database, `owner`.
 -- - {'deposed', term}: A later leader, which has the higher term `term`, has published.
--- - {'forgotten'}: Redis has lost entries. The stream's epoch is missing or differs from ARGV[1] if Redis was emptied or
---   a consumer missed entries. The stream's last id is lower than ARGV[2] if an older snapshot was restored or a
+-- - {'forgotten'}: Redis has lost entries. The stream's epoch is missing or differs from ARGV[1] if Redis was emptied
+--   or a consumer missed entries. The stream's last id is lower than ARGV[2] if an older snapshot was restored or a
 --   failover lost the last writes.
 
 local function last_generated_id()

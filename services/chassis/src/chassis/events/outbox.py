@@ -71,7 +71,7 @@ async def publish(
 
 
 def event_row(event: Event, *, stream: str, aggregate_id: UUID | str, aggregate_version: int) -> Row:
-    """The row that `publish` inserts. `Session.insert` can insert it together with other rows."""
+    """The row that `publish` inserts. `Session.insert` can insert this row together with other rows."""
     with _producer_span(event, stream):
         values = {
             "event_stream": stream,

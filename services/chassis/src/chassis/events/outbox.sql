@@ -54,9 +54,9 @@ FROM stream_position p FULL JOIN (SELECT stream FROM waiting WHERE stream IS NOT
 -- The next $2 events of stream $1 in the order of `seq`, each as JSON (the envelope). No unpublished event has a `seq`
 -- below $4, the stream's floor (`floors.py`). While the relay publishes the stream again, the statement returns the
 -- published events after seq $3. Otherwise $3 is null, and the statement returns the unpublished events. The relay thus
--- repeats all published events before it publishes new ones. This order is right for each aggregate. Its events commit
--- one after the other, because each transaction locks the aggregate's row. So its published events are older than its
--- unpublished events.
+-- repeats all published events before it publishes new ones. This order is right for each aggregate. The events of an
+-- aggregate commit one after the other, because each transaction locks the aggregate's row. So the aggregate's
+-- published events are older than its unpublished events.
 --
 -- The statement also does the work of the statement `mark` for the events that the relay published last, which saves a
 -- transaction. A statement does not see its own changes, so the condition on $5 excludes the rows that this statement

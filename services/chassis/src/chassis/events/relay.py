@@ -91,7 +91,7 @@ class Relay:
         self._floors = Floors()
         self._positions: dict[str, Position] = {}
         self._leads = False
-        # While this relay leads, it reads the events that its own process stores, so they need no notification.
+        # While this relay leads, it reads the events that its own process stores, so these events need no notification.
         self._woken = wakeups.subscribe(WAKEUP_CHANNEL, reads_now=lambda: self._leads)
         self._open_transactions = OpenTransactions(database.name)
         self._looked_at = self._measured_at = self._pruned_at = float("-inf")

@@ -2,9 +2,9 @@
 
 A worker claims a job with a lease, which reserves the job for some seconds, and extends the lease with a heartbeat.
 Each claim increases the job's attempt number, which also serves as a fencing token. If a worker loses its lease and
-another worker claims the job, the first worker's token is out of date, so it cannot complete the job. A job may run
-more than once. But the changes that a handler makes in the transaction of `RunningJob.complete_in` commit together with
-the job's end, so they happen exactly once.
+another worker claims the job, the first worker's token is out of date, so the first worker cannot complete the job. A
+job may run more than once. But the changes that a handler makes in the transaction of `RunningJob.complete_in` commit
+together with the job's end, so they happen exactly once.
 
 A service imports the names in `__all__`, and `schedules` for recurring work. Read the modules in this order:
 

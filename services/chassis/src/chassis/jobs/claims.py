@@ -1,7 +1,7 @@
 """The state from which a worker decides which jobs to claim next.
 
-A suspect is a job whose lease expired: the job may have killed its process. The state tells which jobs may be due, and
-which suspect this worker is running.
+A suspect is a job whose lease expired: the job may have killed the process that ran it. The state tells which jobs may
+be due, and which suspect this worker is running.
 """
 
 import time

@@ -51,10 +51,10 @@ def decide_claim(*, unended: int, concurrency: int, due: Due, running: Claim | N
     would repeat these jobs. The claim asks for as many jobs as the worker has free slots, since a round trip and a
     commit cost as much for one job as for twenty.
 
-    A suspect is a job whose lease expired: it may have killed its process. `running` is the claim of the suspect that
-    runs now, or None. Only one suspect runs at a time, so a crash makes at most one suspect lose a second lease. A
-    suspect that lost two leases waits until it can run alone in the process. `is_others_turn` is true after a suspect
-    has started, so that a worker with a single slot alternates between suspects and other jobs.
+    A suspect is a job whose lease expired: the job may have killed the process that ran it. `running` is the claim of
+    the suspect that runs now, or None. Only one suspect runs at a time, so a crash makes at most one suspect lose a
+    second lease. A suspect that lost two leases waits until it can run alone in the process. `is_others_turn` is true
+    after a suspect has started, so that a worker with a single slot alternates between suspects and other jobs.
     """
     free = concurrency - unended
     others = Claim(free) if due.others else NOTHING

@@ -32,7 +32,7 @@ async def enqueue(
 def job_row(
     payload: JobPayload, *, unique_key: str | None = None, delay: float = 0, deadline: float | None = None
 ) -> Row:
-    """The row that `enqueue` inserts. `Session.insert` can insert it together with other rows."""
+    """The row that `enqueue` inserts. `Session.insert` can insert this row together with other rows."""
     options = payload.options
     key = unique_key or payload.unique_key
     with _producer_span(options):

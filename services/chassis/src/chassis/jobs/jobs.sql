@@ -41,13 +41,13 @@ ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL DO NOTHING;
 -- The claim increases the attempt number. If the end of an attempt increased the number, a job that kills its process
 -- would never use up its attempts. The claim also clears the deduplication key. So another job with the same key may be
 -- enqueued while this job runs, and a retry of this job does not conflict with the other job. A suspect is a job whose
--- lease expired: it may have killed its process. A claim takes either suspects (:suspects) or other jobs. Suspects that
--- must run alone need a separate claim (:alone). Delayed jobs of a high priority do not slow a claim, since PostgreSQL
--- 18 skips from one priority to the next in the index.
+-- lease expired: the job may have killed the process that ran it. A claim takes either suspects (:suspects) or other
+-- jobs. Suspects that must run alone need a separate claim (:alone). Delayed jobs of a high priority do not slow a
+-- claim, since PostgreSQL 18 skips from one priority to the next in the index.
 --
 -- The claim takes jobs that became due at most :lookback seconds ago, or all due jobs if :lookback is NULL. Each job
--- that has run leaves a dead entry at the head of the index. While an old transaction holds back vacuum, a claim without
--- this bound would step over all of these entries (`lookback.py`).
+-- that has run leaves a dead entry at the start of the index. While an old transaction holds back vacuum, a claim
+-- without this bound would step over all of these entries (`lookback.py`).
 --
 -- Sub-selects hide the values of :count, :ids and :attempts from the planner. So PostgreSQL plans the statement once
 -- and not each time that it runs. For a LIMIT with a hidden value, the planner expects that a tenth of the rows is

@@ -48,7 +48,7 @@ class Lookback:
         self.full_looks += 1
 
     def note_claim(self, oldest_age: float, *, began: float, full_looks: int) -> None:
-        """Note that a claim has left no due job older than `oldest_age`, among the jobs that it looked at.
+        """Note that a claim has left no due job older than `oldest_age`, among the jobs that the claim looked at.
 
         `full_looks` is the value of the attribute `full_looks` at the time when the claim began. If the attribute has
         changed, a sample of the whole queue has ended during the claim, and may have found an older job, at which the
@@ -62,12 +62,12 @@ class Lookback:
         if not math.isinf(self._age):
             age = run.row["waited"] + (now - run.claimed_at)
             self._age, self._at = max(self._age + (now - self._at), age), now
-            # A claim that runs at this moment has not read this job, so it must not shorten the lookback.
+            # A claim that runs at this moment has not read this job, so this claim must not shorten the lookback.
             self.full_looks += 1
 
 
 def oldest_left(claim: Claim, started: Sequence[Run], *, is_oldest_first: bool) -> float | None:
-    """The age in seconds of the oldest due job that a claim may have left, among the jobs that it looked at.
+    """The age in seconds of the oldest due job that a claim may have left, among the jobs that the claim looked at.
 
     The result is None if the claim does not tell this age. This is so for a claim of suspects (jobs whose lease
     expired), and for a claim by priority that got as many jobs as it requested.

@@ -53,9 +53,9 @@ class JobRunner:
     backoff. If the exception is an `ApiError` with a `retry_after`, the retry waits at least that long. A handler must
     await often: a handler that blocks the event loop stalls the heartbeat of every job in the process.
 
-    A job whose lease expired is a suspect: it may have killed its process. One suspect runs at a time, beside the other
-    jobs. A suspect that loses its lease again runs alone: the runner lets all other jobs end first, and starts no other
-    job until the suspect has ended.
+    A job whose lease expired is a suspect: the job may have killed the process that ran it. One suspect runs at a time,
+    beside the other jobs. A suspect that loses its lease again runs alone: the runner lets all other jobs end first,
+    and starts no other job until the suspect has ended.
     """
 
     def __init__(

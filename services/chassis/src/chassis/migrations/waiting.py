@@ -27,7 +27,7 @@ class DatabaseNotReady(HoldfastError):
 async def migrate(
     settings: DatabaseSettings, *service_migrations: Path, timeout_seconds: float, tell: Callable[[str], None]
 ) -> None:
-    """Wait until the database accepts the role that owns the schema, then `upgrade` it.
+    """Wait until the database accepts the role that owns the schema, then `upgrade` the database.
 
     Calls `tell` with each new reason to wait. Raises `DatabaseNotReady` after `timeout_seconds`.
     """

@@ -17,7 +17,7 @@ def belongs_to(owner: InstrumentedAttribute[str], value: str) -> ColumnElement[b
     """The condition `owner = value`, for a query that finds one row by its id and checks the row's owner.
 
     The condition is written as `owner || '' = value`. The planner cannot use an index on the owner for this expression.
-    So it uses the index on the id, and never reads all rows of the owner.
+    So the planner uses the index on the id, and the query never reads all rows of the owner.
     """
     return owner.concat("") == value
 

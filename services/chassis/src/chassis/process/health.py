@@ -3,7 +3,7 @@
 Liveness only needs a running event loop. The liveness probe checks no dependency, because a restart of this process
 does not repair a database. Readiness checks the dependencies without which no request can be answered. `/readyz` also
 names background tasks that fail. Such tasks affect neither liveness nor readiness: a failed task starts again, and the
-process answers requests without it.
+process answers requests without this task.
 """
 
 import asyncio

@@ -90,7 +90,7 @@ async def store_answer(session: Session, key: IdempotencyKey, answer: StoredAnsw
 
 
 def answer_row(key: IdempotencyKey, answer: StoredAnswer) -> Row:
-    """The row that `store_answer` inserts. `Session.insert` can insert it together with other rows."""
+    """The row that `store_answer` inserts. `Session.insert` can insert this row together with other rows."""
     values = {
         "client": key.client,
         "key": key.key,

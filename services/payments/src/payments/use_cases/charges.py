@@ -37,7 +37,7 @@ async def begin_attempt(session: Session, payment_id: UUID) -> int | None:
 async def attempt_not_run(session: Session, payment_id: UUID, n: int) -> None:
     """Step 6 of an order (docs/reference/protocol.md): close attempt `n`, whose POST certainly did not run. If no other
     attempt is open (its POST may have had an effect), move the payment back to `created`. If the payment is marked as
-    void (its net amount must become zero), move it to `canceled` instead.
+    void (its net amount must become zero), move the payment to `canceled` instead.
     """
     payment = await lock(session, payment_id)
     assert payment is not None  # noqa: S101  the attempt's row has a foreign key to the payment
