@@ -29,6 +29,7 @@ from test_messaging import (
     seen,
     send,
 )
+from waiting import eventually
 
 __all__ = ["seen"]
 
@@ -202,6 +203,35 @@ async def test_two_groups_whose_transactions_lock_rows_in_opposite_orders_handle
         await has_effects(seen, "x++", "y++")
         await all_is_acknowledged(redis)
     assert await dead(seen) == []
+
+
+async def test_entries_that_another_consumer_takes_over_while_their_transaction_runs_have_their_effect_once(
+    redis: Redis, database: Database, seen: asyncpg.Connection
+) -> None:
+    """The rows in the inbox keep the other consumer from a second effect."""
+    reached, may_end = asyncio.Event(), asyncio.Event()
+    handled: list[str] = []
+
+    async def handle(session: Session, received: Received[Any]) -> None:
+        handled.append(received.aggregate_id)
+        await see(session, received)
+        if received.aggregate_id == "b":
+            reached.set()
+            await may_end.wait()
+
+    async def are_taken_over() -> bool:
+        return len(await redis.xpending_range("test:orders", "mail", "-", "+", 10, consumername="other")) == 3
+
+    for aggregate in "abc":
+        await send(redis, aggregate)
+    async with consuming(redis, database, {OrderPlaced: handle}, name="first"):
+        await asyncio.wait_for(reached.wait(), 10)
+        async with consuming(redis, database, {OrderPlaced: handle}, name="other", claim_after=0.05):
+            await eventually(are_taken_over)
+            may_end.set()
+            await all_is_acknowledged(redis)
+    assert handled == ["a", "b", "c"]
+    assert await effects(seen) == ["a1", "b1", "c1"]
 
 
 async def test_a_consumer_that_is_cancelled_in_a_transaction_of_several_events_has_no_effect(
