@@ -17,7 +17,9 @@ below this limit. With the default backoff, a job reaches the limit after about 
 that itself causes the outage: such a job becomes a dead letter."""
 
 DEFAULT_PAUSE = 1.0
-"""The pause in seconds after a dependency refused a call (429 or 503) without saying how long to wait."""
+"""The seconds for which a worker claims no job after a dependency has refused a call for now without saying how
+long.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ log = get_logger(__name__)
 _BETWEEN = frozenset({__name__, "chassis.pooling.database", "contextlib"})
 """The modules whose stack frames lie between a caller's `async with` and `Checkout.__enter__`."""
 _MAX_STACK = 40
-"""The maximum number of frames in a log line. A request's stack, frameworks included, has about 20 frames."""
+"""The maximum number of a task's stack frames in a log line. A request's stack, frameworks included, has about 20
+frames.
+"""
 
 
 class ConnectionHeld(HoldfastError):

@@ -9,8 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The table has a row for each delivery of the past, so the index is built while deliveries are written. If an
-    # earlier build was interrupted, an invalid index of this name exists.
+    # The table has a row for each delivery of the past, so PostgreSQL builds the index without blocking new deliveries.
+    # If an earlier build was interrupted, an invalid index of this name exists and must be dropped first.
     with op.get_context().autocommit_block():
         op.execute("DROP INDEX IF EXISTS webhook_delivery_status")
         op.execute("CREATE INDEX CONCURRENTLY webhook_delivery_status ON webhook_delivery (client_id, status, id)")
