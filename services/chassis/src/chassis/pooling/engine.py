@@ -107,7 +107,8 @@ def _time_statements(engine: Engine) -> None:
 
     def info_of(connection: Connection) -> dict[Any, Any]:
         # `Connection.info` raises NotImplementedError while SQLAlchemy asks a server for its version and settings.
-        return connection.connection.record_info or {}
+        info = connection.connection.record_info
+        return {} if info is None else info
 
     def start(connection: Connection, *_: object) -> None:
         info_of(connection)[_STARTED] = time.perf_counter()
