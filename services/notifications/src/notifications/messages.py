@@ -17,8 +17,8 @@ class SendMail(JobPayload, job="send_mail", unique=("mail_id",), max_attempts=30
 
 
 WEBHOOKS_QUEUE = "webhooks"
-"""The queue of the jobs that deliver webhooks. The worker runs these jobs in separate slots, so that endpoints that do
-not answer delay no mail.
+"""The queue of the jobs that deliver webhooks. The worker runs these jobs and those that send mails in separate slots,
+so an endpoint that does not answer cannot delay a mail.
 """
 
 

@@ -3,7 +3,8 @@ and then loads the value from the origin (usually the database).
 
 The first of these conditions that is true decides how a read gets the value:
 
-- Redis has not confirmed an invalidation of the key: the process loads the value and does not use Redis.
+- The process has invalidated the key, and Redis has not confirmed this yet: the process loads the value and does not
+  use Redis.
 - This process read the value less than `near_ttl` ago: the read returns the value in the process's memory.
 - Redis fails: the process loads the value and does not store the value in Redis. A key has one load at a time, and at
   most `bypass_concurrency` loads run at once.

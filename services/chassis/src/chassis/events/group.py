@@ -123,8 +123,8 @@ class ConsumerGroup:
         return found
 
     async def pending(self, stream: str) -> AsyncIterator[list[Entry]]:
-        """Batches of entries that this consumer has read and not acknowledged. This does not count as a delivery
-        attempt.
+        """Batches of entries that this consumer has read and not acknowledged. Reading an entry again in this way is no
+        delivery attempt.
         """
         key, start = self._names.stream(stream), "-"
         while True:
@@ -228,5 +228,5 @@ def _entries(
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The fields of an entry by name. A script returns the fields as one list of alternating names and values."""
+    """The fields of an entry by name. A script in Redis returns them as one list of alternating names and values."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -4,7 +4,7 @@ While a transaction is open, PostgreSQL keeps the row versions that the transact
 and events change all the time, so these tables and their indexes grow. Each database has exactly one leading relay (the
 relay that publishes), so this relay measures the age of the oldest transaction.
 
-The database role of the service's processes may not read when a transaction of another role began. But each open
+The database role of the service's processes may not read the start time of another role's transaction. But each open
 transaction holds a lock on its own id, and the role may read these locks. So the measured age is the time since this
 process first saw the transaction.
 """

@@ -1,4 +1,6 @@
-"""How far the relay has published a stream, and how far it has repeated a stream that Redis lost."""
+"""The position of the relay in a stream: up to which event of the outbox it has published the stream. If Redis lost the
+stream, the position also says up to which event the relay has published the stream again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -23,8 +23,8 @@ async def enqueue(
     calls of an attempt get the rest of this time as their deadline.
 
     Returns False, without a new job, if a job with this name and deduplication key already waits. The key is
-    `unique_key`, or the payload's key if `unique_key` is None. A running job with the same key does not prevent the new
-    job, since the running job may have read its data before the caller's change.
+    `unique_key`, or, if `unique_key` is None, the payload's own key. A running job with the same key does not prevent
+    the new job, since the running job may have read its data before the caller's change.
     """
     return await session.insert(job_row(payload, unique_key=unique_key, delay=delay, deadline=deadline)) > 0
 

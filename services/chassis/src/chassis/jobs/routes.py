@@ -1,4 +1,5 @@
-"""The routes for jobs on a worker's management port. They do the same as the commands of `jobs`, and answer in JSON.
+"""The routes for jobs on a worker's management port. They do the same as the commands `<service> jobs …`, and answer
+in JSON.
 
 Every client inside the cluster may send `GET /jobs/stats`, `GET /jobs/left`, `GET /jobs/dead` and `GET /jobs/{id}`. A
 replay needs the management token, and the replayed ids are logged. `POST /jobs/{id}/replay` replays one dead letter,

@@ -61,9 +61,8 @@ class HeadRefused(httptools.HttpParserError):
 
 
 class _Flow(FlowControl):
-    """uvicorn's flow control, which resumes reading after each request and answer.
-
-    This class does not resume reading while received bytes wait to be parsed.
+    """Like uvicorn's flow control, except that reading does not resume while received bytes wait to be parsed.
+    uvicorn's class resumes reading after each request and answer.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -220,8 +219,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._is_reading_head:
-            return  # the head has an Upgrade header, so `_parse` parses this head again
-        self._check_size()  # this call counts the trailers, too, which may have arrived in small pieces
+            return  # after a head with an Upgrade header, llhttp reports an end that is not the end of the request
+        self._check_size()  # the first check ran before the trailers (fields after the body) arrived
         self._is_reading_body = False
         self._unfinished_bytes = 0
         super().on_message_complete()

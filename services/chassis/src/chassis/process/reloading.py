@@ -1,5 +1,6 @@
 """Reloading: when a mounted file changes, the running process applies the new values of all settings that may change,
-or of none. A check of the mounted files has one of these results (`chassis.config` describes the layers):
+or of none. A check of the mounted files has one of these results. The layers are the sources of settings
+(`chassis.config` lists them):
 
     files unchanged ──▶ nothing happens
     files changed   ──▶ all layers are read ─ invalid ──▶ rejected: the last valid settings stay

@@ -85,7 +85,10 @@ async def find_answer(session: Session, key: IdempotencyKey) -> StoredAnswer | N
 
 
 async def store_answer(session: Session, key: IdempotencyKey, answer: StoredAnswer) -> None:
-    """Store the answer in the transaction of its effect. Raises `ApiError` (409) if the key already has an answer."""
+    """Store the answer to a request, in the transaction that does what the request asks for.
+
+    Raises `ApiError` (409) if the key already has an answer.
+    """
     await session.insert(answer_row(key, answer))
 
 

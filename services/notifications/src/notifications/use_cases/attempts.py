@@ -50,8 +50,8 @@ async def begin_attempt(
         take_slot()
     begun = await session.fetch(SQL["begin_attempt"], endpoint_id=endpoint_id, lease=timedelta(seconds=lease))
     if not begun:
-        # The delivery is not due yet, so a later job must look at the queue again. Several jobs may come here at once.
-        # These jobs use the same unique key, so they enqueue only one later job.
+        # The endpoint's next delivery is not due yet, so a later job must look at this endpoint again. Several jobs may
+        # come here at once. These jobs use the same unique key, so they enqueue only one later job.
         await look_when_due(session, endpoint, unique_key=str(endpoint_id))
         return None
     (delivery,) = begun

@@ -50,7 +50,7 @@ class PaymentNews:
 
     @property
     def is_settled(self) -> bool:
-        """Whether money has moved, or certainly will not move. Any other status changes nothing about the order."""
+        """Whether money has moved, or certainly will not move. A status that is not settled changes no order."""
         return self.status in _SETTLED
 
 
@@ -68,7 +68,7 @@ class _LockedOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SettledOrder:
-    """An order after its move. `seconds` is the time from the placing of the order until the move."""
+    """An order that has just got its status. `seconds` is the time from the placing of the order until this status."""
 
     id: UUID
     client_id: str

@@ -16,8 +16,8 @@ from chassis.errors import ConfigurationError, HoldfastError
 from chassis.fast import lean_imports
 from chassis.process import garbage
 
-# The exit code for an invalid configuration. Typer exits with the same code for a wrong option: in both cases a restart
-# would fail again.
+# The exit code for an invalid configuration. Typer exits with the same code for a wrong option. This is right, because
+# in both cases a restart would fail again.
 EXIT_CONFIGURATION = 2
 
 _OPTION = "--set"

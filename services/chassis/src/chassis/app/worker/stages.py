@@ -22,7 +22,9 @@ type Part = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 """
 
 type Stages = Sequence[Sequence[Part]]
-"""The parts in the order in which they stop: `[[jobs.run, consumer.run], [relay.run]]`."""
+"""The parts in the order in which they stop, for example `[[jobs.run, consumer.run], [relay.run]]`. The parts of an
+inner list stop together.
+"""
 
 GRACE_SECONDS = 5.0
 """After the drain time-out, the time in which the parts may finish their work, a worker has this many seconds to return

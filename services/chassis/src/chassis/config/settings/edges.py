@@ -40,7 +40,7 @@ class CallSum:
     service: str
     causes: Causes
     callers: tuple[tuple[str, float], ...]
-    """Each group of callers, as its term in the printed sum and the units per second that the group may take."""
+    """For each group of callers: how `__str__` writes the group, and the units per second that its limit allows."""
 
     @property
     def total(self) -> float:

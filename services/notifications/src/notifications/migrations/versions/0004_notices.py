@@ -1,5 +1,5 @@
-"""Columns for endpoints that fail for a long time. Such an endpoint is disabled, and its client receives a mail, which
-belongs to no order.
+"""Columns for endpoints that fail for a long time. Such an endpoint is disabled, and its client receives a mail. Unlike
+all other mails, this mail belongs to no order.
 """
 
 from alembic import op

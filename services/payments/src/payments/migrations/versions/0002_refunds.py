@@ -1,5 +1,5 @@
-"""A table for refunds, a column that marks a payment as void, and indexes with which sweeps find open payments and
-refunds.
+"""A table for refunds, a column that marks a payment as void, and indexes with which sweeps (regular jobs) find the
+payments and refunds whose outcome is not known yet.
 """
 
 from alembic import op
