@@ -58,7 +58,7 @@ LABELS: dict[str, Bound] = {
     "level": _of("debug", "info", "warning", "error", "critical"),
     "method": Bound(at_most=34, what="the methods that HTTP knows"),
     "operation": Bound(at_most=12, what="names of calls, or first words of statements"),
-    "policy": _of("default", "unauthenticated", "bad_credentials"),
+    "policy": _of("default", "edge", "unauthenticated", "bad_credentials"),
     "pool": _of("requests", "jobs", "health", "redis", "streams", "cli"),
     "provider": Bound(values=tuple(provider.value for provider in Provider)),
     "queue": _of("default", "webhooks"),

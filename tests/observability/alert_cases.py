@@ -261,6 +261,14 @@ CASES: tuple[Case, ...] = (
         quiet_until=1,
     ),
     Case(
+        alert="TransactionLeftOpen",
+        labels={"service": "orders", "severity": "ticket"},
+        summary="orders: a transaction has been open for 6m 40s",
+        bad=_level('database_oldest_transaction_seconds{database="orders", service="orders", role="worker"}', 400),
+        good=_level('database_oldest_transaction_seconds{database="orders", service="orders", role="worker"}', 200),
+        quiet_until=1,
+    ),
+    Case(
         alert="OutboxWithoutLeader",
         labels={"service": "orders", "severity": "page"},
         summary="nobody publishes orders's events",

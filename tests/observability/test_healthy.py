@@ -121,4 +121,4 @@ async def test_no_alert_fires_on_a_healthy_platform_and_a_planted_fault_fires_it
 
 
 def test_the_ages_that_alerts_compare_are_found() -> None:
-    assert len(COMPARED_SECONDS) == 4
+    assert len(COMPARED_SECONDS) == 5
