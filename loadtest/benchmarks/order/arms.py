@@ -21,6 +21,8 @@ _UNLIMITED = {
     "rate_limit.burst": 10_000,
     "rate_limit.edges": '{"orders": {"payments": 10000}, "payments": {"provider": 10000}}',
 }
+_PROMISE = {"backlog.promise": 3600}
+"""A benchmark posts more orders than the platform finishes within its promise of 30 s, and wants all of them."""
 _NOT_IN_PLAIN = {"notifications-api", "customer-endpoint", *(f"{service}-keys" for service in SERVICES)}
 _IN_DURABLE = {"payment-provider", "mailbox", "orders-migrate", "orders-api"}
 
@@ -43,8 +45,12 @@ class Arm:
 
 
 def holdfast(_: LocalSettings) -> Arm:
-    """The platform with its default settings; only the rate limits are raised, so that nothing is refused."""
-    return Arm(overrides={f"{service}-{role}": _UNLIMITED for service in SERVICES for role in ("api", "worker")})
+    """The platform with its default settings. Only the rate limits and the promise of orders and payments are raised,
+    so that these services refuse no order.
+    """
+    raised = dict.fromkeys(SERVICES, _UNLIMITED)
+    raised |= dict.fromkeys(("orders", "payments"), _UNLIMITED | _PROMISE)
+    return Arm(overrides={f"{service}-{role}": raised[service] for service in SERVICES for role in ("api", "worker")})
 
 
 def plain_orm(settings: LocalSettings) -> Arm:
