@@ -1,4 +1,4 @@
-"""Feature flags: who has one, that a subject keeps its answer, where it is seen, how it is changed and when it dies."""
+"""A feature flag is on for a share or for principals, is seen in logs and metrics, changes at run time, and expires."""
 
 import subprocess
 import sys

@@ -37,7 +37,7 @@ async def read_without_payments(
     Raises RunnerError for an answer that is not as expected. `seconds` limits the wait for the recovery.
     """
     await _expect(client, customer, order_id, PaymentSeen(status="paid", detail="captured", degraded=False))
-    # What a killed process has counted goes with it.
+    # A killed process takes its counts with it, so the demo reads them before.
     text = await client.read_metrics(platform.supervisor.entries[API].program.management)
     metrics.add(text, of_ended_process=True)
     platform.kill(API)

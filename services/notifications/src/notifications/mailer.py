@@ -104,7 +104,7 @@ class Mailer:
         else:
             connection.client.close()
 
-    async def _begin(self) -> "_Connection":
+    async def _begin(self) -> _Connection:
         """A connection on which the server has accepted our sender address.
 
         If the server has closed an idle connection, the server has received nothing of the mail, so this method opens
@@ -126,7 +126,7 @@ class Mailer:
         loop.call_at(connection.closes_at, self._close_if_idle, connection)
         return connection
 
-    def _close_if_idle(self, connection: "_Connection") -> None:
+    def _close_if_idle(self, connection: _Connection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
             connection.client.close()

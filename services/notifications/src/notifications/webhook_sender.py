@@ -50,7 +50,7 @@ class WebhookSender:
     async def send(
         self, url: str, body: bytes, *, webhook_id: str, secret: str, old_secrets: tuple[str, ...]
     ) -> AttemptAnswer:
-        """Make one attempt. Whatever the customer's server does, the function returns an `AttemptAnswer` and raises no
+        """Make one attempt. Returns an `AttemptAnswer` for every behaviour of the customer's server, and raises no
         exception.
         """
         check_nothing_held("customers")

@@ -18,16 +18,13 @@ from chassis.logging import get_logger
 from chassis.process.http_writing import Gathering
 
 log = get_logger(__name__)
-
 _MALFORMED = ErrorCode.MALFORMED_REQUEST
 
 MAX_HEAD_BYTES = 65_536
 """The largest size of a request's line and headers: the same as a body's default limit. Proxies allow 8 or 16 KiB."""
 
 MAX_URL_BYTES = 8_192
-"""The largest size in bytes of a request's target, the URL in its first line. RFC 9110 recommends at least 8,000
-bytes.
-"""
+"""The largest size of a request's target (the URL in its first line). RFC 9110 recommends at least 8,000 bytes."""
 MAX_HEADERS = 100
 """The largest number of a request's headers. A browser sends 20 headers, and proxies add 10."""
 MAX_PIPELINED = 32
@@ -39,8 +36,7 @@ HEAD_SECONDS = 10.0
 
 _PIECE_BYTES = 4_096
 """The number of bytes that are parsed at once. These bytes can contain 200 requests, so a connection may exceed
-`MAX_PIPELINED` by 200.
-"""
+`MAX_PIPELINED` by 200."""
 _SEPARATORS = 4  # each header line has these bytes beside name and value: a colon, a space, CR and LF
 _MAX_UNFINISHED_BYTES = MAX_HEAD_BYTES + 1_024  # 1,024 for white space and the rest of the request's line
 """The largest number of bytes, such as trailers and chunk extensions, that may arrive without completing a head or a
@@ -61,9 +57,7 @@ class HeadRefused(httptools.HttpParserError):
 
 
 class _Flow(FlowControl):
-    """Like uvicorn's flow control, except that reading does not resume while received bytes wait to be parsed.
-    uvicorn's class resumes reading after each request and answer.
-    """
+    """Like uvicorn's flow control, except that reading does not resume while received bytes wait to be parsed."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
@@ -82,16 +76,14 @@ class _Flow(FlowControl):
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on llhttp, the parser of Node.js, with limits that neither uvicorn nor llhttp has.
 
-    llhttp neither bounds a request's head nor requires Host. In four cases uvicorn waits for a client without a limit:
+    llhttp neither bounds a request's head nor requires Host. In three cases uvicorn waits for a client without a limit:
 
-    - The client has opened a connection, and does not send its first request.
-    - The client has sent the beginning of a request's head, and does not send the rest.
+    - The client does not send its first request, or the rest of a request's head that it has begun.
     - The client has its answer, and does not send the rest of the request's body.
     - The client does not read its answers.
 
     With such waits, a few thousand sockets of an attacker could use up all file descriptors. uvicorn's other parser,
-    h11, is written in Python. With h11 a request costs 50 µs more, as much CPU time as all work of the chassis on a
-    request.
+    h11, is written in Python. With h11 a request costs 50 µs of CPU time more, as much as all work of the chassis.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
