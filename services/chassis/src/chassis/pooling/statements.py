@@ -1,7 +1,9 @@
 """Loads SQL statements from `.sql` files, in which each statement has a name and a description."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 import asyncpg
@@ -38,8 +40,9 @@ def load_statements(file: str, *, package: str) -> dict[str, str]:
     return {name: _without_comments(sql) for name, sql in zip(pieces[1::2], pieces[2::2], strict=True)}
 
 
-def load_driver_statements(file: str, *, package: str) -> dict[str, DriverStatement]:
-    """The statements of `file` in `package`, by name, for `Session.fetch`."""
+@cache
+def load_driver_statements(file: str, *, package: str) -> Mapping[str, DriverStatement]:
+    """The statements of `file` in `package`, by name, for `Session.fetch`. A process reads each file only once."""
     return {name: DriverStatement.of(sql) for name, sql in load_statements(file, package=package).items()}
 
 
